@@ -1,0 +1,120 @@
+"""
+What coroutines on Twisted need and Twisted does not have.
+
+Time comes from an ``IReactorTime``, so that tests turn the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = Logger()
+
+
+def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
+    """Wait so many seconds; cancelling it wakes with ``CancelledError``."""
+    return deferLater(clock, seconds)
+
+
+def detached(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """
+    Run work to its end, whoever stops waiting for it.
+
+    :returns: the outcome.  Cancelling this gives up the waiting and not the work; if
+        nobody waits any longer, a failure is logged.
+    """
+    waiter: Deferred[T] = Deferred()
+
+    def failed(failure: Any) -> None:
+        if waiter.called:
+            _log.failure("Work that nobody waits for any longer failed", failure=failure)
+        else:
+            waiter.errback(failure)
+
+    def done(value: T) -> None:
+        if not waiter.called:
+            waiter.callback(value)
+
+    Deferred.fromCoroutine(work).addCallbacks(done, failed).addErrback(
+        lambda failure: _log.failure("A waiter failed", failure=failure)
+    )
+    return waiter
+
+
+class Threads(Service):
+    """
+    A bounded pool of threads for calls that block.
+
+    :param reactor: gets the results.
+    :param name: of the threads.
+    :param size: how many calls run at one time; further ones wait.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, name: str, size: int) -> None:
+        self.setName(name)
+        self._reactor = reactor
+        self._pool = ThreadPool(minthreads=0, maxthreads=size, name=name)
+
+    def startService(self) -> None:
+        super().startService()
+        if not self._pool.started:
+            self._pool.start()
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        # Waits for the calls in hand, and must not do so on the reactor's thread.
+        stopper = ThreadPool(minthreads=1, maxthreads=1, name=f"{self.name} stop")
+        stopper.start()
+        stopped = deferToThreadPool(self._reactor, stopper, self._pool.stop)
+        return stopped.addBoth(lambda _: stopper.stop())
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Call this in a thread."""
+        return deferToThreadPool(self._reactor, self._pool, call, *args, **kwargs)
+
+
+class BytesBody:
+    """A :class:`fxprofile.interfaces.Body` of bytes that are all there."""
+
+    def __init__(self, data: bytes, piece: int = 1 << 16) -> None:
+        self._pieces = iter([data[i : i + piece] for i in range(0, len(data), piece)])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._pieces = iter(())
+
+
+async def read_all(body: Any, limit: int) -> bytes:
+    """
+    All bytes of a body, which is then closed.
+
+    :raises OverflowError: if there are more than ``limit``.
+    """
+    data = bytearray()
+    try:
+        async for piece in body:
+            data += piece
+            if len(data) > limit:
+                raise OverflowError(f"more than {limit} bytes")
+    finally:
+        await body.aclose()
+    return bytes(data)

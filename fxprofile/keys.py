@@ -1,0 +1,83 @@
+"""
+The names of things in buckets and URLs.
+
+Every key of every object comes from here, so that no other code joins strings that
+a stranger may have chosen.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+#: The id of the avatar of everybody who has none.
+DEFAULT_AVATAR_ID: Final = "0" * 32
+
+#: The variants of an avatar: what its key ends in, and the box it fits, in pixels.
+VARIANTS: Final = {
+    "default": ("", 200),
+    "small": ("_small", 100),
+    "large": ("_large", 600),
+}
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_IMAGE = re.compile(r"[0-9a-f]{32}(?:_small|_large)?")
+_UID = re.compile(r"[0-9a-f]{32}")
+
+
+def new_id() -> str:
+    """Make the id of a new upload: 128 random bits in hex, never used again."""
+    return secrets.token_hex(16)
+
+
+def is_id(text: object) -> bool:
+    """Whether this is an avatar id."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
+
+
+def is_uid(text: object) -> bool:
+    """Whether this is the uid of a Firefox account: 32 lower-case hex digits."""
+    return isinstance(text, str) and _UID.fullmatch(text) is not None
+
+
+def is_image_name(text: str) -> bool:
+    """Whether this is what may follow ``/a/`` in the URL of an image."""
+    return _IMAGE.fullmatch(text) is not None
+
+
+def private_key(avatar_id: str) -> str:
+    """
+    The key of an original in the private bucket.
+
+    :raises ValueError: if this is no avatar id.
+    """
+    if not is_id(avatar_id):
+        raise ValueError(f"not an avatar id: {avatar_id!r}")
+    return avatar_id
+
+
+def public_key(avatar_id: str, variant: str = "default") -> str:
+    """
+    The key of one variant in the public bucket, which is also its URL path.
+
+    :raises ValueError: if this is no avatar id.
+    :raises KeyError: if there is no such variant.
+    """
+    if not is_id(avatar_id):
+        raise ValueError(f"not an avatar id: {avatar_id!r}")
+    return f"a/{avatar_id}{VARIANTS[variant][0]}"
+
+
+def public_keys(avatar_id: str) -> list[str]:
+    """The keys of all variants of an avatar in the public bucket."""
+    return [public_key(avatar_id, variant) for variant in VARIANTS]
+
+
+def image_url(template: str, avatar_id: str, variant: str = "default") -> str:
+    """
+    The URL of one variant.
+
+    :param template: the setting ``images.url``, which contains ``{id}``.
+    """
+    return template.replace("{id}", avatar_id + VARIANTS[variant][0])

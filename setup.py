@@ -1,0 +1,78 @@
+"""How fxprofile is built and what it needs; exact versions are in requirements.lock."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "fxprofile/__init__.py").read_text()).group(
+    1
+)
+
+MYSQL = ["PyMySQL>=1.1,<2"]
+POSTGRESQL = ["psycopg[binary]>=3.2,<4"]
+REDIS = ["txredisapi>=1.4.11,<2"]
+HEIC = ["pillow-heif>=1.1,<2"]
+
+setup(
+    name="fxprofile",
+    version=VERSION,
+    description="The Firefox Accounts profile service: avatars and profiles, on Twisted",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MPL-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["fxprofile", "fxprofile.*"]), "twisted.plugins"],
+    package_data={
+        "fxprofile": ["py.typed"],
+        "fxprofile.web": ["playground/*"],
+        "fxprofile.images": ["default/*.png"],
+        "fxprofile.database": ["migrations/*.py", "migrations/versions/*.py"],
+        "twisted.plugins": ["fxprofile_plugin.py"],
+    },
+    zip_safe=False,
+    entry_points={"console_scripts": ["fxprofile-admin=fxprofile.admin.main:main"]},
+    install_requires=[
+        "Twisted[tls]>=26.4,<27",
+        "klein>=24.8,<26",
+        "treq>=25.5,<27",
+        "zope.interface>=7,<9",
+        "Pillow>=12,<14",
+        "numpy>=2.2,<3",
+        "botocore>=1.40,<2",
+        "SQLAlchemy>=2.0.40,<2.2",
+        "alembic>=1.15,<2",
+        "pydantic>=2.11,<3",
+        "pydantic-settings>=2.9,<3",
+        "prometheus-client>=0.22,<1",
+        "sentry-sdk>=2.28,<3",
+        "limits>=5,<6",
+        "click>=8.2,<9",
+    ],
+    extras_require={
+        "mysql": MYSQL,
+        "postgresql": POSTGRESQL,
+        "redis": REDIS,
+        "heic": HEIC,
+        "dev": [
+            *MYSQL,
+            *POSTGRESQL,
+            *REDIS,
+            "hypothesis>=6.130",
+            "moto[server]>=5.1,<6",
+            "mypy>=2,<3",
+            "mypy-zope>=1.0.12,<2",
+            "ruff>=0.12,<1",
+            "selenium>=4.30,<5",
+            "towncrier>=24.8",
+            "types-PyMySQL",
+        ],
+    },
+    classifiers=[
+        "Framework :: Twisted",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+    ],
+)
