@@ -1,0 +1,349 @@
+"""
+What every bucket does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from zope.interface.verify import verifyObject
+
+from fxprofile.aio import BytesBody, read_all
+from fxprofile.errors import BodyMismatch, ObjectNotFound, StorageError
+from fxprofile.interfaces import IBucket
+from fxprofile.model import ObjectInfo
+
+NOT_KEYS = [
+    "",
+    "/",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "../a",
+    "a/../b",
+    "a/./b",
+    ".hidden",
+    "a/.hidden",
+    "a b",
+    "a\0b",
+    "a\nb",
+    "a\n",
+    "a\\b",
+    "å",
+    "a" * 1025,
+]
+
+
+class ScriptedBody:
+    """
+    A body that a test leads: bytes are pieces, errors are raised, and a Deferred is
+    waited for.
+
+    :ivar taken: how many pieces were asked for.
+    :ivar closed: whether it was given up.
+    """
+
+    def __init__(self, *script: bytes | Exception | Deferred[None]) -> None:
+        self._script = list(script)
+        self.taken = 0
+        self.closed = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while self._script:
+            step = self._script.pop(0)
+            if isinstance(step, Deferred):
+                await step
+                continue
+            if isinstance(step, Exception):
+                raise step
+            self.taken += 1
+            return step
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self._script.clear()
+
+
+class BucketContract:
+    """
+    Mixed into a trial ``TestCase``.
+
+    :ivar bucket: what ``setUp`` makes: an empty bucket.
+    """
+
+    bucket: Any
+
+    async def put(self, key: str, data: bytes) -> None:
+        await self.bucket.put(
+            key=key, body=BytesBody(data), length=len(data), content_type="image/png"
+        )
+
+    async def bytes_of(self, key: str) -> bytes:
+        _, body = await self.bucket.get(key=key)
+        return await read_all(body, 1 << 24)
+
+    async def keys(self, prefix: str = "", after: str = "", limit: int = 1000) -> Sequence[str]:
+        found = await self.bucket.list(prefix=prefix, after=after, limit=limit)
+        return [info.key for info in found]
+
+    async def rejected(self, kind: type[Exception], work: Any) -> Exception:
+        """The error of this kind and no other that the work ends with."""
+        try:
+            result = await work
+        except kind as error:
+            if type(error) is not kind:
+                raise
+            return error
+        raise AssertionError(f"expected {kind.__name__}, got {result!r}")
+
+    async def test_interface(self) -> None:
+        """A bucket is an IBucket."""
+        verifyObject(IBucket, self.bucket)
+
+    async def test_round_trip(self) -> None:
+        """What was put is got back, byte for byte, whatever its length."""
+        for length in (0, 1, 65535, 65536, 65537, 300_000):
+            data = hashlib.shake_128(b"%d" % length).digest(length)
+            await self.put("a/object", data)
+            info, body = await self.bucket.get(key="a/object")
+            self.assertEqual(await read_all(body, 1 << 24), data)
+            self.assertEqual((info.key, info.length), ("a/object", length))
+
+    async def test_pieces_of_any_size(self) -> None:
+        """The body may come in pieces of any size, empty ones too."""
+        body = ScriptedBody(b"ab", b"", b"c", b"d" * 100_000)
+        await self.bucket.put(key="k", body=body, length=100_003, content_type="image/png")
+        self.assertEqual(await self.bytes_of("k"), b"abc" + b"d" * 100_000)
+
+    async def test_got_in_pieces(self) -> None:
+        """A large object comes in pieces of at most 64 KiB."""
+        await self.put("k", b"x" * 1_000_000)
+        _, body = await self.bucket.get(key="k")
+        sizes = []
+        async for piece in body:
+            sizes.append(len(piece))
+        self.assertEqual(sum(sizes), 1_000_000)
+        self.assertLessEqual(max(sizes), 65536)
+        self.assertGreater(min(sizes), 0)
+
+    async def test_head(self) -> None:
+        """Head tells of an object what get and list tell."""
+        await self.put("k", b"12345")
+        info = await self.bucket.head(key="k")
+        self.assertIsInstance(info, ObjectInfo)
+        got, body = await self.bucket.get(key="k")
+        await body.aclose()
+        [listed] = await self.bucket.list(prefix="k", after="", limit=1)
+        self.assertEqual((info.key, info.length), ("k", 5))
+        self.assertEqual(got.etag, info.etag)
+        self.assertEqual(listed.etag, info.etag)
+        self.assertAlmostEqual(got.modified, info.modified, delta=1)
+        self.assertAlmostEqual(listed.modified, info.modified, delta=1)
+
+    async def test_etag(self) -> None:
+        """Other bytes under a key have another tag, also if they are as many."""
+        tags = set()
+        for data in (b"one", b"two", b"four"):
+            await self.put("k", data)
+            tags.add((await self.bucket.head(key="k")).etag)
+        self.assertEqual(len(tags), 3)
+        self.assertFalse([tag for tag in tags if '"' in tag])
+
+    async def test_replace(self) -> None:
+        """A put takes the place of an older object."""
+        await self.put("k", b"older and longer")
+        await self.put("k", b"new")
+        self.assertEqual(await self.bytes_of("k"), b"new")
+        self.assertEqual(await self.keys(), ["k"])
+
+    async def test_replaced_while_read(self) -> None:
+        """Who reads an object that is replaced or deleted gets the old bytes or an error."""
+        old = b"o" * 500_000
+        for change in ("replace", "delete"):
+            await self.put("k", old)
+            _, body = await self.bucket.get(key="k")
+            data = await body.__anext__()
+            if change == "replace":
+                await self.put("k", b"n" * 500_000)
+            else:
+                await self.bucket.delete(keys=["k"])
+            try:
+                async for piece in body:
+                    data += piece
+            except StorageError:
+                continue
+            finally:
+                await body.aclose()
+            self.assertEqual(data, old)
+
+    async def test_not_found(self) -> None:
+        """Get and head of a key without an object raise ObjectNotFound."""
+        await self.put("a/b", b"x")
+        for key in ("nothing", "a", "a/c", "a/b/c", "no/where"):
+            await self.rejected(ObjectNotFound, self.bucket.get(key=key))
+            await self.rejected(ObjectNotFound, self.bucket.head(key=key))
+
+    async def test_too_short(self) -> None:
+        """A body that is shorter than announced is refused, and nothing is stored."""
+        put = self.bucket.put(key="k", body=BytesBody(b"1234"), length=5, content_type="image/png")
+        await self.rejected(BodyMismatch, put)
+        self.assertEqual(await self.keys(), [])
+
+    async def test_too_long(self) -> None:
+        """A body that is longer than announced is refused, and nothing is stored."""
+        for pieces in ([b"1234", b"56"], [b"123456"], [b"12345", b"6"]):
+            body = ScriptedBody(*pieces)
+            put = self.bucket.put(key="k", body=body, length=5, content_type="image/png")
+            await self.rejected(BodyMismatch, put)
+            self.assertEqual(await self.keys(), [])
+
+    async def test_body_fails(self) -> None:
+        """The error of a body comes out of the put; nothing is stored, the old object stays."""
+        for script in ([], [b"abc"], [b"a" * 200_000]):
+            put = self.bucket.put(
+                key="k",
+                body=ScriptedBody(*script, ZeroDivisionError()),
+                length=300_000,
+                content_type="image/png",
+            )
+            await self.rejected(ZeroDivisionError, put)
+            self.assertEqual(await self.keys(), [])
+        await self.put("k", b"old")
+        put = self.bucket.put(
+            key="k",
+            body=ScriptedBody(b"new", ZeroDivisionError()),
+            length=6,
+            content_type="image/png",
+        )
+        await self.rejected(ZeroDivisionError, put)
+        self.assertEqual(await self.bytes_of("k"), b"old")
+
+    async def test_put_cancelled(self) -> None:
+        """A put that is cancelled while it waits for the body stores nothing."""
+        for script in ([], [b"abc"], [b"a" * 200_000]):
+            body = ScriptedBody(*script, Deferred())
+            putting = Deferred.fromCoroutine(
+                self.bucket.put(key="k", body=body, length=300_000, content_type="image/png")
+            )
+            while body.taken < len(script):
+                await self.bucket.check()
+            putting.cancel()
+            await self.rejected(CancelledError, putting)
+            self.assertEqual(await self.keys(), [])
+
+    async def test_invisible_until_complete(self) -> None:
+        """Nobody sees an object before it is complete."""
+        gate: Deferred[None] = Deferred()
+        body = ScriptedBody(b"abc", gate, b"def")
+        putting = Deferred.fromCoroutine(
+            self.bucket.put(key="a/k", body=body, length=6, content_type="image/png")
+        )
+        while body.taken < 1:
+            await self.bucket.check()
+        self.assertEqual(await self.keys(), [])
+        await self.rejected(ObjectNotFound, self.bucket.head(key="a/k"))
+        gate.callback(None)
+        await putting
+        self.assertEqual(await self.bytes_of("a/k"), b"abcdef")
+
+    async def test_back_pressure(self) -> None:
+        """A put asks for a piece only when it has dealt with those before, but a few."""
+        gate: Deferred[None] = Deferred()
+        body = ScriptedBody(*[b"x" * 65536] * 4, gate, *[b"x" * 65536] * 4)
+        putting = Deferred.fromCoroutine(
+            self.bucket.put(key="k", body=body, length=8 * 65536, content_type="image/png")
+        )
+        while body.taken < 4:
+            await self.bucket.check()
+        self.assertEqual(body.taken, 4)
+        gate.callback(None)
+        await putting
+        self.assertEqual(body.taken, 8)
+
+    async def test_simultaneous_puts(self) -> None:
+        """Of several puts under one key at one time, one wins as a whole."""
+        bodies = [bytes([n]) * 100_000 for n in range(4)]
+        puts = [Deferred.fromCoroutine(self.put("k", data)) for data in bodies]
+        for putting in puts:
+            await putting
+        self.assertIn(await self.bytes_of("k"), bodies)
+
+    async def test_delete(self) -> None:
+        """Delete removes objects, and those that are not there count as removed."""
+        for key in ("a/1", "a/2", "b"):
+            await self.put(key, b"x")
+        await self.bucket.delete(keys=["a/1", "nothing", "no/thing", "b", "b/c"])
+        self.assertEqual(await self.keys(), ["a/2"])
+        await self.bucket.delete(keys=["a/1", "a/2"])
+        await self.bucket.delete(keys=[])
+        self.assertEqual(await self.keys(), [])
+        await self.put("a/1", b"again")
+        self.assertEqual(await self.bytes_of("a/1"), b"again")
+
+    async def test_list(self) -> None:
+        """List gives keys in order, those with a prefix, those after one, and a few."""
+        keys = sorted(["a", "a-b", "a.b", "b/1", "b/2", "b-1", "b/1-", "c/d/e", "c/d-e", "c/d.e"])
+        keys.remove("a")
+        for key in reversed(keys):
+            await self.put(key, b"x")
+        self.assertEqual(await self.keys(), keys)
+        self.assertEqual(await self.keys(limit=3), keys[:3])
+        for prefix in ("a", "b", "b/", "b/1", "c/d", "c/d/e", "z", "b-"):
+            expected = [key for key in keys if key.startswith(prefix)]
+            self.assertEqual(await self.keys(prefix=prefix), expected, prefix)
+        for after in (*keys, "a", "b", "b/", "b/0", "c/d/", "z", "A"):
+            expected = [key for key in keys if key > after]
+            self.assertEqual(await self.keys(after=after), expected, after)
+            expected = [key for key in expected if key.startswith("b")]
+            self.assertEqual(await self.keys(prefix="b", after=after), expected, after)
+
+    async def test_list_in_pages(self) -> None:
+        """Page after page, list gives each object once."""
+        keys = [f"{n % 3}/{n:02}" for n in range(25)]
+        for key in keys:
+            await self.put(key, b"x")
+        found: list[str] = []
+        while page := await self.keys(after=found[-1] if found else "", limit=4):
+            self.assertLessEqual(len(page), 4)
+            found.extend(page)
+        self.assertEqual(found, sorted(keys))
+
+    async def test_keys_are_jailed(self) -> None:
+        """A text that is not a key is refused by every method, before anything is done."""
+        await self.put("k", b"x")
+        for key in NOT_KEYS:
+            body = ScriptedBody(b"x")
+            put = self.bucket.put(key=key, body=body, length=1, content_type="image/png")
+            await self.rejected(StorageError, put)
+            self.assertEqual(body.taken, 0)
+            await self.rejected(StorageError, self.bucket.get(key=key))
+            await self.rejected(StorageError, self.bucket.head(key=key))
+            await self.rejected(StorageError, self.bucket.delete(keys=["k", key]))
+        for prefix in ("/", "../", ".", "a//", "a b"):
+            await self.rejected(StorageError, self.bucket.list(prefix=prefix, after="", limit=1))
+            await self.rejected(StorageError, self.bucket.list(prefix="", after=prefix, limit=1))
+        self.assertEqual(await self.keys(), ["k"])
+
+    async def test_given_up_early(self) -> None:
+        """A body may be given up early, and more than once, and is then at its end."""
+        await self.put("k", b"x" * 300_000)
+        for pieces in (0, 1, 2):
+            _, body = await self.bucket.get(key="k")
+            for _ in range(pieces):
+                await body.__anext__()
+            await body.aclose()
+            await body.aclose()
+            self.assertEqual([piece async for piece in body], [])
+
+    async def test_check(self) -> None:
+        """A bucket that can be used says so."""
+        self.assertIsNone(await self.bucket.check())
