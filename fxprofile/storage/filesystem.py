@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from fxprofile.aio import Threads, detached, sleep
+from fxprofile.aio import Threads, detached, repeat
 from fxprofile.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.interfaces import Body, IBucket
 from fxprofile.model import ObjectInfo
@@ -73,7 +73,10 @@ class FilesystemBucket(Service):
     def startService(self) -> None:
         super().startService()
         self._stopping.clear()
-        self._cleaning = Deferred.fromCoroutine(self._keep_clean())
+        self._cleaning = Deferred.fromCoroutine(
+            repeat(self._clock, CLEANING_PERIOD, self.clean, f"clean {self}")
+        )
+        self._cleaning.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -164,20 +167,6 @@ class FilesystemBucket(Service):
             if old:
                 _log.info("Removed {old} expired objects from {bucket}", old=old, bucket=self)
 
-    async def _keep_clean(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                await self.clean()
-                await sleep(self._clock, CLEANING_PERIOD)
-            except CancelledError:
-                return
-            except Exception:
-                _log.failure("Cannot clean {bucket}; will try again", bucket=self)
-                try:
-                    await sleep(self._clock, CLEANING_PERIOD)
-                except CancelledError:
-                    return
-
     async def look(self, what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """
         Read files in a thread.
@@ -187,7 +176,7 @@ class FilesystemBucket(Service):
         :raises StorageError: for any other error of the system.
         """
         try:
-            return await self._threads.run(call, *args, **kwargs)
+            return await self._in_thread(call, *args, **kwargs)
         except OSError as error:
             if error.errno in NO_SUCH_FILE:
                 raise ObjectNotFound(self._text(what, error)) from error
@@ -195,9 +184,18 @@ class FilesystemBucket(Service):
 
     async def _run(self, what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await self._threads.run(call, *args, **kwargs)
+            return await self._in_thread(call, *args, **kwargs)
         except OSError as error:
             raise StorageError(self._text(what, error)) from error
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        running = self._threads.run(call, *args, **kwargs)
+        try:
+            return await running
+        except GeneratorExit:
+            # Nobody is left to hear how it ends.
+            running.addErrback(lambda failure: None)
+            raise
 
     def _text(self, what: str, error: OSError) -> str:
         return f"{what:.200} in {self.folder.path}: {error.strerror or error}"
@@ -249,9 +247,9 @@ class _FileBody:
         return await self._in_thread(self._read)
 
     async def aclose(self) -> None:
-        self._over = True
+        over, self._over = self._over, True
         self._first = b""
-        if self._file is not None:
+        if not over and self._file is not None:
             await self._bucket.finally_run(self._close)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

@@ -266,9 +266,10 @@ def _older(folder: int, parts: list[str], before: float) -> Iterator[list[str]]:
                         yield from _older(below, here, before)
                     finally:
                         os.close(below)
-                elif stat.S_ISREG((status := entry.stat(follow_symlinks=False)).st_mode):
-                    if status.st_mtime < before:
-                        yield here
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_mtime < before:
+                    yield here
             except OSError as error:
                 if error.errno not in NO_SUCH_FILE:
                     raise

@@ -128,9 +128,7 @@ class BucketContract:
         """A large object comes in pieces of at most 64 KiB."""
         await self.put("k", b"x" * 1_000_000)
         _, body = await self.bucket.get(key="k")
-        sizes = []
-        async for piece in body:
-            sizes.append(len(piece))
+        sizes = [len(piece) async for piece in body]
         self.assertEqual(sum(sizes), 1_000_000)
         self.assertLessEqual(max(sizes), 65536)
         self.assertGreater(min(sizes), 0)
