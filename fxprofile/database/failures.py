@@ -1,0 +1,67 @@
+"""
+What an error of SQLAlchemy or of a database driver means.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from fxprofile.errors import StoreError
+
+#: What a transaction can end with through the fault of the outside or of its values.
+#: Any other error is a bug of ours and stays what it is.
+FAILURES: Final = (SQLAlchemyError, OSError, UnicodeError, OverflowError)
+
+#: SQLITE_BUSY and SQLITE_LOCKED, of which there are extended codes.
+_SQLITE_LOCKED = {5, 6}
+
+#: Lock wait timeout, deadlock, "record has changed since last read".
+_MYSQL_CONFLICTS = {1205, 1213, 1020}
+
+#: serialization_failure, deadlock_detected, lock_not_available.
+_POSTGRESQL_CONFLICTS = {"40001", "40P01", "55P03"}
+
+_MAX_TEXT = 500
+
+
+def is_conflict(error: BaseException) -> bool:
+    """
+    Whether another transaction was in the way, so that this one was rolled back and
+    may pass if it is tried again.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    cause: Any = error.orig
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_LOCKED
+    if hasattr(cause, "sqlstate"):
+        return cause.sqlstate in _POSTGRESQL_CONFLICTS
+    arguments: tuple[Any, ...] = getattr(cause, "args", ())
+    return bool(arguments) and arguments[0] in _MYSQL_CONFLICTS
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether the connection broke, so that another one may do."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def store_error(error: BaseException, url: URL) -> StoreError:
+    """
+    The :class:`fxprofile.errors.StoreError` for an error of a driver.
+
+    Its text is what the driver says, in one line, without the statement, its values
+    and the password.
+    """
+    cause: Any = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        cause = error.orig
+    # What PostgreSQL says besides the message quotes the values of the row.
+    text = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
+    if url.password:
+        text = text.replace(str(url.password), "***")
+    text = " ".join(text.split())[:_MAX_TEXT]
+    return StoreError(f"{url.get_backend_name()}: {type(cause).__name__}: {text}")

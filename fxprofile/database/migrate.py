@@ -1,0 +1,162 @@
+"""
+The schema: which one a database has, and how it gets the one this version needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+from fxprofile.database.connect import READ_ONLY, is_embedded, make_engine, make_file, parse_url
+from fxprofile.database.failures import FAILURES, store_error
+from fxprofile.database.schema import REVISION
+from fxprofile.errors import StoreError
+
+#: Where Alembic finds its environment and the revisions.
+SCRIPTS: Final = Path(__file__).parent / "migrations"
+
+#: What names the lock of a migration: any number that nobody else uses.
+_LOCK_NUMBER = 0x66787072
+_LOCK_SECONDS = 60
+
+# Alembic works on one migration a process: its context is a global of its module.
+_one_at_a_time = Lock()
+
+
+class SchemaMismatch(StoreError):
+    """The schema of the database is not the one that this version needs."""
+
+
+def revision(connection: Connection) -> str | None:
+    """The revision that the schema of a database has, or None if it has none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(
+        text("SELECT version_num FROM alembic_version")
+    ).scalar_one_or_none()
+    return found
+
+
+def ensure_schema(engine: Engine, *, migrate: bool) -> None:
+    """
+    See that a database has the schema that this version needs.
+
+    Any number of processes may do so at the same time.
+
+    :param migrate: whether to create or upgrade it.
+    :raises SchemaMismatch: if it has another one and may not be changed, or comes from
+        a newer version.
+    """
+    if engine.dialect.name == "sqlite":
+        # Stays with the file.  Readers do not wait for the writer, nor it for them.
+        with engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+    with engine.connect() as connection:
+        connection.execution_options(**{READ_ONLY: True})
+        found = revision(connection)
+    if found == REVISION:
+        return
+    if not migrate:
+        raise SchemaMismatch(
+            f"the schema of the database is {found or 'missing'},"
+            f" and this version needs {REVISION}: run fxprofile-admin migrate"
+        )
+    with _one_at_a_time, engine.connect() as connection, connection.begin(), _locked(connection):
+        _upgrade(connection, REVISION)
+
+
+def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
+    """
+    Create or upgrade the schema of a database; for operators.  Blocks.
+
+    :param url: as in :class:`fxprofile.database.engine.Database`.
+    :param target: the revision to upgrade to.
+    :returns: the revision before and after.
+    :raises SchemaMismatch: if the database comes from a newer version.
+    :raises StoreError: if that is not possible.
+    """
+    parsed = parse_url(url)
+    engine = make_engine(parsed, connections=0, timeout=0)
+    try:
+        if is_embedded(parsed):
+            make_file(Path(str(parsed.database)).absolute())
+        with (
+            _one_at_a_time,
+            engine.connect() as connection,
+            connection.begin(),
+            _locked(connection),
+        ):
+            return _upgrade(connection, target)
+    except FAILURES as error:
+        raise store_error(error, parsed) from None
+    finally:
+        engine.dispose()
+
+
+def current(url: str) -> str | None:
+    """
+    The revision that the schema of a database has, or None; for operators.  Blocks.
+
+    :raises StoreError: if the database cannot be read.
+    """
+    parsed = parse_url(url)
+    if is_embedded(parsed) and not Path(str(parsed.database)).exists():
+        return None
+    engine = make_engine(parsed, connections=0, timeout=0)
+    try:
+        with engine.connect() as connection:
+            connection.execution_options(**{READ_ONLY: True})
+            return revision(connection)
+    except FAILURES as error:
+        raise store_error(error, parsed) from None
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _locked(connection: Connection) -> Iterator[None]:
+    """Only one process migrates.  On SQLite its transaction has the lock already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_NUMBER})
+        yield
+    elif connection.dialect.name in ("mysql", "mariadb"):
+        # One for each database of the server.
+        lock = {"lock": f"fxprofile {connection.engine.url.database}"[:64]}
+        seconds = {"seconds": _LOCK_SECONDS}
+        query = text("SELECT GET_LOCK(:lock, :seconds)")
+        if connection.execute(query, lock | seconds).scalar() != 1:
+            raise StoreError("mysql: another migration did not end in time")
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT RELEASE_LOCK(:lock)"), lock)
+    else:
+        yield
+
+
+def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
+    # Imported here because most processes find the schema as they need it, and this
+    # takes longer than the rest of their start.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["transactional_ddl"] = connection.dialect.name in ("sqlite", "postgresql")
+    before = revision(connection)
+    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    if before is not None and before not in known:
+        raise SchemaMismatch(
+            f"the schema of the database is {before}, which this version does not know:"
+            " a newer fxprofile made it"
+        )
+    command.upgrade(config, target)
+    return before, revision(connection) or target
