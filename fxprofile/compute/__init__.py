@@ -1,0 +1,1 @@
+"""Hostile bytes in, three clean pictures out, in a fresh locked child for each image."""

@@ -1,0 +1,105 @@
+"""
+The job of a child: one image in, one result out.
+
+This runs in a fresh locked process.  It has two files, no names to find others by, and
+nothing else; whatever it does wrong ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from fxprofile.compute import pixels, png, result
+from fxprofile.compute.decoders import FORMATS, prepare
+from fxprofile.compute.headers import Buffer
+from fxprofile.compute.limits import MAX_BYTES, Limits, Refused
+from fxprofile.model import Variant
+
+#: The descriptors that a child has, by number.
+INPUT, OUTPUT, STDERR, CONTROL, STATUS = range(5)
+
+
+def run(data: Buffer, limits: Limits) -> None:
+    """
+    Crunch an image and write a result to :data:`OUTPUT`.
+
+    :param data: the image, mapped and not yet looked at.
+
+    What this raises is a mistake of ours, and ends the child as a crash.
+    """
+    write(OUTPUT, result.encode(crunch(data, limits)))
+
+
+def crunch(data: Buffer, limits: Limits) -> result.Outcome:
+    """
+    Crunch an image.
+
+    :returns: what came of it, refusals and want of memory included.
+    """
+    try:
+        source, images = pixels.reduced(data, limits)
+    except Refused as refused:
+        return result.Outcome(reason=refused.reason, detail=str(refused), peak=_peak())
+    except MemoryError as error:
+        return result.Outcome(reason="memory", detail=str(error), peak=_peak())
+    bodies: dict[int, bytes] = {}
+    pictures = {}
+    for name, image in images.items():
+        # A small picture is the same object in every size.
+        body = bodies.get(id(image)) or bodies.setdefault(id(image), png.encode(image))
+        if len(body) > MAX_BYTES[name]:
+            return result.Outcome(reason="too_large", detail=f"{name} has {len(body)} bytes")
+        pictures[name] = (Variant(image.width, image.height, len(body)), body)
+    return result.Outcome(
+        kind=source.kind,
+        sides=(source.width, source.height),
+        peak=_peak(),
+        pictures=pictures,
+    )
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of this."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _peak() -> int:
+    """
+    The most address space that this process ever had, in bytes; 0 if nobody tells.
+
+    The memory limit is one of address space, so this is what comes near it.
+    """
+    try:
+        status = os.pread(STATUS, 1 << 12, 0)
+    except OSError:
+        return 0
+    for line in status.splitlines():
+        if line.startswith(b"VmPeak:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def warm_up(limits: Limits) -> None:
+    """
+    Import, allocate and set up, in the helper, whatever a job would otherwise do first.
+
+    The pictures that this decodes are its own.
+    """
+    from io import BytesIO
+
+    from PIL import Image
+
+    prepare(limits)
+    drawing = Image.new("RGBA", (64, 48), (200, 100, 50, 128))
+    drawing.putpixel((1, 1), (0, 0, 0, 255))
+    for name, mode in (*((name, "RGB") for name in FORMATS.values()), ("PNG", "RGBA")):
+        if name == "HEIF":
+            continue
+        file = BytesIO()
+        drawing.convert(mode).save(file, name)
+        _, images = pixels.reduced(file.getvalue(), limits)
+        for image in images.values():
+            png.encode(image)
+    png.encode(Image.radial_gradient("L").convert("RGB"))

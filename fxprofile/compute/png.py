@@ -1,0 +1,246 @@
+"""
+A PNG encoder that looks at the picture before it chooses how to compress it.
+
+A photo and a drawing want opposite things.  In a photo the matches that deflate
+searches for are noise: leaving the search out is five times faster and makes smaller
+files.  In a drawing they are everything: leaving it out makes a file up to eighty
+times larger.  So the picture is tried: on a few rows for the choice, and in full only
+where the rows leave it open.  The filters run in NumPy, a row type at a time, for the
+same reason: that costs a quarter of the time that the codec takes for them.
+
+Every way is lossless.  The format is that of the W3C recommendation "Portable Network
+Graphics", third edition.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+
+#: The colour types by the number of channels, and their modes in Pillow.
+_COLOUR_TYPES: Final = {"L": 0, "LA": 4, "RGB": 2, "RGBA": 6}
+
+_SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4
+
+#: Greys compress better as filtered bytes than through a palette, unless they are few.
+_FEW_GREYS: Final = 16
+
+#: One row in so many is tried.
+_SAMPLE: Final = 16
+#: Runs or matches are worth a search if runs alone save this share of the sample …
+_RUNS_MATTER: Final = 0.98
+#: … or if so many residuals are zero,
+_FLAT: Final = 0.80
+#: and without a look at the bands if so many are.
+_VERY_FLAT: Final = 0.93
+#: The search has to come this near to the runs on the bands before it is tried in full.
+_WORTH_IT: Final = 1.03
+
+
+def encode(image: Image.Image) -> bytes:
+    """
+    Encode a picture losslessly.
+
+    :param image: of mode L, LA, RGB or RGBA, eight bits a channel.
+    :returns: a PNG with the chunks IHDR, sRGB, PLTE and tRNS where it has a palette,
+        one IDAT, IEND.
+    """
+    colours = image.getcolors(_FEW_GREYS if image.mode == "L" else 256)
+    pixels = np.asarray(image)
+    if colours is not None:
+        return _encode_palette(pixels, colours)
+    body = _compress(np.ascontiguousarray(pixels).reshape(image.height, -1), len(image.mode))
+    return _file(image.width, image.height, 8, _COLOUR_TYPES[image.mode], body)
+
+
+def _file(
+    width: int, height: int, depth: int, colour: int, body: bytes, extra: bytes = b""
+) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"".join(
+        (
+            SIGNATURE,
+            _chunk(b"IHDR", header),
+            # Without it some browsers leave the colours to the screen.
+            _chunk(b"sRGB", b"\0"),
+            extra,
+            _chunk(b"IDAT", body),
+            _chunk(b"IEND", b""),
+        )
+    )
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return b"".join(
+        (
+            struct.pack(">I", len(body)),
+            name,
+            body,
+            struct.pack(">I", zlib.crc32(body, zlib.crc32(name))),
+        )
+    )
+
+
+def _deflate(data: bytes | Pixels, level: int, strategy: int) -> bytes:
+    packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
+    return packer.compress(memoryview(data)) + packer.flush()
+
+
+def _compress(rows: Pixels, channels: int) -> bytes:
+    """Filter and deflate the rows of a picture without a palette."""
+    filtered = _filter(rows, channels)
+    sample = np.ascontiguousarray(filtered[::_SAMPLE])
+    by_runs = len(_deflate(sample, 1, zlib.Z_RLE))
+    by_symbols = len(_deflate(sample, 1, zlib.Z_HUFFMAN_ONLY))
+    zeros = 1 - np.count_nonzero(sample) / sample.size
+    fast = zlib.Z_RLE if by_runs < by_symbols else zlib.Z_HUFFMAN_ONLY
+    tries = [_deflate(filtered, 1, fast)]
+    if (by_runs < _RUNS_MATTER * by_symbols or zeros > _FLAT) and (
+        zeros > _VERY_FLAT or _search_pays(filtered)
+    ):
+        tries.append(_deflate(filtered, 6, zlib.Z_FILTERED))
+        plain = np.zeros_like(filtered)
+        plain[:, 1:] = rows
+        tries.append(_deflate(plain, 6, zlib.Z_DEFAULT_STRATEGY))
+    return min(tries, key=len)
+
+
+def _search_pays(filtered: Pixels) -> bool:
+    """Whether a search for matches does about as well as runs on three bands of rows."""
+    height = len(filtered)
+    band = max(4, height // 20)
+    bands = np.concatenate(
+        [filtered[start : start + band] for start in (height // 6, height // 2, height * 5 // 6)]
+    )
+    return len(_deflate(bands, 4, zlib.Z_FILTERED)) < _WORTH_IT * len(
+        _deflate(bands, 1, zlib.Z_RLE)
+    )
+
+
+def _filter(rows: Pixels, channels: int) -> Pixels:
+    """
+    Filter each row by whichever filter leaves the least (section 12.7 of the standard).
+
+    :returns: the filtered rows, each behind the byte that names its filter.
+    """
+    above = np.zeros_like(rows)
+    above[1:] = rows[:-1]
+    left = _shifted(rows, channels)
+    diagonal = _shifted(above, channels)
+    candidates = (
+        rows - left,
+        rows - above,
+        # The mean without a carry into a ninth bit.
+        rows - ((left & above) + ((left ^ above) >> 1)),
+        rows - _paeth(left, above, diagonal),
+    )
+    scores = [np.add.reduce(np.minimum(c, -c), axis=1, dtype=np.uint32) for c in candidates]
+    best = np.argmin(np.stack(scores), axis=0)
+    filtered = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = best + _SUB
+    for number, candidate in enumerate(candidates):
+        chosen = best == number
+        filtered[chosen, 1:] = candidate[chosen]
+    return filtered
+
+
+def _shifted(rows: Pixels, channels: int) -> Pixels:
+    """The pixel to the left of each."""
+    left = np.zeros_like(rows)
+    left[:, channels:] = rows[:, :-channels]
+    return left
+
+
+def _paeth(left: Pixels, above: Pixels, diagonal: Pixels) -> Pixels:
+    """
+    The Paeth predictor in eight bits.
+
+    Where the diagonal is not between the other two, the one farther from it is the
+    nearest to left + above - diagonal, and the distances, which need nine bits, do not
+    matter; where it is, they are the differences of each from the diagonal, and of
+    these from one another.
+    """
+    low, high = np.minimum(left, above), np.maximum(left, above)
+    to_left = np.maximum(above, diagonal) - np.minimum(above, diagonal)
+    to_above = np.maximum(left, diagonal) - np.minimum(left, diagonal)
+    to_diagonal = np.maximum(to_left, to_above) - np.minimum(to_left, to_above)
+    nearer = _select(to_left <= to_above, left, above)
+    between = _select(np.minimum(to_left, to_above) <= to_diagonal, nearer, diagonal)
+    return _select(diagonal >= high, low, _select(diagonal <= low, high, between))
+
+
+def _select(where: NDArray[np.bool_], yes: Pixels, no: Pixels) -> Pixels:
+    """``np.where`` for bytes, several times as fast."""
+    mask = -where.view(np.uint8)
+    return no ^ ((yes ^ no) & mask)
+
+
+def _encode_palette(pixels: Pixels, counted: Sequence[tuple[int, object]]) -> bytes:
+    """Encode a picture of at most 256 colours by number."""
+    height, width = pixels.shape[:2]
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    colours = np.array([colour for _, colour in counted], np.uint8).reshape(-1, channels)
+    if channels in (2, 4):
+        # The transparent ones first: tRNS may then be short.
+        colours = colours[np.argsort(colours[:, -1], kind="stable")]
+    numbers = _numbers(_packed(pixels, channels), _packed(colours, channels))
+    depth = next(bits for bits in (1, 2, 4, 8) if len(colours) <= 1 << bits)
+    rows = np.zeros((height, 1 + -(-width * depth // 8)), np.uint8)
+    rows[:, 1:] = _bits(numbers.reshape(height, width), depth)
+    red_green_blue = colours[:, :3] if channels >= 3 else colours[:, [0, 0, 0]]
+    extra = _chunk(b"PLTE", red_green_blue.tobytes())
+    if channels in (2, 4):
+        alpha = colours[:, -1]
+        seen_through = alpha[: np.count_nonzero(alpha < 255)]
+        if len(seen_through):
+            extra += _chunk(b"tRNS", seen_through.tobytes())
+    return _file(width, height, depth, 3, _deflate(rows, 9, zlib.Z_DEFAULT_STRATEGY), extra)
+
+
+def _packed(pixels: Pixels, channels: int) -> NDArray[np.uint32]:
+    """One number a pixel."""
+    whole = np.zeros((pixels.size // channels, 4), np.uint8)
+    whole[:, :channels] = pixels.reshape(-1, channels)
+    return whole.view(np.uint32)[:, 0]
+
+
+def _numbers(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
+    """
+    The number of each pixel's colour, through a table of 65,536 hashes in which no two
+    colours of the picture meet.
+    """
+    random = np.random.default_rng(1)
+    while True:
+        factor = random.integers(1, 1 << 32, dtype=np.uint32) | np.uint32(1)
+        hashes = (colours * factor) >> np.uint32(16)
+        if len(np.unique(hashes)) == len(colours):
+            break
+    table = np.zeros(1 << 16, np.uint8)
+    table[hashes] = np.arange(len(colours))
+    return table[(pixels * factor) >> np.uint32(16)]
+
+
+def _bits(numbers: Pixels, depth: int) -> Pixels:
+    """Pack numbers of so many bits into bytes, the first in the highest bits."""
+    if depth == 8:
+        return numbers
+    height, width = numbers.shape
+    each = 8 // depth
+    padded = np.zeros((height, -(-width // each) * each), np.uint8)
+    padded[:, :width] = numbers
+    packed = np.zeros((height, padded.shape[1] // each), np.uint8)
+    for place in range(each):
+        packed |= padded[:, place::each] << np.uint8(8 - depth * (place + 1))
+    return packed
