@@ -6,16 +6,18 @@ Time comes from an ``IReactorTime``, so that tests turn the clock.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
+
+from fxprofile.errors import DriverError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -118,3 +120,85 @@ async def read_all(body: Any, limit: int) -> bytes:
     finally:
         await body.aclose()
     return bytes(data)
+
+
+class Stack(MultiService):
+    """
+    Services that stand on each other: started in the order in which they were added,
+    and stopped one after the other in the reverse order, so that each can finish its
+    work with the help of those below.
+    """
+
+    _log = Logger()
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop(list(reversed(self.services))))
+
+    async def _stop(self, services: list[Service]) -> None:
+        for service in services:
+            try:
+                await maybeDeferred(service.stopService)
+            except Exception:
+                self._log.failure("Cannot stop {name}", name=service.name or service)
+
+
+async def repeat(
+    clock: IReactorTime, seconds: float, call: Callable[[], Awaitable[object]], what: str
+) -> None:
+    """
+    Call something again and again, whatever it raises, until cancelled.
+
+    :param seconds: from the end of a call to the next.
+    :param what: it does, for the log.
+    """
+    while True:
+        try:
+            await call()
+        except CancelledError:
+            raise
+        except DriverError as error:
+            _log.warn("Cannot {what}: {error}", what=what, error=error)
+        except Exception:
+            _log.failure("Cannot {what}", what=what)
+        await sleep(clock, seconds)
+
+
+class Repeating(Service):
+    """
+    :func:`repeat` as a service.
+
+    :param first: seconds before the first call.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        seconds: float,
+        call: Callable[[], Awaitable[object]],
+        what: str,
+        first: float = 0,
+    ) -> None:
+        self.setName(what)
+        self._clock = clock
+        self._seconds = seconds
+        self._call = call
+        self._first = first
+        self._loop: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop = Deferred.fromCoroutine(self._run())
+        self._loop.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    async def _run(self) -> None:
+        await sleep(self._clock, self._first)
+        await repeat(self._clock, self._seconds, self._call, str(self.name))
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return succeed(None)
+        loop.cancel()
+        return loop

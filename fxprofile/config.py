@@ -132,7 +132,19 @@ class Identity(Section):
     auth_url: HttpUrl = "http://127.0.0.1:9000/v1"
     token_cache_seconds: Annotated[float, Field(ge=0)] = 0
     timeout: Seconds = 5
+    jwks_url: HttpUrl | None = None
+    issuer: str | None = None
+    audience: tuple[str, ...] = ()
     dev: Dev = Dev()
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        # A signature alone does not say for whom a token was made.
+        if self.jwks_url is not None and not self.issuer:
+            raise ValueError("issuer must be set when identity.jwks_url is set")
+        if self.jwks_url is not None and not self.audience:
+            raise ValueError("audience must be set when identity.jwks_url is set")
+        return self
 
 
 class Database(Section):
@@ -412,4 +424,4 @@ def _one_line(error: Any) -> str:
     return f"{key}: {text}"
 
 
-_KEYS = {"url", "private_bucket"}
+_KEYS = {"url", "private_bucket", "issuer", "audience"}

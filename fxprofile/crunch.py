@@ -1,0 +1,167 @@
+"""
+Run a job.
+
+The order is: get the original, crunch it, put the pictures, send the result, delete the
+original; whoever called deletes the message last.  Each step may be repeated: the same
+original gives the same pictures under the same keys.  A process that dies anywhere
+leaves a message that comes back, and all that it did is done again; only when the result
+is on its queue does the original go.  So "the original is gone and the pictures are
+there" means that all was done before.
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Mapping
+from typing import IO
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from fxprofile.aio import BytesBody, Threads
+from fxprofile.errors import ChildFailed, CrunchError, ObjectNotFound
+from fxprofile.interfaces import IBucket, ICruncher, IQueue
+from fxprofile.keys import VARIANTS, private_key, public_key, public_keys
+from fxprofile.metrics import Metrics
+from fxprofile.model import Job, Op, Outcome, Result, Variant
+
+#: What is in the public bucket.
+IMAGE_TYPE = "image/png"
+
+Pictures = Mapping[str, tuple[Variant, bytes]]
+
+
+class Crunch:
+    """
+    Does what jobs ask for.
+
+    :param threads: for the work on temporary files.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        private: IBucket,
+        public: IBucket,
+        results: IQueue,
+        cruncher: ICruncher,
+        threads: Threads,
+        metrics: Metrics,
+        clock: IReactorTime,
+    ) -> None:
+        self._private = private
+        self._public = public
+        self._results = results
+        self._cruncher = cruncher
+        self._threads = threads
+        self._metrics = metrics
+        self._clock = clock
+
+    async def run(self, job: Job) -> None:
+        """
+        Do a job to its end.
+
+        :raises DriverError: if something outside failed; the job is to be done again.
+        """
+        if job.op is Op.DELETE:
+            await self._delete(job.id)
+        else:
+            await self._crunch(job.id)
+
+    async def _delete(self, avatar_id: str) -> None:
+        await self._public.delete(keys=public_keys(avatar_id))
+        await self._private.delete(keys=[private_key(avatar_id)])
+        await self._report(Result(id=avatar_id, status=Outcome.DELETED))
+
+    async def _crunch(self, avatar_id: str) -> None:
+        started = self._clock.seconds()
+        try:
+            original = await self._fetch(avatar_id)
+        except ObjectNotFound:
+            await self._report(await self._without_original(avatar_id))
+            return
+        fetched = self._clock.seconds()
+        try:
+            pictures = await self._pictures(avatar_id, original)
+        except CrunchError as error:
+            self._metrics.crunched.labels(error.reason).inc()
+            self._log.info("Avatar {id} failed: {error}", id=avatar_id, error=error)
+            await self._report(Result(id=avatar_id, status=Outcome.FAILED, reason=error.reason))
+            await self._private.delete(keys=[private_key(avatar_id)])
+            return
+        finally:
+            await self._threads.run(original.close)
+        crunched = self._clock.seconds()
+        self._metrics.crunched.labels("ready").inc()
+        self._metrics.crunch_seconds.observe(crunched - fetched)
+        for name, (_, data) in pictures.items():
+            await self._public.put(
+                key=public_key(avatar_id, name),
+                body=BytesBody(data),
+                length=len(data),
+                content_type=IMAGE_TYPE,
+            )
+        put = self._clock.seconds()
+        await self._report(
+            Result(
+                id=avatar_id,
+                status=Outcome.READY,
+                variants={name: variant for name, (variant, _) in pictures.items()},
+                timing={
+                    "get": fetched - started,
+                    "crunch": crunched - fetched,
+                    "put": put - crunched,
+                },
+            )
+        )
+        await self._private.delete(keys=[private_key(avatar_id)])
+
+    async def _fetch(self, avatar_id: str) -> IO[bytes]:
+        _, body = await self._private.get(key=private_key(avatar_id))
+        # Without a name in the file system, the kernel cleans up after a kill -9.
+        try:
+            file = await self._threads.run(tempfile.TemporaryFile)
+            try:
+                async for piece in body:
+                    await self._threads.run(file.write, piece)
+                await self._threads.run(file.flush)
+            except BaseException:
+                file.close()
+                raise
+        finally:
+            await body.aclose()
+        return file
+
+    async def _pictures(self, avatar_id: str, original: IO[bytes]) -> Pictures:
+        try:
+            return await self._cruncher.crunch(original=original)
+        except ChildFailed as error:
+            self._log.warn(
+                "The child that crunched {id} failed, trying once more: {error}",
+                id=avatar_id,
+                error=error,
+            )
+            return await self._cruncher.crunch(original=original)
+
+    async def _without_original(self, avatar_id: str) -> Result:
+        """What is to be said of an avatar whose original is gone."""
+        variants = {}
+        for name in VARIANTS:
+            try:
+                info, body = await self._public.get(key=public_key(avatar_id, name))
+            except ObjectNotFound:
+                return Result(id=avatar_id, status=Outcome.FAILED, reason="lost")
+            try:
+                head = await body.__anext__()
+            finally:
+                await body.aclose()
+            # PNG (ISO/IEC 15948), section 11.2.2: the sides are the first of IHDR.
+            width, height = struct.unpack(">II", head[16:24])
+            variants[name] = Variant(width=width, height=height, bytes=info.length)
+        return Result(id=avatar_id, status=Outcome.READY, variants=variants)
+
+    async def _report(self, result: Result) -> None:
+        await self._results.send(body=result.encode())

@@ -1,0 +1,195 @@
+"""
+The loops that repair what a crash or a failure left behind.
+
+Every web process runs them, and only the one that holds the lease in the database does
+anything.  Each run is bounded; what is left waits for the next.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from fxprofile.aio import repeat
+from fxprofile.errors import DriverError, MalformedMessage
+from fxprofile.intake import Intake
+from fxprofile.interfaces import IProfileStore, IQueue
+from fxprofile.metrics import Metrics
+from fxprofile.model import Job, Message, Op, Status
+from fxprofile.outbox import Outbox
+from fxprofile.queues.poller import BATCH
+from fxprofile.selection import Selection
+
+#: Seconds between two runs of the outbox loop, and how long a row may owe its job
+#: before the loop takes it for forgotten.
+OUTBOX_PERIOD = 10
+OUTBOX_AGE = 5
+
+#: Seconds between two runs of the other loops.
+PERIOD = 60
+
+#: Seconds without a result after which a job is sent again.
+STUCK_AGE = 600
+
+#: Seconds after which an upload that is still processing has failed.
+EXPIRE_AGE = 86400
+
+#: Seconds that failed uploads, with their originals, and replaced ones are remembered.
+FAILED_AGE = 14 * 86400
+REPLACED_AGE = 86400
+
+#: Rows or messages of one run.
+LIMIT = 100
+
+#: Seconds that the lease lasts: longer than any pause between two renewals.
+LEASE = 40
+
+
+class Repair(Service):
+    """
+    The repair loops.
+
+    :param dead: the dead-letter queue of the jobs, if it is known.
+    """
+
+    name = "repair loops"
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        store: IProfileStore,
+        outbox: Outbox,
+        selection: Selection,
+        intake: Intake,
+        dead: IQueue | None,
+        metrics: Metrics,
+        clock: IReactorTime,
+    ) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._selection = selection
+        self._intake = intake
+        self._dead = dead
+        self._metrics = metrics
+        self._clock = clock
+        self._owner = secrets.token_hex(8)
+        self._last_slow_run: float | None = None
+        self._loop: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._loop = Deferred.fromCoroutine(repeat(self._clock, OUTBOX_PERIOD, self.run, "repair"))
+        self._loop.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return succeed(None)
+        return Deferred.fromCoroutine(self._stop(loop))
+
+    async def _stop(self, loop: Deferred[None]) -> None:
+        loop.cancel()
+        await loop
+        try:
+            await self._store.resign(owner=self._owner)
+        except DriverError as error:
+            self._log.warn("The lease will have to run out: {error}", error=error)
+
+    async def run(self) -> None:
+        """
+        One run of whatever is due, if this process leads.
+
+        :raises DriverError: if something outside failed; the next run goes on.
+        """
+        await self._intake.settle_doubts()
+        now = self._clock.seconds()
+        leads = await self._store.leadership(owner=self._owner, now=now, seconds=LEASE)
+        self._metrics.leader.set(leads)
+        if not leads:
+            return
+        await self.send_unsent()
+        if self._last_slow_run is None or now - self._last_slow_run >= PERIOD:
+            self._last_slow_run = now
+            await self.send_stuck_again()
+            await self.expire()
+            await self.apply_dead_letters()
+            await self.count()
+
+    async def send_unsent(self) -> None:
+        """Send the jobs that rows have owed for a while."""
+        before = self._clock.seconds() - OUTBOX_AGE
+        for avatar in await self._store.unsent(before=before, limit=LIMIT):
+            await self._outbox.send(avatar)
+            self._metrics.repairs.labels("outbox").inc()
+
+    async def send_stuck_again(self) -> None:
+        """Send the jobs again that were sent long ago and have no result."""
+        before = self._clock.seconds() - STUCK_AGE
+        for avatar in await self._store.stuck(sent_before=before, limit=LIMIT):
+            self._log.warn("Sending the job of avatar {id} again", id=avatar.id)
+            await self._outbox.send(avatar)
+            self._metrics.repairs.labels("stuck").inc()
+
+    async def expire(self) -> None:
+        """Give up uploads that nobody could process, and forget old ones."""
+        now = self._clock.seconds()
+        for avatar_id in await self._store.expire(
+            processing_before=now - EXPIRE_AGE, now=now, limit=LIMIT
+        ):
+            self._log.error("Upload {id} is given up", id=avatar_id)
+            self._metrics.repairs.labels("expire").inc()
+        purged = await self._store.purge(
+            failed_before=now - FAILED_AGE,
+            replaced_before=now - REPLACED_AGE,
+            now=now,
+            limit=LIMIT,
+        )
+        self._metrics.repairs.labels("purge").inc(purged)
+
+    async def apply_dead_letters(self) -> None:
+        """
+        Turn the rows of dead crunch jobs ``failed``.
+
+        The messages stay on the dead-letter queue, for operators to look at.
+        """
+        if self._dead is None:
+            return
+        seen: list[Message] = []
+        try:
+            while len(seen) < LIMIT:
+                messages = await self._dead.receive(max_messages=BATCH, wait=0)
+                if not messages:
+                    break
+                seen.extend(messages)
+                for message in messages:
+                    await self._apply_dead_letter(message)
+        finally:
+            for message in seen:
+                await self._put_back(self._dead, message)
+
+    async def _apply_dead_letter(self, message: Message) -> None:
+        try:
+            job = Job.decode(message.body)
+        except MalformedMessage:
+            return
+        if job.op is Op.CRUNCH and await self._selection.give_up(job.id, "dead"):
+            self._log.error("The job of avatar {id} is dead", id=job.id)
+            self._metrics.repairs.labels("dead").inc()
+
+    async def _put_back(self, dead: IQueue, message: Message) -> None:
+        try:
+            await dead.extend(message=message, visibility=0)
+        except DriverError as error:
+            self._log.warn("A dead letter stays hidden for a while: {error}", error=error)
+
+    async def count(self) -> None:
+        """Set the gauges of rows in work."""
+        counts = await self._store.counts()
+        for status in (Status.PROCESSING, Status.DELETING):
+            self._metrics.rows.labels(status.value).set(counts.get(status, 0))

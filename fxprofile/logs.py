@@ -1,0 +1,84 @@
+"""
+Where log events go, and how they look.
+
+Everything in this process logs through :mod:`twisted.logger`.  ``text`` is for people;
+``mozlog`` is one JSON object a line, as Mozilla's log pipelines read it
+(https://wiki.mozilla.org/Firefox/Services/Logging).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import IO, Any
+
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    eventAsText,
+    formatEvent,
+    textFileLogObserver,
+)
+
+#: The severities of syslog (RFC 5424, section 6.2.1).
+_SEVERITY = {
+    LogLevel.debug: 7,
+    LogLevel.info: 6,
+    LogLevel.warn: 4,
+    LogLevel.error: 3,
+    LogLevel.critical: 2,
+}
+
+#: The members of a request's line, in mozlog's ``Fields``.
+_REQUEST = ("method", "route", "status", "errno", "ms", "uid_hash", "request_id")
+
+
+def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver:
+    """
+    Make the observer that writes the log.
+
+    :param format_name: the setting ``logging.format``.
+    :param level: the setting ``logging.level``: what is below is dropped.
+    """
+    observer: Any
+    observer = _Mozlog(output) if format_name == "mozlog" else textFileLogObserver(output)
+    predicate = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
+    # Each port and each client connection would announce itself.
+    for namespace in ("twisted.internet.protocol", "twisted.web.http", "twisted.web.client"):
+        predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
+    return FilteringLogObserver(observer, [predicate])
+
+
+class _Mozlog:
+    """Writes events as JSON, one a line."""
+
+    def __init__(self, output: IO[str]) -> None:
+        self._output = output
+        self._hostname = socket.gethostname()
+
+    def __call__(self, event: LogEvent) -> None:
+        fields: dict[str, Any] = {}
+        if event.get("log_type") == "request.summary":
+            fields = {name: event.get(name) for name in _REQUEST}
+        else:
+            fields["msg"] = formatEvent(event)
+            if "log_failure" in event:
+                fields["traceback"] = eventAsText(
+                    event, includeTimestamp=False, includeSystem=False
+                )
+        line = {
+            "Timestamp": int(event.get("log_time", 0) * 1e9),
+            "Type": event.get("log_type") or event.get("log_namespace") or "-",
+            "Logger": "fxprofile",
+            "Hostname": self._hostname,
+            "EnvVersion": "2.0",
+            "Severity": _SEVERITY.get(event.get("log_level", LogLevel.info), 6),
+            "Pid": os.getpid(),
+            "Fields": fields,
+        }
+        self._output.write(json.dumps(line, default=str) + "\n")
+        self._output.flush()

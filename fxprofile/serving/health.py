@@ -1,0 +1,97 @@
+"""
+The Dockerflow paths: what load balancers and operators ask a process.
+
+See https://github.com/mozilla-services/Dockerflow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import resources
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from fxprofile import __version__
+
+#: Seconds that one dependency may take to answer.
+TIMEOUT = 3
+
+#: Seconds that an answer is good for: a heartbeat is asked often, by many.
+FRESH = 1
+
+Check = Callable[[], Awaitable[object]]
+
+
+class Health:
+    """
+    Whether a process can do its work.
+
+    :ivar stopping: set when the process has been asked to end.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.stopping = False
+        self._clock = clock
+        self._checks: dict[str, Check] = {}
+        self._last: tuple[float, dict[str, str]] | None = None
+        self._version: dict[str, str] | None = None
+
+    def add(self, name: str, check: Check) -> None:
+        """
+        Name a dependency.
+
+        :param check: raises if it cannot be used, or returns False.
+        """
+        self._checks[name] = check
+
+    async def heartbeat(self) -> tuple[int, Mapping[str, Any]]:
+        """Ask each dependency: a status, and what to say."""
+        if self._last is None or self._clock.seconds() - self._last[0] >= FRESH:
+            asked = {name: self._ask(name, check) for name, check in self._checks.items()}
+            self._last = (
+                self._clock.seconds(),
+                {name: "ok" if await answer else "fail" for name, answer in asked.items()},
+            )
+        checks = dict(self._last[1])
+        if self.stopping:
+            checks["process"] = "stopping"
+        good = all(state == "ok" for state in checks.values())
+        return 200 if good else 503, {"status": "ok" if good else "fail", "checks": checks}
+
+    def _ask(self, name: str, check: Check) -> Deferred[bool]:
+        async def ask() -> bool:
+            return (await check()) is not False
+
+        answer = Deferred.fromCoroutine(ask()).addTimeout(TIMEOUT, self._clock)
+
+        def failed(failure: Any) -> bool:
+            self._log.warn("{name} is not well: {error}", name=name, error=failure.value)
+            return False
+
+        return answer.addErrback(failed)
+
+    def load_balancer_heartbeat(self) -> tuple[int, Mapping[str, Any]]:
+        """Whether this process wants requests: it asks nobody."""
+        if self.stopping:
+            return 503, {"status": "stopping"}
+        return 200, {"status": "ok"}
+
+    def version(self) -> tuple[int, Mapping[str, Any]]:
+        """What ``version.json`` says, which a build writes into the package."""
+        if self._version is None:
+            self._version = {
+                "source": "",
+                "version": __version__,
+                "commit": "",
+                "build": "",
+            }
+            file = resources.files("fxprofile").joinpath("version.json")
+            if file.is_file():
+                self._version.update(json.loads(file.read_text()))
+        return 200, self._version

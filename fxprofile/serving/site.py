@@ -1,0 +1,146 @@
+"""A listener: a site on an endpoint, which ends in an orderly way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+from fxprofile.aio import sleep
+from fxprofile.errors import ConfigError
+from fxprofile.serving.channel import StreamingChannel, StreamingRequest
+
+#: Seconds that a connection may be idle.
+IDLE = 60
+
+#: Seconds that requests in hand may take when the listener stops.
+GRACE = 20
+
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\n"
+    b"Connection: close\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+
+class StreamingSite(Site):
+    """
+    Answers each request when its headers are in.
+
+    :param bad_request: the whole answer to what is not HTTP.
+    """
+
+    protocol: Any = StreamingChannel
+    displayTracebacks = False
+    noisy = False
+
+    def __init__(
+        self, resource: IResource, *, reactor: IReactorTime, bad_request: bytes = _BAD_REQUEST
+    ) -> None:
+        super().__init__(
+            resource,
+            requestFactory=StreamingRequest,
+            reactor=reactor,
+            timeout=IDLE,
+            parsePOSTFormSubmission=False,
+        )
+        self.bad_request = bad_request
+        self.channels: set[StreamingChannel] = set()
+
+    def log(self, request: Any) -> None:
+        """Leave the log of requests to the resources, who know what is secret."""
+
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return any(channel.requests for channel in self.channels)
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a request."""
+        for channel in list(self.channels):
+            if not channel.requests:
+                channel.transport.loseConnection()
+            else:
+                channel.persistent = False
+
+    def abort_all(self) -> None:
+        """Close every connection at once."""
+        for channel in list(self.channels):
+            channel.transport.abortConnection()
+
+
+class Listener(Service):
+    """
+    A site on an endpoint.
+
+    :param where: the setting that named the endpoint, for the log.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: IStreamServerEndpoint,
+        site: StreamingSite,
+        clock: IReactorTime,
+        where: str,
+    ) -> None:
+        self.setName(where)
+        self._endpoint = endpoint
+        self._site = site
+        self._clock = clock
+        self._opening: Deferred[None] | None = None
+        self._port: IListeningPort | None = None
+        self._problem: BaseException | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._opening = Deferred.fromCoroutine(self._open())
+        # ready() tells it to whoever asks.
+        self._opening.addErrback(self._note)
+
+    async def _open(self) -> None:
+        try:
+            self._port = await self._endpoint.listen(self._site)
+        except CannotListenError as error:
+            reason = getattr(error.socketError, "strerror", None) or error.socketError
+            raise ConfigError(f"{self.name}: cannot listen at {self._where()}: {reason}") from None
+
+    def _where(self) -> str:
+        return str(getattr(self._endpoint, "_port", None) or self._endpoint)
+
+    def _note(self, failure: Failure) -> None:
+        self._problem = failure.value
+
+    async def ready(self) -> None:
+        """
+        Wait until it listens.
+
+        :raises ConfigError: if it cannot.
+        """
+        if self._opening is not None:
+            waiter: Deferred[None] = Deferred()
+            self._opening.addBoth(lambda _: waiter.callback(None))
+            await waiter
+        if self._problem is not None:
+            raise self._problem
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        port, self._port = self._port, None
+        if port is None:
+            return
+        await maybeDeferred(port.stopListening)
+        deadline = self._clock.seconds() + GRACE
+        self._site.close_idle()
+        while self._site.busy() and self._clock.seconds() < deadline:
+            await sleep(self._clock, 0.05)
+        self._site.abort_all()

@@ -1,0 +1,178 @@
+"""``twistd fxprofile``: its options, and the process that they ask for."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import resource
+import sys
+from collections.abc import Sequence
+from typing import IO, Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from fxprofile.config import Role, Settings, load
+from fxprofile.errors import ConfigError, DriverError
+from fxprofile.logs import make_observer
+
+
+def _role(text: str) -> Role:
+    try:
+        return Role(text)
+    except ValueError:
+        raise ValueError(f"{text!r} must be one of {', '.join(Role)}") from None
+
+
+class Options(UsageOptions):
+    """
+    The command line.
+
+    What is wrong with it ends the process with one line, and a status that is not zero.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "The Firefox Accounts profile service. Without options, everything runs in this one "
+        "process, with files for buckets and SQLite for the rest. etc/fxprofile.toml describes "
+        "every setting; FXPROFILE_SECTION__KEY in the environment goes above the file, and --set "
+        "above both."
+    )
+    optParameters = [  # noqa: RUF012
+        ["role", "r", "combined", "web, worker, images or combined."],
+        ["config", "c", None, "The TOML file to read settings from."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["set"] = []
+
+    def opt_set(self, setting: str) -> None:
+        """Set one setting, as section.key=value; may be repeated."""
+        self["set"].append(setting)
+
+    def parseArgs(self, *arguments: str) -> None:
+        if arguments:
+            raise UsageError(f"there is nothing to do with {arguments[0]!r}")
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            # twistd would print all of its own help first.
+            raise SystemExit(f"fxprofile: {error}") from None
+
+    def postOptions(self) -> None:
+        try:
+            self["role"] = _role(self["role"])
+            self.settings = load(config=self["config"], overrides=self["set"], role=self["role"])
+        except ValueError as error:
+            raise UsageError(f"--role: {error}") from None
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
+        parent = getattr(self, "parent", None)
+        if parent is not None and parent.get("pidfile") == "twistd.pid":
+            # Several roles may run in one folder.
+            name = f"fxprofile-{self['role']}.pid"
+            parent["pidfile"] = "" if parent.get("nodaemon") else name
+
+
+def makeService(options: Options) -> Process:
+    """
+    Make the process that the options ask for.
+
+    :raises SystemExit: with one line, if a setting cannot be used.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return Process(options, reactor)
+    except ConfigError as error:
+        raise SystemExit(f"fxprofile: {error}") from None
+
+
+class Process(MultiService):
+    """
+    One role, running: it says where it listens, and ends if it cannot do its work.
+    """
+
+    _log = Logger()
+
+    def __init__(self, options: Options, reactor: Any) -> None:
+        super().__init__()
+        from fxprofile.roles import make_role
+
+        self._options = options
+        self._settings: Settings = options.settings
+        self._role: Role = options["role"]
+        self._reactor = reactor
+        self._parts = make_role(self._role, self._settings, reactor)
+        self._parts.stack.setServiceParent(self)
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        given = getattr(self._options, "parent", None) or {}
+        if isinstance(parent, Componentized) and not given.get("syslog"):
+            config = self._settings.logging
+            observer = make_observer(config.format, config.level, _log_file(given))
+            parent.setComponent(ILogObserver, observer)
+
+    def startService(self) -> None:
+        _raise_descriptor_limit()
+        super().startService()
+        starting = Deferred.fromCoroutine(self._start())
+        starting.addErrback(self._failed)
+
+    async def _start(self) -> None:
+        await self._parts.ready()
+        self._log.info("{role} is ready: {where}", role=self._role, where=self._where())
+
+    def _where(self) -> str:
+        settings = self._settings
+        places = {
+            "API": (settings.web.public_url, (Role.WEB, Role.COMBINED)),
+            "images": (settings.images.url, (Role.IMAGES, Role.COMBINED)),
+            "admin": (settings.admin_listen(self._role), tuple(Role)),
+        }
+        return ", ".join(
+            f"{n} {where}" for n, (where, roles) in places.items() if self._role in roles
+        )
+
+    def _failed(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, (ConfigError, DriverError, CannotListenError)):
+            line = f"fxprofile: {error}"
+            self._log.critical("{line}", line=line)
+            print(line, file=sys.stderr)
+        else:
+            self._log.failure("Cannot start", failure=failure)
+        # The reactor keeps no exit status for twistd to end with.
+        atexit.register(_exit_1)
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+
+def _exit_1() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _log_file(given: Any) -> IO[str]:
+    name = given.get("logfile")
+    if name == "-" or (not name and given.get("nodaemon", True)):
+        return sys.stdout
+    file: IO[str] = LogFile.fromFullPath(name or "twistd.log")
+    return file
+
+
+def _raise_descriptor_limit() -> None:
+    """Each upload has a socket and a file: more than the usual soft limit is for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

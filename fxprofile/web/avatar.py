@@ -1,0 +1,97 @@
+"""Read and delete avatars."""
+
+from __future__ import annotations
+
+import unicodedata
+from html import escape
+
+from fxprofile.errors import MethodNotAllowed, NotFound, Unauthorized
+from fxprofile.keys import DEFAULT_AVATAR_ID, is_id
+from fxprofile.model import Status
+from fxprofile.profiles import Profiles
+from fxprofile.selection import NotTheOwner, Selection
+from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.etags import matches
+
+#: A week, in seconds: a letter never looks other than it did.
+MONOGRAM_AGE = 7 * 86400
+
+# Dark enough for white letters (WCAG 2.2, success criterion 1.4.3).
+_COLOURS = ("#5b4b8a", "#0a6b7c", "#8a2f55", "#2f5d9e", "#3d6b2e", "#8a4b0f", "#6b3fa0", "#9e2f2f")
+
+_MONOGRAM = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 200" width="200" height="200" '
+    'role="img" aria-label="{letter}"><rect width="200" height="200" fill="{colour}"/>'
+    '<text x="100" y="100" dy=".36em" text-anchor="middle" fill="#fff" font-size="104" '
+    "font-family=\"Inter,system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans',sans-serif\">"
+    "{letter}</text></svg>"
+)
+
+
+class Avatars:
+    """The endpoints of avatars."""
+
+    def __init__(self, *, profiles: Profiles, selection: Selection, monograms: bool) -> None:
+        self._profiles = profiles
+        self._selection = selection
+        self._monograms = monograms
+
+    def add_to(self, api: Api) -> None:
+        """Register the endpoints."""
+        api.route("GET", "/v1/avatar", scopes=("profile:avatar",))(self.avatar)
+        api.route("DELETE", "/v1/avatar", scopes=("profile:avatar:write",))(self.delete_current)
+        api.route("DELETE", "/v1/avatar/<name>", scopes=("profile:avatar:write",))(self.delete)
+        api.route("GET", "/v1/avatar/<name>")(self.monogram)
+
+    async def avatar(self, call: Call) -> Answer:
+        """``GET /v1/avatar``."""
+        answer, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
+        body = dict(answer)
+        headers = {"ETag": f'"{body["id"]}"'}
+        if latest is not None and latest.status is Status.PROCESSING:
+            body["pending"] = {"id": latest.id, "status": latest.status.value}
+        elif matches(call.header("If-None-Match"), str(body["id"])):
+            return Answer(304, None, headers)
+        return Answer(200, body, headers)
+
+    async def delete_current(self, call: Call) -> Answer:
+        """``DELETE /v1/avatar``: the present one, and uploads that are being processed."""
+        if not await self._selection.delete(uid=call.uid, avatar_id=None):
+            raise NotFound("There is no avatar to delete.")
+        return Answer(200, {})
+
+    async def delete(self, call: Call, name: str) -> Answer:
+        """``DELETE /v1/avatar/{id}``."""
+        if name == DEFAULT_AVATAR_ID:
+            return Answer(200, {})
+        if not is_id(name):
+            raise NotFound("There is no avatar with this id.")
+        try:
+            deleted = await self._selection.delete(uid=call.uid, avatar_id=name)
+        except NotTheOwner:
+            raise Unauthorized("This avatar is not yours.") from None
+        if not deleted:
+            raise NotFound("There is no avatar with this id.")
+        return Answer(200, {})
+
+    async def monogram(self, call: Call, name: str) -> Answer:
+        """``GET /v1/avatar/{c}``: one letter or digit as a picture."""
+        if name == "upload":
+            raise MethodNotAllowed(headers={"Allow": "POST"})
+        letter = unicodedata.normalize("NFC", name)
+        if not self._monograms or len(letter) != 1 or not letter.isalnum():
+            raise NotFound("A monogram is of one letter or digit.")
+        letter = letter.upper()[:1]
+        svg = _MONOGRAM.format(
+            letter=escape(letter), colour=_COLOURS[ord(letter) % len(_COLOURS)]
+        ).encode()
+        headers = {
+            "Content-Type": "image/svg+xml",
+            "Cache-Control": f"public, max-age={MONOGRAM_AGE}",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+            "ETag": f'"{ord(letter):x}"',
+        }
+        if matches(call.header("If-None-Match"), f"{ord(letter):x}"):
+            return Answer(304, None, headers)
+        return Answer(200, svg, headers)

@@ -1,0 +1,35 @@
+"""Who may upload now: rate limits, and the fraud and abuse server."""
+
+from __future__ import annotations
+
+from fxprofile.web.api import Call
+from fxprofile.web.limits import RateLimits, client_address
+
+
+class Gate:
+    """
+    Lets uploads in, or not, by what is known from their headers.
+
+    :param address_depth: the setting ``web.client_address_depth``.
+    """
+
+    def __init__(self, *, limits: RateLimits, address_depth: int) -> None:
+        self._limits = limits
+        self._address_depth = address_depth
+
+    async def admit_upload(self, call: Call) -> None:
+        """
+        Count one more upload of this caller.
+
+        :raises ApiError: if it is one too many.
+        """
+        await self._limits.hit(uid=call.uid, address=self._address(call))
+
+    def _address(self, call: Call) -> str | None:
+        headers = call.request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
+        peer = call.request.getClientAddress()
+        return client_address(
+            [value.decode("latin-1") for value in headers],
+            getattr(peer, "host", None),
+            self._address_depth,
+        )

@@ -1,0 +1,96 @@
+"""Read profiles, and read and write display names."""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+from typing import Any
+
+from fxprofile.errors import BadRequest, Forbidden
+from fxprofile.profiles import FIELD_SCOPES, Profiles
+from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.etags import matches
+
+#: Characters of a display name.
+MAX_NAME = 256
+
+# Controls, line and paragraph separators, private use, interlinear annotation, and what
+# is no character at all; as the original service had it.
+_FORBIDDEN = re.compile(
+    "[\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff\ue000-\uf8ff\ufff9-\ufffc\ufffe\uffff"
+    "\U000f0000-\U000ffffd\U00100000-\U0010fffd]"
+)
+
+
+class ProfileEndpoints:
+    """
+    The endpoints of profiles.
+
+    :param started: when the service started, in seconds since the epoch: what was never
+        changed has not changed since.
+    """
+
+    def __init__(self, *, profiles: Profiles, started: float) -> None:
+        self._profiles = profiles
+        self._started = started
+
+    def add_to(self, api: Api) -> None:
+        """Register the endpoints."""
+        api.route("GET", "/v1/profile", scopes=())(self.profile)
+        api.route("GET", "/v1/email", scopes=FIELD_SCOPES["email"])(self.email)
+        api.route("GET", "/v1/uid", scopes=FIELD_SCOPES["uid"])(self.uid)
+        api.route("GET", "/v1/display_name", scopes=FIELD_SCOPES["displayName"])(self.name)
+        api.route("POST", "/v1/display_name", scopes=("profile:display_name:write",))(self.set_name)
+
+    async def profile(self, call: Call) -> Answer:
+        """
+        ``GET /v1/profile``, which is also the UserInfo endpoint of OpenID Connect Core
+        1.0, section 5.3.
+        """
+        view = await self._profiles.view(token=call.token, credentials=call.credentials)
+        if view is None:
+            raise Forbidden()
+        headers = {
+            "ETag": f'"{view.etag}"',
+            "Last-Modified": formatdate(view.modified or self._started, usegmt=True),
+        }
+        if matches(call.header("If-None-Match"), view.etag):
+            return Answer(304, None, headers)
+        return Answer(200, view.fields, headers)
+
+    async def email(self, call: Call) -> Answer:
+        """``GET /v1/email``."""
+        email = await self._profiles.email(token=call.token, credentials=call.credentials)
+        return Answer(200, {} if email is None else {"email": email})
+
+    async def uid(self, call: Call) -> Answer:
+        """``GET /v1/uid``."""
+        return Answer(200, {"uid": call.uid})
+
+    async def name(self, call: Call) -> Answer:
+        """``GET /v1/display_name``."""
+        name = await self._profiles.display_name(call.uid)
+        if not name:
+            return Answer(204)
+        return Answer(200, {"displayName": name})
+
+    async def set_name(self, call: Call) -> Answer:
+        """``POST /v1/display_name``."""
+        name = checked_name((await call.json()).get("displayName"))
+        await self._profiles.set_display_name(call.uid, name)
+        return Answer(200, {})
+
+
+def checked_name(name: Any) -> str | None:
+    """
+    A display name that a client sent; None if it is empty.
+
+    :raises BadRequest: if it is no text, too long, or has a character that it may not.
+    """
+    if not isinstance(name, str):
+        raise BadRequest("displayName must be a string.")
+    if len(name) > MAX_NAME:
+        raise BadRequest(f"displayName may have at most {MAX_NAME} characters.")
+    if _FORBIDDEN.search(name):
+        raise BadRequest("displayName has a control, private or invalid character.")
+    return name or None

@@ -1,0 +1,171 @@
+"""Upload an avatar, and ask what became of it."""
+
+from __future__ import annotations
+
+import re
+
+from fxprofile.errors import (
+    ApiError,
+    BadRequest,
+    ClientGone,
+    CrunchError,
+    DriverError,
+    ExpectationFailed,
+    LengthRequired,
+    NotFound,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+from fxprofile.intake import Intake
+from fxprofile.interfaces import IProfileStore
+from fxprofile.keys import image_url, is_id
+from fxprofile.metrics import Metrics
+from fxprofile.model import REASONS, Avatar, Status
+from fxprofile.selection import Selection
+from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.errors import unprocessable
+from fxprofile.web.gate import Gate
+
+#: What a client may say that it sends.  What it does send is found out by its bytes.
+TYPES = (
+    "image/jpeg",
+    "image/jpg",
+    "image/pjpeg",
+    "image/png",
+    "image/gif",
+    "image/webp",
+    "image/avif",
+    "image/heic",
+    "image/heif",
+)
+
+#: The longest wait for a result that a client may ask for, in seconds.
+MOST_WAIT = 30
+
+
+class Uploads:
+    """
+    The endpoints of uploads.
+
+    :param max_bytes: the setting ``uploads.max_bytes``.
+    :param wait: the setting ``uploads.wait``.
+    :param image_template: the setting ``images.url``.
+    """
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        selection: Selection,
+        store: IProfileStore,
+        gate: Gate,
+        metrics: Metrics,
+        max_bytes: int,
+        wait: float,
+        image_template: str,
+    ) -> None:
+        self._intake = intake
+        self._selection = selection
+        self._store = store
+        self._gate = gate
+        self._metrics = metrics
+        self._max_bytes = max_bytes
+        self._wait = wait
+        self._image_template = image_template
+
+    def add_to(self, api: Api) -> None:
+        """Register the endpoints."""
+        api.route("POST", "/v1/avatar/upload", scopes=("profile:avatar:write",))(self.upload)
+        api.route("GET", "/v1/avatar/upload/<avatar_id>", scopes=("profile:avatar",))(self.status)
+
+    async def upload(self, call: Call) -> Answer:
+        """``POST /v1/avatar/upload``: DESIGN section 6, steps 1 to 6."""
+        try:
+            length = self._length(call)
+            _check_type(call)
+            wait, applied = self._preference(call)
+            await self._gate.admit_upload(call)
+            avatar = await self._intake.accept(uid=call.uid, body=call.request.body, length=length)
+        except (ApiError, CrunchError):
+            self._metrics.uploads.labels("refused").inc()
+            raise
+        except ClientGone:
+            self._metrics.uploads.labels("aborted").inc()
+            raise
+        except DriverError:
+            self._metrics.uploads.labels("failed").inc()
+            raise
+        self._metrics.uploads.labels("accepted").inc()
+        self._metrics.upload_bytes.inc(length)
+        avatar = await self._selection.wait(avatar, wait)
+        if avatar.status is Status.FAILED:
+            raise unprocessable(avatar.error or "crashed")
+        headers = {"Location": f"/v1/avatar/upload/{avatar.id}"}
+        if applied:
+            headers["Preference-Applied"] = applied
+        return Answer(201, self._describe(avatar), headers)
+
+    async def status(self, call: Call, avatar_id: str) -> Answer:
+        """``GET /v1/avatar/upload/{id}``."""
+        avatar: Avatar | None = None
+        if is_id(avatar_id):
+            avatar = await self._store.avatar(avatar_id=avatar_id)
+        if avatar is None or avatar.uid != call.uid or avatar.status is Status.DELETING:
+            raise NotFound("There is no upload of yours with this id.")
+        return Answer(200, self._describe(avatar))
+
+    def _describe(self, avatar: Avatar) -> dict[str, object]:
+        described: dict[str, object] = {
+            "id": avatar.id,
+            "url": image_url(self._image_template, avatar.id),
+            "status": avatar.status.value,
+        }
+        if avatar.status is Status.FAILED:
+            reason = avatar.error or "crashed"
+            described["error"] = {"reason": reason, "message": REASONS[reason]}
+        return described
+
+    def _length(self, call: Call) -> int:
+        expect = call.header("Expect")
+        if expect is not None and expect.lower() != "100-continue":
+            raise ExpectationFailed()
+        if call.header("Transfer-Encoding") is not None:
+            raise LengthRequired("Send a Content-Length header instead of a chunked body.")
+        text = call.header("Content-Length")
+        if text is None:
+            raise LengthRequired("Send a Content-Length header.")
+        length = int(text)
+        if length > self._max_bytes:
+            raise PayloadTooLarge(
+                f"An image may have at most {self._max_bytes} bytes.", maxBytes=self._max_bytes
+            )
+        if length == 0:
+            raise BadRequest("The body is empty; send the bytes of an image.")
+        return length
+
+    def _preference(self, call: Call) -> tuple[float, str | None]:
+        """How long to wait for the result: RFC 7240, sections 4.1 and 4.3."""
+        text = call.header("Prefer") or ""
+        for preference in text.split(","):
+            match = re.fullmatch(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*', preference.split(";")[0])
+            if match:
+                seconds = min(int(match.group(1)), MOST_WAIT)
+                return seconds, f"wait={seconds}"
+        if any(p.split(";")[0].strip().lower() == "respond-async" for p in text.split(",")):
+            return 0, "respond-async"
+        return self._wait, None
+
+
+def _check_type(call: Call) -> None:
+    encoding = call.header("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Send the image as it is, without a Content-Encoding.")
+    content_type = (call.header("Content-Type") or "").split(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        raise UnsupportedMediaType(
+            "Send the bytes of the image as the body, not a form that has it in a field."
+        )
+    if content_type not in TYPES:
+        raise UnsupportedMediaType(
+            "The Content-Type must be image/jpeg, image/png, image/gif, image/webp or image/avif."
+        )
