@@ -91,8 +91,7 @@ class FilesystemBucket(Service):
         """
         Write an object: into a file of its own, which then takes the name.
 
-        A cancellation that comes after that is too late, and ignored.  The caller
-        closes the body.
+        The caller closes the body.
         """
         upload = Upload(self.folder, key_parts(key), self._clock.seconds)
         try:
@@ -109,18 +108,16 @@ class FilesystemBucket(Service):
             # Nothing can be waited for any more.
             self.forget(upload.abort)
             raise
-        except BaseException as error:
-            published = await detached(self._abort(key, upload))
-            if not (published and isinstance(error, CancelledError)):
-                raise
+        except BaseException:
+            await detached(self._abort(key, upload))
+            raise
 
-    async def _abort(self, key: str, upload: Upload) -> bool:
+    async def _abort(self, key: str, upload: Upload) -> None:
         try:
-            return await self._threads.run(upload.abort)
+            await self._threads.run(upload.abort)
         except OSError:
             # The next sweep tries again.
             _log.failure("Cannot remove what is left of a put of {key}", key=key)
-            return False
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         """Open an object.  Up to 64 KiB are read at once, in the same call of a thread."""

@@ -40,7 +40,7 @@ class Upload:
         self._file: int | None = None
         self._name = ""
         self._over = False
-        self._published = False
+        self._published: tuple[int, int] | None = None
 
     def write(self, piece: bytes) -> None:
         """Add to the file."""
@@ -56,14 +56,16 @@ class Upload:
             file = self._open()
             replaced = self._finish(file)
             self._rename(replaced)
-            self._published = True
+            if not replaced:
+                self._published = _identity(os.fstat(file))
             self._close()
 
-    def abort(self) -> bool:
+    def abort(self) -> None:
         """
-        Leave nothing behind, unless the file already has its name.
+        Leave nothing behind, although the file may already have its name.
 
-        :returns: whether it has.
+        What has taken the place of an older file stays: the older one is gone, and whole
+        bytes are better than none.  So does what somebody else has put there since.
         """
         with self._lock:
             self._over = True
@@ -73,7 +75,10 @@ class Upload:
                         os.unlink(self._name, dir_fd=incoming)
                 finally:
                     self._close()
-            return self._published
+            if self._published is not None:
+                with suppress(FileNotFoundError):
+                    if _identity(self._folder.look(self._parts)) == self._published:
+                        self._folder.remove(self._parts)
 
     def _open(self) -> int:
         if self._over:
@@ -140,8 +145,7 @@ class Upload:
             try:
                 sync_folder(folder)
             except OSError:
-                # Nothing brings the older file back, and whole bytes are better than
-                # none.
+                # See abort.
                 if not replaced:
                     os.unlink(name, dir_fd=folder)
                 raise
@@ -150,6 +154,10 @@ class Upload:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
 
 
 def sweep(folder: Folder) -> int:
