@@ -9,6 +9,7 @@ to go.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -117,13 +118,15 @@ class Selection:
             try:
                 row = await self._store.avatar(avatar_id=avatar.id)
                 if row is None:
-                    return avatar
+                    # Deleted in the meantime, by another request of its owner.
+                    return replace(avatar, status=Status.DELETING)
                 avatar = row
             except DriverError as error:
                 # The upload is accepted, so its client does not hear of this.
                 self._log.warn("Cannot look at {id}: {error}", id=avatar.id, error=error)
             if avatar.status is not Status.PROCESSING or rest <= 0:
-                woken.callback(None)
+                if not woken.called:
+                    woken.callback(None)
                 return avatar
             await woken
 

@@ -291,7 +291,7 @@ def _response(answer: Answer) -> KleinResponse:
     body, headers = _encode(answer)
     if answer.status not in (204, 304):
         headers["Content-Length"] = str(len(body))
-    named: dict[str | bytes, Any] = {name: value for name, value in headers.items()}
+    named: dict[str | bytes, Any] = dict(headers.items())
     return KleinResponse(answer.status, named, body)
 
 

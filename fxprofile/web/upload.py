@@ -115,10 +115,12 @@ class Uploads:
         return Answer(200, self._describe(avatar))
 
     def _describe(self, avatar: Avatar) -> dict[str, object]:
+        # Who deletes an upload while it is waited for has put nothing in its place.
+        status = Status.REPLACED if avatar.status is Status.DELETING else avatar.status
         described: dict[str, object] = {
             "id": avatar.id,
             "url": image_url(self._image_template, avatar.id),
-            "status": avatar.status.value,
+            "status": status.value,
         }
         if avatar.status is Status.FAILED:
             reason = avatar.error or "crashed"

@@ -1,0 +1,56 @@
+# Two commands are all that is needed: "make run" and "make test".
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TESTS ?= tests
+
+.PHONY: help run test lint types check lock clean
+
+help:
+	@echo "make run     start the whole service here, with a page to try it on"
+	@echo "make test    run the tests"
+	@echo "make check   run the tests, the linters and the type checks"
+	@echo "make lock    write requirements.lock anew"
+	@echo "make clean   remove what the others have made, but not var/"
+
+$(VENV)/ready: requirements.lock setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed; name one with PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	@touch $@
+
+run: $(VENV)/ready
+	@echo
+	@echo "  The playground:   http://127.0.0.1:1111/"
+	@echo "  The API:          http://127.0.0.1:1111/v1/profile   (tokens: alice, bob)"
+	@echo "  The images:       http://127.0.0.1:1112/a/{id}"
+	@echo "  Figures:          http://127.0.0.1:1114/metrics"
+	@echo "  Data:             var/   (remove it to start afresh; Ctrl-C ends the service)"
+	@echo
+	$(BIN)/twistd -n fxprofile
+
+test: $(VENV)/ready
+	$(BIN)/trial --random=0 $(TESTS)
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/towncrier build --draft --version next >/dev/null
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+check: test lint types
+
+lock:
+	rm -rf $(VENV).lock && $(PYTHON) -m venv $(VENV).lock
+	$(VENV).lock/bin/python -m pip install --quiet '.[dev,heic]'
+	{ echo "# Exact versions of everything, for make and CI; written by \"make lock\"."; \
+	  $(VENV).lock/bin/python -m pip freeze --exclude fxprofile | grep -v '^fxprofile'; } > requirements.lock
+	rm -rf $(VENV).lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
