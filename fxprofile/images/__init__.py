@@ -1,0 +1,1 @@
+"""The images role: avatars over HTTP."""
