@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.config import Settings
 from fxprofile.interfaces import IIdentity
+from fxprofile.metrics import Metrics
+
+if TYPE_CHECKING:
+    from fxprofile.identity.customs import Customs
 
 
-def identity_from_config(settings: Settings, reactor: IReactorTime) -> IIdentity:
+def identity_from_config(
+    settings: Settings, reactor: IReactorTime, metrics: Metrics | None = None
+) -> IIdentity:
     """
     The driver that ``identity.driver`` names.
 
     A driver that has something to start and to stop is an ``IService`` as well, and
     whoever makes it gives it a parent.
     """
+    if settings.identity.driver == "fxa":
+        from fxprofile.identity.fxa import FxaIdentity
+        from fxprofile.identity.upstream import client_for, pool_for
+
+        pool = pool_for(reactor)
+        client = client_for(reactor, pool, settings.identity.timeout)
+        return FxaIdentity(client, reactor, metrics or Metrics(), settings.identity, pool=pool)
+
     from fxprofile.identity.dev import DevIdentity
 
     return DevIdentity(settings.identity.dev.accounts)
+
+
+def customs_from_config(settings: Settings, reactor: IReactorTime, metrics: Metrics) -> Customs:
+    """
+    The customs server of ``customs.url``, which may be unset.
+
+    It is an ``IService``, and whoever makes it gives it a parent.
+    """
+    from fxprofile.identity.customs import TIMEOUT, Customs
+    from fxprofile.identity.upstream import client_for, pool_for
+
+    pool = pool_for(reactor)
+    client = client_for(reactor, pool, TIMEOUT)
+    return Customs(client, reactor, metrics, settings.customs.url, pool=pool)

@@ -1,0 +1,216 @@
+"""Tokens in work, and tokens that are trusted for a while.  None is kept as it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from base64 import urlsafe_b64decode
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final, Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from fxprofile.model import Credentials
+
+T = TypeVar("T")
+
+#: How many tokens are trusted at one time unless told otherwise.
+MAX_TOKENS: Final = 100_000
+
+#: A longer text is no token of ours.
+MAX_CHARACTERS: Final = 8192
+
+#: RFC 6750 section 2.1; nothing else can be sent in a header without care.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+
+
+def is_token(text: str) -> bool:
+    """Whether this may be a bearer token at all."""
+    return len(text) <= MAX_CHARACTERS and _TOKEN.fullmatch(text) is not None
+
+
+def digest(token: str) -> bytes:
+    """What stands for a token wherever it is remembered."""
+    return sha256(token.encode()).digest()
+
+
+@dataclass(frozen=True, repr=False)
+class Jwt:
+    """The readable parts of a JSON Web Token (RFC 7519).  Nobody has vouched for them."""
+
+    header: dict[str, Any]
+    claims: dict[str, Any]
+
+
+def read_jwt(token: str) -> Jwt | None:
+    """Read a token that has the form of a signed JWT; None if it has not."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    header, claims = (_object(part) for part in parts[:2])
+    if header is None or claims is None:
+        return None
+    return Jwt(header=header, claims=claims)
+
+
+def _object(part: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@dataclass
+class _Flight(Generic[T]):
+    work: Deferred[T]
+    waiters: list[Deferred[T]] = field(default_factory=list)
+
+
+class Flights(Generic[T]):
+    """
+    Concurrent calls with one key share one piece of work.
+
+    Who stops waiting does not disturb the others; when nobody waits any longer the
+    work is cancelled.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[bytes, _Flight[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def join(self, key: bytes, work: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
+        """
+        Wait for the work of this key, and start it if nobody has.
+
+        :param work: makes the coroutine.
+        """
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(work=Deferred())
+            waiter = self._wait(key, flight)
+            flight.work = Deferred.fromCoroutine(work())
+            flight.work.addBoth(self._land, key, flight)
+            return waiter
+        return self._wait(key, flight)
+
+    def _wait(self, key: bytes, flight: _Flight[T]) -> Deferred[T]:
+        waiter: Deferred[T] = Deferred(lambda waiter: self._leave(key, flight, waiter))
+        flight.waiters.append(waiter)
+        return waiter
+
+    def _leave(self, key: bytes, flight: _Flight[T], waiter: Deferred[T]) -> None:
+        if waiter not in flight.waiters:
+            return
+        flight.waiters.remove(waiter)
+        if not flight.waiters:
+            # Whoever comes now starts anew, and does not join what is being given up.
+            self._remove(key, flight)
+            flight.work.cancel()
+
+    def _land(self, outcome: T | Failure, key: bytes, flight: _Flight[T]) -> None:
+        self._remove(key, flight)
+        waiters, flight.waiters = flight.waiters, []
+        for waiter in waiters:
+            if waiter.called:
+                # Given up by one of those before it.
+                continue
+            if isinstance(outcome, Failure):
+                # One for each: an error that is raised in several places grows.
+                waiter.errback(Failure(copy.copy(outcome.value)))
+            else:
+                waiter.callback(outcome)
+
+    def _remove(self, key: bytes, flight: _Flight[T]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+
+
+@dataclass(frozen=True)
+class _Trusted:
+    credentials: Credentials
+    until: float
+
+
+class TokenCache:
+    """
+    Verified tokens, for a while.
+
+    :param clock: of seconds since the epoch.
+    :param seconds: how long a token is trusted; never longer than it lasts itself.
+    :param max_tokens: the one that was not used for longest goes first.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, *, seconds: float, max_tokens: int = MAX_TOKENS
+    ) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._max_tokens = max_tokens
+        self._trusted: OrderedDict[bytes, _Trusted] = OrderedDict()
+        self._keys: dict[str, set[bytes]] = {}
+        self._watched: dict[object, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._trusted)
+
+    def get(self, key: bytes) -> Credentials | None:
+        """What is known of a token that is still trusted."""
+        trusted = self._trusted.get(key)
+        if trusted is None:
+            return None
+        if trusted.until <= self._clock.seconds():
+            self._remove(key)
+            return None
+        self._trusted.move_to_end(key)
+        return trusted.credentials
+
+    async def fill(
+        self, key: bytes, verify: Callable[[], Coroutine[Any, Any, Credentials]]
+    ) -> Credentials:
+        """Verify a token, and trust it, unless its user is forgotten in the meantime."""
+        watch = object()
+        forgotten = self._watched[watch] = set()
+        try:
+            credentials = await verify()
+        finally:
+            del self._watched[watch]
+        if credentials.uid not in forgotten:
+            self._set(key, credentials)
+        return credentials
+
+    def forget(self, uid: str) -> None:
+        """Trust no token of a user any longer."""
+        for forgotten in self._watched.values():
+            forgotten.add(uid)
+        for key in tuple(self._keys.get(uid, ())):
+            self._remove(key)
+
+    def _set(self, key: bytes, credentials: Credentials) -> None:
+        now = self._clock.seconds()
+        until = now + self._seconds
+        if credentials.expires_at is not None:
+            until = min(until, credentials.expires_at)
+        if key in self._trusted:
+            self._remove(key)
+        if until <= now:
+            return
+        self._trusted[key] = _Trusted(credentials=credentials, until=until)
+        self._keys.setdefault(credentials.uid, set()).add(key)
+        while len(self._trusted) > self._max_tokens:
+            self._remove(next(iter(self._trusted)))
+
+    def _remove(self, key: bytes) -> None:
+        uid = self._trusted.pop(key).credentials.uid
+        keys = self._keys[uid]
+        keys.discard(key)
+        if not keys:
+            del self._keys[uid]
