@@ -1,0 +1,190 @@
+"""
+What every profile store does to delete avatars and users.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from fxprofile.model import Profile, Status
+from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
+
+
+class DeletionsContract(StoreCase):
+    """From a deletion to a row that is gone."""
+
+    async def test_delete(self) -> None:
+        """A deleted avatar is no longer selected and owes a delete job."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.READY)
+        await store.job_sent(avatar_id=avatar.id, status=Status.READY, now=1)
+        self.assertIs(await store.delete(avatar_id=avatar.id, uid=UID, now=4), True)
+        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=4))
+        row = await store.avatar(avatar_id=avatar.id)
+        self.assertEqual((row.status, row.job_sent), (Status.DELETING, None))
+        self.assertEqual(await self.unsent(store), [avatar.id])
+
+    async def test_delete_twice(self) -> None:
+        """What is being deleted cannot be deleted again."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.DELETING)
+        await store.job_sent(avatar_id=avatar.id, status=Status.DELETING, now=2)
+        self.assertIs(await store.delete(avatar_id=avatar.id, uid=UID, now=3), False)
+        self.assertEqual(await self.unsent(store), [])
+
+    async def test_delete_in_any_status(self) -> None:
+        """An upload can be deleted whatever came of it."""
+        store = await self.make_store()
+        for status in (Status.PROCESSING, Status.READY, Status.FAILED, Status.REPLACED):
+            avatar = await self.upload(store, status=status)
+            self.assertIs(await store.delete(avatar_id=avatar.id, uid=UID, now=3), True)
+            self.assertEqual(await self.status(store, avatar), Status.DELETING)
+
+    async def test_delete_of_another(self) -> None:
+        """Nobody deletes the avatar of another user."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.READY)
+        self.assertIs(await store.delete(avatar_id=avatar.id, uid=OTHER, now=3), False)
+        self.assertEqual(await self.status(store, avatar), Status.READY)
+        self.assertEqual(await self.selected(store), avatar.id)
+
+    async def test_delete_not_selected(self) -> None:
+        """To delete an upload that is not selected leaves the avatar as it is."""
+        store = await self.make_store()
+        selected = await self.upload(store, status=Status.READY)
+        before = await store.profile(uid=UID)
+        other = await self.upload(store)
+        await store.delete(avatar_id=other.id, uid=UID, now=3)
+        self.assertEqual(await self.selected(store), selected.id)
+        self.assertEqual(await store.profile(uid=UID), before)
+
+    async def test_delete_current(self) -> None:
+        """The avatar and whatever is in processing go together; the rest stays."""
+        store = await self.make_store()
+        replaced = await self.upload(store, status=Status.REPLACED)
+        selected = await self.selected(store)
+        failed = await self.upload(store, status=Status.FAILED)
+        first, second = await self.upload(store), await self.upload(store)
+        ids = await store.delete_current(uid=UID, now=5)
+        self.assertEqual(list(ids), [selected, first.id, second.id])
+        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=5))
+        self.assertEqual(await self.status(store, replaced), Status.REPLACED)
+        self.assertEqual(await self.status(store, failed), Status.FAILED)
+        self.assertEqual(await store.delete_current(uid=UID, now=6), [])
+        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=5))
+
+    async def test_delete_current_holds(self) -> None:
+        """No upload from before the deletion brings a picture back; a later one does."""
+        store = await self.make_store()
+        failed = await self.upload(store, status=Status.FAILED)
+        await store.delete_current(uid=UID, now=5)
+        late = await store.ready(avatar_id=failed.id, variants=PICTURES, now=6)
+        self.assertEqual(late.status, Status.REPLACED)
+        self.assertIsNone(await self.selected(store))
+        new = await self.upload(store, now=7, status=Status.READY)
+        self.assertEqual(await self.selected(store), new.id)
+
+    async def test_delete_user(self) -> None:
+        """Name and avatar of a deleted user go at once, and every avatar is deleted."""
+        store = await self.make_store()
+        await store.set_display_name(uid=UID, name="Alice", now=1)
+        statuses = (Status.REPLACED, Status.FAILED, Status.PROCESSING, Status.READY)
+        uploads = [await self.upload(store, now=2, status=status) for status in statuses]
+        ids = await store.delete_user(uid=UID, now=5)
+        self.assertEqual(len(ids), 5)
+        self.assertLessEqual({avatar.id for avatar in uploads}, set(ids))
+        profile = await store.profile(uid=UID)
+        self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
+        for avatar in uploads:
+            self.assertEqual(await self.status(store, avatar), Status.DELETING)
+        self.assertEqual(set(await self.unsent(store)), set(ids))
+        self.assertEqual(await store.delete_user(uid=UID, now=6), [])
+
+    async def test_delete_user_leaves_nothing(self) -> None:
+        """When the last avatar of a deleted user is gone nothing is known of them."""
+        store = await self.make_store()
+        await store.set_display_name(uid=UID, name="Alice", now=1)
+        avatar = await self.upload(store, status=Status.READY)
+        await store.delete_user(uid=UID, now=5)
+        await store.deleted(avatar_id=avatar.id, now=6)
+        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
+
+    async def test_upload_after_delete_user(self) -> None:
+        """Who comes back after all has a profile like any other."""
+        store = await self.make_store()
+        old = await self.upload(store, status=Status.READY)
+        await store.delete_user(uid=UID, now=5)
+        new = await self.upload(store, now=6, status=Status.READY)
+        await store.deleted(avatar_id=old.id, now=7)
+        await store.delete(avatar_id=new.id, uid=UID, now=8)
+        await store.deleted(avatar_id=new.id, now=9)
+        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=8))
+
+    async def test_deleted(self) -> None:
+        """When the objects of a deleted avatar are gone its row goes too, for good."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.DELETING)
+        self.assertIsNone(await store.deleted(avatar_id=avatar.id, now=2))
+        self.assertIsNone(await store.avatar(avatar_id=avatar.id))
+        self.assertIsNone(await store.deleted(avatar_id=avatar.id, now=3))
+        self.assertIsNone(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=4))
+        self.assertIs(await store.redelete(avatar_id=avatar.id), False)
+
+    async def test_deleted_replaced(self) -> None:
+        """A replaced row stays when its objects are gone, and waits for nothing more."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.REPLACED)
+        await store.job_sent(avatar_id=avatar.id, status=Status.REPLACED, now=2)
+        row = await store.deleted(avatar_id=avatar.id, now=3)
+        self.assertEqual(row.status, Status.REPLACED)
+        self.assertEqual(await self.stuck(store), [])
+        self.assertEqual(await self.unsent(store), [])
+
+    async def test_deleted_before_sent_was_noted(self) -> None:
+        """That its job was sent may be noted after its result has come."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.REPLACED)
+        await store.deleted(avatar_id=avatar.id, now=2)
+        self.assertEqual(await self.unsent(store), [])
+        await store.job_sent(avatar_id=avatar.id, status=Status.REPLACED, now=3)
+        self.assertEqual(await self.stuck(store), [])
+
+    async def test_deleted_of_others(self) -> None:
+        """What nobody deletes stays, whatever a result says."""
+        store = await self.make_store()
+        for status in (Status.READY, Status.FAILED, Status.PROCESSING):
+            avatar = await self.upload(store, status=status)
+            self.assertEqual(await store.deleted(avatar_id=avatar.id, now=2), avatar)
+
+    async def test_redelete(self) -> None:
+        """A row that is being deleted, or replaced, can owe its delete job once more."""
+        store = await self.make_store()
+        deleting = await self.upload(store, status=Status.DELETING)
+        replaced = await self.upload(store, status=Status.REPLACED)
+        for avatar in (deleting, replaced):
+            await store.job_sent(avatar_id=avatar.id, status=avatar.status, now=2)
+        await store.deleted(avatar_id=replaced.id, now=3)
+        self.assertEqual(await self.unsent(store), [])
+        self.assertIs(await store.redelete(avatar_id=deleting.id), True)
+        self.assertIs(await store.redelete(avatar_id=replaced.id), True)
+        self.assertEqual(set(await self.unsent(store)), {deleting.id, replaced.id})
+
+    async def test_redelete_of_others(self) -> None:
+        """What nobody deletes owes no delete job."""
+        store = await self.make_store()
+        for status in (Status.READY, Status.FAILED):
+            avatar = await self.upload(store, status=status)
+            self.assertIs(await store.redelete(avatar_id=avatar.id), False)
+        self.assertEqual(await self.unsent(store), [])
+
+    async def test_concurrent_delete(self) -> None:
+        """Of several deletions at once one does it."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.READY)
+        answers = await gatherResults(
+            [
+                Deferred.fromCoroutine(store.delete(avatar_id=avatar.id, uid=UID, now=2))
+                for _ in range(8)
+            ]
+        )
+        self.assertEqual(sum(answers), 1)

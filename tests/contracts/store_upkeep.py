@@ -1,0 +1,167 @@
+"""
+What every profile store offers to the repair loops.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from fxprofile.model import Status
+from tests.contracts.store_case import UID, StoreCase
+
+
+class UpkeepContract(StoreCase):
+    """Owed jobs, rows that hang, old rows, and who looks after them."""
+
+    async def test_check(self) -> None:
+        """A store that can be used says so."""
+        self.assertIsNone(await (await self.make_store()).check())
+
+    async def test_job_sent(self) -> None:
+        """Once its job was sent a row owes none, and is stuck if no result comes."""
+        store = await self.make_store()
+        avatar = await self.upload(store)
+        await store.job_sent(avatar_id=avatar.id, status=Status.PROCESSING, now=7)
+        self.assertEqual((await store.avatar(avatar_id=avatar.id)).job_sent, 7)
+        self.assertEqual(await self.unsent(store), [])
+        self.assertEqual(await store.stuck(sent_before=7, limit=10), [])
+        self.assertEqual(
+            await store.stuck(sent_before=8, limit=10), [await store.avatar(avatar_id=avatar.id)]
+        )
+
+    async def test_job_sent_of_another_status(self) -> None:
+        """That the job of an earlier status was sent says nothing of the present one."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.DELETING)
+        await store.job_sent(avatar_id=avatar.id, status=Status.PROCESSING, now=2)
+        self.assertIsNone((await store.avatar(avatar_id=avatar.id)).job_sent)
+        self.assertEqual(await self.unsent(store), [avatar.id])
+
+    async def test_unsent(self) -> None:
+        """Owed jobs come oldest first, at most so many, and only after their time."""
+        store = await self.make_store()
+        rows = [(await self.upload(store, now=now)).id for now in (3, 1, 2)]
+        found = await store.unsent(before=3, limit=10)
+        self.assertEqual([avatar.id for avatar in found], [rows[1], rows[2]])
+        found = await store.unsent(before=9, limit=2)
+        self.assertEqual([avatar.id for avatar in found], [rows[1], rows[2]])
+
+    async def test_unsent_since_the_transition(self) -> None:
+        """A row owes its delete job since it is deleted, not since it was uploaded."""
+        store = await self.make_store()
+        avatar = await self.upload(store, now=1, status=Status.READY)
+        await store.delete(avatar_id=avatar.id, uid=UID, now=50)
+        self.assertEqual(await store.unsent(before=50, limit=10), [])
+        self.assertEqual(len(await store.unsent(before=51, limit=10)), 1)
+
+    async def test_stuck(self) -> None:
+        """
+        Rows that wait for a result are stuck: processing, being deleted, or replaced with
+        their objects still there; no others are.
+        """
+        store = await self.make_store()
+        waiting = {}
+        numbers = count(1)
+        for status in Status:
+            uid = f"{next(numbers):032x}"
+            avatar = await self.upload(store, uid=uid, status=status)
+            await store.job_sent(avatar_id=avatar.id, status=status, now=2)
+            waiting[status] = avatar.id
+        expected = {waiting[s] for s in (Status.PROCESSING, Status.DELETING, Status.REPLACED)}
+        self.assertEqual(set(await self.stuck(store)), expected)
+        self.assertEqual(len(await store.stuck(sent_before=9, limit=2)), 2)
+
+    async def test_expire(self) -> None:
+        """Rows that have been processing for too long are lost, oldest first."""
+        store = await self.make_store()
+        ready = await self.upload(store, now=1, status=Status.READY)
+        await self.upload(store, now=1, status=Status.DELETING)
+        old = [await self.upload(store, now=now) for now in (2, 3, 4)]
+        new = await self.upload(store, now=50)
+        ids = await store.expire(processing_before=50, now=99, limit=2)
+        self.assertEqual(list(ids), [old[0].id, old[1].id])
+        ids = await store.expire(processing_before=50, now=99, limit=2)
+        self.assertEqual(list(ids), [old[2].id])
+        lost = await store.avatar(avatar_id=old[0].id)
+        self.assertEqual((lost.status, lost.error), (Status.FAILED, "lost"))
+        self.assertEqual(await self.status(store, new), Status.PROCESSING)
+        self.assertEqual(await self.status(store, ready), Status.READY)
+
+    async def test_purge_failed(self) -> None:
+        """Failed rows that are old enough start to be deleted."""
+        store = await self.make_store()
+        old = await self.upload(store, now=1, status=Status.FAILED)
+        new = await self.upload(store, now=50, status=Status.FAILED)
+        changed = await store.purge(failed_before=50, replaced_before=0, now=99, limit=10)
+        self.assertEqual(changed, 1)
+        self.assertEqual(await self.status(store, old), Status.DELETING)
+        self.assertEqual(await self.status(store, new), Status.FAILED)
+        self.assertEqual(await self.unsent(store), [old.id])
+        self.assertEqual(await store.unsent(before=99, limit=10), [])
+
+    async def test_purge_replaced(self) -> None:
+        """Replaced rows that are old enough are removed once their objects are gone."""
+        store = await self.make_store()
+        gone = await self.upload(store, now=1, status=Status.REPLACED)
+        owing = await self.upload(store, now=1, status=Status.REPLACED)
+        await store.deleted(avatar_id=gone.id, now=60)
+        self.assertEqual(await store.purge(failed_before=0, replaced_before=1, now=99, limit=10), 0)
+        self.assertGreaterEqual(
+            await store.purge(failed_before=0, replaced_before=50, now=99, limit=10), 1
+        )
+        self.assertIsNone(await store.avatar(avatar_id=gone.id))
+        self.assertEqual(await self.status(store, owing), Status.REPLACED)
+        self.assertIsNotNone(await self.selected(store))
+
+    async def test_purge_limit(self) -> None:
+        """A purge changes at most so many rows."""
+        store = await self.make_store()
+        for _ in range(3):
+            await self.upload(store, status=Status.FAILED)
+            replaced = await self.upload(store, status=Status.REPLACED)
+            await store.deleted(avatar_id=replaced.id, now=2)
+        numbers = [
+            await store.purge(failed_before=9, replaced_before=9, now=10, limit=4) for _ in range(3)
+        ]
+        self.assertEqual(numbers, [4, 2, 0])
+
+    async def test_counts(self) -> None:
+        """The rows that wait for something are counted by their status."""
+        store = await self.make_store()
+        self.assertEqual(
+            dict(await store.counts()),
+            {Status.PROCESSING: 0, Status.DELETING: 0, Status.REPLACED: 0},
+        )
+        for status in (*Status, Status.PROCESSING):
+            await self.upload(store, status=status)
+        gone = await self.upload(store, status=Status.REPLACED)
+        await store.deleted(avatar_id=gone.id, now=2)
+        counts = await store.counts()
+        self.assertEqual((counts[Status.PROCESSING], counts[Status.DELETING]), (2, 1))
+
+    async def test_leadership(self) -> None:
+        """One process has the lease until it ends or is given back."""
+        store = await self.make_store()
+        self.assertIs(await store.leadership(owner="a", now=10, seconds=30), True)
+        self.assertIs(await store.leadership(owner="b", now=39, seconds=30), False)
+        self.assertIs(await store.leadership(owner="a", now=39, seconds=30), True)
+        self.assertIs(await store.leadership(owner="b", now=68, seconds=30), False)
+        self.assertIs(await store.leadership(owner="b", now=69, seconds=30), True)
+        self.assertIs(await store.leadership(owner="a", now=70, seconds=30), False)
+        await store.resign(owner="a")
+        self.assertIs(await store.leadership(owner="a", now=71, seconds=30), False)
+        await store.resign(owner="b")
+        self.assertIs(await store.leadership(owner="a", now=72, seconds=30), True)
+
+    async def test_one_leader(self) -> None:
+        """Of several processes that ask at the same time one gets the lease."""
+        store = await self.make_store()
+        answers = await gatherResults(
+            [
+                Deferred.fromCoroutine(store.leadership(owner=f"{i}", now=10, seconds=30))
+                for i in range(8)
+            ]
+        )
+        self.assertEqual(sum(answers), 1)
