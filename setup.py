@@ -48,6 +48,7 @@ setup(
         "pydantic-settings>=2.9,<3",
         "prometheus-client>=0.22,<1",
         "sentry-sdk>=2.28,<3",
+        "joserfc>=1,<2",
         "limits>=5,<6",
         "click>=8.2,<9",
     ],

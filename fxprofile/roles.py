@@ -75,11 +75,13 @@ class Parts:
         def make() -> Any:
             from fxprofile.database.engine import Database
 
-            return Database(
+            database = Database(
                 self.reactor,
                 self.settings.database.url.get_secret_value(),
                 migrate=self.settings.environment == "development",
             )
+            self.must_be_ready(database.ready)
+            return database
 
         return self._once("database", make)
 
@@ -223,7 +225,7 @@ def add_images(parts: Parts) -> None:
 
 def add_worker(parts: Parts) -> None:
     """Add the worker role: jobs in, pictures and results out."""
-    from fxprofile.compute.pool import CrunchPool
+    from fxprofile.compute.pool import pool_from_settings
     from fxprofile.crunch import Crunch
     from fxprofile.queues.poller import Poller
     from fxprofile.worker.jobs import jobs_handler
@@ -232,8 +234,14 @@ def add_worker(parts: Parts) -> None:
     jobs = parts.needed_queue("jobs")
     results = parts.needed_queue("results")
     private, public = parts.bucket("private"), parts.bucket("public")
-    cruncher = CrunchPool.from_config(settings, parts.reactor)
+    cruncher = pool_from_settings(parts.reactor, settings)
     cruncher.setServiceParent(parts.stack)
+
+    async def sandboxed() -> None:
+        for layer, in_force in (await cruncher.when_ready()).items():
+            parts.metrics.sandbox_layer.labels(layer).set(in_force)
+
+    parts.must_be_ready(sandboxed)
     crunch = Crunch(
         private=private,
         public=public,
