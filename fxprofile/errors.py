@@ -62,6 +62,10 @@ class AuthUnavailable(IdentityError):
     """The auth server, which holds the accounts, did not give a usable answer."""
 
 
+class CruncherUnavailable(DriverError):
+    """There is no process that could crunch an image; the image is not at fault."""
+
+
 class InvalidToken(Exception):
     """The OAuth server says that this token is not good."""
 

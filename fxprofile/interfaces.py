@@ -331,4 +331,5 @@ class ICruncher(Interface):
         :returns: for each name of :data:`fxprofile.keys.VARIANTS`, a PNG.
         :raises ImageRefused: if the image is at fault.
         :raises ChildFailed: if the child died, or went over a limit.
+        :raises CruncherUnavailable: if there could be no child; try again later.
         """

@@ -93,9 +93,9 @@ def _chunk(name: bytes, body: bytes) -> bytes:
     )
 
 
-def _deflate(data: bytes | Pixels, level: int, strategy: int) -> bytes:
+def _deflate(rows: Pixels, level: int, strategy: int) -> bytes:
     packer = zlib.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
-    return packer.compress(memoryview(data)) + packer.flush()
+    return packer.compress(rows.data) + packer.flush()
 
 
 def _compress(rows: Pixels, channels: int) -> bytes:
