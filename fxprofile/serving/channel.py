@@ -72,8 +72,10 @@ class StreamingRequest(Request):
         self.body.received(data)
 
     def connectionLost(self, reason: Failure) -> None:
-        self.body.lost()
         super().connectionLost(reason)
+        # What is no HTTP never gets as far as a body.
+        if hasattr(self, "body"):
+            self.body.lost()
 
     def write(self, data: bytes) -> None:
         if not self.startedWriting and not self.body.complete:
@@ -137,6 +139,11 @@ class StreamingChannel(HTTPChannel):
         # The rest of the piece whose headers were answered at once.
         if self._lingering is None:
             super().rawDataReceived(data)
+
+    def allContentReceived(self) -> None:
+        # The answer may have been given while the last piece was being handed over.
+        if self._lingering is None:
+            super().allContentReceived()
 
     def requestDone(self, request: StreamingRequest) -> None:
         if request.body.complete:

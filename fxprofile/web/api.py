@@ -135,7 +135,7 @@ class Api:
         # Klein's types want handlers that are methods of the class it is made in.
         klein: Any = Klein()
         self._klein = klein
-        self._klein.handle_errors(Exception)(self._failed)
+        self._klein.handle_errors(Exception)(self._unrouted)
         self._klein.url_map.strict_slashes = False
         self._klein.url_map.merge_slashes = False
 
@@ -153,8 +153,7 @@ class Api:
         def register(endpoint: Endpoint) -> Endpoint:
             async def answer(request: StreamingRequest, **parts: str) -> KleinResponse:
                 request.route = path
-                call = await self._admit(request, scopes)
-                work = endpoint(call, **parts)
+                work = self._told(request, self._run(endpoint, scopes, request, parts))
                 # Whether its client waits for it or not, a write goes to its end.
                 return _response(await (work if method == "GET" else detached(work)))
 
@@ -162,6 +161,15 @@ class Api:
             return endpoint
 
         return register
+
+    async def _run(
+        self,
+        endpoint: Endpoint,
+        scopes: tuple[str, ...] | None,
+        request: StreamingRequest,
+        parts: Mapping[str, str],
+    ) -> Answer:
+        return await endpoint(await self._admit(request, scopes), **parts)
 
     async def _admit(self, request: StreamingRequest, scopes: tuple[str, ...] | None) -> Call:
         if scopes is None:
@@ -175,23 +183,36 @@ class Api:
             raise Forbidden()
         return Call(request=request, token=token, credentials=credentials)
 
-    def _failed(self, request: Any, failure: Failure) -> KleinResponse:
+    async def _told(self, request: StreamingRequest, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """The answer of an endpoint, also to what went wrong in it."""
+        try:
+            return await work
+        except CancelledError:
+            raise
+        except Exception as error:
+            return self._failed(request, error)
+
+    def _unrouted(self, request: Any, failure: Failure) -> KleinResponse:
+        """No endpoint was found, or a reader has gone away."""
         failure.trap(Exception)
-        if failure.check(CancelledError):
-            return KleinResponse(503)
-        error = translate(failure.value or Exception())
-        request.errno = error.errno
-        if error.code == 500:
+        return _response(self._failed(request, failure.value))
+
+    def _failed(self, request: StreamingRequest, error: BaseException | None) -> Answer:
+        told = translate(error or Exception())
+        request.errno = told.errno
+        if told.code == 500:
             self._log.failure(
-                "Request {request_id} failed", failure=failure, request_id=request.request_id
+                "Request {request_id} failed",
+                failure=Failure(error),
+                request_id=request.request_id,
             )
-        elif error.code > 500:
+        elif told.code > 500:
             self._log.warn(
                 "Request {request_id} failed: {error}",
                 request_id=request.request_id,
-                error=failure.value,
+                error=error,
             )
-        return _response(error_answer(error))
+        return error_answer(told)
 
     def resource(self) -> IResource:
         """The root of the API's listener."""

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fxprofile.serving.health import Health
-from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.api import Answer, Api, Call, Endpoint
+from fxprofile.web.playground_page import prefers_html
 
 
 class Dockerflow:
-    """The endpoints that operators and load balancers ask."""
+    """
+    The endpoints that operators and load balancers ask.
 
-    def __init__(self, *, health: Health) -> None:
+    :param page: what a browser gets at ``/``, if there is something for it.
+    """
+
+    def __init__(self, *, health: Health, page: Endpoint | None = None) -> None:
         self._health = health
+        self._page = page
 
     def add_to(self, api: Api) -> None:
         """Register the endpoints."""
+        api.route("GET", "/")(self.root)
         api.route("GET", "/__version__")(self.version)
         api.route("GET", "/__heartbeat__")(self.heartbeat)
         api.route("GET", "/__lbheartbeat__")(self.load_balancer_heartbeat)
+
+    async def root(self, call: Call) -> Answer:
+        """``GET /``: the version, or for a browser the page."""
+        if self._page is None:
+            return await self.version(call)
+        page = prefers_html(call.header("Accept"))
+        answer = await (self._page(call) if page else self.version(call))
+        return replace(answer, headers={**answer.headers, "Vary": "Accept"})
 
     async def version(self, call: Call) -> Answer:
         """``GET /__version__``, also at ``/``."""

@@ -1,0 +1,229 @@
+"""The API on drivers in memory, behind a real socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import treq
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from fxprofile.cache.memory import MemoryCache
+from fxprofile.cache.windows import MemoryWindows
+from fxprofile.config import DevAccount
+from fxprofile.identity.dev import DevIdentity
+from fxprofile.intake import Intake
+from fxprofile.metrics import Metrics
+from fxprofile.model import Outcome, Result, Variant
+from fxprofile.outbox import Outbox
+from fxprofile.profiles import Changes, Profiles
+from fxprofile.queues.memory import MemoryQueue
+from fxprofile.selection import Selection
+from fxprofile.serving.health import Health
+from fxprofile.web.api import Api
+from fxprofile.web.avatar import Avatars
+from fxprofile.web.dockerflow import Dockerflow
+from fxprofile.web.gate import Gate
+from fxprofile.web.limits import RateLimits
+from fxprofile.web.profile import ProfileEndpoints
+from fxprofile.web.site import make_site
+from fxprofile.web.upload import Uploads
+from tests.fakes.bucket import MemoryBucket
+from tests.fakes.store import MemoryProfileStore
+
+ALICE = "a" * 32
+BOB = "b" * 32
+
+#: As much of an image as the intake looks at.
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00" + bytes(100)
+
+VARIANTS = {
+    "default": Variant(200, 150, 1000),
+    "small": Variant(100, 75, 500),
+    "large": Variant(600, 450, 5000),
+}
+
+_FULL = ("profile", "profile:write")
+
+
+def account(token: str, uid: str, *scopes: str) -> DevAccount:
+    return DevAccount(
+        token=token,
+        uid=uid,
+        email=f"{token}@example.com",
+        scopes=scopes or _FULL,
+        locale="en",
+        amr_values=("pwd", "otp"),
+        two_factor=True,
+    )
+
+
+class ApiCase(TestCase):
+    """
+    A test of the API.
+
+    :cvar per_hour: and ``wait``, ``max_bytes``: settings of uploads.
+    """
+
+    per_hour = 0
+    wait = 0.0
+    max_bytes = 10_000
+
+    def setUp(self) -> None:
+        self.metrics = Metrics()
+        self.store = MemoryProfileStore()
+        self.private = MemoryBucket(reactor)
+        self.jobs = self.queue("jobs")
+        self.cache = MemoryCache(reactor, ttl=60)
+        self.updates = self.queue("updates")
+        outbox = Outbox(jobs=self.jobs, store=self.store, clock=reactor)
+        changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
+        self.selection = Selection(store=self.store, outbox=outbox, changes=changes, clock=reactor)
+        self.intake = Intake(private=self.private, store=self.store, outbox=outbox, clock=reactor)
+        self.identity = DevIdentity(self.accounts())
+        self.health = Health(reactor)
+        profiles = Profiles(
+            identity=self.identity,
+            store=self.store,
+            cache=self.cache,
+            changes=changes,
+            metrics=self.metrics,
+            clock=reactor,
+            image_template="http://images.example/a/{id}",
+            monogram_url="http://api.example/v1/avatar/",
+        )
+        limits = RateLimits(
+            MemoryWindows(reactor),
+            reactor,
+            self.metrics,
+            per_user=self.per_hour,
+            per_address=0,
+        )
+        groups = [
+            Uploads(
+                intake=self.intake,
+                selection=self.selection,
+                store=self.store,
+                gate=Gate(limits=limits, address_depth=1),
+                metrics=self.metrics,
+                max_bytes=self.max_bytes,
+                wait=self.wait,
+                image_template="http://images.example/a/{id}",
+            ),
+            Avatars(profiles=profiles, selection=self.selection, monograms=True),
+            ProfileEndpoints(profiles=profiles, started=1_000_000_000),
+            *self.more_endpoints(),
+        ]
+        self.api = Api(identity=self.identity, metrics=self.metrics, clock=reactor)
+        self.site = make_site(self.api, groups, reactor)
+        self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
+        self.addCleanup(self._close)
+        self.url = f"http://127.0.0.1:{self.port.getHost().port}"
+
+    def more_endpoints(self) -> list[Any]:
+        return [Dockerflow(health=self.health)]
+
+    def accounts(self) -> tuple[DevAccount, ...]:
+        return (account("alice", ALICE), account("bob", BOB))
+
+    def queue(self, name: str) -> MemoryQueue:
+        return MemoryQueue(name, visibility_timeout=60, max_receives=5, clock=reactor)
+
+    async def _close(self) -> None:
+        await self.port.stopListening()
+        self.site.abort_all()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        token: str | None = "alice",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Reply:
+        """Make a request on a connection of its own."""
+        given = {"Connection": "close", **(headers or {})}
+        if token is not None:
+            given["Authorization"] = f"Bearer {token}"
+        response = await treq.request(
+            method,
+            self.url + path,
+            headers=given,
+            data=body,
+            persistent=False,
+            allow_redirects=False,
+            timeout=20,
+        )
+        return Reply(response, await response.content())
+
+    async def upload(
+        self,
+        body: bytes = JPEG,
+        *,
+        token: str | None = "alice",
+        content_type: str | None = "image/jpeg",
+        **headers: str,
+    ) -> Reply:
+        given = {k.replace("_", "-"): v for k, v in headers.items()}
+        if content_type is not None:
+            given["Content-Type"] = content_type
+        return await self.ask("POST", "/v1/avatar/upload", token=token, headers=given, body=body)
+
+    async def avatar_of(self, token: str = "alice") -> str:
+        """Upload and crunch an avatar, and give its id."""
+        avatar_id = (await self.upload(token=token)).json["id"]
+        await self.finish(avatar_id)
+        return avatar_id
+
+    async def finish(self, avatar_id: str) -> None:
+        """Say what a worker would say of an image that it has crunched."""
+        await self.selection.apply(Result(id=avatar_id, status=Outcome.READY, variants=VARIANTS))
+
+    async def fail(self, avatar_id: str, reason: str) -> None:
+        """Say what a worker would say of an image that it could not crunch."""
+        await self.selection.apply(Result(id=avatar_id, status=Outcome.FAILED, reason=reason))
+
+    def raw(self, *pieces: bytes, timeout: float = 10, hold: bool = False) -> Any:
+        """
+        Send bytes on a socket, and give all that comes back until the other end closes.
+
+        :param hold: keep the sending side open.
+        """
+
+        def talk_in_thread() -> bytes:
+            address = ("127.0.0.1", self.port.getHost().port)
+            with socket.create_connection(address, timeout=timeout) as connection:
+                for piece in pieces:
+                    connection.sendall(piece)
+                if not hold:
+                    connection.shutdown(socket.SHUT_WR)
+                received = b""
+                while True:
+                    piece = connection.recv(65536)
+                    if not piece:
+                        return received
+                    received += piece
+
+        return deferToThread(talk_in_thread)
+
+
+class Reply:
+    """What came back."""
+
+    def __init__(self, response: Any, body: bytes) -> None:
+        self.status = response.code
+        self.headers = response.headers
+        self.body = body
+
+    def header(self, name: str) -> str | None:
+        values = self.headers.getRawHeaders(name)
+        return values[0] if values else None
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
