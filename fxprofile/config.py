@@ -166,11 +166,20 @@ class Storage(Section):
     private_bucket: BucketName = "fxprofile-private"
     public_bucket: BucketName = "fxprofile-public"
     endpoint_url: HttpUrl | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    kms_key_id: str | None = None
 
     @model_validator(mode="after")
     def _two_buckets(self) -> Self:
         if self.private_bucket == self.public_bucket:
             raise ValueError("private_bucket and public_bucket must not be the same")
+        return self
+
+    @model_validator(mode="after")
+    def _key_for_kms(self) -> Self:
+        if self.kms_key_id is not None and not (self.encryption or "").startswith("aws:kms"):
+            raise ValueError("kms_key_id needs encryption = aws:kms or aws:kms:dsse")
         return self
 
 
@@ -424,4 +433,4 @@ def _one_line(error: Any) -> str:
     return f"{key}: {text}"
 
 
-_KEYS = {"url", "private_bucket", "issuer", "audience"}
+_KEYS = {"url", "private_bucket", "issuer", "audience", "kms_key_id"}
