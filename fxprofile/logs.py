@@ -48,7 +48,7 @@ def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver
     observer = _Mozlog(output) if format_name == "mozlog" else textFileLogObserver(output)
     predicate = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
     # Each port and each client connection would announce itself.
-    for namespace in ("twisted.internet.protocol", "twisted.web.http", "twisted.web.client"):
+    for namespace in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
         predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [predicate])
 

@@ -1,0 +1,167 @@
+"""Reading and deleting avatars, as a client sees it."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from twisted.internet import reactor
+
+from fxprofile.keys import DEFAULT_AVATAR_ID
+from fxprofile.model import Job, Op
+from tests.web.service import ALICE, ApiCase, account
+
+
+class AvatarTests(ApiCase):
+    """``/v1/avatar``."""
+
+    def accounts(self):
+        return (*super().accounts(), account("reader", ALICE, "profile:avatar"))
+
+    async def avatar(self, token: str = "alice", **headers: str):
+        return await self.ask(
+            "GET",
+            "/v1/avatar",
+            token=token,
+            headers={k.replace("_", "-"): v for k, v in headers.items()},
+        )
+
+    async def test_default(self) -> None:
+        """Who has no avatar has the default one, which looks like their first letter."""
+        reply = await self.avatar()
+        self.assertEqual(
+            reply.json,
+            {
+                "id": DEFAULT_AVATAR_ID,
+                "avatar": "http://api.example/v1/avatar/A",
+                "avatarDefault": True,
+                "url": "http://api.example/v1/avatar/A",
+            },
+        )
+        self.assertEqual(reply.header("ETag"), f'"{DEFAULT_AVATAR_ID}"')
+
+    async def test_default_without_a_letter(self) -> None:
+        """A token that may see neither name nor e-mail learns no letter of them."""
+        reply = await self.avatar(token="reader")
+        self.assertEqual(reply.json["url"], f"http://images.example/a/{DEFAULT_AVATAR_ID}")
+
+    async def test_first_letter_of_the_name(self) -> None:
+        """The first letter of the display name comes before that of the address."""
+        body = '{"displayName": "żółw"}'.encode()
+        await self.ask("POST", "/v1/display_name", body=body)
+        reply = await self.avatar()
+        self.assertEqual(reply.json["url"], "http://api.example/v1/avatar/%C5%BB")
+
+    async def test_selected(self) -> None:
+        """A crunched upload is the avatar."""
+        avatar_id = await self.avatar_of()
+        reply = await self.avatar()
+        self.assertEqual(
+            reply.json,
+            {
+                "id": avatar_id,
+                "avatar": f"http://images.example/a/{avatar_id}",
+                "avatarDefault": False,
+                "url": f"http://images.example/a/{avatar_id}",
+            },
+        )
+
+    async def test_pending(self) -> None:
+        """While a newer upload is crunched the old avatar stays, and the newer is named."""
+        old = await self.avatar_of()
+        new = (await self.upload()).json["id"]
+        reply = await self.avatar(If_None_Match=f'"{old}"')
+        self.assertEqual(reply.status, 200)
+        self.assertEqual(reply.json["id"], old)
+        self.assertEqual(reply.json["pending"], {"id": new, "status": "processing"})
+        await self.finish(new)
+        self.assertEqual((await self.avatar()).json["id"], new)
+
+    async def test_conditional(self) -> None:
+        """Who knows the present avatar gets 304."""
+        avatar_id = await self.avatar_of()
+        reply = await self.avatar(If_None_Match=f'W/"x", "{avatar_id}"')
+        self.assertEqual((reply.status, reply.body), (304, b""))
+
+    async def test_newest_wins(self) -> None:
+        """Of two uploads the newer is the avatar, whichever is crunched first."""
+        first = (await self.upload()).json["id"]
+        second = (await self.upload()).json["id"]
+        await self.finish(second)
+        await self.finish(first)
+        self.assertEqual((await self.avatar()).json["id"], second)
+
+    async def test_delete(self) -> None:
+        """A deleted avatar is gone at once, and a worker is told to remove its objects."""
+        avatar_id = await self.avatar_of()
+        await self.drain()
+        reply = await self.ask("DELETE", f"/v1/avatar/{avatar_id}")
+        self.assertEqual((reply.status, reply.json), (200, {}))
+        self.assertTrue((await self.avatar()).json["avatarDefault"])
+        self.assertEqual(await self.drain(), [Job(op=Op.DELETE, id=avatar_id)])
+
+    async def test_delete_current(self) -> None:
+        """Without an id, the present avatar goes and so does an upload in work."""
+        old = await self.avatar_of()
+        new = (await self.upload()).json["id"]
+        await self.drain()
+        self.assertEqual((await self.ask("DELETE", "/v1/avatar")).status, 200)
+        await self.finish(new)
+        reply = await self.avatar()
+        self.assertTrue(reply.json["avatarDefault"])
+        self.assertNotIn("pending", reply.json)
+        self.assertEqual({job.id for job in await self.drain()}, {old, new})
+
+    async def test_delete_nothing(self) -> None:
+        """Who has no avatar cannot delete it; the default one is deleted in vain."""
+        self.assertEqual((await self.ask("DELETE", "/v1/avatar")).status, 404)
+        self.assertEqual((await self.ask("DELETE", f"/v1/avatar/{'1' * 32}")).status, 404)
+        self.assertEqual((await self.ask("DELETE", "/v1/avatar/x")).status, 404)
+        reply = await self.ask("DELETE", f"/v1/avatar/{DEFAULT_AVATAR_ID}")
+        self.assertEqual((reply.status, reply.json), (200, {}))
+
+    async def test_delete_of_others(self) -> None:
+        """Another user's avatar is 401, and stays."""
+        avatar_id = await self.avatar_of()
+        reply = await self.ask("DELETE", f"/v1/avatar/{avatar_id}", token="bob")
+        self.assertEqual((reply.status, reply.json["errno"]), (401, 100))
+        self.assertEqual((await self.avatar()).json["id"], avatar_id)
+
+    async def test_delete_needs_write(self) -> None:
+        """A token that may read may not delete."""
+        self.assertEqual((await self.ask("DELETE", "/v1/avatar", token="reader")).status, 403)
+
+    async def drain(self) -> list[Job]:
+        jobs = []
+        for message in await self.jobs.receive(max_messages=10, wait=0):
+            jobs.append(Job.decode(message.body))
+            await self.jobs.delete(message=message)
+        return jobs
+
+    async def test_update_is_announced(self) -> None:
+        """Other services hear of a new avatar."""
+        await self.avatar_of()
+        (message,) = await self.updates.receive(max_messages=10, wait=1)
+        self.assertIn(ALICE, message.body)
+        self.assertGreater(reactor.seconds(), 0)
+
+
+class MonogramTests(ApiCase):
+    """``GET /v1/avatar/{c}``."""
+
+    async def monogram(self, path: str):
+        return await self.ask("GET", f"/v1/avatar/{path}", token=None)
+
+    async def test_letters(self) -> None:
+        """A letter or digit of any script is drawn as SVG that may be kept for a week."""
+        for path, shown in (("a", "A"), ("7", "7"), ("%C3%A9", "É"), ("%E5%AD%97", "字")):
+            reply = await self.monogram(path)
+            self.assertEqual(reply.status, 200)
+            self.assertEqual(reply.header("Content-Type"), "image/svg+xml")
+            self.assertEqual(reply.header("Cache-Control"), "public, max-age=604800")
+            root = ElementTree.fromstring(reply.body)
+            self.assertEqual("".join(root.itertext()), shown)
+
+    async def test_anything_else(self) -> None:
+        """Nothing else is drawn."""
+        for path in ("ab", "%3C", "%20", "%22", "-", "%00", "%F0%9F%A6%8A"):
+            self.assertEqual((await self.monogram(path)).status, 404, path)

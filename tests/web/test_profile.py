@@ -1,0 +1,210 @@
+"""Reading profiles and display names, as a client sees it."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.errors import (
+    AccountUnknown,
+    AuthUnavailable,
+    BadRequest,
+    OAuthUnavailable,
+    UpstreamRefused,
+)
+from fxprofile.web.profile import checked_name
+from tests.web.service import ALICE, ApiCase, account
+
+
+class ProfileTests(ApiCase):
+    """``GET /v1/profile`` and the endpoints of single fields."""
+
+    def accounts(self):
+        return (
+            *super().accounts(),
+            account("uid", "1" * 32, "profile:uid"),
+            account("mail", "2" * 32, "email"),
+            account("openid", "3" * 32, "openid", "profile:uid"),
+            account("amr", "4" * 32, "profile:amr", "profile:locale"),
+            account("other", "5" * 32, "sync"),
+            account("basic", "6" * 32, "profile:uid", "profile:email", "profile:display_name"),
+        )
+
+    async def fields(self, token: str) -> set[str]:
+        return set((await self.ask("GET", "/v1/profile", token=token)).json)
+
+    async def test_everything(self) -> None:
+        """A token for the whole profile sees every field that there is, and no other."""
+        reply = await self.ask("GET", "/v1/profile")
+        self.assertEqual(
+            reply.json,
+            {
+                "uid": ALICE,
+                "email": "alice@example.com",
+                "locale": "en",
+                "amrValues": ["pwd", "otp"],
+                "twoFactorAuthentication": True,
+                "avatar": "http://api.example/v1/avatar/A",
+                "avatarDefault": True,
+            },
+        )
+
+    async def test_display_name(self) -> None:
+        """A display name appears in the profile when it is set."""
+        await self.ask("POST", "/v1/display_name", body=b'{"displayName": "Alice"}')
+        reply = await self.ask("GET", "/v1/profile")
+        self.assertEqual(reply.json["displayName"], "Alice")
+
+    async def test_scopes(self) -> None:
+        """A token sees the fields of its scopes only."""
+        self.assertEqual(await self.fields("uid"), {"uid"})
+        self.assertEqual(await self.fields("mail"), {"email"})
+        self.assertEqual(await self.fields("openid"), {"uid", "sub"})
+        self.assertEqual(
+            await self.fields("amr"), {"amrValues", "twoFactorAuthentication", "locale"}
+        )
+        self.assertEqual(await self.fields("basic"), {"uid", "email"})
+
+    async def test_no_scope(self) -> None:
+        """A token that may see no field gets 403."""
+        reply = await self.ask("GET", "/v1/profile", token="other")
+        self.assertEqual((reply.status, reply.json["errno"]), (403, 100))
+
+    async def test_conditional(self) -> None:
+        """Who has the profile already gets 304, until it changes."""
+        reply = await self.ask("GET", "/v1/profile")
+        etag = reply.header("ETag")
+        self.assertTrue(reply.header("Last-Modified").endswith(" GMT"))
+        again = await self.ask("GET", "/v1/profile", headers={"If-None-Match": etag})
+        self.assertEqual((again.status, again.body), (304, b""))
+        self.assertEqual(again.header("ETag"), etag)
+        await self.ask("POST", "/v1/display_name", body=b'{"displayName": "Alice"}')
+        changed = await self.ask("GET", "/v1/profile", headers={"If-None-Match": etag})
+        self.assertEqual(changed.status, 200)
+        self.assertNotEqual(changed.header("ETag"), etag)
+
+    async def test_single_fields(self) -> None:
+        """E-mail and uid have endpoints of their own, each with its scope."""
+        self.assertEqual((await self.ask("GET", "/v1/email")).json, {"email": "alice@example.com"})
+        self.assertEqual((await self.ask("GET", "/v1/uid")).json, {"uid": ALICE})
+        self.assertEqual((await self.ask("GET", "/v1/email", token="mail")).status, 200)
+        self.assertEqual((await self.ask("GET", "/v1/uid", token="mail")).status, 403)
+        self.assertEqual((await self.ask("GET", "/v1/email", token="uid")).status, 403)
+
+    async def test_head(self) -> None:
+        """HEAD gives the headers of GET."""
+        reply = await self.ask("HEAD", "/v1/profile")
+        self.assertEqual((reply.status, reply.body), (200, b""))
+        self.assertIsNotNone(reply.header("ETag"))
+
+    async def test_upstream_failures(self) -> None:
+        """Each failure of an identity server has its own answer, which tells no detail."""
+        for error, status, errno in (
+            (OAuthUnavailable("secret"), 503, 104),
+            (AuthUnavailable("secret"), 503, 105),
+            (AccountUnknown("secret"), 401, 100),
+            (UpstreamRefused("secret"), 500, 999),
+            (ZeroDivisionError("secret"), 500, 999),
+        ):
+
+            async def fail(*, token: str, credentials: object, error: Exception = error) -> None:
+                raise error
+
+            self.identity.account = fail
+            reply = await self.ask("GET", "/v1/email")
+            self.assertEqual((reply.status, reply.json["errno"]), (status, errno))
+            self.assertNotIn("secret", reply.body.decode())
+        self.assertEqual(len(self.flushLoggedErrors(UpstreamRefused, ZeroDivisionError)), 2)
+
+
+class DisplayNameTests(ApiCase):
+    """``/v1/display_name``."""
+
+    async def post(self, body: bytes, **headers: str):
+        return await self.ask("POST", "/v1/display_name", body=body, headers=headers)
+
+    async def test_unset(self) -> None:
+        """Who has no name gets 204 and nothing else."""
+        reply = await self.ask("GET", "/v1/display_name")
+        self.assertEqual((reply.status, reply.body), (204, b""))
+
+    async def test_set_and_unset(self) -> None:
+        """A name is set, read, and unset with an empty one."""
+        reply = await self.post('{"displayName": "Zoë 🦊"}'.encode())
+        self.assertEqual((reply.status, reply.json), (200, {}))
+        reply = await self.ask("GET", "/v1/display_name")
+        self.assertEqual(reply.json, {"displayName": "Zoë 🦊"})
+        await self.post(b'{"displayName": ""}')
+        self.assertEqual((await self.ask("GET", "/v1/display_name")).status, 204)
+
+    async def test_whose(self) -> None:
+        """Each user has a name of their own."""
+        await self.post(b'{"displayName": "A"}')
+        reply = await self.ask("GET", "/v1/display_name", token="bob")
+        self.assertEqual(reply.status, 204)
+
+    async def test_bad_bodies(self) -> None:
+        """What is not a JSON object with a good name is 400."""
+        for body in (
+            b"",
+            b"{",
+            b"[]",
+            b"{}",
+            b'{"displayName": 1}',
+            b'{"displayName": null}',
+            b'{"displayName": "\\u0000"}',
+            b'{"displayName": "\\ud800"}',
+            b'{"displayName": "\xff"}',
+            json.dumps({"displayName": "x" * 257}).encode(),
+            b"[" * 60000,
+        ):
+            reply = await self.post(body)
+            self.assertEqual((reply.status, reply.json["errno"]), (400, 101), body[:40])
+
+    async def test_longest(self) -> None:
+        """256 characters are allowed, of whatever plane."""
+        reply = await self.post(json.dumps({"displayName": "🦊" * 256}).encode())
+        self.assertEqual(reply.status, 200)
+
+    async def test_large_body(self) -> None:
+        """A body of more than 64 KiB is 413, also when it is chunked."""
+        body = b'{"displayName": "' + b"x" * 70000 + b'"}'
+        self.assertEqual((await self.post(body)).status, 413)
+        head = (
+            b"POST /v1/display_name HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        chunk = b"%x\r\n%s\r\n" % (len(body), body)
+        reply = await self.raw(head, chunk, b"0\r\n\r\n", hold=True)
+        self.assertTrue(reply.startswith(b"HTTP/1.1 413 "), reply)
+
+
+_ORDINARY = st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp"))
+
+
+class CheckedNameTests(SynchronousTestCase):
+    """Which display names there may be."""
+
+    def test_forbidden(self) -> None:
+        """Controls, separators, private use, annotation and non-characters are refused."""
+        for character in (
+            *map(chr, range(0x20)),
+            *map(chr, range(0x7F, 0xA0)),
+            *"\u2028\u2029\ue000\uf8ff\ufff9\ufffa\ufffb\ufffc\ufffe\uffff\ud800\udfff",
+            "\U000f0000",
+            "\U0010fffd",
+        ):
+            with self.assertRaises(BadRequest, msg=repr(character)):
+                checked_name(f"a{character}b")
+
+    @given(
+        st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), max_size=256)
+    )
+    @settings(deadline=None)
+    def test_everything_else(self, name: str) -> None:
+        """Any other text is allowed, as it is."""
+        if "\ufffc" not in name:
+            self.assertEqual(checked_name(name), name or None)
