@@ -283,6 +283,7 @@ def add_web(parts: Parts) -> None:
     from fxprofile.web.dockerflow import Dockerflow
     from fxprofile.web.gate import Gate
     from fxprofile.web.limits import RateLimits
+    from fxprofile.web.playground_page import Playground
     from fxprofile.web.profile import ProfileEndpoints
     from fxprofile.web.site import Endpoints, make_site
     from fxprofile.web.upload import Uploads
@@ -355,8 +356,19 @@ def add_web(parts: Parts) -> None:
         ),
         Avatars(profiles=profiles, selection=selection, monograms=settings.monogram.enabled),
         ProfileEndpoints(profiles=profiles, started=reactor.seconds()),
-        Dockerflow(health=parts.health),
     ]
+    page = None
+    if settings.environment == "development" and settings.identity.driver == "dev":
+        playground = Playground(
+            accounts=settings.identity.dev.accounts,
+            public_url=settings.web.public_url,
+            image_template=settings.images.url,
+            max_bytes=settings.uploads.max_bytes,
+            threads=parts.files,
+        )
+        groups.append(playground)
+        page = playground.page
+    groups.append(Dockerflow(health=parts.health, page=page))
     api = Api(identity=identity, metrics=metrics, clock=reactor)
     parts.listen("web.listen", settings.web.listen, make_site(api, groups, reactor))
 

@@ -1,0 +1,256 @@
+/**
+ * The avatar: choose an image, see it uploaded and processed, see its sizes, delete it.
+ */
+
+import { call, upload } from "./api.js";
+import { $, fail, pause, record, say } from "./page.js";
+
+/** What follows the id in the address of each size, and how large it is on this page. */
+const SIZES = [
+  { name: "small", suffix: "_small", side: 100 },
+  { name: "default", suffix: "", side: 200 },
+  { name: "large", suffix: "_large", side: 600 },
+];
+
+const FIRST_PAUSE = 200;
+const LONGEST_PAUSE = 3000;
+
+export class Picture {
+  /**
+   * @param {{changed: () => Promise<void>}} options
+   *     changed: called when the user has another avatar than before.
+   */
+  constructor({ changed }) {
+    this.changed = changed;
+    this.account = null;
+    this.maxBytes = Infinity;
+    /** The upload in hand: aborting it stops the sending, and the asking after it. */
+    this.turn = null;
+    this.figures = SIZES.map(figure);
+    $("sizes").append(...this.figures.map(({ element }) => element));
+    this.listen();
+  }
+
+  listen() {
+    $("file").addEventListener("change", () => {
+      const [file] = $("file").files;
+      if (file) this.send(file);
+      // Or choosing the same file again would be no change.
+      $("file").value = "";
+    });
+    $("cancel").addEventListener("click", () => {
+      this.stop();
+      say($("picture-status"), "Cancelled.");
+      $("file").focus();
+    });
+    $("delete").addEventListener("click", () => this.remove());
+
+    let inside = 0;
+    const over = (by) => {
+      inside = by === 0 ? 0 : inside + by;
+      $("drop").classList.toggle("over", inside > 0);
+    };
+    addEventListener("dragenter", (event) => hasFiles(event) && over(1));
+    addEventListener("dragleave", (event) => hasFiles(event) && over(-1));
+    addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+    addEventListener("drop", (event) => {
+      if (!hasFiles(event)) return;
+      event.preventDefault();
+      over(0);
+      const [file] = event.dataTransfer.files;
+      if (file) this.send(file);
+    });
+    addEventListener("paste", (event) => {
+      const [file] = event.clipboardData?.files ?? [];
+      if (!file) return;
+      event.preventDefault();
+      this.send(file);
+    });
+  }
+
+  /** Another account is chosen: nothing of the last one's may still happen here. */
+  use(account) {
+    this.stop();
+    this.account = account;
+    say($("picture-status"), "");
+    this.show(null);
+  }
+
+  /** Stop what is in hand. */
+  stop() {
+    this.turn?.abort();
+    this.turn = null;
+    this.idle();
+  }
+
+  /** @param {File} file */
+  async send(file) {
+    if (!this.account) return;
+    this.stop();
+    preview(file);
+    if (file.size > this.maxBytes) {
+      const sizes = `${megabytes(file.size)}; at most ${megabytes(this.maxBytes)} are allowed`;
+      say($("picture-status"), `“${file.name}” has ${sizes}.`, "bad");
+      return;
+    }
+    const turn = (this.turn = new AbortController());
+    const { token } = this.account;
+    say($("picture-status"), `Uploading “${file.name}”…`);
+    this.busy(0);
+    try {
+      const sent = (share) => {
+        if (turn.signal.aborted) return;
+        this.busy(share);
+        if (share === 1) say($("picture-status"), "Processing…");
+      };
+      const exchange = await upload(token, file, { signal: turn.signal, sent });
+      turn.signal.throwIfAborted();
+      record(exchange);
+      await this.follow(exchange.body, turn.signal);
+    } catch (error) {
+      if (!turn.signal.aborted) fail($("picture-status"), error);
+    } finally {
+      if (this.turn === turn) this.stop();
+    }
+  }
+
+  /** Ask after an upload until it is known what became of it. */
+  async follow({ id, status }, signal) {
+    const { token } = this.account;
+    let wait = FIRST_PAUSE;
+    let outcome = { status };
+    while (outcome.status === "processing") {
+      this.busy(1);
+      await pause(wait, signal);
+      wait = Math.min(wait * 1.5, LONGEST_PAUSE);
+      try {
+        const exchange = await call(token, "GET", `/v1/avatar/upload/${id}`, { signal });
+        outcome = exchange.body;
+        if (outcome.status !== "processing") record(exchange);
+        say($("picture-status"), "Processing…");
+      } catch (error) {
+        if (!error.passing) throw error;
+        fail($("picture-status"), error);
+      }
+    }
+    if (outcome.status === "ready") {
+      say($("picture-status"), "This is your avatar now.", "good");
+      await this.changed();
+    } else if (outcome.status === "replaced") {
+      say($("picture-status"), "A newer upload has taken its place.");
+      await this.changed();
+    } else {
+      say($("picture-status"), outcome.error?.message ?? "It could not be processed.", "bad");
+    }
+  }
+
+  async remove() {
+    const { account } = this;
+    this.stop();
+    say($("picture-status"), "Deleting…");
+    try {
+      record(await call(account.token, "DELETE", "/v1/avatar"));
+      if (account !== this.account) return;
+      say($("picture-status"), "Your avatar is deleted.", "good");
+      // The button is about to be of no use, and the focus would be nowhere.
+      $("file").focus();
+      await this.changed();
+    } catch (error) {
+      if (account === this.account) fail($("picture-status"), error);
+    }
+  }
+
+  /**
+   * Show the avatar that the user has now.
+   *
+   * @param {?{id: string, url: string, avatarDefault: boolean, pending?: object}} avatar
+   */
+  show(avatar) {
+    $("delete").disabled = !avatar || avatar.avatarDefault;
+    $("origin").textContent = avatar ? new URL(avatar.url).origin : "…";
+    for (const figure of this.figures) figure.show(avatar);
+    if (!avatar?.pending || this.turn) return;
+    // Uploaded before this page was opened.
+    const turn = (this.turn = new AbortController());
+    say($("picture-status"), "Processing an earlier upload…");
+    this.follow(avatar.pending, turn.signal)
+      .catch((error) => turn.signal.aborted || fail($("picture-status"), error))
+      .finally(() => this.turn === turn && this.stop());
+  }
+
+  /** @param {number} share of the bytes that has been sent. */
+  busy(share) {
+    $("picture").setAttribute("aria-busy", "true");
+    $("work").hidden = false;
+    $("percent").textContent = share < 1 ? `${Math.floor(share * 100)} %` : "";
+    if (share < 1) $("progress").value = share;
+    else $("progress").removeAttribute("value");
+  }
+
+  idle() {
+    $("picture").removeAttribute("aria-busy");
+    $("work").hidden = true;
+  }
+}
+
+function figure({ name, suffix, side }) {
+  const element = document.createElement("figure");
+  element.className = name;
+  const link = document.createElement("a");
+  const image = new Image();
+  const caption = document.createElement("figcaption");
+  const title = document.createElement("strong");
+  const sides = document.createElement("span");
+  title.textContent = name;
+  caption.append(title, sides);
+  link.target = "_blank";
+  link.rel = "noopener";
+  image.className = "size";
+  image.alt = "";
+  link.append(image);
+  element.append(link, caption);
+  image.addEventListener("load", () => {
+    sides.textContent = `${image.naturalWidth} × ${image.naturalHeight}`;
+    element.classList.remove("broken");
+  });
+  image.addEventListener("error", () => {
+    sides.textContent = "cannot be loaded";
+    element.classList.add("broken");
+  });
+  const show = (avatar) => {
+    element.classList.remove("broken");
+    sides.textContent = `at most ${side}`;
+    if (!avatar) {
+      image.removeAttribute("src");
+      link.removeAttribute("href");
+      return;
+    }
+    const at = avatar.url.lastIndexOf(avatar.id);
+    // The letter that stands in for an avatar is a drawing of any size.
+    const end = at + avatar.id.length;
+    const address = at < 0 ? avatar.url : avatar.url.slice(0, end) + suffix + avatar.url.slice(end);
+    link.href = address;
+    link.setAttribute("aria-label", `Open the ${name} size`);
+    image.alt = `Your avatar, ${name}`;
+    if (image.src !== address) image.src = address;
+    else if (image.complete) image.dispatchEvent(new Event(image.naturalWidth ? "load" : "error"));
+  };
+  return { element, show };
+}
+
+function preview(file) {
+  const image = $("preview-image");
+  if (image.src) URL.revokeObjectURL(image.src);
+  // Shown only if it is an image: the service has the last word on that.
+  image.hidden = true;
+  image.onload = () => (image.hidden = false);
+  image.src = URL.createObjectURL(file);
+}
+
+function hasFiles(event) {
+  return event.dataTransfer?.types.includes("Files") ?? false;
+}
+
+function megabytes(bytes) {
+  return `${(bytes / (1 << 20)).toLocaleString("en", { maximumFractionDigits: 1 })} MiB`;
+}
