@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -347,17 +348,28 @@ def read(
 
     :returns: one line a problem, and the settings if there is none.
     """
-    try:
-        members = _from_file(config) if config else {}
-        members = _merge(members, _from_environment(os.environ if environ is None else environ))
-        members = _merge(members, _from_command_line(overrides))
-    except ConfigError as problem:
-        return [str(problem)], None
+    known = os.environ if environ is None else environ
+    problems = _unknown_names(known)
+    members: dict[str, Any] = {}
+    whole = True
+    sources: list[Callable[[], dict[str, Any]]] = [
+        lambda: _from_file(config) if config else {},
+        lambda: _from_environment(known),
+        *(partial(_from_command_line, override) for override in overrides),
+    ]
+    for source in sources:
+        try:
+            members = _merge(members, source())
+        except ConfigError as problem:
+            problems.append(str(problem))
+            whole = False
     try:
         settings = Settings(**members)
     except ValidationError as error:
-        return [_one_line(e) for e in error.errors(include_input=False, include_url=False)], None
-    problems = list(_combinations(settings, role))
+        errors = error.errors(include_input=False, include_url=False)
+        return problems + [_one_line(e) for e in errors], None
+    if whole:
+        problems += _combinations(settings, role)
     return problems, None if problems else settings
 
 
@@ -384,12 +396,18 @@ def _from_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"--config: {path} is not TOML: {error}") from None
 
 
+def _unknown_names(environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with names in the environment, which :func:`_from_environment` passes over."""
+    return [
+        f"{name}: there is no such setting"
+        for name in sorted(environ)
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
+        not in Settings.model_fields
+    ]
+
+
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    for name in sorted(environ):
-        if name.startswith(ENVIRONMENT_PREFIX):
-            top = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
-            if top not in Settings.model_fields:
-                raise ConfigError(f"{name}: there is no such setting")
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environ.items() if value}
     try:
@@ -399,16 +417,14 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         raise ConfigError(f"environment: {ENVIRONMENT_PREFIX}*: a value is not JSON") from error
 
 
-def _from_command_line(overrides: Iterable[str]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {key}: must be section.key=value")
-        for part in reversed(key.split(".")):
-            value = {part: value}  # type: ignore[assignment]
-        members = _merge(members, value)  # type: ignore[arg-type]
-    return members
+def _from_command_line(override: str) -> dict[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {key}: must be section.key=value")
+    members: Any = value
+    for part in reversed(key.split(".")):
+        members = {part: members}
+    return dict(members)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
