@@ -126,6 +126,8 @@ class Child:
 
         :param why: the word for it in the response.
         """
+        if self.gone.called:
+            return
         self._ended = self._ended or why
         # It is our child and not yet waited for, so nobody else can have this number.
         os.kill(self._pid, signal.SIGKILL)

@@ -49,6 +49,10 @@ class HelperConfig:
         return cls(**members)
 
 
+class NoChild(Exception):
+    """The system did not let a helper fork."""
+
+
 class Ready(Command):
     """Ask a helper whether it is ready: it answers with what a child of its can rely on."""
 
@@ -85,6 +89,8 @@ class Crunch(Command):
         (b"base", Integer()),
         (b"stderr", String()),
     ]
+
+    errors: ClassVar = {NoChild: b"NO_CHILD"}
 
 
 class Cancel(Command):

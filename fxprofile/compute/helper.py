@@ -34,6 +34,7 @@ from fxprofile.compute.commands import (  # noqa: E402
     Cancel,
     Crunch,
     HelperConfig,
+    NoChild,
     Ready,
 )
 from fxprofile.compute.sandbox import process  # noqa: E402
@@ -77,6 +78,8 @@ class Helper(AMP):
         try:
             child = Child(self._reactor, self._config, self._base, self._baseline or set())
             child.start(self._job, original, output)
+        except OSError as error:
+            raise NoChild(str(error)) from error
         finally:
             os.close(original)
             os.close(output)

@@ -22,7 +22,7 @@ from fxprofile.compute.commands import CONNECTION, Cancel, Crunch, HelperConfig,
 _log = Logger()
 
 #: Seconds in which a helper must have everything loaded.
-_START: Final = 60
+PATIENCE: Final = 60
 #: Seconds in which it must be gone after its connection was closed.
 _STOP: Final = 5
 #: How much of what a helper has to complain about is logged.
@@ -44,7 +44,8 @@ _ENVIRONMENT: Final = {
 def _search_path() -> list[str]:
     """Where this process finds its modules, for one that starts without an environment."""
     package = str(Path(fxprofile.__file__).resolve().parent.parent)
-    found = [os.path.abspath(entry) for entry in sys.path]
+    # Other entries are the marks of import hooks, which that process does not have.
+    found = [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or ".")]
     return found if package in found else [package, *found]
 
 
@@ -108,7 +109,7 @@ class HelperLink:
             factory = Factory.forProtocol(lambda: self._amp)
             self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
         try:
-            answer = await self._amp.callRemote(Ready).addTimeout(_START, self._reactor)
+            answer = await self._amp.callRemote(Ready).addTimeout(PATIENCE, self._reactor)
         except BaseException:
             self.kill()
             raise

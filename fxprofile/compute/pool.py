@@ -24,9 +24,9 @@ from zope.interface import implementer
 
 from fxprofile.aio import Threads, sleep
 from fxprofile.compute import result, sandbox
-from fxprofile.compute.commands import JOB, HelperConfig
+from fxprofile.compute.commands import JOB, HelperConfig, NoChild
 from fxprofile.compute.limits import MAX_RESULT, Limits
-from fxprofile.compute.link import HelperLink
+from fxprofile.compute.link import PATIENCE, HelperLink
 from fxprofile.compute.sandbox import LAYERS, Mode, process
 from fxprofile.compute.verdict import Ended, judged
 from fxprofile.config import Settings
@@ -144,7 +144,7 @@ class CrunchPool(Service):
         :returns: :meth:`layers`.
         :raises CruncherUnavailable: if the mode is strict and the sandbox cannot be had.
         """
-        await self._link()
+        await self._link(PATIENCE)
         return self.layers() or {}
 
     async def crunch(self, *, original: IO[bytes]) -> Mapping[str, tuple[Variant, bytes]]:
@@ -166,7 +166,7 @@ class CrunchPool(Service):
         """
         await self._free.acquire()
         try:
-            link = await self._link()
+            link = await self._link(self._config.limits.timeout)
             self._numbers += 1
             job = self._numbers
             work = Deferred.fromCoroutine(self._work(link, job, _reopened(original)))
@@ -181,8 +181,11 @@ class CrunchPool(Service):
             return outcome
 
         work.addBoth(finished)
+        waited = _waited(work)
+        # Whoever waits hears of it; if nobody does any longer, there is nobody to tell.
+        work.addErrback(lambda _: None)
         try:
-            return await _waited(work)
+            return await waited
         except CancelledError:
             link.cancel(job)
             raise
@@ -196,6 +199,8 @@ class CrunchPool(Service):
         try:
             ended = Ended(**await link.crunch(job, original, output))
             outcome = await self._threads.run(_read, output)
+        except NoChild as error:
+            raise CruncherUnavailable(f"there can be no child: {error}") from None
         except Exception as error:
             # The helper is gone, or did not understand us.
             _log.warn("A crunch helper failed: {error}", error=repr(error))
@@ -205,6 +210,8 @@ class CrunchPool(Service):
                 late.cancel()
             os.close(original)
             os.close(output)
+        if ended.ended == "unlocked":
+            _log.error("A child did not have the layers that the first one had; it got no job")
         outcome, permanent = judged(ended, outcome, self._config.limits)
         return Report(outcome, permanent, ended.cpu, ended.wall, ended.resident)
 
@@ -212,17 +219,18 @@ class CrunchPool(Service):
         _log.error("A crunch helper hangs over job {job}; it is killed", job=job)
         link.kill()
 
-    async def _link(self) -> HelperLink:
+    async def _link(self, patience: float) -> HelperLink:
         """
         The helper that has the least to do.
 
-        :raises CruncherUnavailable: if none comes up in the time that an image has.
+        :param patience: seconds to wait for one to come up.
+        :raises CruncherUnavailable: if none does.
         """
         if not self._links and not self._unfit and self.running:
             waiter: Deferred[None] = Deferred()
             self._waiting.append(waiter)
             try:
-                await waiter.addTimeout(self._config.limits.timeout, self._reactor)
+                await waiter.addTimeout(patience, self._reactor)
             except defer.TimeoutError:
                 raise CruncherUnavailable("no helper came up") from None
             finally:

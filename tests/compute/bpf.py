@@ -1,0 +1,32 @@
+"""As much of the classic BPF machine as a filter of system calls uses."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+
+def run(program: bytes, architecture: int, number: int, arguments: Sequence[int] = ()) -> int:
+    """
+    What a filter returns for a system call.
+
+    :raises IndexError: if it runs off its end, as the kernel would not let it.
+    """
+    data = struct.pack("<IIQ", number, architecture, 0)
+    data += struct.pack("<6Q", *arguments, *(0 for _ in range(6 - len(arguments))))
+    steps = [struct.unpack_from("=HBBI", program, at) for at in range(0, len(program), 8)]
+    at, accumulator = 0, 0
+    while True:
+        code, yes, no, k = steps[at]
+        at += 1
+        if code == 0x20:
+            (accumulator,) = struct.unpack_from("<I", data, k)
+        elif code == 0x06:
+            return k
+        else:
+            holds = {
+                0x15: accumulator == k,
+                0x35: accumulator >= k,
+                0x45: accumulator & k != 0,
+            }[code]
+            at += yes if holds else no
