@@ -12,7 +12,14 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from fxprofile.database.connect import READ_ONLY, is_embedded, make_engine, make_file, parse_url
+from fxprofile.database.connect import (
+    NO_TRANSACTION,
+    READ_ONLY,
+    is_embedded,
+    make_engine,
+    make_file,
+    parse_url,
+)
 from fxprofile.database.failures import FAILURES, store_error
 from fxprofile.database.schema import REVISION
 from fxprofile.errors import StoreError
@@ -55,7 +62,7 @@ def ensure_schema(engine: Engine, *, migrate: bool) -> None:
     if engine.dialect.name == "sqlite":
         # Stays with the file.  Readers do not wait for the writer, nor it for them.
         with engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execution_options(**{NO_TRANSACTION: True})
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
     with engine.connect() as connection:
         connection.execution_options(**{READ_ONLY: True})
