@@ -1,0 +1,102 @@
+"""
+How a message stays invisible for as long as somebody works on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from fxprofile.aio import sleep
+from fxprofile.errors import LeaseLost
+from fxprofile.interfaces import IQueue
+from fxprofile.model import Message
+
+#: Seconds between two tries to extend a message, at the least.
+SHORTEST_PAUSE = 1
+
+
+class Lease:
+    """
+    Extends one message at half its visibility timeout.
+
+    The lease is lost when the queue says so, or when it has run out because the queue
+    could not be told in time.
+
+    :param visibility_timeout: of the queue, in seconds.
+    :param lost: is called, once, when the lease is lost.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        queue: IQueue,
+        message: Message,
+        visibility_timeout: float,
+        clock: IReactorTime,
+        lost: Callable[[], object],
+    ) -> None:
+        self._queue = queue
+        self._message = message
+        self._visibility_timeout = visibility_timeout
+        self._clock = clock
+        self._lost = lost
+        self._beating: Deferred[None] | None = None
+        self._end: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        """Keep the message, which has just been received."""
+        self._end = self._clock.callLater(self._visibility_timeout, self._run_out)
+        self._beating = Deferred.fromCoroutine(self._beat())
+        self._beating.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    def end(self) -> None:
+        """Keep it no longer.  Harmless when repeated."""
+        if self._end is not None and self._end.active():
+            self._end.cancel()
+        if self._beating is not None:
+            self._beating.cancel()
+
+    async def _beat(self) -> None:
+        pause = half = self._visibility_timeout / 2
+        while True:
+            await sleep(self._clock, pause)
+            # The queue counts from when it hears of this, which is later than now.
+            asked = self._clock.seconds()
+            try:
+                await self._queue.extend(message=self._message, visibility=self._visibility_timeout)
+            except CancelledError:
+                raise
+            except LeaseLost:
+                self._ends_at(self._clock.seconds())
+                return
+            except Exception as error:
+                self._log.warn(
+                    "Cannot extend message {id} on {queue}: {error}",
+                    id=self._message.message_id,
+                    queue=self._queue.name,
+                    error=error,
+                )
+                pause = max(SHORTEST_PAUSE, self._left() / 3)
+            else:
+                pause = half
+                self._ends_at(asked + self._visibility_timeout)
+
+    def _ends_at(self, when: float) -> None:
+        if self._end is not None and self._end.active():
+            self._end.reset(max(0, when - self._clock.seconds()))
+
+    def _left(self) -> float:
+        """The seconds until the lease runs out."""
+        if self._end is None or not self._end.active():
+            return 0
+        return self._end.getTime() - self._clock.seconds()
+
+    def _run_out(self) -> None:
+        self.end()
+        self._lost()

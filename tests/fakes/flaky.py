@@ -1,0 +1,80 @@
+"""
+A driver in front of another, which fails and waits when a test tells it to.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from zope.interface import directlyProvides, providedBy
+
+_Plan = tuple[str, Callable[[], Awaitable[None]]]
+
+
+class Flaky:
+    """
+    Does what the driver behind it does, whatever its interface.
+
+    :param inner: the driver behind it.
+    :ivar calls: the name and the arguments of each call, in order.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self._plans: dict[str, list[_Plan]] = defaultdict(list)
+        directlyProvides(self, providedBy(inner))
+
+    def fail(self, method: str, error: Exception, *, after: bool = False, times: int = 1) -> None:
+        """
+        Let the next calls of a method raise.
+
+        :param after: when all is done, as if the answer was lost.
+        :param times: so many calls, one after the other.
+        """
+
+        async def fail() -> None:
+            raise error
+
+        self._plans[method] += [("after" if after else "before", fail)] * times
+
+    def hold(self, method: str, *, after: bool = False) -> Deferred[None]:
+        """
+        Let the next call of a method wait.
+
+        :param after: when all is done, and only its answer is late.
+        :returns: what it waits for.
+        """
+        held: Deferred[None] = Deferred()
+
+        async def wait() -> None:
+            await held
+
+        self._plans[method].append(("after" if after else "before", wait))
+        return held
+
+    def called(self, method: str) -> list[dict[str, Any]]:
+        """The arguments of the calls of a method."""
+        return [arguments for name, arguments in self.calls if name == method]
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.inner, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+
+        async def call(**arguments: Any) -> Any:
+            self.calls.append((name, arguments))
+            plans = self._plans[name]
+            moment, plan = plans.pop(0) if plans else ("", None)
+            if plan and moment == "before":
+                await plan()
+            result = await attribute(**arguments)
+            if plan and moment == "after":
+                await plan()
+            return result
+
+        return call
