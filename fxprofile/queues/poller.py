@@ -257,13 +257,14 @@ class Poller(Service):
             )
 
     def _log_failed(self, message: Message, error: Exception) -> None:
-        text = "Message {id} on {queue} is tried again later"
-        if isinstance(error, DriverError):
-            text += ": {error}"
-            log = self._log.warn
-        else:
-            log = self._log.failure
-        log(text, id=message.message_id, queue=self._queue.name, error=error)
+        known = isinstance(error, DriverError)
+        log: Callable[..., None] = self._log.warn if known else self._log.failure
+        log(
+            "Message {id} on {queue} is tried again later: {error!r}",
+            id=message.message_id,
+            queue=self._queue.name,
+            error=error,
+        )
 
     async def _conclude(self, message: Message, outcome: str) -> None:
         try:

@@ -10,7 +10,7 @@ from fxprofile.errors import LeaseLost, MalformedMessage, QueueError
 from fxprofile.model import Message
 from fxprofile.queues.poller import BATCH, EMPTY_PAUSE, RETRY_DELAYS, STALE_AFTER, WAIT, backoff
 from tests.fakes.queue import make_message
-from tests.queues.polling import PollerTestCase
+from tests.queues.polling import VISIBILITY, PollerTestCase
 
 
 class ReceivingTests(PollerTestCase):
@@ -151,13 +151,10 @@ class HealthTests(PollerTestCase):
         poller = self.start(slots=1)
         self.give("a")
         for _ in range(10):
-            self.clock.advance(VISIBILITY_HALF)
+            self.clock.advance(VISIBILITY / 2)
         self.assertTrue(poller.healthy)
         self.hands.finish("a")
         self.assertTrue(poller.healthy)
-
-
-VISIBILITY_HALF = 30
 
 
 class HandlingTests(PollerTestCase):
@@ -275,8 +272,8 @@ class HandlingTests(PollerTestCase):
         self.start()
         self.give("a", "b")
         self.hands.finish("a")
-        self.clock.advance(VISIBILITY_HALF)
-        self.assertEqual(self.queue.extended, [("b", 60)])
+        self.clock.advance(VISIBILITY / 2)
+        self.assertEqual(self.queue.extended, [("b", VISIBILITY)])
         self.assertEqual(self.hands.cancelled, [])
 
     def test_age(self) -> None:
