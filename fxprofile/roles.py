@@ -152,7 +152,8 @@ class Parts:
             where=key,
         )
         listener.setServiceParent(self.stack)
-        self.must_be_ready(listener.ready)
+        # It is known at once, so it is asked before what takes longer.
+        self._ready.insert(0, listener.ready)
 
     def must_be_ready(self, ready: Callable[[], Awaitable[object]]) -> None:
         """Name something without which the process had better end at its start."""

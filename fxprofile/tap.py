@@ -126,12 +126,14 @@ class Process(MultiService):
 
     def startService(self) -> None:
         _raise_descriptor_limit()
+        self._parts.health.starting = True
         super().startService()
         starting = Deferred.fromCoroutine(self._start())
         starting.addErrback(self._failed)
 
     async def _start(self) -> None:
         await self._parts.ready()
+        self._parts.health.starting = False
         self._log.info("{role} is ready: {where}", role=self._role, where=self._where())
 
     def _where(self) -> str:

@@ -30,12 +30,14 @@ class Health:
     """
     Whether a process can do its work.
 
-    :ivar stopping: set when the process has been asked to end.
+    :ivar starting: set until the process can do its work.
+    :ivar stopping: set when it has been asked to end.
     """
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime) -> None:
+        self.starting = False
         self.stopping = False
         self._clock = clock
         self._checks: dict[str, Check] = {}
@@ -59,8 +61,8 @@ class Health:
                 {name: "ok" if await answer else "fail" for name, answer in asked.items()},
             )
         checks = dict(self._last[1])
-        if self.stopping:
-            checks["process"] = "stopping"
+        if self._state():
+            checks["process"] = self._state()
         good = all(state == "ok" for state in checks.values())
         return 200 if good else 503, {"status": "ok" if good else "fail", "checks": checks}
 
@@ -78,9 +80,12 @@ class Health:
 
     def load_balancer_heartbeat(self) -> tuple[int, Mapping[str, Any]]:
         """Whether this process wants requests: it asks nobody."""
-        if self.stopping:
-            return 503, {"status": "stopping"}
+        if self._state():
+            return 503, {"status": self._state()}
         return 200, {"status": "ok"}
+
+    def _state(self) -> str:
+        return "stopping" if self.stopping else "starting" if self.starting else ""
 
     def version(self) -> tuple[int, Mapping[str, Any]]:
         """What ``version.json`` says, which a build writes into the package."""

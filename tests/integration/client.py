@@ -1,0 +1,75 @@
+"""A client of a daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import treq
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+
+from tests.daemon import Daemon
+
+#: Seconds until a test gives up.
+PATIENCE = 60
+
+
+class Client:
+    """Speaks for one development account."""
+
+    def __init__(self, daemon: Daemon, token: str = "alice") -> None:
+        self._daemon = daemon
+        self._token = token
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        """A status, and the JSON that came with it."""
+        response = await treq.request(
+            method,
+            self._daemon.web_url + path,
+            headers={"Authorization": f"Bearer {self._token}", **(headers or {})},
+            data=body,
+            persistent=False,
+            timeout=PATIENCE,
+        )
+        content = await response.content()
+        return response.code, json.loads(content) if content else None
+
+    async def upload(
+        self, body: bytes, content_type: str = "image/jpeg", **headers: str
+    ) -> tuple[int, Any]:
+        return await self.ask(
+            "POST", "/v1/avatar/upload", body, {"Content-Type": content_type, **headers}
+        )
+
+    async def status(self, avatar_id: str) -> str | None:
+        status, answer = await self.ask("GET", f"/v1/avatar/upload/{avatar_id}")
+        return answer["status"] if status == 200 else None
+
+    async def until(self, avatar_id: str, wanted: str | None) -> None:
+        """Wait until an upload has this status."""
+        deadline = reactor.seconds() + PATIENCE
+        while (status := await self.status(avatar_id)) != wanted:
+            if reactor.seconds() > deadline:
+                raise AssertionError(f"{avatar_id} is {status}, not {wanted}")
+            await deferLater(reactor, 0.1)
+
+    async def picture(self, url: str) -> tuple[int, bytes]:
+        """What is at the URL of an image."""
+        response = await treq.get(url, persistent=False, timeout=PATIENCE)
+        return response.code, await response.content()
+
+    async def until_picture(self, url: str, wanted: int) -> None:
+        """Wait until there is, or is no longer, something at the URL of an image."""
+        deadline = reactor.seconds() + PATIENCE
+        while (status := (await self.picture(url))[0]) != wanted:
+            if reactor.seconds() > deadline:
+                raise AssertionError(f"{url} is {status}, not {wanted}")
+            await deferLater(reactor, 0.1)
