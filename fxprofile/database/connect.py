@@ -20,9 +20,6 @@ from fxprofile.errors import ConfigError
 #: The execution option of a transaction that only reads.
 READ_ONLY: Final = "fxprofile_read_only"
 
-#: The execution option of a statement that SQLite refuses within a transaction.
-NO_TRANSACTION: Final = "fxprofile_no_transaction"
-
 _CONNECT_SECONDS = 5
 
 #: The module of each driver, and the extra of this package that brings it.
@@ -119,6 +116,8 @@ def _sqlite_engine(url: URL, options: dict[str, Any], timeout: float | None) -> 
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: object) -> None:
+        # This stays with the file: readers do not wait for the writer, nor it for them.
+        connection.execute("PRAGMA journal_mode = WAL").close()
         # A commit survives a power cut, not only a crash.
         connection.execute("PRAGMA synchronous = FULL").close()
         connection.execute("PRAGMA foreign_keys = ON").close()
@@ -127,10 +126,7 @@ def _sqlite_engine(url: URL, options: dict[str, Any], timeout: float | None) -> 
     def begun(connection: Connection) -> None:
         # A transaction that reads first and then wants to write fails at once if another
         # one wrote in between, however long it would wait: so it takes the lock first.
-        chosen = connection.get_execution_options()
-        if chosen.get(NO_TRANSACTION):
-            return
-        reads = chosen.get(READ_ONLY)
+        reads = connection.get_execution_options().get(READ_ONLY)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine

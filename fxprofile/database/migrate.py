@@ -13,7 +13,6 @@ from typing import Final
 from sqlalchemy import Connection, Engine, inspect, text
 
 from fxprofile.database.connect import (
-    NO_TRANSACTION,
     READ_ONLY,
     is_embedded,
     make_engine,
@@ -59,11 +58,6 @@ def ensure_schema(engine: Engine, *, migrate: bool) -> None:
     :raises SchemaMismatch: if it has another one and may not be changed, or comes from
         a newer version.
     """
-    if engine.dialect.name == "sqlite":
-        # Stays with the file.  Readers do not wait for the writer, nor it for them.
-        with engine.connect() as connection:
-            connection.execution_options(**{NO_TRANSACTION: True})
-            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
     with engine.connect() as connection:
         connection.execution_options(**{READ_ONLY: True})
         found = revision(connection)

@@ -183,8 +183,8 @@ class DatabaseQueue:
 
     async def _take(self, limit: int) -> Sequence[Message]:
         """
-        Receive what is there.  If nobody waits for it by the time it is received, it is
-        handed back.
+        Receive what is there.  If nobody waits for it any longer by then, the receive is
+        undone.
         """
         taking = _Taking(
             queue=self.name,
@@ -203,9 +203,8 @@ class DatabaseQueue:
             messages, died = await self._run(lambda c: taking.take(c, now))
             if died:
                 self._database.bells.ring(dead_name(self.name))
-            if given_up:
-                for message in messages:
-                    await self._hand_back(message)
+            if given_up and messages:
+                await self._hand_back(messages)
             return messages
 
         waiter = detached(take())
@@ -215,11 +214,20 @@ class DatabaseQueue:
             given_up = True
             raise
 
-    async def _hand_back(self, message: Message) -> None:
-        try:
-            await self.extend(message=message, visibility=0)
-        except LeaseLost:
-            return
+    async def _hand_back(self, messages: Sequence[Message]) -> None:
+        """Undo a receive whose messages nobody has seen."""
+        undone = {
+            "visible_at": self._clock.seconds(),
+            "receive_count": table.c.receive_count - 1,
+            "receipt": None,
+        }
+
+        def undo(connection: Connection) -> None:
+            for message in messages:
+                connection.execute(update(table).where(self._ours(message)).values(undone))
+
+        await self._run(undo)
+        self._database.bells.ring(self.name)
 
     def _ours(self, message: Message) -> Any:
         return and_(

@@ -6,6 +6,7 @@ A test case inherits from one of them and from what it tests.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine
@@ -43,7 +44,7 @@ class SqliteBackend(Backend):
     """A new file for each test."""
 
     def fresh_url(self) -> str:
-        return f"sqlite:///{self.mktemp()}/profile.db"
+        return f"sqlite:///{Path(self.mktemp()).absolute()}/profile.db"
 
     empty_url = fresh_url
 
