@@ -20,14 +20,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.aio import BytesBody, Threads
-from fxprofile.errors import ChildFailed, CrunchError, ObjectNotFound
-from fxprofile.interfaces import IBucket, ICruncher, IQueue
+from fxprofile.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
+from fxprofile.interfaces import Body, IBucket, ICruncher, IQueue
 from fxprofile.keys import VARIANTS, private_key, public_key, public_keys
 from fxprofile.metrics import Metrics
 from fxprofile.model import Job, Op, Outcome, Result, Variant
 
 #: What is in the public bucket.
 IMAGE_TYPE = "image/png"
+
+#: Where the sides of a PNG end, which are the first of IHDR: ISO/IEC 15948, section 11.2.2.
+_PNG_HEAD = 24
 
 Pictures = Mapping[str, tuple[Variant, bytes]]
 
@@ -154,14 +157,29 @@ class Crunch:
                 info, body = await self._public.get(key=public_key(avatar_id, name))
             except ObjectNotFound:
                 return Result(id=avatar_id, status=Outcome.FAILED, reason="lost")
-            try:
-                head = await body.__anext__()
-            finally:
-                await body.aclose()
-            # PNG (ISO/IEC 15948), section 11.2.2: the sides are the first of IHDR.
-            width, height = struct.unpack(">II", head[16:24])
+            width, height = _sides(await _first_bytes(body, _PNG_HEAD))
             variants[name] = Variant(width=width, height=height, bytes=info.length)
         return Result(id=avatar_id, status=Outcome.READY, variants=variants)
 
     async def _report(self, result: Result) -> None:
         await self._results.send(body=result.encode())
+
+
+async def _first_bytes(body: Body, number: int) -> bytes:
+    """The first bytes of a body, or all if it has fewer.  The rest is given up."""
+    head = b""
+    try:
+        async for piece in body:
+            head += piece
+            if len(head) >= number:
+                break
+    finally:
+        await body.aclose()
+    return head[:number]
+
+
+def _sides(head: bytes) -> tuple[int, int]:
+    if len(head) < _PNG_HEAD or head[12:16] != b"IHDR":
+        raise StorageError("what is in the public bucket is not a picture of ours")
+    width, height = struct.unpack(">II", head[16:])
+    return width, height

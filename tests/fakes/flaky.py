@@ -20,26 +20,34 @@ class Flaky:
     Does what the driver behind it does, whatever its interface.
 
     :param inner: the driver behind it.
+    :param label: what it is called in the diary.
+    :param diary: of several drivers: the label and the method of each call, in order.
     :ivar calls: the name and the arguments of each call, in order.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, label: str = "", diary: list[str] | None = None) -> None:
         self.inner = inner
+        self._label = label
+        self._diary = diary
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self._plans: dict[str, list[_Plan]] = defaultdict(list)
         directlyProvides(self, providedBy(inner))
 
-    def fail(self, method: str, error: Exception, *, after: bool = False, times: int = 1) -> None:
+    def fail(
+        self, method: str, error: Exception, *, after: bool = False, times: int = 1, skip: int = 0
+    ) -> None:
         """
         Let the next calls of a method raise.
 
         :param after: when all is done, as if the answer was lost.
         :param times: so many calls, one after the other.
+        :param skip: so many calls before them go well.
         """
 
         async def fail() -> None:
             raise error
 
+        self._plans[method] += [("before", _nothing)] * skip
         self._plans[method] += [("after" if after else "before", fail)] * times
 
     def hold(self, method: str, *, after: bool = False) -> Deferred[None]:
@@ -68,6 +76,8 @@ class Flaky:
 
         async def call(**arguments: Any) -> Any:
             self.calls.append((name, arguments))
+            if self._diary is not None:
+                self._diary.append(f"{self._label} {name}")
             plans = self._plans[name]
             moment, plan = plans.pop(0) if plans else ("", None)
             if plan and moment == "before":
@@ -78,3 +88,7 @@ class Flaky:
             return result
 
         return call
+
+
+async def _nothing() -> None:
+    pass

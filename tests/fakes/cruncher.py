@@ -1,0 +1,68 @@
+"""
+A cruncher that draws nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from typing import IO
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from fxprofile.interfaces import ICruncher
+from fxprofile.keys import VARIANTS
+from fxprofile.model import Variant
+
+Pictures = Mapping[str, tuple[Variant, bytes]]
+
+
+def pictures_of(original: bytes) -> Pictures:
+    """What :class:`FakeCruncher` makes of an original: always the same of the same."""
+    pictures = {}
+    for name, (_, side) in VARIANTS.items():
+        sides = (side, side // 2)
+        # The signature and the first fields of IHDR, as in every PNG.
+        data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", *sides)
+        data += hashlib.sha256(name.encode() + original).digest()
+        pictures[name] = (Variant(*sides, len(data)), data)
+    return pictures
+
+
+@implementer(ICruncher)
+class FakeCruncher:
+    """
+    Makes pictures that only begin like pictures.
+
+    :ivar plan: what the next calls raise, or wait for; None for nothing of the kind.
+    :ivar crunched: the originals that were given, in order.
+    :ivar cancelled: how many calls were cancelled.
+    """
+
+    def __init__(self, slots: int = 2) -> None:
+        self.slots = slots
+        self.plan: list[Exception | Deferred[None] | None] = []
+        self.crunched: list[bytes] = []
+        self.cancelled = 0
+
+    def hold(self) -> Deferred[None]:
+        """Let the next call wait for what this returns."""
+        held: Deferred[None] = Deferred(self._cancel)
+        self.plan.append(held)
+        return held
+
+    def _cancel(self, held: Deferred[None]) -> None:
+        self.cancelled += 1
+
+    async def crunch(self, *, original: IO[bytes]) -> Pictures:
+        original.seek(0)
+        data = original.read()
+        self.crunched.append(data)
+        planned = self.plan.pop(0) if self.plan else None
+        if isinstance(planned, Deferred):
+            await planned
+        elif planned is not None:
+            raise planned
+        return pictures_of(data)
