@@ -87,7 +87,8 @@ class Call:
         self._corrected: set[str] = set()
         self._reply: Reply | None = None
 
-    async def run(self, streamed: bool) -> Answer:
+    async def run(self, streamed: bool, max_attempts: int) -> Answer:
+        """See :meth:`fxprofile.aws.client.AwsService.call`."""
         paid: int | None = None
         while True:
             self._attempt += 1
@@ -100,7 +101,7 @@ class Call:
                     raise
                 if self._correct(error):
                     continue
-                if not is_retryable(error) or self._attempt >= self._client.max_attempts:
+                if not is_retryable(error) or self._attempt >= max_attempts:
                     raise
                 paid = self._client.budget.take(error)
                 if paid is None:

@@ -70,7 +70,12 @@ class AwsClient:
         return await self._threads.run(load_in_thread, name)
 
     def service(
-        self, name: str, *, endpoint_url: str | None = None, addressing: Addressing = "auto"
+        self,
+        name: str,
+        *,
+        endpoint_url: str | None = None,
+        addressing: Addressing = "auto",
+        region: str | None = None,
     ) -> AwsService:
         """
         A service.
@@ -78,8 +83,9 @@ class AwsClient:
         :param name: ``s3`` or ``sqs``.
         :param endpoint_url: in place of AWS's own.
         :param addressing: whether S3's buckets are in the path or in the host.
+        :param region: in place of that of the client.
         """
-        return AwsService(self, name, endpoint_url, addressing)
+        return AwsService(self, name, endpoint_url, addressing, region or self.region)
 
     def acquire(self) -> None:
         """Say that somebody has begun to use this."""
@@ -96,10 +102,16 @@ class AwsService:
     """One service of AWS; see :meth:`AwsClient.service`."""
 
     def __init__(
-        self, client: AwsClient, name: str, endpoint_url: str | None, addressing: Addressing
+        self,
+        client: AwsClient,
+        name: str,
+        endpoint_url: str | None,
+        addressing: Addressing,
+        region: str,
     ) -> None:
         self.name = name
         self.endpoint_url = endpoint_url
+        self.region = region
         self._client = client
         # The same rule as botocore has.
         self._path_style = addressing == "path" or (
@@ -116,6 +128,7 @@ class AwsService:
         streamed_answer: bool = False,
         headers: Mapping[str, str] | None = None,
         timeout: float = READ_TIMEOUT,
+        max_attempts: int | None = None,
     ) -> Answer:
         """
         Call an operation.
@@ -130,17 +143,18 @@ class AwsService:
         :param streamed_answer: whether the answer's body is wanted as it comes.
         :param headers: further headers.
         :param timeout: seconds in which the other side has to show a sign of life.
+        :param max_attempts: in place of that of the client.
         :raises AwsError: if it failed.
         :raises Exception: whatever the stream raises.
         """
         call = Call(self._client, self, operation, parameters, stream, headers, timeout)
-        return await call.run(streamed_answer)
+        return await call.run(streamed_answer, max_attempts or self._client.max_attempts)
 
     async def endpoint(self, bucket: str | None = None) -> Endpoint:
         """Where requests go that are about this bucket, or about none."""
         wire = await self._client.wire(self.name)
         return wire.endpoint(
-            region=self._regions.get(bucket or "", self._client.region),
+            region=self._regions.get(bucket or "", self.region),
             url=self.endpoint_url,
             bucket=bucket,
             path_style=self._path_style,
@@ -152,6 +166,6 @@ class AwsService:
 
         :returns: whether this is news.
         """
-        known = self._regions.get(bucket, self._client.region)
+        known = self._regions.get(bucket, self.region)
         self._regions[bucket] = region
         return region != known
