@@ -218,7 +218,6 @@ def add_images(parts: Parts) -> None:
         bucket=public,
         max_age=settings.images.max_age,
         clock=parts.reactor,
-        threads=parts.files,
         metrics=parts.metrics,
     )
     parts.listen("images.listen", settings.images.listen, site)

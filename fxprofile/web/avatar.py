@@ -10,8 +10,8 @@ from fxprofile.keys import DEFAULT_AVATAR_ID, is_id
 from fxprofile.model import Status
 from fxprofile.profiles import Profiles
 from fxprofile.selection import NotTheOwner, Selection
+from fxprofile.serving.conditional import matches
 from fxprofile.web.api import Answer, Api, Call
-from fxprofile.web.etags import matches
 
 #: A week, in seconds: a letter never looks other than it did.
 MONOGRAM_AGE = 7 * 86400

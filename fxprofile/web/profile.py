@@ -8,8 +8,8 @@ from typing import Any
 
 from fxprofile.errors import BadRequest, Forbidden
 from fxprofile.profiles import FIELD_SCOPES, Profiles
+from fxprofile.serving.conditional import matches
 from fxprofile.web.api import Answer, Api, Call
-from fxprofile.web.etags import matches
 
 #: Characters of a display name.
 MAX_NAME = 256
