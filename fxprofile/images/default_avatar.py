@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fxprofile.images.hot import Held
 from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, public_key
 from fxprofile.model import ObjectInfo
 
 _DIRECTORY: Final = Path(__file__).with_name("default")
 
 
-@dataclass(frozen=True)
-class DefaultPicture:
-    """One size: what a bucket would say of it, and its bytes."""
-
-    info: ObjectInfo
-    data: bytes
-
-
-def read_default_avatar() -> Mapping[str, DefaultPicture]:
+def read_default_avatar() -> Mapping[str, Held]:
     """
     Read the pictures, by the keys that they would have in the public bucket.
 
-    This blocks.
+    This blocks, for 15 KiB.
 
     :raises OSError: if the package is not whole.
     """
@@ -39,14 +31,12 @@ def read_default_avatar() -> Mapping[str, DefaultPicture]:
         path = _DIRECTORY / f"{side}.png"
         data = path.read_bytes()
         key = public_key(DEFAULT_AVATAR_ID, variant)
-        pictures[key] = DefaultPicture(
-            info=ObjectInfo(
-                key=key,
-                length=len(data),
-                # The same on every machine, and other in a release that draws another one.
-                etag=hashlib.sha256(data).hexdigest()[:32],
-                modified=path.stat().st_mtime,
-            ),
-            data=data,
+        # The tag is the same on every machine, and other in a release that draws another.
+        info = ObjectInfo(
+            key=key,
+            length=len(data),
+            etag=hashlib.sha256(data).hexdigest()[:32],
+            modified=path.stat().st_mtime,
         )
+        pictures[key] = Held(info, data, source="default")
     return pictures

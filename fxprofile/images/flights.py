@@ -14,11 +14,7 @@ T = TypeVar("T")
 
 
 class Flights(Generic[T]):
-    """
-    Pieces of work in the air, by key.
-
-    Work goes on as long as one of those who wait for it still does.
-    """
+    """Pieces of work in the air, by key."""
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[T]] = {}
@@ -36,50 +32,43 @@ class Flights(Generic[T]):
         """
         flight = self._flights.get(key)
         if flight is not None:
-            return flight.wait()
-        new: _Flight[T] = _Flight(lambda: self._landed(key, new))
-        self._flights[key] = new
-        waiter = new.wait()
-        new.start(work())
+            return flight.board()
+        flight = self._flights[key] = _Flight(lambda ended: self._ended(key, ended))
+        waiter = flight.board()
+        flight.start(work())
         return waiter
 
-    def _landed(self, key: str, flight: _Flight[T]) -> None:
+    def _ended(self, key: str, flight: _Flight[T]) -> None:
+        # One that was given up may end after the next one has started.
         if self._flights.get(key) is flight:
             del self._flights[key]
 
 
 class _Flight(Generic[T]):
-    def __init__(self, landed: Callable[[], None]) -> None:
-        self._landed = landed
+    def __init__(self, ended: Callable[[_Flight[T]], None]) -> None:
+        self._ended = ended
         self._waiters: list[Deferred[T]] = []
         self._work: Deferred[None] | None = None
 
-    def wait(self) -> Deferred[T]:
+    def board(self) -> Deferred[T]:
         waiter: Deferred[T] = Deferred(self._leave)
         self._waiters.append(waiter)
         return waiter
 
     def start(self, work: Coroutine[Any, Any, T]) -> None:
-        outcome = Deferred.fromCoroutine(work)
-        self._work = outcome.addCallbacks(self._done, self._failed)
+        self._work = Deferred.fromCoroutine(work).addBoth(self._land)
 
     def _leave(self, waiter: Deferred[T]) -> None:
         self._waiters.remove(waiter)
         if not self._waiters and self._work is not None:
             # Whoever comes now starts anew and does not get the cancellation.
-            self._landed()
+            self._ended(self)
             self._work.cancel()
 
-    def _done(self, value: T) -> None:
-        self._landed()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.callback(value)
-
-    def _failed(self, failure: Failure) -> None:
-        self._landed()
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.errback(failure)
-        if not waiters:
-            failure.trap(CancelledError)
+    def _land(self, outcome: T | Failure) -> None:
+        self._ended(self)
+        if isinstance(outcome, Failure) and not self._waiters:
+            outcome.trap(CancelledError)
+        while self._waiters:
+            # A failure goes the way of failures.
+            self._waiters.pop(0).callback(outcome)

@@ -5,18 +5,17 @@ What the images listener answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import NOT_MODIFIED, RESPONSES, Request, datetimeToString
+from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from fxprofile.aio import BytesBody, Threads
 from fxprofile.errors import (
     ApiError,
     BackendUnavailable,
@@ -26,31 +25,34 @@ from fxprofile.errors import (
     ObjectNotFound,
     StorageError,
 )
-from fxprofile.images.conditional import entity_tag, not_modified
-from fxprofile.images.default_avatar import DefaultPicture, read_default_avatar
-from fxprofile.images.flights import Flights
-from fxprofile.images.flow import cut_off, send
-from fxprofile.images.hot import HotPictures
-from fxprofile.interfaces import Body
-from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, is_image_name, public_key, public_keys
+from fxprofile.images.flow import Tap
+from fxprofile.images.hot import HotPictures, Picture
+from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, is_image_name, public_key
 from fxprofile.metrics import Metrics
 from fxprofile.model import ObjectInfo
+from fxprofile.serving.channel import StreamingRequest
+from fxprofile.serving.conditional import is_conditional, not_modified
 
-_log = Logger()
+#: On every response: they keep a browser from taking it for anything but a picture.
+HEADERS: Final = {
+    b"X-Content-Type-Options": b"nosniff",
+    b"Content-Security-Policy": b"default-src 'none'; sandbox",
+    b"Cross-Origin-Resource-Policy": b"cross-origin",
+    b"Access-Control-Allow-Origin": b"*",
+}
 
 _PREFIX: Final = b"/a/"
-_VARIANTS: Final = {suffix: variant for variant, (suffix, _) in VARIANTS.items()}
 _ID_LENGTH: Final = len(DEFAULT_AVATAR_ID)
-_DEFAULTS: Final = frozenset(public_keys(DEFAULT_AVATAR_ID))
+_VARIANTS: Final = {suffix: variant for variant, (suffix, _) in VARIANTS.items()}
 _METHODS: Final = (b"GET", b"HEAD")
+
+_log = Logger()
 
 
 def key_of(path: bytes) -> str | None:
     """The key of the object that a URL path names, or None if it names none."""
-    if not path.startswith(_PREFIX):
-        return None
-    name = path[len(_PREFIX) :].decode("latin-1")
-    if not is_image_name(name):
+    name = path.removeprefix(_PREFIX).decode("latin-1")
+    if not path.startswith(_PREFIX) or not is_image_name(name):
         return None
     return public_key(name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]])
 
@@ -61,156 +63,126 @@ class ImagesResource(Resource):
 
     :param pictures: the public bucket.
     :param max_age: of the Cache-Control header, in seconds.
-    :param clock: times those who take too long.
-    :param threads: where the default avatar is read, once.
-    :param stall: how long a client may take nothing of a picture, in seconds.
-    :param metrics: where the answers are counted.
+    :param clock: times the answers.
+    :param metrics: where they are counted.
     """
 
     isLeaf = True
 
     def __init__(
-        self,
-        *,
-        pictures: HotPictures,
-        max_age: int,
-        clock: IReactorTime,
-        threads: Threads,
-        stall: float,
-        metrics: Metrics,
+        self, *, pictures: HotPictures, max_age: int, clock: IReactorTime, metrics: Metrics
     ) -> None:
         super().__init__()
         self._pictures = pictures
-        self._cache_control = f"public, max-age={max_age}".encode("ascii")
+        self._cache_control = f"public, max-age={max_age}".encode()
         self._clock = clock
-        self._threads = threads
-        self._stall = stall
         self._metrics = metrics
-        self._default: Mapping[str, DefaultPicture] | None = None
-        self._reading: Flights[Mapping[str, DefaultPicture]] = Flights()
 
-    def render(self, request: Request) -> int:
-        began = self._clock.seconds()
+    def render(self, request: StreamingRequest) -> int:
+        for name, value in HEADERS.items():
+            request.setHeader(name, value)
+        request.notifyFinish().addBoth(self._count, request)
         work = Deferred.fromCoroutine(self._answer(request))
         request.notifyFinish().addErrback(lambda _: work.cancel())
         work.addErrback(self._refuse, request)
         work.addErrback(lambda failure: _log.failure("An answer was lost", failure=failure))
-        work.addBoth(lambda _: self._count(request, began))
         return NOT_DONE_YET
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: StreamingRequest) -> None:
         key = key_of(request.path)
         if key is None:
             raise NotFound
+        request.route = "/a/{id}"
         if request.method not in _METHODS:
             raise MethodNotAllowed(headers={"Allow": "GET, HEAD"})
-        if key in _DEFAULTS:
-            await self._answer_default(request, key)
-            return
-        if request.method == b"HEAD" or _is_conditional(request):
+        if request.method == b"HEAD" or is_conditional(request.requestHeaders):
             info, source = await self._pictures.look(key)
-            if self._answer_without_body(request, info):
+            unchanged = not_modified(request.requestHeaders, etag=info.etag, modified=info.modified)
+            if unchanged or request.method == b"HEAD":
                 self._metrics.image_cache.labels(source).inc()
+                self._set_headers(request, info)
+                request.setResponseCode(304 if unchanged else 200)
+                request.finish()
                 return
         picture = await self._pictures.open(key)
         self._metrics.image_cache.labels(picture.source).inc()
-        await self._send(request, picture.info, picture.body)
-
-    async def _answer_default(self, request: Request, key: str) -> None:
-        if self._default is None:
-            self._default = await self._reading.join("", self._read_default)
-        default = self._default[key]
-        self._metrics.image_cache.labels("default").inc()
-        if not self._answer_without_body(request, default.info):
-            await self._send(request, default.info, BytesBody(default.data))
-
-    async def _read_default(self) -> Mapping[str, DefaultPicture]:
-        return await self._threads.run(read_default_avatar)
-
-    def _answer_without_body(self, request: Request, info: ObjectInfo) -> bool:
-        """Finish the answer, if the headers are all of it."""
-        headers = request.requestHeaders
-        if not_modified(
-            none_match=headers.getRawHeaders(b"If-None-Match", []),
-            modified_since=request.getHeader(b"If-Modified-Since"),
-            tag=entity_tag(info.etag),
-            modified=info.modified,
-        ):
-            self._set_validators(request, info)
-            request.setResponseCode(NOT_MODIFIED)
-        elif request.method == b"HEAD":
-            self._set_headers(request, info)
-        else:
-            return False
-        request.finish()
-        return True
-
-    async def _send(self, request: Request, info: ObjectInfo, body: Body) -> None:
         try:
-            await send(
-                request=request,
-                body=body,
-                length=info.length,
-                begin=lambda: self._set_headers(request, info),
-                clock=self._clock,
-                stall=self._stall,
-            )
+            await self._send(request, picture)
         finally:
-            await body.aclose()
+            await picture.body.aclose()
+
+    async def _send(self, request: StreamingRequest, picture: Picture) -> None:
+        """Write a picture: each piece is asked for when the one before has left our hands."""
+        info, sent, tap = picture.info, 0, Tap()
+        async for piece in picture.body:
+            sent += len(piece)
+            if sent > info.length:
+                raise StorageError(f"get {info.key}: more than {info.length} bytes")
+            if not request.startedWriting:
+                # Not before: a bucket that fails at once leaves the answer open.
+                self._set_headers(request, info)
+                request.registerProducer(tap, True)
+            request.write(piece)
+            await tap.opened()
+        if sent < info.length:
+            raise StorageError(f"get {info.key}: {sent} of {info.length} bytes")
+        if request.startedWriting:
+            request.unregisterProducer()
+        else:
+            self._set_headers(request, info)
         request.finish()
 
-    def _set_validators(self, request: Request, info: ObjectInfo) -> None:
-        request.setHeader(b"ETag", entity_tag(info.etag))
-        request.setHeader(b"Last-Modified", datetimeToString(info.modified))
-        request.setHeader(b"Cache-Control", self._cache_control)
-
-    def _set_headers(self, request: Request, info: ObjectInfo) -> None:
-        self._set_validators(request, info)
+    def _set_headers(self, request: StreamingRequest, info: ObjectInfo) -> None:
         request.setHeader(b"Content-Type", b"image/png")
         request.setHeader(b"Content-Length", b"%d" % info.length)
         request.setHeader(b"Content-Disposition", b"inline")
+        request.setHeader(b"Cache-Control", self._cache_control)
+        request.setHeader(b"ETag", f'"{info.etag}"'.encode())
+        request.setHeader(b"Last-Modified", datetimeToString(info.modified))
 
-    def _refuse(self, failure: Failure, request: Request) -> None:
+    def _refuse(self, failure: Failure, request: StreamingRequest) -> None:
         if request.channel is None:
-            if not failure.check(CancelledError):
-                _log.failure("A picture that nobody waits for any longer failed", failure=failure)
-            return
-        if request.startedWriting:
+            # Nobody waits any longer.
+            failure.trap(CancelledError, StorageError)
+        elif request.startedWriting:
             # A clean end would pass a part off as the whole.
             _log.warn("{path}: cut off: {error}", path=request.path, error=failure.value)
-            cut_off(request)
-            return
-        if failure.check(ObjectNotFound):
-            error: ApiError = NotFound()
-        elif failure.check(StorageError):
-            _log.warn("{path}: {error}", path=request.path, error=failure.value)
-            error = BackendUnavailable()
-        elif isinstance(failure.value, ApiError):
-            error = failure.value
+            request.channel.forceAbortClient()
         else:
-            _log.failure("{path}", failure=failure, path=request.path)
-            error = InternalError()
-        write_error(request, error)
-        request.finish()
+            _write_error(request, _error_of(failure, request.path))
 
-    def _count(self, request: Request, began: float) -> None:
+    def _count(self, outcome: object, request: StreamingRequest) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"
-        route = "other" if key_of(request.path) is None else "/a/{id}"
-        status = str(request.code) if request.finished else "aborted"
-        self._metrics.requests.labels("images", method, route, status).inc()
-        self._metrics.request_seconds.labels("images", route).observe(self._clock.seconds() - began)
+        status = 499 if isinstance(outcome, Failure) else request.code
+        self._metrics.requests.labels("images", method, request.route, status).inc()
+        self._metrics.request_seconds.labels("images", request.route).observe(
+            self._clock.seconds() - request.started_at
+        )
 
 
-def write_error(request: Request, error: ApiError) -> None:
-    """Write an error in the words of the API, for no cache to keep."""
+def _error_of(failure: Failure, path: bytes) -> ApiError:
+    """What a client is told of a failure; what it is not told is logged."""
+    if isinstance(failure.value, ApiError):
+        return failure.value
+    if failure.check(ObjectNotFound):
+        return NotFound()
+    if failure.check(StorageError):
+        _log.warn("{path}: {error}", path=path, error=failure.value)
+        return BackendUnavailable()
+    _log.failure("{path}", failure=failure, path=path)
+    return InternalError()
+
+
+def _write_error(request: StreamingRequest, error: ApiError) -> None:
+    """Answer in the words of the API, for no cache to keep."""
     body = json.dumps(
         {
             "code": error.code,
             "errno": error.errno,
-            "error": RESPONSES[error.code].decode("ascii"),
+            "error": HTTPStatus(error.code).phrase,
             "message": error.text,
         }
-    ).encode("ascii")
+    ).encode()
     request.setResponseCode(error.code)
     request.setHeader(b"Cache-Control", b"no-store")
     request.setHeader(b"Content-Type", b"application/json")
@@ -218,8 +190,4 @@ def write_error(request: Request, error: ApiError) -> None:
     for name, value in error.headers.items():
         request.setHeader(name, value)
     request.write(body)
-
-
-def _is_conditional(request: Request) -> bool:
-    headers = request.requestHeaders
-    return headers.hasHeader(b"If-None-Match") or headers.hasHeader(b"If-Modified-Since")
+    request.finish()
