@@ -67,6 +67,8 @@ def _image_url(text: str) -> str:
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+# An SQS queue URL, or what the database driver calls the queue.
+QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$")]
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Seconds = Annotated[float, Field(gt=0)]
@@ -188,8 +190,8 @@ class Queue(Section):
     driver: Literal["database", "sqs"] = "database"
     jobs_url: HttpUrl | None = None
     results_url: HttpUrl | None = None
-    events_url: HttpUrl | None = None
-    updates_url: HttpUrl | None = None
+    events_url: QueueUrl | None = None
+    updates_url: QueueUrl | None = None
     dead_url: HttpUrl | None = None
     visibility_timeout: Annotated[int, Field(ge=2, le=43200)] = 60
     max_receives: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -384,6 +386,9 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
         for key in ("jobs_url", "results_url"):
             if getattr(settings.queue, key) is None:
                 yield f"queue.{key}: must be set when queue.driver is sqs"
+        for key in ("events_url", "updates_url"):
+            if not (getattr(settings.queue, key) or "http").startswith("http"):
+                yield f"queue.{key}: must be a URL when queue.driver is sqs"
 
 
 def _from_file(path: str) -> dict[str, Any]:

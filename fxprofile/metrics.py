@@ -90,6 +90,9 @@ class Metrics:
         self.results = Counter(
             "fxprofile_results", "Results applied, by status.", ("status",), registry=registry
         )
+        self.account_events = Counter(
+            "fxprofile_account_events", "Account events applied.", ("event",), registry=registry
+        )
         self.repairs = Counter(
             "fxprofile_repairs",
             "Rows that a repair loop touched, by loop.",

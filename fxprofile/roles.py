@@ -8,165 +8,25 @@ never imports Pillow, the worker never Klein, the images role neither database n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twisted.application.service import IService, Service
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.application.service import Service
 
-from fxprofile.aio import Stack, Threads
+from fxprofile.aio import Stack
 from fxprofile.config import Role, Settings
-from fxprofile.errors import ConfigError
-from fxprofile.interfaces import IBucket, IQueue
-from fxprofile.metrics import Metrics
+from fxprofile.parts import Parts
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.health import Health
-from fxprofile.serving.site import Listener, StreamingSite
+from fxprofile.serving.site import StreamingSite
 
-#: Threads for files, and transactions at one time.
-FILE_THREADS = 16
+if TYPE_CHECKING:
+    from fxprofile.intake import Intake
 
 #: Results that the web role applies at one time.
 RESULT_SLOTS = 10
 
-
-#: Seconds after which an original expires that nothing else removed: longer than any
-#: message or failed upload is kept.
-ORIGINALS_EXPIRE = 30 * 86400
-
 #: Uploads an hour from one address, for each that a user may make.
 USERS_BEHIND_AN_ADDRESS = 10
-
-
-class Parts:
-    """
-    What the roles of one process share, made when it is first asked for.
-
-    :param stack: what is made becomes part of it; what is asked for first starts first
-        and ends last.
-    """
-
-    def __init__(self, settings: Settings, reactor: Any, stack: Stack) -> None:
-        self.settings = settings
-        self.reactor = reactor
-        self.stack = stack
-        self.metrics = Metrics()
-        self.health = Health(reactor)
-        self._made: dict[str, Any] = {}
-        self._ready: list[Callable[[], Awaitable[object]]] = []
-
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._made:
-            made = self._made[name] = make()
-            if IService.providedBy(made):
-                made.setServiceParent(self.stack)
-        return self._made[name]
-
-    @property
-    def files(self) -> Threads:
-        """Threads for work on files."""
-        return self._once("files", lambda: Threads(self.reactor, "files", FILE_THREADS))
-
-    @property
-    def database(self) -> Any:
-        """The database."""
-
-        def make() -> Any:
-            from fxprofile.database.engine import Database
-
-            database = Database(
-                self.reactor,
-                self.settings.database.url.get_secret_value(),
-                migrate=self.settings.environment == "development",
-            )
-            self.must_be_ready(database.ready)
-            return database
-
-        return self._once("database", make)
-
-    @property
-    def store(self) -> Any:
-        """The profile store."""
-
-        def make() -> Any:
-            from fxprofile.database.store import SqlProfileStore
-
-            return SqlProfileStore(self.database)
-
-        return self._once("store", make)
-
-    def bucket(self, which: str) -> IBucket:
-        """The ``private`` or the ``public`` bucket."""
-
-        def make() -> Any:
-            from fxprofile.storage import bucket_from_config
-
-            return bucket_from_config(
-                self.settings,
-                which,
-                reactor=self.reactor,
-                threads=self.files,
-                expire_after=ORIGINALS_EXPIRE if which == "private" else None,
-            )
-
-        return self._once(f"{which} bucket", make)
-
-    def queue(self, name: str) -> IQueue | None:
-        """The queue ``jobs``, ``results``, ``dead``, ``events`` or ``updates``."""
-
-        def make() -> Any:
-            from fxprofile.queues import queue_from_config
-
-            database = self.database if self.settings.queue.driver == "database" else None
-            return queue_from_config(
-                self.settings,
-                name,
-                reactor=self.reactor,
-                database=database,
-                threads=self.files,
-            )
-
-        return self._once(f"{name} queue", make)
-
-    def needed_queue(self, name: str) -> IQueue:
-        """A queue without which there is no service."""
-        queue = self.queue(name)
-        if queue is None:
-            raise ConfigError(f"queue.{name}_url: must be set")
-        return queue
-
-    def endpoint(self, key: str, description: str) -> IStreamServerEndpoint:
-        """The endpoint that a setting names."""
-        try:
-            return serverFromString(self.reactor, description)
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
-            raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None
-
-    def listen(self, key: str, description: str, site: StreamingSite) -> None:
-        """Add a listener."""
-        listener = Listener(
-            endpoint=self.endpoint(key, description),
-            site=site,
-            clock=self.reactor,
-            where=key,
-        )
-        listener.setServiceParent(self.stack)
-        # It is known at once, so it is asked before what takes longer.
-        self._ready.insert(0, listener.ready)
-
-    def must_be_ready(self, ready: Callable[[], Awaitable[object]]) -> None:
-        """Name something without which the process had better end at its start."""
-        self._ready.append(ready)
-
-    async def ready(self) -> None:
-        """
-        Wait until the process can do its work.
-
-        :raises ConfigError: or another error with one line, if it cannot.
-        """
-        for ready in self._ready:
-            await ready()
 
 
 class _GoingDown(Service):
@@ -266,18 +126,84 @@ def add_worker(parts: Parts) -> None:
 
 
 def add_web(parts: Parts) -> None:
-    """Add the web role: the API, the results, and the repair loops."""
-    from fxprofile.cache import cache_from_config
-    from fxprofile.cache.windows import MemoryWindows
-    from fxprofile.events.repair import Repair
-    from fxprofile.events.results import results_handler
-    from fxprofile.identity import identity_from_config
+    """Add the web role: the API, and the loops that keep profiles right."""
     from fxprofile.intake import Intake
-    from fxprofile.outbox import Outbox
-    from fxprofile.profiles import Changes, Profiles
+
+    intake = Intake(
+        private=parts.bucket("private"),
+        store=parts.store,
+        outbox=parts.outbox,
+        clock=parts.reactor,
+    )
+    _add_results(parts)
+    _add_account_events(parts)
+    _add_repair(parts, intake)
+    _add_api(parts, intake)
+
+
+def _add_results(parts: Parts) -> None:
+    from fxprofile.events.results import results_handler
     from fxprofile.queues import RESULTS_VISIBILITY
     from fxprofile.queues.poller import Poller
-    from fxprofile.selection import Selection
+
+    results = parts.needed_queue("results")
+    poller = Poller(
+        queue=results,
+        handler=results_handler(parts.selection, parts.metrics),
+        slots=RESULT_SLOTS,
+        visibility_timeout=RESULTS_VISIBILITY,
+        metrics=parts.metrics,
+        clock=parts.reactor,
+    )
+    poller.setServiceParent(parts.stack)
+    parts.health.add("results queue", results.check)
+    _is_healthy(parts.health, "results poller", poller)
+
+
+def _add_account_events(parts: Parts) -> None:
+    from fxprofile.events.accounts import accounts_handler
+    from fxprofile.queues import RESULTS_VISIBILITY
+    from fxprofile.queues.poller import Poller
+
+    events = parts.queue("events")
+    if events is None:
+        return
+    poller = Poller(
+        queue=events,
+        handler=accounts_handler(
+            selection=parts.selection,
+            changes=parts.changes,
+            identity=parts.identity,
+            metrics=parts.metrics,
+        ),
+        slots=RESULT_SLOTS,
+        visibility_timeout=RESULTS_VISIBILITY,
+        metrics=parts.metrics,
+        clock=parts.reactor,
+    )
+    poller.setServiceParent(parts.stack)
+    parts.health.add("events queue", events.check)
+    _is_healthy(parts.health, "events poller", poller)
+
+
+def _add_repair(parts: Parts, intake: Intake) -> None:
+    from fxprofile.events.repair import Repair
+
+    Repair(
+        store=parts.store,
+        outbox=parts.outbox,
+        selection=parts.selection,
+        intake=intake,
+        dead=parts.queue("dead"),
+        metrics=parts.metrics,
+        clock=parts.reactor,
+    ).setServiceParent(parts.stack)
+
+
+def _add_api(parts: Parts, intake: Intake) -> None:
+    from fxprofile.cache import windows_from_config
+    from fxprofile.identity import customs_from_config
+    from fxprofile.profiles import Profiles
     from fxprofile.web.api import Api
     from fxprofile.web.avatar import Avatars
     from fxprofile.web.dockerflow import Dockerflow
@@ -285,77 +211,51 @@ def add_web(parts: Parts) -> None:
     from fxprofile.web.limits import RateLimits
     from fxprofile.web.playground_page import Playground
     from fxprofile.web.profile import ProfileEndpoints
+    from fxprofile.web.server import ServerEndpoints
     from fxprofile.web.site import Endpoints, make_site
     from fxprofile.web.upload import Uploads
 
-    settings, reactor, metrics = parts.settings, parts.reactor, parts.metrics
-    store, private = parts.store, parts.bucket("private")
-    jobs, results = parts.needed_queue("jobs"), parts.needed_queue("results")
-    identity = identity_from_config(settings, reactor)
-    cache = cache_from_config(settings, reactor)
-    for driver in (identity, cache):
-        if IService.providedBy(driver):
-            driver.setServiceParent(parts.stack)
-    outbox = Outbox(jobs=jobs, store=store, clock=reactor)
-    changes = Changes(cache=cache, updates=parts.queue("updates"), metrics=metrics)
-    selection = Selection(store=store, outbox=outbox, changes=changes, clock=reactor)
-    intake = Intake(private=private, store=store, outbox=outbox, clock=reactor)
+    settings, reactor = parts.settings, parts.reactor
+    monograms = settings.monogram.enabled
     profiles = Profiles(
-        identity=identity,
-        store=store,
-        cache=cache,
-        changes=changes,
-        metrics=metrics,
+        identity=parts.identity,
+        store=parts.store,
+        cache=parts.cache,
+        changes=parts.changes,
+        metrics=parts.metrics,
         clock=reactor,
         image_template=settings.images.url,
-        monogram_url=f"{settings.web.public_url}/v1/avatar/" if settings.monogram.enabled else None,
+        monogram_url=f"{settings.web.public_url}/v1/avatar/" if monograms else None,
     )
-    gate = Gate(
-        limits=RateLimits(
-            MemoryWindows(reactor),
-            reactor,
-            metrics,
-            per_user=settings.uploads.per_hour,
-            per_address=settings.uploads.per_hour * USERS_BEHIND_AN_ADDRESS,
-        ),
-        address_depth=settings.web.client_address_depth,
+    limits = RateLimits(
+        windows_from_config(settings, reactor, parts.cache),
+        reactor,
+        parts.metrics,
+        per_user=settings.uploads.per_hour,
+        per_address=settings.uploads.per_hour * USERS_BEHIND_AN_ADDRESS,
     )
-    poller = Poller(
-        queue=results,
-        handler=results_handler(selection, metrics),
-        slots=RESULT_SLOTS,
-        visibility_timeout=RESULTS_VISIBILITY,
-        metrics=metrics,
-        clock=reactor,
-    )
-    poller.setServiceParent(parts.stack)
-    Repair(
-        store=store,
-        outbox=outbox,
-        selection=selection,
-        intake=intake,
-        dead=parts.queue("dead"),
-        metrics=metrics,
-        clock=reactor,
-    ).setServiceParent(parts.stack)
-    parts.health.add("database", store.check)
-    parts.health.add("private bucket", private.check)
-    parts.health.add("jobs queue", jobs.check)
-    parts.health.add("results queue", results.check)
-    _is_healthy(parts.health, "results poller", poller)
+    customs = customs_from_config(settings, reactor, parts.metrics)
+    customs.setServiceParent(parts.stack)
+    gate = Gate(limits=limits, customs=customs, address_depth=settings.web.client_address_depth)
+    secret = settings.secret_bearer_token
     groups: list[Endpoints] = [
         Uploads(
             intake=intake,
-            selection=selection,
-            store=store,
+            selection=parts.selection,
+            store=parts.store,
             gate=gate,
-            metrics=metrics,
+            metrics=parts.metrics,
             max_bytes=settings.uploads.max_bytes,
             wait=settings.uploads.wait,
             image_template=settings.images.url,
         ),
-        Avatars(profiles=profiles, selection=selection, monograms=settings.monogram.enabled),
+        Avatars(profiles=profiles, selection=parts.selection, monograms=monograms),
         ProfileEndpoints(profiles=profiles, started=reactor.seconds()),
+        ServerEndpoints(
+            profiles=profiles,
+            changes=parts.changes,
+            secret=secret.get_secret_value() if secret else None,
+        ),
     ]
     page = None
     if settings.environment == "development" and settings.identity.driver == "dev":
@@ -369,8 +269,11 @@ def add_web(parts: Parts) -> None:
         groups.append(playground)
         page = playground.page
     groups.append(Dockerflow(health=parts.health, page=page))
-    api = Api(identity=identity, metrics=metrics, clock=reactor)
+    api = Api(identity=parts.identity, metrics=parts.metrics, clock=reactor)
     parts.listen("web.listen", settings.web.listen, make_site(api, groups, reactor))
+    parts.health.add("database", parts.store.check)
+    parts.health.add("private bucket", parts.bucket("private").check)
+    parts.health.add("jobs queue", parts.needed_queue("jobs").check)
 
 
 def _is_healthy(health: Health, name: str, poller: Any) -> None:

@@ -1,11 +1,19 @@
-"""Profiles as they were read: the drivers of :class:`fxprofile.interfaces.IProfileCache`."""
+"""
+What is kept for a while: the drivers of :class:`fxprofile.interfaces.IProfileCache`, and
+the places where rate limits are counted.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.config import Settings
 from fxprofile.interfaces import IProfileCache
+
+if TYPE_CHECKING:
+    from fxprofile.cache.windows import MovingWindows
 
 
 def cache_from_config(settings: Settings, reactor: IReactorTime) -> IProfileCache:
@@ -14,7 +22,36 @@ def cache_from_config(settings: Settings, reactor: IReactorTime) -> IProfileCach
 
     A driver that has something to start and to stop is an ``IService`` as well, and
     whoever makes it gives it a parent.
+
+    :raises ConfigError: if ``cache.url`` is of no use.
     """
+    if settings.cache.driver == "redis" and settings.cache.url is not None:
+        from fxprofile.cache.redis import RedisCache
+        from fxprofile.cache.redis_connection import RedisAddress, RedisConnection
+
+        address = RedisAddress.parse(settings.cache.url.get_secret_value())
+        return RedisCache(RedisConnection(reactor, address), ttl=settings.cache.ttl)
+
     from fxprofile.cache.memory import MemoryCache
 
     return MemoryCache(reactor, ttl=settings.cache.ttl)
+
+
+def windows_from_config(
+    settings: Settings, reactor: IReactorTime, cache: IProfileCache
+) -> MovingWindows:
+    """
+    Where rate limits are counted: in Redis if the cache is there, else in memory.
+
+    :param cache: what :func:`cache_from_config` gave; its connection is shared.
+    """
+    if settings.cache.driver == "redis":
+        from fxprofile.cache.redis import RedisCache
+        from fxprofile.cache.redis_windows import RedisWindows
+
+        if isinstance(cache, RedisCache):
+            return RedisWindows(cache.connection, reactor)
+
+    from fxprofile.cache.windows import MemoryWindows
+
+    return MemoryWindows(reactor)

@@ -59,7 +59,7 @@ def queue_from_config(
         raise ValueError("the database driver needs a database")
     return DatabaseQueue(
         database,
-        name=DEAD if name == "dead" else name,
+        name=DEAD if name == "dead" else (url or name).rpartition("/")[2],
         visibility_timeout=visibility,
         max_receives=max_receives,
         clock=reactor,

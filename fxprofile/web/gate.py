@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fxprofile.identity.customs import Customs
 from fxprofile.web.api import Call
 from fxprofile.web.limits import RateLimits, client_address
 
@@ -13,17 +14,20 @@ class Gate:
     :param address_depth: the setting ``web.client_address_depth``.
     """
 
-    def __init__(self, *, limits: RateLimits, address_depth: int) -> None:
+    def __init__(self, *, limits: RateLimits, customs: Customs, address_depth: int) -> None:
         self._limits = limits
+        self._customs = customs
         self._address_depth = address_depth
 
     async def admit_upload(self, call: Call) -> None:
         """
-        Count one more upload of this caller.
+        Count one more upload of this caller, and ask the fraud and abuse server.
 
         :raises ApiError: if it is one too many.
         """
-        await self._limits.hit(uid=call.uid, address=self._address(call))
+        address = self._address(call)
+        await self._limits.hit(uid=call.uid, address=address)
+        await self._customs.check(action="avatarUpload", address=address, uid=call.uid)
 
     def _address(self, call: Call) -> str | None:
         headers = call.request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])

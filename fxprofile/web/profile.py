@@ -81,16 +81,17 @@ class ProfileEndpoints:
         return Answer(200, {})
 
 
-def checked_name(name: Any) -> str | None:
+def checked_name(name: Any, key: str = "displayName") -> str | None:
     """
     A display name that a client sent; None if it is empty.
 
+    :param key: what the client calls it.
     :raises BadRequest: if it is no text, too long, or has a character that it may not.
     """
     if not isinstance(name, str):
-        raise BadRequest("displayName must be a string.")
+        raise BadRequest(f"{key} must be a string.")
     if len(name) > MAX_NAME:
-        raise BadRequest(f"displayName may have at most {MAX_NAME} characters.")
+        raise BadRequest(f"{key} may have at most {MAX_NAME} characters.")
     if _FORBIDDEN.search(name):
-        raise BadRequest("displayName has a control, private or invalid character.")
+        raise BadRequest(f"{key} has a control, private or invalid character.")
     return name or None

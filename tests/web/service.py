@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import treq
+from treq.testing import StubTreq
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
 
 from fxprofile.cache.memory import MemoryCache
 from fxprofile.cache.windows import MemoryWindows
 from fxprofile.config import DevAccount
+from fxprofile.identity.customs import Customs
 from fxprofile.identity.dev import DevIdentity
 from fxprofile.intake import Intake
 from fxprofile.metrics import Metrics
@@ -30,6 +33,7 @@ from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.gate import Gate
 from fxprofile.web.limits import RateLimits
 from fxprofile.web.profile import ProfileEndpoints
+from fxprofile.web.server import ServerEndpoints
 from fxprofile.web.site import make_site
 from fxprofile.web.upload import Uploads
 from tests.fakes.bucket import MemoryBucket
@@ -67,11 +71,13 @@ class ApiCase(TestCase):
     A test of the API.
 
     :cvar per_hour: and ``wait``, ``max_bytes``: settings of uploads.
+    :cvar secret: the secret bearer token.
     """
 
     per_hour = 0
     wait = 0.0
     max_bytes = 10_000
+    secret: str | None = None
 
     def setUp(self) -> None:
         self.metrics = Metrics()
@@ -108,7 +114,7 @@ class ApiCase(TestCase):
                 intake=self.intake,
                 selection=self.selection,
                 store=self.store,
-                gate=Gate(limits=limits, address_depth=1),
+                gate=Gate(limits=limits, customs=self.customs(), address_depth=1),
                 metrics=self.metrics,
                 max_bytes=self.max_bytes,
                 wait=self.wait,
@@ -116,7 +122,8 @@ class ApiCase(TestCase):
             ),
             Avatars(profiles=profiles, selection=self.selection, monograms=True),
             ProfileEndpoints(profiles=profiles, started=1_000_000_000),
-            *self.more_endpoints(),
+            ServerEndpoints(profiles=profiles, changes=changes, secret=self.secret),
+            Dockerflow(health=self.health),
         ]
         self.api = Api(identity=self.identity, metrics=self.metrics, clock=reactor)
         self.site = make_site(self.api, groups, reactor)
@@ -124,8 +131,8 @@ class ApiCase(TestCase):
         self.addCleanup(self._close)
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
 
-    def more_endpoints(self) -> list[Any]:
-        return [Dockerflow(health=self.health)]
+    def customs(self) -> Customs:
+        return Customs(StubTreq(Resource()), reactor, self.metrics, None)
 
     def accounts(self) -> tuple[DevAccount, ...]:
         return (account("alice", ALICE), account("bob", BOB))

@@ -1,0 +1,211 @@
+"""
+What the roles of one process are made of.
+
+Imports of drivers are inside the functions, so that no process loads what its roles do
+not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from fxprofile.aio import Stack, Threads
+from fxprofile.config import Settings
+from fxprofile.errors import ConfigError
+from fxprofile.interfaces import IBucket, IIdentity, IProfileCache, IProfileStore, IQueue
+from fxprofile.metrics import Metrics
+from fxprofile.outbox import Outbox
+from fxprofile.profiles import Changes
+from fxprofile.selection import Selection
+from fxprofile.serving.health import Health
+from fxprofile.serving.site import Listener, StreamingSite
+
+#: Threads for work on files.
+FILE_THREADS = 16
+
+#: Seconds after which an original expires that nothing else removed: longer than any
+#: message or failed upload is kept.
+ORIGINALS_EXPIRE = 30 * 86400
+
+
+class Parts:
+    """
+    What the roles of one process share, made when it is first asked for.
+
+    :param stack: what is made becomes part of it; what is asked for first starts first
+        and ends last.
+    """
+
+    def __init__(self, settings: Settings, reactor: Any, stack: Stack) -> None:
+        self.settings = settings
+        self.reactor = reactor
+        self.stack = stack
+        self.metrics = Metrics()
+        self.health = Health(reactor)
+        self._made: dict[str, Any] = {}
+        self._ready: list[Callable[[], Awaitable[object]]] = []
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            made = self._made[name] = make()
+            if IService.providedBy(made):
+                made.setServiceParent(self.stack)
+        return self._made[name]
+
+    @property
+    def files(self) -> Threads:
+        """Threads for work on files."""
+        return self._once("files", lambda: Threads(self.reactor, "files", FILE_THREADS))
+
+    @property
+    def database(self) -> Any:
+        """The database."""
+
+        def make() -> Any:
+            from fxprofile.database.engine import Database
+
+            database = Database(
+                self.reactor,
+                self.settings.database.url.get_secret_value(),
+                migrate=self.settings.environment == "development",
+            )
+            self.must_be_ready(database.ready)
+            return database
+
+        return self._once("database", make)
+
+    @property
+    def store(self) -> IProfileStore:
+        """The profile store."""
+
+        def make() -> Any:
+            from fxprofile.database.store import SqlProfileStore
+
+            return SqlProfileStore(self.database)
+
+        return self._once("store", make)
+
+    def bucket(self, which: str) -> IBucket:
+        """The ``private`` or the ``public`` bucket."""
+
+        def make() -> Any:
+            from fxprofile.storage import bucket_from_config
+
+            return bucket_from_config(
+                self.settings,
+                which,
+                reactor=self.reactor,
+                threads=self.files,
+                expire_after=ORIGINALS_EXPIRE if which == "private" else None,
+            )
+
+        return self._once(f"{which} bucket", make)
+
+    def queue(self, name: str) -> IQueue | None:
+        """The queue ``jobs``, ``results``, ``dead``, ``events`` or ``updates``."""
+
+        def make() -> Any:
+            from fxprofile.queues import queue_from_config
+
+            database = self.database if self.settings.queue.driver == "database" else None
+            return queue_from_config(
+                self.settings,
+                name,
+                reactor=self.reactor,
+                database=database,
+                threads=self.files,
+            )
+
+        return self._once(f"{name} queue", make)
+
+    def needed_queue(self, name: str) -> IQueue:
+        """A queue without which there is no service."""
+        queue = self.queue(name)
+        if queue is None:
+            raise ConfigError(f"queue.{name}_url: must be set")
+        return queue
+
+    def endpoint(self, key: str, description: str) -> IStreamServerEndpoint:
+        """The endpoint that a setting names."""
+        try:
+            return serverFromString(self.reactor, description)
+        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+            raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None
+
+    @property
+    def identity(self) -> IIdentity:
+        """Who a token speaks for."""
+
+        def make() -> Any:
+            from fxprofile.identity import identity_from_config
+
+            return identity_from_config(self.settings, self.reactor, self.metrics)
+
+        return self._once("identity", make)
+
+    @property
+    def cache(self) -> IProfileCache:
+        """Profiles that were read lately."""
+
+        def make() -> Any:
+            from fxprofile.cache import cache_from_config
+
+            return cache_from_config(self.settings, self.reactor)
+
+        return self._once("cache", make)
+
+    @property
+    def outbox(self) -> Outbox:
+        """The jobs that rows owe."""
+        return self._once(
+            "outbox",
+            lambda: Outbox(jobs=self.needed_queue("jobs"), store=self.store, clock=self.reactor),
+        )
+
+    @property
+    def changes(self) -> Changes:
+        """Whom to tell that a profile has changed."""
+        return self._once(
+            "changes",
+            lambda: Changes(cache=self.cache, updates=self.queue("updates"), metrics=self.metrics),
+        )
+
+    @property
+    def selection(self) -> Selection:
+        """Who decides which avatar a user has."""
+        return self._once(
+            "selection",
+            lambda: Selection(
+                store=self.store, outbox=self.outbox, changes=self.changes, clock=self.reactor
+            ),
+        )
+
+    def listen(self, key: str, description: str, site: StreamingSite) -> None:
+        """Add a listener."""
+        listener = Listener(
+            endpoint=self.endpoint(key, description),
+            site=site,
+            clock=self.reactor,
+            where=key,
+        )
+        listener.setServiceParent(self.stack)
+        # It is known at once, so it is asked before what takes longer.
+        self._ready.insert(0, listener.ready)
+
+    def must_be_ready(self, ready: Callable[[], Awaitable[object]]) -> None:
+        """Name something without which the process had better end at its start."""
+        self._ready.append(ready)
+
+    async def ready(self) -> None:
+        """
+        Wait until the process can do its work.
+
+        :raises ConfigError: or another error with one line, if it cannot.
+        """
+        for ready in self._ready:
+            await ready()
