@@ -33,6 +33,14 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def die_with_parent() -> None:
+    """
+    Called in a child process before it becomes a program: end it when the thread that
+    started it ends, even by SIGKILL.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class Ports:
     """Where the daemons of one service listen; those of several roles share them."""
@@ -164,7 +172,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=die_with_parent,
             )
 
     async def stop(self) -> int:

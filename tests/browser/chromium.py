@@ -1,0 +1,68 @@
+"""
+A headless Chromium for tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from tests.daemon import die_with_parent
+
+#: Seconds that the page gets to do what it should.
+PATIENCE = 30
+
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    # It ends when its driver does, however that comes about.
+    "--remote-debugging-pipe",
+    "--window-size=1280,900",
+)
+
+
+def missing() -> str | None:
+    """Why there can be no browser here, or None."""
+    for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)):
+        if _which(*names) is None:
+            return f"{names[0]} is not installed"
+    return None
+
+
+def start(directory: Path) -> webdriver.Chrome:
+    """
+    Start a browser that keeps all it has in a directory.  This blocks; the browser dies
+    with the thread that called it.
+    """
+    options = webdriver.ChromeOptions()
+    options.binary_location = _which("chromium", "chromium-browser", "google-chrome") or ""
+    for flag in _FLAGS:
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={directory}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = Service(_which("chromedriver"), popen_kw={"preexec_fn": die_with_parent})
+    browser = webdriver.Chrome(options=options, service=service)
+    browser.set_page_load_timeout(PATIENCE)
+    browser.set_script_timeout(PATIENCE)
+    return browser
+
+
+def complaints(browser: webdriver.Chrome) -> list[str]:
+    """What the browser had to complain of since it was last asked: errors and violations."""
+    entries: list[dict[str, Any]] = browser.get_log("browser")
+    return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def _which(*names: str) -> str | None:
+    return next((path for path in map(shutil.which, names) if path), None)
