@@ -302,8 +302,21 @@ class IProfileCache(Interface):
     async def get(*, uid: str, variant: str) -> str | None:
         """What was set, if it is still there."""
 
-    async def set(*, uid: str, variant: str, value: str) -> None:
-        """Keep a text for the cache's time to live."""
+    async def set(*, uid: str, variant: str, value: str, generation: str | None = None) -> None:
+        """
+        Keep a text for the cache's time to live.
+
+        :param generation: what :meth:`generation` said before the text was read from
+            elsewhere; if the user was dropped since, nothing is kept.
+        """
+
+    async def generation(*, uid: str) -> str:
+        """
+        An opaque text that changes whenever the user is dropped.
+
+        Whoever reads a profile in order to set it asks for this first, and so never
+        keeps what was read before a change and set after it.
+        """
 
     async def drop(*, uid: str) -> None:
         """Forget every variant of a user."""

@@ -55,6 +55,10 @@ class MemoryCache:
         self._bytes = 0
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._variants: dict[str, set[str]] = {}
+        # The number of the last drop of each user, of the users dropped last.
+        self._drops: OrderedDict[str, int] = OrderedDict()
+        self._dropped = 0
+        self._forgotten = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -70,8 +74,12 @@ class MemoryCache:
         self._entries.move_to_end((uid, variant))
         return entry.value
 
-    async def set(self, *, uid: str, variant: str, value: str) -> None:
+    async def set(
+        self, *, uid: str, variant: str, value: str, generation: str | None = None
+    ) -> None:
         """See :class:`fxprofile.interfaces.IProfileCache`."""
+        if generation is not None and generation != await self.generation(uid=uid):
+            return
         if (uid, variant) in self._entries:
             self._remove(uid, variant)
         size = sys.getsizeof(value) + _OVERHEAD
@@ -84,8 +92,18 @@ class MemoryCache:
         while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
             self._remove(*next(iter(self._entries)))
 
+    async def generation(self, *, uid: str) -> str:
+        """See :class:`fxprofile.interfaces.IProfileCache`."""
+        return str(self._drops.get(uid, self._forgotten))
+
     async def drop(self, *, uid: str) -> None:
         """See :class:`fxprofile.interfaces.IProfileCache`."""
+        self._dropped += 1
+        self._drops[uid] = self._dropped
+        self._drops.move_to_end(uid)
+        if len(self._drops) > self._max_entries:
+            # Whoever is not remembered counts as dropped just now.
+            _, self._forgotten = self._drops.popitem(last=False)
         for variant in tuple(self._variants.get(uid, ())):
             self._remove(uid, variant)
 

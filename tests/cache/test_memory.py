@@ -55,6 +55,18 @@ class MemoryCacheTests(CacheContract, TestCase):
         self.assertIsNone(await cache.get(uid=ALICE, variant="4"))
         self.assertEqual(len(cache), 1)
 
+    async def test_generations_are_bounded(self) -> None:
+        """A user whose drop is no longer remembered counts as dropped, to be safe."""
+        cache = MemoryCache(self.clock, ttl=60, max_entries=2)
+        await cache.drop(uid="a")
+        generations = {uid: await cache.generation(uid=uid) for uid in ("a", "never")}
+        for uid in ("b", "c", "d"):
+            await cache.drop(uid=uid)
+        for uid, generation in generations.items():
+            await cache.set(uid=uid, variant="profile", value="1", generation=generation)
+            self.assertIsNone(await cache.get(uid=uid, variant="profile"))
+        self.assertEqual(len(cache._drops), 2)
+
     async def test_nothing_is_left_behind(self) -> None:
         """Whatever way a text goes, its memory is counted as free again."""
         cache = MemoryCache(self.clock, ttl=60, max_entries=3, max_bytes=5_000)

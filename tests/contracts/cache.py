@@ -96,6 +96,42 @@ class CacheContract(_Base):
         await cache.set(uid=ALICE, variant="profile", value="1")
         self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "1")
 
+    async def test_generation(self) -> None:
+        """What was read before a user was dropped is not kept after it."""
+        cache = await self.make_cache(ttl=self.ttl)
+        before = await cache.generation(uid=ALICE)
+        self.assertEqual(await cache.generation(uid=ALICE), before)
+        await cache.set(uid=ALICE, variant="profile", value="1", generation=before)
+        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "1")
+        await cache.drop(uid=ALICE)
+        await cache.set(uid=ALICE, variant="profile", value="2", generation=before)
+        self.assertIsNone(await cache.get(uid=ALICE, variant="profile"))
+        after = await cache.generation(uid=ALICE)
+        self.assertNotEqual(after, before)
+        await cache.set(uid=ALICE, variant="profile", value="3", generation=after)
+        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "3")
+        await cache.drop(uid=ALICE)
+        self.assertNotEqual(await cache.generation(uid=ALICE), after)
+
+    async def test_generation_of_another(self) -> None:
+        """Dropping one user stops nobody from keeping another."""
+        cache = await self.make_cache(ttl=self.ttl)
+        generation = await cache.generation(uid=BOB)
+        await cache.drop(uid=ALICE)
+        await cache.set(uid=BOB, variant="profile", value="1", generation=generation)
+        self.assertEqual(await cache.get(uid=BOB, variant="profile"), "1")
+
+    async def test_generation_is_no_variant(self) -> None:
+        """A variant may have any name."""
+        cache = await self.make_cache(ttl=self.ttl)
+        await cache.drop(uid=ALICE)
+        self.assertIsNone(await cache.get(uid=ALICE, variant="generation"))
+        await cache.set(uid=ALICE, variant="generation", value="a text")
+        generation = await cache.generation(uid=ALICE)
+        self.assertNotEqual(generation, "a text")
+        await cache.set(uid=ALICE, variant="profile", value="2", generation=generation)
+        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "2")
+
     async def test_time_to_live(self) -> None:
         """A text is gone after the time to live."""
         cache = await self.make_cache(ttl=self.ttl)
