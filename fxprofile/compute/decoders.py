@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
-from mmap import mmap
 from typing import Any, Final
 
 from PIL import (
@@ -87,6 +86,7 @@ def open_image(data: Buffer, limits: Limits) -> tuple[str, Image.Image]:
     :raises MemoryError: if there is too little.
     """
     kind = sniff(data[:SIGNATURE_BYTES], heic=limits.heic)
+    enough = True
     if kind is None:
         raise Refused("unsupported")
     if kind == "jpeg":
@@ -96,10 +96,12 @@ def open_image(data: Buffer, limits: Limits) -> tuple[str, Image.Image]:
         if sides is None:
             raise Refused("corrupt", "no sides")
         _check_sides(*sides, limits)
+        # Its memory is reserved when it is opened.
+        enough = is_enough_memory(kind, sides, limits)
     try:
         image = Image.open(_file(data), formats=(FORMATS[kind],))
     except Exception as error:
-        raise refusal(error) from error
+        raise refusal(error, enough_memory=enough) from error
     _check_sides(*image.size, limits)
     return kind, image
 
@@ -115,21 +117,25 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
         raise Refused("too_many_pixels", f"{width} x {height}")
 
 
-def memory_needed(kind: str, width: int, height: int) -> int:
-    """About how many bytes of address space the decoding of this may take."""
-    return width * height * _BYTES_PER_PIXEL[kind]
+def is_enough_memory(kind: str, sides: tuple[int, int], limits: Limits) -> bool:
+    """Whether the memory of a child is enough to decode such an image."""
+    return sides[0] * sides[1] * _BYTES_PER_PIXEL[kind] <= limits.memory
 
 
-def refusal(error: Exception) -> Exception:
+def refusal(error: Exception, *, enough_memory: bool) -> Exception:
     """
     What an error of a decoder means.
 
-    :returns: a :class:`Refused`, or the MemoryError that it is.
+    :param enough_memory: whether there was enough; if not, what a decoder calls a
+        damaged image may well be a good one.
+    :returns: a :class:`Refused`, or a MemoryError.
     """
     if isinstance(error, (Refused, MemoryError)):
         return error
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return Refused("too_many_pixels", str(error))
+    if not enough_memory:
+        return MemoryError(str(error))
     if isinstance(error, UnidentifiedImageError):
         # Its text shows the object that held the bytes, and nothing else.
         return Refused("corrupt", "not what its first bytes say")
@@ -137,6 +143,3 @@ def refusal(error: Exception) -> Exception:
     if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
         return Refused("too_large", text)
     return Refused("corrupt", text)
-
-
-__all__ = ["FORMATS", "memory_needed", "mmap", "open_image", "prepare", "refusal"]

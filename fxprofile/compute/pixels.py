@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from fxprofile.compute import colour
-from fxprofile.compute.decoders import memory_needed, open_image, refusal
+from fxprofile.compute.decoders import is_enough_memory, open_image, refusal
 from fxprofile.compute.headers import Buffer
-from fxprofile.compute.limits import SIZES, Limits, Refused
+from fxprofile.compute.limits import SIZES, Limits
 from fxprofile.keys import VARIANTS
 
 #: What is left to the filter after a decoder has scaled: less shows, more costs time.
@@ -67,10 +67,9 @@ def reduced(data: Buffer, limits: Limits) -> tuple[Source, Mapping[str, Image.Im
     try:
         large = _decoded(image)
     except Exception as error:
-        meaning = refusal(error)
-        if isinstance(meaning, Refused) and meaning.reason == "corrupt":
-            _blame_memory(source, limits, error)
-        raise meaning from error
+        # By now the image may say another size than its file.
+        enough = is_enough_memory(kind, (source.width, source.height), limits)
+        raise refusal(error, enough_memory=enough) from error
     return source, dict(_sizes(large, source))
 
 
@@ -80,12 +79,6 @@ def fitted(width: int, height: int, box: int) -> tuple[int, int]:
     if longer <= box:
         return width, height
     return max(1, round(width * box / longer)), max(1, round(height * box / longer))
-
-
-def _blame_memory(source: Source, limits: Limits, error: Exception) -> None:
-    """Several decoders call it a broken file when there is no memory for a good one."""
-    if memory_needed(source.kind, source.width, source.height) > limits.memory:
-        raise MemoryError(f"{source.width} x {source.height} pixels") from error
 
 
 def _sizes(large: Image.Image, source: Source) -> Iterator[tuple[str, Image.Image]]:
@@ -128,6 +121,9 @@ def _plain(image: Image.Image) -> Image.Image:
     """The picture in mode L, LA, RGB, RGBA or CMYK."""
     if image.mode.startswith("I"):
         return _eight_bits(image)
+    if image.mode == "P" and image.palette is None:
+        # Its numbers are then greys.
+        return Image.fromarray(np.asarray(image), "L")
     clear = image.has_transparency_data
     if image.mode in ("1", "L"):
         return image.convert("LA" if clear else "L")
