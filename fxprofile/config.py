@@ -207,7 +207,6 @@ class Uploads(Section):
     max_bytes: Annotated[ByteSize, Field(ge=1, le=1 << 30)] = ByteSize(10 << 20)
     wait: Annotated[float, Field(ge=0, le=30)] = 5
     per_hour: Annotated[int, Field(ge=0)] = 60
-    per_hour_address: Annotated[int, Field(ge=0)] = 600
 
 
 class Crunch(Section):
