@@ -1,0 +1,205 @@
+"""
+Tests for the schema and its migrations.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, text
+from twisted.internet.defer import DeferredList
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.database.migrate import SCRIPTS, SchemaMismatch, current, upgrade
+from fxprofile.database.schema import REVISION, metadata
+from fxprofile.errors import StoreError
+from tests.database.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
+
+
+def revisions() -> list[str]:
+    """Every revision, oldest first."""
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    return [script.revision for script in scripts][::-1]
+
+
+class RevisionsTests(SynchronousTestCase):
+    """The revisions themselves."""
+
+    def test_head(self) -> None:
+        """The revision that the service needs is the newest one."""
+        self.assertEqual(revisions()[-1], REVISION)
+
+    def test_apart_from_the_service(self) -> None:
+        """No revision imports the service, which changes while a revision does not."""
+        for path in Path(SCRIPTS, "versions").glob("*.py"):
+            self.assertNotIn("import fxprofile", path.read_text())
+            self.assertNotIn("from fxprofile", path.read_text())
+
+
+class MigrationContract(Backend):
+    """What holds on each kind of database."""
+
+    def execute(self, url: str, *statements: str) -> None:
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+    def difference(self, url: str) -> Any:
+        """What Alembic would change to make the database like our tables."""
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            found = compare_metadata(MigrationContext.configure(connection), metadata)
+        engine.dispose()
+        return found
+
+    def test_schema(self) -> None:
+        """The migrations make the tables that the service uses, from any revision on."""
+        for revision in revisions():
+            url = self.fresh_url()
+            self.assertIsNone(current(url))
+            self.assertEqual(upgrade(url, revision), (None, revision))
+            self.assertEqual(current(url), revision)
+            self.assertEqual(upgrade(url), (revision, REVISION))
+            self.assertEqual(self.difference(url), [])
+
+    def test_difference_is_seen(self) -> None:
+        """The comparison with our tables does see a difference."""
+        url = self.fresh_url()
+        upgrade(url)
+        self.execute(url, "ALTER TABLE leases ADD COLUMN extra INTEGER")
+        self.assertEqual([change[0] for change in self.difference(url)], ["remove_column"])
+
+    def test_repeated(self) -> None:
+        """To upgrade what is up to date changes nothing."""
+        url = self.fresh_url()
+        upgrade(url)
+        self.assertEqual(upgrade(url), (REVISION, REVISION))
+
+    def test_rows_stay(self) -> None:
+        """An upgrade keeps what the first revision holds."""
+        url = self.fresh_url()
+        upgrade(url, revisions()[0])
+        self.execute(
+            url,
+            "INSERT INTO avatars (id, uid, status, job_sent, created, updated)"
+            " VALUES ('aaaa', 'user', 'ready', 2.5, 1.5, 3.5)",
+            "INSERT INTO profiles (uid, display_name, avatar_id, selected_seq, changed_at)"
+            " VALUES ('user', 'Zoë', 'aaaa', 1, 3.5)",
+        )
+        upgrade(url)
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            avatar = connection.execute(metadata.tables["avatars"].select()).one()
+            profile = connection.execute(metadata.tables["profiles"].select()).one()
+        engine.dispose()
+        self.assertEqual((avatar.id, avatar.uid, avatar.status), ("aaaa", "user", "ready"))
+        self.assertEqual((avatar.job_sent, avatar.created), (2.5, 1.5))
+        self.assertEqual((profile.display_name, profile.avatar_id), ("Zoë", "aaaa"))
+
+    async def test_several_at_once(self) -> None:
+        """Any number of processes may upgrade at the same time."""
+        url = self.fresh_url()
+        databases = [self.open(url, migrate=True) for _ in range(3)]
+        upgrades = [deferToThread(upgrade, url) for _ in range(3)]
+        for database in databases:
+            await database.ready()
+        for success, outcome in await DeferredList(upgrades, consumeErrors=True):
+            self.assertTrue(success, outcome)
+        self.assertEqual(self.difference(url), [])
+
+    async def test_newer(self) -> None:
+        """A schema that a newer version made is refused, whoever is to migrate."""
+        url = self.fresh_url()
+        upgrade(url)
+        self.execute(url, "UPDATE alembic_version SET version_num = '9999'")
+        with self.assertRaises(SchemaMismatch) as caught:
+            await self.open(url, migrate=True).ready()
+        self.assertIn("9999", str(caught.exception))
+        with self.assertRaises(SchemaMismatch):
+            upgrade(url)
+        self.assertEqual(current(url), "9999")
+
+    async def test_tables_of_others(self) -> None:
+        """A table of somebody else's that has one of our names is not taken for ours."""
+        url = self.fresh_url()
+        upgrade(url)
+        self.execute(url, "DROP TABLE alembic_version")
+        with self.assertRaises(StoreError) as caught:
+            upgrade(url)
+        self.assertIn("already exists", str(caught.exception))
+
+
+class ServerMigrationContract(MigrationContract):
+    """What holds where an operator migrates."""
+
+    async def test_refused(self) -> None:
+        """Without leave to migrate an older schema, or none, is refused and left alone."""
+        url = self.fresh_url()
+        for revision in (None, revisions()[0]):
+            if revision:
+                upgrade(url, revision)
+            with self.assertRaises(SchemaMismatch) as caught:
+                await self.open(url, migrate=False).ready()
+            self.assertIn("fxprofile-admin migrate", str(caught.exception))
+            self.assertEqual(current(url), revision)
+
+    async def test_accepted_later(self) -> None:
+        """A process that was refused goes on once the operator has migrated."""
+        url = self.fresh_url()
+        database = self.open(url, migrate=False)
+        with self.assertRaises(SchemaMismatch):
+            await database.run(lambda connection: None)
+        upgrade(url)
+        self.assertIsNone(await database.run(lambda connection: None))
+
+
+class SqliteMigrationTests(SqliteBackend, MigrationContract):
+    """Migrations of SQLite."""
+
+    def test_interrupted(self) -> None:
+        """An upgrade that fails half-way leaves everything as it was."""
+        url = self.fresh_url()
+        upgrade(url, revisions()[0])
+        self.execute(url, "CREATE INDEX queue_messages_visible ON avatars (seq)")
+        with self.assertRaises(StoreError):
+            upgrade(url)
+        self.assertEqual(current(url), revisions()[0])
+        self.execute(url, "DROP INDEX queue_messages_visible")
+        upgrade(url)
+        self.assertEqual(self.difference(url), [])
+
+    async def test_embedded(self) -> None:
+        """An embedded database is always brought up to date."""
+        url = self.fresh_url()
+        upgrade(url, revisions()[0])
+        await self.open(url, migrate=False).ready()
+        self.assertEqual(current(url), REVISION)
+
+    def test_current_makes_no_file(self) -> None:
+        """To ask for the revision of a file that is not there does not create it."""
+        url = self.fresh_url()
+        self.assertIsNone(current(url))
+        self.assertFalse(Path(url.removeprefix("sqlite:///")).exists())
+
+
+class MariadbMigrationTests(MariadbBackend, ServerMigrationContract):
+    """Migrations of MariaDB."""
+
+
+class PostgresqlMigrationTests(PostgresqlBackend, ServerMigrationContract):
+    """Migrations of PostgreSQL."""
+
+
+# What is no test case of its own is not to be found by the runner.
+del ServerMigrationContract, MigrationContract
+del Backend, SqliteBackend, MariadbBackend, PostgresqlBackend
