@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.config import Settings
+from fxprofile.errors import ConfigError
 from fxprofile.interfaces import IProfileCache
 
 if TYPE_CHECKING:
@@ -23,11 +24,14 @@ def cache_from_config(settings: Settings, reactor: IReactorTime) -> IProfileCach
     A driver that has something to start and to stop is an ``IService`` as well, and
     whoever makes it gives it a parent.
 
-    :raises ConfigError: if ``cache.url`` is of no use.
+    :raises ConfigError: if ``cache.url`` is of no use, or the library is not installed.
     """
     if settings.cache.driver == "redis" and settings.cache.url is not None:
-        from fxprofile.cache.redis import RedisCache
-        from fxprofile.cache.redis_connection import RedisAddress, RedisConnection
+        try:
+            from fxprofile.cache.redis import RedisCache
+            from fxprofile.cache.redis_connection import RedisAddress, RedisConnection
+        except ImportError as error:
+            raise ConfigError(f"cache.driver: redis needs fxprofile[redis]: {error}") from None
 
         address = RedisAddress.parse(settings.cache.url.get_secret_value())
         return RedisCache(RedisConnection(reactor, address), ttl=settings.cache.ttl)

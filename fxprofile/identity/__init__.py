@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from fxprofile.identity.customs import Customs
 
 
-def identity_from_config(
-    settings: Settings, reactor: IReactorTime, metrics: Metrics | None = None
-) -> IIdentity:
+def identity_from_config(settings: Settings, reactor: IReactorTime, metrics: Metrics) -> IIdentity:
     """
     The driver that ``identity.driver`` names.
 
@@ -29,7 +27,7 @@ def identity_from_config(
 
         pool = pool_for(reactor)
         client = client_for(reactor, pool, settings.identity.timeout)
-        return FxaIdentity(client, reactor, metrics or Metrics(), settings.identity, pool=pool)
+        return FxaIdentity(client, reactor, metrics, settings.identity, pool=pool)
 
     from fxprofile.identity.dev import DevIdentity
 

@@ -10,6 +10,7 @@ from fxprofile.config import Dev, DevAccount, load
 from fxprofile.errors import AccountUnknown
 from fxprofile.identity import identity_from_config
 from fxprofile.identity.dev import DevIdentity
+from fxprofile.metrics import Metrics
 from tests.contracts.identity import ALICE, IdentityContract
 
 
@@ -21,7 +22,7 @@ class DevIdentityTests(IdentityContract, TestCase):
 
     async def test_from_config(self) -> None:
         """The default settings give this driver with alice and bob."""
-        identity = identity_from_config(load(environ={}), Clock())
+        identity = identity_from_config(load(environ={}), Clock(), Metrics())
         self.assertIsInstance(identity, DevIdentity)
         for token in ("alice", "bob"):
             await identity.verify(token=token)

@@ -20,6 +20,7 @@ from fxprofile.errors import (
 from fxprofile.identity import identity_from_config
 from fxprofile.identity.fxa import FxaIdentity
 from fxprofile.interfaces import IIdentity
+from fxprofile.metrics import Metrics
 from fxprofile.model import Account, Credentials
 from tests.contracts.identity import IdentityContract
 from tests.fakes.oauth import ALICE, FakeFxa, Said, Seen, error
@@ -50,7 +51,7 @@ class ConfigTests(FxaCase):
     def test_from_config(self) -> None:
         """The setting gives this driver, which connects nowhere before it is asked."""
         settings = load(environ={}, overrides=["identity.driver=fxa"])
-        identity = identity_from_config(settings, self.clock)
+        identity = identity_from_config(settings, self.clock, Metrics())
         self.assertIsInstance(identity, FxaIdentity)
         verifyObject(IIdentity, identity)
         identity.startService()
