@@ -1,0 +1,42 @@
+"""``fxprofile-admin``: the command and its commands."""
+
+from __future__ import annotations
+
+import click
+
+from fxprofile import __version__
+from fxprofile.admin.avatar import avatar
+from fxprofile.admin.check_config import check_config
+from fxprofile.admin.commands import AdminGroup
+from fxprofile.admin.dead import dead
+from fxprofile.admin.migrate import migrate
+from fxprofile.admin.queues import queues
+from fxprofile.admin.user import user
+
+
+@click.group(
+    cls=AdminGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="fxprofile-admin")
+def cli() -> None:
+    """
+    Look after a profile service.
+
+    Every command reads the same settings as the daemon: a file, then the environment
+    (FXPROFILE_SECTION__KEY), then --set. The exit status is 0 if all is well, 1 if
+    something is wrong, and 2 if the command line or a setting is.
+    """
+
+
+for command in (avatar, check_config, dead, migrate, queues, user):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """What the installed command runs."""
+    cli(prog_name="fxprofile-admin")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""``fxprofile-admin queues``: how much waits where."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from fxprofile.admin.commands import AdminCommand, pass_session
+from fxprofile.admin.output import duration, table
+from fxprofile.admin.session import Session, line
+from fxprofile.admin.tools import Tools
+from fxprofile.errors import QueueError
+from fxprofile.interfaces import IQueue
+
+#: Every queue that there may be.
+QUEUES: Final = ("jobs", "results", "dead", "events", "updates")
+
+
+@click.command(cls=AdminCommand)
+@pass_session
+def queues(session: Session) -> None:
+    """
+    Show how much waits on each queue.
+
+    The numbers of SQS are approximate, and it does not tell how old the oldest message
+    is: that is CloudWatch's ApproximateAgeOfOldestMessage.
+    """
+
+    async def work(tools: Tools) -> list[dict[str, Any]]:
+        if tools.settings.queue.driver == "database":
+            await tools.open_database()
+        rows = []
+        for name in QUEUES:
+            queue = tools.queue(name)
+            if queue is not None:
+                rows.append(await _depth(name, queue))
+        return rows
+
+    rows = session.run(work)
+    session.answer(
+        {"queues": rows},
+        table(
+            ("QUEUE", "WAITING", "IN FLIGHT", "OLDEST"),
+            [
+                (r["name"], r["waiting"], r["in_flight"], duration(r["oldest_seconds"]))
+                for r in rows
+            ],
+        ),
+    )
+    failures = [row["error"] for row in rows if row["error"]]
+    if failures and not session.as_json:
+        for failure in failures:
+            click.echo(f"fxprofile-admin: {failure}", err=True)
+    if failures:
+        raise SystemExit(1)
+
+
+async def _depth(name: str, queue: IQueue) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "waiting": None,
+        "in_flight": None,
+        "oldest_seconds": None,
+        "error": None,
+    }
+    try:
+        depth = await queue.depth()
+    except QueueError as error:
+        # The others may answer.
+        return row | {"error": line(error)}
+    return row | {
+        "waiting": depth.visible,
+        "in_flight": depth.in_flight,
+        "oldest_seconds": None if depth.oldest is None else round(depth.oldest, 1),
+    }

@@ -1,0 +1,93 @@
+"""
+What commands work with: the drivers of the service, with the manners of a visitor.
+
+A command makes nothing that it was not asked for: it creates and upgrades no database,
+and does not tidy up in the folders of the buckets.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fxprofile.aio import Stack
+from fxprofile.config import Settings
+from fxprofile.errors import StoreError
+from fxprofile.interfaces import IBucket
+from fxprofile.parts import Parts
+
+
+class NotMigrated(StoreError):
+    """The database is not there, or its schema is of another version."""
+
+
+class Tools(Parts):
+    """
+    The parts of the service, made when they are first asked for, and then running.
+
+    :param settings: say which drivers they are.
+    """
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        super().__init__(settings, reactor, Stack())
+
+    @property
+    def database_url(self) -> str:
+        """The setting ``database.url``, password and all."""
+        return self.settings.database.url.get_secret_value()
+
+    @property
+    def database(self) -> Any:
+        """The database; :meth:`open_database` sees to its schema first."""
+
+        def make() -> Any:
+            from fxprofile.database.engine import Database
+
+            return Database(self.reactor, self.database_url, migrate=False)
+
+        return self._once("database", make)
+
+    async def open_database(self) -> Any:
+        """
+        The database, if it is one that this version can work with.
+
+        :raises NotMigrated: if it is not; an embedded one is not made either.
+        :raises StoreError: if it cannot be reached.
+        """
+        from fxprofile.database.migrate import current
+        from fxprofile.database.schema import REVISION
+
+        found = await self.files.run(current, self.database_url)
+        if found is None:
+            raise NotMigrated(
+                f"{where(self.database_url)} is not there, or empty: is database.url right? If so,"
+                " run fxprofile-admin migrate"
+            )
+        if found != REVISION:
+            raise NotMigrated(
+                f"the schema of {where(self.database_url)} is {found}, and this version needs"
+                f" {REVISION}: run fxprofile-admin migrate, of the newer version"
+            )
+        return self.database
+
+    def bucket(self, which: str) -> IBucket:
+        """The ``private`` or the ``public`` bucket; a folder is left as untidy as it is."""
+        name = f"{which} bucket"
+        if name not in self._made and self.settings.storage.driver == "filesystem":
+            from fxprofile.storage import bucket_from_config
+
+            # Started, it would clean the folder; it works without that.
+            self._made[name] = bucket_from_config(
+                self.settings, which, reactor=self.reactor, threads=self.files
+            )
+        return super().bucket(which)
+
+
+def where(database_url: str) -> str:
+    """Which database an URL names, for people: a file, or the URL without the password."""
+    from fxprofile.database.connect import is_embedded, parse_url
+
+    url = parse_url(database_url)
+    if is_embedded(url):
+        return str(Path(str(url.database)).absolute())
+    return url.set(query={}).render_as_string(hide_password=True)

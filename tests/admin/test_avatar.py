@@ -1,0 +1,133 @@
+"""``fxprofile-admin avatar``."""
+
+from __future__ import annotations
+
+import time
+
+from fxprofile.admin.tools import Tools
+from fxprofile.aio import BytesBody
+from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, new_id, private_key, public_key
+from fxprofile.model import Variant
+from tests.admin.support import AdminCase
+
+UID = "a" * 32
+VARIANT = Variant(width=1, height=1, bytes=7)
+
+
+async def put(tools: Tools, which: str, key: str) -> None:
+    """Put an object of seven bytes."""
+    await tools.bucket(which).put(
+        key=key, body=BytesBody(b"picture"), length=7, content_type="image/png"
+    )
+
+
+async def ready_avatar(tools: Tools, uid: str = UID) -> str:
+    """An avatar of a user, with its pictures."""
+    avatar_id = new_id()
+    now = time.time()
+    await tools.store.accept(avatar_id=avatar_id, uid=uid, now=now)
+    for name in VARIANTS:
+        await put(tools, "public", public_key(avatar_id, name))
+    await tools.store.ready(avatar_id=avatar_id, variants=dict.fromkeys(VARIANTS, VARIANT), now=now)
+    return avatar_id
+
+
+class ShowTests(AdminCase):
+    """What it shows."""
+
+    async def test_ready(self) -> None:
+        """Of an avatar it shows row, pictures and where they are served."""
+        async with self.service() as tools:
+            avatar_id = await ready_avatar(tools)
+        about = (await self.admin("avatar", "show", avatar_id, "--json")).json
+        self.assertEqual(
+            {key: about[key] for key in ("id", "uid", "status", "error", "selected", "original")},
+            {
+                "id": avatar_id,
+                "uid": UID,
+                "status": "ready",
+                "error": None,
+                "selected": True,
+                "original": None,
+            },
+        )
+        self.assertEqual(about["problems"], [])
+        self.assertEqual(
+            {name: picture["bytes"] for name, picture in about["pictures"].items()},
+            dict.fromkeys(VARIANTS, 7),
+        )
+        self.assertEqual(about["urls"]["small"], f"http://127.0.0.1:1112/a/{avatar_id}_small")
+        text = (await self.admin("avatar", "show", avatar_id)).output
+        for part in (UID, "ready", "7 B", about["urls"]["large"]):
+            self.assertIn(part, text)
+
+    async def test_url(self) -> None:
+        """The URL of a picture will do, as users send them."""
+        async with self.service() as tools:
+            avatar_id = await ready_avatar(tools)
+        url = f"https://images.example.com/a/{avatar_id}_small?size=1"
+        about = (await self.admin("avatar", "show", url, "--json")).json
+        self.assertEqual(about["id"], avatar_id)
+
+    async def test_missing_picture(self) -> None:
+        """A ready avatar without one of its pictures is a problem."""
+        async with self.service() as tools:
+            avatar_id = await ready_avatar(tools)
+            await tools.bucket("public").delete(keys=[public_key(avatar_id, "large")])
+        ran = await self.admin("avatar", "show", avatar_id, status=1)
+        self.assertIn("PROBLEM: ready without its pictures (large)", ran.output)
+
+    async def test_stuck(self) -> None:
+        """An upload that has waited too long is a problem, and it says what to look at."""
+        avatar_id = new_id()
+        async with self.service() as tools:
+            await put(tools, "private", private_key(avatar_id))
+            await tools.store.accept(avatar_id=avatar_id, uid=UID, now=time.time() - 3600)
+        about = (await self.admin("avatar", "show", avatar_id, "--json", status=1)).json
+        self.assertEqual(about["original"]["bytes"], 7)
+        (problem,) = about["problems"]
+        self.assertIn("processing for 1 h 0 min, and no job has been sent for it", problem)
+
+    async def test_lost_original(self) -> None:
+        """An upload in work without original and pictures will fail, and it says so."""
+        avatar_id = new_id()
+        async with self.service() as tools:
+            await tools.store.accept(avatar_id=avatar_id, uid=UID, now=time.time())
+        ran = await self.admin("avatar", "show", avatar_id, status=1)
+        self.assertIn("the original is gone", ran.output)
+
+    async def test_failed(self) -> None:
+        """Of a failed upload it says why, in the words that its user sees."""
+        avatar_id = new_id()
+        async with self.service() as tools:
+            await tools.store.accept(avatar_id=avatar_id, uid=UID, now=time.time())
+            await tools.store.failed(avatar_id=avatar_id, reason="corrupt", now=time.time())
+        ran = await self.admin("avatar", "show", avatar_id)
+        self.assertIn("corrupt: The image is damaged", ran.output)
+
+    async def test_left_over(self) -> None:
+        """Objects that no row knows are shown, as a problem."""
+        avatar_id = new_id()
+        async with self.service() as tools:
+            await put(tools, "public", public_key(avatar_id))
+        about = (await self.admin("avatar", "show", avatar_id, "--json", status=1)).json
+        self.assertIsNone(about["status"])
+        self.assertIn("without a row", about["problems"][0])
+
+    async def test_nothing(self) -> None:
+        """Of an unknown avatar there is one line."""
+        await self.admin("migrate")
+        line = await self.error("avatar", "show", new_id())
+        self.assertIn("neither row nor object", line)
+
+    async def test_wrong_id(self) -> None:
+        """What is no id is a usage error; the default avatar is no row."""
+        for text in ("abc", "A" * 32, f"{new_id()}_huge", "../../etc/passwd"):
+            await self.admin("avatar", "show", text, status=2)
+        self.assertIn("default avatar", await self.error("avatar", "show", DEFAULT_AVATAR_ID))
+
+    async def test_leaves_buckets_alone(self) -> None:
+        """To look makes no folder."""
+        await self.admin("migrate")
+        await self.error("avatar", "show", new_id())
+        self.assertFalse((self.directory / "var/buckets").exists())

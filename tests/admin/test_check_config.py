@@ -1,0 +1,172 @@
+"""``fxprofile-admin check-config``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.admin.check_config import MASK, effective, masked_url
+from fxprofile.config import Role, Settings
+from tests.admin.support import AdminCase
+
+SECRET = "Tr0ub4dor-p4ssword"
+
+
+class CheckConfigTests(AdminCase):
+    """What it says of settings."""
+
+    async def test_defaults(self) -> None:
+        """The defaults are fine, and each setting is one line."""
+        ran = await self.admin("check-config", bare=True)
+        lines = dict(line.split(None, 1) for line in ran.output.splitlines())
+        self.assertEqual(lines["uploads.max_bytes"], "10485760")
+        self.assertEqual(lines["queue.jobs_url"], "-")
+
+    async def test_every_problem(self) -> None:
+        """Everything that is wrong is said at once, one line each, and the status is 2."""
+        (self.directory / "a.toml").write_text("[crunch]\ntimeout = -1\n[nothing]\nx = 1\n")
+        ran = await self.admin(
+            *("check-config", "--config=a.toml", "--set=queue.driver=abacus", "--set=oops"),
+            bare=True,
+            status=2,
+            FXPROFILE_WEBB__LISTEN="x",
+            FXPROFILE_CACHE__DRIVER="redis",
+        )
+        self.assertEqual(ran.output, "")
+        for key in (
+            "FXPROFILE_WEBB__LISTEN",
+            "crunch.timeout",
+            "nothing",
+            "queue.driver",
+            "--set oops",
+            "cache.url",
+        ):
+            self.assertIn(f"fxprofile-admin: {key}", ran.errors)
+        self.assertEqual(len(ran.errors.splitlines()), 6)
+
+    async def test_json_problems(self) -> None:
+        """For machines, problems are a list, and there are no settings then."""
+        ran = await self.admin(
+            "check-config", "--json", "--set=web.client_address_depth=x", bare=True, status=2
+        )
+        self.assertFalse(ran.json["ok"])
+        self.assertEqual(ran.json["settings"], {})
+        self.assertEqual(len(ran.json["problems"]), 1)
+        self.assertIn("web.client_address_depth", ran.json["problems"][0])
+
+    async def test_role(self) -> None:
+        """What one role needs, another may lack."""
+        sqs = "--set=queue.driver=sqs"
+        await self.admin("check-config", "--role=images", sqs, bare=True)
+        ran = await self.admin("check-config", "--role=worker", sqs, bare=True, status=2)
+        self.assertIn("queue.jobs_url", ran.errors)
+
+    async def test_role_defaults(self) -> None:
+        """Settings whose default depends on others are shown as what they come to."""
+        ran = await self.admin(
+            *("check-config", "--role=worker", "--set=environment=production", "--json"),
+            bare=True,
+        )
+        shown = ran.json["settings"]
+        self.assertEqual(shown["crunch"]["sandbox"], "strict")
+        self.assertIn("1113", shown["admin"]["listen"])
+
+    async def test_options_anywhere(self) -> None:
+        """The common options may stand before the command and after it; the later wins."""
+        ran = await self.admin(
+            *("--set=uploads.wait=1", "--set=cache.ttl=7", "--json", "check-config"),
+            "--set=uploads.wait=2",
+            bare=True,
+        )
+        self.assertEqual(ran.json["settings"]["uploads"]["wait"], 2)
+        self.assertEqual(ran.json["settings"]["cache"]["ttl"], 7)
+
+    async def test_no_secrets(self) -> None:
+        """No secret is printed, wherever it is kept."""
+        (self.directory / "s.toml").write_text(
+            f"""
+            secret_bearer_token = "{SECRET}"
+            [database]
+            url = "mysql+pymysql://user:{SECRET}@db.example.com/profile?ssl_key_password={SECRET}"
+            [cache]
+            driver = "redis"
+            url = "redis://:{SECRET}@cache.example.com:6379/1"
+            [sentry]
+            dsn = "https://{SECRET}@sentry.example.com/1"
+            [aws]
+            endpoint_url = "https://user:{SECRET}@aws.example.com"
+            [[identity.dev.accounts]]
+            token = "{SECRET}"
+            uid = "someone"
+            email = "someone@example.com"
+            """
+        )
+        for form in ([], ["--json"]):
+            ran = await self.admin("check-config", "--config=s.toml", *form, bare=True)
+            self.assertNotIn(SECRET, ran.output + ran.errors)
+            self.assertIn("user:********@db.example.com/profile", ran.output)
+            self.assertIn("cache.example.com:6379/1", ran.output)
+        wrong = await self.admin(
+            *("check-config", "--config=s.toml", f"--set=database.url=oracle://a:{SECRET}@b/c"),
+            bare=True,
+            status=2,
+        )
+        self.assertNotIn(SECRET, wrong.errors)
+
+    async def test_unreadable_file(self) -> None:
+        """A file that cannot be read is one line, for every command."""
+        for name in ("check-config", "queues", "migrate"):
+            line = await self.error(name, "--config=none.toml", status=2, bare=True)
+            self.assertIn("none.toml: No such file", line)
+
+
+class EffectiveTests(SynchronousTestCase):
+    """The settings as JSON."""
+
+    def test_every_setting(self) -> None:
+        """Every setting is there, under its own name."""
+        shown = effective(Settings(), Role.COMBINED)
+        self.assertEqual(set(shown), set(Settings.model_fields))
+        for name, section in Settings.model_fields.items():
+            fields = getattr(section.annotation, "model_fields", None)
+            if fields:
+                self.assertEqual(set(shown[name]), set(fields))
+
+    def test_paths(self) -> None:
+        """A path is a text."""
+        settings = Settings(storage={"directory": Path("/a/b")})
+        self.assertEqual(effective(settings, Role.WEB)["storage"]["directory"], "/a/b")
+
+
+class MaskedUrlTests(SynchronousTestCase):
+    """What is shown of a URL."""
+
+    def test_examples(self) -> None:
+        """Password and secret parameters go; everything else stays as it was."""
+        for url, shown in {
+            "sqlite:///var/profile.db": "sqlite:///var/profile.db",
+            "sqlite:////srv/profile.db": "sqlite:////srv/profile.db",
+            "http://127.0.0.1:1112/a/{id}": "http://127.0.0.1:1112/a/{id}",
+            "redis://h:6379/1": "redis://h:6379/1",
+            "postgresql+psycopg://u:p@[::1]:5/d?sslmode=require&password=p": (
+                f"postgresql+psycopg://u:{MASK}@[::1]:5/d?sslmode=require&password={MASK}"
+            ),
+            "redis://:p@h": f"redis://:{MASK}@h",
+            "http://u:p:q@x@h/": f"http://u:{MASK}@h/",
+            "sqlite:///a?key=": f"sqlite:///a?key={MASK}",
+            "http://h/a?b&c=d": "http://h/a?b&c=d",
+            "no url": MASK,
+        }.items():
+            self.assertEqual(masked_url(url), shown)
+
+    @given(st.text(min_size=4).map(lambda text: f"Qz{text}zQ"))
+    def test_passwords(self, password: str) -> None:
+        """Nothing is shown of a password, whatever is in it."""
+        for url in (f"mysql+pymysql://u:{password}@h/d", f"redis://:{password}@h"):
+            shown = masked_url(url)
+            self.assertNotIn(password, shown)
+            self.assertNotIn("Qz", shown)
+            self.assertNotIn("zQ", shown)

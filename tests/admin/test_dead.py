@@ -1,0 +1,247 @@
+"""``fxprofile-admin dead``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.admin.letters import ReceivedLetters, job_of
+from fxprofile.admin.tools import Tools
+from fxprofile.aio import BytesBody
+from fxprofile.interfaces import IQueue
+from fxprofile.keys import VARIANTS, new_id, private_key
+from fxprofile.model import Job, Op, Outcome, Result, Status, Variant
+from fxprofile.queues.memory import MemoryQueue
+from tests.admin.support import AdminCase
+
+UID = "a" * 32
+
+
+def encoded(avatar_id: str, op: Op = Op.CRUNCH) -> str:
+    """A job as it is on a queue."""
+    return Job(op=op, id=avatar_id).encode(1_700_000_000)
+
+
+async def bodies(queue: IQueue) -> list[str]:
+    """What is on a queue."""
+    return [message.body for message in await queue.receive(max_messages=10, wait=0)]
+
+
+class DeadTests(AdminCase):
+    """On queues in the database."""
+
+    async def failed_upload(self, tools: Tools) -> str:
+        """An upload whose job has died, and whose row has failed."""
+        avatar_id = new_id()
+        await tools.bucket("private").put(
+            key=private_key(avatar_id),
+            body=BytesBody(b"an image"),
+            length=8,
+            content_type="application/octet-stream",
+        )
+        await tools.store.accept(avatar_id=avatar_id, uid=UID, now=1_700_000_000)
+        await tools.store.failed(avatar_id=avatar_id, reason="dead", now=1_700_000_001)
+        await tools.needed_queue("dead").send(body=encoded(avatar_id))
+        return avatar_id
+
+    async def letters(self) -> list[dict[str, Any]]:
+        """What the list says."""
+        return list((await self.admin("dead", "list", "--json")).json["letters"])
+
+    async def test_none(self) -> None:
+        """Without dead letters it says so."""
+        await self.admin("migrate")
+        self.assertIn("no dead letters", (await self.admin("dead", "list")).output)
+        self.assertEqual(await self.letters(), [])
+        self.assertIn("no dead letters", (await self.admin("dead", "redrive", "--all")).output)
+
+    async def test_list(self) -> None:
+        """Each letter is listed with what it asked for, its row and its original."""
+        async with self.service() as tools:
+            dead = tools.needed_queue("dead")
+            failed = await self.failed_upload(tools)
+            gone = new_id()
+            await dead.send(body=encoded(gone, Op.DELETE))
+            await dead.send(body="\x1b[2Jgarbage")
+        one, two, three = await self.letters()
+        self.assertEqual(
+            (one["op"], one["avatar"], one["row"], one["error"], one["original"]),
+            ("crunch", failed, "failed", "dead", True),
+        )
+        self.assertIn("crunched again", one["prospect"])
+        self.assertEqual(
+            (two["op"], two["avatar"], two["row"], two["original"]), ("delete", gone, None, False)
+        )
+        self.assertEqual((three["op"], three["avatar"], three["row"]), (None, None, None))
+        self.assertEqual(three["body"], "\x1b[2Jgarbage")
+        text = (await self.admin("dead", "list")).output
+        self.assertEqual(text.splitlines()[1].split()[-3:], [failed, "failed", "there"])
+        self.assertEqual(text.splitlines()[2].split()[-3:], [gone, "gone", "gone"])
+        self.assertIn("malformed  \\x1b[2Jgarbage", text)
+        self.assertNotIn("\x1b", text)
+
+    async def test_looking_changes_nothing(self) -> None:
+        """To look at letters neither hides them nor counts as receiving them."""
+        async with self.service() as tools:
+            await self.failed_upload(tools)
+            before = await self.letters()
+            await self.admin("dead", "show", before[0]["letter"])
+            (message,) = await tools.needed_queue("dead").receive(max_messages=10, wait=0)
+            self.assertEqual(message.receive_count, 1)
+
+    async def test_limit(self) -> None:
+        """No more letters are listed than are wanted."""
+        async with self.service() as tools:
+            for _ in range(5):
+                await tools.needed_queue("dead").send(body="x")
+        ran = await self.admin("dead", "list", "--limit=3", "--json")
+        self.assertEqual(len(ran.json["letters"]), 3)
+
+    async def test_show(self) -> None:
+        """One letter is shown whole, found by its id or by that of its avatar."""
+        async with self.service() as tools:
+            failed = await self.failed_upload(tools)
+        about = (await self.admin("dead", "show", failed, "--json")).json
+        self.assertEqual(about["body"], encoded(failed))
+        text = (await self.admin("dead", "show", about["letter"])).output
+        self.assertIn(failed, text)
+        self.assertIn("crunched again", text)
+        self.assertIn("no dead letter 4711", await self.error("dead", "show", "4711"))
+
+    async def test_redrive(self) -> None:
+        """A job is on its queue again, and its letter gone; the result makes the row ready."""
+        async with self.service() as tools:
+            failed = await self.failed_upload(tools)
+            other = await self.failed_upload(tools)
+            ran = await self.admin("dead", "redrive", failed)
+            self.assertIn("redriven", ran.output)
+            self.assertEqual([about["avatar"] for about in await self.letters()], [other])
+            (body,) = await bodies(tools.needed_queue("jobs"))
+            self.assertEqual(Job.decode(body), Job(op=Op.CRUNCH, id=failed))
+            variant = Variant(width=1, height=1, bytes=70)
+            await tools.selection.apply(
+                Result(id=failed, status=Outcome.READY, variants=dict.fromkeys(VARIANTS, variant))
+            )
+            avatar = await tools.store.avatar(avatar_id=failed)
+            self.assertEqual(avatar.status, Status.READY)
+
+    async def test_redrive_all(self) -> None:
+        """All jobs are sent again; what is none stays, and is named."""
+        async with self.service() as tools:
+            ids = [await self.failed_upload(tools) for _ in range(3)]
+            await tools.needed_queue("dead").send(body="garbage")
+            ran = await self.admin("dead", "redrive", "--all", "--json")
+            outcomes = [about["outcome"] for about in ran.json["letters"]]
+            self.assertEqual(outcomes, ["redriven"] * 3 + ["left: it is no job"])
+            sent = await bodies(tools.needed_queue("jobs"))
+            self.assertEqual(sorted(Job.decode(body).id for body in sent), sorted(ids))
+        self.assertEqual([about["body"] for about in await self.letters()], ["garbage"])
+
+    async def test_redrive_garbage(self) -> None:
+        """To send again what is no job is refused."""
+        async with self.service() as tools:
+            await tools.needed_queue("dead").send(body="garbage")
+        (letter,) = await self.letters()
+        ran = await self.admin("dead", "redrive", letter["letter"], status=1)
+        self.assertIn("it is no job", ran.output)
+        self.assertEqual(len(await self.letters()), 1)
+
+    async def test_missing(self) -> None:
+        """What is not there is named, and what is there is done all the same."""
+        async with self.service() as tools:
+            failed = await self.failed_upload(tools)
+        ran = await self.admin("dead", "redrive", failed, "4711", status=1)
+        self.assertIn("no dead letter 4711", ran.errors)
+        self.assertEqual(await self.letters(), [])
+
+    async def test_which(self) -> None:
+        """It is not guessed which letters are meant."""
+        for name in ("redrive", "drop"):
+            for arguments in ([], ["--all", "4711"]):
+                ran = await self.admin("dead", name, *arguments, status=2)
+                self.assertIn("--all", ran.errors)
+
+    async def test_drop(self) -> None:
+        """Letters are dropped if that is what is meant, and only then."""
+        async with self.service() as tools:
+            failed = await self.failed_upload(tools)
+            await self.failed_upload(tools)
+        for answers in ("n\n", ""):
+            ran = await self.admin("dead", "drop", failed, answers=answers, status=1)
+            self.assertIn("Aborted", ran.errors)
+            self.assertEqual(len(await self.letters()), 2)
+        await self.admin("dead", "drop", failed, "--json", status=2)
+        await self.admin("dead", "drop", failed, answers="y\n")
+        self.assertEqual(len(await self.letters()), 1)
+        await self.admin("dead", "drop", "--all", "--yes")
+        self.assertEqual(await self.letters(), [])
+        async with self.service() as tools:
+            self.assertEqual(await bodies(tools.needed_queue("jobs")), [])
+
+
+class ReceivedLettersTests(SynchronousTestCase):
+    """On a queue that can only be received from."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.jobs = MemoryQueue("jobs", 60, 5, self.clock)
+        self.dead = MemoryQueue("dead", 60, None, self.clock)
+        self.ids = [new_id() for _ in range(23)]
+        for avatar_id in self.ids:
+            self.run_now(self.dead.send(body=encoded(avatar_id)))
+        self.letters = ReceivedLetters(jobs=self.jobs, dead=self.dead, clock=self.clock)
+
+    def run_now(self, work: Any) -> Any:
+        """The outcome of work that may wait for messages."""
+        outcome = Deferred.fromCoroutine(work)
+        for _ in range(100):
+            if outcome.called:
+                break
+            self.clock.advance(0.1)
+        return self.successResultOf(outcome)
+
+    def every(self) -> list[Any]:
+        """All letters."""
+        found: list[Any] = []
+        while some := self.run_now(self.letters.more()):
+            found += some
+        return found
+
+    def test_looking(self) -> None:
+        """Every letter is given once, is hidden meanwhile, and is handed back at the end."""
+        found = self.every()
+        self.assertEqual([job_of(letter).id for letter in found], self.ids)
+        self.assertEqual(self.run_now(self.dead.depth()).in_flight, 23)
+        self.run_now(self.letters.close())
+        self.assertEqual(self.run_now(self.dead.depth()).visible, 23)
+
+    def test_redrive(self) -> None:
+        """A job is sent before its letter goes; the others are handed back."""
+        letter = self.every()[7]
+        self.assertTrue(self.run_now(self.letters.redrive(letter)))
+        self.run_now(self.letters.close())
+        self.assertEqual(self.run_now(self.dead.depth()).visible, 22)
+        (job,) = self.run_now(self.jobs.receive(max_messages=10, wait=0))
+        self.assertEqual(Job.decode(job.body).id, self.ids[7])
+
+    def test_drop(self) -> None:
+        """A dropped letter is gone, and nothing is sent."""
+        for letter in self.every():
+            self.run_now(self.letters.drop(letter))
+        self.run_now(self.letters.close())
+        self.assertEqual(self.run_now(self.dead.depth()).visible, 0)
+        self.assertEqual(self.run_now(self.jobs.depth()).visible, 0)
+
+    def test_slow_look(self) -> None:
+        """A look that outlasts the visibility timeout ends, and gives no letter twice."""
+        found = [*self.run_now(self.letters.more())]
+        self.clock.advance(61)
+        while some := self.run_now(self.letters.more()):
+            found += some
+        self.assertEqual(len({letter.message_id for letter in found}), len(found))
+        self.run_now(self.letters.close())
+        self.assertEqual(self.run_now(self.dead.depth()).visible, 23)

@@ -1,0 +1,37 @@
+"""``fxprofile-admin queues``."""
+
+from __future__ import annotations
+
+from tests.admin.support import AdminCase
+
+
+class QueuesTests(AdminCase):
+    """On queues in the database."""
+
+    async def test_depths(self) -> None:
+        """Each queue is a line: what waits, what is in work, and how old the oldest is."""
+        async with self.service() as tools:
+            jobs = tools.needed_queue("jobs")
+            for _ in range(3):
+                await jobs.send(body="{}")
+            await jobs.receive(max_messages=1, wait=0)
+            await tools.needed_queue("results").send(body="{}")
+        ran = await self.admin("queues", "--json")
+        rows = {row.pop("name"): row for row in ran.json["queues"]}
+        self.assertEqual(list(rows), ["jobs", "results", "dead"])
+        self.assertEqual((rows["jobs"]["waiting"], rows["jobs"]["in_flight"]), (2, 1))
+        self.assertEqual((rows["results"]["waiting"], rows["results"]["in_flight"]), (1, 0))
+        self.assertGreater(rows["jobs"]["oldest_seconds"], 0)
+        self.assertIsNone(rows["dead"]["oldest_seconds"])
+        lines = (await self.admin("queues")).output.splitlines()
+        self.assertEqual(lines[0].split(), ["QUEUE", "WAITING", "IN", "FLIGHT", "OLDEST"])
+        self.assertEqual(lines[1].split()[:3], ["jobs", "2", "1"])
+        self.assertEqual(lines[3].split(), ["dead", "0", "0", "-"])
+
+    async def test_optional_queues(self) -> None:
+        """The queues of account events and updates are there if they are set."""
+        ran = await self.admin("migrate")
+        ran = await self.admin("queues", "--json", "--set=queue.events_url=http://x/events")
+        self.assertEqual(
+            [row["name"] for row in ran.json["queues"]], ["jobs", "results", "dead", "events"]
+        )
