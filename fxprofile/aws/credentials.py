@@ -25,7 +25,7 @@ from fxprofile.aws.flight import Flight
 LAST_MOMENT: Final = 60
 
 #: Seconds between two tries to renew keys that are still good, and between two searches
-#: because AWS refused what the one before had found.
+#: because AWS refused what was found.
 PACE: Final = 10.0
 
 _log = Logger()
@@ -68,7 +68,7 @@ class CredentialChain:
         self._source: Any = None
         self._keys: Keys | None = None
         self._flight: Flight[None] = Flight()
-        self._searched = float("-inf")
+        self._distrusted = float("-inf")
         self._renewed = float("-inf")
 
     async def keys(self) -> Keys:
@@ -88,7 +88,8 @@ class CredentialChain:
 
     def distrust(self, keys: Keys) -> None:
         """Search again from the beginning, because AWS refuses these keys."""
-        if keys == self._keys and self._due(self._searched):
+        if keys == self._keys and self._due(self._distrusted):
+            self._distrusted = self._clock.seconds()
             self._source = self._keys = None
 
     def _due(self, last: float) -> bool:
@@ -107,8 +108,6 @@ class CredentialChain:
 
     async def _fetch(self) -> None:
         self._renewed = self._clock.seconds()
-        if self._source is None:
-            self._searched = self._renewed
         try:
             source, found = await self._threads.run(self._fetch_in_thread, self._source)
         except (BotoCoreError, OSError, RuntimeError, ValueError, KeyError) as error:

@@ -1,0 +1,180 @@
+"""
+An HTTP server that answers as a test says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+#: What a test has the server do with a request.
+Behaviour = Callable[[Request], Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that came; header names are in lower case."""
+
+    method: str
+    uri: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
+    """Give this answer.  ``_`` in the name of a header stands for ``-``."""
+
+    def behave(request: Request) -> bytes:
+        request.setResponseCode(status)
+        for name, value in headers.items():
+            request.setHeader(name.replace("_", "-"), value)
+        return body
+
+    return behave
+
+
+def xml_error(status: int, code: str, message: str = "no", **headers: str) -> Behaviour:
+    """Refuse as S3 does."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return answer(status, body.encode(), x_amz_request_id="REQ1", **headers)
+
+
+def json_answer(members: str, status: int = 200, **headers: str) -> Behaviour:
+    """Answer as SQS does."""
+    return answer(status, members.encode(), x_amzn_requestid="REQ2", **headers)
+
+
+def json_error(status: int, code: str) -> Behaviour:
+    """Refuse as SQS does."""
+    return json_answer(f'{{"__type": "com.amazonaws.sqs#{code}", "message": "no"}}', status)
+
+
+def reset(request: Request) -> int:
+    """End the connection without a word."""
+    request.transport.abortConnection()
+    return NOT_DONE_YET
+
+
+def cut(length: int, body: bytes, **headers: str) -> Behaviour:
+    """Announce so many bytes, send others, and end the connection."""
+
+    def behave(request: Request) -> int:
+        for name, value in headers.items():
+            request.setHeader(name.replace("_", "-"), value)
+        request.setHeader("content-length", str(length))
+        request.write(body)
+        request.transport.loseConnection()
+        return NOT_DONE_YET
+
+    return behave
+
+
+def hang(request: Request) -> int:
+    """Say nothing."""
+    return NOT_DONE_YET
+
+
+class _Scripted(Resource):
+    isLeaf = True
+
+    def __init__(self, server: ScriptedServer) -> None:
+        super().__init__()
+        self._server = server
+
+    def render(self, request: Request) -> Any:
+        server = self._server
+        server.seen.append(
+            Seen(
+                method=request.method.decode(),
+                uri=request.uri.decode(),
+                headers={
+                    name.decode().lower(): values[-1].decode()
+                    for name, values in request.requestHeaders.getAllRawHeaders()
+                },
+                body=request.content.read(),
+            )
+        )
+        behave = server.script.pop(0) if server.script else server.otherwise
+        return behave(request)
+
+
+class ScriptedServer:
+    """
+    A server on a port of this machine.
+
+    :ivar script: what to do with the next requests, in order.
+    :ivar otherwise: what to do with those after.
+    :ivar seen: the requests that came.
+    """
+
+    def __init__(self, test: Any, *script: Behaviour, context: Any = None) -> None:
+        self.script = list(script)
+        self.otherwise: Behaviour = answer(500)
+        self.seen: list[Seen] = []
+        site = Site(_Scripted(self))
+        if context is None:
+            port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        else:
+            port = reactor.listenSSL(0, site, context, interface="127.0.0.1")
+        test.addCleanup(port.stopListening)
+        self.host = f"127.0.0.1:{port.getHost().port}"
+        self.url = f"http://{self.host}"
+
+
+class RawConnection(Protocol):
+    """A connection whose bytes a test looks at as they come."""
+
+    def __init__(self, server: RawServer) -> None:
+        self._server = server
+        self.data = b""
+        self.lost: Deferred[None] = Deferred()
+
+    def connectionMade(self) -> None:
+        self._server.connections.append(self)
+        if self._server.paused:
+            self.transport.pauseProducing()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+        self._server.received(self)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.lost.callback(None)
+
+
+class RawServer:
+    """
+    A server that does nothing of itself.
+
+    :param received: is called with a connection that has more data.
+    :param paused: whether it reads nothing.
+    """
+
+    def __init__(
+        self,
+        test: Any,
+        received: Callable[[RawConnection], object] = lambda connection: None,
+        paused: bool = False,
+    ) -> None:
+        self.received = received
+        self.paused = paused
+        self.connections: list[RawConnection] = []
+        port = reactor.listenTCP(
+            0, Factory.forProtocol(lambda: RawConnection(self)), interface="127.0.0.1"
+        )
+        test.addCleanup(self._close)
+        test.addCleanup(port.stopListening)
+        self.url = f"http://127.0.0.1:{port.getHost().port}"
+
+    async def _close(self) -> None:
+        for connection in self.connections:
+            connection.transport.abortConnection()
+            await connection.lost
