@@ -209,6 +209,7 @@ def _add_api(parts: Parts, intake: Intake) -> None:
     from fxprofile.web.dockerflow import Dockerflow
     from fxprofile.web.gate import Gate
     from fxprofile.web.limits import RateLimits
+    from fxprofile.web.openapi import OpenApi
     from fxprofile.web.playground_page import Playground
     from fxprofile.web.profile import ProfileEndpoints
     from fxprofile.web.server import ServerEndpoints
@@ -257,6 +258,7 @@ def _add_api(parts: Parts, intake: Intake) -> None:
             secret=secret.get_secret_value() if secret else None,
         ),
     ]
+    groups.append(OpenApi(public_url=settings.web.public_url))
     page = None
     if settings.environment == "development" and settings.identity.driver == "dev":
         playground = Playground(

@@ -124,6 +124,7 @@ class Api:
     The routes of the API.
 
     :param identity: verifies tokens.
+    :ivar routes: the method and path of each endpoint.
     """
 
     _log = Logger()
@@ -132,6 +133,7 @@ class Api:
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
+        self.routes: list[tuple[str, str]] = []
         # Klein's types want handlers that are methods of the class it is made in.
         klein: Any = Klein()
         self._klein = klein
@@ -157,6 +159,7 @@ class Api:
                 # Whether its client waits for it or not, a write goes to its end.
                 return _response(await (work if method == "GET" else detached(work)))
 
+            self.routes.append((method, path))
             self._klein.route(path, methods=[method], endpoint=f"{method} {path}")(answer)
             return endpoint
 

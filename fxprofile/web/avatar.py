@@ -64,6 +64,7 @@ class Avatars:
         """``DELETE /v1/avatar/{id}``."""
         if name == DEFAULT_AVATAR_ID:
             return Answer(200, {})
+        _not_upload(name)
         if not is_id(name):
             raise NotFound("There is no avatar with this id.")
         try:
@@ -76,8 +77,7 @@ class Avatars:
 
     async def monogram(self, call: Call, name: str) -> Answer:
         """``GET /v1/avatar/{c}``: one letter or digit as a picture."""
-        if name == "upload":
-            raise MethodNotAllowed(headers={"Allow": "POST"})
+        _not_upload(name)
         letter = unicodedata.normalize("NFC", name)
         if not self._monograms or len(letter) != 1 or not letter.isalnum():
             raise NotFound("A monogram is of one letter or digit.")
@@ -95,3 +95,9 @@ class Avatars:
         if matches(call.header("If-None-Match"), f"{ord(letter):x}"):
             return Answer(304, None, headers)
         return Answer(200, svg, headers)
+
+
+def _not_upload(name: str) -> None:
+    """``/v1/avatar/upload`` is a path of its own, which can do one thing only."""
+    if name == "upload":
+        raise MethodNotAllowed(headers={"Allow": "POST"})

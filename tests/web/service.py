@@ -32,6 +32,7 @@ from fxprofile.web.avatar import Avatars
 from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.gate import Gate
 from fxprofile.web.limits import RateLimits
+from fxprofile.web.openapi import OpenApi
 from fxprofile.web.profile import ProfileEndpoints
 from fxprofile.web.server import ServerEndpoints
 from fxprofile.web.site import make_site
@@ -124,6 +125,7 @@ class ApiCase(TestCase):
             ProfileEndpoints(profiles=profiles, started=1_000_000_000),
             ServerEndpoints(profiles=profiles, changes=changes, secret=self.secret),
             Dockerflow(health=self.health),
+            OpenApi(public_url="http://api.example"),
         ]
         self.api = Api(identity=self.identity, metrics=self.metrics, clock=reactor)
         self.site = make_site(self.api, groups, reactor)

@@ -26,6 +26,7 @@ export class Problem extends Error {
  */
 
 const UNREACHABLE = "The service cannot be reached. Is it still running?";
+const BROKEN_OFF = "The upload broke off. Is the service still running, and the file still there?";
 
 /**
  * Call the API.
@@ -87,7 +88,7 @@ export function upload(token, file, { signal, sent }) {
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => event.lengthComputable && sent(event.loaded / event.total);
     request.upload.onload = () => sent(1);
-    request.onerror = () => reject(new Problem(UNREACHABLE));
+    request.onerror = () => reject(new Problem(BROKEN_OFF));
     request.onabort = () => reject(signal.reason);
     request.onload = () => {
       try {

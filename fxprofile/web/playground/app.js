@@ -59,7 +59,10 @@ async function use(chosen) {
     $("name-field").value = exchange.body.displayName ?? "";
     await showAvatar(exchange.body);
   } catch (error) {
-    if (chosen === account) fail(shownNotice(), error);
+    if (chosen !== account) return;
+    describe({ email: chosen.email });
+    $("name-field").value = "";
+    fail(shownNotice(), error);
   }
 }
 
@@ -90,19 +93,20 @@ function describe(profile) {
   const facts = {
     uid: profile.uid,
     locale: profile.locale,
-    "two steps": profile.twoFactorAuthentication === undefined
+    "two-step": profile.twoFactorAuthentication === undefined
       ? undefined
       : profile.twoFactorAuthentication ? "yes" : "no",
   };
   $("facts").replaceChildren(
     ...Object.entries(facts)
       .filter(([, value]) => value !== undefined)
-      .flatMap(([term, value]) => [element("dt", term), element("dd", value)]),
+      .flatMap(([term, value]) => [element("dt", term, term), element("dd", value, term)]),
   );
 }
 
-function element(name, text) {
+function element(name, text, className = "") {
   const made = document.createElement(name);
+  made.className = className;
   made.textContent = text;
   return made;
 }

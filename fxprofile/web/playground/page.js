@@ -25,8 +25,9 @@ export function say(where, text, kind = "") {
 export function record(exchange) {
   $("curl").textContent = exchange.curl;
   $("outcome").dataset.kind = exchange.status < 400 ? "good" : "bad";
+  const reason = exchange.body?.error ?? exchange.reason;
   $("outcome").textContent =
-    `${exchange.status} ${exchange.reason} in ${Math.round(exchange.milliseconds)} ms`;
+    `${exchange.status} ${reason} in ${Math.round(exchange.milliseconds)} ms`;
   $("answer").textContent = exchange.body === null ? "" : JSON.stringify(exchange.body, null, 2);
 }
 

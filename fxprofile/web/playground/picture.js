@@ -167,7 +167,7 @@ export class Picture {
    */
   show(avatar) {
     $("delete").disabled = !avatar || avatar.avatarDefault;
-    $("origin").textContent = avatar ? new URL(avatar.url).origin : "…";
+    $("source").textContent = avatar ? source(avatar) : "\u00a0";
     for (const figure of this.figures) figure.show(avatar);
     if (!avatar?.pending || this.turn) return;
     // Uploaded before this page was opened.
@@ -182,6 +182,9 @@ export class Picture {
   busy(share) {
     $("picture").setAttribute("aria-busy", "true");
     $("work").hidden = false;
+    // What has been sent is accepted, and comes to its end whether anybody waits or not.
+    if (share === 1 && document.activeElement === $("cancel")) $("file").focus();
+    $("cancel").hidden = share === 1;
     $("percent").textContent = share < 1 ? `${Math.floor(share * 100)} %` : "";
     if (share < 1) $("progress").value = share;
     else $("progress").removeAttribute("value");
@@ -210,7 +213,8 @@ function figure({ name, suffix, side }) {
   link.append(image);
   element.append(link, caption);
   image.addEventListener("load", () => {
-    sides.textContent = `${image.naturalWidth} × ${image.naturalHeight}`;
+    const drawing = element.classList.contains("drawing");
+    sides.textContent = drawing ? "" : `${image.naturalWidth} × ${image.naturalHeight}`;
     element.classList.remove("broken");
   });
   image.addEventListener("error", () => {
@@ -218,24 +222,40 @@ function figure({ name, suffix, side }) {
     element.classList.add("broken");
   });
   const show = (avatar) => {
-    element.classList.remove("broken");
-    sides.textContent = `at most ${side}`;
     if (!avatar) {
+      sides.textContent = "";
       image.removeAttribute("src");
       link.removeAttribute("href");
       return;
     }
-    const at = avatar.url.lastIndexOf(avatar.id);
-    // The letter that stands in for an avatar is a drawing of any size.
-    const end = at + avatar.id.length;
-    const address = at < 0 ? avatar.url : avatar.url.slice(0, end) + suffix + avatar.url.slice(end);
+    const address = variant(avatar, suffix);
+    if (image.getAttribute("src") === address) return;
+    element.classList.toggle("drawing", isLetter(avatar));
+    sides.textContent = `at most ${side}`;
     link.href = address;
     link.setAttribute("aria-label", `Open the ${name} size`);
     image.alt = `Your avatar, ${name}`;
-    if (image.src !== address) image.src = address;
-    else if (image.complete) image.dispatchEvent(new Event(image.naturalWidth ? "load" : "error"));
+    image.src = address;
   };
   return { element, show };
+}
+
+/** Where one size of an avatar is: its name comes right after the id. */
+function variant({ id, url }, suffix) {
+  const at = url.lastIndexOf(id);
+  return at < 0 ? url : url.slice(0, at + id.length) + suffix + url.slice(at + id.length);
+}
+
+/** Whether this is the letter that the API draws for users without an avatar. */
+function isLetter({ id, url }) {
+  return !url.includes(id);
+}
+
+function source(avatar) {
+  const { origin } = new URL(avatar.url);
+  if (isLetter(avatar)) return "No avatar yet: the API draws this letter instead.";
+  if (avatar.avatarDefault) return `No avatar yet: this picture from ${origin} stands in for it.`;
+  return `From ${origin}, an origin of their own.`;
 }
 
 function preview(file) {
