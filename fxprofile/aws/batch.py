@@ -135,7 +135,7 @@ class Batcher:
             for entry in batch:
                 _fail(entry, error)
             return
-        except BaseException as error:
+        except Exception as error:
             for entry in batch:
                 _fail(entry, AwsError(f"the batch was given up: {error!r:.80}", code="GivenUp"))
             raise
