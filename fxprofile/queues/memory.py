@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -22,10 +23,10 @@ POLL = 0.25
 
 @dataclass
 class _Entry:
+    seq: int
     body: str
     sent: float
     visible_at: float
-    message_id: str = field(default_factory=lambda: secrets.token_hex(16))
     receipt: str | None = None
     receive_count: int = 0
 
@@ -53,6 +54,7 @@ class MemoryQueue:
         self._max_receives = max_receives
         self._clock = clock
         self._bells = Bells()
+        self._numbers = count(1)
         self._entries: list[_Entry] = []
         self._dead: MemoryQueue | None = None
 
@@ -66,11 +68,12 @@ class MemoryQueue:
                 max_receives=None,
                 clock=self._clock,
             )
+            self._dead._numbers = self._numbers
         return self._dead
 
     async def send(self, *, body: str) -> None:
         now = self._clock.seconds()
-        self._add(_Entry(body=body, sent=now, visible_at=now))
+        self._add(_Entry(seq=next(self._numbers), body=body, sent=now, visible_at=now))
 
     async def receive(self, *, max_messages: int, wait: float) -> Sequence[Message]:
         if not 1 <= max_messages <= 10:
@@ -116,7 +119,7 @@ class MemoryQueue:
     def _take(self, limit: int) -> list[Message]:
         now = self._clock.seconds()
         messages: list[Message] = []
-        for entry in sorted(self._entries, key=lambda entry: entry.visible_at):
+        for entry in sorted(self._entries, key=lambda entry: (entry.visible_at, entry.seq)):
             if entry.visible_at > now or len(messages) == limit:
                 break
             if self._max_receives is not None and entry.receive_count >= self._max_receives:
@@ -129,7 +132,7 @@ class MemoryQueue:
             entry.visible_at = now + self._visibility
             messages.append(
                 Message(
-                    message_id=entry.message_id,
+                    message_id=str(entry.seq),
                     body=entry.body,
                     receipt_handle=entry.receipt,
                     receive_count=entry.receive_count,

@@ -30,7 +30,7 @@ def shared() -> MariadbServer:
 
 
 class MariadbServer(SqlServer):
-    """Its files need not survive a power cut, so it does not wait for the disk."""
+    """Its files survive a kill but no power cut: it does not wait for the disk."""
 
     def __init__(self) -> None:
         super().__init__("mariadb", unprivileged("mysql", "nobody"))
@@ -54,7 +54,7 @@ class MariadbServer(SqlServer):
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
             "--skip-name-resolve",
-            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-flush-log-at-trx-commit=2",
             "--innodb-doublewrite=0",
             "--innodb-buffer-pool-size=32M",
             "--innodb-log-file-size=8M",

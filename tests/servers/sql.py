@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,11 @@ class SqlServer:
 
     It must be started from the main thread: it dies with the thread that started it, so
     that nothing is left of a test run that was killed.
+
+    :cvar quit_signal: asks the server to end now, in good order.
     """
+
+    quit_signal = signal.SIGTERM
 
     def __init__(self, name: str, user: str | None) -> None:
         self.user = user
@@ -122,30 +127,56 @@ class SqlServer:
         deadline = time.monotonic() + PATIENCE
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
+                self.kill()
                 raise RuntimeError((self.directory / "output").read_text(errors="replace"))
             time.sleep(0.05)
 
-    def stop(self, how: int = signal.SIGKILL) -> None:
-        """End the server."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(how)
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def stop(self) -> None:
+        """End the server in good order."""
+        self._end(self.quit_signal)
 
-    def signal(self, number: int) -> None:
-        """Send the server a signal."""
-        if self._process is not None:
-            self._process.send_signal(number)
+    def kill(self) -> None:
+        """End the server at once."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let the server be there and do nothing."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def _end(self, how: int) -> None:
+        pids = self._pids()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        # The children of one that was killed notice it only after a while.
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _pids(self) -> list[int]:
+        """The server and its children, whose children there are none of."""
+        if self._process is None:
+            return []
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [pid, *map(int, children.split())]
 
     def remove(self) -> None:
         """End the server and remove its files."""
         atexit.unregister(self.remove)
-        self.stop()
+        self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _identity(self) -> dict[str, Any]:

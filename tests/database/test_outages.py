@@ -1,0 +1,170 @@
+"""
+Tests with database servers that go away, come back, or say nothing.
+
+They have a server of their own, so that they do not disturb the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, insert, select
+from twisted.internet import reactor
+from twisted.internet.task import Clock, deferLater
+
+from fxprofile.database.engine import Database
+from fxprofile.database.migrate import current, upgrade
+from fxprofile.database.schema import profiles
+from fxprofile.errors import QueueError, StoreError
+from fxprofile.queues.database import DatabaseQueue
+from tests.database.backends import Backend
+from tests.servers import mariadb, postgresql
+from tests.servers.sql import PASSWORD, SqlServer, free_port
+
+
+def add(connection: Connection) -> None:
+    connection.execute(insert(profiles).values(uid="a", selected_seq=0, changed_at=0.0))
+
+
+def count(connection: Connection) -> int:
+    return len(connection.execute(select(profiles.c.uid)).all())
+
+
+class OutageContract(Backend):
+    """What holds for each kind of server."""
+
+    make_server: ClassVar[Any]
+
+    _servers: ClassVar[dict[Any, SqlServer]] = {}
+
+    def setUp(self) -> None:
+        kind = type(self)
+        if kind not in self._servers:
+            self._servers[kind] = self.make_server()
+            self._servers[kind].start()
+        self.server = self._servers[kind]
+        self.url = self.server.new_database()
+        upgrade(self.url)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        server = cls._servers.pop(cls, None)
+        if server is not None:
+            server.remove()
+
+    async def until_it_works(self, database: Database) -> int:
+        """The answer of the database once it is back."""
+        error = None
+        for _ in range(20):
+            try:
+                return await database.run(count, read_only=True)
+            except StoreError as failure:
+                error = failure
+            await deferLater(reactor, 0.1)
+        raise AssertionError(f"the database does not come back: {error}")
+
+    async def test_restart(self) -> None:
+        """After a restart of the server, connections are made anew, without an error."""
+        database = self.open(self.url)
+        await database.run(add)
+        self.server.stop()
+        self.server.start()
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    async def test_crash(self) -> None:
+        """While the server is dead there are errors, and afterwards none."""
+        database = self.open(self.url, timeout=3.0)
+        await database.run(add)
+        queue = DatabaseQueue(database, "jobs", 60, 5, Clock())
+        self.server.kill()
+        with self.assertRaises(StoreError) as caught:
+            await database.run(count, read_only=True)
+        self.assertNotIn(PASSWORD, str(caught.exception))
+        with self.assertRaises(QueueError):
+            await queue.send(body="x")
+        self.server.start()
+        self.assertEqual(await self.until_it_works(database), 1)
+        await queue.send(body="x")
+        self.assertEqual(len(await queue.receive(max_messages=1, wait=0)), 1)
+
+    async def test_broken_in_a_transaction(self) -> None:
+        """A transaction whose connection breaks is run again, and happens once."""
+        database = self.open(self.url)
+        await database.ready()
+        runs = []
+
+        def work(connection: Connection) -> None:
+            runs.append(connection)
+            if len(runs) == 1:
+                add(connection)
+                self.break_connection(connection)
+            add(connection)
+
+        await database.run(work)
+        self.assertEqual(len(runs), 2)
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    def break_connection(self, connection: Connection) -> None:
+        raise NotImplementedError
+
+    async def test_silent(self) -> None:
+        """A server that says nothing is an error in time, and no thread is lost to it."""
+        database = self.open(self.url, threads=2, timeout=1.0)
+        await database.run(count, read_only=True)
+        self.server.freeze()
+        try:
+            for _ in range(4):
+                with self.assertRaises(StoreError):
+                    await database.run(count, read_only=True)
+            await database.stopService()
+        finally:
+            self.server.thaw()
+        database.startService()
+        self.assertEqual(await self.until_it_works(database), 0)
+
+    async def test_wrong_password(self) -> None:
+        """A password that is not accepted is an error that does not tell it."""
+        name = self.url.rpartition("/")[2]
+        url = self.server.url(name, password="s3cret%2Fwr%40ng")
+        with self.assertRaises(StoreError) as caught:
+            await self.open(url).ready()
+        for text in (str(caught.exception), repr(caught.exception)):
+            for secret in ("s3cret", "wr@ng", "wr%40ng"):
+                self.assertNotIn(secret, text)
+        self.assertIsNone(caught.exception.__cause__)
+        self.assertTrue(caught.exception.__suppress_context__)
+        with self.assertRaises(StoreError) as caught:
+            current(url)
+        self.assertNotIn("s3cret", str(caught.exception))
+
+    async def test_nobody_listens(self) -> None:
+        """A server that is not there is an error; when it comes the next use finds it."""
+        url = self.url.replace(str(self.server.port), str(free_port()))
+        database = self.open(url)
+        for _ in range(2):
+            with self.assertRaises(StoreError):
+                await database.ready()
+
+
+class MariadbOutageTests(OutageContract):
+    """MariaDB comes and goes."""
+
+    make_server = mariadb.MariadbServer
+    skip = mariadb.missing()
+
+    def break_connection(self, connection: Connection) -> None:
+        connection.exec_driver_sql("KILL CONNECTION_ID()")
+
+
+class PostgresqlOutageTests(OutageContract):
+    """PostgreSQL comes and goes."""
+
+    make_server = postgresql.PostgresqlServer
+    skip = postgresql.missing()
+
+    def break_connection(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+# What is no test case of its own is not to be found by the runner.
+del OutageContract, Backend

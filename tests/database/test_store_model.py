@@ -1,0 +1,172 @@
+"""
+The profile store on SQL, held against the one in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.database.store import SqlProfileStore
+from fxprofile.keys import new_id
+from fxprofile.model import Status
+from tests.contracts.store_case import PICTURES
+from tests.database.inline import InlineDatabase, result_of
+from tests.fakes.store import MemoryProfileStore
+
+UIDS = ("alice", "bob")
+
+users = st.sampled_from(UIDS)
+limits = st.integers(1, 3)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does the same to both stores and compares all that they tell."""
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = InlineDatabase()
+        self.stores: list[Any] = [SqlProfileStore(self.database), MemoryProfileStore()]
+        self.now = 1000.0
+
+    def teardown(self) -> None:
+        self.database.engine.dispose()
+
+    def both(self, method: str, **arguments: Any) -> Any:
+        """What both answer, which has to be the same."""
+        sql, model = (result_of(getattr(store, method)(**arguments)) for store in self.stores)
+        assert sql == model, (method, sql, model)
+        return model
+
+    @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 50.0, -3.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(target=ids, uid=users)
+    def accept(self, uid: str) -> str:
+        avatar_id = new_id()
+        self.both("accept", avatar_id=avatar_id, uid=uid, now=self.now)
+        return avatar_id
+
+    @rule(target=ids, uid=users)
+    def accept_several(self, uid: str) -> Any:
+        return multiple(*(self.accept(uid) for _ in range(3)))
+
+    @rule(avatar_id=ids, status=st.sampled_from(Status))
+    def job_sent(self, avatar_id: str, status: Status) -> None:
+        self.both("job_sent", avatar_id=avatar_id, status=status, now=self.now)
+
+    @rule(avatar_id=ids)
+    def ready(self, avatar_id: str) -> None:
+        self.both("ready", avatar_id=avatar_id, variants=PICTURES, now=self.now)
+
+    @rule(avatar_id=ids)
+    def failed(self, avatar_id: str) -> None:
+        self.both("failed", avatar_id=avatar_id, reason="corrupt", now=self.now)
+
+    @rule(avatar_id=ids, uid=users)
+    def delete(self, avatar_id: str, uid: str) -> None:
+        self.both("delete", avatar_id=avatar_id, uid=uid, now=self.now)
+
+    @rule(uid=users)
+    def delete_current(self, uid: str) -> None:
+        self.both("delete_current", uid=uid, now=self.now)
+        assert self.both("profile", uid=uid).avatar_id is None
+
+    @rule(uid=users)
+    def delete_user(self, uid: str) -> None:
+        self.both("delete_user", uid=uid, now=self.now)
+
+    @rule(avatar_id=ids)
+    def deleted(self, avatar_id: str) -> None:
+        self.both("deleted", avatar_id=avatar_id, now=self.now)
+
+    @rule(avatar_id=consumes(ids))
+    def deleted_at_last(self, avatar_id: str) -> None:
+        self.both("deleted", avatar_id=avatar_id, now=self.now)
+
+    @rule(avatar_id=ids)
+    def redelete(self, avatar_id: str) -> None:
+        self.both("redelete", avatar_id=avatar_id)
+
+    @rule(uid=users, name=st.none() | st.text(st.characters(codec="utf-8"), max_size=5))
+    def set_display_name(self, uid: str, name: str | None) -> None:
+        self.both("set_display_name", uid=uid, name=name, now=self.now)
+
+    @rule(age=st.sampled_from([0.0, 1.0, 60.0]), limit=limits)
+    def expire(self, age: float, limit: int) -> None:
+        self.both("expire", processing_before=self.now - age, now=self.now, limit=limit)
+
+    @rule(failed=st.sampled_from([0.0, 60.0]), replaced=st.sampled_from([0.0, 60.0]), limit=limits)
+    def purge(self, failed: float, replaced: float, limit: int) -> None:
+        self.both(
+            "purge",
+            failed_before=self.now - failed,
+            replaced_before=self.now - replaced,
+            now=self.now,
+            limit=limit,
+        )
+
+    @rule(owner=st.sampled_from("ab"), seconds=st.sampled_from([1.0, 60.0]))
+    def leadership(self, owner: str, seconds: float) -> None:
+        self.both("leadership", owner=owner, now=self.now, seconds=seconds)
+
+    @rule(owner=st.sampled_from("ab"))
+    def resign(self, owner: str) -> None:
+        self.both("resign", owner=owner)
+
+    @rule(limit=limits, age=st.sampled_from([0.0, 60.0]))
+    def look(self, limit: int, age: float) -> None:
+        self.both("unsent", before=self.now - age, limit=limit)
+        self.both("stuck", sent_before=self.now - age, limit=limit)
+
+    @invariant()
+    def same_rows(self) -> None:
+        self.both("unsent", before=1e9, limit=1000)
+        self.both("stuck", sent_before=1e9, limit=1000)
+        self.both("counts")
+        for uid in UIDS:
+            self.both("latest", uid=uid)
+
+    @invariant()
+    def selection_is_good(self) -> None:
+        for uid in UIDS:
+            selected = self.both("profile", uid=uid).avatar_id
+            if selected is not None:
+                avatar = self.both("avatar", avatar_id=selected)
+                assert avatar.status is Status.READY
+                assert avatar.uid == uid
+        # Whatever is ready is selected: there are no others, whose objects nobody deletes.
+        for row in self.stores[1].rows.values():
+            if row.status is Status.READY:
+                assert self.both("profile", uid=row.uid).avatar_id == row.id
+
+
+class StoreModelTests(SynchronousTestCase):
+    """The store on SQL and the one in memory."""
+
+    def test_same(self) -> None:
+        """Whatever happens, in whatever order, both tell the same."""
+        run_state_machine_as_test(
+            StoreMachine,
+            settings=settings(
+                max_examples=25,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
