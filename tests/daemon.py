@@ -70,6 +70,7 @@ class Daemon:
     :param directory: where it runs and keeps ``var/``; without one, it gets a temporary
         one, which :meth:`remove` removes.
     :param settings: further settings, as ``{"uploads.wait": 0}``.
+    :param environ: further environment.
     :param ports: those of other roles of the same service.
     """
 
@@ -79,12 +80,14 @@ class Daemon:
         *,
         role: str = "combined",
         settings: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
         ports: Ports | None = None,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="fxprofile-daemon-"))
         self.role = role
         self.settings = dict(settings or {})
+        self.environ = dict(environ or {})
         self.ports = ports or Ports()
         self.admin_url = f"http://127.0.0.1:{free_port()}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -162,6 +165,7 @@ class Daemon:
     def _spawn(self) -> subprocess.Popen[bytes]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
         # What is tested is what the tests import, wherever else it is installed.
+        environ.update(self.environ)
         environ["PYTHONPATH"] = str(Path(fxprofile.__file__).parent.parent)
         with open(self._log, "ab") as log:
             return subprocess.Popen(

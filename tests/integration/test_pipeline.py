@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
+from types import MappingProxyType
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -32,9 +34,19 @@ class PipelineCase(TestCase):
         self.addCleanup(rmtree, self.directory, ignore_errors=True)
         self.ports = Ports()
 
+    #: What every daemon of the test has besides.
+    settings: Mapping[str, object] = MappingProxyType({})
+    environ: Mapping[str, str] = MappingProxyType({})
+
     async def daemon(self, role: str = "combined", **settings: object) -> Daemon:
         named = {name.replace("__", "."): value for name, value in settings.items()}
-        daemon = Daemon(self.directory, role=role, settings=named, ports=self.ports)
+        daemon = Daemon(
+            self.directory,
+            role=role,
+            settings={**self.settings, **named},
+            environ=self.environ,
+            ports=self.ports,
+        )
         self.addCleanup(daemon.kill)
         await daemon.start()
         return daemon

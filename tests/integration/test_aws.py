@@ -1,0 +1,180 @@
+"""The roles apart, with nothing in common but S3 and SQS."""
+
+from __future__ import annotations
+
+import json
+
+import boto3
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from tests.integration import photos
+from tests.integration.client import PATIENCE, Client
+from tests.integration.test_pipeline import PipelineCase
+from tests.servers.moto import ACCESS_KEY, SECRET_KEY, MotoServer
+
+QUEUES = ("jobs", "results", "dead", "events", "updates")
+
+
+class AwsCase(PipelineCase):
+    """A test with an S3 and an SQS of its own."""
+
+    max_receives = 5
+
+    def setUp(self) -> None:
+        super().setUp()
+        server = MotoServer()
+        self.addCleanup(server.stop)
+        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        session = boto3.Session(region_name="us-east-1", **keys)
+        self.s3 = session.client("s3", endpoint_url=server.url)
+        self.sqs = session.client("sqs", endpoint_url=server.url)
+        for bucket in ("fxprofile-private", "fxprofile-public"):
+            self.s3.create_bucket(Bucket=bucket)
+        self.urls = {n: self.sqs.create_queue(QueueName=n)["QueueUrl"] for n in QUEUES}
+        dead = self.sqs.get_queue_attributes(
+            QueueUrl=self.urls["dead"], AttributeNames=["QueueArn"]
+        )["Attributes"]["QueueArn"]
+        policy = {"deadLetterTargetArn": dead, "maxReceiveCount": self.max_receives}
+        self.sqs.set_queue_attributes(
+            QueueUrl=self.urls["jobs"],
+            Attributes={"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "4"},
+        )
+        self.settings = {
+            "storage.driver": "s3",
+            "queue.driver": "sqs",
+            "queue.visibility_timeout": 4,
+            "aws.endpoint_url": server.url,
+            **{f"queue.{name}_url": url for name, url in self.urls.items()},
+        }
+        self.environ = {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def objects_in_thread(self) -> list[str]:
+        return sorted(
+            f"{bucket}/{item['Key']}"
+            for bucket in ("fxprofile-private", "fxprofile-public")
+            for item in self.s3.list_objects_v2(Bucket=bucket).get("Contents", [])
+        )
+
+    def messages_in_thread(self, name: str) -> int:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        found = self.sqs.get_queue_attributes(QueueUrl=self.urls[name], AttributeNames=names)
+        return sum(int(found["Attributes"][n]) for n in names)
+
+    async def until_in_thread(self, look, wanted, what: str) -> None:
+        deadline = reactor.seconds() + PATIENCE
+        while (found := await deferToThread(look)) != wanted:
+            if reactor.seconds() > deadline:
+                self.fail(f"{what}: {found}, not {wanted}")
+            await deferLater(reactor, 0.2)
+
+    async def until_quiet(self, *avatars: str) -> None:
+        """Wait until these avatars are all that there is, and no message is left."""
+        kept = sorted(
+            f"fxprofile-public/a/{i}{s}" for i in avatars for s in ("", "_large", "_small")
+        )
+        await self.until_in_thread(self.objects_in_thread, kept, "objects")
+        for name in ("jobs", "results"):
+            await self.until_in_thread(lambda n=name: self.messages_in_thread(n), 0, name)
+
+
+class ThreeRolesTests(AwsCase):
+    """Three processes."""
+
+    async def test_life_of_an_avatar(self) -> None:
+        """Upload, select, replace, serve and delete leave nothing behind but what is selected."""
+        web = await self.daemon("web", uploads__wait=30)
+        await self.daemon("worker")
+        await self.daemon("images")
+        client = Client(web)
+
+        status, first = await client.upload(photos.jpeg())
+        self.assertEqual((status, first["status"]), (201, "ready"))
+        await self.assert_sizes(client, first["url"], (200, 150), (100, 75), (600, 450))
+        await self.until_quiet(first["id"])
+
+        status, second = await client.upload(photos.phone_photo())
+        self.assertEqual((status, second["status"]), (201, "ready"))
+        await self.assert_sizes(client, second["url"], (150, 200), (75, 100), (450, 600))
+        await client.until_picture(first["url"], 404)
+        await self.until_quiet(second["id"])
+
+        status, answer = await client.upload(photos.jpeg()[:5000])
+        self.assertEqual((status, answer["reason"]), (422, "corrupt"))
+        await self.until_quiet(second["id"])
+
+        self.assertEqual((await client.ask("DELETE", "/v1/avatar"))[0], 200)
+        await client.until_picture(second["url"], 404)
+        await self.until_quiet()
+
+    async def test_junk(self) -> None:
+        """Messages that nobody understands stop nothing, and end as dead letters."""
+        junk = ["", "{", "[]", '{"v": 2}', '{"v":1,"op":"rm -rf","id":"/"}', "x" * 5000]
+        for text in junk:
+            body = text or " "
+            self.sqs.send_message(QueueUrl=self.urls["jobs"], MessageBody=body)
+        self.sqs.send_message(QueueUrl=self.urls["results"], MessageBody='{"v":1,"id":"no"}')
+        web = await self.daemon("web", uploads__wait=30)
+        await self.daemon("worker")
+        client = Client(web)
+        status, answer = await client.upload(photos.jpeg())
+        self.assertEqual((status, answer["status"]), (201, "ready"))
+        await self.until_in_thread(lambda: self.messages_in_thread("dead"), len(junk), "dead")
+
+    async def test_nobody_there(self) -> None:
+        """An upload that no worker was there for arrives when all are back."""
+        web = await self.daemon("web", uploads__wait=0)
+        client = Client(web)
+        _, answer = await client.upload(photos.jpeg())
+        await web.kill()
+        await self.daemon("worker")
+        await web.start()
+        await client.until(answer["id"], "ready")
+        await self.until_quiet(answer["id"])
+
+    async def test_account_events(self) -> None:
+        """A deleted account loses its avatar; its other services hear of changes."""
+        web = await self.daemon("web", uploads__wait=30)
+        await self.daemon("worker")
+        client = Client(web)
+        _, uid = await client.ask("GET", "/v1/uid")
+        await client.upload(photos.jpeg())
+        event = {"event": "delete", "uid": f"{uid['uid']}@accounts.example.com"}
+        self.sqs.send_message(
+            QueueUrl=self.urls["events"],
+            MessageBody=json.dumps({"Message": json.dumps(event)}),
+        )
+        await self.until_quiet()
+        update = self.sqs.receive_message(QueueUrl=self.urls["updates"])["Messages"][0]
+        self.assertEqual(json.loads(json.loads(update["Body"])["Message"]), uid)
+
+
+class DeadLetterTests(AwsCase):
+    """Jobs that can never be done."""
+
+    max_receives = 1
+
+    async def test_row_fails(self) -> None:
+        """The row of a dead job turns failed, and its letter stays for the operator."""
+        web = await self.daemon("web", uploads__wait=0)
+        client = Client(web)
+        _, answer = await client.upload(photos.jpeg())
+        (message,) = self.sqs.receive_message(QueueUrl=self.urls["jobs"])["Messages"]
+        self.sqs.change_message_visibility(
+            QueueUrl=self.urls["jobs"],
+            ReceiptHandle=message["ReceiptHandle"],
+            VisibilityTimeout=0,
+        )
+        self.sqs.receive_message(QueueUrl=self.urls["jobs"])
+        await self.until_in_thread(lambda: self.messages_in_thread("dead"), 1, "dead")
+        # The repair loops look at once when they start, and then once a minute.
+        await web.restart()
+        await client.until(answer["id"], "failed")
+        _, status = await client.ask("GET", f"/v1/avatar/upload/{answer['id']}")
+        self.assertEqual(status["error"]["reason"], "dead")
+        self.assertEqual(await deferToThread(self.messages_in_thread, "dead"), 1)
