@@ -17,6 +17,7 @@ from fxprofile.identity import customs_from_config
 from fxprofile.identity.customs import Customs
 from fxprofile.metrics import Metrics
 from tests.fakes.oauth import ALICE, FakeCustoms, Said, error, listen
+from tests.servers.hostile import Hostile, hang_up
 
 
 class CustomsTests(TestCase):
@@ -129,6 +130,16 @@ class CustomsTests(TestCase):
         self.server.verdict = {"block": True}
         with self.assertRaises(RequestBlocked):
             await customs.check(action="a", address="192.0.2.1", uid=ALICE)
+
+    async def test_asked_once(self) -> None:
+        """Asking counts there, so it is not repeated when the connection is lost."""
+        server = Hostile(reactor, hang_up)
+        port, url = server.listen()
+        self.addCleanup(port.stopListening)
+        settings = load(environ={}, overrides=[f"customs.url={url}"])
+        customs = customs_from_config(settings, reactor, self.metrics)
+        await customs.check(action="a", address="192.0.2.1", uid=ALICE)
+        self.assertEqual((len(server.connections), self.survived), (1, 1))
 
     async def test_dead_server(self) -> None:
         """A server that is not there blocks nobody."""

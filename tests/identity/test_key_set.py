@@ -109,6 +109,8 @@ class KeySetTests(AccessTokenCase):
         """Not having the keys is no way around what is pinned."""
         self.oauth.answer = lambda seen: error(500, 999)
         self.assertBad(self.token(aud="dcdb5ae7add825d2"))
+        self.assertBad(self.token(header={"alg": "RS512"}))
+        self.assertBad(self.token(header={"typ": "JWT"}))
         self.assertEqual(self.oauth.verified, [])
 
     def test_old_keys(self) -> None:

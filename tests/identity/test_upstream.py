@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
@@ -98,6 +99,16 @@ class UpstreamTests(RealCase):
         for seen in server.seen:
             self.assertEqual(seen.headers.getRawHeaders("accept-encoding"), ["identity"])
             self.assertFalse(seen.headers.hasHeader("cookie"))
+
+    async def test_compressed(self) -> None:
+        """A compressed answer is refused, however small it is."""
+        server = FakeOAuth()
+        server.answer = lambda _: Said(
+            body=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}
+        )
+        with self.assertRaises(UpstreamFailure) as raised:
+            await self.upstream(timeout=5).ask("GET", self.serve(server))
+        self.assertIn("compressed", str(raised.exception))
 
     async def test_connections_are_kept(self) -> None:
         """Requests that follow each other share a connection."""
@@ -291,6 +302,7 @@ class FxaOverRealConnectionsTests(RealCase):
             connection.write(hostile.HEAD + length + body)
 
         server, url = self.serve_hostile(react)
+        self.pool.cachedConnectionTimeout = 3600
         identity = self.identity(url, timeout=5)
         identity.startService()
         await identity.verify(token="alice")

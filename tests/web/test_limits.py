@@ -83,6 +83,18 @@ class RateLimitsTests(TestCase):
         self.clock.advance(seconds)
         await limits.hit(uid=ALICE, address=None)
 
+    async def test_window_that_just_ended(self) -> None:
+        """If the window ends while we look, the wait is the shortest there is."""
+
+        class Ending(MemoryWindows):
+            async def get_moving_window(
+                self, key: str, limit: int, expiry: int
+            ) -> tuple[float, int]:
+                return self._clock.seconds() - expiry, limit
+
+        limits = RateLimits(Ending(self.clock), self.clock, self.metrics, per_user=1, per_address=0)
+        self.assertEqual(await self.refused(limits, ALICE, None), 1)
+
     async def test_no_limit(self) -> None:
         """Zero is no limit."""
         limits = self.limits(per_user=0, per_address=0)
