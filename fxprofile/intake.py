@@ -10,7 +10,7 @@ the repair loop sends it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -25,12 +25,17 @@ from fxprofile.outbox import Outbox
 #: An original is never served, so it has no type of its own.
 ORIGINAL_TYPE = "application/octet-stream"
 
+#: Seconds after which a commit of unknown outcome has happened, or never will: its
+#: original must not be deleted if the row may still come.
+DOUBT_AGE = 300
+
 
 class Intake:
     """
     Takes uploads in.
 
     :param private: the bucket of the originals.
+    :param new_id: makes the id of an upload.
     """
 
     _log = Logger()
@@ -42,12 +47,15 @@ class Intake:
         store: IProfileStore,
         outbox: Outbox,
         clock: IReactorTime,
+        new_id: Callable[[], str] = new_id,
     ) -> None:
         self._private = private
         self._store = store
         self._outbox = outbox
         self._clock = clock
-        self._doubtful: set[str] = set()
+        self._new_id = new_id
+        # Since when, by id.
+        self._doubtful: dict[str, float] = {}
 
     async def accept(self, *, uid: str, body: Body, length: int) -> Avatar:
         """
@@ -59,7 +67,7 @@ class Intake:
         :raises DriverError: if it could not be stored; then nothing stays.
         :raises Exception: whatever the body raises; then nothing stays.
         """
-        avatar_id = new_id()
+        avatar_id = self._new_id()
         images_only = _ImagesOnly(body)
         try:
             await self._private.put(
@@ -86,38 +94,49 @@ class Intake:
             return await self._store.accept(avatar_id=avatar_id, uid=uid, now=self._clock.seconds())
         except StoreError:
             # The commit may have happened all the same: then the upload stands.
-            self._doubtful.add(avatar_id)
-            avatar = await self._settle(avatar_id)
+            self._doubtful[avatar_id] = self._clock.seconds()
+            avatar = await self._look(avatar_id)
             if avatar is not None:
                 return avatar
             raise
 
-    async def settle_doubts(self) -> int:
-        """
-        Look again at uploads of which it was not known whether they were accepted: the
-        originals of those that were not are removed.
-
-        :returns: how many are still in doubt.
-        """
-        for avatar_id in list(self._doubtful):
-            await self._settle(avatar_id)
-        return len(self._doubtful)
-
-    async def _settle(self, avatar_id: str) -> Avatar | None:
+    async def _look(self, avatar_id: str) -> Avatar | None:
         try:
-            avatar = await self._store.avatar(avatar_id=avatar_id)
-            if avatar is None:
-                # Only workers may delete from the private bucket.
-                await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
-        except DriverError as error:
+            avatar: Avatar | None = await self._store.avatar(avatar_id=avatar_id)
+        except StoreError as error:
             self._log.warn(
                 "Whether upload {id} was accepted is not known yet: {error}",
                 id=avatar_id,
                 error=error,
             )
             return None
-        self._doubtful.discard(avatar_id)
+        if avatar is not None:
+            del self._doubtful[avatar_id]
         return avatar
+
+    async def settle_doubts(self) -> int:
+        """
+        Look again at uploads of which it was not known whether they were accepted.  Those
+        that were are left to the outbox; the originals of those that were not go.
+
+        :returns: how many are still in doubt.
+        """
+        before = self._clock.seconds() - DOUBT_AGE
+        due = [avatar_id for avatar_id, since in self._doubtful.items() if since <= before]
+        try:
+            for avatar_id in due:
+                if await self._store.avatar(avatar_id=avatar_id) is None:
+                    # Only workers may delete from the private bucket.
+                    await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+                del self._doubtful[avatar_id]
+        except DriverError as error:
+            # What fails for one of them would fail for all.
+            self._log.warn(
+                "{count} uploads are still in doubt: {error}",
+                count=len(self._doubtful),
+                error=error,
+            )
+        return len(self._doubtful)
 
 
 class _ImagesOnly:
