@@ -8,14 +8,12 @@ to go.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
-from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.database.bells import Bells
 from fxprofile.errors import DriverError
 from fxprofile.interfaces import IProfileStore
 from fxprofile.keys import DEFAULT_AVATAR_ID
@@ -52,24 +50,27 @@ class Selection:
         self._outbox = outbox
         self._changes = changes
         self._clock = clock
-        self._waiting: dict[str, set[Deferred[None]]] = defaultdict(set)
+        # Ring when the status of an avatar has changed, by its id.
+        self._bells = Bells()
 
     async def apply(self, result: Result) -> None:
         """
         Apply what a worker reports.  Doing so again changes nothing.
 
-        :raises StoreError: if it could not be applied; it has to come again.
+        :raises DriverError: if it could not be applied; it has to come again.
         """
         now = self._clock.seconds()
         if result.status is Outcome.READY:
             await self._ready(result, now)
         elif result.status is Outcome.FAILED:
-            await self._store.failed(
+            avatar = await self._store.failed(
                 avatar_id=result.id, reason=result.reason or "crashed", now=now
             )
+            self._wake(result.id)
+            await self._delete_again(result.id, avatar)
         else:
             await self._store.deleted(avatar_id=result.id, now=now)
-        self._wake(result.id)
+            self._wake(result.id)
 
     async def _ready(self, result: Result, now: float) -> None:
         before = await self._store.avatar(avatar_id=result.id)
@@ -77,19 +78,39 @@ class Selection:
         if before is not None:
             previous = (await self._store.profile(uid=before.uid)).avatar_id
         avatar = await self._store.ready(avatar_id=result.id, variants=result.variants, now=now)
-        if avatar is None:
-            # Deleted while it was crunched: the worker has just put objects that no
-            # row knows.
-            await self._outbox.send_job(Job(op=Op.DELETE, id=result.id))
-        elif avatar.status is Status.DELETING:
-            await self._store.redelete(avatar_id=avatar.id)
-            await self._outbox.try_to_send(avatar.id)
-        elif avatar.status is Status.REPLACED:
-            await self._outbox.try_to_send(avatar.id)
-        elif avatar.status is Status.READY:
+        self._wake(result.id)
+        if avatar is not None and avatar.status is Status.READY:
+            await self._changes.announce(avatar.uid)
             if previous is not None and previous != avatar.id:
                 await self._outbox.try_to_send(previous)
-            await self._changes.announce(avatar.uid)
+        else:
+            await self._delete_again(result.id, avatar)
+
+    async def clean_up(self, avatar_id: str) -> bool:
+        """
+        Delete once more what a job, of which there is no result, may have put.
+
+        :returns: whether the avatar is one that is being deleted, or gone.
+        :raises DriverError: if it is not sure to be deleted.
+        """
+        return await self._delete_again(avatar_id, await self._store.avatar(avatar_id=avatar_id))
+
+    async def _delete_again(self, avatar_id: str, avatar: Avatar | None) -> bool:
+        """
+        Send a delete job for an avatar that was deleted, or lost, while it was crunched:
+        the worker may have put objects after the last one was done.
+
+        Whoever reports such an avatar has to come again if this fails, even if the row
+        owes the job: it would forget that when an earlier delete job is done.
+        """
+        if avatar is None:
+            await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+        elif avatar.status in (Status.DELETING, Status.REPLACED):
+            await self._store.redelete(avatar_id=avatar_id)
+            await self._outbox.send(avatar)
+        else:
+            return False
+        return True
 
     async def give_up(self, avatar_id: str, reason: str) -> bool:
         """
@@ -114,40 +135,22 @@ class Selection:
         while True:
             rest = deadline - self._clock.seconds()
             # Listen before looking, or a result between the two would be missed.
-            woken = self._listen(avatar.id, min(rest, LOOK_AGAIN))
-            try:
-                row = await self._store.avatar(avatar_id=avatar.id)
-                if row is None:
-                    # Deleted in the meantime, by another request of its owner.
-                    return replace(avatar, status=Status.DELETING)
-                avatar = row
-            except DriverError as error:
-                # The upload is accepted, so its client does not hear of this.
-                self._log.warn("Cannot look at {id}: {error}", id=avatar.id, error=error)
-            if avatar.status is not Status.PROCESSING or rest <= 0:
-                if not woken.called:
-                    woken.callback(None)
-                return avatar
-            await woken
-
-    def _listen(self, avatar_id: str, seconds: float) -> Deferred[None]:
-        woken: Deferred[None] = Deferred()
-        late = self._clock.callLater(max(0, seconds), woken.callback, None)
-        self._waiting[avatar_id].add(woken)
-
-        def forget(outcome: Any) -> Any:
-            if late.active():
-                late.cancel()
-            self._waiting[avatar_id].discard(woken)
-            if not self._waiting[avatar_id]:
-                del self._waiting[avatar_id]
-            return outcome
-
-        return woken.addBoth(forget)
+            with self._bells.listening(avatar.id) as bell:
+                try:
+                    row = await self._store.avatar(avatar_id=avatar.id)
+                    if row is None:
+                        # Deleted in the meantime, by another request of its owner.
+                        return replace(avatar, status=Status.DELETING)
+                    avatar = row
+                except DriverError as error:
+                    # The upload is accepted, so its client does not hear of this.
+                    self._log.warn("Cannot look at {id}: {error}", id=avatar.id, error=error)
+                if avatar.status is not Status.PROCESSING or rest <= 0:
+                    return avatar
+                await bell.wait(self._clock, min(rest, LOOK_AGAIN))
 
     def _wake(self, avatar_id: str) -> None:
-        for woken in list(self._waiting.get(avatar_id, ())):
-            woken.callback(None)
+        self._bells.ring(avatar_id)
 
     async def delete(self, *, uid: str, avatar_id: str | None) -> bool:
         """
@@ -184,8 +187,7 @@ class Selection:
         await self._follow_deletion(uid, list(ids))
 
     async def _follow_deletion(self, uid: str, ids: list[str]) -> None:
-        if not ids:
-            return
+        # Even if there was nothing: whoever did this before may have died right here.
         await self._changes.announce(uid)
         await self._outbox.try_to_send(*ids)
         for avatar_id in ids:
