@@ -5,7 +5,7 @@ Tests of :mod:`fxprofile.crunch`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -62,6 +62,14 @@ class CrunchTestCase(SynchronousTestCase):
     def run_job(self, op: Op = Op.CRUNCH) -> Deferred[None]:
         """Do a job."""
         return Deferred.fromCoroutine(self.crunch.run(Job(op, ID)))
+
+    def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of work that waits for nothing."""
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def fails_now(self, work: Coroutine[Any, Any, Any], *kinds: type[Exception]) -> None:
+        """See work that waits for nothing fail."""
+        self.failureResultOf(Deferred.fromCoroutine(work), *kinds)
 
     def reported(self) -> list[Result]:
         """What the results queue was told since the last time."""

@@ -8,6 +8,7 @@ anything.  Each run is bounded; what is left waits for the next.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -54,6 +55,7 @@ class Repair(Service):
     The repair loops.
 
     :param dead: the dead-letter queue of the jobs, if it is known.
+    :param owner: names this process; made up if left out.
     """
 
     name = "repair loops"
@@ -69,6 +71,7 @@ class Repair(Service):
         dead: IQueue | None,
         metrics: Metrics,
         clock: IReactorTime,
+        owner: str | None = None,
     ) -> None:
         self._store = store
         self._outbox = outbox
@@ -77,7 +80,7 @@ class Repair(Service):
         self._dead = dead
         self._metrics = metrics
         self._clock = clock
-        self._owner = secrets.token_hex(8)
+        self._owner = owner or secrets.token_hex(8)
         self._last_slow_run: float | None = None
         self._loop: Deferred[None] | None = None
 
@@ -105,7 +108,7 @@ class Repair(Service):
         """
         One run of whatever is due, if this process leads.
 
-        :raises DriverError: if something outside failed; the next run goes on.
+        :raises DriverError: if nobody knows whether it leads.
         """
         await self._intake.settle_doubts()
         now = self._clock.seconds()
@@ -113,13 +116,20 @@ class Repair(Service):
         self._metrics.leader.set(leads)
         if not leads:
             return
-        await self.send_unsent()
+        await self._try(self.send_unsent)
         if self._last_slow_run is None or now - self._last_slow_run >= PERIOD:
             self._last_slow_run = now
-            await self.send_stuck_again()
-            await self.expire()
-            await self.apply_dead_letters()
-            await self.count()
+            await self._try(self.send_stuck_again)
+            await self._try(self.expire)
+            await self._try(self.apply_dead_letters)
+            await self._try(self.count)
+
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
+        # A queue that is down must not keep what needs only the database from its turn.
+        try:
+            await step()
+        except DriverError as error:
+            self._log.warn("Cannot {step}: {error}", step=step.__name__, error=error)
 
     async def send_unsent(self) -> None:
         """Send the jobs that rows have owed for a while."""
@@ -156,31 +166,44 @@ class Repair(Service):
         """
         Turn the rows of dead crunch jobs ``failed``.
 
-        The messages stay on the dead-letter queue, for operators to look at.
+        Such a message stays on the dead-letter queue, for operators to look at.  A dead
+        job of an avatar that is being deleted, or gone, is of no use to them: what it
+        may have left behind is deleted by a new job, and the message goes.
         """
         if self._dead is None:
             return
-        seen: list[Message] = []
+        kept: list[Message] = []
+        seen = 0
         try:
-            while len(seen) < LIMIT:
+            while seen < LIMIT:
                 messages = await self._dead.receive(max_messages=BATCH, wait=0)
                 if not messages:
                     break
-                seen.extend(messages)
+                seen += len(messages)
+                kept.extend(messages)
                 for message in messages:
-                    await self._apply_dead_letter(message)
+                    if await self._is_settled(message):
+                        await self._dead.delete(message=message)
+                        kept.remove(message)
         finally:
-            for message in seen:
+            for message in kept:
                 await self._put_back(self._dead, message)
 
-    async def _apply_dead_letter(self, message: Message) -> None:
+    async def _is_settled(self, message: Message) -> bool:
+        """Do what a dead letter asks for.  Whether nobody needs it any longer."""
         try:
             job = Job.decode(message.body)
         except MalformedMessage:
-            return
+            return False
         if job.op is Op.CRUNCH and await self._selection.give_up(job.id, "dead"):
             self._log.error("The job of avatar {id} is dead", id=job.id)
             self._metrics.repairs.labels("dead").inc()
+            return False
+        if not await self._selection.clean_up(job.id):
+            return False
+        self._log.warn("Avatar {id} is deleted by a new job: the last is dead", id=job.id)
+        self._metrics.repairs.labels("clean up").inc()
+        return True
 
     async def _put_back(self, dead: IQueue, message: Message) -> None:
         try:

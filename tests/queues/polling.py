@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.metrics import Metrics
 from fxprofile.model import Message
-from fxprofile.queues.poller import Poller
+from fxprofile.queues.poller import CLEANUP, Poller
 from tests.fakes.queue import ScriptedQueue, make_message
 
 #: The visibility timeout of the queue.
@@ -71,7 +71,15 @@ class PollerTestCase(SynchronousTestCase):
         }
         self.poller = Poller(**given)
         self.poller.startService()
+        # What the garbage collector would end in mid-air makes errors in other tests.
+        self.addCleanup(self.end)
         return self.poller
+
+    def end(self) -> None:
+        """Let everything come to its end."""
+        self.stop()
+        self.queue.held.clear()
+        self.clock.pump([25, CLEANUP] * 5)
 
     def stop(self) -> Deferred[None]:
         """Stop the poller."""

@@ -30,6 +30,7 @@ class LeaseTests(SynchronousTestCase):
             lost=self.lost,
         )
         self.lease.begin()
+        self.addCleanup(self.lease.end)
 
     def lost(self) -> None:
         self.losses += 1
@@ -128,6 +129,7 @@ class LeaseTests(SynchronousTestCase):
             lost=self.lost,
         )
         lease.begin()
+        self.addCleanup(lease.end)
         clock.pump([0.5] * 20)
         self.assertEqual(len(queue.extended), 10)
         self.assertEqual(self.losses, 0)
