@@ -1,0 +1,75 @@
+/*
+ * s3rver behind TLS, with what it leaves out: a look at each signature.
+ *
+ * It is a second opinion on the signatures, so it is written after AWS's documentation and
+ * shares nothing with our client:
+ * https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+ */
+'use strict';
+
+const crypto = require('crypto');
+const fs = require('fs');
+const https = require('https');
+const S3rver = require('s3rver');
+
+const [directory, certificate] = process.argv.slice(2);
+const SECRET = 'S3RVER';
+
+const hmac = (key, text) => crypto.createHmac('sha256', key).update(text).digest();
+const sha256 = text => crypto.createHash('sha256').update(text).digest('hex');
+
+function isSigned(request) {
+  const match = /^AWS4-HMAC-SHA256 Credential=S3RVER\/(\d{8})\/([^/]+)\/s3\/aws4_request, SignedHeaders=([^,]+), Signature=([0-9a-f]{64})$/.exec(
+    request.headers.authorization || '',
+  );
+  if (!match) return false;
+  const [, day, region, signedHeaders, signature] = match;
+  const names = signedHeaders.split(';');
+  for (const name of Object.keys(request.headers)) {
+    const needed = name === 'host' || name === 'content-type' || name.startsWith('x-amz-');
+    if (needed && !names.includes(name)) return false;
+  }
+  const [path, query = ''] = request.url.split('?');
+  const canonicalQuery = query
+    .split('&')
+    .filter(Boolean)
+    .map(pair => (pair.includes('=') ? pair : pair + '='))
+    .sort()
+    .join('&');
+  const canonical = [
+    request.method,
+    path,
+    canonicalQuery,
+    ...names.map(name => `${name}:${request.headers[name].trim().replace(/ +/g, ' ')}`),
+    '',
+    signedHeaders,
+    request.headers['x-amz-content-sha256'],
+  ].join('\n');
+  const scope = `${day}/${region}/s3/aws4_request`;
+  const text = ['AWS4-HMAC-SHA256', request.headers['x-amz-date'], scope, sha256(canonical)].join('\n');
+  const key = ['aws4_request', 's3', region, day].reduceRight(hmac, 'AWS4' + SECRET);
+  return hmac(key, text).toString('hex') === signature;
+}
+
+const handle = new S3rver({
+  directory,
+  silent: true,
+  configureBuckets: [{ name: 'bucket', configs: [] }],
+});
+const serve = handle.callback();
+const pem = fs.readFileSync(certificate);
+const server = https.createServer({ key: pem, cert: pem }, (request, response) => {
+  if (isSigned(request)) {
+    serve(request, response);
+    return;
+  }
+  response.writeHead(403, { 'Content-Type': 'application/xml', Connection: 'close' });
+  response.end('<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>');
+});
+
+handle.configureBuckets().then(() => {
+  server.listen(0, '127.0.0.1', () => {
+    console.log(JSON.stringify({ url: `https://localhost:${server.address().port}` }));
+  });
+});
+process.stdin.on('end', () => process.exit(0)).resume();
