@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.aio import detached
-from fxprofile.errors import CacheError, DriverError
+from fxprofile.errors import AccountUnknown, CacheError, DriverError, UpstreamRefused
 from fxprofile.interfaces import IIdentity, IProfileCache, IProfileStore, IQueue
 from fxprofile.keys import DEFAULT_AVATAR_ID, image_url
 from fxprofile.metrics import Metrics
@@ -64,6 +65,26 @@ class ProfileView:
     token_changed_at: int | None
 
 
+@dataclass
+class Reading:
+    """
+    A profile that is being read.
+
+    :ivar stale: whether it has changed since the reading began.
+    """
+
+    stale: bool = False
+
+
+@dataclass
+class _Fetch:
+    """A reading that others wait for."""
+
+    reading: Reading
+    token_changed_at: int
+    waiting: list[Deferred[ProfileView]] = field(default_factory=list)
+
+
 class Changes:
     """
     Tells whoever keeps or follows profiles that one has changed.
@@ -78,6 +99,20 @@ class Changes:
         self._updates = updates
         self._metrics = metrics
         self._sending: set[Deferred[None]] = set()
+        self._readings: dict[str, list[Reading]] = {}
+
+    @contextmanager
+    def reading(self, uid: str) -> Iterator[Reading]:
+        """Note whether the profile of a user changes while it is read."""
+        reading = Reading()
+        readings = self._readings.setdefault(uid, [])
+        readings.append(reading)
+        try:
+            yield reading
+        finally:
+            readings.remove(reading)
+            if not readings:
+                del self._readings[uid]
 
     async def announce(self, uid: str) -> None:
         """Drop the kept profile of a user, and tell the updates queue, in its own time."""
@@ -88,6 +123,12 @@ class Changes:
             sending.addBoth(lambda _: self._sending.discard(sending))
 
     async def forget(self, uid: str) -> None:
+        """Drop the kept profile of a user, and what is being read to be kept."""
+        for reading in self._readings.get(uid, ()):
+            reading.stale = True
+        await self.drop(uid)
+
+    async def drop(self, uid: str) -> None:
         """Drop the kept profile of a user."""
         try:
             await self._cache.drop(uid=uid)
@@ -135,7 +176,7 @@ class Profiles:
         self._clock = clock
         self._image_template = image_template
         self._monogram_url = monogram_url
-        self._fetching: dict[tuple[str, str], list[Deferred[ProfileView]]] = {}
+        self._fetching: dict[tuple[str, str], _Fetch] = {}
 
     async def view(self, *, token: str, credentials: Credentials) -> ProfileView | None:
         """
@@ -160,30 +201,54 @@ class Profiles:
     async def _fetch_once(
         self, token: str, credentials: Credentials, allowed: frozenset[str], kind: str
     ) -> ProfileView:
-        key = (credentials.uid, kind)
-        if key in self._fetching:
+        """Read a profile, or wait for somebody else who reads the very same one."""
+        fetch = self._fetching.get((credentials.uid, kind))
+        if fetch is not None and fetch.token_changed_at < (credentials.profile_changed_at or 0):
+            fetch.reading.stale = True
+        # Who comes after a change must not be told what was before it.
+        if fetch is not None and not fetch.reading.stale:
             waiter: Deferred[ProfileView] = Deferred()
-            self._fetching[key].append(waiter)
-            return await waiter
-        self._fetching[key] = []
+            fetch.waiting.append(waiter)
+            try:
+                return await waiter
+            except (AccountUnknown, UpstreamRefused):
+                # That was said of the other one's token.
+                return await self._read(token, credentials, allowed)
         return await detached(self._fetch(token, credentials, allowed, kind))
 
     async def _fetch(
         self, token: str, credentials: Credentials, allowed: frozenset[str], kind: str
     ) -> ProfileView:
         key = (credentials.uid, kind)
-        try:
-            view = await self._read(token, credentials, allowed)
-            await self._keep(credentials, kind, view)
-        except BaseException as error:
-            for waiter in self._fetching.pop(key):
-                if not waiter.called:
-                    waiter.errback(error)
-            raise
-        for waiter in self._fetching.pop(key):
-            if not waiter.called:
-                waiter.callback(view)
-        return view
+        with self._changes.reading(credentials.uid) as reading:
+            fetch = _Fetch(reading, credentials.profile_changed_at or 0)
+            self._fetching[key] = fetch
+            try:
+                view = await self._read(token, credentials, allowed)
+                if not reading.stale:
+                    await self._keep(credentials, kind, view)
+                    if reading.stale:
+                        # The change may have dropped it before it was there.
+                        await self._changes.drop(credentials.uid)
+            except BaseException as error:
+                self._end(key, fetch, error)
+                raise
+            self._end(key, fetch, view)
+            return view
+
+    def _end(
+        self, key: tuple[str, str], fetch: _Fetch, outcome: ProfileView | BaseException
+    ) -> None:
+        # After a change there may be a newer one in its place.
+        if self._fetching.get(key) is fetch:
+            del self._fetching[key]
+        for waiter in fetch.waiting:
+            if waiter.called:
+                continue
+            if isinstance(outcome, BaseException):
+                waiter.errback(outcome)
+            else:
+                waiter.callback(outcome)
 
     async def _read(
         self, token: str, credentials: Credentials, allowed: frozenset[str]
@@ -202,8 +267,8 @@ class Profiles:
             "displayName": profile.display_name,
             "avatarDefault": profile.avatar_id is None,
         }
-        visible_email = account.email if "email" in allowed else None
-        known["avatar"] = self.avatar_url(profile, visible_email)
+        names = (known[field] for field in ("displayName", "email") if field in allowed)
+        known["avatar"] = self.avatar_url(profile, *names)
         fields = {f: v for f, v in known.items() if f in allowed and v is not None}
         modified = max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000)
         return ProfileView(
@@ -221,10 +286,13 @@ class Profiles:
             return None
         if text is None:
             return None
-        view = ProfileView(**json.loads(text))
-        if (credentials.profile_changed_at or 0) > (view.token_changed_at or 0):
+        try:
+            view = ProfileView(**json.loads(text))
+            outdated = (credentials.profile_changed_at or 0) > (view.token_changed_at or 0)
+        except (ValueError, TypeError):
+            # Another version of this program may share the cache.
             return None
-        return view
+        return None if outdated else view
 
     async def _keep(self, credentials: Credentials, kind: str, view: ProfileView) -> None:
         try:
@@ -250,15 +318,7 @@ class Profiles:
         """
         profile = await self._store.profile(uid=credentials.uid)
         latest = await self._store.latest(uid=credentials.uid)
-        email = None
-        if (
-            profile.avatar_id is None
-            and not profile.display_name
-            and self._monogram_url is not None
-            and Scopes(credentials.scopes).allows(*FIELD_SCOPES["email"])
-        ):
-            email = await self.email(token=token, credentials=credentials)
-        url = self.avatar_url(profile, email)
+        url = self.avatar_url(profile, await self._monogram_name(profile, token, credentials))
         answer = {
             "id": profile.avatar_id or DEFAULT_AVATAR_ID,
             "avatar": url,
@@ -267,16 +327,29 @@ class Profiles:
         }
         return answer, latest
 
-    def avatar_url(self, profile: Profile, email: str | None) -> str:
+    async def _monogram_name(
+        self, profile: Profile, token: str, credentials: Credentials
+    ) -> str | None:
+        """What this token may see of the name of a user, if the avatar needs it."""
+        scopes = Scopes(credentials.scopes)
+        if profile.avatar_id is not None or self._monogram_url is None:
+            return None
+        if profile.display_name and scopes.allows(*FIELD_SCOPES["displayName"]):
+            return profile.display_name
+        if scopes.allows(*FIELD_SCOPES["email"]):
+            return await self.email(token=token, credentials=credentials)
+        return None
+
+    def avatar_url(self, profile: Profile, *names: str | None) -> str:
         """
         Where the avatar of a user is.
 
-        :param email: the address of the user, if the token may see it: a user who has
-            neither avatar nor name gets its first letter.
+        :param names: the name and the address of the user, as far as the token may see
+            them: a user without an avatar gets the first letter of the first of them.
         """
         if profile.avatar_id is not None:
             return image_url(self._image_template, profile.avatar_id)
-        first = (profile.display_name or email or "")[:1].upper()[:1]
+        first = next((name for name in names if name), "")[:1].upper()[:1]
         if self._monogram_url is not None and first.isalnum():
             return self._monogram_url + quote(first)
         return image_url(self._image_template, DEFAULT_AVATAR_ID)
