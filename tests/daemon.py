@@ -200,9 +200,16 @@ class Daemon:
 
     async def remove(self) -> None:
         """End it if it runs, and remove its directory if that was a temporary one."""
-        await self.kill()
+        await deferToThread(self.close)
+
+    def close(self) -> None:
+        """Do what :meth:`remove` does, and block for as long as it takes."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
         if self._temporary:
-            await deferToThread(shutil.rmtree, self.directory, ignore_errors=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _end(self, number: int) -> int:
         process = self._process
@@ -219,6 +226,10 @@ class Daemon:
             if process.poll() is not None:
                 self._process = None
         return process.returncode
+
+    async def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return not await self._ended()
 
     async def _ended(self) -> bool:
         return self._process is None or self._process.poll() is not None

@@ -4,8 +4,10 @@ A headless Chromium for tests.
 
 from __future__ import annotations
 
+import atexit
 import shutil
-from pathlib import Path
+import tempfile
+from functools import cache
 from typing import Any
 
 from selenium import webdriver
@@ -15,6 +17,8 @@ from tests.daemon import die_with_parent
 
 #: Seconds that the page gets to do what it should.
 PATIENCE = 30
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 _FLAGS = (
     "--headless=new",
@@ -34,25 +38,31 @@ _FLAGS = (
 
 def missing() -> str | None:
     """Why there can be no browser here, or None."""
-    for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",)):
+    for names in (_BROWSERS, ("chromedriver",)):
         if _which(*names) is None:
             return f"{names[0]} is not installed"
     return None
 
 
-def start(directory: Path) -> webdriver.Chrome:
+@cache
+def shared() -> webdriver.Chrome:
     """
-    Start a browser that keeps all it has in a directory.  This blocks; the browser dies
-    with the thread that called it.
+    The browser of this test run; it is started when it is first asked for, which blocks.
+
+    It dies with the thread that asked for it first, so that nothing is left of a test run
+    that was killed.
     """
+    directory = tempfile.mkdtemp(prefix="fxprofile-chromium-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     options = webdriver.ChromeOptions()
-    options.binary_location = _which("chromium", "chromium-browser", "google-chrome") or ""
+    options.binary_location = _which(*_BROWSERS) or ""
     for flag in _FLAGS:
         options.add_argument(flag)
     options.add_argument(f"--user-data-dir={directory}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     service = Service(_which("chromedriver"), popen_kw={"preexec_fn": die_with_parent})
     browser = webdriver.Chrome(options=options, service=service)
+    atexit.register(browser.quit)
     browser.set_page_load_timeout(PATIENCE)
     browser.set_script_timeout(PATIENCE)
     return browser

@@ -4,7 +4,10 @@ The playground page, as a person with a browser meets it.
 
 from __future__ import annotations
 
+import atexit
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -23,6 +26,10 @@ from twisted.trial.unittest import TestCase
 from tests.browser import chromium
 from tests.daemon import Daemon
 
+#: The daemon that runs for the tests of a class.
+_daemons: dict[type, Daemon] = {}
+
+UNNAMED = b'{"displayName": ""}'
 READY = "This is your avatar now."
 
 
@@ -36,29 +43,66 @@ def blocking(flow: Callable[[Any], None]) -> Callable[[Any], Deferred[None]]:
     return test
 
 
+def _call(daemon: Daemon, token: str, method: str, path: str, data: bytes | None = None) -> None:
+    """Call the API, and let it say that there is nothing to delete."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(daemon.web_url + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=chromium.PATIENCE):
+            pass
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != 404:
+            raise
+
+
 class BrowserTestCase(TestCase):
     """
-    A daemon, and a browser that has opened its page.
+    A daemon, which the tests of a class share, and a browser, which all share, that has
+    opened its page.
 
+    :cvar role: of the daemon.
     :cvar settings: those of the daemon.
     """
 
     skip = chromium.missing()
     timeout = 240
+    role = "combined"
     settings: ClassVar[dict[str, object]] = {}
 
     async def setUp(self) -> None:
         temporary = tempfile.TemporaryDirectory(prefix="fxprofile-browser-")
         self.addCleanup(temporary.cleanup)
         self.directory = Path(temporary.name)
-        self.daemon = Daemon(settings=self.settings)
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.daemon.remove()))
-        await self.daemon.start()
-        self.browser = await deferToThread(chromium.start, self.directory / "browser")
-        self.addCleanup(deferToThread, self.browser.quit)
+        self.daemon = await self._daemon()
+        self.browser = chromium.shared()
         await deferToThread(self.open)
 
+    async def _daemon(self) -> Daemon:
+        for case in set(_daemons) - {type(self)}:
+            await _daemons.pop(case).remove()
+        daemon = _daemons.get(type(self))
+        if daemon is None:
+            daemon = _daemons[type(self)] = Daemon(role=self.role, settings=self.settings)
+            atexit.register(daemon.close)
+            await daemon.start()
+        for token in ("alice", "bob"):
+            await deferToThread(_call, daemon, token, "DELETE", "/v1/avatar")
+            await deferToThread(_call, daemon, token, "POST", "/v1/display_name", UNNAMED)
+        return daemon
+
     def open(self) -> None:
+        """Open the page in a new tab, which knows nothing of the test before."""
+        last = self.browser.current_window_handle
+        self.browser.switch_to.new_window("tab")
+        opened = self.browser.current_window_handle
+        self.browser.switch_to.window(last)
+        self.browser.close()
+        self.browser.switch_to.window(opened)
+        self.browser.execute_cdp_cmd("Page.bringToFront", {})
+        self.browser.get(f"{self.daemon.web_url}/__version__")
+        self.browser.execute_script("localStorage.clear()")
+        chromium.complaints(self.browser)
         self.browser.get(self.daemon.web_url)
         self.until(lambda: "@" in self.text("email"))
 
@@ -265,14 +309,51 @@ class PlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of()
 
     @blocking
-    def test_policy(self) -> None:
-        """The page may load nothing from elsewhere, and has no script or style in its text."""
-        self.browser.execute_script(
-            "document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x.png'}));"
-            "document.body.insertAdjacentHTML('beforeend', '<p style=\"color:red\">x</p>')"
+    def test_paste(self) -> None:
+        """An image that is pasted is uploaded."""
+        self.browser.execute_cdp_cmd(
+            "Browser.grantPermissions",
+            {
+                "origin": self.daemon.web_url,
+                "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"],
+            },
         )
-        self.until(lambda: self.element("notice") is not None)
-        self.nothing_to_complain_of("img-src", "style-src")
+        self.photo("copied.png", (50, 70))
+        copied = self.browser.execute_async_script(
+            "const done = arguments[arguments.length - 1];"
+            "const image = new Blob([new Uint8Array(arguments[0])], {type: 'image/png'});"
+            "navigator.clipboard.write([new ClipboardItem({'image/png': image})])"
+            ".then(() => done(''), (error) => done(String(error)));",
+            list((self.directory / "copied.png").read_bytes()),
+        )
+        self.assertEqual(copied, "")
+        self.element("name-field").click()
+        ActionChains(self.browser).key_down(Keys.CONTROL).send_keys("v").key_up(
+            Keys.CONTROL
+        ).perform()
+        self.says("picture-status", READY)
+        self.shows_sizes((50, 70), (50, 70), (50, 70))
+        self.assertEqual(self.element("name-field").get_property("value"), "")
+        self.nothing_to_complain_of()
+
+    @blocking
+    def test_policy(self) -> None:
+        """The page may load nothing from elsewhere, and run or wear nothing in its text."""
+        refused = self.browser.execute_async_script(
+            "const done = arguments[arguments.length - 1], refused = new Set();"
+            "addEventListener('securitypolicyviolation', (event) => {"
+            " refused.add(event.effectiveDirective);"
+            " if (refused.size === 4) done([...refused].sort()); });"
+            "const add = (name, what) =>"
+            " document.body.append(Object.assign(document.createElement(name), what));"
+            "add('img', {src: 'http://127.0.0.1:9/elsewhere.png'});"
+            "add('script', {textContent: 'window.ran = true'});"
+            "add('p', {innerHTML: '<b style=\"color: red\">red</b>'});"
+            "fetch('http://127.0.0.1:9/').catch(() => null);"
+        )
+        self.assertEqual(refused, ["connect-src", "img-src", "script-src-elem", "style-src-attr"])
+        self.assertIsNone(self.browser.execute_script("return window.ran"))
+        self.assertGreaterEqual(len(chromium.complaints(self.browser)), 4)
 
 
 class SlowPlaygroundTests(BrowserTestCase):
@@ -307,6 +388,7 @@ class SlowPlaygroundTests(BrowserTestCase):
     @blocking
     def test_progress(self) -> None:
         """A slow upload is seen to progress, and can be given up."""
+        self.browser.execute_cdp_cmd("Network.enable", {})
         self.browser.execute_cdp_cmd(
             "Network.emulateNetworkConditions",
             {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 100_000},
@@ -320,3 +402,53 @@ class SlowPlaygroundTests(BrowserTestCase):
         self.browser.refresh()
         self.says("source", "No avatar yet")
         self.nothing_to_complain_of()
+
+
+class SpreadPlaygroundTests(BrowserTestCase):
+    """The page of a service whose roles are processes of their own, which come and go."""
+
+    role = "web"
+    settings: ClassVar[dict[str, object]] = {"uploads.wait": 0}
+
+    async def start(self, role: str) -> None:
+        """Start another role of the same service."""
+        daemon = Daemon(self.daemon.directory, role=role, ports=self.daemon.ports)
+        self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
+        await daemon.start()
+
+    async def test_late_worker(self) -> None:
+        """An upload waits for a worker, and the page for the upload, even if opened anew."""
+
+        def upload() -> None:
+            self.upload(self.photo())
+            self.says("picture-status", "Processing…")
+            self.says("outcome", "201 Created")
+            self.browser.refresh()
+            self.says("picture-status", "Processing")
+            self.assertTrue(self.element("progress").is_displayed())
+            self.assertFalse(self.element("cancel").is_displayed())
+
+        def see() -> None:
+            self.says("picture-status", READY)
+            self.shows_sizes((100, 75), (200, 150), (600, 450))
+            self.nothing_to_complain_of()
+
+        await deferToThread(upload)
+        await self.start("images")
+        await self.start("worker")
+        await deferToThread(see)
+
+    async def test_service_away(self) -> None:
+        """When the service is away the page says so, and works when it is back."""
+
+        def rename(name: str, *words: str) -> None:
+            self.element("name-field").clear()
+            self.element("name-field").send_keys(name)
+            self.element("name-save").click()
+            self.says("name-status", *words)
+
+        await self.daemon.kill()
+        await deferToThread(rename, "Alice", "cannot be reached")
+        await self.daemon.start()
+        await deferToThread(rename, "Alice B", "Saved.")
+        await deferToThread(self.says, "name", "Alice B")
