@@ -43,7 +43,9 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _log = Logger()
 
 
-def s3_bucket(settings: Settings, name: str, *, reactor: Any, threads: Threads) -> S3Bucket:
+def s3_bucket(
+    settings: Settings, name: str, *, reactor: Any, threads: Threads, put_only: bool = False
+) -> S3Bucket:
     """The bucket of this name, as the settings say."""
     storage = settings.storage
     public = name == storage.public_bucket
@@ -55,6 +57,7 @@ def s3_bucket(settings: Settings, name: str, *, reactor: Any, threads: Threads) 
         cache_control=f"public, max-age={settings.images.max_age}" if public else "no-store",
         encryption=storage.encryption,
         kms_key_id=storage.kms_key_id,
+        put_only=put_only,
     )
 
 
