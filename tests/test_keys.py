@@ -1,0 +1,120 @@
+"""
+Tests of :mod:`fxprofile.keys`.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.keys import (
+    DEFAULT_AVATAR_ID,
+    VARIANTS,
+    image_url,
+    is_id,
+    is_image_name,
+    is_uid,
+    new_id,
+    private_key,
+    public_key,
+    public_keys,
+)
+from fxprofile.storage.names import key_parts
+
+ID = "0123456789abcdef0123456789abcdef"
+
+#: What comes near to an id, and is none.
+NOT_IDS = (
+    "",
+    ID[:-1],
+    ID + "0",
+    ID.upper(),
+    ID + "\n",
+    "\n" + ID,
+    ID[:-1] + "g",
+    ID[:-1] + "/",
+    "../" + ID[3:],
+    ID[:-1] + "\u0660",
+    ID[:-1] + "\uff10",
+    ID + "_small",
+    ID.encode(),
+    int(ID, 16),
+    None,
+    [ID],
+)
+
+
+class IdTests(SynchronousTestCase):
+    """Ids of avatars and users."""
+
+    def test_new(self) -> None:
+        """New ids are ids, and never the same."""
+        ids = {new_id() for _ in range(1000)}
+        self.assertEqual(len(ids), 1000)
+        self.assertTrue(all(is_id(avatar_id) for avatar_id in ids))
+        self.assertNotIn(DEFAULT_AVATAR_ID, ids)
+
+    def test_is_id(self) -> None:
+        """Only 32 lower-case hex digits are an id, of an avatar as of a user."""
+        for check in (is_id, is_uid):
+            self.assertTrue(check(ID))
+            self.assertTrue(check(DEFAULT_AVATAR_ID))
+            for text in NOT_IDS:
+                self.assertFalse(check(text), text)
+
+    @given(st.text())
+    def test_any_text(self, text: str) -> None:
+        """No other text is one."""
+        expected = len(text) == 32 and set(text) <= set("0123456789abcdef")
+        self.assertEqual(is_id(text), expected)
+
+
+class KeyTests(SynchronousTestCase):
+    """Keys in buckets."""
+
+    def test_keys(self) -> None:
+        """An original has the id as its key, the pictures have the path of their URL."""
+        self.assertEqual(private_key(ID), ID)
+        self.assertEqual(public_keys(ID), [f"a/{ID}", f"a/{ID}_small", f"a/{ID}_large"])
+        self.assertEqual(public_key(ID), f"a/{ID}")
+        self.assertEqual(public_key(ID, "large"), f"a/{ID}_large")
+
+    def test_not_an_id(self) -> None:
+        """What is no id is in no key."""
+        for text in NOT_IDS:
+            for make in (private_key, public_key, public_keys):
+                self.assertRaises(ValueError, make, text)
+
+    def test_no_such_variant(self) -> None:
+        """There are three variants and no others."""
+        for variant in ("", "huge", "_small"):
+            self.assertRaises(KeyError, public_key, ID, variant)
+
+    def test_buckets_take_them(self) -> None:
+        """Every key is one that every bucket takes."""
+        for key in (private_key(ID), *public_keys(ID)):
+            self.assertEqual("/".join(key_parts(key)), key)
+
+    def test_sides(self) -> None:
+        """The boxes are 100, 200 and 600 pixels."""
+        self.assertEqual(
+            {name: side for name, (_, side) in VARIANTS.items()},
+            {"small": 100, "default": 200, "large": 600},
+        )
+
+
+class ImageTests(SynchronousTestCase):
+    """URLs of pictures."""
+
+    def test_urls(self) -> None:
+        """The id and the variant are put where the setting says."""
+        self.assertEqual(image_url("http://x/a/{id}", ID), f"http://x/a/{ID}")
+        self.assertEqual(image_url("http://x/{id}.png", ID, "small"), f"http://x/{ID}_small.png")
+
+    def test_names(self) -> None:
+        """What may follow ``/a/`` is an id with or without its variant."""
+        for name in (ID, ID + "_small", ID + "_large", DEFAULT_AVATAR_ID):
+            self.assertTrue(is_image_name(name))
+        for name in ("", ID + "_huge", ID + "_small_large", ID + "_", ID + "\n", "../x"):
+            self.assertFalse(is_image_name(name), name)
