@@ -48,9 +48,11 @@ class Lease:
         self._lost = lost
         self._beating: Deferred[None] | None = None
         self._end: IDelayedCall | None = None
+        self._ends = 0.0
 
     def begin(self) -> None:
         """Keep the message, which has just been received."""
+        self._ends = self._clock.seconds() + self._visibility_timeout
         self._end = self._clock.callLater(self._visibility_timeout, self._run_out)
         self._beating = Deferred.fromCoroutine(self._beat())
         self._beating.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -73,7 +75,7 @@ class Lease:
             except CancelledError:
                 raise
             except LeaseLost:
-                self._ends_at(self._clock.seconds())
+                self._set_end(self._clock.seconds())
                 return
             except Exception as error:
                 self._log.warn(
@@ -82,20 +84,15 @@ class Lease:
                     queue=self._queue.name,
                     error=error,
                 )
-                pause = max(SHORTEST_PAUSE, self._left() / 3)
+                pause = max(SHORTEST_PAUSE, (self._ends - self._clock.seconds()) / 3)
             else:
                 pause = half
-                self._ends_at(asked + self._visibility_timeout)
+                self._set_end(asked + self._visibility_timeout)
 
-    def _ends_at(self, when: float) -> None:
+    def _set_end(self, when: float) -> None:
+        self._ends = when
         if self._end is not None and self._end.active():
             self._end.reset(max(0, when - self._clock.seconds()))
-
-    def _left(self) -> float:
-        """The seconds until the lease runs out."""
-        if self._end is None or not self._end.active():
-            return 0
-        return self._end.getTime() - self._clock.seconds()
 
     def _run_out(self) -> None:
         self.end()
