@@ -4,6 +4,8 @@ The profile store on SQL, held against the one in memory.
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -17,8 +19,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import select
 from twisted.trial.unittest import SynchronousTestCase
 
+from fxprofile.database.schema import avatars, profiles
 from fxprofile.database.store import SqlProfileStore
 from fxprofile.keys import new_id
 from fxprofile.model import Status
@@ -40,7 +44,8 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.database = InlineDatabase()
-        self.stores: list[Any] = [SqlProfileStore(self.database), MemoryProfileStore()]
+        self.model = MemoryProfileStore()
+        self.stores: list[Any] = [SqlProfileStore(self.database), self.model]
         self.now = 1000.0
 
     def teardown(self) -> None:
@@ -85,7 +90,6 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(uid=users)
     def delete_current(self, uid: str) -> None:
         self.both("delete_current", uid=uid, now=self.now)
-        assert self.both("profile", uid=uid).avatar_id is None
 
     @rule(uid=users)
     def delete_user(self, uid: str) -> None:
@@ -129,31 +133,38 @@ class StoreMachine(RuleBasedStateMachine):
     def resign(self, owner: str) -> None:
         self.both("resign", owner=owner)
 
-    @rule(limit=limits, age=st.sampled_from([0.0, 60.0]))
-    def look(self, limit: int, age: float) -> None:
+    @rule(limit=limits, age=st.sampled_from([-1.0, 0.0, 60.0]), uid=users)
+    def look(self, limit: int, age: float, uid: str) -> None:
         self.both("unsent", before=self.now - age, limit=limit)
         self.both("stuck", sent_before=self.now - age, limit=limit)
+        self.both("counts")
+        self.both("latest", uid=uid)
+        self.both("profile", uid=uid)
 
     @invariant()
     def same_rows(self) -> None:
-        self.both("unsent", before=1e9, limit=1000)
-        self.both("stuck", sent_before=1e9, limit=1000)
-        self.both("counts")
-        for uid in UIDS:
-            self.both("latest", uid=uid)
+        with self.database.engine.begin() as connection:
+            rows = connection.execute(select(avatars)).mappings().all()
+            users = connection.execute(select(profiles)).mappings().all()
+        found = {row["id"]: dict(row) for row in rows}
+        for row in found.values():
+            row["variants"] = row["variants"] and json.loads(row["variants"])
+        assert found == {row.id: asdict(row) for row in self.model.rows.values()}
+        for row in map(dict, users):
+            row["removed"] = row.pop("removed_at") is not None
+            assert row == asdict(self.model.users[row["uid"]])
+        assert len(users) == len(self.model.users)
 
     @invariant()
     def selection_is_good(self) -> None:
-        for uid in UIDS:
-            selected = self.both("profile", uid=uid).avatar_id
-            if selected is not None:
-                avatar = self.both("avatar", avatar_id=selected)
-                assert avatar.status is Status.READY
-                assert avatar.uid == uid
+        selected = {user.avatar_id for user in self.model.users.values()} - {None}
         # Whatever is ready is selected: there are no others, whose objects nobody deletes.
-        for row in self.stores[1].rows.values():
-            if row.status is Status.READY:
-                assert self.both("profile", uid=row.uid).avatar_id == row.id
+        assert selected == {
+            row.id for row in self.model.rows.values() if row.status is Status.READY
+        }
+        for user in self.model.users.values():
+            if user.avatar_id is not None:
+                assert self.model.rows[user.avatar_id].uid == user.uid
 
 
 class StoreModelTests(SynchronousTestCase):
