@@ -166,7 +166,9 @@ class FxaIdentity(Service):
             "auth": (self._auth, self._auth_url),
         }
         answers = await gatherResults(
-            [Deferred.fromCoroutine(_answers(*server)) for server in servers.values()]
+            [Deferred.fromCoroutine(_answers(*server)) for server in servers.values()],
+            # If this is cancelled, so are all of them.
+            consumeErrors=True,
         )
         return dict(zip(servers, answers, strict=True))
 
