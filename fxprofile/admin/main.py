@@ -8,7 +8,9 @@ from fxprofile import __version__
 from fxprofile.admin.avatar import avatar
 from fxprofile.admin.check_config import check_config
 from fxprofile.admin.commands import AdminGroup
+from fxprofile.admin.crunch import crunch
 from fxprofile.admin.dead import dead
+from fxprofile.admin.doctor import doctor
 from fxprofile.admin.migrate import migrate
 from fxprofile.admin.queues import queues
 from fxprofile.admin.user import user
@@ -29,7 +31,7 @@ def cli() -> None:
     """
 
 
-for command in (avatar, check_config, dead, migrate, queues, user):
+for command in (avatar, check_config, crunch, dead, doctor, migrate, queues, user):
     cli.add_command(command)
 
 

@@ -16,6 +16,8 @@ from fxprofile.interfaces import IQueue
 #: Every queue that there may be.
 QUEUES: Final = ("jobs", "results", "dead", "events", "updates")
 
+_NEEDED: Final = ("jobs", "results")
+
 
 @click.command(cls=AdminCommand)
 @pass_session
@@ -32,7 +34,7 @@ def queues(session: Session) -> None:
             await tools.open_database()
         rows = []
         for name in QUEUES:
-            queue = tools.queue(name)
+            queue = tools.needed_queue(name) if name in _NEEDED else tools.queue(name)
             if queue is not None:
                 rows.append(await _depth(name, queue))
         return rows

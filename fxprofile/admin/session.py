@@ -138,8 +138,8 @@ class Session:
         """
         Run work on the reactor, and stop whatever it made before this returns.
 
-        A signal that would end the process cancels the work.  The reactor runs once in
-        a process, and so does this.
+        A signal that would end the process cancels the work; a second one ends the
+        process at once.  The reactor runs once in a process, and so does this.
 
         :param work: gets what the settings describe.
         :raises Problem: if the operator interrupted it.
@@ -147,7 +147,7 @@ class Session:
         """
         known = settings or self.settings()
         _begin_logging(self.verbose)
-        running = _Run(lambda reactor: _with_tools(known, reactor, work))
+        running = _Run(lambda reactor: _with_tools(known, reactor, work), _end_at_the_next)
         try:
             react(running.main)
         except SystemExit:
@@ -163,11 +163,26 @@ async def _with_tools(settings: Settings, reactor: Any, work: Callable[[Tools], 
         await tools.stack.stopService()
 
 
-class _Run:
-    """Work on a reactor that may be told to stop in the middle of it."""
+def _end_at_the_next() -> None:
+    """The next signal is no longer the reactor's: whoever sends it has no patience."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
-    def __init__(self, work: Callable[[Any], Coroutine[Any, Any, Any]]) -> None:
+
+class _Run:
+    """
+    Work on a reactor that may be told to stop in the middle of it.
+
+    :param interrupted: is called when that happens.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Any], Coroutine[Any, Any, Any]],
+        interrupted: Callable[[], object],
+    ) -> None:
         self._work = work
+        self._when_interrupted = interrupted
         self._result: Any = None
         self._interrupted = False
 
@@ -185,6 +200,7 @@ class _Run:
         def stopping() -> Deferred[None]:
             if not stopped.called:
                 self._interrupted = True
+                self._when_interrupted()
                 working.cancel()
             return stopped
 
@@ -217,6 +233,9 @@ def _begin_logging(verbose: bool) -> None:
     predicate = LogLevelFilterPredicate(
         defaultLogLevel=LogLevel.debug if verbose else LogLevel.warn
     )
+    if not verbose:
+        # What the helpers say when they cannot start is many lines.
+        predicate.setLogLevelForNamespace("fxprofile.compute", LogLevel.error)
     observer = FilteringLogObserver(_Lines(verbose), [predicate])
     # What is printed is the answer of the command, and no log.
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
@@ -226,10 +245,15 @@ def _begin_logging(verbose: bool) -> None:
 class _Lines:
     def __init__(self, verbose: bool) -> None:
         self._verbose = verbose
+        self._said: set[str] = set()
 
     def __call__(self, event: LogEvent) -> None:
-        text = eventAsText(event, includeTimestamp=False) if self._verbose else formatEvent(event)
         level = event.get("log_level", LogLevel.info).name
-        if not self._verbose:
-            text = printable(text)
-        print(f"fxprofile-admin: {level}: {text}", file=sys.stderr)
+        if self._verbose:
+            print(f"{level}: {eventAsText(event)}", file=sys.stderr)
+            return
+        text = printable(formatEvent(event))
+        # What is tried again and again fails again and again.
+        if text not in self._said:
+            self._said.add(text)
+            print(f"fxprofile-admin: {level}: {text}", file=sys.stderr)

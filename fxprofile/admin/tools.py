@@ -37,6 +37,13 @@ class Tools(Parts):
         return self.settings.database.url.get_secret_value()
 
     @property
+    def embedded(self) -> bool:
+        """Whether the database is a file of the service's own, which it makes itself."""
+        from fxprofile.database.connect import is_embedded, parse_url
+
+        return is_embedded(parse_url(self.database_url))
+
+    @property
     def database(self) -> Any:
         """The database; :meth:`open_database` sees to its schema first."""
 
@@ -45,7 +52,7 @@ class Tools(Parts):
 
             return Database(self.reactor, self.database_url, migrate=False)
 
-        return self._once("database", make)
+        return self.once("database", make)
 
     async def open_database(self) -> Any:
         """

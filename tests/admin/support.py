@@ -4,14 +4,20 @@ The command of the operators, as a child process of the tests.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from select import select
 from typing import Any
 
 from twisted.internet import reactor
@@ -54,6 +60,67 @@ def environment(**more: str) -> dict[str, str]:
     return {**environ, **more}
 
 
+class Nursery:
+    """:mod:`tests.admin.nursery`, as a child of the tests."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.admin.nursery"],
+                stdin=theirs.fileno(),
+                env=environment(),
+                start_new_session=True,
+            )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End it."""
+        self._socket.close()
+        self._process.wait(PATIENCE)
+
+    def run(
+        self, arguments: Sequence[str], *, cwd: Path, environ: Mapping[str, str], answers: str
+    ) -> Ran:
+        """Run a command to its end.  Blocks."""
+        with (
+            tempfile.TemporaryFile() as typed,
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+        ):
+            typed.write(answers.encode())
+            typed.seek(0)
+            reading, writing = os.pipe()
+            with open(reading, "rb", buffering=0) as report:
+                what = {"arguments": list(arguments), "cwd": str(cwd), "environ": dict(environ)}
+                streams = [typed.fileno(), output.fileno(), errors.fileno(), writing]
+                try:
+                    socket.send_fds(self._socket, [json.dumps(what).encode()], streams)
+                finally:
+                    os.close(writing)
+                said = b""
+                while select([report], [], [], PATIENCE)[0] and (more := report.read(100)):
+                    said += more
+            pid, *status = said.split() or [b""]
+            if pid and not status:
+                # It hangs, or was killed.
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            output.seek(0)
+            errors.seek(0)
+            return Ran(
+                int(status[0]) if status else -1,
+                output.read().decode(),
+                errors.read().decode(),
+            )
+
+
+@cache
+def nursery() -> Nursery:
+    """The one of this test run."""
+    return Nursery()
+
+
 class AdminCase(TestCase):
     """
     Tests of commands on the embedded drivers, in a directory of their own.
@@ -87,17 +154,13 @@ class AdminCase(TestCase):
         :param bare: whether to leave the settings out.
         """
         settings = [] if bare else [f"--set={override}" for override in self.overrides()]
-        done = await deferToThread(
-            subprocess.run,
-            command(*settings, *arguments),
+        ran = await deferToThread(
+            nursery().run,
+            [*settings, *arguments],
             cwd=self.directory,
-            env=environment(**env),
-            input=answers,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
+            environ=environment(**env),
+            answers=answers,
         )
-        ran = Ran(done.returncode, done.stdout, done.stderr)
         self.assertEqual(ran.status, status, ran)
         self.assertNotIn("Traceback", ran.errors)
         self.assertNotIn("Warning", ran.errors)

@@ -1,0 +1,103 @@
+"""
+A process that has everything imported, and forks for each command.
+
+A command is a process of its own, with its own reactor, streams and exit status; but
+most of the time of a short one goes into imports, and this saves that.  It must not
+import a reactor: two processes cannot share one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+PRELOADED = (
+    "alembic.command",
+    "fxprofile.admin.main",
+    "fxprofile.admin.lookups",
+    "fxprofile.database.engine",
+    "fxprofile.database.migrate",
+    "fxprofile.database.store",
+    "fxprofile.queues.database",
+    "fxprofile.storage.filesystem",
+    "pymysql",
+    "psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "sqlite3",
+    "twisted.internet.epollreactor",
+    "twisted.internet.threads",
+)
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Serve the socket on the standard input until the tests close it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    if "twisted.internet.reactor" in sys.modules:
+        raise RuntimeError("something that is preloaded imports the reactor")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=0) as tests:
+        while True:
+            # One datagram a command: its streams, and where its status goes.
+            data, descriptors, _, _ = socket.recv_fds(tests, 1 << 20, 4)
+            if not data:
+                return
+            if os.fork() == 0:
+                tests.close()
+                _become(json.loads(data), descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def _become(what: Any, descriptors: list[int]) -> None:
+    """Run a command in this process, and end with it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    status = 255
+    try:
+        for target, descriptor in enumerate(descriptors[:3]):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        report = descriptors[3]
+        os.write(report, f"{os.getpid()}\n".encode())
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(0, encoding="utf-8"),
+            os.fdopen(1, "w", encoding="utf-8"),
+            os.fdopen(2, "w", encoding="utf-8", buffering=1),
+        )
+        os.chdir(what["cwd"])
+        os.environ.clear()
+        os.environ.update(what["environ"])
+        sys.argv = ["fxprofile-admin", *what["arguments"]]
+        status = _run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(report, f"{status}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _run() -> int:
+    from fxprofile.admin.main import main as command
+
+    try:
+        command()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    main()

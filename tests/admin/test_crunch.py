@@ -1,0 +1,128 @@
+"""``fxprofile-admin crunch``."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+
+from PIL import Image
+
+from fxprofile.admin.samples import SAMPLES
+from fxprofile.compute.result import check_png
+from fxprofile.compute.sandbox import LAYERS
+from fxprofile.keys import VARIANTS
+from tests.admin.support import AdminCase
+
+
+def png(width: int, height: int) -> bytes:
+    """A black PNG."""
+    image = Image.new("L", (width, height))
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+class CrunchTests(AdminCase):
+    """What it says of files."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for kind, data in SAMPLES.items():
+            (self.directory / f"good.{kind}").write_bytes(data)
+        (self.directory / "bad.png").write_bytes(SAMPLES["png"][:40])
+        (self.directory / "text.png").write_bytes(b"just text")
+
+    async def test_good(self) -> None:
+        """Of an image it shows type, sides, pictures, time, memory and layers."""
+        names = [f"good.{kind}" for kind in SAMPLES]
+        answer = (await self.admin("crunch", "--json", *names)).json
+        self.assertEqual(set(answer["layers"]), set(LAYERS))
+        self.assertIn("pil", answer["versions"])
+        for name, about in zip(names, answer["files"], strict=True):
+            self.assertEqual(about["file"], name)
+            self.assertEqual(about["outcome"], "ready")
+            self.assertEqual(about["kind"], name.partition(".")[2])
+            self.assertEqual((about["width"], about["height"]), (2, 2))
+            self.assertEqual(about["bytes"], (self.directory / name).stat().st_size)
+            self.assertEqual(set(about["pictures"]), set(VARIANTS))
+            self.assertGreater(about["peak_memory"], 1 << 20)
+            self.assertGreater(about["wall_seconds"], 0)
+
+    async def test_bad(self) -> None:
+        """Of a file that would be refused it says why, and the status is 1."""
+        ran = await self.admin("crunch", "--json", "good.gif", "bad.png", "text.png", status=1)
+        good, bad, text = ran.json["files"]
+        self.assertEqual(good["outcome"], "ready")
+        self.assertEqual((bad["outcome"], bad["reason"]), ("failed", "corrupt"))
+        self.assertEqual(bad["message"], "The image is damaged or incomplete.")
+        self.assertEqual((text["reason"], text["permanent"]), ("unsupported", True))
+        self.assertEqual(text["pictures"], {})
+
+    async def test_lines(self) -> None:
+        """For people, each file is a line; the sandbox comes last."""
+        ran = await self.admin("crunch", "good.jpeg", "bad.png", status=1)
+        lines = ran.output.splitlines()
+        self.assertEqual(lines[1].split()[:4], ["good.jpeg", "ready", "jpeg", "2x2"])
+        self.assertEqual(lines[2].split()[:2], ["bad.png", "corrupt"])
+        self.assertTrue(lines[4].startswith("sandbox: "))
+
+    async def test_limits(self) -> None:
+        """The limits of the settings hold, that of an upload as well."""
+        (self.directory / "wide.png").write_bytes(png(200, 1))
+        ran = await self.admin(
+            "crunch", "--json", "wide.png", "--set=crunch.max_side=100", status=1
+        )
+        self.assertEqual(ran.json["files"][0]["reason"], "too_many_pixels")
+        ran = await self.admin(
+            "crunch", "--json", "good.png", "--set=uploads.max_bytes=10", status=1
+        )
+        self.assertEqual(ran.json["files"][0]["reason"], "too_many_bytes")
+        self.assertIn("413", ran.json["files"][0]["message"])
+
+    async def test_out(self) -> None:
+        """The pictures can be had, and those that are there are not replaced unasked."""
+        out = self.directory / "a/b"
+        ran = await self.admin("crunch", "--json", "good.png", "--out=a/b")
+        pictures = ran.json["files"][0]["pictures"]
+        self.assertEqual(
+            sorted(os.listdir(out)),
+            ["good.png.default.png", "good.png.large.png", "good.png.small.png"],
+        )
+        for picture in pictures.values():
+            body = (self.directory / picture["path"]).read_bytes()
+            self.assertEqual(check_png(body), (2, 2))
+        place = out / "good.png.small.png"
+        place.write_text("mine")
+        await self.admin("crunch", "good.png", "--out=a/b", answers="n\n", status=1)
+        await self.admin("crunch", "good.png", "--out=a/b", "--json", status=2)
+        self.assertEqual(place.read_text(), "mine")
+        await self.admin("crunch", "good.png", "--out=a/b", answers="y\n")
+        self.assertEqual(check_png(place.read_bytes()), (2, 2))
+
+    async def test_out_through_a_link(self) -> None:
+        """A link where a picture belongs is replaced, not followed."""
+        (self.directory / "out").mkdir()
+        (self.directory / "precious").write_text("precious")
+        (self.directory / "out/good.png.large.png").symlink_to(self.directory / "precious")
+        await self.admin("crunch", "good.png", "--out=out", "--yes")
+        self.assertEqual((self.directory / "precious").read_text(), "precious")
+
+    async def test_one_name_twice(self) -> None:
+        """Two files of one name do not overwrite each other."""
+        (self.directory / "sub").mkdir()
+        (self.directory / "sub/good.png").write_bytes(SAMPLES["png"])
+        ran = await self.admin("crunch", "good.png", "sub/good.png", "--out=o", status=2)
+        self.assertIn("Two files named good.png", ran.errors)
+
+    async def test_no_file(self) -> None:
+        """What is no file is a usage error."""
+        os.mkfifo(self.directory / "pipe")
+        for name in ("none.png", ".", "pipe"):
+            ran = await self.admin("crunch", name, status=2)
+            self.assertIn(name, ran.errors)
+        await self.admin("crunch", status=2)
+
+    async def test_impossible_out(self) -> None:
+        """A directory that cannot be made is one line."""
+        ran = await self.admin("crunch", "good.png", "--out=text.png/x", status=1)
+        self.assertIn("text.png/x", ran.errors)
