@@ -38,6 +38,9 @@ from fxprofile.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "FXPROFILE_"
 
+#: No setting, but where tests let the process die; see :mod:`fxprofile.crashpoints`.
+CRASH_AT = "FXPROFILE_CRASH_AT"
+
 
 class Role(StrEnum):
     """What a process is for; DESIGN section 2."""
@@ -406,6 +409,7 @@ def _unknown_names(environ: Mapping[str, str]) -> list[str]:
         f"{name}: there is no such setting"
         for name in sorted(environ)
         if name.startswith(ENVIRONMENT_PREFIX)
+        and name != CRASH_AT
         and name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
         not in Settings.model_fields
     ]

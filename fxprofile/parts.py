@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 
 from fxprofile.aio import Stack, Threads
 from fxprofile.config import Settings
+from fxprofile.crashpoints import crash_point
 from fxprofile.errors import ConfigError
 from fxprofile.interfaces import IBucket, IIdentity, IProfileCache, IProfileStore, IQueue
 from fxprofile.metrics import Metrics
@@ -47,20 +48,25 @@ class Parts:
         self.stack = stack
         self.metrics = Metrics()
         self.health = Health(reactor)
+        self._crash_point = crash_point()
         self._made: dict[str, Any] = {}
         self._ready: list[Callable[[], Awaitable[object]]] = []
 
-    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The part of this name; the first time it is made, and becomes part of the stack."""
         if name not in self._made:
-            made = self._made[name] = make()
+            made = make()
             if IService.providedBy(made):
                 made.setServiceParent(self.stack)
+            if self._crash_point is not None and self._crash_point.driver == name:
+                made = self._crash_point.guard(made)
+            self._made[name] = made
         return self._made[name]
 
     @property
     def files(self) -> Threads:
         """Threads for work on files."""
-        return self._once("files", lambda: Threads(self.reactor, "files", FILE_THREADS))
+        return self.once("files", lambda: Threads(self.reactor, "files", FILE_THREADS))
 
     @property
     def database(self) -> Any:
@@ -77,7 +83,7 @@ class Parts:
             self.must_be_ready(database.ready)
             return database
 
-        return self._once("database", make)
+        return self.once("database", make)
 
     @property
     def store(self) -> IProfileStore:
@@ -88,7 +94,7 @@ class Parts:
 
             return SqlProfileStore(self.database)
 
-        return self._once("store", make)
+        return self.once("store", make)
 
     def bucket(self, which: str) -> IBucket:
         """The ``private`` or the ``public`` bucket."""
@@ -104,7 +110,7 @@ class Parts:
                 expire_after=ORIGINALS_EXPIRE if which == "private" else None,
             )
 
-        return self._once(f"{which} bucket", make)
+        return self.once(f"{which} bucket", make)
 
     def queue(self, name: str) -> IQueue | None:
         """The queue ``jobs``, ``results``, ``dead``, ``events`` or ``updates``."""
@@ -121,7 +127,7 @@ class Parts:
                 threads=self.files,
             )
 
-        return self._once(f"{name} queue", make)
+        return self.once(f"{name} queue", make)
 
     def needed_queue(self, name: str) -> IQueue:
         """A queue without which there is no service."""
@@ -146,7 +152,7 @@ class Parts:
 
             return identity_from_config(self.settings, self.reactor, self.metrics)
 
-        return self._once("identity", make)
+        return self.once("identity", make)
 
     @property
     def cache(self) -> IProfileCache:
@@ -157,12 +163,12 @@ class Parts:
 
             return cache_from_config(self.settings, self.reactor)
 
-        return self._once("cache", make)
+        return self.once("cache", make)
 
     @property
     def outbox(self) -> Outbox:
         """The jobs that rows owe."""
-        return self._once(
+        return self.once(
             "outbox",
             lambda: Outbox(jobs=self.needed_queue("jobs"), store=self.store, clock=self.reactor),
         )
@@ -170,7 +176,7 @@ class Parts:
     @property
     def changes(self) -> Changes:
         """Whom to tell that a profile has changed."""
-        return self._once(
+        return self.once(
             "changes",
             lambda: Changes(cache=self.cache, updates=self.queue("updates"), metrics=self.metrics),
         )
@@ -178,7 +184,7 @@ class Parts:
     @property
     def selection(self) -> Selection:
         """Who decides which avatar a user has."""
-        return self._once(
+        return self.once(
             "selection",
             lambda: Selection(
                 store=self.store, outbox=self.outbox, changes=self.changes, clock=self.reactor

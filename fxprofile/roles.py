@@ -94,8 +94,7 @@ def add_worker(parts: Parts) -> None:
     jobs = parts.needed_queue("jobs")
     results = parts.needed_queue("results")
     private, public = parts.bucket("private"), parts.bucket("public")
-    cruncher = pool_from_settings(parts.reactor, settings)
-    cruncher.setServiceParent(parts.stack)
+    cruncher = parts.once("cruncher", lambda: pool_from_settings(parts.reactor, settings))
 
     async def sandboxed() -> None:
         for layer, in_force in (await cruncher.when_ready()).items():
