@@ -61,7 +61,9 @@ class _Heartbeat(Resource):
         request.notifyFinish().addErrback(lambda _: asked.cancel())
 
         def answer(state: tuple[int, Mapping[str, Any]]) -> None:
-            request.write(_say(request, *state))
+            body = _say(request, *state)
+            request.setHeader(b"Content-Length", b"%d" % len(body))
+            request.write(body)
             request.finish()
 
         def failed(failure: Failure) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile import __version__
+from fxprofile.aio import detached
 
 #: Seconds that one dependency may take to answer.
 TIMEOUT = 3
@@ -54,17 +55,20 @@ class Health:
 
     async def heartbeat(self) -> tuple[int, Mapping[str, Any]]:
         """Ask each dependency: a status, and what to say."""
-        if self._last is None or self._clock.seconds() - self._last[0] >= FRESH:
-            asked = {name: self._ask(name, check) for name, check in self._checks.items()}
-            self._last = (
-                self._clock.seconds(),
-                {name: "ok" if await answer else "fail" for name, answer in asked.items()},
-            )
-        checks = dict(self._last[1])
-        if self._state():
-            checks["process"] = self._state()
+        # Who asks and goes away must not make a dependency look ill to the next one.
+        checks = dict(await detached(self._answers()))
+        if self.stopping:
+            checks["process"] = "stopping"
         good = all(state == "ok" for state in checks.values())
         return 200 if good else 503, {"status": "ok" if good else "fail", "checks": checks}
+
+    async def _answers(self) -> Mapping[str, str]:
+        now = self._clock.seconds()
+        if self._last is None or now - self._last[0] >= FRESH:
+            asked = {name: self._ask(name, check) for name, check in self._checks.items()}
+            answers = {name: "ok" if await answer else "fail" for name, answer in asked.items()}
+            self._last = (now, answers)
+        return self._last[1]
 
     def _ask(self, name: str, check: Check) -> Deferred[bool]:
         async def ask() -> bool:

@@ -1,0 +1,99 @@
+"""
+Tests of :mod:`fxprofile.serving.admin`.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.metrics import Metrics
+from fxprofile.serving.admin import AdminResource
+from fxprofile.serving.health import Health
+from fxprofile.serving.site import StreamingSite
+from tests.serving.wire import Answer, Connection
+
+
+class AdminTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.health = Health(self.clock)
+        self.metrics = Metrics()
+        resource = AdminResource(health=self.health, metrics=self.metrics)
+        self.site = StreamingSite(resource, reactor=self.clock)
+
+    def ask(self, path: str, method: str = "GET") -> Answer:
+        connection = Connection(self.site)
+        connection.request(path, method)
+        answer = connection.answer(method)
+        connection.lose()
+        return answer
+
+    def test_metrics(self) -> None:
+        """Prometheus finds the figures, in its own type."""
+        self.metrics.repairs.labels("outbox").inc()
+        answer = self.ask("/metrics")
+        self.assertEqual(answer.status, 200)
+        self.assertIn("text/plain; version=", answer.header("Content-Type") or "")
+        self.assertIn(b'fxprofile_repairs_total{loop="outbox"} 1.0', answer.body)
+
+    def test_dockerflow(self) -> None:
+        """The three paths of Dockerflow answer in JSON, and no cache keeps them."""
+        for path in ("/__heartbeat__", "/__lbheartbeat__", "/__version__"):
+            answer = self.ask(path)
+            self.assertEqual(answer.status, 200)
+            self.assertEqual(answer.header("Content-Type"), "application/json")
+            self.assertEqual(answer.header("Cache-Control"), "no-store")
+            self.assertIsInstance(answer.json, dict)
+            self.assertEqual(self.ask(path, "HEAD").body, b"")
+
+    def test_ill(self) -> None:
+        """A dependency that is not well makes the heartbeat red, and nothing else."""
+
+        async def ill() -> None:
+            raise OSError("secret")
+
+        self.health.add("bucket", ill)
+        answer = self.ask("/__heartbeat__")
+        self.assertEqual((answer.status, answer.json["checks"]), (503, {"bucket": "fail"}))
+        self.assertEqual(self.ask("/__lbheartbeat__").status, 200)
+
+    def test_stopping(self) -> None:
+        """A process that is about to end wants no more requests."""
+        self.health.stopping = True
+        for path in ("/__heartbeat__", "/__lbheartbeat__"):
+            self.assertEqual(self.ask(path).status, 503)
+
+    def test_client_leaves(self) -> None:
+        """A client that leaves while a dependency is asked is no error."""
+        wait: Deferred[None] = Deferred()
+
+        async def slow() -> None:
+            await wait
+
+        self.health.add("bucket", slow)
+        connection = Connection(self.site)
+        connection.request("/__heartbeat__")
+        connection.lose()
+        wait.callback(None)
+        self.assertEqual(connection.wire.value(), b"")
+        self.assertEqual(self.ask("/__heartbeat__").status, 200)
+
+    def test_bug(self) -> None:
+        """What breaks in there is 500, logged, and not told."""
+        self.health.heartbeat = lambda: broken()  # type: ignore[method-assign]
+
+        async def broken() -> tuple[int, dict[str, str]]:
+            raise ZeroDivisionError("secret")
+
+        answer = self.ask("/__heartbeat__")
+        self.assertEqual(answer.status, 500)
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_nothing_else(self) -> None:
+        """There is nothing else here."""
+        for path in ("/", "/metric", "/__version__x"):
+            self.assertEqual(self.ask(path).status, 404)
+        self.assertEqual(self.ask("/metrics", "POST").status, 405)
