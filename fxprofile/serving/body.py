@@ -109,8 +109,6 @@ class RequestBody:
     def completed(self) -> None:
         """The client has sent it all."""
         self.complete = True
-        # Only a transport that is read tells that its peer has gone.
-        self._transport.resumeProducing()
         self._wake()
 
     def lost(self) -> None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from fxprofile.serving.body import RequestBody
 
@@ -33,13 +35,14 @@ class StreamingRequest(Request):
     A request that can be rendered before its body has come.
 
     :ivar body: what the client sends, as it comes.
-    :ivar started_at: when its headers were in.
+    :ivar started_at: when its headers were in; 0 if they are not.
     :ivar route: the path template that answered it, for logs and metrics; so are
         ``request_id``, ``uid`` (empty if nobody's) and ``errno`` (0 if all went well).
     """
 
     defaultContentType = None
     channel: Any
+    transport: Any
     body: RequestBody
     started_at = 0.0
     route = "-"
@@ -64,6 +67,8 @@ class StreamingRequest(Request):
         super().requestReceived(command, path, version)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self._early:
+            self.channel.read_on()
         self.body.completed()
         if not self._early:
             super().requestReceived(command, path, version)
@@ -74,13 +79,21 @@ class StreamingRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
         # What is no HTTP never gets as far as a body.
-        if hasattr(self, "body"):
+        if self.started_at:
             self.body.lost()
 
+    def process(self) -> None:
+        if self.path == b"*":
+            # Twisted would answer for the server as a whole, in its own name.
+            self.path = b"/*"
+        super().process()
+
     def write(self, data: bytes) -> None:
-        if not self.startedWriting and not self.body.complete:
-            self.channel.persistent = False
-            self.setHeader(b"Connection", b"close")
+        if self.channel is not None and not self.startedWriting:
+            if not self.body.complete:
+                self.channel.persistent = False
+            if not self.channel.persistent:
+                self.setHeader(b"Connection", b"close")
         super().write(data)
 
     def render(self, resource: IResource) -> None:
@@ -93,14 +106,26 @@ class StreamingRequest(Request):
         return b"localhost"
 
 
+@implementer(IHalfCloseableProtocol)
 class StreamingChannel(HTTPChannel):
-    """One connection."""
+    """
+    One connection.
+
+    Its timer runs while the client has the next move: to send the headers of a request, or
+    to take what is written to it.
+
+    :ivar lingering: whether the last answer is out, and what comes is dropped.
+    """
 
     requestFactory = StreamingRequest
     site: Any
     transport: Any
     _networkProducer: Any
-    _lingering: IDelayedCall | None = None
+    _abortingCall: Any
+    _dataBuffer: list[bytes]
+    _waitingForTransport: bool
+    _untaken: StreamingRequest | None = None
+    lingering = False
     _lingered = 0
 
     def connectionMade(self) -> None:
@@ -109,9 +134,14 @@ class StreamingChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.discard(self)
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
         super().connectionLost(reason)
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more: what is on its way to it still goes out."""
+        self.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """We will send no more."""
 
     def continue_for(self, request: Request) -> Any:
         """What sends ``100 Continue``, if the client of this request waits for it."""
@@ -120,15 +150,28 @@ class StreamingChannel(HTTPChannel):
             return self._send100Continue
         return None
 
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        persistent = super().checkPersistence(request, version)
+        return persistent and not self.site.stopping
+
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]
+        self.setTimeout(None)
         self.persistent = self.checkPersistence(request, self._version)
         request.gotLength(self.length)
         if self.length != 0:
             request.body_follows(self._command, self._path, self._version)
 
+    def lineReceived(self, line: bytes) -> None:
+        # The rest of the piece in which something was no HTTP.
+        if not self.lingering:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._respondToBadRequestAndDisconnect()
+
     def dataReceived(self, data: bytes) -> None:
-        if self._lingering is None:
+        if not self.lingering:
             super().dataReceived(data)
             return
         self._lingered += len(data)
@@ -137,33 +180,83 @@ class StreamingChannel(HTTPChannel):
 
     def rawDataReceived(self, data: bytes) -> None:
         # The rest of the piece whose headers were answered at once.
-        if self._lingering is None:
+        if not self.lingering:
             super().rawDataReceived(data)
 
     def allContentReceived(self) -> None:
         # The answer may have been given while the last piece was being handed over.
-        if self._lingering is None:
+        if not self.lingering:
             super().allContentReceived()
 
+    def read_on(self) -> None:
+        """Read the transport: only one that is read tells that its peer has gone."""
+        enough = sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize
+        if not enough and not self._waitingForTransport:
+            self.transport.resumeProducing()
+
     def requestDone(self, request: StreamingRequest) -> None:
-        if request.body.complete:
-            super().requestDone(request)
-            return
-        self.requests.remove(request)
-        self._linger()
+        if not request.body.complete:
+            self.requests.remove(request)
+            self._linger()
+        elif self._waitingForTransport:
+            # Who asks and asks and takes no answer could else fill our memory.
+            self._untaken = request
+        else:
+            self._next(request)
+
+    def _next(self, request: StreamingRequest) -> None:
+        self.setTimeout(self.site.timeOut)
+        super().requestDone(request)
+
+    def resetTimeout(self) -> None:
+        """Leave the timer: no client can stretch it with a byte now and then."""
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        # Twisted reads on while a request is being answered, and keeps what it reads.
+        self._networkProducer.pauseProducing()
+        if not self.lingering:
+            self.setTimeout(self.site.timeOut)
+
+    def resumeProducing(self) -> None:
+        super().resumeProducing()
+        request, self._untaken = self._untaken, None
+        if request is not None:
+            self._next(request)
+        elif any(request.started_at for request in self.requests):
+            self.setTimeout(None)
+            self.read_on()
+
+    def timeoutConnection(self) -> None:
+        if self._waitingForTransport:
+            self.transport.abortConnection()
+        else:
+            self.loseConnection()
+
+    def loseConnection(self) -> None:
+        self.setTimeout(None)
+        if self._abortingCall is None:
+            # The last bytes may never be taken.
+            self._abortingCall = self.callLater(self.site.timeOut, self.forceAbortClient)
+        super().loseConnection()
 
     def _linger(self) -> None:
+        self.lingering = True
         self.setTimeout(None)
-        self._networkProducer.unregisterProducer()
         close_write = getattr(self.transport, "loseWriteConnection", None)
         if close_write is None:
-            self.transport.loseConnection()
+            self.loseConnection()
             return
-        self._lingering = self.callLater(LINGER_SECONDS, self.transport.abortConnection)
+        self._networkProducer.unregisterProducer()
+        self._abortingCall = self.callLater(LINGER_SECONDS, self.forceAbortClient)
         self.transport.resumeProducing()
         close_write()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own answer to what is not HTTP has neither headers nor a body.
-        self.transport.write(self.site.bad_request)
-        self.loseConnection()
+        if not any(request.startedWriting for request in self.requests):
+            self.transport.write(self.site.bad_request)
+        requests, self.requests = self.requests, []
+        self._linger()
+        for request in requests:
+            request.connectionLost(Failure(ConnectionDone()))

@@ -52,22 +52,24 @@ class StreamingSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.bad_request = bad_request
+        self.stopping = False
         self.channels: set[StreamingChannel] = set()
 
     def log(self, request: Any) -> None:
         """Leave the log of requests to the resources, who know what is secret."""
 
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-        return any(channel.requests for channel in self.channels)
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is spoken over TLS: whatever stands in front of this speaks the rest."""
+        return [b"http/1.1"]
 
     def close_idle(self) -> None:
-        """Close the connections that wait for a request."""
+        """Close the connections that wait for a request, and let no other wait for one."""
+        self.stopping = True
         for channel in list(self.channels):
-            if not channel.requests:
-                channel.transport.loseConnection()
-            else:
+            if channel.requests:
                 channel.persistent = False
+            elif not channel.lingering:
+                channel.loseConnection()
 
     def abort_all(self) -> None:
         """Close every connection at once."""
@@ -135,12 +137,14 @@ class Listener(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
         port, self._port = self._port, None
         if port is None:
             return
         await maybeDeferred(port.stopListening)
         deadline = self._clock.seconds() + GRACE
         self._site.close_idle()
-        while self._site.busy() and self._clock.seconds() < deadline:
+        while self._site.channels and self._clock.seconds() < deadline:
             await sleep(self._clock, 0.05)
         self._site.abort_all()

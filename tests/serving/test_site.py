@@ -1,0 +1,177 @@
+"""
+Tests of :mod:`fxprofile.serving.site`: how a listener starts, and ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+
+from fxprofile.errors import ConfigError
+from fxprofile.serving.channel import StreamingRequest
+from fxprofile.serving.site import GRACE, Listener, StreamingSite
+from tests.serving.resources import Handled, Handler, read_all
+from tests.serving.sockets import Client, LoopbackCase, until
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Endpoint(TCP4ServerEndpoint):
+    """
+    A port of the loopback interface.
+
+    :ivar port: what is open.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(reactor, port, interface="127.0.0.1")
+
+    async def _note(self, listening: Deferred[Any]) -> Any:
+        self.port = await listening
+        return self.port
+
+    def listen(self, factory: Any) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self._note(super().listen(factory)))
+
+
+class ListenerTests(LoopbackCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wait = Deferred[bytes]()
+
+    async def slowly(self, request: StreamingRequest) -> bytes:
+        return await self.wait
+
+    async def start(self, handler: Handler) -> Client:
+        """Open a listener, and a connection to it."""
+        self.resource = Handled(handler)
+        self.site = StreamingSite(self.resource, reactor=self.clock)
+        self.endpoint = Endpoint()
+        self.listener = Listener(
+            endpoint=self.endpoint, site=self.site, clock=self.clock, where="test.listen"
+        )
+        self.listener.startService()
+        await self.listener.ready()
+        self.addCleanup(self.stopped)
+        client = await self.connect_again()
+        await until(lambda: self.site.channels)
+        return client
+
+    async def connect_again(self) -> Client:
+        return await self.connect(self.endpoint.port.getHost().port)
+
+    def stop(self) -> Deferred[None]:
+        self.stopping = self.listener.stopService()
+        return self.stopping
+
+    async def stopped(self) -> None:
+        """Wait until the listener has stopped, and see that it is empty."""
+        if self.listener.running:
+            self.stop()
+        await until(lambda: self.stopping.called, self.clock)
+        await until(lambda: not self.site.channels)
+
+    async def test_idle(self) -> None:
+        """Idle connections are closed at once, in an orderly way."""
+        client = await self.start(read_all)
+        client.transport.write(GET)
+        await client.answer()
+        self.stop()
+        await until(lambda: self.stopping.called, self.clock)
+        self.assertLess(self.clock.seconds(), GRACE)
+        await client.end()
+        self.assertFalse(client.reset)
+
+    async def test_no_new_ones(self) -> None:
+        """Nobody can connect any longer, while the last ones get their answers."""
+        client = await self.start(self.slowly)
+        client.transport.write(GET)
+        await until(lambda: self.resource.requests)
+        self.stop()
+        with self.assertRaises(ConnectionRefusedError):
+            await self.connect_again()
+        self.wait.callback(b"done")
+        head, body = await client.answer()
+        self.assertEqual(body, b"done")
+        self.assertIn(b"Connection: close", head)
+        await self.stopped()
+        self.assertFalse(client.reset)
+
+    async def test_whole_answer(self) -> None:
+        """An answer that is written but not yet taken is not cut off."""
+        size = 16 << 20
+        client = await self.start(self.slowly)
+        client.transport.write(GET)
+        await until(lambda: self.resource.requests)
+        client.transport.pauseProducing()
+        self.wait.callback(bytes(size))
+        self.stop()
+        await until(lambda: self.site.stopping)
+        self.clock.advance(GRACE / 2)
+        self.assertFalse(self.stopping.called)
+        client.transport.resumeProducing()
+        self.assertEqual(len((await client.answer())[1]), size)
+        await self.stopped()
+        self.assertFalse(client.reset)
+
+    async def test_late(self) -> None:
+        """Whoever is not done after so many seconds is cut off."""
+        client = await self.start(self.slowly)
+        client.transport.write(GET)
+        await until(lambda: self.resource.requests)
+        self.stop()
+        await until(lambda: self.site.stopping)
+        self.clock.advance(GRACE - 1)
+        await until(iter((False,) * 5 + (True,)).__next__)
+        self.assertFalse(self.stopping.called)
+        self.clock.advance(1)
+        await self.stopped()
+        await client.end()
+        self.assertTrue(client.reset)
+        self.assertIsInstance(self.resource.problems[0], CancelledError)
+
+    async def test_never_connected(self) -> None:
+        """A listener to which nobody is connected ends at once."""
+        client = await self.start(read_all)
+        client.transport.loseConnection()
+        await until(lambda: not self.site.channels)
+        await self.stop()
+
+    async def test_taken(self) -> None:
+        """An address that is taken is a setting that is wrong, in one line that names it."""
+        await self.start(read_all)
+        second = Listener(
+            endpoint=Endpoint(self.endpoint.port.getHost().port),
+            site=StreamingSite(self.resource, reactor=self.clock),
+            clock=self.clock,
+            where="other.listen",
+        )
+        second.startService()
+        with self.assertRaisesRegex(ConfigError, r"\Aother\.listen: cannot listen at [^\n]+\Z"):
+            await second.ready()
+        await second.stopService()
+
+    async def test_stopped_before_it_is_open(self) -> None:
+        """A listener that is stopped before it is open does not open."""
+
+        class Never:
+            opening: Deferred[Any] = Deferred()
+
+            def listen(self, factory: object) -> Deferred[Any]:
+                return self.opening
+
+        never = Never()
+        listener = Listener(
+            endpoint=never,  # type: ignore[arg-type]
+            site=StreamingSite(Handled(read_all), reactor=self.clock),
+            clock=self.clock,
+            where="test.listen",
+        )
+        listener.startService()
+        await listener.stopService()
+        self.assertTrue(never.opening.called)

@@ -1,0 +1,105 @@
+"""
+Tests of :mod:`fxprofile.serving` over TCP: what only a real socket does.
+"""
+
+from __future__ import annotations
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+
+from fxprofile.errors import ClientGone
+from fxprofile.serving.channel import StreamingRequest
+from fxprofile.serving.site import StreamingSite
+from tests.serving.resources import Handled, Handler, read_all, refuse
+from tests.serving.sockets import Client, LoopbackCase, until
+
+BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nbad"
+
+
+class SocketTests(LoopbackCase):
+    async def serve(self, handler: Handler) -> Client:
+        """A connection to a site whose requests this coroutine answers."""
+        self.resource = Handled(handler)
+        self.site = StreamingSite(self.resource, reactor=reactor, bad_request=BAD)
+        return await self.connect(await self.listen(self.site))
+
+    async def test_conversation(self) -> None:
+        """Requests with and without a body go over one connection."""
+        client = await self.serve(read_all)
+        for body in (b"", b"abc", bytes(1 << 20), b"abc"):
+            client.transport.write(
+                b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            client.transport.write(body)
+            self.assertEqual((await client.answer())[1], body)
+        self.assertIsNone(client.lost)
+
+    async def test_back_pressure(self) -> None:
+        """Of a body that nobody asks for, one read of the socket is in memory at most."""
+        step = Deferred[None]()
+
+        async def handler(request: StreamingRequest) -> bytes:
+            await step
+            return b"%d" % len(await read_all(request))
+
+        client = await self.serve(handler)
+        size = 32 << 20
+        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        client.transport.write(bytes(size))
+        await until(lambda: self.resource.requests)
+        sent = -1
+        while sent != (sent := size - len(client.transport.dataBuffer) + client.transport.offset):
+            await until(iter((False,) * 20 + (True,)).__next__)
+        held = sum(map(len, self.resource.requests[0].body._pieces))
+        self.assertLessEqual(held, 1 << 16)
+        step.callback(None)
+        self.assertEqual((await client.answer())[1], b"%d" % size)
+
+    async def test_refused_while_sending(self) -> None:
+        """A client that sends on and on sees the refusal, and an orderly end."""
+        client = await self.serve(refuse)
+        size = 16 << 20
+        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        client.transport.write(bytes(size))
+        answer = await client.end()
+        self.assertTrue(answer.endswith(b"\r\n\r\nno"), answer)
+        self.assertIn(b"Connection: close\r\n", answer)
+
+    async def test_not_http_while_sending(self) -> None:
+        """So does one that sends something that is no HTTP, on and on."""
+        client = await self.serve(refuse)
+        client.transport.write(b"\x16\x03\x01\r\n" * (1 << 20))
+        self.assertEqual(await client.end(), BAD)
+
+    async def test_leaves_in_mid_body(self) -> None:
+        """Whoever reads a body learns that its client has gone."""
+        client = await self.serve(read_all)
+        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc")
+        await until(lambda: self.resource.requests)
+        client.transport.loseConnection()
+        await until(lambda: self.resource.problems)
+        self.assertIsInstance(self.resource.problems[0], ClientGone | CancelledError)
+        await until(lambda: not self.site.channels)
+
+    async def test_leaves_while_we_work(self) -> None:
+        """Whoever works on an answer learns that its client has gone, the body being in."""
+
+        async def handler(request: StreamingRequest) -> bytes:
+            await read_all(request)
+            return await Deferred[bytes]()
+
+        client = await self.serve(handler)
+        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+        await until(lambda: self.resource.requests and self.resource.requests[0].body.complete)
+        client.transport.abortConnection()
+        await until(lambda: self.resource.problems)
+        self.assertIsInstance(self.resource.problems[0], CancelledError)
+
+    async def test_half_closes(self) -> None:
+        """A client that says that it will send no more gets the answers it asked for."""
+        client = await self.serve(read_all)
+        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcBREW\r\n\r\n")
+        client.transport.loseWriteConnection()
+        answer = await client.end()
+        self.assertIn(b"\r\n\r\nabc" + BAD, answer)
+        await until(lambda: not self.site.channels)
