@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import botocore.session
 from botocore.exceptions import BotoCoreError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -46,6 +45,9 @@ def find_in_thread() -> Any:
 
     :returns: botocore's credentials, or None.
     """
+    # The module brings half of botocore with it: a process is to listen before that.
+    import botocore.session
+
     return botocore.session.Session().get_credentials()
 
 
