@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
+from botocore.exceptions import BotoCoreError
 from treq.client import HTTPClient
 
 from fxprofile.aio import Threads
 from fxprofile.aws.call import Answer, Call, Stream
 from fxprofile.aws.credentials import CredentialChain
+from fxprofile.aws.errors import AwsError
 from fxprofile.aws.flight import Flight
 from fxprofile.aws.retries import Backoff, Budget
 from fxprofile.aws.transport import READ_TIMEOUT, Transport
@@ -60,14 +62,22 @@ class AwsClient:
         self._users = 0
 
     async def wire(self, name: str) -> Wire:
-        """The description of a service."""
+        """
+        The description of a service.
+
+        :raises AwsError: if there is none.
+        """
         if name not in self._wires:
             flight = self._loading.setdefault(name, Flight())
             self._wires[name] = await flight.join(lambda: self._load(name))
         return self._wires[name]
 
     async def _load(self, name: str) -> Wire:
-        return await self._threads.run(load_in_thread, name)
+        try:
+            return await self._threads.run(load_in_thread, name)
+        except (BotoCoreError, OSError, KeyError, ValueError) as error:
+            text = f"{name}: botocore has no description: {error!r:.200}"
+            raise AwsError(text, code="NoDescription") from error
 
     def service(
         self,

@@ -182,20 +182,13 @@ class SqsQueue(Service):
         }
         messages = []
         for members in answer.get("Messages") or ():
-            if members.get("MD5OfBody") != _md5(members.get("Body", "")):
+            message = _message(members, now)
+            if message is None:
                 # It comes back, and with luck whole.
                 _log.error(
                     "Message {id} of {queue} is damaged", id=members.get("MessageId"), queue=self
                 )
                 continue
-            attributes = members.get("Attributes", {})
-            message = Message(
-                message_id=members["MessageId"],
-                body=members["Body"],
-                receipt_handle=members["ReceiptHandle"],
-                receive_count=int(attributes.get("ApproximateReceiveCount", 1)),
-                sent=int(attributes.get("SentTimestamp", now * 1000)) / 1000,
-            )
             self._leases[message.receipt_handle] = now + self._visibility_timeout
             messages.append(message)
         return messages
@@ -256,7 +249,8 @@ class SqsQueue(Service):
             "ApproximateNumberOfMessagesNotVisible",
         )
         answer = await self._call("GetQueueAttributes", {"AttributeNames": list(names)})
-        visible, delayed, in_flight = (int(answer["Attributes"].get(name, 0)) for name in names)
+        attributes = answer.get("Attributes", {})
+        visible, delayed, in_flight = (_number(attributes.get(name), 0) for name in names)
         return QueueDepth(visible=visible + delayed, in_flight=in_flight)
 
     async def check(self) -> None:
@@ -317,6 +311,32 @@ def place(url: str) -> tuple[str | None, str | None]:
         return None, host.split(".")[0] if host.count(".") == 3 else None
     match = _REGION.fullmatch(host)
     return f"{parts.scheme}://{parts.netloc}", match.group(1) if match else None
+
+
+def _message(members: Mapping[str, Any], now: float) -> Message | None:
+    """
+    A message as SQS gives it.
+
+    :returns: None if it is not what SQS says that it is.
+    """
+    try:
+        body = members["Body"]
+        if members["MD5OfBody"] != _md5(body):
+            return None
+        attributes = members.get("Attributes", {})
+        return Message(
+            message_id=members["MessageId"],
+            body=body,
+            receipt_handle=members["ReceiptHandle"],
+            receive_count=_number(attributes.get("ApproximateReceiveCount"), 1),
+            sent=_number(attributes.get("SentTimestamp"), int(now * 1000)) / 1000,
+        )
+    except KeyError:
+        return None
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text is not None and text.isdecimal() else otherwise
 
 
 def _cancel(polls: Sequence[Deferred[Any]]) -> None:

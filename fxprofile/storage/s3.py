@@ -160,7 +160,7 @@ class S3Bucket(Service):
         """Whether what S3 says of an object is true of what was sent."""
         if answer.headers.get(TrailerStream.TRAILER, digests.crc32) != digests.crc32:
             return False
-        tag = _tag(answer)
+        tag = _tag(answer.members)
         encryption = answer.headers.get("x-amz-server-side-encryption", "AES256")
         if encryption != "AES256" or not _MD5.fullmatch(tag):
             return True
@@ -178,15 +178,14 @@ class S3Bucket(Service):
             answer = await self._service.call(
                 "GetObject", {"Bucket": self._bucket, "Key": key}, streamed_answer=True
             )
-        info = _info(key, answer)
+        info = _object_info(key, answer.members.get("ContentLength"), answer.members)
         return info, _S3Body(answer.body, f"s3:GetObject {self._bucket}/{key}", info.length)
 
     async def head(self, *, key: str) -> ObjectInfo:
         key_parts(key)
         with _storage_errors():
-            return _info(
-                key, await self._service.call("HeadObject", {"Bucket": self._bucket, "Key": key})
-            )
+            answer = await self._service.call("HeadObject", {"Bucket": self._bucket, "Key": key})
+        return _object_info(key, answer.members.get("ContentLength"), answer.members)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
         for key in keys:
@@ -233,13 +232,9 @@ class S3Bucket(Service):
                     },
                 )
             page = [
-                ObjectInfo(
-                    key=entry["Key"],
-                    length=entry["Size"],
-                    etag=entry["ETag"].strip('"'),
-                    modified=entry["LastModified"].timestamp(),
-                )
-                for entry in answer.members.get("Contents", [])
+                _object_info(entry["Key"], entry.get("Size"), entry)
+                for entry in answer.members.get("Contents", ())
+                if "Key" in entry
             ]
             found += page
             if not page or not answer.members.get("IsTruncated"):
@@ -282,7 +277,8 @@ class _S3Body:
         except StopAsyncIteration:
             self._body = None
             if self._left:
-                raise StorageError(f"{self._what}: {self._left} bytes are missing") from None
+                text = f"{self._what}: the body is {abs(self._left)} bytes too "
+                raise StorageError(text + ("short" if self._left > 0 else "long")) from None
             raise
         except Unreachable as error:
             self._body = None
@@ -306,15 +302,16 @@ def _storage_errors() -> Any:
         raise StorageError(str(error)) from error
 
 
-def _tag(answer: Answer) -> str:
-    return str(answer.members.get("ETag", "")).strip('"')
+def _tag(members: Mapping[str, Any]) -> str:
+    return str(members.get("ETag", "")).strip('"')
 
 
-def _info(key: str, answer: Answer) -> ObjectInfo:
-    modified = answer.members.get("LastModified")
+def _object_info(key: str, length: int | None, members: Mapping[str, Any]) -> ObjectInfo:
+    modified = members.get("LastModified")
     return ObjectInfo(
         key=key,
-        length=answer.members.get("ContentLength", 0),
-        etag=_tag(answer),
+        # A body of unknown length is refused at its end, because it has too many bytes.
+        length=length or 0,
+        etag=_tag(members),
         modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
     )

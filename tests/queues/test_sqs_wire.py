@@ -169,7 +169,7 @@ class ReceiveTests(QueueCase):
 
     def test_damaged(self) -> None:
         """A message whose digest is wrong is left to come back; the others are received."""
-        messages = self.receive(entry(1, MD5OfBody=md5("other")), entry(2))
+        messages = self.receive(entry(1, MD5OfBody=md5("other")), {"MessageId": "id-3"}, entry(2))
         self.assertEqual([message.message_id for message in messages], ["id-2"])
 
     def test_sparse(self) -> None:

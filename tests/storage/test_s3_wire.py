@@ -272,6 +272,18 @@ class GetTests(BucketCase):
         self.assertEqual(await body.__anext__(), b"x" * 50)
         await self.fails(body.__anext__())
 
+    async def test_unknown_length(self) -> None:
+        """A body whose length S3 does not tell is not taken for whole."""
+
+        def chunked(request: Any) -> int:
+            request.write(b"x" * 50)
+            request.finish()
+            return 1
+
+        _, body = await self.get(chunked)
+        self.assertEqual(await body.__anext__(), b"x" * 50)
+        self.assertIn("too long", await self.fails(body.__anext__()))
+
     async def test_hangs(self) -> None:
         """A get that is cancelled before its answer leaves no connection."""
         _, bucket = self.serve(hang)
@@ -365,6 +377,24 @@ class AddressTests(BucketCase):
         bucket = self.bucket(url, addressing="virtual")
         endpoint = await bucket._service.endpoint("bucket")
         self.assertEqual(endpoint.url, url.replace("localhost", "bucket.localhost"))
+
+
+class ServiceTests(BucketCase):
+    async def test_stopped(self) -> None:
+        """The last bucket that stops closes the connections, and can be started again."""
+        server = ScriptedServer(self, *[answer(204)] * 3)
+        client = make_client(reactor)
+        buckets = [S3Bucket(client, "bucket", endpoint_url=server.url) for _ in range(2)]
+        for bucket in buckets:
+            bucket.startService()
+        await buckets[0].delete(keys=["k"])
+        await buckets[0].stopService()
+        await buckets[1].delete(keys=["k"])
+        await buckets[1].stopService()
+        # Trial complains of a connection that is left.
+        buckets[0].startService()
+        await buckets[0].delete(keys=["k"])
+        await buckets[0].stopService()
 
 
 class SettingsTests(TestCase):
