@@ -4,195 +4,20 @@ The playground page, as a person with a browser meets it.
 
 from __future__ import annotations
 
-import atexit
-import tempfile
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.wait import WebDriverWait
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
 
 from tests.browser import chromium
+from tests.browser.case import BrowserTestCase, blocking
 from tests.daemon import Daemon
 
-#: The daemon that runs for the tests of a class.
-_daemons: dict[type, Daemon] = {}
-
-UNNAMED = b'{"displayName": ""}'
+#: What the page says in the end.
 READY = "This is your avatar now."
-
-
-def blocking(flow: Callable[[Any], None]) -> Callable[[Any], Deferred[None]]:
-    """Run a test, which waits for the browser, in a thread."""
-
-    @wraps(flow)
-    def test(self: Any) -> Deferred[None]:
-        return deferToThread(flow, self)
-
-    return test
-
-
-def _call(daemon: Daemon, token: str, method: str, path: str, data: bytes | None = None) -> None:
-    """Call the API, and let it say that there is nothing to delete."""
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    request = urllib.request.Request(daemon.web_url + path, data, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=chromium.PATIENCE):
-            pass
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code != 404:
-            raise
-
-
-class BrowserTestCase(TestCase):
-    """
-    A daemon, which the tests of a class share, and a browser, which all share, that has
-    opened its page.
-
-    :cvar role: of the daemon.
-    :cvar settings: those of the daemon.
-    """
-
-    skip = chromium.missing()
-    timeout = 240
-    role = "combined"
-    settings: ClassVar[dict[str, object]] = {}
-
-    async def setUp(self) -> None:
-        temporary = tempfile.TemporaryDirectory(prefix="fxprofile-browser-")
-        self.addCleanup(temporary.cleanup)
-        self.directory = Path(temporary.name)
-        self.daemon = await self._daemon()
-        self.browser = chromium.shared()
-        await deferToThread(self.open)
-
-    async def _daemon(self) -> Daemon:
-        for case in set(_daemons) - {type(self)}:
-            await _daemons.pop(case).remove()
-        daemon = _daemons.get(type(self))
-        if daemon is None:
-            daemon = _daemons[type(self)] = Daemon(role=self.role, settings=self.settings)
-            atexit.register(daemon.close)
-            await daemon.start()
-        for token in ("alice", "bob"):
-            await deferToThread(_call, daemon, token, "DELETE", "/v1/avatar")
-            await deferToThread(_call, daemon, token, "POST", "/v1/display_name", UNNAMED)
-        return daemon
-
-    def open(self) -> None:
-        """Open the page in a new tab, which knows nothing of the test before."""
-        last = self.browser.current_window_handle
-        self.browser.switch_to.new_window("tab")
-        opened = self.browser.current_window_handle
-        self.browser.switch_to.window(last)
-        self.browser.close()
-        self.browser.switch_to.window(opened)
-        self.browser.execute_cdp_cmd("Page.bringToFront", {})
-        self.browser.get(f"{self.daemon.web_url}/__version__")
-        self.browser.execute_script("localStorage.clear()")
-        chromium.complaints(self.browser)
-        self.browser.get(self.daemon.web_url)
-        self.until(lambda: "@" in self.text("email"))
-
-    def photo(self, name: str = "photo.jpg", size: tuple[int, int] = (1200, 900)) -> str:
-        """The path of a picture of this size, with noise in it so that it is not small."""
-        path = self.directory / name
-        Image.effect_noise(size, 80).convert("RGB").save(path)
-        return str(path)
-
-    def file(self, name: str, data: bytes) -> str:
-        """The path of a file with this in it."""
-        path = self.directory / name
-        path.write_bytes(data)
-        return str(path)
-
-    def element(self, name: str) -> WebElement:
-        return self.browser.find_element(By.ID, name)
-
-    def text(self, name: str) -> str:
-        return self.element(name).text
-
-    def until(self, condition: Callable[[], Any]) -> None:
-        WebDriverWait(self.browser, chromium.PATIENCE, 0.05).until(lambda _: condition())
-
-    def says(self, name: str, *words: str) -> None:
-        """Wait until one of the status lines says these words."""
-        try:
-            self.until(lambda: all(word in self.text(name) for word in words))
-        except Exception:
-            raise AssertionError(f"{name} says {self.text(name)!r}, not {words}") from None
-
-    def choose(self, email: str) -> None:
-        """Choose the account with this address."""
-        self.browser.find_element(By.XPATH, f"//label[span[text()='{email}']]").click()
-        self.says("email", email)
-
-    def upload(self, path: str) -> None:
-        self.element("file").send_keys(path)
-
-    def sizes(self) -> list[tuple[str, int, int]]:
-        """The address and the sides of each picture, 0 if it is not there."""
-        script = (
-            "return [...document.querySelectorAll('#sizes img')]"
-            ".map(i => [i.src, i.complete ? i.naturalWidth : 0, i.complete ? i.naturalHeight : 0])"
-        )
-        return [tuple(found) for found in self.browser.execute_script(script)]
-
-    def shows_sizes(self, *sides: tuple[int, int]) -> None:
-        """Wait until there are pictures of these sides, from the images' own origin."""
-
-        def shown() -> bool:
-            sizes = self.sizes()
-            ours = all(url.startswith(f"{self.daemon.images_url}/a/") for url, _, _ in sizes)
-            return ours and [found[1:] for found in sizes] == list(sides)
-
-        self.until(shown)
-
-    def press(self, *keys: str) -> None:
-        """Press these keys one after the other, wherever the focus is."""
-        for key in keys:
-            ActionChains(self.browser).send_keys(key).perform()
-
-    def focused(self) -> str:
-        """The id of what has the focus."""
-        found: str = self.browser.execute_script("return document.activeElement.id")
-        return found
-
-    def tab_to(self, name: str) -> None:
-        """Go on by Tab until this has the focus, and can be seen to have it."""
-        for _ in range(20):
-            self.press(Keys.TAB)
-            if self.focused() == name:
-                break
-        else:
-            self.fail(f"Tab does not lead to {name}")
-        ringed = self.browser.execute_script(
-            "for (let e = document.activeElement; e && e !== document.body; e = e.parentElement)"
-            " if (getComputedStyle(e).outlineStyle === 'solid') return true;"
-            "return false"
-        )
-        self.assertTrue(ringed, f"nothing shows that {name} has the focus")
-
-    def nothing_to_complain_of(self, *but: str) -> None:
-        """The browser saw no error and no violation, but for one each with these words."""
-        left = chromium.complaints(self.browser)
-        for words in but:
-            found = [line for line in left if words in line]
-            self.assertEqual(len(found), 1, (words, left))
-            left.remove(found[0])
-        self.assertEqual(left, [])
 
 
 class PlaygroundTests(BrowserTestCase):
