@@ -35,7 +35,7 @@ class StreamingRequest(Request):
     A request that can be rendered before its body has come.
 
     :ivar body: what the client sends, as it comes.
-    :ivar started_at: when its headers were in; 0 if they are not.
+    :ivar started_at: when its headers were in.
     :ivar route: the path template that answered it, for logs and metrics; so are
         ``request_id``, ``uid`` (empty if nobody's) and ``errno`` (0 if all went well).
     """
@@ -50,6 +50,11 @@ class StreamingRequest(Request):
     uid = ""
     errno = 0
     _early = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether its headers are in; what is no HTTP never gets so far."""
+        return hasattr(self, "body")
 
     def gotLength(self, length: int | None) -> None:
         self.content = BytesIO()
@@ -78,8 +83,7 @@ class StreamingRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
-        # What is no HTTP never gets as far as a body.
-        if self.started_at:
+        if self.begun:
             self.body.lost()
 
     def process(self) -> None:
@@ -137,8 +141,12 @@ class StreamingChannel(HTTPChannel):
         super().connectionLost(reason)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more: what is on its way to it still goes out."""
-        self.loseConnection()
+        """The client will send no more, but may still take an answer that has begun."""
+        if any(request.startedWriting for request in self.requests):
+            self.persistent = False
+            self.transport.pauseProducing()
+        else:
+            self.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """We will send no more."""
@@ -223,7 +231,7 @@ class StreamingChannel(HTTPChannel):
         request, self._untaken = self._untaken, None
         if request is not None:
             self._next(request)
-        elif any(request.started_at for request in self.requests):
+        elif any(request.begun for request in self.requests):
             self.setTimeout(None)
             self.read_on()
 
@@ -235,10 +243,13 @@ class StreamingChannel(HTTPChannel):
 
     def loseConnection(self) -> None:
         self.setTimeout(None)
-        if self._abortingCall is None:
-            # The last bytes may never be taken.
-            self._abortingCall = self.callLater(self.site.timeOut, self.forceAbortClient)
+        # The last bytes may never be taken.
+        self._abort_after(self.site.timeOut)
         super().loseConnection()
+
+    def _abort_after(self, seconds: float) -> None:
+        if self._abortingCall is None:
+            self._abortingCall = self.callLater(seconds, self.forceAbortClient)
 
     def _linger(self) -> None:
         self.lingering = True
@@ -248,7 +259,7 @@ class StreamingChannel(HTTPChannel):
             self.loseConnection()
             return
         self._networkProducer.unregisterProducer()
-        self._abortingCall = self.callLater(LINGER_SECONDS, self.forceAbortClient)
+        self._abort_after(LINGER_SECONDS)
         self.transport.resumeProducing()
         close_write()
 

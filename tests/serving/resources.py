@@ -48,7 +48,8 @@ class Handled(Resource):
             self.problems.append(error)
             request.setResponseCode(error.code)
             body = b""
-        request.setHeader(b"Content-Length", b"%d" % len(body))
+        if not request.startedWriting:
+            request.setHeader(b"Content-Length", b"%d" % len(body))
         request.write(body)
         request.finish()
 

@@ -544,6 +544,32 @@ class ClientTests(ChannelCase):
         self.assertFalse(self.wire.aborted)
         self.assertEqual(self.connection.answer().status, 200)
 
+    def test_half_closes_in_mid_answer(self) -> None:
+        """So does a client whose answer has begun: it gets all of it."""
+        wait = Deferred[bytes]()
+
+        async def handler(request: StreamingRequest) -> bytes:
+            request.setHeader(b"Content-Length", b"6")
+            request.write(b"abc")
+            return await wait
+
+        self.serve(handler)
+        self.connection.request("/")
+        self.connection.protocol.readConnectionLost()
+        self.assertFalse(self.wire.disconnecting)
+        self.assertFalse(self.wire.reading)
+        wait.callback(b"def")
+        self.assertTrue(self.wire.value().endswith(b"abcdef"))
+        self.assertTrue(self.wire.disconnecting)
+
+    def test_half_closes_in_mid_body(self) -> None:
+        """A client that will not send the rest of its body has gone."""
+        self.post(6, b"abc")
+        self.connection.protocol.readConnectionLost()
+        self.assertTrue(self.wire.disconnecting)
+        self.connection.lose()
+        self.assertIsInstance(self.resource.problems[0], CancelledError | ClientGone)
+
     def flood(self) -> None:
         """Ask for as much as is read."""
         sent = 0
