@@ -1,0 +1,179 @@
+"""
+Tests of :mod:`fxprofile.images` over TCP: crowds of slow clients, and clients that leave.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from twisted.internet import reactor
+
+from fxprofile.errors import StorageError
+from fxprofile.images.hot import MAX_OBJECT_BYTES
+from fxprofile.images.site import make_site
+from fxprofile.interfaces import Body
+from fxprofile.metrics import Metrics
+from fxprofile.model import ObjectInfo
+from fxprofile.serving.site import StreamingSite
+from tests.images.listener import AVATAR
+from tests.serving.sockets import Client, LoopbackCase, buffered, until
+from tests.serving.wire import BUFFER
+
+PIECE = b"p" * 65536
+CROWD = 400
+
+#: About as little as a kernel will keep for a socket.
+NARROW = 4096
+
+REQUEST = f"GET /a/{AVATAR} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+class CountingBucket:
+    """
+    A bucket of objects that need no memory.
+
+    :ivar open: how many bodies are open.
+    :ivar taken: how many pieces were taken of all of them.
+    :ivar break_at: after how many pieces a body fails.
+    """
+
+    def __init__(self, pieces: int) -> None:
+        self.pieces = pieces
+        self.open = 0
+        self.taken = 0
+        self.break_at = -1
+
+    async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
+        self.open += 1
+        return ObjectInfo(key, self.pieces * len(PIECE), "tag", 0.0), _Body(self)
+
+
+class _Body:
+    def __init__(self, bucket: CountingBucket) -> None:
+        self._bucket = bucket
+        self._taken = 0
+        self._closed = False
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._taken == self._bucket.break_at:
+            raise StorageError("cut")
+        if self._taken == self._bucket.pieces:
+            raise StopAsyncIteration
+        self._taken += 1
+        self._bucket.taken += 1
+        return PIECE
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._bucket.open -= 1
+
+
+class CrowdCase(LoopbackCase):
+    async def serve(self, pieces: int) -> StreamingSite:
+        """A site on a bucket whose objects have so many pieces."""
+        self.bucket = CountingBucket(pieces)
+        self.site = make_site(
+            bucket=self.bucket,  # type: ignore[arg-type]
+            max_age=60,
+            clock=reactor,
+            metrics=Metrics(),
+        )
+        self.port = await self.listen(self.site, send_buffer=NARROW)
+        return self.site
+
+    async def crowd(self) -> list[socket.socket]:
+        """Clients that ask for a picture, and read nothing of it."""
+        clients = []
+        for _ in range(CROWD):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
+            client.connect(("127.0.0.1", self.port))
+            client.sendall(REQUEST)
+            self.addCleanup(client.close)
+            clients.append(client)
+        await until(lambda: len(self.site.channels) == CROWD)
+        await until(lambda: all(c.transport.producerPaused for c in self.site.channels))
+        return clients
+
+    async def picture(self) -> tuple[Client, bytes]:
+        """Get the picture in an ordinary way."""
+        client = await self.connect(self.port)
+        client.transport.write(REQUEST)
+        return client, (await client.answer())[1]
+
+
+class SlowReadersTests(CrowdCase):
+    async def test_large(self) -> None:
+        """A crowd that reads nothing takes little, of the bucket and of our memory."""
+        await self.serve(pieces=64)
+        clients = await self.crowd()
+        self.assertEqual(self.bucket.open, CROWD)
+        bound = CROWD * (BUFFER + len(PIECE) + 1024)
+        self.assertLessEqual(buffered(self.site), bound)
+        self.assertLessEqual(self.bucket.taken, CROWD * 3)
+        taken = self.bucket.taken
+        _, body = await self.picture()
+        self.assertEqual(len(body), 64 * len(PIECE))
+        self.assertEqual(self.bucket.taken, taken + 64)
+        self.assertLessEqual(buffered(self.site), bound)
+        for client in clients:
+            client.close()
+        await until(lambda: self.bucket.open == 0)
+        self.assertEqual(self.bucket.taken, taken + 64)
+
+    async def test_small(self) -> None:
+        """A picture in memory is got once for a crowd, and buffered once for each at most."""
+        await self.serve(pieces=MAX_OBJECT_BYTES // len(PIECE))
+        await self.crowd()
+        self.assertEqual(self.bucket.taken, MAX_OBJECT_BYTES // len(PIECE))
+        self.assertLessEqual(buffered(self.site), CROWD * (MAX_OBJECT_BYTES + 1024))
+        _, body = await self.picture()
+        self.assertEqual(len(body), MAX_OBJECT_BYTES)
+
+    async def test_reads_in_the_end(self) -> None:
+        """Who reads slowly gets it all."""
+        await self.serve(pieces=16)
+        client = await self.connect(self.port)
+        client.transport.write(REQUEST)
+        client.transport.pauseProducing()
+        await until(lambda: any(c.transport.producerPaused for c in self.site.channels))
+        client.transport.resumeProducing()
+        self.assertEqual((await client.answer())[1], PIECE * 16)
+
+
+class BrokenTests(CrowdCase):
+    async def test_bucket_fails(self) -> None:
+        """A body that fails in the middle is seen as such by its client."""
+        await self.serve(pieces=64)
+        self.bucket.break_at = 32
+        client = await self.connect(self.port)
+        client.transport.write(REQUEST)
+        self.assertLess(len(await client.end()), 64 * len(PIECE))
+        self.assertTrue(client.reset)
+        self.assertEqual(self.bucket.open, 0)
+
+    async def test_client_leaves(self) -> None:
+        """A client that leaves in the middle closes the body."""
+        await self.serve(pieces=10_000)
+        client = await self.connect(self.port)
+        client.transport.write(REQUEST)
+        await client.get(10 * len(PIECE))
+        client.transport.abortConnection()
+        await until(lambda: self.bucket.open == 0)
+        self.assertLess(self.bucket.taken, 10_000)
+
+    async def test_request_body(self) -> None:
+        """A body that comes with a question is not read into memory, and ends the connection."""
+        await self.serve(pieces=1)
+        client = await self.connect(self.port)
+        client.transport.write(
+            REQUEST.replace(b"\r\n\r\n", b"\r\nContent-Length: 16777216\r\n\r\n")
+        )
+        client.transport.write(bytes(16 << 20))
+        answer = await client.end()
+        self.assertIn(b"Connection: close\r\n", answer)
+        self.assertTrue(answer.endswith(PIECE))
