@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.integration import photos
 from tests.integration.client import PATIENCE, Client
-from tests.integration.test_pipeline import PipelineCase
+from tests.integration.scene import PipelineCase
 from tests.servers.moto import ACCESS_KEY, SECRET_KEY, MotoServer
 
 QUEUES = ("jobs", "results", "dead", "events", "updates")
@@ -41,14 +41,14 @@ class AwsCase(PipelineCase):
             QueueUrl=self.urls["jobs"],
             Attributes={"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "4"},
         )
-        self.settings = {
+        self.scene.settings = {
             "storage.driver": "s3",
             "queue.driver": "sqs",
             "queue.visibility_timeout": 4,
             "aws.endpoint_url": server.url,
             **{f"queue.{name}_url": url for name, url in self.urls.items()},
         }
-        self.environ = {
+        self.scene.environ = {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -88,19 +88,19 @@ class ThreeRolesTests(AwsCase):
 
     async def test_life_of_an_avatar(self) -> None:
         """Upload, select, replace, serve and delete leave nothing behind but what is selected."""
-        web = await self.daemon("web", uploads__wait=30)
-        await self.daemon("worker")
-        await self.daemon("images")
+        web = await self.scene.daemon("web", uploads__wait=30)
+        await self.scene.daemon("worker")
+        await self.scene.daemon("images")
         client = Client(web)
 
         status, first = await client.upload(photos.jpeg())
         self.assertEqual((status, first["status"]), (201, "ready"))
-        await self.assert_sizes(client, first["url"], (200, 150), (100, 75), (600, 450))
+        await self.scene.assert_sizes(client, first["url"], (200, 150), (100, 75), (600, 450))
         await self.until_quiet(first["id"])
 
         status, second = await client.upload(photos.phone_photo())
         self.assertEqual((status, second["status"]), (201, "ready"))
-        await self.assert_sizes(client, second["url"], (150, 200), (75, 100), (450, 600))
+        await self.scene.assert_sizes(client, second["url"], (150, 200), (75, 100), (450, 600))
         await client.until_picture(first["url"], 404)
         await self.until_quiet(second["id"])
 
@@ -119,8 +119,8 @@ class ThreeRolesTests(AwsCase):
             body = text or " "
             self.sqs.send_message(QueueUrl=self.urls["jobs"], MessageBody=body)
         self.sqs.send_message(QueueUrl=self.urls["results"], MessageBody='{"v":1,"id":"no"}')
-        web = await self.daemon("web", uploads__wait=30)
-        await self.daemon("worker")
+        web = await self.scene.daemon("web", uploads__wait=30)
+        await self.scene.daemon("worker")
         client = Client(web)
         status, answer = await client.upload(photos.jpeg())
         self.assertEqual((status, answer["status"]), (201, "ready"))
@@ -128,19 +128,19 @@ class ThreeRolesTests(AwsCase):
 
     async def test_nobody_there(self) -> None:
         """An upload that no worker was there for arrives when all are back."""
-        web = await self.daemon("web", uploads__wait=0)
+        web = await self.scene.daemon("web", uploads__wait=0)
         client = Client(web)
         _, answer = await client.upload(photos.jpeg())
         await web.kill()
-        await self.daemon("worker")
+        await self.scene.daemon("worker")
         await web.start()
         await client.until(answer["id"], "ready")
         await self.until_quiet(answer["id"])
 
     async def test_account_events(self) -> None:
         """A deleted account loses its avatar; its other services hear of changes."""
-        web = await self.daemon("web", uploads__wait=30)
-        await self.daemon("worker")
+        web = await self.scene.daemon("web", uploads__wait=30)
+        await self.scene.daemon("worker")
         client = Client(web)
         _, uid = await client.ask("GET", "/v1/uid")
         await client.upload(photos.jpeg())
@@ -161,7 +161,7 @@ class DeadLetterTests(AwsCase):
 
     async def test_row_fails(self) -> None:
         """The row of a dead job turns failed, and its letter stays for the operator."""
-        web = await self.daemon("web", uploads__wait=0)
+        web = await self.scene.daemon("web", uploads__wait=0)
         client = Client(web)
         _, answer = await client.upload(photos.jpeg())
         (message,) = self.sqs.receive_message(QueueUrl=self.urls["jobs"])["Messages"]

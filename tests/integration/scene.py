@@ -1,0 +1,76 @@
+"""A folder, and the daemons that share it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from shutil import rmtree
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from tests.daemon import Daemon, Ports
+from tests.integration import photos
+from tests.integration.client import PATIENCE, Client
+
+
+class Scene:
+    """
+    What one service is made of.
+
+    :param case: cleans up when it ends.
+    :ivar settings: and ``environ``: what every daemon has besides.
+    """
+
+    def __init__(self, case: TestCase) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fxprofile-scene-"))
+        self.ports = Ports()
+        self.settings: Mapping[str, object] = {}
+        self.environ: Mapping[str, str] = {}
+        self._case = case
+        case.addCleanup(rmtree, self.directory, ignore_errors=True)
+
+    async def daemon(self, role: str = "combined", **settings: object) -> Daemon:
+        """Start one; two underscores in the name of a setting are its dot."""
+        named = {name.replace("__", "."): value for name, value in settings.items()}
+        daemon = Daemon(
+            self.directory,
+            role=role,
+            settings={**self.settings, **named},
+            environ=self.environ,
+            ports=self.ports,
+        )
+        self._case.addCleanup(daemon.kill)
+        await daemon.start()
+        return daemon
+
+    def files(self) -> list[str]:
+        """Every file of the buckets."""
+        root = self.directory / "var" / "buckets"
+        return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something."""
+        deadline = reactor.seconds() + PATIENCE
+        while not condition():
+            if reactor.seconds() > deadline:
+                raise AssertionError(f"{what}: {self.files()}")
+            await deferLater(reactor, 0.1)
+
+    async def assert_sizes(self, client: Client, url: str, *sizes: tuple[int, int]) -> None:
+        """See that there are three pictures: the default one, the small and the large."""
+        for suffix, size in zip(("", "_small", "_large"), sizes, strict=True):
+            status, data = await client.picture(url + suffix)
+            self._case.assertEqual(status, 200, suffix)
+            self._case.assertEqual(photos.opened(data).size, size)
+
+
+class PipelineCase(TestCase):
+    """A test with a scene of its own."""
+
+    timeout = 9 * PATIENCE
+
+    def setUp(self) -> None:
+        self.scene = Scene(self)
