@@ -19,7 +19,7 @@ from tests.servers import moto
 
 
 class SqsQueueContractTests(QueueContract, TestCase):
-    visibility = 1
+    visibility = 2
 
     def setUp(self) -> None:
         self.client = make_client(reactor)
