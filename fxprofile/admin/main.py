@@ -11,6 +11,7 @@ from fxprofile.admin.commands import AdminGroup
 from fxprofile.admin.crunch import crunch
 from fxprofile.admin.dead import dead
 from fxprofile.admin.doctor import doctor
+from fxprofile.admin.import_fxa import import_fxa
 from fxprofile.admin.migrate import migrate
 from fxprofile.admin.queues import queues
 from fxprofile.admin.user import user
@@ -31,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (avatar, check_config, crunch, dead, doctor, migrate, queues, user):
+for command in (avatar, check_config, crunch, dead, doctor, import_fxa, migrate, queues, user):
     cli.add_command(command)
 
 

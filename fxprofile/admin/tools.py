@@ -7,8 +7,11 @@ and does not tidy up in the folders of the buckets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from twisted.application.service import Service
 
 from fxprofile.aio import Stack
 from fxprofile.config import Settings
@@ -88,6 +91,19 @@ class Tools(Parts):
                 self.settings, which, reactor=self.reactor, threads=self.files
             )
         return super().bucket(which)
+
+    def at_end(self, call: Callable[[], Any]) -> None:
+        """Call something when the command has done its work, and wait for it."""
+        _AtEnd(call).setServiceParent(self.stack)
+
+
+class _AtEnd(Service):
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+
+    def stopService(self) -> Any:
+        super().stopService()
+        return self._call()
 
 
 def where(database_url: str) -> str:
