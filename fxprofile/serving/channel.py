@@ -9,6 +9,7 @@ it.  If the answer comes before the end of the body, the connection is closed af
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
@@ -28,6 +29,8 @@ from fxprofile.serving.body import RequestBody
 #: get a reset, and might never see the answer (RFC 9112, section 9.6).
 LINGER_SECONDS = 5
 LINGER_BYTES = 32 << 20
+
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class StreamingRequest(Request):
@@ -99,6 +102,12 @@ class StreamingRequest(Request):
             if not self.channel.persistent:
                 self.setHeader(b"Connection", b"close")
         super().write(data)
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        # Twisted has no words for some statuses, 422 among them.
+        if message is None and code in _PHRASES:
+            message = _PHRASES[code]
+        super().setResponseCode(code, message)
 
     def render(self, resource: IResource) -> None:
         # Which versions run here is nobody's business.

@@ -636,6 +636,20 @@ class ClientTests(ChannelCase):
         self.assertEqual(self.resource.requests[0].getRequestHostname(), b"localhost")
 
 
+class StatusTests(ChannelCase):
+    def test_words(self) -> None:
+        """A status that HTTP has no words for in Twisted has them here, and others are let be."""
+        for code, words in ((422, b"422 Unprocessable "), (404, b"404 Not Found"), (299, b"299 ")):
+
+            async def handler(request: StreamingRequest, code: int = code) -> bytes:
+                request.setResponseCode(code)
+                return b""
+
+            self.serve(handler)
+            self.connection.request("/")
+            self.assertTrue(self.wire.value().startswith(b"HTTP/1.1 " + words))
+
+
 class StoppingTests(ChannelCase):
     """What becomes of connections when a site closes."""
 
