@@ -226,6 +226,7 @@ class Reply:
 
     def __init__(self, response: Any, body: bytes) -> None:
         self.status = response.code
+        self.phrase = response.phrase
         self.headers = response.headers
         self.body = body
 

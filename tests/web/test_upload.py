@@ -233,6 +233,7 @@ class RefusedUploadTests(ApiCase):
         self.assertEqual(reply.json["errno"], 103)
         self.assertEqual(reply.json["reason"], "unsupported")
         self.assertEqual(reply.json["message"], REASONS["unsupported"])
+        self.assertEqual(reply.phrase, b"Unprocessable Entity")
 
     async def test_client_goes_away(self) -> None:
         """Of a client that goes away in mid-body nothing stays."""
