@@ -133,12 +133,12 @@ class Database(Service):
         readers, writers, engine = self._readers, self._writers, self._engine
         self._readers = self._writers = self._engine = None
         self._usable = False
-        if readers is not None:
-            await readers.stopService()
-        if writers is not None and writers is not readers:
-            await writers.stopService()
-        if engine is not None:
-            engine.dispose()
+        if engine is not None and writers is not None:
+            # SQLite writes its log back when the last connection closes.
+            await writers.run(engine.dispose)
+        for threads in {readers, writers}:
+            if threads is not None:
+                await threads.stopService()
 
     async def ready(self) -> None:
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, make_url, select
 from twisted.internet import reactor
 from twisted.internet.task import Clock, deferLater
 
@@ -124,7 +124,7 @@ class OutageContract(Backend):
 
     async def test_wrong_password(self) -> None:
         """A password that is not accepted is an error that does not tell it."""
-        name = self.url.rpartition("/")[2]
+        name = make_url(self.url).database or ""
         url = self.server.url(name, password="s3cret%2Fwr%40ng")
         with self.assertRaises(StoreError) as caught:
             await self.open(url).ready()
