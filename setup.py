@@ -1,14 +1,47 @@
 """How fxprofile is built and what it needs; exact versions are in requirements.lock."""
 
+import json
+import os
 import re
+import subprocess
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "fxprofile/__init__.py").read_text()).group(
     1
 )
+
+
+class BuildWithVersion(build_py):
+    """Writes down what is built, for ``/__version__``; see Dockerflow."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        file = Path(self.build_lib, "fxprofile", "version.json")
+        file.write_text(
+            json.dumps(
+                {
+                    "source": os.environ.get("SOURCE_URL", ""),
+                    "version": VERSION,
+                    "commit": _git("rev-parse", "HEAD"),
+                    "build": os.environ.get("BUILD_URL", ""),
+                }
+            )
+        )
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(HERE), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
 
 MYSQL = ["PyMySQL>=1.1,<2"]
 POSTGRESQL = ["psycopg[binary]>=3.2,<4"]
@@ -32,6 +65,7 @@ setup(
         "fxprofile.database": ["migrations/*.py", "migrations/versions/*.py"],
         "twisted.plugins": ["fxprofile_plugin.py"],
     },
+    cmdclass={"build_py": BuildWithVersion},
     zip_safe=False,
     entry_points={"console_scripts": ["fxprofile-admin=fxprofile.admin.main:main"]},
     install_requires=[

@@ -12,7 +12,7 @@ from typing import IO, Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, LogPublisher
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
@@ -122,6 +122,17 @@ class Process(MultiService):
         if isinstance(parent, Componentized) and not given.get("syslog"):
             config = self._settings.logging
             observer = make_observer(config.format, config.level, _log_file(given))
+            dsn = self._settings.sentry.dsn
+            if dsn is not None:
+                from fxprofile.error_reports import ErrorReports
+
+                reports = ErrorReports(
+                    dsn=dsn.get_secret_value(),
+                    environment=self._settings.environment,
+                    role=self._role,
+                )
+                atexit.register(reports.close)
+                observer = LogPublisher(observer, reports)
             parent.setComponent(ILogObserver, observer)
 
     def startService(self) -> None:
