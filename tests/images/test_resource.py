@@ -5,6 +5,8 @@ Tests of :mod:`fxprofile.images.resource`: what is answered to whom.
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -321,3 +323,15 @@ class DefaultAvatarTests(ResourceTestCase):
             self.assertEqual(self.ask(path, If_None_Match=tag).status, 304)
             tags.add(tag)
         self.assertEqual(len(tags), 3)
+
+
+class ImportTests(SynchronousTestCase):
+    def test_little(self) -> None:
+        """The listener needs neither Pillow nor a database, a queue or an identity."""
+        program = "import sys, fxprofile.images.site; print(*sys.modules)"
+        loaded = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+        self.assertIn("fxprofile.images.hot", loaded)
+        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.queues"):
+            self.assertNotIn(name, loaded)

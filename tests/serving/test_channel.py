@@ -90,7 +90,9 @@ class BodyTests(ChannelCase):
             return await read_all(request)
 
         self.serve(handler)
-        self.post(9, b"abc")
+        self.post(9)
+        self.assertFalse(self.wire.reading)
+        self.connection.send(b"abc")
         self.assertFalse(self.wire.reading)
         steps[0].callback(None)
         self.assertEqual(pieces, [b"abc"])
@@ -169,6 +171,35 @@ class BodyTests(ChannelCase):
         self.post(3)
         self.connection.send(b"abc")
         self.assertEqual(self.connection.answer().body, b"abc")
+
+    def test_read_after_the_end(self) -> None:
+        """When the body is in, the transport is read: else nobody would see the client go."""
+
+        async def handler(request: StreamingRequest) -> bytes:
+            return await Deferred[bytes]()
+
+        self.serve(handler)
+        self.post(3)
+        self.assertFalse(self.wire.reading)
+        self.connection.send(b"abc")
+        self.assertTrue(self.wire.reading)
+
+    def test_end_while_nothing_is_taken(self) -> None:
+        """It is not, as long as the client takes nothing of the answer."""
+
+        async def handler(request: StreamingRequest) -> bytes:
+            await request.body.__anext__()
+            request.write(bytes(2 * BUFFER))
+            return await Deferred[bytes]()
+
+        self.serve(handler)
+        self.wire.takes = False
+        self.post(6)
+        self.connection.send(b"abc")
+        self.connection.send(b"def")
+        self.assertFalse(self.wire.reading)
+        self.wire.drain()
+        self.assertTrue(self.wire.reading)
 
     def test_short(self) -> None:
         """A client that goes away in the middle is gone, not done."""
@@ -610,6 +641,7 @@ class ClientTests(ChannelCase):
         self.flood()
         self.assertEqual(len(self.resource.requests), 1)
         self.wire.drain()
+        self.assertFalse(self.wire.reading)
         wait.callback(None)
         self.assertTrue(self.wire.reading)
         self.assertEqual(len(self.connection.answers()), len(self.resource.requests))
