@@ -1,0 +1,1 @@
+"""The driver of :class:`fxprofile.interfaces.IProfileStore`, and the tables of the queues."""

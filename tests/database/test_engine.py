@@ -16,12 +16,10 @@ from sqlalchemy import Connection, create_engine, insert, select, text, update
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.database.connect import parse_url
 from fxprofile.database.engine import Database
 from fxprofile.database.schema import profiles
-from fxprofile.errors import ConfigError, StoreError
+from fxprofile.errors import StoreError
 from tests.database.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
 from tests.database.writer import add_one
 
@@ -36,39 +34,6 @@ def add(uid: str, name: str = "x") -> Any:
 
 def names(connection: Connection) -> list[str | None]:
     return list(connection.execute(NAMES).scalars())
-
-
-class UrlTests(SynchronousTestCase):
-    """Reading of ``database.url``."""
-
-    def test_good(self) -> None:
-        """Files and databases of the three kinds are accepted."""
-        for url in (
-            "sqlite:///var/profile.db",
-            "sqlite:////var/lib/profile.db",
-            "mysql+pymysql://user:pass@host/name?ssl_ca=ca.pem",
-            "postgresql+psycopg://user@host/name",
-        ):
-            self.assertEqual(parse_url(url).render_as_string(hide_password=False), url)
-
-    def test_bad(self) -> None:
-        """Others are refused in one line that names the key and tells no password."""
-        for url in (
-            "",
-            "nonsense with s3cret",
-            "sqlite://",
-            "sqlite:///",
-            "sqlite:///:memory:",
-            "sqlite:///file:x?uri=true",
-            "mysql://user:s3cret@host/name",
-            "oracle://user:s3cret@host/name",
-            "mysql+pymysql://user:s3cret@host",
-            "mysql+pymysql://user:s3cret@host:port/name",
-        ):
-            with self.assertRaises(ConfigError) as caught:
-                Database(reactor, url, migrate=False)
-            self.assertTrue(str(caught.exception).startswith("database.url: "), url)
-            self.assertNotIn("s3cret", str(caught.exception))
 
 
 class DatabaseContract(Backend):
