@@ -19,8 +19,9 @@ from twisted.python.logfile import LogFile
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from fxprofile.config import Role, Settings, load
+from fxprofile.config import Role, Settings
 from fxprofile.errors import ConfigError, DriverError
+from fxprofile.loading import load
 from fxprofile.logs import make_observer
 
 

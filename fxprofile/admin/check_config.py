@@ -13,7 +13,8 @@ from pydantic import BaseModel, SecretStr
 from fxprofile.admin.commands import AdminCommand, pass_session
 from fxprofile.admin.output import pairs, printable
 from fxprofile.admin.session import Session
-from fxprofile.config import Role, Settings, read
+from fxprofile.config import Role, Settings
+from fxprofile.loading import read
 
 #: What stands for a secret.
 MASK: Final = "********"

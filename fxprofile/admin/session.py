@@ -31,7 +31,7 @@ from zope.interface import implementer
 
 from fxprofile.admin.output import printable, say, say_json
 from fxprofile.admin.tools import NotMigrated, Tools
-from fxprofile.config import Role, Settings, load
+from fxprofile.config import Role, Settings
 from fxprofile.errors import (
     CacheError,
     ConfigError,
@@ -41,6 +41,7 @@ from fxprofile.errors import (
     StorageError,
     StoreError,
 )
+from fxprofile.loading import load
 
 T = TypeVar("T")
 

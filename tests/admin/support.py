@@ -26,8 +26,8 @@ from twisted.trial.unittest import TestCase
 
 import fxprofile
 from fxprofile.admin.tools import Tools
-from fxprofile.config import load
 from fxprofile.database.migrate import upgrade
+from fxprofile.loading import load
 
 #: Seconds that a command may take.
 PATIENCE = 120

@@ -7,7 +7,7 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.cache import cache_from_config
 from fxprofile.cache.memory import MemoryCache
-from fxprofile.config import load
+from fxprofile.loading import load
 from tests.contracts.cache import ALICE, BOB, CacheContract
 
 

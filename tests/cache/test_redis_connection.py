@@ -9,8 +9,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.cache import cache_from_config, windows_from_config
-from fxprofile.config import load
 from fxprofile.errors import CacheError, ConfigError
+from fxprofile.loading import load
 from fxprofile.metrics import Metrics
 from fxprofile.web.limits import RateLimits
 from tests.cache.redis_case import RedisCase

@@ -11,10 +11,10 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
-from fxprofile.config import load
 from fxprofile.errors import RequestBlocked, TooManyRequests
 from fxprofile.identity import customs_from_config
 from fxprofile.identity.customs import Customs
+from fxprofile.loading import load
 from fxprofile.metrics import Metrics
 from tests.fakes.oauth import ALICE, FakeCustoms, Said, error, listen
 from tests.servers.hostile import Hostile, hang_up

@@ -6,10 +6,11 @@ from pydantic import SecretStr
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from fxprofile.config import Dev, DevAccount, load
+from fxprofile.config import Dev, DevAccount
 from fxprofile.errors import AccountUnknown
 from fxprofile.identity import identity_from_config
 from fxprofile.identity.dev import DevIdentity
+from fxprofile.loading import load
 from fxprofile.metrics import Metrics
 from tests.contracts.identity import ALICE, IdentityContract
 

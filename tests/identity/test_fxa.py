@@ -9,7 +9,6 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from fxprofile.config import load
 from fxprofile.errors import (
     AccountUnknown,
     AuthUnavailable,
@@ -20,6 +19,7 @@ from fxprofile.errors import (
 from fxprofile.identity import identity_from_config
 from fxprofile.identity.fxa import FxaIdentity
 from fxprofile.interfaces import IIdentity
+from fxprofile.loading import load
 from fxprofile.metrics import Metrics
 from fxprofile.model import Account, Credentials
 from tests.contracts.identity import IdentityContract

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.config import read
 from fxprofile.errors import OAuthUnavailable
 from fxprofile.identity.access_tokens import BETWEEN_FETCHES, FRESH, STALE
+from fxprofile.loading import read
 from tests.fakes.oauth import ALICE, Said, error
 from tests.identity.signed import AccessTokenCase, private_key, public
 

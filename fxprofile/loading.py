@@ -1,0 +1,163 @@
+"""
+Read the settings: from the command line, the environment, a TOML file and the defaults,
+in this order.
+
+What is wrong is one line that names the key, and never quotes a value, which may be a
+secret.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from fxprofile.config import CRASH_AT, ENVIRONMENT_PREFIX, Role, Settings, is_loopback
+from fxprofile.errors import ConfigError
+
+
+def load(
+    *,
+    config: str | None = None,
+    overrides: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+    role: Role = Role.COMBINED,
+) -> Settings:
+    """
+    Read the settings.
+
+    :param config: the path of a TOML file.
+    :param overrides: ``section.key=value``, as given on the command line.
+    :param environ: the environment; that of the process if left out.
+    :param role: whose needs the settings have to meet.
+    :raises ConfigError: with one line for the first thing that is wrong.
+    """
+    problems, settings = read(config=config, overrides=overrides, environ=environ, role=role)
+    if settings is None:
+        raise ConfigError(problems[0])
+    return settings
+
+
+def read(
+    *,
+    config: str | None = None,
+    overrides: Iterable[str] = (),
+    environ: Mapping[str, str] | None = None,
+    role: Role = Role.COMBINED,
+) -> tuple[list[str], Settings | None]:
+    """
+    Read the settings, and say everything that is wrong with them.
+
+    :returns: one line a problem, and the settings if there is none.
+    """
+    known = os.environ if environ is None else environ
+    problems = _unknown_names(known)
+    members: dict[str, Any] = {}
+    whole = True
+    sources: list[Callable[[], dict[str, Any]]] = [
+        lambda: _from_file(config) if config else {},
+        lambda: _from_environment(known),
+        *(partial(_from_command_line, override) for override in overrides),
+    ]
+    for source in sources:
+        try:
+            members = _merge(members, source())
+        except ConfigError as problem:
+            problems.append(str(problem))
+            whole = False
+    try:
+        settings = Settings(**members)
+    except ValidationError as error:
+        errors = error.errors(include_input=False, include_url=False)
+        return problems + [_one_line(e) for e in errors], None
+    if whole:
+        problems += _combinations(settings, role)
+    return problems, None if problems else settings
+
+
+def _combinations(settings: Settings, role: Role) -> Iterator[str]:
+    """What is wrong with settings that are right one by one, for a process of this role."""
+    if role in (Role.WEB, Role.COMBINED) and settings.identity.driver == "dev":
+        if settings.environment == "production":
+            yield "identity.driver: dev is not for environment = production; use fxa"
+        if not is_loopback(settings.web.listen):
+            yield "web.listen: must be a loopback address when identity.driver is dev"
+    if role is not Role.IMAGES and settings.queue.driver == "sqs":
+        for key in ("jobs_url", "results_url"):
+            if getattr(settings.queue, key) is None:
+                yield f"queue.{key}: must be set when queue.driver is sqs"
+        for key in ("events_url", "updates_url"):
+            if not (getattr(settings.queue, key) or "http").startswith("http"):
+                yield f"queue.{key}: must be a URL when queue.driver is sqs"
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config: {path} is not TOML: {error}") from None
+
+
+def _unknown_names(environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with names in the environment, which :func:`_from_environment` passes over."""
+    return [
+        f"{name}: there is no such setting"
+        for name in sorted(environ)
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name != CRASH_AT
+        and name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
+        not in Settings.model_fields
+    ]
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if value}
+    try:
+        return dict(source())
+    except Exception as error:
+        # The text of the error would quote the value, which may be a secret.
+        raise ConfigError(f"environment: {ENVIRONMENT_PREFIX}*: a value is not JSON") from error
+
+
+def _from_command_line(override: str) -> dict[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {key}: must be section.key=value")
+    members: Any = value
+    for part in reversed(key.split(".")):
+        members = {part: members}
+    return dict(members)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _one_line(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: there is no such setting"
+    text = error["msg"].removeprefix("Value error, ").replace("\n", " ")
+    if not key:
+        return str(text)
+    if error["type"] == "value_error" and " " in text and text.split()[0] in _KEYS:
+        return f"{key}.{text}"
+    return f"{key}: {text}"
+
+
+_KEYS = {"url", "private_bucket", "issuer", "audience", "kms_key_id"}

@@ -1,0 +1,227 @@
+"""The settings: where they come from, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, SecretStr
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.config import Role, Settings, is_loopback
+from fxprofile.errors import ConfigError
+from fxprofile.loading import load, read
+
+EXAMPLE = Path(__file__).parents[1] / "etc" / "fxprofile.toml"
+
+#: What has no default that a file could hold.
+COMPUTED = {"crunch.processes": 2}
+
+
+def problem(*overrides: str, role: Role = Role.COMBINED, **environ: str) -> str:
+    """The one line that is said of these settings."""
+    try:
+        load(overrides=overrides, environ=environ, role=role)
+    except ConfigError as error:
+        return str(error)
+    raise AssertionError("there is nothing wrong")
+
+
+class SourceTests(SynchronousTestCase):
+    """Where a setting comes from."""
+
+    def write(self, text: str) -> str:
+        path = Path(self.mktemp())
+        path.write_text(text)
+        return str(path)
+
+    def test_order(self) -> None:
+        """The command line goes above the environment, that above the file, that above defaults."""
+        path = self.write("[images]\nmax_age = 1\n[uploads]\nwait = 1\nper_hour = 1\n")
+        settings = load(
+            config=path,
+            environ={"FXPROFILE_UPLOADS__WAIT": "2", "FXPROFILE_UPLOADS__PER_HOUR": "2"},
+            overrides=["uploads.per_hour=3"],
+        )
+        self.assertEqual(
+            (settings.images.max_age, settings.uploads.wait, settings.uploads.per_hour), (1, 2, 3)
+        )
+        self.assertEqual(settings.web.client_address_depth, 1)
+
+    def test_frozen(self) -> None:
+        """Nobody changes a setting after the start."""
+        settings = load(environ={})
+        with self.assertRaises(ValueError):
+            settings.web.listen = "tcp:1"  # type: ignore[misc]
+
+    def test_file_away(self) -> None:
+        """A file that cannot be read, or is no TOML, is named."""
+        self.assertIn("/no/such.toml", self.failing(config="/no/such.toml"))
+        path = self.write("[web")
+        self.assertIn(path, self.failing(config=path))
+
+    def failing(self, config: str) -> str:
+        with self.assertRaises(ConfigError) as caught:
+            load(config=config, environ={})
+        return str(caught.exception)
+
+    def test_everything_at_once(self) -> None:
+        """All that is wrong can be had at one time."""
+        problems, settings = read(
+            overrides=["web.nothing=1", "crunch.processes=0"], environ={"FXPROFILE_NOTHING": "1"}
+        )
+        self.assertIsNone(settings)
+        self.assertEqual(len(problems), 3)
+
+    def test_sizes(self) -> None:
+        """Sizes may be written as people write them."""
+        settings = load(overrides=["uploads.max_bytes=5MiB", "crunch.memory=2GiB"], environ={})
+        self.assertEqual((settings.uploads.max_bytes, settings.crunch.memory), (5 << 20, 2 << 30))
+
+
+class ProblemTests(SynchronousTestCase):
+    """What is said, in one line that begins with the key."""
+
+    def test_unknown(self) -> None:
+        """A key that there is not is named, wherever it stands."""
+        self.assertEqual(problem("web.colour=red"), "web.colour: there is no such setting")
+        self.assertEqual(problem("colour=red"), "colour: there is no such setting")
+        self.assertEqual(
+            problem(FXPROFILE_COLOUR="red"), "FXPROFILE_COLOUR: there is no such setting"
+        )
+        self.assertEqual(
+            problem(FXPROFILE_WEB__COLOUR="red"), "web.colour: there is no such setting"
+        )
+
+    def test_wrong(self) -> None:
+        """A value that cannot be is named by its key."""
+        for override, key in (
+            ("crunch.processes=many", "crunch.processes"),
+            ("crunch.processes=0", "crunch.processes"),
+            ("uploads.wait=31", "uploads.wait"),
+            ("images.url=http://x/a/", "images.url"),
+            ("web.public_url=ftp://x", "web.public_url"),
+            ("storage.driver=tape", "storage.driver"),
+            ("storage.private_bucket=UPPER", "storage.private_bucket"),
+            ("storage.private_bucket=fxprofile-public", "storage.private_bucket"),
+            ("database.url=oracle://x", "database.url"),
+            ("cache.driver=redis", "cache.url"),
+            ("environment=test", "environment"),
+        ):
+            line = problem(override)
+            self.assertTrue(line.startswith(key), line)
+            self.assertNotIn("\n", line)
+
+    def test_dev_identity(self) -> None:
+        """Development accounts are neither for production nor for other machines."""
+        self.assertTrue(problem("environment=production").startswith("identity.driver: "))
+        self.assertTrue(problem("web.listen=tcp:1111").startswith("web.listen: "))
+
+    def test_only_what_the_role_needs(self) -> None:
+        """A role is not asked for what it does not need."""
+        load(overrides=["environment=production"], environ={}, role=Role.WORKER)
+        load(overrides=["queue.driver=sqs"], environ={}, role=Role.IMAGES)
+        line = problem("queue.driver=sqs", role=Role.WORKER)
+        self.assertTrue(line.startswith("queue.jobs_url: "), line)
+
+    def test_loopback(self) -> None:
+        """Which endpoints only this machine reaches."""
+        for endpoint in (
+            "tcp:1:interface=127.0.0.1",
+            "tcp:1:interface=127.8.8.8",
+            "tcp:1:interface=localhost",
+            r"tcp6:1:interface=\:\:1",
+            "unix:/run/x",
+        ):
+            self.assertTrue(is_loopback(endpoint), endpoint)
+        for endpoint in (
+            "tcp:1",
+            "tcp:1:interface=0.0.0.0",
+            "tcp:1:interface=127.0.0.1.example.com",
+            "tcp:1:interface=10.0.0.1",
+            "systemd:domain=INET:index=0",
+        ):
+            self.assertFalse(is_loopback(endpoint), endpoint)
+
+
+class SecretTests(SynchronousTestCase):
+    """Secrets are in no text that leaves the settings."""
+
+    @given(st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=40))
+    def test_hidden(self, secret: str) -> None:
+        """Neither ``repr`` nor an error quotes a secret."""
+        environ = {
+            "FXPROFILE_SECRET_BEARER_TOKEN": secret,
+            "FXPROFILE_DATABASE__URL": f"mysql+pymysql://u:{secret}@h/d",
+            "FXPROFILE_CACHE__URL": f"redis://:{secret}@h",
+            "FXPROFILE_SENTRY__DSN": f"https://{secret}@h/1",
+        }
+        settings = load(environ=environ)
+        self.assertNotIn(secret, repr(settings) + str(settings))
+        problems, _ = read(environ={"FXPROFILE_DATABASE__URL": f"oracle://u:{secret}@h"})
+        problems += read(environ={"FXPROFILE_WEB": secret})[0]
+        problems += read(environ={"FXPROFILE_IDENTITY__DEV__ACCOUNTS": f'["{secret}"]'})[0]
+        problems += read(overrides=[f"crunch.processes={secret}"], environ={})[0]
+        self.assertEqual(len(problems), 4)
+        self.assertNotIn(secret, " ".join(problems))
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Each key with its default."""
+    keys: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            keys |= keys_of(type(default), f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = default
+    return keys
+
+
+def documented() -> dict[str, Any]:
+    """Each key of the example, as if it were not commented out."""
+    text = re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    keys: dict[str, Any] = {}
+
+    def walk(members: dict[str, Any], prefix: str) -> None:
+        for name, value in members.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+            else:
+                keys[prefix + name] = value
+
+    walk(tomllib.loads(text), "")
+    return keys
+
+
+class ExampleTests(SynchronousTestCase):
+    """``etc/fxprofile.toml``."""
+
+    def test_keys(self) -> None:
+        """It has every key that there is, and no other."""
+        self.assertEqual(set(documented()), set(keys_of(Settings)))
+
+    def test_defaults(self) -> None:
+        """It gives each key its default; what is unset by default is empty there."""
+        defaults = keys_of(Settings)
+        for key, value in documented().items():
+            default = COMPUTED.get(key, defaults[key])
+            if key == "identity.dev.accounts":
+                self.assertEqual(value[0]["token"], default[0].token.get_secret_value())
+                self.assertEqual(value[0]["scopes"], list(default[0].scopes))
+                continue
+            if isinstance(default, SecretStr):
+                default = default.get_secret_value()
+            if isinstance(default, tuple):
+                default = list(default)
+            if isinstance(default, Path):
+                default = str(default)
+            self.assertEqual(value, "" if default is None else default, key)
+
+    def test_usable(self) -> None:
+        """It can be used as it is."""
+        self.assertEqual(load(config=str(EXAMPLE), environ={}), load(environ={}))
