@@ -180,10 +180,16 @@ async def _bucket(tools: Tools, which: str, rights: frozenset[str]) -> Sequence[
         found = await tools.files.run(_folder, name, folder)
         if found is not None:
             return [found]
-    bucket = tools.bucket(which)
+        # There are no rights to be without.
+        rights |= {"delete"} if "put" in rights else frozenset()
     probe = new_id()
     key = private_key(probe) if which == "private" else public_key(probe)
-    await _probe(bucket, key, rights)
+    if "put" in rights and "delete" not in rights:
+        # What stays is the same object each time.
+        from fxprofile.storage.s3 import PROBE
+
+        key = PROBE
+    await _probe(tools.bucket(which), key, rights)
     return [fine(name, f"{place}: {', '.join(sorted(rights))}")]
 
 
@@ -283,13 +289,35 @@ async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
             return [warning(label, "in the database, which is not there yet", "see database")]
         except StoreError:
             return [problem(label, "in the database, which does not answer", "see database")]
+    shortcomings = await _shortcomings(tools, name)
     depth = await queue.depth()
     said = f"{depth.visible} waiting, {depth.in_flight} in flight"
     if depth.oldest is not None:
         said += f", the oldest for {duration(depth.oldest)}"
+    if shortcomings:
+        return [
+            warning(
+                label,
+                f"{said}; {', '.join(shortcomings)}",
+                "fxprofile-admin provision --only=queues sets it right",
+            )
+        ]
     if name == "dead" and depth.visible:
         return [warning(label, said, "see fxprofile-admin dead list")]
     return [fine(label, said)]
+
+
+async def _shortcomings(tools: Tools, name: str) -> list[str]:
+    if tools.settings.queue.driver != "sqs":
+        return []
+    from fxprofile.admin.provision_sqs import Queues, wanted_queues
+    from fxprofile.aws.shared import client_of
+
+    client = client_of(tools.settings, reactor=tools.reactor, threads=tools.files)
+    for wanted in wanted_queues(tools.settings):
+        if wanted.setting == f"queue.{name}_url":
+            return await Queues(client, tools.settings).shortcomings(wanted)
+    return []
 
 
 async def _identity(tools: Tools) -> Sequence[Finding]:

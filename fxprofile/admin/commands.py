@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fxprofile.admin.session import Problem, Session, WrongSetting, line
+from fxprofile.aws.errors import AwsError
 from fxprofile.errors import ConfigError, DriverError
 
 
@@ -66,6 +67,8 @@ class AdminCommand(click.Command):
             raise WrongSetting(line(error)) from None
         except DriverError as error:
             raise Problem(line(error)) from None
+        except AwsError as error:
+            raise Problem(" ".join(str(error).split())) from None
 
 
 class AdminGroup(click.Group):

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
+from fxprofile.aws.errors import AwsError
 from fxprofile.errors import ConfigError, DriverError
 
 #: Seconds that one check may take.
@@ -86,7 +87,7 @@ async def _run(clock: IReactorTime, check: Check) -> Sequence[Finding]:
         return await looking
     except DeferredTimeout:
         return [problem(check.name, f"no answer in {PATIENCE:.0f} s", check.advice)]
-    except (ConfigError, DriverError) as error:
+    except (AwsError, ConfigError, DriverError) as error:
         return [problem(check.name, " ".join(str(error).split()), check.advice)]
 
 

@@ -13,6 +13,7 @@ from fxprofile.admin.dead import dead
 from fxprofile.admin.doctor import doctor
 from fxprofile.admin.import_fxa import import_fxa
 from fxprofile.admin.migrate import migrate
+from fxprofile.admin.provision import provision
 from fxprofile.admin.queues import queues
 from fxprofile.admin.user import user
 
@@ -32,7 +33,18 @@ def cli() -> None:
     """
 
 
-for command in (avatar, check_config, crunch, dead, doctor, import_fxa, migrate, queues, user):
+for command in (
+    avatar,
+    check_config,
+    crunch,
+    dead,
+    doctor,
+    import_fxa,
+    migrate,
+    provision,
+    queues,
+    user,
+):
     cli.add_command(command)
 
 
