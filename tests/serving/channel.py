@@ -1,0 +1,58 @@
+"""
+A connection to a site whose requests a coroutine answers, and a clock that a test turns.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.serving.site import StreamingSite
+from tests.serving.resources import Handled, Handler, read_all
+from tests.serving.wire import Connection, Wire
+
+BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nbad"
+
+
+class ChannelCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.serve(read_all)
+
+    def tearDown(self) -> None:
+        self.connection.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [], "a timer outlived its connection")
+
+    def serve(self, handler: Handler) -> None:
+        """A connection to a site whose requests this coroutine answers."""
+        if hasattr(self, "connection"):
+            self.connection.lose()
+        self.resource = Handled(handler)
+        self.site = StreamingSite(self.resource, reactor=self.clock, bad_request=BAD)
+        self.connection = Connection(self.site)
+
+    @property
+    def wire(self) -> Wire:
+        return self.connection.wire
+
+    def post(self, length: int, body: bytes = b"", **headers: str) -> None:
+        self.connection.request("/", "POST", body, Content_Length=str(length), **headers)
+
+    def passes(self, seconds: float) -> None:
+        self.clock.pump([1] * round(seconds))
+        self.connection.settle()
+
+    def assert_alive(self) -> None:
+        """The connection is good for another request."""
+        self.assertFalse(self.wire.disconnecting or self.wire.half_closed)
+        count = len(self.resource.requests)
+        self.connection.request("/")
+        self.assertEqual(len(self.resource.requests), count + 1)
+        self.assertEqual(self.connection.answer().status, 200)
+
+    def assert_lingering(self) -> None:
+        """The answer is out, and the rest of the request is read and dropped."""
+        self.assertTrue(self.wire.half_closed)
+        self.assertTrue(self.wire.reading)
+        self.assertFalse(self.wire.disconnecting)

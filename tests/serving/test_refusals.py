@@ -1,0 +1,169 @@
+"""
+Tests of :mod:`fxprofile.serving.channel`: answers before the end of a body, and to no HTTP.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from fxprofile.errors import ClientGone
+from fxprofile.serving.channel import LINGER_BYTES, LINGER_SECONDS, StreamingRequest
+from tests.serving.channel import BAD, ChannelCase
+from tests.serving.resources import read_all, refuse
+
+
+class RefusalTests(ChannelCase):
+    """Answers that come before the end of the body."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.serve(refuse)
+
+    def test_before_the_body(self) -> None:
+        """The answer leaves at once, says that it is the last, and no more is parsed."""
+        self.post(1000)
+        answer = self.connection.answer()
+        self.assertEqual((answer.body, answer.header("Connection")), (b"no", "close"))
+        self.assert_lingering()
+        self.connection.send(b"x" * 1000 + b"GET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(len(self.resource.requests), 1)
+        self.assertEqual(self.wire.value(), b"")
+
+    def test_with_a_part_of_the_body(self) -> None:
+        """So it does when a part of the body came with the headers."""
+        self.post(1000, b"x" * 500)
+        self.assertEqual(self.connection.answer().header("Connection"), "close")
+        self.assert_lingering()
+        self.connection.send(b"x" * 500 + b"GET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(len(self.resource.requests), 1)
+
+    def test_in_the_middle(self) -> None:
+        """So it does when the answer comes in the middle of the body."""
+
+        async def handler(request: StreamingRequest) -> bytes:
+            return await request.body.__anext__()
+
+        self.serve(handler)
+        self.post(1000)
+        self.connection.send(b"abc")
+        answer = self.connection.answer()
+        self.assertEqual((answer.body, answer.header("Connection")), (b"abc", "close"))
+        self.assert_lingering()
+
+    def test_bounded_time(self) -> None:
+        """The rest is read for a few seconds."""
+        self.post(1 << 40)
+        for _ in range(LINGER_SECONDS):
+            self.assertFalse(self.wire.aborted)
+            self.connection.send(b"x")
+            self.passes(1)
+        self.assertTrue(self.wire.aborted)
+
+    def test_bounded_bytes(self) -> None:
+        """The rest is read up to so many bytes."""
+        self.post(1 << 40)
+        piece = b"x" * (1 << 20)
+        for _ in range(LINGER_BYTES // len(piece)):
+            self.connection.send(piece)
+        self.assertFalse(self.wire.aborted)
+        self.connection.send(b"x")
+        self.assertTrue(self.wire.aborted)
+
+    def test_whole_body(self) -> None:
+        """If the body is there although nobody read it, the connection lives on."""
+
+        async def handler(request: StreamingRequest) -> bytes:
+            await wait
+            return b"no"
+
+        wait = Deferred[None]()
+        self.serve(handler)
+        self.post(3, b"abc")
+        wait.callback(None)
+        self.assertIsNone(self.connection.answer().header("Connection"))
+        self.assert_alive()
+
+
+class NotHttpTests(ChannelCase):
+    """What is answered to what is not HTTP."""
+
+    def test_garbage(self) -> None:
+        """It is the site's own answer, once, and nothing is rendered."""
+        head = b"POST / HTTP/1.1\r\nHost: x\r\n"
+        for data in (
+            b"\x16\x03\x01\x00\xa5\r\n\r\n",
+            b"GET /\r\n\r\n",
+            b"GET / HTTP/1.1 now\r\n\r\n",
+            b"G\x00T / HTTP/1.1\r\n\r\n",
+            b"GET /\xff HTTP/1.1\r\n\r\n",
+            head + b"no colon\r\n\r\n",
+            head + b"na me: x\r\n\r\n",
+            head + b"Name: a\x00b\r\n\r\n",
+            head + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+            head + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+            head + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
+            head + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc",
+            head + b"Transfer-Encoding: gzip, chunked\r\n\r\nabc",
+            head + b"Content-Length: -3\r\n\r\nabc",
+            head + b"Content-Length: +3\r\n\r\nabc",
+            head + b"Content-Length: 0x3\r\n\r\nabc",
+            head + b"Content-Length: \xb2\r\n\r\nabc",
+            head + b"X: " + b"x" * 20_000 + b"\r\n\r\n",
+            head + b"X: " + b"x" * 20_000,
+            b"GET /" + b"x" * 20_000,
+            head + b"X: xxxxxxxx\r\n" * 2000 + b"\r\n",
+        ):
+            self.serve(read_all)
+            self.connection.send(data + b"GET / HTTP/1.1\r\n\r\n")
+            self.assertEqual(self.wire.value(), BAD, data[:80])
+            self.assertEqual(self.resource.requests, [], data[:80])
+            self.assert_lingering()
+            self.connection.send(b"GET / HTTP/1.1\r\n\r\n")
+            self.assertEqual(self.wire.value(), BAD, data[:80])
+            self.passes(LINGER_SECONDS)
+            self.assertTrue(self.wire.aborted)
+
+    def test_after_good_ones(self) -> None:
+        """Answers to what came before are not touched by it."""
+        self.connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nBREW\r\n\r\n")
+        answers = self.connection.answers()
+        self.assertEqual([answer.status for answer in answers], [200, 400])
+
+    def test_chunks(self) -> None:
+        """A body whose chunks are none ends the request that reads it."""
+        self.connection.request("/", "POST", Transfer_Encoding="chunked")
+        self.connection.send(b"3\r\nabc\r\nxyz\r\n")
+        self.assertEqual(self.wire.value(), BAD)
+        self.assertIsInstance(self.resource.problems[0], CancelledError | ClientGone)
+        self.assert_lingering()
+        self.connection.send(b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+        self.assertEqual(self.wire.value(), BAD)
+        self.assertEqual(len(self.resource.requests), 1)
+
+    def test_chunks_in_mid_answer(self) -> None:
+        """If the answer has begun, its rest is not followed by another one."""
+
+        async def handler(request: StreamingRequest) -> bytes:
+            request.setHeader(b"Content-Length", b"10")
+            request.write(b"begun")
+            return await read_all(request)
+
+        self.serve(handler)
+        self.connection.request("/", "POST", Transfer_Encoding="chunked")
+        self.connection.send(b"xyz\r\n")
+        self.assertTrue(self.wire.value().endswith(b"begun"))
+        self.assert_lingering()
+
+    def test_lost_in_the_headers(self) -> None:
+        """A client that goes away before its headers are in was never here."""
+        for data in (b"", b"GE", b"GET / HTTP/1.1\r\nHost"):
+            self.serve(read_all)
+            self.connection.send(data)
+            self.connection.lose()
+            self.assertEqual(self.resource.requests, [])
+
+    def test_asterisk(self) -> None:
+        """The server as a whole is a path like any other."""
+        self.connection.request("*", "OPTIONS")
+        self.assertEqual(self.connection.answer().header("Server"), "fxprofile")
+        self.assertEqual(self.resource.requests[0].path, b"/*")
