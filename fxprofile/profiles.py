@@ -122,6 +122,11 @@ class Changes:
             self._sending.add(sending)
             sending.addBoth(lambda _: self._sending.discard(sending))
 
+    async def told(self) -> None:
+        """Wait until the updates queue has heard of everything, or could not be told."""
+        for sending in list(self._sending):
+            await sending
+
     async def forget(self, uid: str) -> None:
         """Drop the kept profile of a user, and what is being read to be kept."""
         for reading in self._readings.get(uid, ()):
