@@ -33,7 +33,7 @@ run: $(VENV)/ready
 	$(BIN)/twistd -n fxprofile
 
 test: $(VENV)/ready
-	$(BIN)/trial --random=0 $(TESTS)
+	$(BIN)/python -m twisted.trial --random=0 $(TESTS)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
