@@ -54,3 +54,8 @@ lock:
 
 clean:
 	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
+
+# Minutes to hours, on real processes.
+.PHONY: soak
+soak: $(VENV)/ready
+	$(BIN)/python -m benchmarks.soak --uploads=$(or $(UPLOADS),2000)
