@@ -271,7 +271,7 @@ def _server_version(connection: Connection) -> str:
 
 async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
     label = f"{name} queue"
-    queue = tools.queue(name)
+    queue: Any = tools.queue(name)
     if queue is None:
         if name == "dead":
             return [
@@ -304,6 +304,11 @@ async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
         ]
     if name == "dead" and depth.visible:
         return [warning(label, said, "see fxprofile-admin dead list")]
+    if name in ("results", "events") and tools.settings.queue.driver == "database":
+        dead = (await queue.dead.depth()).visible
+        if dead:
+            advice = f"see fxprofile-admin dead list --queue={name}"
+            return [warning(label, f"{said}; {dead} dead letters", advice)]
     return [fine(label, said)]
 
 

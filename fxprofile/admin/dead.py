@@ -8,32 +8,44 @@ from typing import Any
 import click
 
 from fxprofile.admin.commands import AdminGroup, pass_session, yes_option
-from fxprofile.admin.letters import Letters, job_of, open_letters
+from fxprofile.admin.letters import SOURCES, Letters, Subject, open_letters, subject_of
 from fxprofile.admin.output import duration, moment, pairs, table
 from fxprofile.admin.session import Problem, Session
 from fxprofile.admin.tools import Tools
-from fxprofile.model import Job, Message, Op
+from fxprofile.model import Message, Op
 
 _HELP_IDS = "IDs are those of letters, or of avatars."
 
-#: Characters of a letter that is none of ours, in a table.
+#: Characters of a malformed letter, in a table.
 _GLIMPSE = 60
+
+
+_queue_option = click.option(
+    "--queue",
+    "source",
+    type=click.Choice(SOURCES),
+    default="jobs",
+    show_default=True,
+    help="The queue that they died on.",
+)
 
 
 @click.group(cls=AdminGroup)
 def dead() -> None:
     """
-    Look after the dead letters of the jobs queue.
+    Look after dead letters.
 
-    A job is dead when it was received too often without being done. The web role turns
-    its row failed; the letter stays until somebody redrives or drops it.
+    A message is dead when it was received too often without being handled. The web role
+    turns the row of a dead job failed; the letter stays until somebody redrives or drops
+    it.
     """
 
 
 @dead.command(name="list")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@_queue_option
 @pass_session
-def list_letters(session: Session, limit: int) -> None:
+def list_letters(session: Session, source: str, limit: int) -> None:
     """
     List dead letters, with the row and the original of each.
 
@@ -44,10 +56,10 @@ def list_letters(session: Session, limit: int) -> None:
         async def look(letters: Letters) -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = []
             while len(found) < limit and (some := await letters.more()):
-                found += [await _about(tools, letter) for letter in some[: limit - len(found)]]
+                found += [await _about(tools, source, x) for x in some[: limit - len(found)]]
             return found
 
-        return await _with_letters(tools, look)
+        return await _with_letters(tools, source, look)
 
     found = session.run(work)
     session.answer(
@@ -73,19 +85,20 @@ def list_letters(session: Session, limit: int) -> None:
 
 @dead.command()
 @click.argument("wanted", metavar="ID")
+@_queue_option
 @pass_session
-def show(session: Session, wanted: str) -> None:
+def show(session: Session, source: str, wanted: str) -> None:
     """Show one dead letter whole; ID is that of the letter, or of the avatar."""
 
     async def work(tools: Tools) -> dict[str, Any]:
         async def look(letters: Letters) -> dict[str, Any]:
             while some := await letters.more():
                 for letter in some:
-                    if _is_meant(letter, {wanted}):
-                        return await _about(tools, letter)
+                    if _is_meant(source, letter, {wanted}):
+                        return await _about(tools, source, letter)
             raise _missing([wanted])
 
-        return await _with_letters(tools, look)
+        return await _with_letters(tools, source, look)
 
     about = session.run(work)
     session.answer(
@@ -109,23 +122,24 @@ def show(session: Session, wanted: str) -> None:
 @dead.command(epilog=_HELP_IDS)
 @click.argument("wanted", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All that can be done again.")
+@_queue_option
 @pass_session
-def redrive(session: Session, wanted: Sequence[str], everything: bool) -> None:
+def redrive(session: Session, source: str, wanted: Sequence[str], everything: bool) -> None:
     """
-    Send dead jobs again, and remove their letters.
+    Send dead messages again, and remove their letters.
 
-    A row that has failed meanwhile becomes ready if the job is done now. Letters that
-    are no jobs stay: they would only die again.
+    A row that has failed meanwhile becomes ready if the job is done now. Malformed
+    letters stay: they would only die again.
     """
     _one_of(wanted, everything)
 
     async def work(tools: Tools) -> tuple[list[dict[str, Any]], list[str]]:
         async def act(letters: Letters, letter: Message) -> str:
-            if job_of(letter) is None:
-                return "left: it is no job"
+            if subject_of(source, letter) is None:
+                return "left: malformed"
             return "redriven" if await letters.redrive(letter) else "gone already"
 
-        return await _each(tools, set(wanted), act)
+        return await _each(tools, source, set(wanted), act)
 
     done, missing = session.run(work)
     _report(session, done, missing)
@@ -136,11 +150,12 @@ def redrive(session: Session, wanted: Sequence[str], everything: bool) -> None:
 @dead.command(epilog=_HELP_IDS)
 @click.argument("wanted", metavar="[ID]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All of them.")
+@_queue_option
 @yes_option
 @pass_session
-def drop(session: Session, wanted: Sequence[str], everything: bool, yes: bool) -> None:
+def drop(session: Session, source: str, wanted: Sequence[str], everything: bool, yes: bool) -> None:
     """
-    Remove dead letters; their jobs are never done.
+    Remove dead letters; what they ask for is never done.
 
     The rows of crunch jobs have failed already. Pictures that a dropped delete job was
     to remove stay until its row is sent again, or for ever if there is no row.
@@ -155,7 +170,7 @@ def drop(session: Session, wanted: Sequence[str], everything: bool, yes: bool) -
         async def act(letters: Letters, letter: Message) -> str:
             return "dropped" if await letters.drop(letter) else "gone already"
 
-        return await _each(tools, set(wanted), act)
+        return await _each(tools, source, set(wanted), act)
 
     _report(session, *session.run(work))
 
@@ -165,8 +180,8 @@ def _one_of(wanted: Sequence[str], everything: bool) -> None:
         raise click.UsageError("Give the ids of letters or avatars, or --all.")
 
 
-async def _with_letters(tools: Tools, look: Callable[[Letters], Any]) -> Any:
-    letters = await open_letters(tools)
+async def _with_letters(tools: Tools, source: str, look: Callable[[Letters], Any]) -> Any:
+    letters = await open_letters(tools, source)
     try:
         # Only now, as the queue may need no database.
         await tools.open_database()
@@ -176,7 +191,7 @@ async def _with_letters(tools: Tools, look: Callable[[Letters], Any]) -> Any:
 
 
 async def _each(
-    tools: Tools, wanted: set[str], act: Callable[[Letters, Message], Any]
+    tools: Tools, source: str, wanted: set[str], act: Callable[[Letters, Message], Any]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """
     Do something to the letters that are wanted, or to all if none is named.
@@ -186,19 +201,19 @@ async def _each(
     done: list[dict[str, Any]] = []
     missing = set(wanted)
 
-    letters = await open_letters(tools)
+    letters = await open_letters(tools, source)
     try:
         while (missing or not wanted) and (some := await letters.more()):
             for letter in some:
-                if wanted and not _is_meant(letter, wanted):
+                if wanted and not _is_meant(source, letter, wanted):
                     continue
-                job = job_of(letter)
-                missing -= {letter.message_id, job.id if job else ""}
+                subject = subject_of(source, letter)
+                missing -= {letter.message_id, subject and subject.avatar_id}
                 done.append(
                     {
                         "letter": letter.message_id,
-                        "op": job and job.op.value,
-                        "avatar": job and job.id,
+                        "op": subject and subject.word,
+                        "avatar": subject and subject.avatar_id,
                         "outcome": await act(letters, letter),
                     }
                 )
@@ -207,9 +222,9 @@ async def _each(
     return done, sorted(missing)
 
 
-def _is_meant(letter: Message, wanted: set[str]) -> bool:
-    job = job_of(letter)
-    return letter.message_id in wanted or (job is not None and job.id in wanted)
+def _is_meant(source: str, letter: Message, wanted: set[str]) -> bool:
+    subject = subject_of(source, letter)
+    return letter.message_id in wanted or (subject is not None and subject.avatar_id in wanted)
 
 
 def _missing(wanted: Sequence[str]) -> Problem:
@@ -234,34 +249,37 @@ def _report(session: Session, done: list[dict[str, Any]], missing: list[str]) ->
         raise _missing(missing)
 
 
-async def _about(tools: Tools, letter: Message) -> dict[str, Any]:
+async def _about(tools: Tools, source: str, letter: Message) -> dict[str, Any]:
     from fxprofile.admin.lookups import avatar_row, head
     from fxprofile.keys import private_key
 
-    job = job_of(letter)
-    row = None if job is None else await avatar_row(tools, job.id)
-    original = None
-    if job is not None:
-        original = await head(tools.bucket("private"), private_key(job.id)) is not None
+    subject = subject_of(source, letter)
+    avatar_id = subject and subject.avatar_id
+    row = original = None
+    if avatar_id:
+        row = await avatar_row(tools, avatar_id)
+        original = await head(tools.bucket("private"), private_key(avatar_id)) is not None
     return {
         "letter": letter.message_id,
         "sent": moment(letter.sent),
         "age_seconds": round(max(0.0, tools.reactor.seconds() - letter.sent), 1),
-        "op": job and job.op.value,
-        "avatar": job and job.id,
+        "op": subject and subject.word,
+        "avatar": avatar_id,
         "row": row and row.status,
         "error": row and row.error,
         "original": original,
-        "prospect": _prospect(job, row, original),
+        "prospect": _prospect(source, subject, row, original),
         "body": letter.body,
     }
 
 
-def _prospect(job: Job | None, row: Any, original: bool | None) -> str:
-    """What would come of a job that is sent again."""
-    if job is None:
-        return "it is no job, and would die again"
-    if job.op is Op.DELETE:
+def _prospect(source: str, subject: Subject | None, row: Any, original: bool | None) -> str:
+    """What would come of a message that is sent again."""
+    if subject is None:
+        return "it is malformed, and would die again"
+    if source != "jobs":
+        return "it would be applied, however late"
+    if subject.word == Op.DELETE:
         return "what is left of the avatar would be removed"
     if row is None:
         return "nobody waits for it; what it makes would be removed again"

@@ -1,5 +1,5 @@
 """
-Dead letters: the jobs that were received too often.
+Dead letters: the messages that were received too often.
 
 The queue of the database can be looked at; that of SQS can only be received from, so
 there each letter is taken and, unless something is done with it, handed back.
@@ -8,6 +8,7 @@ there each letter is taken and, unless something is done with it, handed back.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from twisted.logger import Logger
@@ -15,7 +16,7 @@ from twisted.logger import Logger
 from fxprofile.admin.tools import Tools
 from fxprofile.errors import ConfigError, DriverError, LeaseLost, MalformedMessage
 from fxprofile.interfaces import IQueue
-from fxprofile.model import Job, Message
+from fxprofile.model import Job, Message, Result
 from fxprofile.queues.poller import BATCH
 
 #: Seconds that a queue gets to give another letter, where it does not tell at once that
@@ -26,15 +27,57 @@ _WAIT: Final = 1
 _PAGE: Final = 100
 
 
+#: The queues that messages die on.
+SOURCES: Final = ("jobs", "results", "events")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """
+    What a letter is about.
+
+    :ivar word: what it asks for, or reports.
+    """
+
+    word: str
+    avatar_id: str | None
+    job: Job | None = None
+
+
+def subject_of(source: str, letter: Message) -> Subject | None:
+    """
+    What a letter is about.
+
+    :param source: the queue that it died on.
+    :returns: None if it can only die again, as it is not of the right form.
+    """
+    try:
+        if source == "jobs":
+            job = Job.decode(letter.body)
+            return Subject(job.op.value, job.id, job)
+        if source == "results":
+            result = Result.decode(letter.body)
+            return Subject(result.status.value, result.id)
+    except MalformedMessage:
+        return None
+    return Subject("event", None)
+
+
 class Letters(Protocol):
-    """Dead letters, some at a time."""
+    """
+    Dead letters, some at a time.
+
+    :ivar source: the queue that they died on.
+    """
+
+    source: str
 
     async def more(self) -> Sequence[Message]:
         """The next letters, the oldest first as far as the queue knows; none at the end."""
 
     async def redrive(self, letter: Message) -> bool:
         """
-        Send a job again, and then remove its letter.
+        Send a message again, and then remove its letter.
 
         :returns: whether the letter was still there.
         """
@@ -50,39 +93,56 @@ class Letters(Protocol):
         """Hand back what was received."""
 
 
-def job_of(letter: Message) -> Job | None:
-    """What a letter asks for; None if it is not of the right form."""
-    try:
-        return Job.decode(letter.body)
-    except MalformedMessage:
-        return None
-
-
-async def open_letters(tools: Tools) -> Letters:
+async def open_letters(tools: Tools, source: str) -> Letters:
     """
-    The dead letters of the jobs queue.
+    The dead letters of a queue.
 
-    :raises ConfigError: if the settings name no such queue.
+    :raises ConfigError: if the settings do not lead to them.
     """
+    queue: Any = tools.needed_queue(source)
     if tools.settings.queue.driver == "database":
         await tools.open_database()
-        return StoredLetters(jobs=tools.needed_queue("jobs"), dead=tools.needed_queue("dead"))
-    dead = tools.queue("dead")
+        return StoredLetters(source, queue=queue, dead=queue.dead)
+    dead = tools.queue("dead") if source == "jobs" else None
     if dead is None:
-        raise ConfigError("queue.dead_url: must be set, or nobody knows where the letters are")
-    return ReceivedLetters(jobs=tools.needed_queue("jobs"), dead=dead, clock=tools.reactor)
+        dead = await _found_on_sqs(tools, source)
+    return ReceivedLetters(source, queue=queue, dead=dead, clock=tools.reactor)
+
+
+async def _found_on_sqs(tools: Tools, source: str) -> IQueue:
+    """The queue of dead letters that the redrive policy of a queue names."""
+    from fxprofile.admin.provision_sqs import Queues
+    from fxprofile.aws.shared import client_of
+    from fxprofile.queues.sqs import sqs_queue
+
+    settings = tools.settings
+    client = client_of(settings, reactor=tools.reactor, threads=tools.files)
+    url = await Queues(client, settings).dead_url(getattr(settings.queue, f"{source}_url"))
+    if url is None:
+        raise ConfigError(f"queue.{source}_url: the queue has no queue of dead letters")
+    dead = sqs_queue(
+        settings,
+        name=f"{source}-dead",
+        url=url,
+        visibility_timeout=settings.queue.visibility_timeout,
+        reactor=tools.reactor,
+        threads=tools.files,
+    )
+    dead.setServiceParent(tools.stack)
+    return dead
 
 
 class StoredLetters:
     """
     Letters in the database.
 
-    :param jobs: a :class:`fxprofile.queues.database.DatabaseQueue`.
+    :param queue: a :class:`fxprofile.queues.database.DatabaseQueue`.
     :param dead: its dead letters.
     """
 
-    def __init__(self, *, jobs: Any, dead: Any) -> None:
-        self._jobs = jobs
+    def __init__(self, source: str, *, queue: Any, dead: Any) -> None:
+        self.source = source
+        self._queue = queue
         self._dead = dead
         self._after = ""
 
@@ -93,7 +153,7 @@ class StoredLetters:
         return page
 
     async def redrive(self, letter: Message) -> bool:
-        return bool(await self._jobs.redrive(message_id=letter.message_id))
+        return bool(await self._queue.redrive(message_id=letter.message_id))
 
     async def drop(self, letter: Message) -> bool:
         return bool(await self._dead.drop(message_id=letter.message_id))
@@ -112,8 +172,9 @@ class ReceivedLetters:
 
     _log = Logger()
 
-    def __init__(self, *, jobs: IQueue, dead: IQueue, clock: Any) -> None:
-        self._jobs = jobs
+    def __init__(self, source: str, *, queue: IQueue, dead: IQueue, clock: Any) -> None:
+        self.source = source
+        self._queue = queue
         self._dead = dead
         self._clock = clock
         self._held: dict[str, Message] = {}
@@ -128,11 +189,12 @@ class ReceivedLetters:
         return new
 
     async def redrive(self, letter: Message) -> bool:
-        job = job_of(letter)
-        body = letter.body if job is None else job.encode(self._clock.seconds())
-        # Before the letter goes: a job that runs twice does no harm, one that never runs
-        # does.
-        await self._jobs.send(body=body)
+        subject = subject_of(self.source, letter)
+        body = letter.body
+        if subject is not None and subject.job is not None:
+            body = subject.job.encode(self._clock.seconds())
+        # Before the letter goes: what is done twice does no harm, what is never done does.
+        await self._queue.send(body=body)
         return await self.drop(letter)
 
     async def drop(self, letter: Message) -> bool:

@@ -134,6 +134,17 @@ class Queues:
         if events is not None:
             await self._look_at_events(plan, events)
 
+    async def dead_url(self, url: str) -> str | None:
+        """
+        The URL of the queue of dead letters of the one with this URL.
+
+        :raises AwsError: if it cannot be found out.
+        """
+        sqs = self._service(url)
+        policy = _comparable((await self._attributes(sqs, url)).get("RedrivePolicy")) or {}
+        name = policy.get("deadLetterTargetArn", "").rpartition(":")[2]
+        return await self._find(sqs, name) if name else None
+
     async def shortcomings(self, wanted: WantedQueue) -> list[str]:
         """
         What a queue with a URL is set up for less than it should be; this takes no more

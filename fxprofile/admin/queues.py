@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
@@ -32,12 +33,7 @@ def queues(session: Session) -> None:
     async def work(tools: Tools) -> list[dict[str, Any]]:
         if tools.settings.queue.driver == "database":
             await tools.open_database()
-        rows = []
-        for name in QUEUES:
-            queue = tools.needed_queue(name) if name in _NEEDED else tools.queue(name)
-            if queue is not None:
-                rows.append(await _depth(name, queue))
-        return rows
+        return [await _depth(name, queue) for name, queue in _all(tools)]
 
     rows = session.run(work)
     session.answer(
@@ -56,6 +52,17 @@ def queues(session: Session) -> None:
             click.echo(f"fxprofile-admin: {failure}", err=True)
     if failures:
         raise SystemExit(1)
+
+
+def _all(tools: Tools) -> Iterator[tuple[str, IQueue]]:
+    for name in QUEUES:
+        queue: Any = tools.needed_queue(name) if name in _NEEDED else tools.queue(name)
+        if queue is None:
+            continue
+        yield name, queue
+        if name in ("results", "events") and tools.settings.queue.driver == "database":
+            # On SQS nobody but their redrive policies knows them.
+            yield f"{name}-dead", queue.dead
 
 
 async def _depth(name: str, queue: IQueue) -> dict[str, Any]:

@@ -84,6 +84,21 @@ class AwsCommandTests(AwsCase):
             line = await self.error("dead", "show", ids[3])
             self.assertIn("no dead letter", line)
 
+    async def test_dead_results(self) -> None:
+        """The dead letters of another queue are where its redrive policy says."""
+        await self.provisioned()
+        await self.call(
+            "sqs",
+            "SendMessage",
+            QueueUrl=f"{shared.url}/123456789012/fxprofile-results-dead",
+            MessageBody="garbage",
+        )
+        ran = await self.admin("dead", "list", "--queue=results", "--json")
+        self.assertEqual([about["body"] for about in ran.json["letters"]], ["garbage"])
+        await self.admin("dead", "drop", "--queue=results", "--all", "--yes")
+        ran = await self.admin("dead", "list", "--queue=results")
+        self.assertIn("no dead letters", ran.output)
+
     async def test_avatar_and_user(self) -> None:
         """Avatars are found in their buckets; a deleted user is told to who follows profiles."""
         url = f"{shared.url}/123456789012/updates"

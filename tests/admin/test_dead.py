@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.admin.letters import ReceivedLetters, job_of
+from fxprofile.admin.letters import ReceivedLetters, subject_of
 from fxprofile.admin.tools import Tools
 from fxprofile.aio import BytesBody
 from fxprofile.interfaces import IQueue
@@ -135,7 +135,7 @@ class DeadTests(AdminCase):
             await tools.needed_queue("dead").send(body="garbage")
             ran = await self.admin("dead", "redrive", "--all", "--json")
             outcomes = [about["outcome"] for about in ran.json["letters"]]
-            self.assertEqual(outcomes, ["redriven"] * 3 + ["left: it is no job"])
+            self.assertEqual(outcomes, ["redriven"] * 3 + ["left: malformed"])
             sent = await bodies(tools.needed_queue("jobs"))
             self.assertEqual(sorted(Job.decode(body).id for body in sent), sorted(ids))
         self.assertEqual([about["body"] for about in await self.letters()], ["garbage"])
@@ -146,7 +146,7 @@ class DeadTests(AdminCase):
             await tools.needed_queue("dead").send(body="garbage")
         (letter,) = await self.letters()
         ran = await self.admin("dead", "redrive", letter["letter"], status=1)
-        self.assertIn("it is no job", ran.output)
+        self.assertIn("left: malformed", ran.output)
         self.assertEqual(len(await self.letters()), 1)
 
     async def test_missing(self) -> None:
@@ -182,6 +182,48 @@ class DeadTests(AdminCase):
             self.assertEqual(await bodies(tools.needed_queue("jobs")), [])
 
 
+class OtherQueuesTests(AdminCase):
+    """On the letters of other queues than that of the jobs."""
+
+    settings: ClassVar = {"queue.events_url": "events"}
+
+    async def test_results(self) -> None:
+        """Dead results are seen, and can be applied after all."""
+        result = Result(id=new_id(), status=Outcome.DELETED)
+        async with self.service() as tools:
+            queue: Any = tools.needed_queue("results")
+            await queue.dead.send(body=result.encode())
+            await queue.dead.send(body="garbage")
+            ran = await self.admin("queues", "--json")
+            waiting = {row["name"]: row["waiting"] for row in ran.json["queues"]}
+            self.assertEqual((waiting["results-dead"], waiting["dead"]), (2, 0))
+            ran = await self.admin("dead", "list", "--queue=results", "--json")
+            self.assertEqual(
+                [(about["op"], about["avatar"]) for about in ran.json["letters"]],
+                [("deleted", result.id), (None, None)],
+            )
+            await self.admin("dead", "redrive", "--queue=results", "--all")
+            self.assertEqual(await bodies(queue), [result.encode()])
+            await self.admin("dead", "drop", "--queue=results", "--all", "--yes")
+            self.assertEqual((await queue.dead.depth()).visible, 0)
+
+    async def test_events(self) -> None:
+        """Dead account events are, too, whatever is in them."""
+        async with self.service() as tools:
+            queue: Any = tools.needed_queue("events")
+            await queue.dead.send(body="anything")
+            await self.admin("dead", "redrive", "--queue=events", "--all")
+            self.assertEqual(await bodies(queue), ["anything"])
+
+    async def test_no_such_queue(self) -> None:
+        """A queue that is not set has no letters."""
+        await self.admin("migrate")
+        line = await self.error(
+            "dead", "list", "--queue=events", "--set=queue.events_url=", status=2
+        )
+        self.assertIn("queue.events_url", line)
+
+
 class ReceivedLettersTests(SynchronousTestCase):
     """On a queue that can only be received from."""
 
@@ -193,7 +235,7 @@ class ReceivedLettersTests(SynchronousTestCase):
         self.ids = [new_id() for _ in range(23)]
         for avatar_id in self.ids:
             self.run_now(self.dead.send(body=encoded(avatar_id)))
-        self.letters = ReceivedLetters(jobs=self.jobs, dead=self.dead, clock=self.clock)
+        self.letters = ReceivedLetters("jobs", queue=self.jobs, dead=self.dead, clock=self.clock)
 
     def run_now(self, work: Any) -> Any:
         """The outcome of work that may wait for messages."""
@@ -214,7 +256,7 @@ class ReceivedLettersTests(SynchronousTestCase):
     def test_looking(self) -> None:
         """Every letter is given once, is hidden meanwhile, and is handed back at the end."""
         found = self.every()
-        self.assertEqual([job_of(letter).id for letter in found], self.ids)
+        self.assertEqual([subject_of("jobs", letter).avatar_id for letter in found], self.ids)
         self.assertEqual(self.run_now(self.dead.depth()).in_flight, 23)
         self.run_now(self.letters.close())
         self.assertEqual(self.run_now(self.dead.depth()).visible, 23)

@@ -130,9 +130,12 @@ class DoctorTests(AdminCase):
         """Dead letters are a warning, with what to do."""
         async with self.service() as tools:
             await tools.needed_queue("dead").send(body="x")
+            results: Any = tools.needed_queue("results")
+            await results.dead.send(body="x")
         found = await self.findings("--role=web")
-        self.assertEqual(found["dead queue"]["level"], "warning")
-        self.assertIn("dead list", found["dead queue"]["advice"])
+        for name in ("dead queue", "results queue"):
+            self.assertEqual(found[name]["level"], "warning")
+            self.assertIn("dead list", found[name]["advice"])
 
     async def test_production_on_one_machine(self) -> None:
         """In production, drivers of one machine are worth a warning."""

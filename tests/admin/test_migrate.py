@@ -106,7 +106,7 @@ class MariadbMigrateTests(AdminCase):
         self.assertIn(f"was missing, and is {REVISION} now", ran.output)
         self.assertNotIn(PASSWORD, ran.output)
         ran = await self.admin("queues", setting, "--json")
-        self.assertEqual([q["waiting"] for q in ran.json["queues"]], [0, 0, 0])
+        self.assertEqual({q["waiting"] for q in ran.json["queues"]}, {0})
 
 
 class PostgresqlMigrateTests(MariadbMigrateTests):

@@ -18,7 +18,7 @@ class QueuesTests(AdminCase):
             await tools.needed_queue("results").send(body="{}")
         ran = await self.admin("queues", "--json")
         rows = {row.pop("name"): row for row in ran.json["queues"]}
-        self.assertEqual(list(rows), ["jobs", "results", "dead"])
+        self.assertEqual(list(rows), ["jobs", "results", "results-dead", "dead"])
         self.assertEqual((rows["jobs"]["waiting"], rows["jobs"]["in_flight"]), (2, 1))
         self.assertEqual((rows["results"]["waiting"], rows["results"]["in_flight"]), (1, 0))
         self.assertGreater(rows["jobs"]["oldest_seconds"], 0)
@@ -26,12 +26,13 @@ class QueuesTests(AdminCase):
         lines = (await self.admin("queues")).output.splitlines()
         self.assertEqual(lines[0].split(), ["QUEUE", "WAITING", "IN", "FLIGHT", "OLDEST"])
         self.assertEqual(lines[1].split()[:3], ["jobs", "2", "1"])
-        self.assertEqual(lines[3].split(), ["dead", "0", "0", "-"])
+        self.assertEqual(lines[4].split(), ["dead", "0", "0", "-"])
 
     async def test_optional_queues(self) -> None:
         """The queues of account events and updates are there if they are set."""
         ran = await self.admin("migrate")
         ran = await self.admin("queues", "--json", "--set=queue.events_url=http://x/events")
         self.assertEqual(
-            [row["name"] for row in ran.json["queues"]], ["jobs", "results", "dead", "events"]
+            [row["name"] for row in ran.json["queues"]],
+            ["jobs", "results", "results-dead", "dead", "events", "events-dead"],
         )
