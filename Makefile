@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 TESTS ?= tests
 
 .PHONY: help run test lint types check lock clean
@@ -11,15 +12,19 @@ help:
 	@echo "make run     start the whole service here, with a page to try it on"
 	@echo "make test    run the tests"
 	@echo "make check   run the tests, the linters and the type checks"
-	@echo "make lock    write requirements.lock anew"
+	@echo "make lock    write the exact versions in requirements*.lock anew"
 	@echo "make clean   remove what the others have made, but not var/"
 
 $(VENV)/ready: requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; name one with PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps .
+	@touch $@
+
+$(VENV)/ready-for-tests: requirements-dev.lock $(VENV)/ready
+	$(PIP) install -r requirements-dev.lock
 	@touch $@
 
 run: $(VENV)/ready
@@ -32,30 +37,38 @@ run: $(VENV)/ready
 	@echo
 	$(BIN)/twistd -n fxprofile
 
-test: $(VENV)/ready
+test: $(VENV)/ready-for-tests
 	$(BIN)/python -m twisted.trial --random=0 $(TESTS)
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
-types: $(VENV)/ready
+types: $(VENV)/ready-for-tests
 	$(BIN)/mypy
 
 check: test lint types
 
-lock:
+lock: requirements.lock.new requirements-dev.lock.new
+	mv requirements.lock.new requirements.lock
+	mv requirements-dev.lock.new requirements-dev.lock
+
+requirements.lock.new: EXTRAS = mysql,postgresql,redis
+requirements-dev.lock.new: EXTRAS = dev,heic
+requirements%lock.new: FORCE
 	rm -rf $(VENV).lock && $(PYTHON) -m venv $(VENV).lock
-	$(VENV).lock/bin/python -m pip install --quiet '.[dev,heic]'
-	{ echo "# Exact versions of everything, for make and CI; written by \"make lock\"."; \
-	  $(VENV).lock/bin/python -m pip freeze --exclude fxprofile | grep -v '^fxprofile'; } > requirements.lock
+	$(VENV).lock/bin/python -m pip install --quiet '.[$(EXTRAS)]'
+	{ echo "# Exact versions, written by \"make lock\"."; \
+	  $(VENV).lock/bin/python -m pip freeze --exclude fxprofile; } > $@
 	rm -rf $(VENV).lock
+
+FORCE:
 
 clean:
 	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
 
 # Minutes to hours, on real processes.
 .PHONY: soak
-soak: $(VENV)/ready
+soak: $(VENV)/ready-for-tests
 	$(BIN)/python -m benchmarks.soak --uploads=$(or $(UPLOADS),2000)
