@@ -6,6 +6,7 @@ import csv
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,17 @@ class Progress:
 
     :param total: of what there is to do.
     :param quiet: whether to say nothing.
+    :param now: gives the time, in seconds.
     """
 
-    def __init__(self, total: int, *, quiet: bool) -> None:
+    def __init__(
+        self, total: int, *, quiet: bool, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._total = total
         self._done = 0
         self._quiet = quiet
-        self._said = time.monotonic()
+        self._now = now
+        self._said = now()
         self._bar: Any = None
         if not quiet and sys.stderr.isatty():
             self._bar = click.progressbar(length=total, label="Importing", file=sys.stderr)
@@ -188,6 +193,6 @@ class Progress:
         self._done += number
         if self._bar is not None:
             self._bar.update(number)
-        elif not self._quiet and time.monotonic() - self._said >= _PERIOD:
-            self._said = time.monotonic()
+        elif not self._quiet and self._now() - self._said >= _PERIOD:
+            self._said = self._now()
             click.echo(f"{self._done} of {self._total}", err=True)

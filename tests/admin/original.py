@@ -67,7 +67,7 @@ class Original:
     @property
     def name_of_source(self) -> str:
         """What it is called where its password must not be."""
-        return self.engine.url.render_as_string(hide_password=True)
+        return self.engine.url.set(query={}).render_as_string(hide_password=True)
 
     def execute(self, *statements: str, **values: Any) -> None:
         """Change it."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
+from contextlib import redirect_stderr
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 
 from fxprofile.admin.fxa_pictures import TIMEOUT, TRIES, HttpPictures, OldPicturesUnavailable
+from fxprofile.admin.import_fxa import Progress
 from fxprofile.compute.result import check_png
 from fxprofile.keys import new_id, public_key, public_keys
 from tests.admin.original import ImportCase, png, uids
+from tests.admin.support import command, environment
 from tests.servers.sql import free_port
 
 
@@ -123,6 +130,125 @@ class PicturesTests(ImportCase):
             json.loads(checkpoint.read_text()),
             {"source": original.name_of_source, "step": "names", "after": users[2]},
         )
+
+
+class _Pictures(Resource):
+    """
+    An image server that stops answering after a while.
+
+    :ivar left: how many it still answers.
+    """
+
+    isLeaf = True
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+        self.silent: Deferred[None] = Deferred()
+
+    def render_GET(self, request: Any) -> Any:
+        if self.left == 0:
+            if not self.silent.called:
+                self.silent.callback(None)
+            return NOT_DONE_YET
+        self.left -= 1
+        return png(60, 60)
+
+
+class KilledImportTests(ImportCase):
+    """An import that is killed."""
+
+    async def test_killed(self) -> None:
+        """After a kill -9 in the middle, another run brings the rest, and all is whole."""
+        original = await self.original()
+        users = uids(7)
+        ids = {user: new_id() for user in users}
+        for user, avatar_id in ids.items():
+            original.name(user, "Alice")
+            original.avatar(user, avatar_id)
+        pictures = _Pictures(4)
+        port: Any = reactor.listenTCP(0, Site(pictures), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        arguments = (
+            *(f"--source={original.url}", f"--checkpoint={self.directory}/checkpoint"),
+            f"--pictures-from=http://127.0.0.1:{port.getHost().port}/{{id}}",
+            *("--batch=3", "--parallel=2"),
+        )
+        async with self.service() as tools:
+            child = await deferToThread(
+                subprocess.Popen,
+                command(*(f"--set={o}" for o in self.overrides()), "import-fxa", *arguments),
+                cwd=self.directory,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            await pictures.silent
+            child.kill()
+            await deferToThread(child.wait)
+            place = json.loads((self.directory / "checkpoint").read_text())
+            self.assertEqual((place["step"], place["after"]), ("avatars", users[2]))
+            pictures.left = 100
+            ran = await self.admin("import-fxa", "--json", *arguments)
+            self.assertEqual(ran.json["names"], {})
+            self.assertEqual(sum(ran.json["avatars"].values()), 4)
+            for user, avatar_id in ids.items():
+                profile = await tools.store.profile(uid=user)
+                self.assertEqual((profile.display_name, profile.avatar_id), ("Alice", avatar_id))
+                about = (await self.admin("avatar", "show", avatar_id, "--json")).json
+                self.assertEqual(about["problems"], [])
+
+
+class ProgressTests(ImportCase):
+    """How it says how far it has come."""
+
+    async def test_bar(self) -> None:
+        """On a terminal there is a bar, on its standard error."""
+        original = await self.original()
+        for user in uids(3):
+            original.name(user, "Alice")
+        await self.admin("migrate")
+        ours, theirs = os.openpty()
+        self.addCleanup(os.close, ours)
+        try:
+            done = await deferToThread(
+                subprocess.run,
+                command(
+                    *(f"--set={o}" for o in self.overrides()),
+                    *("import-fxa", f"--source={original.url}", "--batch=1"),
+                ),
+                cwd=self.directory,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=theirs,
+            )
+        finally:
+            os.close(theirs)
+        shown = os.read(ours, 100_000)
+        self.assertEqual(done.returncode, 0)
+        self.assertIn(b"Importing", shown)
+        self.assertIn(b"100%", shown)
+        self.assertIn(b"imported", done.stdout)
+
+
+class ProgressLineTests(SynchronousTestCase):
+    """How it says so where there is no terminal."""
+
+    def lines(self, *, quiet: bool) -> list[str]:
+        """What is said of three batches, with time to say it after the second."""
+        times = iter((0.0, 1.0, 11.0, 11.0, 12.0))
+        with (
+            redirect_stderr(io.StringIO()) as errors,
+            Progress(30, quiet=quiet, now=lambda: next(times)) as progress,
+        ):
+            for _ in range(3):
+                progress.add(10)
+        return errors.getvalue().splitlines()
+
+    def test_lines(self) -> None:
+        """There is a line now and then, and none for machines."""
+        self.assertEqual(self.lines(quiet=False), ["20 of 30"])
+        self.assertEqual(self.lines(quiet=True), [])
 
 
 class _Hangs:

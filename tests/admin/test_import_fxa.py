@@ -15,7 +15,7 @@ from fxprofile.errors import ConfigError
 from fxprofile.keys import VARIANTS, new_id
 from fxprofile.model import Status, Variant
 from tests.admin.original import ImportCase, Original, uids
-from tests.servers import mariadb
+from tests.servers import mariadb, postgresql
 from tests.servers.sql import PASSWORD, free_port
 
 VARIANT = Variant(width=20, height=10, bytes=7)
@@ -262,6 +262,16 @@ class MariadbImportTests(BothTests, ImportCase):
         line = await self.error("import-fxa", f"--source={mariadb.shared().new_database()}")
         self.assertIn("profile' doesn't exist", line)
         self.assertNotIn(PASSWORD, line)
+
+
+class PostgresqlImportTests(BothTests, ImportCase):
+    """Into PostgreSQL."""
+
+    skip = postgresql.missing()
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.settings = {"database.url": postgresql.shared().new_database()}
 
 
 class CheckpointTests(SynchronousTestCase):
