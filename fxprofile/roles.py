@@ -250,7 +250,7 @@ def _add_api(parts: Parts, intake: Intake) -> None:
             image_template=settings.images.url,
         ),
         Avatars(profiles=profiles, selection=parts.selection, monograms=monograms),
-        ProfileEndpoints(profiles=profiles, started=reactor.seconds()),
+        ProfileEndpoints(profiles=profiles, started=reactor.seconds(), clock=reactor),
         ServerEndpoints(
             profiles=profiles,
             changes=parts.changes,

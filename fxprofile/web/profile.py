@@ -6,6 +6,8 @@ import re
 from email.utils import formatdate
 from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
+
 from fxprofile.errors import BadRequest, Forbidden
 from fxprofile.profiles import FIELD_SCOPES, Profiles
 from fxprofile.serving.conditional import matches
@@ -28,11 +30,13 @@ class ProfileEndpoints:
 
     :param started: when the service started, in seconds since the epoch: what was never
         changed has not changed since.
+    :param clock: of seconds since the epoch.
     """
 
-    def __init__(self, *, profiles: Profiles, started: float) -> None:
+    def __init__(self, *, profiles: Profiles, started: float, clock: IReactorTime) -> None:
         self._profiles = profiles
         self._started = started
+        self._clock = clock
 
     def add_to(self, api: Api) -> None:
         """Register the endpoints."""
@@ -50,9 +54,11 @@ class ProfileEndpoints:
         view = await self._profiles.view(token=call.token, credentials=call.credentials)
         if view is None:
             raise Forbidden()
+        # The OAuth server has a clock of its own (RFC 9110, section 8.8.2.1).
+        modified = min(view.modified or self._started, self._clock.seconds())
         headers = {
             "ETag": f'"{view.etag}"',
-            "Last-Modified": formatdate(view.modified or self._started, usegmt=True),
+            "Last-Modified": formatdate(modified, usegmt=True),
         }
         if matches(call.header("If-None-Match"), view.etag):
             return Answer(304, None, headers)

@@ -122,7 +122,7 @@ class ApiCase(TestCase):
                 image_template="http://images.example/a/{id}",
             ),
             Avatars(profiles=profiles, selection=self.selection, monograms=True),
-            ProfileEndpoints(profiles=profiles, started=1_000_000_000),
+            ProfileEndpoints(profiles=profiles, started=1_000_000_000, clock=reactor),
             ServerEndpoints(profiles=profiles, changes=changes, secret=self.secret),
             Dockerflow(health=self.health),
             OpenApi(public_url="http://api.example"),

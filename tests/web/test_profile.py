@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from email.utils import parsedate_to_datetime
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.errors import (
@@ -15,8 +17,9 @@ from fxprofile.errors import (
     OAuthUnavailable,
     UpstreamRefused,
 )
+from fxprofile.model import Credentials
 from fxprofile.web.profile import checked_name
-from tests.web.service import ALICE, ApiCase, account
+from tests.web.service import ALICE, BOB, ApiCase, account
 
 
 class ProfileTests(ApiCase):
@@ -85,6 +88,29 @@ class ProfileTests(ApiCase):
         changed = await self.ask("GET", "/v1/profile", headers={"If-None-Match": etag})
         self.assertEqual(changed.status, 200)
         self.assertNotEqual(changed.header("ETag"), etag)
+
+    async def test_last_modified(self) -> None:
+        """The time of the last change is that of the token, and never to come."""
+        for changed_at, expected in (
+            (None, 1_000_000_000),
+            (1_234_567_890_500, 1_234_567_890),
+            (4_000_000_000_000, None),
+            (2**53, None),
+        ):
+            uid = ALICE if changed_at is None else BOB
+
+            async def verify(*, token: str, uid=uid, changed_at=changed_at) -> Credentials:
+                return Credentials(uid=uid, scopes=("profile:uid",), profile_changed_at=changed_at)
+
+            self.identity.verify = verify
+            before = int(reactor.seconds())
+            reply = await self.ask("GET", "/v1/profile")
+            self.assertEqual((reply.status, reply.json), (200, {"uid": uid}))
+            modified = parsedate_to_datetime(reply.header("Last-Modified")).timestamp()
+            if expected is None:
+                self.assertTrue(before <= modified <= reactor.seconds(), changed_at)
+            else:
+                self.assertEqual(modified, expected)
 
     async def test_single_fields(self) -> None:
         """E-mail and uid have endpoints of their own, each with its scope."""
