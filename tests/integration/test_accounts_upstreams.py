@@ -1,0 +1,183 @@
+"""Whatever the OAuth or the auth server does, the API has an answer, in time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from twisted.internet import reactor
+
+from tests.fakes.oauth import FakeAccount, Said, Seen, error
+from tests.integration.accounts import AccountsCase
+from tests.servers import hostile
+from tests.servers.hostile import Connection, Hostile
+
+#: Where a token is in a request to either server.
+_TOKEN = re.compile(rb'"token": ?"(\w+)"|Bearer (\w+)')
+
+#: What a server of the right kind, which speaks HTTP, may say instead of an answer.
+NONSENSE = {
+    "no_json": Said(body=b"<html>Welcome</html>"),
+    "empty": Said(body=b""),
+    "not_utf8": Said(body=b'{"user": "\xff\xfe"}'),
+    "a_list": Said(members=[1, 2, 3]),
+    "null": Said(members=None),
+    "deep": Said(body=b"[" * 60_000),
+    "redirect": Said(302, {}, headers={"location": "http://127.0.0.1:1/v1/verify"}),
+    "moved": Said(308, {}, headers={"location": "/v1/somewhere"}),
+    "created": Said(201, {}),
+    "no_content": Said(204, body=b""),
+    "broken": error(500, 999, "upstream-secret"),
+    "bad_gateway": Said(502, body=b"upstream-secret"),
+    "unavailable": error(503, 201, "upstream-secret"),
+}
+
+#: What else the OAuth server may say, and what becomes of it.
+OAUTH = {
+    "unknown": (error(400, 108, "upstream-secret"), 401, 100),
+    "unauthorized": (error(401, 110, "upstream-secret"), 401, 100),
+    "not_found": (error(404, 999), 503, 104),
+    "throttled": (error(429, 114), 503, 104),
+    "no_user": (Said(members={"scope": ["profile"]}), 503, 104),
+    "a_path": (Said(members={"user": "../../etc/passwd", "scope": ["profile"]}), 503, 104),
+    "scope_text": (Said(members={"user": "a" * 32, "scope": "profile"}), 503, 104),
+    "no_scope": (Said(members={"user": "a" * 32}), 403, 100),
+}
+
+#: The same of the auth server.
+AUTH = {
+    "unauthorized": (error(401, 110, "upstream-secret"), 401, 100),
+    "gone": (error(400, 102, "upstream-secret"), 401, 100),
+    "gone_too": (error(404, 102), 401, 100),
+    "bad_request": (error(400, 107, "upstream-secret"), 500, 999),
+    "forbidden": (error(403, 999), 500, 999),
+    "not_found": (Said(404, body=b"upstream-secret"), 500, 999),
+    "throttled": (error(429, 114), 500, 999),
+    "email_number": (Said(members={"email": 5}), 503, 105),
+    "surrogate": (Said(body=b'{"email": "\\ud800@example.com"}'), 503, 105),
+    "locale_list": (Said(members={"locale": ["en"]}), 503, 105),
+}
+
+
+class UpstreamTests(AccountsCase):
+    """One daemon whose servers do all there is to do wrong, each to one token."""
+
+    # Long enough for servers that share a busy machine with us, if they answer at all.
+    settings = {"identity.timeout": 3}  # noqa: RUF012
+
+    async def fails(self, token: str, path: str, expected: tuple[int, int]) -> None:
+        reply = await self.ask("GET", path, token)
+        self.assertEqual(reply.error, expected, (token, path))
+        self.assertEqual(set(reply.json), {"code", "errno", "error", "message"})
+        self.assertNotIn("upstream", reply.body.decode())
+        self.assertEqual(reply.header("Retry-After") is not None, expected[0] == 503, token)
+        bearer = "Bearer" if expected[0] == 401 else None
+        self.assertEqual(reply.header("WWW-Authenticate"), bearer, token)
+
+    def by_token(self, said: dict[str, Said]) -> Callable[[Seen], Said]:
+        """A server that says to each token what this has for it."""
+
+        def say(seen: Seen) -> Said:
+            bearer = seen.headers.getRawHeaders("authorization", ["Bearer "])[0]
+            token = (seen.members or {}).get("token") or bearer.removeprefix("Bearer ")
+            return said[token]
+
+        return say
+
+    def misbehaving(self) -> Hostile:
+        """A server that does to each token what it is called."""
+
+        def react(connection: Connection) -> None:
+            match = _TOKEN.search(connection.data)
+            if match is not None:
+                connection.data = b""
+                hostile.ALL[(match[1] or match[2]).decode()](connection)
+
+        return Hostile(reactor, react)
+
+    async def test_oauth_answers(self) -> None:
+        """An OAuth server that says no is believed; one that talks nonsense is 503."""
+        said = {**NONSENSE, **{name: row[0] for name, row in OAUTH.items()}}
+        expected = {**dict.fromkeys(NONSENSE, (503, 104)), **{n: r[1:] for n, r in OAUTH.items()}}
+        self.oauth.answer = self.by_token(said)
+        work = (self.fails(name, "/v1/profile", expected[name]) for name in said)
+        await self.all_of(*work)
+        self.assertEqual(self.auth.seen, [])
+        self.assertEqual(sorted(self.oauth.verified), sorted(said), "a failure was tried again")
+
+    async def test_auth_answers(self) -> None:
+        """An auth server that knows no such account is believed; what is our fault is 500."""
+        said = {**NONSENSE, **{name: row[0] for name, row in AUTH.items()}}
+        expected = {**dict.fromkeys(NONSENSE, (503, 105)), **{n: r[1:] for n, r in AUTH.items()}}
+        self.auth.answer = self.by_token(said)
+        for name in said:
+            self.account(token=name)
+        for path in ("/v1/profile", "/v1/email", "/v1/avatar"):
+            await self.all_of(*(self.fails(name, path, expected[name]) for name in said))
+        # Who does not need it does not notice.
+        for name in said:
+            self.assertEqual((await self.ask("GET", "/v1/uid", name)).status, 200)
+
+    async def test_oauth_misbehaves(self) -> None:
+        """An OAuth server that is no server of HTTP, or a slow one, is 503 with errno 104."""
+        await self.close(self.place.oauth_port)
+        self.serve(self.place.oauth_port, self.misbehaving())
+        await self.all_of(*(self.fails(n, "/v1/profile", (503, 104)) for n in hostile.ALL))
+        await self.close(self.place.oauth_port)
+        await self.fails("whoever", "/v1/profile", (503, 104))
+        self.serve(self.place.oauth_port, self.oauth)
+        await self.profile(self.account())
+
+    async def test_auth_misbehaves(self) -> None:
+        """An auth server that is no server of HTTP, or a slow one, is 503 with errno 105."""
+        for name in hostile.ALL:
+            self.account(token=name)
+        known = self.account("profile:uid", "profile:display_name", "profile:avatar")
+        await self.close(self.place.auth_port)
+        self.serve(self.place.auth_port, self.misbehaving())
+        await self.all_of(*(self.fails(n, "/v1/profile", (503, 105)) for n in hostile.ALL))
+        await self.close(self.place.auth_port)
+        await self.fails(next(iter(hostile.ALL)), "/v1/email", (503, 105))
+        self.assertEqual((await self.profile(known))["uid"], known.uid)
+        self.serve(self.place.auth_port, self.auth)
+        await self.profile(self.account())
+
+    async def test_slow_and_fast(self) -> None:
+        """Who waits for a slow server holds up nobody; requests with one token share an answer."""
+        slow, fast = self.account(), self.account("profile:uid")
+        self.auth.hold = True
+        waiting = [self.fails(slow.token, "/v1/email", (503, 105)) for _ in range(20)]
+        waiting += [self.asks_for_uid(fast) for _ in range(20)]
+        await self.all_of(*waiting)
+        self.assertLess(len(self.oauth.verified), 40)
+
+    async def asks_for_uid(self, who: FakeAccount) -> None:
+        reply = await self.ask("GET", "/v1/uid", who)
+        self.assertEqual(reply.json, {"uid": who.uid})
+
+    async def test_lies(self) -> None:
+        """What the auth server says beyond the scopes is not shown, nor what nobody asked for."""
+        scopes = ("profile:locale", "profile:uid")
+        alice = self.account(*scopes, locale="fr", level=2, amr_values=("pwd",))
+        self.auth.answer = lambda seen: Said(
+            members={
+                "email": alice.email,
+                "locale": "fr",
+                "uid": "somebody else",
+                "avatar": "javascript:alert(1)",
+                "displayName": "Mallory",
+                "profileChangedAt": 5,
+                "authenticationMethods": ["pwd"],
+                "authenticatorAssuranceLevel": 2,
+            }
+        )
+        self.assertEqual(await self.profile(alice), {"uid": alice.uid, "locale": "fr"})
+        reply = await self.ask("GET", "/v1/profile", self.account("basket", "profiles"))
+        self.assertEqual(reply.error, (403, 100))
+
+    async def test_far_future(self) -> None:
+        """A time that cannot be, in what the OAuth server says, breaks no answer."""
+        alice = self.account(profile_changed_at=2**53)
+        reply = await self.ask("GET", "/v1/profile", alice)
+        self.assertEqual(reply.status, 200, reply.body)
+        self.assertEqual(reply.json["uid"], alice.uid)
