@@ -1,0 +1,226 @@
+"""What clients rely on: headers, letters for pictures, other origins, and PyFxA."""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from fxa.errors import ClientError
+from fxa.profile import Client as FxaClient
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from tests.integration.accounts import AccountsCase, Reply
+
+NOT_KEPT = "private, no-cache, no-store, must-revalidate"
+
+
+class HeaderTests(AccountsCase):
+    """What every answer has, and what the profile has besides."""
+
+    def assert_safe(self, reply: Reply) -> None:
+        """See that an answer has what all of them have."""
+        for name, value in (
+            ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Frame-Options", "DENY"),
+            ("Access-Control-Allow-Origin", "*"),
+            ("Access-Control-Allow-Credentials", None),
+        ):
+            self.assertEqual(reply.header(name), value)
+        self.assertIn("default-src 'none'", reply.header("Content-Security-Policy"))
+        self.assertRegex(reply.header("X-Request-Id"), r"^[0-9a-f]{16}$")
+        exposed = set(re.split(r",\s*", reply.header("Access-Control-Expose-Headers")))
+        self.assertLessEqual({"ETag", "Last-Modified", "Location", "Retry-After"}, exposed)
+
+    async def test_every_answer(self) -> None:
+        """Good and bad answers alike are safe, and kept by nobody."""
+        alice = self.account()
+        ids = set()
+        for method, path, who, status in (
+            ("GET", "/v1/profile", alice, 200),
+            ("HEAD", "/v1/profile", alice, 200),
+            ("GET", "/v1/display_name", alice, 204),
+            ("GET", "/v1/profile", None, 401),
+            ("GET", "/v1/profile", self.account("basket"), 403),
+            ("GET", "/nothing", None, 404),
+            ("PUT", "/v1/profile", alice, 405),
+            ("GET", "/", None, 200),
+            ("GET", "/__version__", None, 200),
+            ("GET", "/__heartbeat__", None, 200),
+            ("GET", "/__lbheartbeat__", None, 200),
+            ("GET", "/v1/avatar/%ff", None, 400),
+        ):
+            reply = await self.ask(method, path, who)
+            self.assertEqual(reply.status, status, path)
+            self.assert_safe(reply)
+            self.assertEqual(reply.header("Cache-Control"), NOT_KEPT)
+            ids.add(reply.header("X-Request-Id"))
+        self.assertEqual(len(ids), 12)
+
+    async def test_conditional(self) -> None:
+        """Who has the profile gets 304, until it changes, also if it is read from the cache."""
+        alice = self.account("profile", "profile:write")
+        kept = self.account("profile")
+        for who in (alice, kept):
+            first = await self.ask("GET", "/v1/profile", who)
+            etag = first.header("ETag")
+            self.assertRegex(etag, r'^"[0-9a-f]{32}"$')
+            for asked in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+                reply = await self.ask("GET", "/v1/profile", who, headers={"If-None-Match": asked})
+                self.assertEqual((reply.status, reply.body), (304, b""), asked)
+                self.assertEqual(reply.header("ETag"), etag)
+                self.assertEqual(reply.header("Last-Modified"), first.header("Last-Modified"))
+                self.assert_safe(reply)
+            for asked in ('"other"', etag.strip('"'), ""):
+                reply = await self.ask("GET", "/v1/profile", who, headers={"If-None-Match": asked})
+                self.assertEqual(reply.status, 200, asked)
+        await self.set_name(alice, "Alice")
+        headers = {"If-None-Match": etag}
+        reply = await self.ask("GET", "/v1/profile", alice, headers=headers)
+        self.assertEqual((reply.status, reply.json["displayName"]), (200, "Alice"))
+
+    async def test_last_modified(self) -> None:
+        """The profile says when it last changed, which is never in the future."""
+        old = self.account(profile_changed_at=1_234_567_890_123)
+        future = self.account(profile_changed_at=7_000_000_000_000)
+        none = self.account("profile:uid")
+        named = self.account()
+        before = int(reactor.seconds())
+        await self.set_name(named, "Somebody")
+        told = {}
+        for who in (old, future, none, named):
+            reply = await self.ask("GET", "/v1/profile", who)
+            told[who.uid] = parsedate_to_datetime(reply.header("Last-Modified")).timestamp()
+            self.assertLessEqual(told[who.uid], reactor.seconds())
+        self.assertEqual(told[old.uid], 1_234_567_890)
+        self.assertGreaterEqual(told[named.uid], before)
+        self.assertLessEqual(told[none.uid], before)
+
+    async def test_preflight(self) -> None:
+        """A page of any origin may ask, with a token and without cookies."""
+        asked = {
+            "Origin": "https://relier.example",
+            "Access-Control-Request-Method": "DELETE",
+            "Access-Control-Request-Headers": "authorization, content-type, if-none-match, prefer",
+        }
+        for path in ("/v1/profile", "/v1/avatar/upload", "/v1/avatar", "/v1/display_name"):
+            reply = await self.ask("OPTIONS", path, None, headers=asked)
+            self.assertEqual((reply.status, reply.body), (204, b""))
+            self.assert_safe(reply)
+            allowed = reply.header("Access-Control-Allow-Headers").lower()
+            for header in asked["Access-Control-Request-Headers"].split(", "):
+                self.assertIn(header, re.split(r",\s*", allowed))
+            methods = reply.header("Access-Control-Allow-Methods")
+            self.assertLessEqual({"GET", "POST", "DELETE"}, set(re.split(r",\s*", methods)))
+        self.assertEqual(self.oauth.seen, [])
+        reply = await self.ask(
+            "GET", "/v1/uid", self.account(), headers={"Origin": asked["Origin"]}
+        )
+        self.assertEqual(reply.header("Access-Control-Allow-Origin"), "*")
+
+
+class MonogramTests(AccountsCase):
+    """Users without an avatar have a letter."""
+
+    async def avatar(self, *scopes: str, name: str | None, email: str | None) -> str:
+        """Where the avatar of such a user is, which two endpoints agree about."""
+        writer = self.account(email=email)
+        reader = self.account(*scopes, email=email)
+        reader.uid = writer.uid
+        if name is not None:
+            await self.set_name(writer, name)
+        profile = await self.profile(reader)
+        answer = (await self.ask("GET", "/v1/avatar", reader)).json
+        self.assertEqual((profile["avatar"], profile["avatarDefault"]), (answer["avatar"], True))
+        self.assertEqual((answer["id"], answer["url"]), ("0" * 32, answer["avatar"]))
+        return str(answer["avatar"])
+
+    async def test_whose_letter(self) -> None:
+        """The letter is that of the name, else of the address, as far as the token may see them."""
+        root = f"{self.daemon.web_url}/v1/avatar/"
+        plain = f"{self.daemon.images_url}/a/{'0' * 32}"
+        avatar, name, email = "profile:avatar", "profile:display_name", "profile:email"
+        for scopes, has_name, has_email, expected in (
+            (("profile",), "zoë", "alice@example.com", root + "Z"),
+            (("profile",), None, "alice@example.com", root + "A"),
+            (("profile",), "éva", "alice@example.com", root + quote("É")),
+            (("profile",), "日本", "alice@example.com", root + quote("日")),
+            (("profile",), "7 of 9", "alice@example.com", root + "7"),
+            (("profile",), "ßeta", "alice@example.com", root + "S"),
+            (("profile",), "<b>", "alice@example.com", plain),
+            (("profile",), "🦊", "alice@example.com", plain),
+            (("profile",), None, None, plain),
+            ((avatar,), "zoë", "alice@example.com", plain),
+            ((avatar, name), "zoë", "alice@example.com", root + "Z"),
+            ((avatar, name), None, "alice@example.com", plain),
+            ((avatar, email), "zoë", "alice@example.com", root + "A"),
+            ((avatar, "email"), "zoë", "bob@example.com", root + "B"),
+        ):
+            url = await self.avatar(*scopes, name=has_name, email=has_email)
+            self.assertEqual(url, expected, (scopes, has_name))
+
+    async def test_picture(self) -> None:
+        """A letter is a picture that anybody may show, and keep for a week; others are 404."""
+        for letter in ("a", "Z", "7", "é", "e\u0301", "日", "ß", "ا"):
+            reply = await self.ask("GET", f"/v1/avatar/{quote(letter)}", None)
+            self.assertEqual(reply.status, 200, letter)
+            self.assertEqual(reply.header("Content-Type"), "image/svg+xml")
+            self.assertEqual(reply.header("Cache-Control"), "public, max-age=604800")
+            self.assertIn("sandbox", reply.header("Content-Security-Policy"))
+            drawn = "".join(ElementTree.fromstring(reply.body).itertext())
+            self.assertEqual(len(drawn), 1)
+            headers = {"If-None-Match": reply.header("ETag")}
+            again = await self.ask("GET", f"/v1/avatar/{quote(letter)}", None, headers=headers)
+            self.assertEqual((again.status, again.body), (304, b""))
+        for other in ("ab", "<", "&", "🦊", "-", " ", "\u0301", "\0", "0" * 32):
+            reply = await self.ask("GET", f"/v1/avatar/{quote(other)}", None)
+            self.assertEqual(reply.error, (404, 101), repr(other))
+            self.assertEqual(reply.header("Cache-Control"), NOT_KEPT)
+
+
+class PyFxATests(AccountsCase):
+    """The client library of Firefox Accounts, as it is."""
+
+    def client(self) -> Any:
+        return FxaClient(self.daemon.web_url)
+
+    async def test_everything(self) -> None:
+        """Each of its methods gives what the user has."""
+        alice = self.account("profile", "profile:write", locale="en", amr_values=("pwd",))
+        await self.set_name(alice, "Zoë")
+        letter = f"{self.daemon.web_url}/v1/avatar/Z"
+        client = self.client()
+        profile = await deferToThread(client.get_profile, alice.token)
+        self.assertEqual(
+            profile,
+            {
+                "uid": alice.uid,
+                "email": alice.email,
+                "locale": "en",
+                "amrValues": ["pwd"],
+                "displayName": "Zoë",
+                "avatar": letter,
+                "avatarDefault": True,
+            },
+        )
+        self.assertEqual(await deferToThread(client.get_email, alice.token), alice.email)
+        self.assertEqual(await deferToThread(client.get_uid, alice.token), alice.uid)
+        self.assertEqual(await deferToThread(client.get_avatar_url, alice.token), letter)
+
+    async def test_little_scope(self) -> None:
+        """It says None for what a token may not see, and raises for what was refused."""
+        alice = self.account("profile:uid")
+        client = self.client()
+        profile = await deferToThread(client.get_profile, alice.token)
+        self.assertEqual(profile, {"uid": alice.uid, "email": None, "avatar": None})
+        for ask, token, code in (
+            (client.get_email, alice.token, 403),
+            (client.get_avatar_url, alice.token, 403),
+            (client.get_uid, "unknown", 401),
+        ):
+            error = await self.assertFailure(deferToThread(ask, token), ClientError)
+            self.assertEqual((error.code, error.errno), (code, 100))
