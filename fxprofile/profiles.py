@@ -229,9 +229,11 @@ class Profiles:
             fetch = _Fetch(reading, credentials.profile_changed_at or 0)
             self._fetching[key] = fetch
             try:
+                # Other processes may change it, which only the cache hears of.
+                generation = await self._generation(credentials)
                 view = await self._read(token, credentials, allowed)
-                if not reading.stale:
-                    await self._keep(credentials, kind, view)
+                if generation is not None and not reading.stale:
+                    await self._keep(credentials, kind, view, generation)
                     if reading.stale:
                         # The change may have dropped it before it was there.
                         await self._changes.drop(credentials.uid)
@@ -299,9 +301,21 @@ class Profiles:
             return None
         return None if outdated else view
 
-    async def _keep(self, credentials: Credentials, kind: str, view: ProfileView) -> None:
+    async def _generation(self, credentials: Credentials) -> str | None:
         try:
-            await self._cache.set(uid=credentials.uid, variant=kind, value=json.dumps(asdict(view)))
+            return await self._cache.generation(uid=credentials.uid)
+        except CacheError as error:
+            self._without_cache(error)
+            return None
+
+    async def _keep(
+        self, credentials: Credentials, kind: str, view: ProfileView, generation: str
+    ) -> None:
+        value = json.dumps(asdict(view))
+        try:
+            await self._cache.set(
+                uid=credentials.uid, variant=kind, value=value, generation=generation
+            )
         except CacheError as error:
             self._without_cache(error)
 

@@ -202,6 +202,24 @@ class ChangesTests(ProfilesTestCase):
         self.view("profile")
         self.assertEqual(self.reads(), 1)
 
+    def test_write_in_another_process(self) -> None:
+        """What was read while another process changed it is not kept."""
+        held = self.store.hold("profile", after=True)
+        first = self.viewing("profile")
+        self.run_now(self.rows.set_display_name(uid=ALICE, name="Alicia", now=self.clock.seconds()))
+        self.run_now(self.cache.inner.drop(uid=ALICE))
+        held.callback(None)
+        self.successResultOf(first)
+        before = self.reads()
+        self.assertEqual(self.view("profile").fields["displayName"], "Alicia")
+        self.assertEqual(self.reads(), before + 1)
+
+    def test_unknown_generation(self) -> None:
+        """A profile is not kept if the cache does not say which one it would replace."""
+        self.cache.fail("generation", CacheError("down"))
+        self.assertEqual(self.view("profile").fields["displayName"], "Alice")
+        self.assertEqual(self.cache.called("set"), [])
+
     def test_nothing_is_noted_for_ever(self) -> None:
         """When nobody reads, nothing is remembered of users."""
         self.view("profile")
