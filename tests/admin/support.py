@@ -7,12 +7,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -115,6 +116,29 @@ class Nursery:
             )
 
 
+#: Members whose own members are named by something else than a command.
+_OPEN = ("settings", "layers", "versions", "names", "avatars")
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """The name of every member in what a command printed."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _keys(item)
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield key
+            if key not in _OPEN or isinstance(member, list):
+                yield from _keys(member)
+
+
+@cache
+def _documented() -> set[str]:
+    """What is in code font in the documentation."""
+    text = (Path(fxprofile.__file__).parent.parent / "docs/admin.md").read_text()
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
 @cache
 def nursery() -> Nursery:
     """The one of this test run."""
@@ -164,6 +188,8 @@ class AdminCase(TestCase):
         self.assertEqual(ran.status, status, ran)
         self.assertNotIn("Traceback", ran.errors)
         self.assertNotIn("Warning", ran.errors)
+        if "--json" in arguments and ran.output:
+            self.assertLessEqual(set(_keys(ran.json)), _documented())
         return ran
 
     async def error(self, *arguments: str, status: int = 1, **how: Any) -> str:

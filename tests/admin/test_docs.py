@@ -1,0 +1,55 @@
+"""``docs/admin.md``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import fxprofile
+from fxprofile.admin.commands import common_options
+from fxprofile.admin.fxa_rows import Fate
+from fxprofile.admin.import_fxa import SOURCE_VARIABLE
+from fxprofile.admin.main import cli
+
+
+class DocsTests(SynchronousTestCase):
+    """It says what there is."""
+
+    def setUp(self) -> None:
+        self.text = (Path(fxprofile.__file__).parent.parent / "docs/admin.md").read_text()
+        parts = re.split(r"^## (.+)$", self.text, flags=re.MULTILINE)
+        self.sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+
+    def commands(self) -> Iterator[tuple[str, Any]]:
+        """Each command, with the section that it belongs to."""
+        for name, command in cli.commands.items():
+            yield name, command
+            for below in getattr(command, "commands", {}).values():
+                yield name, below
+
+    def test_commands(self) -> None:
+        """Every command has a section, and no other does."""
+        self.assertEqual(
+            set(self.sections) - {"What all commands have in common"}, set(cli.commands)
+        )
+
+    def test_options(self) -> None:
+        """Every option is in the section of its command, or is common to all."""
+        common = {name for option in common_options() for name in option.opts}
+        for name in common:
+            self.assertIn(f"`{name}", self.sections["What all commands have in common"])
+        for section, command in self.commands():
+            for option in command.params:
+                for name in (*option.opts, *option.secondary_opts):
+                    if name.startswith("--") and name not in common:
+                        self.assertIn(name, self.sections[section], command.name)
+
+    def test_fates(self) -> None:
+        """Every fate of an import is explained."""
+        for fate in Fate:
+            self.assertIn(f"`{fate}`", self.sections["import-fxa"])
+        self.assertIn(SOURCE_VARIABLE, self.sections["import-fxa"])
