@@ -71,7 +71,8 @@ class _Mozlog:
                     event, includeTimestamp=False, includeSystem=False
                 )
         line = {
-            "Timestamp": int(event.get("log_time", 0) * 1e9),
+            # In nanoseconds, of which a float of today holds no single ones.
+            "Timestamp": round(event.get("log_time", 0) * 1e6) * 1000,
             "Type": event.get("log_type") or event.get("log_namespace") or "-",
             "Logger": "fxprofile",
             "Hostname": self._hostname,
