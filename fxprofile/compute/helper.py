@@ -7,6 +7,7 @@ when the pool does.  It decodes no image but those that it draws itself.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -37,7 +38,7 @@ from fxprofile.compute.commands import (  # noqa: E402
     NoChild,
     Ready,
 )
-from fxprofile.compute.sandbox import process  # noqa: E402
+from fxprofile.compute.sandbox import libc, process  # noqa: E402
 
 #: Seconds that killed children get to be gone.
 _LAST_WAIT: Final = 2
@@ -152,4 +153,7 @@ def main(text: str) -> None:
     # What is there now is shared with every child; a collection would copy it.
     gc.collect()
     gc.freeze()
+    # What is free here would have to be copied there before it is written.
+    with contextlib.suppress(OSError):
+        libc.call("malloc_trim", 0)
     reactor.run(installSignalHandlers=False)

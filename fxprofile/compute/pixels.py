@@ -9,7 +9,6 @@ opaque photo loses more than 47 dB of signal to noise by that.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,9 +23,9 @@ from fxprofile.compute.limits import SIZES, Limits
 from fxprofile.keys import VARIANTS
 
 #: What is left to the filter after a decoder has scaled: less shows, more costs time.
-_DRAFT: Final = 4 / 3
+_DRAFT: Final = 1.5
 #: The same for the averaging that precedes the filter on what no decoder scales.
-_GAP: Final = 2.0
+_GAP: Final = 4 / 3
 #: Rows of an averaged picture that are made at a time.
 _STRIP: Final = 32
 
@@ -95,12 +94,16 @@ def _sizes(large: Image.Image, source: Source) -> Iterator[tuple[str, Image.Imag
 
 def _decoded(image: Image.Image) -> Image.Image:
     """The first frame, upright, in sRGB, no larger than the largest box."""
-    target = fitted(*image.size, VARIANTS[SIZES[0]][1])
-    wanted = [math.ceil(side * _DRAFT) for side in target]
-    image.draft(None, (wanted[0], wanted[1]))
+    box = VARIANTS[SIZES[0]][1]
+    target = fitted(*image.size, box)
+    # Of the exact sides: rounded ones would now and then miss a fraction by a pixel.
+    scale = _DRAFT * min(1.0, box / max(image.size))
+    drafted = image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))
+    # The last column and row of what a decoder has scaled may stand for a part of one.
+    part = drafted[1] if drafted is not None else (0, 0, *image.size)
     image.load()
     profile, turn = image.info.get("icc_profile"), _orientation(image)
-    picture = _shrunk(_without_opaque_alpha(_plain(image)), target)
+    picture = _shrunk(_without_opaque_alpha(_plain(image)), target, part)
     picture = colour.to_srgb(picture, profile)
     if turn is not None:
         picture = picture.transpose(turn)
@@ -156,12 +159,18 @@ def _without_opaque_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def _shrunk(image: Image.Image, target: tuple[int, int]) -> Image.Image:
-    """The picture at these sides, averaged first where that does not show."""
+def _shrunk(
+    image: Image.Image, target: tuple[int, int], part: tuple[float, float, float, float]
+) -> Image.Image:
+    """
+    The picture at these sides, averaged first where that does not show.
+
+    :param part: the part of the picture that there is.
+    """
     if image.size == target:
         return image
     if image.mode not in ("LA", "RGBA"):
-        return image.resize(target, Image.Resampling.LANCZOS, reducing_gap=_GAP)
+        return image.resize(target, Image.Resampling.LANCZOS, part, _GAP)
     factors = [max(1, int(side / to / _GAP)) for side, to in zip(image.size, target, strict=True)]
     if max(factors) > 1:
         # Pillow would leave the averaging out here, and premultiply all of it at once.

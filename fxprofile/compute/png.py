@@ -42,6 +42,9 @@ _FEW_GREYS: Final = 16
 #: there is something above a row to match it, and of at least so many rows.
 _BAND, _LEAST_ROWS = 30, 10
 
+#: Bytes of rows that are filtered at one time: they stay near the processor.
+_STRIP_BYTES: Final = 96 << 10
+
 
 def encode(image: Image.Image) -> bytes:
     """
@@ -94,17 +97,16 @@ def _deflate(rows: Pixels, level: int, strategy: int) -> bytes:
 
 def _compress(rows: Pixels, channels: int) -> bytes:
     """Filter and deflate the rows of a picture without a palette."""
-    filtered = _filter(rows, channels)
-    plain = np.zeros_like(filtered)
-    plain[:, 1:] = rows
+    filtered = _filtered(rows, channels)
+    some_filtered, some_plain = _bands(filtered), _unfiltered(_bands(rows))
     ways = (
-        (filtered, 1, zlib.Z_HUFFMAN_ONLY),
-        (filtered, 1, zlib.Z_RLE),
+        (some_filtered, filtered, 1, zlib.Z_HUFFMAN_ONLY),
+        (some_filtered, filtered, 1, zlib.Z_RLE),
         # A search finds most in rows that no filter has made different from others.
-        (plain, 6, zlib.Z_DEFAULT_STRATEGY),
+        (some_plain, None, 6, zlib.Z_DEFAULT_STRATEGY),
     )
-    best = min(ways, key=lambda way: len(_deflate(_bands(way[0]), *way[1:])))
-    return _deflate(*best)
+    _, chosen, *how = min(ways, key=lambda way: len(_deflate(way[0], *way[2:])))
+    return _deflate(_unfiltered(rows) if chosen is None else chosen, *how)
 
 
 def _bands(rows: Pixels) -> Pixels:
@@ -117,41 +119,61 @@ def _bands(rows: Pixels) -> Pixels:
     return np.concatenate([rows[start : start + band] for start in starts])
 
 
-def _filter(rows: Pixels, channels: int) -> Pixels:
+def _unfiltered(rows: Pixels) -> Pixels:
+    """The rows, each behind a byte that says that it is not filtered."""
+    plain = np.zeros((rows.shape[0], rows.shape[1] + 1), np.uint8)
+    plain[:, 1:] = rows
+    return plain
+
+
+def _filtered(rows: Pixels, channels: int) -> Pixels:
     """
     Filter each row by whichever filter leaves the least (section 12.7 of the standard).
 
     :returns: the filtered rows, each behind the byte that names its filter.
     """
-    above = np.zeros_like(rows)
-    above[1:] = rows[:-1]
-    left = _shifted(rows, channels)
-    diagonal = _shifted(above, channels)
-    candidates = (
-        rows - left,
-        rows - above,
-        # The mean without a carry into a ninth bit.
-        rows - ((left & above) + ((left ^ above) >> 1)),
-        rows - _paeth(left, above, diagonal),
-    )
-    scores = [np.add.reduce(np.minimum(c, -c), axis=1, dtype=np.uint32) for c in candidates]
-    best = np.argmin(np.stack(scores), axis=0)
-    filtered = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
-    filtered[:, 0] = best + _SUB
-    for number, candidate in enumerate(candidates):
-        chosen = best == number
-        filtered[chosen, 1:] = candidate[chosen]
+    height, length = rows.shape
+    # With nothing around them, so that neighbours are the same rows a bit off.
+    framed = np.zeros((height + 1, length + channels), np.uint8)
+    framed[1:, channels:] = rows
+    filtered = np.empty((height, length + 1), np.uint8)
+    strip = max(1, _STRIP_BYTES // length)
+    # A fresh process pays for each page that it touches first, so few are touched.
+    scratch = np.empty((5, strip, length), np.uint8)
+    for top in range(0, height, strip):
+        part = framed[top : top + strip + 1]
+        _filter_strip(part, channels, scratch[:, : len(part) - 1], filtered[top : top + strip])
     return filtered
 
 
-def _shifted(rows: Pixels, channels: int) -> Pixels:
-    """The pixel to the left of each."""
-    left = np.zeros_like(rows)
-    left[:, channels:] = rows[:, :-channels]
-    return left
+def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixels) -> None:
+    """Filter some rows, given with the row above them and the pixels to their left."""
+    current, left = framed[1:, channels:], framed[1:, :-channels]
+    above, diagonal = framed[:-1, channels:], framed[:-1, :-channels]
+    best = np.full(len(current), np.iinfo(np.uint32).max, np.uint32)
+    found, spare = scratch[:2]
+    for number in (_SUB, _UP, _AVERAGE, _PAETH):
+        if number == _SUB:
+            np.subtract(current, left, out=found)
+        elif number == _UP:
+            np.subtract(current, above, out=found)
+        elif number == _AVERAGE:
+            # The mean without a carry into a ninth bit.
+            np.bitwise_xor(left, above, out=found)
+            np.right_shift(found, 1, out=found)
+            found += np.bitwise_and(left, above, out=spare)
+            np.subtract(current, found, out=found)
+        else:
+            np.subtract(current, _paeth(left, above, diagonal, scratch[1:]), out=found)
+        np.negative(found, out=spare)
+        score = np.add.reduce(np.minimum(found, spare, out=spare), axis=1, dtype=np.uint32)
+        better = score < best
+        best[better] = score[better]
+        filtered[better, 0] = number
+        filtered[better, 1:] = found[better]
 
 
-def _paeth(left: Pixels, above: Pixels, diagonal: Pixels) -> Pixels:
+def _paeth(left: Pixels, above: Pixels, diagonal: Pixels, scratch: Pixels) -> Pixels:
     """
     The Paeth predictor in eight bits.
 
@@ -159,19 +181,27 @@ def _paeth(left: Pixels, above: Pixels, diagonal: Pixels) -> Pixels:
     nine.  But the lower of left and above is as far from p as the higher is from the
     diagonal, and the other way round; where the diagonal is not between the two, one
     of these is nothing, and the one farther from the diagonal is the nearest.
+
+    :param scratch: four arrays of the same shape; the result is one of them.
     """
-    low, high = np.minimum(left, above), np.maximum(left, above)
-    to_low = high - np.minimum(diagonal, high)
-    to_high = np.maximum(diagonal, low) - low
-    least, most = np.minimum(to_low, to_high), np.maximum(to_low, to_high)
+    low, high, to_low, to_high = scratch
+    np.minimum(left, above, out=low)
+    np.maximum(left, above, out=high)
+    np.subtract(high, np.minimum(diagonal, high, out=to_low), out=to_low)
+    np.subtract(np.maximum(diagonal, low, out=to_high), low, out=to_high)
     nearer = _select(to_low < to_high, low, high)
-    return _select(least <= most - least, nearer, diagonal)
+    least = np.minimum(to_low, to_high, out=high)
+    most = np.maximum(to_low, to_high, out=to_low)
+    return _select(least <= np.subtract(most, least, out=most), nearer, diagonal)
 
 
 def _select(where: NDArray[np.bool_], yes: Pixels, no: Pixels) -> Pixels:
-    """``np.where`` for bytes, several times as fast."""
-    mask = -where.view(np.uint8)
-    return no ^ ((yes ^ no) & mask)
+    """``np.where`` for bytes, several times as fast; the result is in ``yes``."""
+    mask = where.view(np.uint8)
+    np.negative(mask, out=mask)
+    np.bitwise_xor(yes, no, out=yes)
+    np.bitwise_and(yes, mask, out=yes)
+    return np.bitwise_xor(yes, no, out=yes)
 
 
 def _encode_palette(pixels: Pixels, counted: Sequence[tuple[int, object]]) -> bytes:
