@@ -1,0 +1,82 @@
+"""
+Many worlds, one after the other, or one of them with all that happens in it.
+
+    python -m tests.simulation --seeds 100000
+    python -m tests.simulation --replay 4711
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from tests.simulation.ledger import Violation
+from tests.simulation.world import World
+
+#: Worlds between two signs of life.
+CHUNK = 200
+
+
+def failures(first: int, number: int) -> dict[int, str]:
+    """What is wrong with which of these worlds, by seed."""
+    found = {}
+    for seed in range(first, first + number):
+        try:
+            World(seed).run()
+        except Violation as violation:
+            found[seed] = str(violation)
+    return found
+
+
+def how_to_replay(seed: int) -> str:
+    """The command that shows what happens in a world."""
+    return f"python -m tests.simulation --replay {seed}"
+
+
+def replay(seed: int) -> int:
+    """Show what happens in one world."""
+    trace: list[str] = []
+    world = World(seed, trace=trace)
+    try:
+        world.run()
+    except Violation as violation:
+        print("\n".join(trace))
+        print(f"\n{violation}")
+        return 1
+    print("\n".join(trace))
+    print(f"\nseed {seed}: all is well, digest {world.digest:08x}")
+    return 0
+
+
+def main() -> int:
+    """See the description of the module."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--replay", type=int, metavar="SEED", help="show what happens in one")
+    options = parser.parse_args()
+    if options.replay is not None:
+        return replay(options.replay)
+    began, done, failed = time.monotonic(), 0, 0
+    last = options.first + options.seeds
+    with ProcessPoolExecutor(options.processes) as pool:
+        chunks = {
+            pool.submit(failures, first, min(CHUNK, last - first)): min(CHUNK, last - first)
+            for first in range(options.first, last, CHUNK)
+        }
+        for chunk in as_completed(chunks):
+            for seed, violation in sorted(chunk.result().items()):
+                failed += 1
+                print(f"{violation}\n  {how_to_replay(seed)}", flush=True)
+            done += chunks[chunk]
+            rate = done / (time.monotonic() - began)
+            print(f"{done} of {options.seeds}, {failed} failed, {rate:.0f} a second", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""
+What the owner of a world knows, and what must be true of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fxprofile.keys import public_key, public_keys
+from fxprofile.model import Status
+from tests.fakes.bucket import MemoryBucket
+from tests.fakes.cruncher import pictures_of
+from tests.simulation.drivers import READS
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Violation(Exception):
+    """Something that must be true is not."""
+
+
+@dataclass
+class Upload:
+    """
+    An upload that was committed.
+
+    :ivar deleted: whether its owner has deleted it.
+    :ivar dropped: whether a message about it was lost, by an operator or otherwise: then
+        its original stays until it expires by its age.
+    """
+
+    id: str
+    uid: str
+    seq: int
+    data: bytes
+    deleted: bool = False
+    dropped: bool = False
+
+    @property
+    def good(self) -> bool:
+        return b"good" in self.data
+
+
+class Ledger:
+    """
+    Notes every upload, deletion and selection the moment it is committed.
+
+    :ivar uploads: by id, what was committed.
+    :ivar marks: by uid, the number of the newest upload that was selected, or deleted
+        together with everything: no older one may be selected from then on.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.uploads: dict[str, Upload] = {}
+        self.marks: dict[str, int] = {}
+        self.selected: dict[str, str | None] = {}
+        self._newest: dict[str, int] = {}
+
+    def fail(self, text: str) -> None:
+        """Note that something is wrong.  To raise would tell only who happened to find it."""
+        self._world.violations.append(text)
+
+    def committed(self, method: str, arguments: dict[str, Any], result: Any) -> None:
+        """A transaction of the store was committed."""
+        if method == "accept":
+            data = self._world.private.objects.get(result.id)
+            if data is None:
+                self.fail(f"{result.id} was accepted without its original")
+            else:
+                self.uploads[result.id] = Upload(result.id, result.uid, result.seq, data)
+            self._newest[result.uid] = result.seq
+        elif method == "delete" and result:
+            self.uploads[arguments["avatar_id"]].deleted = True
+        elif method in ("delete_current", "delete_user"):
+            for avatar_id in result:
+                self.uploads[avatar_id].deleted = True
+            uid = arguments["uid"]
+            self.marks[uid] = max(self.marks.get(uid, 0), self._newest.get(uid, 0))
+        if method not in ("accept", *READS):
+            self._look_at_selections()
+
+    def _look_at_selections(self) -> None:
+        for uid, avatar_id in self._world.state.selections():
+            if avatar_id == self.selected.get(uid):
+                continue
+            self.selected[uid] = avatar_id
+            if avatar_id is None:
+                continue
+            upload = self.uploads[avatar_id]
+            if upload.deleted:
+                self.fail(f"{avatar_id} was selected after it was deleted")
+            if upload.seq <= self.marks.get(uid, 0):
+                self.fail(f"{avatar_id} was selected after a newer one")
+            self.marks[uid] = upload.seq
+            self._look_at_pictures(upload)
+
+    def _look_at_pictures(self, upload: Upload) -> None:
+        for name, (_, data) in pictures_of(upload.data).items():
+            if self._world.public.objects.get(public_key(upload.id, name)) != data:
+                self.fail(f"{upload.id} is selected without its picture {name}")
+
+    def removed(self, keys: Sequence[str]) -> None:
+        """Pictures were deleted."""
+        for avatar_id in self.selected.values():
+            if avatar_id is not None and set(keys).intersection(public_keys(avatar_id)):
+                self.fail(f"pictures of {avatar_id} were deleted while it was selected")
+
+    def check_quiet(self) -> None:
+        """See whether all is as every owner would expect, when nothing goes on any more."""
+        for upload in self.uploads.values():
+            row = self._world.state.row(upload.id)
+            if upload.deleted:
+                if row is not None:
+                    self.fail(f"{upload.id} was deleted, and is still {row.status}")
+            elif row is None:
+                self.fail(f"{upload.id} was accepted, and is gone")
+            else:
+                self._check_row(upload, row)
+        for uid, avatar_id in self._world.state.selections():
+            if (
+                avatar_id is not None
+                and self._world.state.row(avatar_id).status is not Status.READY
+            ):
+                self.fail(f"the avatar of {uid} is not ready")
+        self._check_public()
+
+    def _check_row(self, upload: Upload, row: Any) -> None:
+        mark = self.marks.get(upload.uid, 0)
+        if row.status is Status.READY:
+            if self.selected.get(upload.uid) != upload.id:
+                self.fail(f"{upload.id} is ready and not selected")
+        elif row.status is Status.REPLACED:
+            if upload.seq > mark:
+                self.fail(f"{upload.id} was replaced by nothing")
+        elif row.status is not Status.FAILED:
+            self.fail(f"{upload.id} is still {row.status}")
+        elif upload.good and not (row.error == "dead" and self._is_dead(upload)):
+            self.fail(f"{upload.id} is good, and failed: {row.error}")
+        elif not upload.good and row.error not in ("corrupt", "crashed", "dead", "lost"):
+            self.fail(f"{upload.id} failed for an odd reason: {row.error}")
+        if not upload.good and row.status is not Status.FAILED:
+            self.fail(f"{upload.id} is no image, and is {row.status}")
+
+    def _is_dead(self, upload: Upload) -> bool:
+        return upload.dropped or any(upload.id in e.body for e in self._world.dead_jobs.entries)
+
+    def _check_public(self) -> None:
+        known = {
+            upload.id
+            for upload in self.uploads.values()
+            if not upload.deleted and self._world.state.row(upload.id).status is Status.READY
+        }
+        # A failed upload whose job died may have left pictures; they go when it is forgotten.
+        forgiven = {
+            upload.id
+            for upload in self.uploads.values()
+            if not upload.deleted and self._world.state.row(upload.id).status is Status.FAILED
+        }
+        found = {key[2:34] for key in self._world.public.objects}
+        if orphans := found - known - forgiven:
+            self.fail(f"pictures that nobody knows: {sorted(orphans)}")
+        for avatar_id in known:
+            self._look_at_pictures(self.uploads[avatar_id])
+
+    def check_end(self) -> None:
+        """See what is left when everything old was forgotten."""
+        rows = self._world.state.rows()
+        for row in rows:
+            if row.status is not Status.READY:
+                self.fail(f"{row.id} is still {row.status}, {row.error}")
+        expected = {key for row in rows for key in public_keys(row.id)}
+        if set(self._world.public.objects) != expected:
+            odd = set(self._world.public.objects) ^ expected
+            self.fail(f"the public bucket is wrong about {sorted(odd)}")
+        for avatar_id in self._world.private.objects:
+            upload = self.uploads.get(avatar_id)
+            if upload is not None and not upload.dropped:
+                self.fail(f"the original of {avatar_id} is still there")
+
+
+class WatchedStore:
+    """The store that all processes share, as the ledger sees it."""
+
+    def __init__(self, inner: Any, ledger: Ledger) -> None:
+        self._inner = inner
+        self._ledger = ledger
+
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        inner = getattr(self._inner, method)
+
+        async def call(**arguments: Any) -> Any:
+            result = await inner(**arguments)
+            self._ledger.committed(method, arguments, result)
+            return result
+
+        setattr(self, method, call)
+        return call
+
+
+class PublicBucket(MemoryBucket):
+    """The public bucket, as the ledger sees it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    async def delete(self, *, keys: Sequence[str]) -> None:
+        self._ledger.removed(keys)
+        await super().delete(keys=keys)

@@ -1,0 +1,71 @@
+"""
+The store of a world, and a look at what is in it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sqlalchemy import select
+
+from fxprofile.database.schema import avatars, profiles
+from fxprofile.database.store import SqlProfileStore
+from fxprofile.model import Status
+from tests.database.inline import InlineDatabase
+from tests.fakes.store import MemoryProfileStore, Row
+
+
+class State(Protocol):
+    """A store that can be looked into."""
+
+    store: Any
+
+    def rows(self) -> list[Row]:
+        """All rows."""
+
+    def row(self, avatar_id: str) -> Row | None:
+        """One row."""
+
+    def selections(self) -> list[tuple[str, str | None]]:
+        """Each user, and the selected avatar."""
+
+
+class MemoryState:
+    """A store in memory, which is quick."""
+
+    def __init__(self) -> None:
+        self.store = MemoryProfileStore()
+
+    def rows(self) -> list[Row]:
+        return list(self.store.rows.values())
+
+    def row(self, avatar_id: str) -> Row | None:
+        return self.store.rows.get(avatar_id)
+
+    def selections(self) -> list[tuple[str, str | None]]:
+        return [(user.uid, user.avatar_id) for user in self.store.users.values()]
+
+
+class SqlState:
+    """The store of the service itself, on SQLite in memory."""
+
+    def __init__(self) -> None:
+        self._database = InlineDatabase()
+        self.store = SqlProfileStore(self._database)
+
+    def rows(self) -> list[Row]:
+        with self._database.engine.begin() as connection:
+            found = connection.execute(select(avatars).order_by(avatars.c.seq)).mappings().all()
+        rows = []
+        for values in found:
+            given = {name: value for name, value in values.items() if name != "variants"}
+            rows.append(Row(**{**given, "status": Status(values["status"])}))
+        return rows
+
+    def row(self, avatar_id: str) -> Row | None:
+        return next((row for row in self.rows() if row.id == avatar_id), None)
+
+    def selections(self) -> list[tuple[str, str | None]]:
+        query = select(profiles.c.uid, profiles.c.avatar_id).order_by(profiles.c.uid)
+        with self._database.engine.begin() as connection:
+            return [(row.uid, row.avatar_id) for row in connection.execute(query)]

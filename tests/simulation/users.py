@@ -1,0 +1,139 @@
+"""
+The users of a world, who upload, replace and delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from fxprofile.aio import sleep
+from fxprofile.errors import BodyMismatch, ClientGone, DriverError, ImageRefused
+from fxprofile.model import Status
+from fxprofile.selection import NotTheOwner
+
+if TYPE_CHECKING:
+    from tests.simulation.processes import Head
+    from tests.simulation.world import World
+
+#: What users upload, and how often each.
+KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2}
+
+#: What users do, and how often.
+ACTIONS = {"upload": 10, "delete": 2, "delete current": 2, "delete account": 1}
+
+#: Seconds until a user no longer waits for an answer.
+PATIENCE = 60
+
+
+class UserBody:
+    """The body of an upload, which comes in two pieces, if it does."""
+
+    def __init__(self, data: bytes, gone: bool) -> None:
+        self._pieces = [data[:40], data[40:]]
+        self._gone = gone
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._gone and len(self._pieces) == 1:
+            raise ClientGone
+        if not self._pieces:
+            raise StopAsyncIteration
+        return self._pieces.pop(0)
+
+    async def aclose(self) -> None:
+        self._pieces.clear()
+
+
+class User:
+    """
+    A user.
+
+    :ivar ids: of the uploads that were accepted, as far as the user knows.
+    """
+
+    def __init__(self, world: World, uid: str) -> None:
+        self._world = world
+        self.uid = uid
+        self.ids: list[str] = []
+
+    async def live(self, actions: int) -> None:
+        """Do one thing after the other, for as long as the weather is bad."""
+        world = self._world
+        for _ in range(actions):
+            if world.rng.random() >= world.weather.haste:
+                await sleep(world.clock, world.rng.expovariate(actions / world.weather.end))
+            if world.weather.calm:
+                return
+            head = world.any_head()
+            if head is None:
+                continue
+            action = _choose(world.rng, ACTIONS)
+            await self._patiently(self._act(action, head))
+
+    async def _patiently(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for an answer.  That nobody waits any longer does not end the work."""
+        world = self._world
+        waiting: Deferred[None] = Deferred()
+        late = world.clock.callLater(PATIENCE, waiting.callback, None)
+
+        def done(outcome: Any) -> Any:
+            if not waiting.called:
+                waiting.callback(None)
+            return outcome
+
+        acting = Deferred.fromCoroutine(work).addBoth(done)
+        acting.addErrback(world.unexpected)
+        await waiting
+        if late.active():
+            late.cancel()
+
+    async def _act(self, action: str, head: Head) -> None:
+        world = self._world
+        world.note(self.uid[:4], head.name, action, {}, None)
+        try:
+            if action == "upload":
+                await self._upload(head)
+            elif action == "delete":
+                if self.ids:
+                    avatar_id = world.rng.choice(self.ids)
+                    await head.selection.delete(uid=self.uid, avatar_id=avatar_id)
+            elif action == "delete current":
+                await head.selection.delete(uid=self.uid, avatar_id=None)
+            else:
+                await head.selection.delete_user(self.uid)
+        except (DriverError, NotTheOwner, CancelledError):
+            # The client is told that it did not work, and may try again.
+            return
+
+    async def _upload(self, head: Head) -> None:
+        world = self._world
+        kind = _choose(world.rng, KINDS)
+        signature = b"GIF87x" if kind == "no image" else b"GIF89a"
+        word = kind if kind in ("corrupt", "fatal") else "good"
+        data = signature + f" {world.next_number():06} {word} image {' ' * 40}".encode()
+        body = UserBody(data, gone=kind == "gone")
+        try:
+            avatar = await head.intake.accept(uid=self.uid, body=body, length=len(data))
+        except (ImageRefused, ClientGone, BodyMismatch):
+            if kind in ("no image", "gone"):
+                return
+            raise
+        if kind in ("no image", "gone"):
+            world.violations.append(f"{kind!r} was accepted as {avatar.id}")
+        if avatar.id not in world.ledger.uploads:
+            world.violations.append(f"{avatar.id} was accepted, and there is no row")
+        self.ids.append(avatar.id)
+        if world.rng.random() < 0.5:
+            row = await head.selection.wait(avatar, 5)
+            if row.status is Status.FAILED and word == "good" and row.error != "dead":
+                world.violations.append(f"{avatar.id} is good, and was called {row.error}")
+
+
+def _choose(rng: Any, weights: dict[str, int]) -> str:
+    word: str = rng.choices(list(weights), list(weights.values()))[0]
+    return word

@@ -1,0 +1,114 @@
+"""
+What goes wrong, and when: all of it drawn from the one source of chance of a world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+#: What may fail: by the name that its calls have in a trace.
+DRIVERS = ("private", "public", "jobs", "results", "dead", "store", "crunch")
+
+#: How often the calls of a driver go wrong; most drivers are fine most of the time.
+RATES = (0.0, 0.0, 0.02, 0.1, 0.3)
+
+#: Seconds until whoever calls a driver that hangs is told that it does.
+TIMEOUT = 30
+
+#: Seconds after such an error in which the call may yet have its effect.
+LATE = 5
+
+
+@dataclass(frozen=True)
+class Fate:
+    """
+    What becomes of one call.
+
+    :ivar before: seconds until it has its effect.
+    :ivar after: seconds from there to its answer.
+    :ivar error: ``before`` or ``after`` the effect, or ``hangs``.
+    :ivar late: of a call that hangs: None if it has no effect, 0 if it has it at once, and
+        otherwise so many seconds after its error.
+    :ivar kill: the process dies ``before`` or ``after`` the effect.
+    """
+
+    before: float = 0
+    after: float = 0
+    error: str = ""
+    late: float | None = None
+    kill: str = ""
+
+
+FINE = Fate()
+
+
+class Weather:
+    """
+    The weather of a world: storms until :attr:`end`, and calm from then on.
+
+    :ivar end: the seconds after which nothing goes wrong any more.
+    :ivar duplicates: how often a message is sent twice, or comes back after its deletion.
+    :ivar delays: how often a message is not visible at once.
+    :ivar most_receives: after so many a message is dead.
+    :ivar retry_delays: of the pollers, in seconds.
+    :ivar haste: how likely a user does the next thing at once.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self.end = rng.choice((30, 120, 400, 1000)) * rng.uniform(0.5, 1.5)
+        self.calm = False
+        self.rates = {driver: rng.choice(RATES) for driver in DRIVERS}
+        self.outages = {
+            rng.choice(DRIVERS): (begin := rng.uniform(0, self.end), begin + rng.expovariate(0.01))
+            for _ in range(rng.choice((0, 0, 1, 2)))
+        }
+        self._slow = rng.choice((0.0, 0.1, 0.5))
+        self._seconds = rng.choice((0.01, 0.3, 3))
+        self._kill = rng.choice((0.0, 0.002, 0.01))
+        self.duplicates = rng.choice((0.0, 0.0, 0.05, 0.3))
+        self.delays = rng.choice((0.0, 0.0, 0.1, 0.5))
+        self.most_receives = rng.choice((1, 2, 3, 5))
+        self.retry_delays = rng.choice(((10, 30, 120, 600), (10, 20), (10,)))
+        self.haste = rng.choice((0.0, 0.5, 0.9))
+        #: When the whole world stands still for a while, as machines do, and how long.
+        self.pauses = [
+            (rng.uniform(0, self.end), rng.uniform(1, 150)) for _ in range(rng.choice((0, 0, 1, 2)))
+        ]
+
+    def fate(self, driver: str, now: float) -> Fate:
+        """
+        What becomes of a call of a driver.
+
+        :param now: seconds since the world began.
+        """
+        if self.calm:
+            return FINE
+        rng = self._rng
+        begin, end = self.outages.get(driver, (0, 0))
+        if begin <= now < end:
+            return Fate(error="before") if rng.random() < 0.8 else self._hangs(driver)
+        if rng.random() < self._kill:
+            return Fate(kill=rng.choice(("before", "after")))
+        before = after = 0.0
+        if rng.random() < self._slow:
+            before = rng.expovariate(1 / self._seconds)
+            after = rng.expovariate(1 / self._seconds)
+        if rng.random() >= self.rates[driver]:
+            return Fate(before, after) if before else FINE
+        error = rng.choice(("before", "after", "hangs"))
+        return self._hangs(driver) if error == "hangs" else Fate(before, after, error)
+
+    def _hangs(self, driver: str) -> Fate:
+        if self._rng.random() < 0.7:
+            return Fate(error="hangs")
+        # What the service cannot bear: that pictures come after the worker was told that
+        # they did not, and after another worker was done with the same job, and a delete
+        # job as well.  Then only a look through the whole bucket finds them.
+        late = 0 if driver == "public" else self._rng.uniform(0, LATE)
+        return Fate(error="hangs", late=late)
+
+    def happens(self, chance: float) -> bool:
+        """Whether something that has this chance happens, which it never does in the calm."""
+        return not self.calm and chance > 0 and self._rng.random() < chance

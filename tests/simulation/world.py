@@ -1,0 +1,331 @@
+"""
+A whole service on one clock, with the weather that its seed draws.
+
+Several web heads and workers share buckets, queues and a store.  Their calls fail before
+or after their effect, hang, come late, twice and in another order; processes die at any
+call and are started again; everything that is random comes from one seed.  Then the
+storm ends, the clock runs until all is quiet, and the ledger is checked.
+
+The invariants are those of the service: no accepted upload is lost; a selected avatar has
+its pictures, at every moment; no object stays that no row knows; the newest upload wins;
+nothing is done for ever.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from fxprofile.errors import DriverError
+from fxprofile.events.repair import PERIOD
+from fxprofile.intake import DOUBT_AGE
+from fxprofile.model import Avatar
+from tests.fakes.bucket import MemoryBucket
+from tests.simulation.drivers import SimQueue
+from tests.simulation.ledger import Ledger, PublicBucket, Violation, WatchedStore
+from tests.simulation.processes import (
+    JOBS_VISIBILITY,
+    METRICS,
+    RESULTS_VISIBILITY,
+    Head,
+    Process,
+    Worker,
+)
+from tests.simulation.state import MemoryState, State
+from tests.simulation.users import User
+from tests.simulation.weather import FINE, TIMEOUT, Fate, Weather
+
+#: Seconds after the storm until every call that hangs, and every doubt, has come to its end.
+SETTLE = DOUBT_AGE + 2 * TIMEOUT
+
+#: Seconds in which all has to be quiet once the storm is over.
+QUIET_IN = 4 * 3600
+
+#: Seconds between two looks whether it is.
+LOOK = 20
+
+#: Seconds after which everything that is kept for a while only has been forgotten.
+LONG = 16 * 86400
+
+#: More steps than this mean that something turns round and round.
+MOST_STEPS = 400_000
+
+#: When a world begins, in seconds since the epoch.
+BIRTH = 1_000_000
+
+JUNK = ("junk", "{}", '{"v":1,"op":"crunch","id":"x"}')
+
+
+class World:
+    """
+    A world.
+
+    :param seed: of all its chance.
+    :param state: its store; one in memory if left out.
+    :param head: and ``worker``: what its processes are.
+    :param trace: where to note every call, if it is wanted.
+    :ivar violations: what was found to be wrong.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        state: State | None = None,
+        head: type[Head] = Head,
+        worker: type[Worker] = Worker,
+        trace: list[str] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.state = state or MemoryState()
+        self._head = head
+        self._worker = worker
+        self.rng = rng = Random(seed)
+        self.clock = Clock()
+        self.clock.advance(BIRTH)
+        self.weather = Weather(rng)
+        self.violations: list[str] = []
+        self.over = False
+        self.unlucky: set[bytes] = set()
+        self.metrics = METRICS
+        self.ledger = Ledger(self)
+        self.private = MemoryBucket(self.clock)
+        self.public = PublicBucket(self.ledger)
+        self.jobs = SimQueue(self, "jobs", JOBS_VISIBILITY, self.weather.most_receives)
+        self.jobs.dead = self.dead_jobs = SimQueue(self, "dead", JOBS_VISIBILITY)
+        self.results = SimQueue(self, "results", RESULTS_VISIBILITY, 10)
+        self.results.dead = self.dead_results = SimQueue(self, "dead results", RESULTS_VISIBILITY)
+        self.shared = {
+            "private": self.private,
+            "public": self.public,
+            "jobs": self.jobs,
+            "results": self.results,
+            "dead": self.dead_jobs,
+            "store": WatchedStore(self.state.store, self.ledger),
+        }
+        self.processes: list[Process] = []
+        self._graves: list[tuple[Deferred[None], type[DriverError]]] = []
+        self._trace = trace
+        self._number = 0
+        self._steps = 0
+        self.digest = 0
+
+    # What happens in it.
+
+    def run(self) -> None:
+        """
+        Let it all happen.
+
+        :raises Violation: if something is not as it must be.
+        """
+        globalLogPublisher.addObserver(self._log)
+        try:
+            self._begin()
+            self._until(self.clock.seconds() + self.weather.end)
+            self._clear_up()
+            self._until(self.clock.seconds() + SETTLE)
+            self._until_quiet()
+            self.ledger.check_quiet()
+            self._operate()
+            self._until_quiet()
+            self.ledger.check_quiet()
+            self.clock.advance(LONG)
+            self._until(self.clock.seconds() + 2 * PERIOD)
+            self._until_quiet()
+            self.ledger.check_end()
+            self._check()
+        finally:
+            globalLogPublisher.removeObserver(self._log)
+            self._end()
+
+    def _begin(self) -> None:
+        rng = self.rng
+        for _ in range(rng.choice((1, 2, 3))):
+            self._start(self._head)
+        for _ in range(rng.choice((1, 1, 2))):
+            self._start(self._worker)
+        for number in range(rng.choice((1, 1, 2, 3))):
+            user = User(self, f"{number + 1:032x}")
+            living = Deferred.fromCoroutine(user.live(rng.randint(1, 8)))
+            living.addErrback(self.unexpected)
+        for when, seconds in self.weather.pauses:
+            self.clock.callLater(when, self._pause, seconds)
+        for _ in range(rng.choice((0, 0, 1, 3))):
+            self.clock.callLater(rng.uniform(0, self.weather.end), self._replace)
+        for queue in (self.jobs, self.results):
+            if rng.random() < 0.1:
+                self.clock.callLater(rng.uniform(0, self.weather.end), queue.put, rng.choice(JUNK))
+            if rng.random() < 0.1:
+                self.clock.callLater(rng.uniform(0, self.weather.end), self._purge, queue)
+
+    def _start(self, kind: type[Process]) -> None:
+        if self.over:
+            return
+        process = kind(self, f"{kind.kind} {self.next_number()}")
+        self.processes.append(process)
+        process.start()
+
+    def died(self, process: Process) -> None:
+        """A process was killed: after a while there is another one."""
+        self.note(process.name, "", "died", {}, None)
+        self.clock.callLater(self.rng.expovariate(0.1), self._start, type(process))
+
+    def _replace(self) -> None:
+        """Replace a process in an orderly way."""
+        living = [process for process in self.processes if process.alive]
+        if living and not self.over:
+            process = self.rng.choice(living)
+            self.note(process.name, "", "is asked to end", {}, None)
+            self._start(type(process))
+            stopping = process.stop()
+            stopping.addBoth(lambda _: setattr(process, "dead", True))
+
+    def _purge(self, queue: SimQueue) -> None:
+        """Messages that nobody has received yet are lost, of avatars that wait for them."""
+        self.note("", queue.name, "is purged", {}, None)
+        for row in self.state.rows():
+            for entry in list(queue.entries):
+                if row.id in entry.body and row.owed_since is not None and not entry.receive_count:
+                    queue.entries.remove(entry)
+                    self.ledger.uploads[row.id].dropped = True
+
+    def _pause(self, seconds: float) -> None:
+        """The whole world stands still."""
+        self.note("", "", f"stands still for {seconds:.0f} s", {}, None)
+        self.clock.rightNow += seconds
+
+    def _clear_up(self) -> None:
+        """From now on nothing goes wrong."""
+        self.note("", "", "the storm is over", {}, None)
+        self.weather.calm = True
+
+    def _operate(self) -> None:
+        """An operator looks at the dead letters."""
+        for dead, queue in ((self.dead_jobs, self.jobs), (self.dead_results, self.results)):
+            for entry in list(dead.entries):
+                dead.entries.remove(entry)
+                if entry.body in JUNK:
+                    continue
+                if queue is self.results or self.rng.random() < 0.7:
+                    queue.put(entry.body)
+                    continue
+                for upload in self.ledger.uploads.values():
+                    if upload.id in entry.body:
+                        upload.dropped = True
+
+    # Time.
+
+    def _until(self, when: float) -> None:
+        clock = self.clock
+        while clock.calls and clock.calls[0].getTime() <= when:
+            clock.rightNow = max(clock.rightNow, clock.calls[0].getTime())
+            clock.advance(0)
+            self._check()
+        clock.rightNow = max(clock.rightNow, when)
+        clock.advance(0)
+        self._check()
+
+    def _until_quiet(self) -> None:
+        began = self.clock.seconds()
+        while not self._is_quiet():
+            self._until(self.clock.seconds() + LOOK)
+            if self.clock.seconds() - began > QUIET_IN:
+                self.ledger.fail(f"something goes on for ever: {', '.join(self._unrest())}")
+                self._check()
+
+    def _is_quiet(self) -> bool:
+        return not any(True for _ in self._unrest())
+
+    def _unrest(self) -> Iterator[str]:
+        """What goes on."""
+        for queue in (self.jobs, self.results):
+            if queue.entries:
+                yield f"{len(queue.entries)} messages on {queue.name}: {queue.entries[0].body}"
+        for row in self.state.rows():
+            if row.owed_since is not None:
+                yield f"{row.id} is {row.status}"
+
+    def _check(self) -> None:
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            self.violations.append("it turns round and round")
+        if self.violations:
+            raise Violation(f"seed {self.seed}: {'; '.join(self.violations)}")
+
+    def _end(self) -> None:
+        """Let every piece of work come to an end, so that nothing is left of this world."""
+        self.over = True
+        for process in self.processes:
+            process.stop()
+        while self._graves:
+            deferred, error = self._graves.pop()
+            if not deferred.called:
+                deferred.errback(error("the world is over"))
+        for _ in range(4):
+            self.clock.advance(1000)
+
+    # What others ask of it.
+
+    def grave(self, error: type[DriverError]) -> Deferred[None]:
+        """What a dead process waits for."""
+        waiting: Deferred[None] = Deferred()
+        self._graves.append((waiting, error))
+        return waiting
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began."""
+        return self.clock.seconds() - BIRTH
+
+    def next_number(self) -> int:
+        """Another number each time."""
+        self._number += 1
+        return self._number
+
+    def any_head(self) -> Head | None:
+        """A web head that takes requests, if there is one."""
+        heads = [p for p in self.processes if p.alive and isinstance(p, Head)]
+        return self.rng.choice(heads) if heads else None
+
+    def unexpected(self, failure: Failure) -> None:
+        """An error that nobody thought of."""
+        if not self.over:
+            self.violations.append(f"unexpected: {failure.getTraceback()}")
+
+    def _log(self, event: LogEvent) -> None:
+        if "log_failure" in event or event["log_level"] is LogLevel.critical:
+            failure = event.get("log_failure")
+            trace = failure.getTraceback() if failure else ""
+            self.violations.append(f"logged: {formatEvent(event)}\n{trace}")
+
+    def note(
+        self, who: str, driver: str, what: str, arguments: dict[str, Any], fate: Fate | None
+    ) -> None:
+        """Note something that happens."""
+        brief = ",".join(_brief(value) for value in arguments.values())
+        line = f"{self.age:10.3f} {who:10} {driver:8} {what}({brief})"
+        if fate is not None and fate != FINE:
+            line += f" {fate}"
+        self.digest = zlib.crc32(line.encode(), self.digest)
+        if self._trace is not None:
+            self._trace.append(line)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Avatar):
+        return f"{value.id[:6]}={value.status}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    message = getattr(value, "message_id", None)
+    if message is not None:
+        return f"{message}:{value.body[:80]}"
+    if isinstance(value, (str, int, list, tuple)):
+        return str(value)[:100]
+    return type(value).__name__
