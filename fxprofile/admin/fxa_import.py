@@ -199,6 +199,7 @@ class Importer:
         variants = await self._pictures.present(avatar_id)
         if variants is None and self._dry_run and self._pictures.copies:
             return Fate.IMPORTED, ""
+        copied = variants is None
         if variants is None:
             try:
                 variants = await self._pictures.copied(avatar_id)
@@ -212,6 +213,9 @@ class Importer:
         fate: Fate = await self._database.run(
             lambda c: select_avatar(c, uid, avatar_id, variants, now)
         )
+        if fate is Fate.CHANGED_HERE and copied:
+            # The user was faster, and no row knows these pictures.
+            await self._pictures.remove(avatar_id)
         return fate, ""
 
 

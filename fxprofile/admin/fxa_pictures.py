@@ -23,7 +23,7 @@ from fxprofile.aio import BytesBody, Threads, read_all, sleep
 from fxprofile.crunch import IMAGE_TYPE
 from fxprofile.errors import ChildFailed, ConfigError, DriverError, ObjectNotFound
 from fxprofile.interfaces import IBucket, ICruncher
-from fxprofile.keys import VARIANTS, public_key
+from fxprofile.keys import VARIANTS, public_key, public_keys
 from fxprofile.model import Variant
 
 #: The most bytes of an old picture.
@@ -252,6 +252,10 @@ class Pictures:
                 content_type=IMAGE_TYPE,
             )
         return {name: variant for name, (variant, _) in pictures.items()}
+
+    async def remove(self, avatar_id: str) -> None:
+        """Remove pictures from the public bucket."""
+        await self._public.delete(keys=public_keys(avatar_id))
 
     async def _crunched(
         self, cruncher: ICruncher, data: bytes

@@ -177,11 +177,14 @@ class Buckets:
 
 
 def _agrees(rule: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether a rule is what is wanted; S3 may say more of it than was said to it."""
+    """
+    Whether a rule is what is wanted; S3 may say more of it than was said to it, and leaves
+    out what is empty.
+    """
     return all(
         _agrees(rule[key], value)
         if isinstance(value, Mapping) and isinstance(rule.get(key), Mapping)
-        else rule.get(key) == value
+        else rule.get(key, "" if value == "" else None) == value
         for key, value in wanted.items()
     )
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import subprocess
+import time
 from contextlib import redirect_stderr
 from typing import Any
 
@@ -17,10 +18,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from fxprofile.admin.fxa_import import Checkpoint, Importer
 from fxprofile.admin.fxa_pictures import TIMEOUT, TRIES, HttpPictures, OldPicturesUnavailable
+from fxprofile.admin.fxa_rows import Fate
+from fxprofile.admin.fxa_source import FxaSource
 from fxprofile.admin.import_fxa import Progress
 from fxprofile.compute.result import check_png
-from fxprofile.keys import new_id, public_key, public_keys
+from fxprofile.keys import VARIANTS, new_id, public_key, public_keys
+from fxprofile.model import Variant
 from tests.admin.original import ImportCase, png, uids
 from tests.admin.support import command, environment
 from tests.servers.sql import free_port
@@ -197,6 +202,58 @@ class KilledImportTests(ImportCase):
                 self.assertEqual((profile.display_name, profile.avatar_id), ("Alice", avatar_id))
                 about = (await self.admin("avatar", "show", avatar_id, "--json")).json
                 self.assertEqual(about["problems"], [])
+
+
+class _Slow:
+    """Pictures that take so long that the user uploads one here meanwhile."""
+
+    copies = True
+
+    def __init__(self, store: Any, uid: str) -> None:
+        self._store = store
+        self._uid = uid
+        self.removed: list[str] = []
+
+    async def present(self, avatar_id: str) -> None:
+        return None
+
+    async def copied(self, avatar_id: str) -> Any:
+        await self._store.accept(avatar_id=new_id(), uid=self._uid, now=time.time())
+        return dict.fromkeys(VARIANTS, Variant(width=1, height=1, bytes=1))
+
+    async def remove(self, avatar_id: str) -> None:
+        self.removed.append(avatar_id)
+
+
+class RaceTests(ImportCase):
+    """An import while users are at work."""
+
+    async def test_user_is_faster(self) -> None:
+        """If a user uploads an avatar while an old one is copied, the copy goes again."""
+        original = await self.original()
+        (user,) = uids(1)
+        avatar_id = new_id()
+        original.avatar(user, avatar_id)
+        async with self.service() as tools:
+            pictures = _Slow(tools.store, user)
+            source = FxaSource(original.url, tools.files)
+            source.setServiceParent(tools.stack)
+            importer = Importer(
+                source=source,
+                database=tools.database,
+                pictures=pictures,
+                clock=reactor,
+                checkpoint=Checkpoint(None, ""),
+                tell=lambda *_: None,
+                progress=lambda _: None,
+                batch=1,
+                parallel=1,
+                dry_run=False,
+            )
+            await importer.run()
+            self.assertEqual(importer.tally.avatars, {Fate.CHANGED_HERE: 1})
+            self.assertEqual(pictures.removed, [avatar_id])
+            self.assertIsNone(await tools.store.avatar(avatar_id=avatar_id))
 
 
 class ProgressTests(ImportCase):
