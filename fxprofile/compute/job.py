@@ -12,7 +12,8 @@ import os
 from fxprofile.compute import pixels, png, result
 from fxprofile.compute.decoders import FORMATS, prepare
 from fxprofile.compute.headers import Buffer
-from fxprofile.compute.limits import MAX_BYTES, Limits, Refused
+from fxprofile.compute.limits import MAX_BYTES, SIZES, Limits, Refused
+from fxprofile.compute.placeholder import blurhash
 from fxprofile.model import Variant
 
 #: The descriptors that a child has, by number.
@@ -54,6 +55,7 @@ def crunch(data: Buffer, limits: Limits) -> result.Outcome:
         kind=source.kind,
         sides=(source.width, source.height),
         peak=_peak(),
+        placeholder=blurhash(images[SIZES[-1]]),
         pictures=pictures,
     )
 
@@ -102,4 +104,5 @@ def warm_up(limits: Limits) -> None:
         _, images = pixels.reduced(file.getvalue(), limits)
         for image in images.values():
             png.encode(image)
+            blurhash(image)
     png.encode(Image.radial_gradient("L").convert("RGB"))

@@ -10,6 +10,7 @@ what is published is what this check has understood down to the last byte.
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ _CHILD_REASONS: Final = frozenset(
     {"unsupported", "corrupt", "too_many_pixels", "too_large", "memory"}
 )
 _MOST_DETAIL: Final = 200
+#: What :mod:`fxprofile.compute.placeholder` writes, or nothing.
+_BLURHASH: Final = re.compile(r"(?:[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28})?")
 
 
 class BadResult(Exception):
@@ -50,6 +53,7 @@ class Outcome:
     :ivar kind: what the image was, as far as it was found out, else empty.
     :ivar sides: of the source, in pixels; 0 if unknown.
     :ivar peak: the most address space that the child had, in bytes; 0 if unknown.
+    :ivar placeholder: a BlurHash of the picture; empty if there is none.
     :ivar pictures: for each name of :data:`fxprofile.keys.VARIANTS`, a PNG.
     """
 
@@ -58,6 +62,7 @@ class Outcome:
     kind: str = ""
     sides: tuple[int, int] = (0, 0)
     peak: int = 0
+    placeholder: str = ""
     pictures: Mapping[str, tuple[Variant, bytes]] = field(default_factory=dict)
 
 
@@ -74,6 +79,7 @@ def encode(outcome: Outcome) -> bytes:
         header["reason"] = outcome.reason
         header["detail"] = outcome.detail[:_MOST_DETAIL]
     else:
+        header["placeholder"] = outcome.placeholder
         header["pictures"] = {
             name: [variant.width, variant.height, variant.bytes]
             for name, (variant, _) in outcome.pictures.items()
@@ -114,6 +120,7 @@ def decode(data: bytes) -> Outcome:
         kind=about.kind,
         sides=about.sides,
         peak=about.peak,
+        placeholder=_placeholder(header.get("placeholder")),
         pictures=_pictures(header.get("pictures"), bodies),
     )
 
@@ -155,6 +162,12 @@ def _pictures(members: object, bodies: bytes) -> dict[str, tuple[Variant, bytes]
     if at != len(bodies):
         raise BadResult("more or less than the pictures")
     return pictures
+
+
+def _placeholder(value: object) -> str:
+    if not isinstance(value, str) or not _BLURHASH.fullmatch(value):
+        raise BadResult("the placeholder is no BlurHash")
+    return value
 
 
 def _number(value: object, least: int, most: int, what: str) -> int:
