@@ -9,6 +9,7 @@ secret.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -123,14 +124,16 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     source.env_vars = {name.lower(): value for name, value in environ.items() if value}
     try:
         return dict(source())
-    except Exception as error:
-        # The text of the error would quote the value, which may be a secret.
-        raise ConfigError(f"environment: {ENVIRONMENT_PREFIX}*: a value is not JSON") from error
+    except Exception:
+        # The error, and its cause, would quote the value, which may be a secret.
+        raise ConfigError(f"environment: {ENVIRONMENT_PREFIX}*: a value is not JSON") from None
 
 
 def _from_command_line(override: str) -> dict[str, Any]:
     key, equals, value = override.partition("=")
     if not equals:
+        # Whoever wrote another sign may have written a secret behind it.
+        key = re.split(r"[^a-z0-9_.]", key)[0]
         raise ConfigError(f"--set {key}: must be section.key=value")
     members: Any = value
     for part in reversed(key.split(".")):

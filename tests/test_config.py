@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,23 @@ class ProblemTests(SynchronousTestCase):
             ("database.url=oracle://x", "database.url"),
             ("cache.driver=redis", "cache.url"),
             ("environment=test", "environment"),
+            ("web.client_address_depth=-1", "web.client_address_depth"),
+            ("images.max_age=-1", "images.max_age"),
+            ("images.url={id}", "images.url"),
+            ("identity.timeout=0", "identity.timeout"),
+            ("identity.jwks_url=https://x/jwks", "identity.issuer"),
+            ("storage.kms_key_id=x", "storage.kms_key_id"),
+            ("queue.visibility_timeout=1", "queue.visibility_timeout"),
+            ("queue.max_receives=0", "queue.max_receives"),
+            ("queue.events_url=not a queue", "queue.events_url"),
+            ("uploads.max_bytes=0", "uploads.max_bytes"),
+            ("uploads.per_hour=-1", "uploads.per_hour"),
+            ("crunch.memory=1MiB", "crunch.memory"),
+            ("crunch.sandbox=loose", "crunch.sandbox"),
+            ("cache.ttl=0", "cache.ttl"),
+            ("logging.level=loud", "logging.level"),
+            ("monogram.enabled=perhaps", "monogram.enabled"),
+            ("web=1", "web"),
         ):
             line = problem(override)
             self.assertTrue(line.startswith(key), line)
@@ -127,6 +145,21 @@ class ProblemTests(SynchronousTestCase):
         load(overrides=["queue.driver=sqs"], environ={}, role=Role.IMAGES)
         line = problem("queue.driver=sqs", role=Role.WORKER)
         self.assertTrue(line.startswith("queue.jobs_url: "), line)
+
+    def test_together(self) -> None:
+        """What is right by itself may be wrong with another setting."""
+        sqs = ("queue.driver=sqs", "queue.jobs_url=http://q/j", "queue.results_url=http://q/r")
+        jwks = ("identity.jwks_url=https://x/jwks", "identity.issuer=https://x")
+        for overrides, key in (
+            ((*sqs, "queue.events_url=events"), "queue.events_url"),
+            ((*sqs, "queue.updates_url=updates"), "queue.updates_url"),
+            (sqs[:2], "queue.results_url"),
+            (jwks, "identity.audience"),
+            (("storage.kms_key_id=x", "storage.encryption=AES256"), "storage.kms_key_id"),
+        ):
+            line = problem(*overrides)
+            self.assertTrue(line.startswith((f"{key}: ", f"{key} ")), line)
+        load(overrides=sqs, environ={})
 
     def test_loopback(self) -> None:
         """Which endpoints only this machine reaches."""
@@ -166,8 +199,34 @@ class SecretTests(SynchronousTestCase):
         problems += read(environ={"FXPROFILE_WEB": secret})[0]
         problems += read(environ={"FXPROFILE_IDENTITY__DEV__ACCOUNTS": f'["{secret}"]'})[0]
         problems += read(overrides=[f"crunch.processes={secret}"], environ={})[0]
-        self.assertEqual(len(problems), 4)
+        problems += read(overrides=[f"secret_bearer_token:{secret}"], environ={})[0]
+        self.assertEqual(len(problems), 5)
         self.assertNotIn(secret, " ".join(problems))
+
+    @given(st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=40))
+    def test_traces(self, secret: str) -> None:
+        """Nor does the trace of an error, with whatever caused it."""
+        sources: tuple[dict[str, Any], ...] = (
+            {"environ": {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": f"[{secret}"}},
+            {"environ": {"FXPROFILE_DATABASE__URL": secret}},
+            {"environ": {"FXPROFILE_CACHE": f'{{"url": {{"{secret}": 1}}}}'}},
+            {"environ": {}, "overrides": [f"secret_bearer_token.x={secret}"]},
+        )
+        for source in sources:
+            with self.assertRaises(ConfigError) as caught:
+                load(**source)
+            trace = traceback.TracebackException.from_exception(caught.exception)
+            self.assertNotIn(secret, "".join(trace.format(chain=True)))
+
+    def test_file(self) -> None:
+        """Nor what is said of a file that is no TOML."""
+        secret = "hunter2hunter2"
+        for text in (f'secret_bearer_token = "{secret}', f"secret_bearer_token = {secret}", secret):
+            path = Path(self.mktemp())
+            path.write_text(text)
+            problems, _ = read(config=str(path), environ={})
+            self.assertEqual(len(problems), 1)
+            self.assertNotIn(secret, problems[0])
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
