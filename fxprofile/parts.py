@@ -15,13 +15,13 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from fxprofile.aio import Stack, Threads
+from fxprofile.changes import Changes
 from fxprofile.config import Settings
 from fxprofile.crashpoints import crash_point
 from fxprofile.errors import ConfigError
 from fxprofile.interfaces import IBucket, IIdentity, IProfileCache, IProfileStore, IQueue
 from fxprofile.metrics import Metrics
 from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes
 from fxprofile.selection import Selection
 from fxprofile.serving.health import Health
 from fxprofile.serving.site import Listener, StreamingSite

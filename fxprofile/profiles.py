@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -21,8 +20,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.aio import detached
-from fxprofile.errors import AccountUnknown, CacheError, DriverError, UpstreamRefused
-from fxprofile.interfaces import IIdentity, IProfileCache, IProfileStore, IQueue
+from fxprofile.changes import Changes, Reading
+from fxprofile.errors import AccountUnknown, CacheError, UpstreamRefused
+from fxprofile.interfaces import IIdentity, IProfileCache, IProfileStore
 from fxprofile.keys import DEFAULT_AVATAR_ID, image_url
 from fxprofile.metrics import Metrics
 from fxprofile.model import Account, Avatar, Credentials, Profile
@@ -66,89 +66,12 @@ class ProfileView:
 
 
 @dataclass
-class Reading:
-    """
-    A profile that is being read.
-
-    :ivar stale: whether it has changed since the reading began.
-    """
-
-    stale: bool = False
-
-
-@dataclass
 class _Fetch:
     """A reading that others wait for."""
 
     reading: Reading
     token_changed_at: int
     waiting: list[Deferred[ProfileView]] = field(default_factory=list)
-
-
-class Changes:
-    """
-    Tells whoever keeps or follows profiles that one has changed.
-
-    :param updates: the queue that other services read, if there is one.
-    """
-
-    _log = Logger()
-
-    def __init__(self, *, cache: IProfileCache, updates: IQueue | None, metrics: Metrics) -> None:
-        self._cache = cache
-        self._updates = updates
-        self._metrics = metrics
-        self._sending: set[Deferred[None]] = set()
-        self._readings: dict[str, list[Reading]] = {}
-
-    @contextmanager
-    def reading(self, uid: str) -> Iterator[Reading]:
-        """Note whether the profile of a user changes while it is read."""
-        reading = Reading()
-        readings = self._readings.setdefault(uid, [])
-        readings.append(reading)
-        try:
-            yield reading
-        finally:
-            readings.remove(reading)
-            if not readings:
-                del self._readings[uid]
-
-    async def announce(self, uid: str) -> None:
-        """Drop the kept profile of a user, and tell the updates queue, in its own time."""
-        await self.forget(uid)
-        if self._updates is not None:
-            sending = detached(self._send(self._updates, uid))
-            self._sending.add(sending)
-            sending.addBoth(lambda _: self._sending.discard(sending))
-
-    async def told(self) -> None:
-        """Wait until the updates queue has heard of everything, or could not be told."""
-        for sending in list(self._sending):
-            await sending
-
-    async def forget(self, uid: str) -> None:
-        """Drop the kept profile of a user, and what is being read to be kept."""
-        for reading in self._readings.get(uid, ()):
-            reading.stale = True
-        await self.drop(uid)
-
-    async def drop(self, uid: str) -> None:
-        """Drop the kept profile of a user."""
-        try:
-            await self._cache.drop(uid=uid)
-        except CacheError as error:
-            self._survived("cache", error)
-
-    async def _send(self, updates: IQueue, uid: str) -> None:
-        try:
-            await updates.send(body=json.dumps({"Message": json.dumps({"uid": uid})}))
-        except DriverError as error:
-            self._survived("updates", error)
-
-    def _survived(self, upstream: str, error: Exception) -> None:
-        self._metrics.upstream_errors.labels(upstream).inc()
-        self._log.warn("Going on without the {upstream}: {error}", upstream=upstream, error=error)
 
 
 class Profiles:
@@ -286,6 +209,8 @@ class Profiles:
         )
 
     async def _kept(self, credentials: Credentials, kind: str) -> ProfileView | None:
+        if not await self._changes.heard(credentials.uid):
+            return None
         try:
             text = await self._cache.get(uid=credentials.uid, variant=kind)
         except CacheError as error:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.changes import Changes
 from fxprofile.database.bells import Bells
 from fxprofile.errors import DriverError
 from fxprofile.interfaces import IProfileStore
 from fxprofile.keys import DEFAULT_AVATAR_ID
 from fxprofile.model import Avatar, Job, Op, Outcome, Result, Status
 from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes
 
 #: A result that another process applied is seen after at most so many seconds.
 LOOK_AGAIN = 0.5

@@ -15,12 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.aio import BytesBody
 from fxprofile.cache.memory import MemoryCache
+from fxprofile.changes import Changes
 from fxprofile.intake import Intake
 from fxprofile.keys import VARIANTS
 from fxprofile.metrics import Metrics
 from fxprofile.model import Avatar, Job, Outcome, Result, Status, Variant
 from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes
 from fxprofile.queues.memory import MemoryQueue
 from fxprofile.selection import Selection
 from tests.fakes.bucket import MemoryBucket

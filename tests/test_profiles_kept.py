@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+from fxprofile.changes import Changes
 from fxprofile.errors import (
     AccountUnknown,
     AuthUnavailable,
@@ -219,6 +220,56 @@ class ChangesTests(ProfilesTestCase):
         self.cache.fail("generation", CacheError("down"))
         self.assertEqual(self.view("profile").fields["displayName"], "Alice")
         self.assertEqual(self.cache.called("set"), [])
+
+    def test_drop_fails(self) -> None:
+        """What the cache could not be told to drop is not shown, until it has heard of it."""
+        self.view("profile")
+        self.view(*BASIC)
+        self.cache.fail("drop", CacheError("down"), times=5)
+        self.name("Alicia")
+        for _ in range(6):
+            self.assertEqual(self.view("profile").fields["displayName"], "Alicia")
+        self.assertEqual(self.view(*BASIC).fields["displayName"], "Alicia")
+        before = self.reads()
+        self.view("profile")
+        self.view(*BASIC)
+        self.assertEqual(self.reads(), before, "it is not kept again")
+
+    def test_drop_fails_for_another(self) -> None:
+        """The cache hears of what it missed also when somebody else is read."""
+        self.servers.accounts[BOB] = Account()
+        for uid in (ALICE, BOB):
+            self.run_now(self.cache.inner.set(uid=uid, variant="profile", value="old"))
+        self.cache.fail("drop", CacheError("down"))
+        self.name("Alicia")
+        bob = Credentials(uid=BOB, scopes=("profile",))
+        self.run_now(self.profiles.view(token="bob", credentials=bob))
+        self.assertIsNone(self.run_now(self.cache.inner.get(uid=ALICE, variant="profile")))
+        self.assertEqual(self.changes._owed, {})
+
+    def test_another_drop_fails(self) -> None:
+        """A change that comes while the cache hears of the one before is not forgotten."""
+        self.view("profile")
+        self.cache.fail("drop", CacheError("down"))
+        self.name("Alicia")
+        held = self.cache.hold("drop", after=True)
+        reading = self.viewing("profile")
+        self.cache.fail("drop", CacheError("down"), times=2)
+        self.name("Alix")
+        self.run_now(self.cache.inner.set(uid=ALICE, variant="profile", value="old"))
+        held.callback(None)
+        self.successResultOf(reading)
+        self.view("profile")
+        self.assertEqual(self.view("profile").fields["displayName"], "Alix")
+        self.assertEqual(self.changes._owed, {})
+
+    def test_owed_is_bounded(self) -> None:
+        """However long the cache is away, what is remembered of it does not grow for ever."""
+        changes = Changes(cache=self.cache, updates=None, metrics=self.metrics, max_owed=3)
+        self.cache.fail("drop", CacheError("down"), times=5)
+        for number in range(5):
+            self.run_now(changes.forget(f"{number}"))
+        self.assertEqual(list(changes._owed), ["2", "3", "4"])
 
     def test_nothing_is_noted_for_ever(self) -> None:
         """When nobody reads, nothing is remembered of users."""

@@ -12,12 +12,12 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from fxprofile.changes import Changes
 from fxprofile.errors import MalformedMessage
 from fxprofile.interfaces import IIdentity
 from fxprofile.keys import is_uid
 from fxprofile.metrics import Metrics
 from fxprofile.model import Message
-from fxprofile.profiles import Changes
 from fxprofile.queues.poller import Handler
 from fxprofile.selection import Selection
 

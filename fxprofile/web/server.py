@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 
+from fxprofile.changes import Changes
 from fxprofile.errors import NotFound, Unauthorized
 from fxprofile.keys import is_uid
-from fxprofile.profiles import Changes, Profiles
+from fxprofile.profiles import Profiles
 from fxprofile.web.api import Answer, Api, Call, bearer_token
 from fxprofile.web.profile import checked_name
 

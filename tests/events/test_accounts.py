@@ -9,12 +9,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.cache.memory import MemoryCache
+from fxprofile.changes import Changes
 from fxprofile.errors import MalformedMessage, StoreError
 from fxprofile.events.accounts import accounts_handler
 from fxprofile.metrics import Metrics
 from fxprofile.model import Message, Status
 from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes
 from fxprofile.queues.memory import MemoryQueue
 from fxprofile.selection import Selection
 from tests.fakes.store import MemoryProfileStore

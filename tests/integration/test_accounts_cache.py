@@ -205,15 +205,19 @@ class RedisTests(Kept, AccountsCase):
 
     async def test_hangs(self) -> None:
         """A Redis that says nothing costs a moment, and no answer."""
-        alice = self.account("profile")
+        alice, writer = self.account("profile"), self.account()
+        writer.uid = alice.uid
         first = await self.profile(alice)
         self.redis.pause()
         try:
             self.assertEqual(await self.profile(alice), first)
             self.assertEqual(await self.profile(alice), first)
+            await self.set_name(writer, "Alice")
+            self.assertEqual((await self.profile(alice))["displayName"], "Alice")
         finally:
             self.redis.resume()
         await self.until_kept(alice)
+        self.assertEqual((await self.profile(alice))["displayName"], "Alice")
 
     async def until_kept(self, who: FakeAccount) -> None:
         """Wait until the daemon has found Redis again."""

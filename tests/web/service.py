@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 
 from fxprofile.cache.memory import MemoryCache
 from fxprofile.cache.windows import MemoryWindows
+from fxprofile.changes import Changes
 from fxprofile.config import DevAccount
 from fxprofile.identity.customs import Customs
 from fxprofile.identity.dev import DevIdentity
@@ -23,7 +24,7 @@ from fxprofile.intake import Intake
 from fxprofile.metrics import Metrics
 from fxprofile.model import Outcome, Result, Variant
 from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes, Profiles
+from fxprofile.profiles import Profiles
 from fxprofile.queues.memory import MemoryQueue
 from fxprofile.selection import Selection
 from fxprofile.serving.health import Health
