@@ -12,6 +12,8 @@ help:
 	@echo "make run     start the whole service here, with a page to try it on"
 	@echo "make test    run the tests"
 	@echo "make check   run the tests, the linters and the type checks"
+	@echo "make soak    upload while processes are killed (UPLOADS=2000)"
+	@echo "make simulate   the whole service on one clock, in all weathers (SEEDS=10000)"
 	@echo "make lock    write the exact versions in requirements*.lock anew"
 	@echo "make clean   remove what the others have made, but not var/"
 
@@ -69,6 +71,9 @@ clean:
 	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
 
 # Minutes to hours, on real processes.
-.PHONY: soak
+.PHONY: soak simulate
 soak: $(VENV)/ready-for-tests
 	$(BIN)/python -m benchmarks.soak --uploads=$(or $(UPLOADS),2000)
+
+simulate: $(VENV)/ready-for-tests
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000)
