@@ -1,0 +1,164 @@
+"""
+Tests of the simulation itself: services that make one mistake each, which it has to find.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.crunch import Crunch
+from fxprofile.events.repair import Repair
+from fxprofile.intake import Intake
+from fxprofile.keys import VARIANTS
+from fxprofile.model import Avatar, Job, Op, Outcome, Result, Variant
+from fxprofile.queues.poller import Poller
+from fxprofile.selection import Selection
+from tests.fakes.store import MemoryProfileStore
+from tests.simulation.ledger import Violation
+from tests.simulation.processes import Head, Worker
+from tests.simulation.state import MemoryState
+from tests.simulation.world import World
+
+
+class ForgetfulSelection(Selection):
+    """Does nothing about pictures that come after their avatar was deleted."""
+
+    async def _delete_again(self, avatar_id: str, avatar: Avatar | None) -> bool:
+        return False
+
+
+class HastyCrunch(Crunch):
+    """Says that an avatar is ready before its pictures are put."""
+
+    async def _pictures(self, avatar_id: str, original: Any) -> Any:
+        pictures = await super()._pictures(avatar_id, original)
+        variants = {name: variant for name, (variant, _) in pictures.items()}
+        await self._report(Result(avatar_id, Outcome.READY, variants=variants))
+        return pictures
+
+
+class TrustingCrunch(Crunch):
+    """Takes a missing original for a job that is done."""
+
+    async def _without_original(self, avatar_id: str) -> Result:
+        return Result(avatar_id, Outcome.READY, variants=dict.fromkeys(VARIANTS, Variant(1, 1, 1)))
+
+
+class SoftCrunch(Crunch):
+    """Gives up on an image when its first child fails."""
+
+    async def _pictures(self, avatar_id: str, original: Any) -> Any:
+        return await self._cruncher.crunch(original=original)
+
+
+class HastyIntake(Intake):
+    """Has the original of an upload deleted as soon as it is in doubt."""
+
+    async def _look(self, avatar_id: str) -> Avatar | None:
+        avatar = await super()._look(avatar_id)
+        if avatar is None:
+            await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+        return avatar
+
+
+class IdleRepair(Repair):
+    """Leaves jobs that could not be sent to themselves."""
+
+    async def send_unsent(self) -> None:
+        return
+
+
+class HastyPoller(Poller):
+    """Deletes messages before they are handled."""
+
+    def _start(self, message: Any) -> None:
+        Deferred.fromCoroutine(self._conclude(message, "done"))
+        super()._start(message)
+
+
+class FrailPoller(Poller):
+    """Does not survive an error of its queue."""
+
+    async def _receive(self) -> float:
+        try:
+            return await super()._receive()
+        except Exception:
+            self._turn += 1
+            return 0
+
+
+class ForgetfulStore(MemoryProfileStore):
+    """Selects whatever becomes ready last."""
+
+    async def ready(self, *, avatar_id: str, **rest: Any) -> Avatar | None:
+        for user in self.users.values():
+            user.selected_seq = 0
+        return await super().ready(avatar_id=avatar_id, **rest)
+
+
+class ForgetfulState(MemoryState):
+    """What is in such a store."""
+
+    def __init__(self) -> None:
+        self.store = ForgetfulStore()
+
+
+class CarelessTests(SynchronousTestCase):
+    """A service that makes a mistake goes wrong in some world."""
+
+    def finds(
+        self, text: str, *, within: int = 100, state: type[MemoryState] = MemoryState, **parts: Any
+    ) -> None:
+        """Some world goes wrong, and says what."""
+        kinds = {
+            "head": type("Careless", (Head,), {n: p for n, p in parts.items() if n in vars(Head)}),
+            "worker": type(
+                "Careless", (Worker,), {n: p for n, p in parts.items() if n in vars(Worker)}
+            ),
+        }
+        for seed in range(within):
+            try:
+                World(seed, state=state(), **kinds).run()
+            except Violation as violation:
+                self.assertIn(text, str(violation))
+                return
+        self.fail(f"{within} worlds in which nothing went wrong")
+
+    def test_forgetful_selection(self) -> None:
+        """Pictures that no row knows are found."""
+        self.finds("pictures that nobody knows", selection_class=ForgetfulSelection)
+
+    def test_hasty_crunch(self) -> None:
+        """An avatar that is selected without its pictures is found."""
+        self.finds("is selected without its picture", crunch_class=HastyCrunch)
+
+    def test_trusting_crunch(self) -> None:
+        """So is one whose pictures are gone."""
+        self.finds("without its picture", crunch_class=TrustingCrunch)
+
+    def test_soft_crunch(self) -> None:
+        """A good image that failed is found."""
+        self.finds("is good", crunch_class=SoftCrunch)
+
+    def test_hasty_intake(self) -> None:
+        """An upload that was accepted and has lost its original is found."""
+        self.finds("without its original", intake_class=HastyIntake)
+
+    def test_idle_repair(self) -> None:
+        """A job that is never sent is found."""
+        self.finds("something goes on for ever", repair_class=IdleRepair)
+
+    def test_hasty_poller(self) -> None:
+        """Work that is lost with its process is found."""
+        self.finds("", poller_class=HastyPoller)
+
+    def test_frail_poller(self) -> None:
+        """A loop that has ended is found."""
+        self.finds("something goes on for ever", poller_class=FrailPoller)
+
+    def test_store(self) -> None:
+        """A store that selects whatever comes last is found."""
+        self.finds("was selected after", state=ForgetfulState)
