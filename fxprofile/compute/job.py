@@ -8,6 +8,7 @@ nothing else; whatever it does wrong ends with it.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from fxprofile.compute import pixels, png, result
 from fxprofile.compute.decoders import FORMATS, prepare
@@ -93,7 +94,9 @@ def warm_up(limits: Limits) -> None:
 
     from PIL import Image
 
-    prepare(limits)
+    # However little an upload may have, our own is allowed.
+    allowed = replace(limits, max_pixels=1 << 16, max_side=1 << 8, max_scans=1 << 8)
+    prepare(allowed)
     drawing = Image.new("RGBA", (64, 48), (200, 100, 50, 128))
     drawing.putpixel((1, 1), (0, 0, 0, 255))
     for name, mode in (*((name, "RGB") for name in FORMATS.values()), ("PNG", "RGBA")):
@@ -101,8 +104,9 @@ def warm_up(limits: Limits) -> None:
             continue
         file = BytesIO()
         drawing.convert(mode).save(file, name)
-        _, images = pixels.reduced(file.getvalue(), limits)
+        _, images = pixels.reduced(file.getvalue(), allowed)
         for image in images.values():
             png.encode(image)
             blurhash(image)
     png.encode(Image.radial_gradient("L").convert("RGB"))
+    prepare(limits)

@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
+from fxprofile.compute.commands import JOB
 from fxprofile.compute.limits import Limits
 from fxprofile.compute.pool import CrunchPool
 from fxprofile.compute.sandbox import process
@@ -75,6 +76,15 @@ class PoolCase(TestCase):
 
 class CrunchPoolTests(PoolCase):
     """What the pool does with images."""
+
+    async def test_small_limits(self) -> None:
+        """However little an image may have, the pool starts, and says what is too much."""
+        limits = Limits(timeout=20, cpu=10, max_pixels=12, max_side=4, max_scans=1)
+        pool = self.make_pool(limits=limits, job=JOB)
+        with self.assertRaises(ImageRefused) as caught:
+            await self.crunch(pool, picture())
+        self.assertEqual(caught.exception.reason, "too_many_pixels")
+        await self.crunch(pool, picture(3, 3))
 
     async def test_pictures(self) -> None:
         """An image becomes three PNGs that fit their boxes."""
