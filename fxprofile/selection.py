@@ -169,6 +169,8 @@ class Selection:
         else:
             avatar = await self._store.avatar(avatar_id=avatar_id)
             if avatar is None or avatar.status is Status.DELETING:
+                # Whoever deleted it may have died before telling of it.
+                await self._changes.forget(uid)
                 return False
             if avatar.uid != uid:
                 raise NotTheOwner(avatar_id)

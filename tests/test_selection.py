@@ -208,6 +208,15 @@ class DeleteTests(CoreTestCase):
         self.assertFalse(self.delete(avatar.id))
         self.assertFalse(self.delete(make_id(9)))
 
+    def test_again_after_a_crash(self) -> None:
+        """Who deletes again what a process that died had deleted gets rid of the kept profile."""
+        avatar = self.upload()
+        self.run_now(self.rows.delete(avatar_id=avatar.id, uid=ALICE, now=0))
+        for avatar_id in (avatar.id, None):
+            self.cache.calls.clear()
+            self.assertFalse(self.delete(avatar_id))
+            self.assertEqual(self.cache.called("drop"), [{"uid": ALICE}])
+
     def test_not_the_owner(self) -> None:
         """Somebody else's avatar stays."""
         avatar = self.upload(BOB)

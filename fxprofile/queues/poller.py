@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -307,11 +307,17 @@ class Poller(Service):
         for handling in list(self._in_hand):
             handling.cancel(_Why.RELEASED)
         await self._hands_empty(CLEANUP)
-        for handling in list(self._in_hand):
-            self._let_go(handling)
-            handling.watch_no_longer()
-            if handling.work is not None:
-                await self._conclude(handling.message, _Why.RELEASED)
+        # Whatever does not listen: all at once, because each may take its time.
+        await DeferredList(
+            [Deferred.fromCoroutine(self._abandon(handling)) for handling in list(self._in_hand)],
+            consumeErrors=True,
+        )
+
+    async def _abandon(self, handling: _Handling) -> None:
+        self._let_go(handling)
+        handling.watch_no_longer()
+        if handling.work is not None:
+            await self._conclude(handling.message, _Why.RELEASED)
 
     async def _hands_empty(self, seconds: float) -> None:
         """Wait until nothing is in hand, and so many seconds at most."""

@@ -118,6 +118,29 @@ class StoppingTests(PollerTestCase):
         done.callback(None)
         self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], 1))
 
+    def test_several_that_do_not_listen(self) -> None:
+        """They are handed back together, so one that takes its time does not add to others."""
+        done: Deferred[None] = Deferred()
+
+        async def handle(message: Message) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await done
+
+        self.start(handler=handle, grace=25)
+        self.give("a", "b")
+        held = [Deferred(), Deferred()]
+        self.queue.held["extend"] = list(held)
+        stopping = self.stop()
+        self.clock.pump([25, CLEANUP])
+        self.assertEqual(self.queue.extended, [("a", 0), ("b", 0)])
+        held[1].callback(None)
+        self.assertNoResult(stopping)
+        held[0].errback(TypeError("odd"))
+        self.successResultOf(stopping)
+        done.callback(None)
+
     def test_done_in_the_last_moment(self) -> None:
         """Work that gets done when it is cancelled is done."""
 
