@@ -68,6 +68,15 @@ class Place:
     database_url: str
     oauth_port: int = field(default_factory=free_port)
     auth_port: int = field(default_factory=free_port)
+    customs_port: int = field(default_factory=free_port)
+
+    def named(self, value: object) -> object:
+        """A setting that may name the ports of the servers."""
+        if not isinstance(value, str):
+            return value
+        return value.replace("{oauth}", str(self.oauth_port)).replace(
+            "{customs}", str(self.customs_port)
+        )
 
 
 #: The daemon that runs, by the classes whose tests may share it.
@@ -79,7 +88,9 @@ class AccountsCase(TestCase):
     A daemon, which the tests of all classes with the same settings share, and servers
     for this one test.
 
-    :cvar settings: and ``environ``: those of the daemon.
+    :cvar settings: and ``environ``: those of the daemon; ``{oauth}`` and ``{customs}``
+        are the ports of these servers.
+    :ivar url: of the API that is asked.
     :cvar server: the module of the server that has its database; None for SQLite.
     """
 
@@ -91,6 +102,7 @@ class AccountsCase(TestCase):
     async def setUp(self) -> None:
         self.place = await self._place()
         self.daemon = self.place.daemon
+        self.url = self.daemon.web_url
         self.accounts: dict[str, FakeAccount] = {}
         self.oauth, self.auth = FakeOAuth(self.accounts), FakeAuth(self.accounts)
         self._serving: dict[int, Any] = {}
@@ -120,7 +132,7 @@ class AccountsCase(TestCase):
                 "queue.updates_url": "updates",
                 "uploads.wait": 30,
                 "crunch.processes": 1,
-                **self.settings,
+                **{name: place.named(value) for name, value in self.settings.items()},
             }
             daemon.environ = {
                 "FXPROFILE_SECRET_BEARER_TOKEN": SECRET,
@@ -192,7 +204,7 @@ class AccountsCase(TestCase):
             sent["Content-Type"] = "application/json"
         response = await treq.request(
             method,
-            self.daemon.web_url + path,
+            self.url + path,
             headers={**sent, **(headers or {})},
             data=body,
             persistent=False,

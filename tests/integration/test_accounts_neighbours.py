@@ -1,0 +1,175 @@
+"""What a daemon may have beside it: customs, other daemons, and tokens that are signed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+from joserfc import jwt
+
+from tests.daemon import Daemon
+from tests.fakes.oauth import FakeAccount, FakeCustoms
+from tests.identity.signed import AUDIENCE, ISSUER, private_key, public
+from tests.integration.accounts import AccountsCase, Reply, event
+from tests.servers import redis
+from tests.servers.redis import RedisServer
+
+
+class _Uploads(AccountsCase):
+    """Uploads that come to no good, which is found out when they are let in."""
+
+    async def upload(self, who: FakeAccount, **headers: str) -> Reply:
+        headers["Content-Type"] = "image/png"
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.ask("POST", "/v1/avatar/upload", who, b"no image at all", named)
+
+
+class CustomsTests(_Uploads):
+    """A daemon that asks the customs server about each upload."""
+
+    settings: ClassVar[dict[str, object]] = {"customs.url": "http://127.0.0.1:{customs}"}
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.customs = FakeCustoms()
+        self.serve(self.place.customs_port, self.customs)
+
+    async def test_verdicts(self) -> None:
+        """Who is blocked gets 400 or, if only for a while, 429; others may go on."""
+        alice = self.account()
+        reply = await self.upload(alice, X_Forwarded_For="203.0.113.9, 198.51.100.7")
+        self.assertEqual(reply.error, (422, 103))
+        asked = {"action": "avatarUpload", "ip": "198.51.100.7", "uid": alice.uid}
+        self.assertEqual([seen.members for seen in self.customs.seen], [asked])
+        self.customs.verdict = {"block": True}
+        self.assertEqual((await self.upload(alice)).error, (400, 125))
+        self.customs.verdict = {"block": True, "retryAfter": 30}
+        reply = await self.upload(alice)
+        self.assertEqual((reply.error, reply.header("Retry-After")), ((429, 114), "30"))
+        self.assertEqual((await self.profile(alice))["uid"], alice.uid)
+
+    async def test_failures(self) -> None:
+        """A customs server that is slow, or away, keeps nobody from anything."""
+        alice = self.account()
+        self.customs.hold = True
+        self.assertEqual((await self.upload(alice)).error, (422, 103))
+        await self.close(self.place.customs_port)
+        self.assertEqual((await self.upload(alice)).error, (422, 103))
+        self.assertIn("Going on without customs", self.daemon.output)
+
+
+class SignedTokenTests(AccountsCase):
+    """A daemon that believes tokens by their signature."""
+
+    settings: ClassVar[dict[str, object]] = {
+        "identity.jwks_url": "http://127.0.0.1:{oauth}/v1/jwks",
+        "identity.issuer": ISSUER,
+    }
+    environ: ClassVar[dict[str, str]] = {"FXPROFILE_IDENTITY__AUDIENCE": f'["{AUDIENCE}"]'}
+
+    def signed(self, key: Any, **changes: Any) -> FakeAccount:
+        """A user with a signed token, which the OAuth server would not know."""
+        account = self.account()
+        claims = {
+            "iss": ISSUER,
+            "aud": [AUDIENCE],
+            "sub": account.uid,
+            "client_id": account.client_id,
+            "scope": "profile",
+            "iat": int(time.time()),
+            "exp": int(time.time()) + 600,
+            **changes,
+        }
+        header = {"alg": "RS256", "typ": "at+JWT", "kid": key.kid}
+        account.token = jwt.encode(header, claims, key, algorithms=["RS256"], default_type=None)
+        self.auth.accounts[account.token] = account
+        return account
+
+    async def test_tokens(self) -> None:
+        """A good token needs no OAuth server; one that anything is wrong with is refused."""
+        key = private_key()
+        self.oauth.keys = [public(key)]
+        self.oauth.accounts = {}
+        for _ in range(2):
+            alice = self.signed(key)
+            self.assertEqual((await self.profile(alice))["email"], alice.email)
+        self.assertEqual((self.oauth.verified, self.oauth.fetches), ([], 1))
+        for bad in (
+            self.signed(key, exp=int(time.time()) - 600),
+            self.signed(key, iss="https://accounts.evil"),
+            self.signed(key, aud=["https://another.example"]),
+        ):
+            self.assertEqual((await self.ask("GET", "/v1/uid", bad)).error, (401, 100))
+        other = self.account(token="opaque")
+        self.oauth.accounts = self.accounts
+        self.assertEqual((await self.ask("GET", "/v1/uid", other)).json, {"uid": other.uid})
+
+
+class TwoHeadsTests(_Uploads):
+    """Two web processes that have a database and a Redis in common."""
+
+    skip = redis.missing()
+    redis: ClassVar[RedisServer | None] = None
+
+    async def setUp(self) -> None:
+        if TwoHeadsTests.redis is None:
+            TwoHeadsTests.redis = RedisServer()
+            TwoHeadsTests.redis.start()
+            TwoHeadsTests.environ = {"FXPROFILE_CACHE__URL": TwoHeadsTests.redis.url()}
+            TwoHeadsTests.settings = {"cache.driver": "redis", "uploads.per_hour": 2}
+        await super().setUp()
+        folder = f"{self.daemon.directory}/var/buckets"
+        self.other = Daemon(
+            role="web",
+            settings={**self.daemon.settings, "storage.directory": folder},
+            environ=self.daemon.environ,
+        )
+        self.addCleanup(self.other.remove)
+        await self.other.start()
+        self.heads = (self.daemon.web_url, self.other.web_url)
+
+    async def test_one_service(self) -> None:
+        """What one head keeps the other one reads, and what one changes the other one knows."""
+        alice, writer = self.account("profile"), self.account()
+        writer.uid = alice.uid
+        for number, (here, there) in enumerate((self.heads, self.heads[::-1])):
+            self.auth.seen.clear()
+            self.url = here
+            await self.set_name(writer, f"Alice {number}")
+            first = await self.profile(alice)
+            self.url = there
+            second = await self.profile(alice)
+            self.assertEqual(first["displayName"], f"Alice {number}")
+            self.assertEqual(second["displayName"], f"Alice {number}")
+            self.assertEqual(len(self.auth.seen), 1)
+
+    async def test_events(self) -> None:
+        """An event that one head reads is known to both."""
+        alice = self.account("profile", locale="en")
+        for head in self.heads:
+            self.url = head
+            await self.profile(alice)
+        alice.locale = "fr"
+        await self.queue("events").send(body=event("profileDataChanged", alice.uid))
+
+        async def both() -> bool:
+            seen = set()
+            for head in self.heads:
+                self.url = head
+                seen.add((await self.profile(alice))["locale"])
+            return seen == {"fr"}
+
+        await self.until(both, "one head has not heard of it")
+
+    async def test_limits(self) -> None:
+        """So many uploads an hour are as many on all heads together."""
+        alice, bob = self.account(), self.account()
+        for head in self.heads:
+            self.url = head
+            self.assertEqual((await self.upload(alice)).error, (422, 103))
+        for head in self.heads:
+            self.url = head
+            reply = await self.upload(alice)
+            self.assertEqual(reply.error, (429, 114))
+            self.assertTrue(1 <= int(reply.header("Retry-After")) <= 3600)
+            self.assertEqual((await self.upload(bob)).error, (422, 103))
