@@ -49,7 +49,8 @@ class Limits:
     :ivar max_pixels: of the source.
     :ivar max_side: of the source, in pixels.
     :ivar max_scans: of a progressive JPEG.
-    :ivar heic: whether HEIC is decoded too.
+    :ivar heic: whether HEIC is decoded too; its decoder, an optional package, starts a
+        thread, so the sandbox then lets a child start some.
     """
 
     timeout: float = 15.0

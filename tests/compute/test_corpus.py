@@ -10,12 +10,13 @@ from typing import Any
 from PIL import Image
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from fxprofile.compute.limits import Limits
 from fxprofile.compute.pool import CrunchPool, Report
 from fxprofile.keys import VARIANTS
 from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, webp
+from tests.corpus.drawing import STORED, drawing, exif, saved, shows
 
 #: The wall time is generous, since the machine of the tests may be busy.
 LIMITS = Limits(timeout=120)
@@ -150,6 +151,36 @@ class RepeatTests(CorpusCase):
             self.assertEqual(len(first), 3)
             self.assertEqual(first, again)
             self.assertEqual(first, elsewhere)
+
+
+class HeicTests(CorpusCase):
+    """HEIC, where its decoder is installed and wanted."""
+
+    def setUp(self) -> None:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise SkipTest("pillow-heif is not installed") from None
+        pillow_heif.register_heif_opener()
+        limits = Limits(timeout=120, heic=True)
+        self.pool = CrunchPool(reactor, processes=2, limits=limits, mode=self.mode)
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+
+    async def test_heic(self) -> None:
+        """It is accepted, turned upright, and under the same lock."""
+        self.assertTrue((await self.pool.when_ready())["no_new_privs"])
+        check = shows(tolerance=20, sides=(600, 375))
+        for orientation in (1, 6):
+            image = drawing()
+            if orientation == 6:
+                image = image.transpose(STORED[6])
+            data = saved(image, "HEIF", quality=90, exif=exif(orientation))
+            report = await self.report(data)
+            self.assertEqual(report.outcome.kind, "heic", report.outcome.detail)
+            wanted = Entry("HEIC", bytes, frozenset({"ready"}), check)
+            # Its opener tells the sides of the picture as it turned it.
+            self.assertEqual(problems_of(wanted, report), [])
 
 
 class MemoryTests(CorpusCase):

@@ -267,6 +267,18 @@ class FilterTests(SynchronousTestCase):
             for number in numbers:
                 self.assertEqual(bpf.run(code, architecture, number), self.refuse, number)
 
+    def test_threads(self) -> None:
+        """Where threads are allowed, clone makes those and no process."""
+        for machine, (architecture, _) in seccomp._MACHINES.items():
+            clone = seccomp._THREADS[machine]["clone"]
+            code = seccomp.program(machine, threads=True)
+            # CLONE_VM, FS, FILES, SIGHAND, THREAD … as the C library sets them.
+            self.assertEqual(bpf.run(code, architecture, clone, [0x3D0F00]), self.allow)
+            self.assertEqual(bpf.run(code, architecture, clone, [0x1200011]), self.refuse)
+            self.assertEqual(
+                bpf.run(seccomp.program(machine), architecture, clone, [0x3D0F00]), self.refuse
+            )
+
     def test_unknown_machine(self) -> None:
         """There is no filter for a machine whose numbers nobody wrote down."""
         with self.assertRaises(KeyError):

@@ -59,7 +59,7 @@ def lock(*, parent: int, limits: Limits, mode: Mode) -> set[str]:
         descriptor, layers = rules
         force.update(dict.fromkeys(layers, landlock.restrict(descriptor)))
     # Last: the others need system calls that this one forbids.
-    force["seccomp"] = apart and seccomp.apply()
+    force["seccomp"] = apart and seccomp.apply(threads=limits.heic)
     return {name for name, holds in force.items() if holds}
 
 

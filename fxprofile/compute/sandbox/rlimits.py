@@ -24,8 +24,10 @@ def apply(limits: Limits) -> bool:
         resource.RLIMIT_CORE: (0, 0),
         # What is needed is open: no file, socket or pipe may come to it.
         resource.RLIMIT_NOFILE: (0, 0),
-        resource.RLIMIT_NPROC: (0, 0),
     }
+    if not limits.heic:
+        # Not even threads, for anyone but root; the decoder of HEIC has one.
+        wanted[resource.RLIMIT_NPROC] = (0, 0)
     held = True
     for kind, (soft, hard) in wanted.items():
         try:

@@ -35,6 +35,7 @@ _RETURN: Final = 0x06  # BPF_RET | BPF_K
 #: our architectures.
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
+_FLAGS: Final = 16
 _PROTECTION: Final = 16 + 2 * 8
 
 _PROT_EXEC: Final = 4
@@ -98,19 +99,31 @@ _MACHINES: Final[dict[str, tuple[int, dict[str, int]]]] = {
         },
     ),
 }
+#: What a thread takes besides, by machine, for decoders that cannot do without one.
+_THREADS: Final[dict[str, dict[str, int]]] = {
+    "x86_64": {"clone": 56, "set_robust_list": 273, "rseq": 334},
+    "aarch64": {"clone": 220, "set_robust_list": 99, "rseq": 293},
+}
+#: The flag of clone(2) with which it makes a thread, and no process.
+_CLONE_THREAD: Final = 0x00010000
+
 #: Allowed, unless what they make could be executed.
 _NOT_EXECUTABLE: Final = ("mmap", "mprotect")
 
 
-def program(machine: str) -> bytes:
+def program(machine: str, *, threads: bool = False) -> bytes:
     """
     The filter for a machine.
 
+    :param threads: whether threads may be started.
     :raises KeyError: if there is none for it.
     """
     architecture, numbers = _MACHINES[machine]
     numbers = dict(numbers)
     no_thread = numbers.pop("clone3")
+    if threads:
+        numbers |= _THREADS[machine]
+    clone = numbers.pop("clone", None)
     guarded = [numbers.pop(name) for name in _NOT_EXECUTABLE]
     steps = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -130,19 +143,29 @@ def program(machine: str) -> bytes:
             (_RETURN, 0, 0, _ERRNO | errno.EPERM),
             (_RETURN, 0, 0, _ALLOW),
         ]
+    if clone is not None:
+        steps += [
+            (_EQUAL, 0, 4, clone),
+            (_LOAD, 0, 0, _FLAGS),
+            (_ANY_BIT, 1, 0, _CLONE_THREAD),
+            (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
     # The C library then tries the older call, which is refused below.
     steps += [(_EQUAL, 0, 1, no_thread), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     steps += [(_RETURN, 0, 0, _ERRNO | errno.EPERM)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
-def apply() -> bool:
+def apply(*, threads: bool = False) -> bool:
     """
     Allow this process no more than decoding takes; it must have given up gaining
     privileges before.
+
+    :param threads: whether decoding takes threads.
     """
     try:
-        code = program(platform.machine())
+        code = program(platform.machine(), threads=threads)
     except KeyError:
         return False
     buffer = ctypes.create_string_buffer(code, len(code))
