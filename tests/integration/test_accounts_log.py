@@ -38,7 +38,6 @@ class MozlogTests(AccountsCase):
     settings: ClassVar[dict[str, object]] = {
         "logging.format": "mozlog",
         "logging.level": "debug",
-        "identity.timeout": 3,
         "uploads.per_hour": 5,
     }
 

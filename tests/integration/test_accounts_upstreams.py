@@ -62,9 +62,6 @@ AUTH = {
 class UpstreamTests(AccountsCase):
     """One daemon whose servers do all there is to do wrong, each to one token."""
 
-    # Long enough for servers that share a busy machine with us, if they answer at all.
-    settings = {"identity.timeout": 3}  # noqa: RUF012
-
     async def fails(self, token: str, path: str, expected: tuple[int, int]) -> None:
         reply = await self.ask("GET", path, token)
         self.assertEqual(reply.error, expected, (token, path))
