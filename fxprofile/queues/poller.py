@@ -34,6 +34,11 @@ BATCH = 10
 #: Seconds until a message whose handling failed comes back, by its receive count.
 RETRY_DELAYS = (10, 30, 120, 600)
 
+#: Receives after which a message that is not understood no longer comes back at once:
+#: nothing declares it dead, as its queue is without a redrive policy.  That of the account
+#: events is not ours.  It would go round and round until it expires.
+PROMPT_RECEIVES = 10
+
 #: A loop whose last good receive is older than so many seconds is not healthy.
 STALE_AFTER = 90
 
@@ -271,8 +276,12 @@ class Poller(Service):
             if outcome == "done":
                 await self._queue.delete(message=message)
             elif outcome == "retry":
-                await self._queue.extend(message=message, visibility=self._retry_delay(message))
-            elif outcome in ("malformed", _Why.RELEASED):
+                await self._queue.extend(
+                    message=message, visibility=self._delay(message.receive_count)
+                )
+            elif outcome == "malformed":
+                await self._queue.extend(message=message, visibility=self._malformed_delay(message))
+            elif outcome == _Why.RELEASED:
                 await self._queue.extend(message=message, visibility=0)
         except LeaseLost:
             self._log.info(
@@ -289,8 +298,13 @@ class Poller(Service):
                 error=error,
             )
 
-    def _retry_delay(self, message: Message) -> float:
-        step = min(message.receive_count, len(self._retry_delays)) - 1
+    def _malformed_delay(self, message: Message) -> float:
+        if message.receive_count <= PROMPT_RECEIVES:
+            return 0
+        return self._delay(message.receive_count - PROMPT_RECEIVES)
+
+    def _delay(self, count: int) -> float:
+        step = min(count, len(self._retry_delays)) - 1
         return self._retry_delays[max(0, step)] * self._uniform(0.8, 1.2)
 
     async def _stop(self, loop: Deferred[None]) -> None:

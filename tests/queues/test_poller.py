@@ -8,7 +8,15 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.errors import LeaseLost, MalformedMessage, QueueError
 from fxprofile.model import Message
-from fxprofile.queues.poller import BATCH, EMPTY_PAUSE, RETRY_DELAYS, STALE_AFTER, WAIT, backoff
+from fxprofile.queues.poller import (
+    BATCH,
+    EMPTY_PAUSE,
+    PROMPT_RECEIVES,
+    RETRY_DELAYS,
+    STALE_AFTER,
+    WAIT,
+    backoff,
+)
 from tests.fakes.queue import make_message
 from tests.queues.polling import VISIBILITY, PollerTestCase
 
@@ -226,6 +234,18 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.queue.extended, [("1", 0), ("2", 0), ("3", 0)])
         self.assertEqual(len([event for event in logged if "not understood" in event]), 1)
         self.assertEqual(self.handled("malformed"), 3)
+
+    def test_malformed_for_ever(self) -> None:
+        """
+        On a queue that declares nothing dead, what is not understood comes back more
+        and more slowly.
+        """
+        self.start(slots=10)
+        for count in (PROMPT_RECEIVES, PROMPT_RECEIVES + 1, PROMPT_RECEIVES + 99):
+            self.give(str(count), receive_count=count)
+            self.hands.fail(str(count), MalformedMessage("not JSON"))
+        delays = [visibility for _, visibility in self.queue.extended]
+        self.assertEqual(delays, [0, RETRY_DELAYS[0] * 1.2, RETRY_DELAYS[-1] * 1.2])
 
     def patch_log(self, logged: list[str]) -> None:
         from twisted.logger import formatEvent, globalLogPublisher
