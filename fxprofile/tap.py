@@ -79,10 +79,21 @@ class Options(UsageOptions):
         except ConfigError as error:
             raise UsageError(str(error)) from None
         parent = getattr(self, "parent", None)
-        if parent is not None and parent.get("pidfile") == "twistd.pid":
-            # Several roles may run in one folder.
+        if parent is not None:
+            self._name_files(parent)
+
+    def _name_files(self, twistd: Any) -> None:
+        """
+        Name the files that twistd writes after the role, if nobody has named them.
+
+        Several roles may run in one folder, and twistd's log file is not for several
+        writers: they would overwrite each other's lines.
+        """
+        if twistd.get("pidfile") == "twistd.pid":
             name = f"fxprofile-{self['role']}.pid"
-            parent["pidfile"] = "" if parent.get("nodaemon") else name
+            twistd["pidfile"] = "" if twistd.get("nodaemon") else name
+        if not (twistd.get("logfile") or twistd.get("nodaemon") or twistd.get("syslog")):
+            twistd["logfile"] = f"fxprofile-{self['role']}.log"
 
 
 def makeService(options: Options) -> Process:
