@@ -8,9 +8,13 @@ nothing else; whatever it does wrong ends with it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from io import BytesIO
 
-from fxprofile.compute import pixels, png, result
+from PIL import Image
+
+from fxprofile.compute import extras, pixels, png, result
 from fxprofile.compute.decoders import FORMATS, prepare
 from fxprofile.compute.headers import Buffer
 from fxprofile.compute.limits import MAX_BYTES, SIZES, Limits, Refused
@@ -44,21 +48,34 @@ def crunch(data: Buffer, limits: Limits) -> result.Outcome:
         return result.Outcome(reason=refused.reason, detail=str(refused), peak=_peak())
     except MemoryError as error:
         return result.Outcome(reason="memory", detail=str(error), peak=_peak())
-    bodies: dict[int, bytes] = {}
-    pictures = {}
-    for name, image in images.items():
-        # A small picture is the same object in every size.
-        body = bodies.get(id(image)) or bodies.setdefault(id(image), png.encode(image))
-        if len(body) > MAX_BYTES[name]:
-            return result.Outcome(reason="too_large", detail=f"{name} has {len(body)} bytes")
-        pictures[name] = (Variant(image.width, image.height, len(body)), body)
+    made: dict[str, dict[str, tuple[Variant, bytes]]] = {}
+    for form in ("png", *limits.formats):
+        made[form] = _encoded(images, form)
+        for name, (variant, _) in made[form].items():
+            if variant.bytes > MAX_BYTES[name]:
+                detail = f"{name} has {variant.bytes} bytes in {form}"
+                return result.Outcome(reason="too_large", detail=detail)
     return result.Outcome(
         kind=source.kind,
         sides=(source.width, source.height),
         peak=_peak(),
         placeholder=blurhash(images[SIZES[-1]]),
-        pictures=pictures,
+        pictures=made.pop("png"),
+        extras=made,
     )
+
+
+def _encoded(images: Mapping[str, Image.Image], form: str) -> dict[str, tuple[Variant, bytes]]:
+    """Each size in this format."""
+    bodies: dict[int, bytes] = {}
+    pictures = {}
+    for name, image in images.items():
+        # A small picture is the same object in every size.
+        if id(image) not in bodies:
+            bodies[id(image)] = png.encode(image) if form == "png" else extras.encode(image, form)
+        body = bodies[id(image)]
+        pictures[name] = (Variant(image.width, image.height, len(body)), body)
+    return pictures
 
 
 def write(descriptor: int, data: bytes) -> None:
@@ -90,10 +107,6 @@ def warm_up(limits: Limits) -> None:
 
     The pictures that this decodes are its own.
     """
-    from io import BytesIO
-
-    from PIL import Image
-
     # However little an upload may have, our own is allowed.
     allowed = replace(limits, max_pixels=1 << 16, max_side=1 << 8, max_scans=1 << 8)
     prepare(allowed)
@@ -108,5 +121,7 @@ def warm_up(limits: Limits) -> None:
         for image in images.values():
             png.encode(image)
             blurhash(image)
+            for form in limits.formats:
+                extras.encode(image, form)
     png.encode(Image.radial_gradient("L").convert("RGB"))
     prepare(limits)

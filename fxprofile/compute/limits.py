@@ -24,7 +24,7 @@ MAX_BYTES: Final[Mapping[str, int]] = {
 #: The most bytes of the header of a result.
 MAX_HEADER: Final = 4 << 10
 
-#: The most bytes of a whole result file: no child can write more.
+#: The most bytes of a whole result file, for each format in it.
 MAX_RESULT: Final = 3 << 20
 
 #: Largest first: each size is made of the one before it.
@@ -51,6 +51,8 @@ class Limits:
     :ivar max_scans: of a progressive JPEG.
     :ivar heic: whether HEIC is decoded too; its decoder, an optional package, starts a
         thread, so the sandbox then lets a child start some.
+    :ivar formats: of :data:`fxprofile.compute.extras.MEDIA_TYPES`, in which the pictures
+        are wanted besides PNG.
     """
 
     timeout: float = 15.0
@@ -60,6 +62,12 @@ class Limits:
     max_side: int = 16384
     max_scans: int = 100
     heic: bool = False
+    formats: tuple[str, ...] = ()
+
+    @property
+    def max_result(self) -> int:
+        """The most bytes that a child may write."""
+        return MAX_RESULT * (1 + len(self.formats))
 
     def encode(self) -> str:
         """The limits as JSON."""
@@ -69,7 +77,7 @@ class Limits:
     def decode(cls, text: str) -> Limits:
         """Read what :meth:`encode` wrote."""
         members: dict[str, Any] = json.loads(text)
-        return cls(**members)
+        return cls(**members | {"formats": tuple(members["formats"])})
 
 
 class Refused(Exception):

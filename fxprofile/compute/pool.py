@@ -25,7 +25,7 @@ from zope.interface import implementer
 from fxprofile.aio import Threads, sleep
 from fxprofile.compute import result, sandbox
 from fxprofile.compute.commands import JOB, HelperConfig, NoChild
-from fxprofile.compute.limits import MAX_RESULT, Limits
+from fxprofile.compute.limits import Limits
 from fxprofile.compute.link import PATIENCE, HelperLink
 from fxprofile.compute.sandbox import LAYERS, Mode, process
 from fxprofile.compute.verdict import Ended, judged
@@ -198,7 +198,7 @@ class CrunchPool(Service):
         )
         try:
             ended = Ended(**await link.crunch(job, original, output))
-            outcome = await self._threads.run(_read, output)
+            outcome = await self._threads.run(_read, output, self._config.limits.max_result)
         except NoChild as error:
             raise CruncherUnavailable(f"there can be no child: {error}") from None
         except Exception as error:
@@ -351,9 +351,9 @@ def _unnamed_file() -> int:
         return os.dup(file.fileno())
 
 
-def _read(descriptor: int) -> result.Outcome | str:
+def _read(descriptor: int, most: int) -> result.Outcome | str:
     """What a child wrote, in a thread; a text if it is no result."""
     try:
-        return result.decode(os.pread(descriptor, MAX_RESULT + 1, 0))
+        return result.decode(os.pread(descriptor, most + 1, 0))
     except result.BadResult as problem:
         return str(problem)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fxprofile.compute import extras
 from fxprofile.compute.limits import MAX_BYTES, MAX_HEADER, SIZES
 from fxprofile.keys import VARIANTS
 from fxprofile.model import REASONS, Variant
@@ -39,6 +40,9 @@ _MOST_DETAIL: Final = 200
 _BLURHASH: Final = re.compile(r"(?:[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28})?")
 
 
+Pictures = Mapping[str, tuple[Variant, bytes]]
+
+
 class BadResult(Exception):
     """What the child wrote is not a result."""
 
@@ -55,6 +59,7 @@ class Outcome:
     :ivar peak: the most address space that the child had, in bytes; 0 if unknown.
     :ivar placeholder: a BlurHash of the picture; empty if there is none.
     :ivar pictures: for each name of :data:`fxprofile.keys.VARIANTS`, a PNG.
+    :ivar extras: for each other format that was asked for, the same.
     """
 
     reason: str | None = None
@@ -63,7 +68,8 @@ class Outcome:
     sides: tuple[int, int] = (0, 0)
     peak: int = 0
     placeholder: str = ""
-    pictures: Mapping[str, tuple[Variant, bytes]] = field(default_factory=dict)
+    pictures: Pictures = field(default_factory=dict)
+    extras: Mapping[str, Pictures] = field(default_factory=dict)
 
 
 def encode(outcome: Outcome) -> bytes:
@@ -80,13 +86,19 @@ def encode(outcome: Outcome) -> bytes:
         header["detail"] = outcome.detail[:_MOST_DETAIL]
     else:
         header["placeholder"] = outcome.placeholder
-        header["pictures"] = {
-            name: [variant.width, variant.height, variant.bytes]
-            for name, (variant, _) in outcome.pictures.items()
-        }
-        bodies = [outcome.pictures[name][1] for name in SIZES]
+        header["pictures"] = _described(outcome.pictures)
+        header["extras"] = {form: _described(made) for form, made in outcome.extras.items()}
+        bodies = [made[name][1] for made in _each_format(outcome) for name in SIZES]
     text = json.dumps(header).encode()
     return b"".join((_LENGTH.pack(len(text)), text, *bodies))
+
+
+def _described(pictures: Pictures) -> dict[str, list[int]]:
+    return {name: [v.width, v.height, v.bytes] for name, (v, _) in pictures.items()}
+
+
+def _each_format(outcome: Outcome) -> list[Pictures]:
+    return [outcome.pictures, *outcome.extras.values()]
 
 
 def decode(data: bytes) -> Outcome:
@@ -116,12 +128,24 @@ def decode(data: bytes) -> Outcome:
     bodies = data[_LENGTH.size + length :]
     if "reason" in header:
         return _refused(header, about, bodies)
+    pictures, at = _pictures(header.get("pictures"), bodies, 0, "png")
+    described, others = header.get("extras"), {}
+    if not isinstance(described, dict) or not described.keys() <= extras.MEDIA_TYPES.keys():
+        raise BadResult("formats that nobody asks for")
+    for form, members in described.items():
+        others[form], at = _pictures(members, bodies, at, form)
+        for name, (variant, _) in others[form].items():
+            if (variant.width, variant.height) != _sides_of(pictures[name]):
+                raise BadResult(f"{name} has other sides in {form}")
+    if at != len(bodies):
+        raise BadResult("more or less than the pictures")
     return Outcome(
         kind=about.kind,
         sides=about.sides,
         peak=about.peak,
         placeholder=_placeholder(header.get("placeholder")),
-        pictures=_pictures(header.get("pictures"), bodies),
+        pictures=pictures,
+        extras=others,
     )
 
 
@@ -140,10 +164,13 @@ def _refused(header: Mapping[str, Any], about: Outcome, bodies: bytes) -> Outcom
     )
 
 
-def _pictures(members: object, bodies: bytes) -> dict[str, tuple[Variant, bytes]]:
+def _pictures(
+    members: object, bodies: bytes, at: int, form: str
+) -> tuple[dict[str, tuple[Variant, bytes]], int]:
+    """The pictures of one format, which begin here, and where they end."""
     if not isinstance(members, dict) or set(members) != set(VARIANTS):
         raise BadResult("the pictures are not " + ", ".join(VARIANTS))
-    pictures, at = {}, 0
+    pictures = {}
     for name in SIZES:
         numbers = members[name]
         if not isinstance(numbers, list) or len(numbers) != 3:
@@ -156,12 +183,23 @@ def _pictures(members: object, bodies: bytes) -> dict[str, tuple[Variant, bytes]
         )
         body = bodies[at : at + variant.bytes]
         at += variant.bytes
-        if check_png(body) != (variant.width, variant.height):
+        if _checked(body, form) != (variant.width, variant.height):
             raise BadResult(f"{name} has other sides than the header says")
         pictures[name] = (variant, body)
-    if at != len(bodies):
-        raise BadResult("more or less than the pictures")
-    return pictures
+    return pictures, at
+
+
+def _sides_of(picture: tuple[Variant, bytes]) -> tuple[int, int]:
+    return picture[0].width, picture[0].height
+
+
+def _checked(body: bytes, form: str) -> tuple[int, int]:
+    if form == "png":
+        return check_png(body)
+    try:
+        return extras.check(body, form)
+    except (extras.BadPicture, IndexError) as error:
+        raise BadResult(f"{form}: {error}") from None
 
 
 def _placeholder(value: object) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from PIL import Image
 from twisted.internet import reactor
@@ -247,7 +247,10 @@ class HelperDeathTests(PoolCase):
 class BadChildTests(PoolCase):
     """What a child may do: it fails alone, with the right reason, and the next succeeds."""
 
-    limits = Limits(timeout=1.5, cpu=1, memory=256 << 20)
+    # Generous, since the machine of the tests may be busy; and short, for the tests that
+    # have to wait for their end.
+    limits = Limits(timeout=60, cpu=20, memory=256 << 20)
+    short: ClassVar = {"limits": Limits(timeout=4, cpu=1, memory=256 << 20)}
 
     async def _fails(self, word: bytes, reason: str, **changes: Any) -> None:
         pool = self.make_pool(**changes)
@@ -261,15 +264,15 @@ class BadChildTests(PoolCase):
 
     async def test_spin(self) -> None:
         """A child that spins runs out of processor time."""
-        await self._fails(b"spin", "timeout")
+        await self._fails(b"spin", "timeout", **self.short)
 
     async def test_sleep(self) -> None:
         """A child that sleeps runs out of time."""
-        await self._fails(b"sleep", "timeout")
+        await self._fails(b"sleep", "timeout", **self.short)
 
     async def test_stop(self) -> None:
         """A child that stops itself runs out of time."""
-        await self._fails(b"stop", "timeout", mode="off")
+        await self._fails(b"stop", "timeout", mode="off", **self.short)
 
     async def test_allocate(self) -> None:
         """A child that takes too much memory is told apart from a bad image."""
@@ -305,11 +308,11 @@ class BadChildTests(PoolCase):
 
     async def test_hang_up(self) -> None:
         """A child that closes all it has is still killed in time."""
-        await self._fails(b"hang_up", "timeout")
+        await self._fails(b"hang_up", "timeout", **self.short)
 
     async def test_chatter(self) -> None:
         """A child that goes on talking to the helper is not listened to."""
-        await self._fails(b"chatter", "timeout")
+        await self._fails(b"chatter", "timeout", **self.short)
 
 
 class LeakTests(PoolCase):

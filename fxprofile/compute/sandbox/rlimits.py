@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 
-from fxprofile.compute.limits import MAX_RESULT, Limits
+from fxprofile.compute.limits import Limits
 from fxprofile.compute.sandbox.process import address_space
 
 
@@ -20,7 +20,7 @@ def apply(limits: Limits) -> bool:
         resource.RLIMIT_AS: (address_space() + limits.memory,) * 2,
         # The signal of the soft limit can be ignored, that of the hard one cannot.
         resource.RLIMIT_CPU: (limits.cpu, limits.cpu + 1),
-        resource.RLIMIT_FSIZE: (MAX_RESULT, MAX_RESULT),
+        resource.RLIMIT_FSIZE: (limits.max_result,) * 2,
         resource.RLIMIT_CORE: (0, 0),
         # What is needed is open: no file, socket or pipe may come to it.
         resource.RLIMIT_NOFILE: (0, 0),
