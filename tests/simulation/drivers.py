@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from tests.simulation.world import Process, World
 
 #: Calls that change nothing, and so have no effect that could come late.
-READS = ("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts")
+READS = (
+    *("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts"),
+    "generation",
+)
+
+#: Calls that may leave an old profile in the cache if nobody knows whether they had an effect.
+TELLING = ("drop", "delete", "delete_current", "delete_user")
 
 
 class SimDriver:
@@ -53,6 +59,8 @@ class SimDriver:
         await self._alive()
         fate = world.weather.fate(self.name, world.age)
         world.note(process.name, self.name, method, arguments, fate)
+        if fate.error and method in TELLING and self.name in ("cache", "store"):
+            world.kept_may_be_old = True
         if fate.kill == "before":
             process.kill()
             await self._alive()

@@ -4,15 +4,20 @@ What the owner of a world knows, and what must be true of it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fxprofile.keys import public_key, public_keys
+from fxprofile.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
 from fxprofile.model import Status
+from tests.database.inline import result_of
 from tests.fakes.bucket import MemoryBucket
 from tests.fakes.cruncher import pictures_of
 from tests.simulation.drivers import READS
+
+#: Where pictures are.
+IMAGES = "http://images.example/a/{id}"
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -127,6 +132,17 @@ class Ledger:
             ):
                 self.fail(f"the avatar of {uid} is not ready")
         self._check_public()
+        if not self._world.kept_may_be_old:
+            self._check_kept()
+
+    def _check_kept(self) -> None:
+        for uid, avatar_id in self._world.state.selections():
+            text = result_of(self._world.cache.get(uid=uid, variant="profile"))
+            if text is None:
+                continue
+            expected = image_url(IMAGES, avatar_id or DEFAULT_AVATAR_ID)
+            if json.loads(text)["fields"]["avatar"] != expected:
+                self.fail(f"an old profile of {uid} is kept")
 
     def _check_row(self, upload: Upload, row: Any) -> None:
         mark = self.marks.get(upload.uid, 0)

@@ -10,20 +10,20 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 
-from fxprofile.cache.memory import MemoryCache
 from fxprofile.crunch import Crunch
-from fxprofile.errors import DriverError, QueueError, StorageError, StoreError
+from fxprofile.errors import CacheError, DriverError, QueueError, StorageError, StoreError
 from fxprofile.events.repair import Repair
 from fxprofile.events.results import results_handler
 from fxprofile.intake import Intake
 from fxprofile.metrics import Metrics
 from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes
+from fxprofile.profiles import Changes, Profiles
 from fxprofile.queues.poller import Poller
 from fxprofile.selection import Selection
 from fxprofile.worker.jobs import jobs_handler
 from tests.fakes.threads import InlineThreads
 from tests.simulation.drivers import SimCruncher, SimDriver
+from tests.simulation.ledger import IMAGES
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -39,6 +39,7 @@ _ERRORS: dict[str, type[DriverError]] = {
     "results": QueueError,
     "dead": QueueError,
     "store": StoreError,
+    "cache": CacheError,
 }
 
 
@@ -112,6 +113,7 @@ class Head(Process):
     kind = "head"
     selection_class = Selection
     intake_class = Intake
+    changes_class = Changes
     repair_class = Repair
     poller_class = Poller
 
@@ -119,8 +121,18 @@ class Head(Process):
         super().__init__(world, name)
         store, jobs = self.driver("store"), self.driver("jobs")
         outbox = Outbox(jobs=jobs, store=store, clock=self.clock)
-        cache = MemoryCache(self.clock, ttl=3600)
-        changes = Changes(cache=cache, updates=None, metrics=world.metrics)
+        cache = self.driver("cache")
+        changes = self.changes_class(cache=cache, updates=None, metrics=world.metrics)
+        self.profiles = Profiles(
+            identity=world.identity,
+            store=store,
+            cache=cache,
+            changes=changes,
+            metrics=world.metrics,
+            clock=self.clock,
+            image_template=IMAGES,
+            monogram_url=None,
+        )
         self.selection = self.selection_class(
             store=store, outbox=outbox, changes=changes, clock=self.clock
         )

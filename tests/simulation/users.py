@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.aio import sleep
 from fxprofile.errors import BodyMismatch, ClientGone, DriverError, ImageRefused
-from fxprofile.model import Status
+from fxprofile.model import Credentials, Status
 from fxprofile.selection import NotTheOwner
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2}
 
 #: What users do, and how often.
 ACTIONS = {"upload": 10, "delete": 2, "delete current": 2, "delete account": 1}
+
+#: How many look at a user's profile in how many seconds after whatever the user does.
+LOOKS = 3
+LOOKING = 15
+
 
 #: Seconds until a user no longer waits for an answer.
 PATIENCE = 60
@@ -73,6 +78,8 @@ class User:
             if head is None:
                 continue
             action = _choose(world.rng, ACTIONS)
+            for _ in range(world.rng.choice((0, LOOKS))):
+                world.clock.callLater(world.rng.uniform(0, LOOKING), self._look)
             await self._patiently(self._act(action, head))
 
     async def _patiently(self, work: Coroutine[Any, Any, None]) -> None:
@@ -109,6 +116,17 @@ class User:
         except (DriverError, NotTheOwner, CancelledError):
             # The client is told that it did not work, and may try again.
             return
+
+    def _look(self) -> None:
+        """Somebody looks at the profile of the user."""
+        head = self._world.any_head()
+        if head is not None and not self._world.over:
+            credentials = Credentials(uid=self.uid, scopes=("profile",))
+            looking = Deferred.fromCoroutine(
+                head.profiles.view(token="token", credentials=credentials)
+            )
+            looking.addErrback(lambda failure: failure.trap(DriverError) and None)
+            looking.addErrback(self._world.unexpected)
 
     async def _upload(self, head: Head) -> None:
         world = self._world

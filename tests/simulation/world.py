@@ -23,11 +23,13 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
+from fxprofile.cache.memory import MemoryCache
 from fxprofile.errors import DriverError
 from fxprofile.events.repair import PERIOD
 from fxprofile.intake import DOUBT_AGE
-from fxprofile.model import Avatar
+from fxprofile.model import Account, Avatar, Credentials
 from tests.fakes.bucket import MemoryBucket
+from tests.fakes.identity import FakeIdentity
 from tests.simulation.drivers import SimQueue
 from tests.simulation.ledger import Ledger, PublicBucket, Violation, WatchedStore
 from tests.simulation.processes import (
@@ -63,6 +65,13 @@ BIRTH = 1_000_000
 JUNK = ("junk", "{}", '{"v":1,"op":"crunch","id":"x"}')
 
 
+class AnyIdentity(FakeIdentity):
+    """Knows everybody."""
+
+    async def account(self, *, token: str, credentials: Credentials) -> Account:
+        return Account(email="somebody@example.com")
+
+
 class World:
     """
     A world.
@@ -72,6 +81,8 @@ class World:
     :param head: and ``worker``: what its processes are.
     :param trace: where to note every call, if it is wanted.
     :ivar violations: what was found to be wrong.
+    :ivar kept_may_be_old: whether somebody died, or was not answered, between a change of a
+        profile and the end of what was kept of it: then it stays until it is too old.
     """
 
     def __init__(
@@ -93,6 +104,7 @@ class World:
         self.weather = Weather(rng)
         self.violations: list[str] = []
         self.over = False
+        self.kept_may_be_old = False
         self.unlucky: set[bytes] = set()
         self.metrics = METRICS
         self.ledger = Ledger(self)
@@ -102,6 +114,8 @@ class World:
         self.jobs.dead = self.dead_jobs = SimQueue(self, "dead", JOBS_VISIBILITY)
         self.results = SimQueue(self, "results", RESULTS_VISIBILITY, 10)
         self.results.dead = self.dead_results = SimQueue(self, "dead results", RESULTS_VISIBILITY)
+        self.cache = MemoryCache(self.clock, ttl=3600)
+        self.identity = AnyIdentity()
         self.shared = {
             "private": self.private,
             "public": self.public,
@@ -109,6 +123,7 @@ class World:
             "results": self.results,
             "dead": self.dead_jobs,
             "store": WatchedStore(self.state.store, self.ledger),
+            "cache": self.cache,
         }
         self.processes: list[Process] = []
         self._graves: list[tuple[Deferred[None], type[DriverError]]] = []
@@ -175,6 +190,7 @@ class World:
     def died(self, process: Process) -> None:
         """A process was killed: after a while there is another one."""
         self.note(process.name, "", "died", {}, None)
+        self.kept_may_be_old = True
         self.clock.callLater(self.rng.expovariate(0.1), self._start, type(process))
 
     def _replace(self) -> None:
@@ -183,6 +199,7 @@ class World:
         if living and not self.over:
             process = self.rng.choice(living)
             self.note(process.name, "", "is asked to end", {}, None)
+            self.kept_may_be_old = True
             self._start(type(process))
             stopping = process.stop()
             stopping.addBoth(lambda _: setattr(process, "dead", True))
