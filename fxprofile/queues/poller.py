@@ -183,10 +183,10 @@ class Poller(Service):
 
     def _start(self, message: Message) -> None:
         name = self._queue.name
-        handling = _Handling(message)
-        self._in_hand[handling] = None
         self._metrics.received.labels(name).inc()
         self._metrics.message_age.labels(name).observe(max(0, self._clock.seconds() - message.sent))
+        handling = _Handling(message)
+        self._in_hand[handling] = None
         self._metrics.in_hand.labels(name).inc()
         handled = Deferred.fromCoroutine(self._handle(handling))
         handled.addErrback(

@@ -5,6 +5,7 @@ A queue that a test plays the part of.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
@@ -52,9 +53,13 @@ class ScriptedQueue:
 
     def give(self, *messages: Message) -> None:
         """Answer the poll."""
+        self.answer(messages)
+
+    def answer(self, answer: Any) -> None:
+        """Answer the poll with whatever."""
         poll, self._poll = self._poll, None
         assert poll is not None
-        poll.callback(messages)
+        poll.callback(answer)
 
     def refuse(self, error: BaseException) -> None:
         """Let the poll fail."""

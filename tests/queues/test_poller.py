@@ -5,6 +5,7 @@ Tests of :mod:`fxprofile.queues.poller`: receiving and handling.
 from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from fxprofile.errors import LeaseLost, MalformedMessage, QueueError
 from fxprofile.model import Message
@@ -129,9 +130,14 @@ class ReceivingTests(PollerTestCase):
     def test_a_bad_message_does_not_end_the_loop(self) -> None:
         """A driver that gives nonsense is one that fails."""
         self.start()
-        self.queue.give(None)
-        self.clock.advance(1)
-        self.assertTrue(self.queue.polling)
+        for nonsense in ([None], None, 1):
+            self.queue.answer(nonsense)
+            self.assertFalse(self.queue.polling)
+            self.clock.advance(60)
+            self.assertTrue(self.queue.polling)
+        self.assertEqual(self.queue.polls[-1], (2, WAIT))
+        self.give("a")
+        self.assertEqual(self.hands.seen, ["a"])
 
 
 class HealthTests(PollerTestCase):
@@ -212,6 +218,15 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.queue.extended, [("a", RETRY_DELAYS[0] * 1.2)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    def test_no_ordinary_error(self) -> None:
+        """What is not even an exception of the usual kind costs no slot and no message."""
+        self.start(slots=1)
+        self.give("a")
+        self.hands.fail("a", SystemExit(1))
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+        self.assertEqual(self.queue.deleted, [])
+        self.assertTrue(self.queue.polling)
+
     def test_cancellation_of_its_own(self) -> None:
         """A handler that ends in a cancellation which nobody asked for has failed."""
         self.start()
@@ -248,9 +263,7 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(delays, [0, RETRY_DELAYS[0] * 1.2, RETRY_DELAYS[-1] * 1.2])
 
     def patch_log(self, logged: list[str]) -> None:
-        from twisted.logger import formatEvent, globalLogPublisher
-
-        def observe(event: object) -> None:
+        def observe(event: LogEvent) -> None:
             logged.append(formatEvent(event))
 
         globalLogPublisher.addObserver(observe)
