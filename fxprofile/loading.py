@@ -71,14 +71,36 @@ def read(
         except ConfigError as problem:
             problems.append(str(problem))
             whole = False
-    try:
-        settings = Settings(**members)
-    except ValidationError as error:
-        errors = error.errors(include_input=False, include_url=False)
-        return problems + [_one_line(e) for e in errors], None
-    if whole:
+    settings, wrong = _checked(members)
+    problems += wrong
+    if settings is None:
+        # What does not go together is found among what is right by itself.
+        settings, _ = _checked(members)
+    if whole and settings is not None:
         problems += _combinations(settings, role)
     return problems, None if problems else settings
+
+
+def _checked(members: dict[str, Any]) -> tuple[Settings | None, list[str]]:
+    """The settings, or what is wrong with them, which is then taken out of the members."""
+    try:
+        return Settings(**members), []
+    except ValidationError as error:
+        errors = error.errors(include_input=False, include_url=False)
+        for wrong in errors:
+            _take_out(members, wrong["loc"])
+        return None, [_one_line(wrong) for wrong in errors]
+
+
+def _take_out(members: Any, place: tuple[int | str, ...]) -> None:
+    for part in place[:-1]:
+        if not isinstance(members, dict) or not isinstance(members.get(str(part)), dict):
+            break
+        members = members[str(part)]
+    else:
+        part = place[-1] if place else ""
+    if isinstance(members, dict):
+        members.pop(str(part), None)
 
 
 def _combinations(settings: Settings, role: Role) -> Iterator[str]:

@@ -18,7 +18,7 @@ from fxprofile.aio import Stack, Threads
 from fxprofile.changes import Changes
 from fxprofile.config import Settings
 from fxprofile.crashpoints import crash_point
-from fxprofile.errors import ConfigError
+from fxprofile.errors import ConfigError, StoreError
 from fxprofile.interfaces import IBucket, IIdentity, IProfileCache, IProfileStore, IQueue
 from fxprofile.metrics import Metrics
 from fxprofile.outbox import Outbox
@@ -80,7 +80,14 @@ class Parts:
                 self.settings.database.url.get_secret_value(),
                 migrate=self.settings.environment == "development",
             )
-            self.must_be_ready(database.ready)
+
+            async def ready() -> None:
+                try:
+                    await database.ready()
+                except StoreError as error:
+                    raise ConfigError(f"database.url: {error}") from None
+
+            self.must_be_ready(ready)
             return database
 
         return self.once("database", make)

@@ -78,6 +78,16 @@ class SourceTests(SynchronousTestCase):
         self.assertIsNone(settings)
         self.assertEqual(len(problems), 3)
 
+    def test_combinations_too(self) -> None:
+        """What does not go together is said together with what is wrong by itself."""
+        problems, settings = read(
+            overrides=["uploads.wait=77", "x.y=1", "environment=production"], environ={}
+        )
+        self.assertIsNone(settings)
+        self.assertEqual(
+            [line.partition(":")[0] for line in problems], ["uploads.wait", "x", "identity.driver"]
+        )
+
     def test_sizes(self) -> None:
         """Sizes may be written as people write them."""
         settings = load(overrides=["uploads.max_bytes=5MiB", "crunch.memory=2GiB"], environ={})

@@ -150,8 +150,12 @@ class StreamingChannel(HTTPChannel):
         super().connectionLost(reason)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more, but may still take an answer that has begun."""
-        if any(request.startedWriting for request in self.requests):
+        """
+        The client will send no more, but may still take the answer to what it has sent.
+
+        That it has gone altogether looks the same, and shows when the answer is written.
+        """
+        if any(request.begun and request.body.complete for request in self.requests):
             self.persistent = False
             self.transport.pauseProducing()
         else:

@@ -7,6 +7,7 @@ raises; the rest is here, once.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  (routing needs it, and there may be no descriptor left then)
 import hashlib
 import json
 import re

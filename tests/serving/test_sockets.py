@@ -95,6 +95,22 @@ class SocketTests(LoopbackCase):
         await until(lambda: self.resource.problems)
         self.assertIsInstance(self.resource.problems[0], CancelledError)
 
+    async def test_half_closes_before_the_answer(self) -> None:
+        """So does one that says so before its answer has begun."""
+        gate: Deferred[None] = Deferred()
+
+        async def slow(request: StreamingRequest) -> bytes:
+            data = await read_all(request)
+            await gate
+            return data
+
+        client = await self.serve(slow)
+        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+        client.transport.loseWriteConnection()
+        await until(lambda: any(c.persistent is False for c in self.site.channels))
+        gate.callback(None)
+        self.assertIn(b"\r\n\r\nabc", await client.end())
+
     async def test_half_closes(self) -> None:
         """A client that says that it will send no more gets the answers it asked for."""
         client = await self.serve(read_all)
