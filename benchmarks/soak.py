@@ -22,6 +22,7 @@ import collections
 import json
 import random
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
@@ -163,12 +164,16 @@ class Soak:
             self.figures["wrong"] += chosen is None or chosen in ids[:-1]
         wanted, there = await self.wanted_files(users), self.files()
         self.figures["broken"] = len({name[:51] for name in wanted - there})
-        self.figures["orphans"] = len(
-            {name for name in there - wanted if name.startswith("fxprofile-public/")}
-        )
-        self.figures["originals that were never accepted, and expire"] = len(
-            {name for name in there if name.startswith("fxprofile-private/")}
-        )
+        known = self.known_ids()
+        originals = {name for name in there if name.startswith("fxprofile-private/")}
+        unknown = {name for name in originals if name.rpartition("/")[2] not in known}
+        self.figures["orphans"] = len((there - wanted) - unknown)
+        self.figures["originals that were never accepted, and expire"] = len(unknown)
+
+    def known_ids(self) -> set[str]:
+        """Every upload that has a row."""
+        with sqlite3.connect(self.directory / "var" / "profile.db") as database:
+            return {row[0] for row in database.execute("SELECT id FROM avatars")}
 
 
 def main() -> None:
