@@ -21,10 +21,11 @@ class AwsCase(PipelineCase):
     """A test with an S3 and an SQS of its own."""
 
     max_receives = 5
+    prefix = ""
 
     def setUp(self) -> None:
         super().setUp()
-        server = MotoServer()
+        self.server = server = MotoServer()
         self.addCleanup(server.stop)
         keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
         session = boto3.Session(region_name="us-east-1", **keys)
@@ -32,7 +33,7 @@ class AwsCase(PipelineCase):
         self.sqs = session.client("sqs", endpoint_url=server.url)
         for bucket in ("fxprofile-private", "fxprofile-public"):
             self.s3.create_bucket(Bucket=bucket)
-        self.urls = {n: self.sqs.create_queue(QueueName=n)["QueueUrl"] for n in QUEUES}
+        self.urls = {n: self.create_queue(n) for n in QUEUES}
         dead = self.sqs.get_queue_attributes(
             QueueUrl=self.urls["dead"], AttributeNames=["QueueArn"]
         )["Attributes"]["QueueArn"]
@@ -53,6 +54,10 @@ class AwsCase(PipelineCase):
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def create_queue(self, name: str) -> str:
+        known_as = {"dead": "jobs-dead"}.get(name, name) if self.prefix else name
+        return self.sqs.create_queue(QueueName=self.prefix + known_as)["QueueUrl"]
 
     def objects_in_thread(self) -> list[str]:
         return sorted(
