@@ -36,7 +36,7 @@ CRASH_AT = "FXPROFILE_CRASH_AT"
 
 
 class Role(StrEnum):
-    """What a process is for; DESIGN section 2."""
+    """What a process is for; ``README.md`` says what each does."""
 
     WEB = "web"
     WORKER = "worker"

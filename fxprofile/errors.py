@@ -100,7 +100,7 @@ class ChildFailed(CrunchError):
 
 
 class MalformedMessage(ValueError):
-    """A queue message is not of the form that DESIGN section 6 gives."""
+    """A queue message is not of the form that :mod:`fxprofile.model` gives."""
 
 
 class ClientGone(Exception):

@@ -35,7 +35,7 @@ REASONS: Final = {
 
 
 class Status(StrEnum):
-    """The state of an avatar; DESIGN section 6 draws the transitions."""
+    """The state of an avatar; ``docs/architecture.md`` draws the transitions."""
 
     PROCESSING = "processing"
     READY = "ready"

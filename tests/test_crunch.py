@@ -155,7 +155,7 @@ class CrunchingTests(CrunchTestCase):
 
 
 class FailingImageTests(CrunchTestCase):
-    """Images and children that fail: DESIGN section 7."""
+    """Images and children that fail."""
 
     def assert_failed(self, reason: str) -> None:
         """The result says why, the original is gone, and nothing is public."""

@@ -79,7 +79,7 @@ class Uploads:
         api.route("GET", "/v1/avatar/upload/<avatar_id>", scopes=("profile:avatar",))(self.status)
 
     async def upload(self, call: Call) -> Answer:
-        """``POST /v1/avatar/upload``: DESIGN section 6, steps 1 to 6."""
+        """``POST /v1/avatar/upload``: the whole way from the headers to the answer."""
         try:
             length = self._length(call)
             _check_type(call)

@@ -28,7 +28,7 @@ WHOLE = {
 
 _ALL_OF_PROFILE = frozenset({*WHOLE, "avatar"}) - {"sub"}
 
-#: What each scope shows, as DESIGN section 5 has it.
+#: What each scope shows, as ``docs/api.md`` has it.
 SHOWN: dict[str, frozenset[str]] = {
     "profile": _ALL_OF_PROFILE,
     "profile:uid": frozenset({"uid"}),
