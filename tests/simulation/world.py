@@ -27,7 +27,7 @@ from fxprofile.cache.memory import MemoryCache
 from fxprofile.errors import DriverError
 from fxprofile.events.repair import PERIOD
 from fxprofile.intake import DOUBT_AGE
-from fxprofile.model import Account, Avatar, Credentials
+from fxprofile.model import Account, Avatar, Credentials, Status
 from tests.fakes.bucket import MemoryBucket
 from tests.fakes.identity import FakeIdentity
 from tests.simulation.drivers import SimQueue
@@ -205,11 +205,12 @@ class World:
             stopping.addBoth(lambda _: setattr(process, "dead", True))
 
     def _purge(self, queue: SimQueue) -> None:
-        """Messages that nobody has received yet are lost, of avatars that wait for them."""
+        """Messages that nobody has received yet are lost, of uploads that wait for them."""
         self.note("", queue.name, "is purged", {}, None)
         for row in self.state.rows():
             for entry in list(queue.entries):
-                if row.id in entry.body and row.owed_since is not None and not entry.receive_count:
+                waits = row.status is Status.PROCESSING and not entry.receive_count
+                if waits and row.id in entry.body:
                     queue.entries.remove(entry)
                     self.ledger.uploads[row.id].dropped = True
 
