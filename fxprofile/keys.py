@@ -14,9 +14,6 @@ from typing import Final
 #: The id of the avatar of everybody who has none.
 DEFAULT_AVATAR_ID: Final = "0" * 32
 
-#: What every key in the public bucket begins with.
-PUBLIC_PREFIX: Final = "a/"
-
 #: The variants of an avatar: what its key ends in, and the box it fits, in pixels.
 VARIANTS: Final = {
     "default": ("", 200),
@@ -69,15 +66,7 @@ def public_key(avatar_id: str, variant: str = "default") -> str:
     """
     if not is_id(avatar_id):
         raise ValueError(f"not an avatar id: {avatar_id!r}")
-    return f"{PUBLIC_PREFIX}{avatar_id}{VARIANTS[variant][0]}"
-
-
-def id_of_public_key(key: str) -> str | None:
-    """The avatar id in a key of the public bucket; None if it is no such key."""
-    name = key.removeprefix(PUBLIC_PREFIX)
-    if name == key or not is_image_name(name):
-        return None
-    return name[:32]
+    return f"a/{avatar_id}{VARIANTS[variant][0]}"
 
 
 def public_keys(avatar_id: str) -> list[str]:

@@ -18,7 +18,7 @@ ROOT = Path(fxprofile.__file__).parent
 LEVELS = {
     4: ("tap", "roles", "parts", "admin"),
     3: ("web", "images", "worker", "events", "serving"),
-    2: ("intake", "outbox", "crunch", "selection", "sweep", "profiles", "changes"),
+    2: ("intake", "outbox", "crunch", "selection", "profiles", "changes"),
     1: ("storage", "queues", "identity", "database", "cache", "aws", "compute"),
     0: (
         *("model", "keys", "errors", "interfaces", "config", "loading", "metrics", "logs"),
