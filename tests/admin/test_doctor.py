@@ -117,13 +117,12 @@ class DoctorTests(AdminCase):
         self.assertEqual(found["oauth server"]["text"], f"{url} answers")
         self.assertEqual(found["auth server"]["level"], "ok")
 
-    async def test_no_helper(self) -> None:
-        """If no helper comes up it says so, in lines, and the other checks go on."""
-        found = await self.findings(
-            "--role=worker", "--set=crunch.max_side=1", "--set=crunch.timeout=2", status=1
-        )
-        self.assertEqual(found["sandbox"]["level"], "problem")
-        self.assertIn("crunch.sandbox", found["sandbox"]["advice"])
+    async def test_limits_too_low(self) -> None:
+        """If a good image is refused it says why, and the other checks go on."""
+        found = await self.findings("--role=worker", "--set=crunch.max_side=1", status=1)
+        self.assertEqual(found["sandbox"]["level"], "ok")
+        self.assertEqual(found["codecs"]["level"], "problem")
+        self.assertIn("too_many_pixels", found["codecs"]["text"])
         self.assertIn("jobs queue", found)
 
     async def test_dead_letters(self) -> None:
