@@ -35,12 +35,15 @@ class Outbox:
 
     async def send(self, avatar: Avatar) -> None:
         """
-        Send the job of a row, and note it.
+        Send the job of a row, and note it.  A row that owes nothing is passed over.
 
         :raises QueueError: if it could not be sent.
         :raises StoreError: if it could not be noted; it will then be sent again.
         """
-        await self.send_job(Job(op=_OPS[avatar.status], id=avatar.id))
+        op = _OPS.get(avatar.status)
+        if op is None:
+            return
+        await self.send_job(Job(op=op, id=avatar.id))
         await self._store.job_sent(
             avatar_id=avatar.id, status=avatar.status, now=self._clock.seconds()
         )
@@ -58,7 +61,7 @@ class Outbox:
         for avatar_id in avatar_ids:
             try:
                 avatar = await self._store.avatar(avatar_id=avatar_id)
-                if avatar is not None and avatar.status in _OPS:
+                if avatar is not None:
                     await self.send(avatar)
             except DriverError as error:
                 self._log.warn(

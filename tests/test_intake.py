@@ -17,7 +17,7 @@ from fxprofile.errors import (
     StoreError,
 )
 from fxprofile.intake import DOUBT_AGE, ORIGINAL_TYPE, Intake
-from fxprofile.model import Status
+from fxprofile.model import Outcome, Status
 from tests.core import ALICE, BOB, JPEG, CoreTestCase, make_id
 
 ID = make_id(1)
@@ -202,6 +202,20 @@ class DoubtTests(CoreTestCase):
         self.assertEqual(self.sent(), [("crunch", ID)])
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.sent(), [])
+
+    def test_done_by_others(self) -> None:
+        """
+        If all is done by the time that the row is found, because the repair loop of
+        another process was quicker, the upload is accepted all the same.
+        """
+        for number, outcome in enumerate((Outcome.READY, Outcome.FAILED), start=1):
+            self.store.fail("accept", StoreError("lost"), after=True)
+            held = self.store.hold("avatar")
+            accepting = self.accept()
+            self.apply(make_id(number), outcome, "corrupt")
+            held.callback(None)
+            self.assertEqual(self.successResultOf(accepting).id, make_id(number))
+            self.assertEqual(self.sent(), [])
 
     def test_not_committed(self) -> None:
         """If there is no row the client is told of a failure, and in the end nothing stays."""

@@ -95,4 +95,6 @@ class OutboxTests(CoreTestCase):
             self.accept()
             self.rows.rows[ID].status = status
             self.run_now(self.outbox.try_to_send(ID))
+            self.run_now(self.outbox.send(self.run_now(self.rows.avatar(avatar_id=ID))))
             self.assertEqual(self.sent(), [])
+            self.assertIsNone(self.rows.rows[ID].job_sent)
