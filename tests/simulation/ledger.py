@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fxprofile.interfaces import Body
 from fxprofile.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
 from fxprofile.model import Status
 from tests.database.inline import result_of
@@ -64,6 +65,10 @@ class Ledger:
         self.marks: dict[str, int] = {}
         self.selected: dict[str, str | None] = {}
         self._newest: dict[str, int] = {}
+        # A worker that is held up for longer than its lease may put a picture before it
+        # hears of that, when others are done with the job and with the delete job as
+        # well.  The service cannot know of it.
+        self._held_up: set[str] = set()
 
     def fail(self, text: str) -> None:
         """Note that something is wrong.  To raise would tell only who happened to find it."""
@@ -107,6 +112,11 @@ class Ledger:
         for name, (_, data) in pictures_of(upload.data).items():
             if self._world.public.objects.get(public_key(upload.id, name)) != data:
                 self.fail(f"{upload.id} is selected without its picture {name}")
+
+    def put(self, key: str) -> None:
+        """A picture was put."""
+        if self._world.clock.seconds() == self._world.stood_still_until:
+            self._held_up.add(key[2:34])
 
     def removed(self, keys: Sequence[str]) -> None:
         """Pictures were deleted."""
@@ -177,7 +187,7 @@ class Ledger:
             if not upload.deleted and self._world.state.row(upload.id).status is Status.FAILED
         }
         found = {key[2:34] for key in self._world.public.objects}
-        if orphans := found - known - forgiven:
+        if orphans := found - known - forgiven - self._held_up:
             self.fail(f"pictures that nobody knows: {sorted(orphans)}")
         for avatar_id in known:
             self._look_at_pictures(self.uploads[avatar_id])
@@ -189,8 +199,8 @@ class Ledger:
             if row.status is not Status.READY:
                 self.fail(f"{row.id} is still {row.status}, {row.error}")
         expected = {key for row in rows for key in public_keys(row.id)}
-        if set(self._world.public.objects) != expected:
-            odd = set(self._world.public.objects) ^ expected
+        odd = set(self._world.public.objects) ^ expected
+        if odd := {key for key in odd if key in expected or key[2:34] not in self._held_up}:
             self.fail(f"the public bucket is wrong about {sorted(odd)}")
         for avatar_id in self._world.private.objects:
             upload = self.uploads.get(avatar_id)
@@ -223,6 +233,10 @@ class PublicBucket(MemoryBucket):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self._ledger = ledger
+
+    async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
+        await super().put(key=key, body=body, length=length, content_type=content_type)
+        self._ledger.put(key)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
         self._ledger.removed(keys)

@@ -83,6 +83,7 @@ class World:
     :ivar violations: what was found to be wrong.
     :ivar kept_may_be_old: whether somebody died, or was not answered, between a change of a
         profile and the end of what was kept of it: then it stays until it is too old.
+    :ivar stood_still_until: when the world last stood still for a while.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class World:
         self.violations: list[str] = []
         self.over = False
         self.kept_may_be_old = False
+        self.stood_still_until = 0.0
         self.unlucky: set[bytes] = set()
         self.metrics = METRICS
         self.ledger = Ledger(self)
@@ -218,6 +220,7 @@ class World:
         """The whole world stands still."""
         self.note("", "", f"stands still for {seconds:.0f} s", {}, None)
         self.clock.rightNow += seconds
+        self.stood_still_until = self.clock.seconds()
 
     def _clear_up(self) -> None:
         """From now on nothing goes wrong."""
