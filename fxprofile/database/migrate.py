@@ -20,7 +20,7 @@ from fxprofile.database.connect import (
     parse_url,
 )
 from fxprofile.database.failures import FAILURES, store_error
-from fxprofile.database.schema import REVISION
+from fxprofile.database.schema import REVISION, metadata
 from fxprofile.errors import StoreError
 
 #: Where Alembic finds its environment and the revisions.
@@ -39,12 +39,27 @@ class SchemaMismatch(StoreError):
 
 
 def revision(connection: Connection) -> str | None:
-    """The revision that the schema of a database has, or None if it has none."""
-    if not inspect(connection).has_table("alembic_version"):
+    """
+    The revision that the schema of a database has, or None if it has none.
+
+    :raises SchemaMismatch: if tables of another program are in the way.
+    """
+    tables = set(inspect(connection).get_table_names())
+    ours = sorted(tables.intersection(metadata.tables))
+    if "alembic_version" not in tables:
+        if ours:
+            raise SchemaMismatch(
+                f"a table {ours[0]} already exists, and it is not of this program:"
+                " use a database of its own"
+            )
         return None
     found: str | None = connection.execute(
         text("SELECT version_num FROM alembic_version")
     ).scalar_one_or_none()
+    if found is not None and not ours:
+        raise SchemaMismatch(
+            f"the schema of the database is {found} of another program: use a database of its own"
+        )
     return found
 
 
@@ -52,7 +67,8 @@ def ensure_schema(engine: Engine, *, migrate: bool) -> None:
     """
     See that a database has the schema that this version needs.
 
-    Any number of processes may do so at the same time.
+    Any number of processes may do so at the same time, and one that is killed half-way
+    leaves what the next one goes on with.
 
     :param migrate: whether to create or upgrade it.
     :raises SchemaMismatch: if it has another one and may not be changed, or comes from
@@ -157,7 +173,7 @@ def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
     if before is not None and before not in known:
         raise SchemaMismatch(
             f"the schema of the database is {before}, which this version does not know:"
-            " a newer fxprofile made it"
+            " a newer fxprofile made it, or another program"
         )
     command.upgrade(config, target)
     return before, revision(connection) or target

@@ -4,6 +4,7 @@ Tests for the schema and its migrations.
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
 from twisted.internet.defer import DeferredList
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
+from fxprofile.database.connect import is_embedded, make_file
 from fxprofile.database.migrate import SCRIPTS, SchemaMismatch, current, upgrade
 from fxprofile.database.schema import REVISION, metadata
 from fxprofile.errors import StoreError
@@ -44,10 +46,44 @@ class RevisionsTests(SynchronousTestCase):
             self.assertNotIn("from fxprofile", path.read_text())
 
 
+class Stopped(Exception):
+    """An upgrade ends here."""
+
+
+class StopAfter:
+    """
+    Lets so many statements pass that change the schema, and no other after them.
+
+    :ivar last: the last one that passed.
+    """
+
+    def __init__(self, statements: int) -> None:
+        self._left = statements
+        self.last = ""
+
+    def __enter__(self) -> StopAfter:
+        event.listen(Engine, "before_cursor_execute", self._look)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        event.remove(Engine, "before_cursor_execute", self._look)
+
+    def _look(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        verb = statement.split()[0].upper()
+        if self._left == 0 and verb not in ("SELECT", "PRAGMA", "ROLLBACK"):
+            raise Stopped
+        if verb in ("CREATE", "ALTER"):
+            self._left -= 1
+            self.last = statement
+
+
 class MigrationContract(Backend):
     """What holds on each kind of database."""
 
     def execute(self, url: str, *statements: str) -> None:
+        parsed = make_url(url)
+        if is_embedded(parsed):
+            make_file(Path(str(parsed.database)))
         engine = create_engine(url)
         with engine.begin() as connection:
             for statement in statements:
@@ -132,11 +168,63 @@ class MigrationContract(Backend):
     async def test_tables_of_others(self) -> None:
         """A table of somebody else's that has one of our names is not taken for ours."""
         url = self.fresh_url()
-        upgrade(url)
-        self.execute(url, "DROP TABLE alembic_version")
-        with self.assertRaises(StoreError) as caught:
+        self.execute(url, "CREATE TABLE profiles (id INTEGER)")
+        for _ in range(2):
+            with self.assertRaises(SchemaMismatch) as caught:
+                upgrade(url)
+            self.assertIn("profiles already exists", str(caught.exception))
+        with self.assertRaises(SchemaMismatch):
+            await self.open(url, migrate=True).ready()
+        self.assertEqual(self.tables(url), ["profiles"])
+
+    async def test_revision_of_others(self) -> None:
+        """The revision of another program, which may be called like ours, is none of ours."""
+        url = self.fresh_url()
+        self.execute(
+            url,
+            "CREATE TABLE customers (id INTEGER)",
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+            f"INSERT INTO alembic_version VALUES ('{REVISION}')",
+        )
+        with self.assertRaises(SchemaMismatch) as caught:
+            await self.open(url, migrate=True).ready()
+        self.assertIn("another program", str(caught.exception))
+        with self.assertRaises(SchemaMismatch):
             upgrade(url)
-        self.assertIn("already exists", str(caught.exception))
+        with self.assertRaises(SchemaMismatch):
+            current(url)
+        self.assertEqual(self.tables(url), ["alembic_version", "customers"])
+
+    def test_killed_anywhere(self) -> None:
+        """An upgrade that ends at any of its statements is completed by the next one."""
+        for revision in (None, *revisions()[:-1]):
+            done = False
+            for statements in count(1):
+                url = self.fresh_url()
+                if revision is not None:
+                    upgrade(url, revision)
+                with StopAfter(statements) as stop:
+                    done = not self.ends(url)
+                if done:
+                    break
+                self.assertEqual(upgrade(url)[1], REVISION, f"after {stop.last}")
+                self.assertEqual(self.difference(url), [], f"after {stop.last}")
+            self.assertGreater(statements, 1)
+
+    def ends(self, url: str) -> bool:
+        """Whether an upgrade is stopped."""
+        try:
+            upgrade(url)
+        except Stopped:
+            return True
+        return False
+
+    def tables(self, url: str) -> list[str]:
+        """The names of all tables."""
+        engine = create_engine(url)
+        names = inspect(engine).get_table_names()
+        engine.dispose()
+        return sorted(names)
 
 
 class ServerMigrationContract(MigrationContract):

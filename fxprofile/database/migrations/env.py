@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from fxprofile.database import mysql_ddl  # noqa: F401 - Alembic finds it by its dialect
 from fxprofile.database.schema import metadata
 
 context.configure(
