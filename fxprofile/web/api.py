@@ -26,7 +26,14 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 
 from fxprofile.aio import detached
-from fxprofile.errors import ApiError, BadRequest, Forbidden, PayloadTooLarge, Unauthorized
+from fxprofile.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    PayloadTooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+)
 from fxprofile.interfaces import IIdentity
 from fxprofile.metrics import Metrics
 from fxprofile.model import Credentials
@@ -55,6 +62,9 @@ _PREFLIGHT = {
 
 #: Bytes of a JSON body.
 MAX_JSON = 64 << 10
+
+# JSON and what is written in it (RFC 6839, section 3.1).
+_JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IGNORECASE)
 
 # RFC 6750, section 2.1; a longer token than this is none of ours.
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
@@ -101,6 +111,7 @@ class Call:
 
         :raises ApiError: if it is something else, or too large.
         """
+        self._check_type()
         length = self.header("Content-Length")
         if length is not None and int(length) > MAX_JSON:
             raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.")
@@ -114,6 +125,14 @@ class Call:
         if not isinstance(members, dict):
             raise BadRequest("The body is not a JSON object.")
         return members
+
+    def _check_type(self) -> None:
+        # Who says nothing of the type is believed to know what is wanted here.
+        content_type = (self.header("Content-Type") or "application/json").partition(";")[0]
+        if _JSON_TYPE.fullmatch(content_type.strip()) is None:
+            raise UnsupportedMediaType("The Content-Type must be application/json.")
+        if (self.header("Content-Encoding") or "identity").strip().lower() != "identity":
+            raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
 
 
 Endpoint = Callable[..., Coroutine[Any, Any, Answer]]
@@ -250,7 +269,9 @@ class _ApiResource(Resource):
             request.path.decode()
             b"/".join(request.postpath or ()).decode()
         except UnicodeDecodeError:
-            return _write(request, error_answer(BadRequest("The path is not UTF-8.")))
+            error = BadRequest("The path is not UTF-8.")
+            request.errno = error.errno
+            return _write(request, error_answer(error))
         return self._routes.render(request)
 
     def _finished(self, outcome: object, request: StreamingRequest) -> None:

@@ -90,7 +90,8 @@ class MozlogTests(AccountsCase):
         for path in (f"/{MARK}", f"/v1/profile/{MARK}", f"/%ff{MARK}", f"/v1/avatar/{MARK}"):
             reply = await self.ask("GET", path, None)
             self.assertIn(reply.status, (400, 404))
-            self.assertEqual(self.summaries()[reply.header("X-Request-Id")]["status"], reply.status)
+            said = self.summaries()[reply.header("X-Request-Id")]
+            self.assertEqual((said["status"], said["errno"]), reply.error)
         self.assertNotIn(MARK, self.daemon.output)
 
     async def provoke(self) -> None:
