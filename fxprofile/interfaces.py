@@ -165,8 +165,14 @@ class IIdentity(Interface):
     async def forget(*, uid: str) -> None:
         """Trust no token of this user any longer without asking again."""
 
-    async def check() -> Mapping[str, bool]:
-        """Which of the servers behind this answer, by name."""
+    servers = Attribute("The names of the servers behind this, of which there may be none.")
+
+    async def check(*, server: str) -> bool:
+        """
+        See whether a server answers, at the cost of one small request.
+
+        :param server: one of ``servers``.
+        """
 
 
 class IProfileStore(Interface):

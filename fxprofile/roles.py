@@ -8,6 +8,7 @@ never imports Pillow, the worker never Klein, the images role neither database n
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -275,6 +276,8 @@ def _add_api(parts: Parts, intake: Intake) -> None:
     parts.health.add("database", parts.store.check)
     parts.health.add("private bucket", parts.bucket("private").check)
     parts.health.add("jobs queue", parts.needed_queue("jobs").check)
+    for server in parts.identity.servers:
+        parts.health.add(f"{server} server", partial(parts.identity.check, server=server))
 
 
 def _is_healthy(health: Health, name: str, poller: Any) -> None:

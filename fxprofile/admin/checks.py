@@ -326,7 +326,8 @@ async def _shortcomings(tools: Tools, name: str) -> list[str]:
 
 
 async def _identity(tools: Tools) -> Sequence[Finding]:
-    answers = await tools.identity.check()
+    identity = tools.identity
+    answers = {server: await identity.check(server=server) for server in identity.servers}
     if not answers:
         return [fine("identity", "development accounts")]
     urls = {

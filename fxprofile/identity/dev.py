@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import sha256
+from typing import Final
 
 from zope.interface import implementer
 
@@ -21,6 +22,8 @@ class DevIdentity:
 
     :param accounts: who there is; several may share a uid, with other scopes.
     """
+
+    servers: Final[tuple[str, ...]] = ()
 
     def __init__(self, accounts: Iterable[DevAccount]) -> None:
         self._accounts = tuple(
@@ -49,9 +52,9 @@ class DevIdentity:
     async def forget(self, *, uid: str) -> None:
         """Nothing is remembered."""
 
-    async def check(self) -> Mapping[str, bool]:
-        """There are no servers."""
-        return {}
+    async def check(self, *, server: str) -> bool:
+        """There are no servers, so none can be asked for."""
+        raise KeyError(server)
 
     def _find(self, token: str) -> DevAccount | None:
         # Digests are of one length, and all are compared: the time tells nothing.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
 
 from treq.client import HTTPClient
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
@@ -59,6 +59,7 @@ class FxaIdentity(Service):
     """
 
     name = "identity"
+    servers: Final = ("oauth", "auth")
 
     def __init__(
         self,
@@ -159,26 +160,18 @@ class FxaIdentity(Service):
         if self._access_tokens is not None:
             self._access_tokens.distrust(uid)
 
-    async def check(self) -> Mapping[str, bool]:
+    async def check(self, *, server: str) -> bool:
         """See :class:`fxprofile.interfaces.IIdentity`."""
-        servers = {
+        upstream, url = {
             "oauth": (self._oauth, self._oauth_url),
             "auth": (self._auth, self._auth_url),
-        }
-        answers = await gatherResults(
-            [Deferred.fromCoroutine(_answers(*server)) for server in servers.values()],
-            # If this is cancelled, so are all of them.
-            consumeErrors=True,
-        )
-        return dict(zip(servers, answers, strict=True))
-
-
-async def _answers(server: Upstream, url: str) -> bool:
-    """Whether a server says anything but that it is broken, at Dockerflow's path or not."""
-    try:
-        return (await server.ask("GET", urljoin(url, "/__lbheartbeat__"))).status < 500
-    except UpstreamFailure:
-        return False
+        }[server]
+        try:
+            answer = await upstream.ask("GET", urljoin(url, "/__lbheartbeat__"))
+        except UpstreamFailure:
+            return False
+        # Whether it has this path of Dockerflow or not: it must not say that it is broken.
+        return answer.status < 500 or answer.status == 501
 
 
 def _credentials(answer: Answer) -> Credentials:

@@ -97,4 +97,7 @@ class IdentityContract(_Base):
     async def test_check(self) -> None:
         """Every server behind a driver that works is said to answer."""
         identity = await self.make_identity()
-        self.assertTrue(all((await identity.check()).values()))
+        for server in identity.servers:
+            self.assertIs(await identity.check(server=server), True, server)
+        with self.assertRaises(KeyError):
+            await identity.check(server="nobody's")

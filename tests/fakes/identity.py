@@ -4,8 +4,6 @@ Identity servers that a test plays the part of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from zope.interface import implementer
 
 from fxprofile.errors import InvalidToken
@@ -22,6 +20,8 @@ class FakeIdentity:
     :ivar accounts: by uid.
     """
 
+    servers = ()
+
     def __init__(self) -> None:
         self.credentials: dict[str, Credentials] = {}
         self.accounts: dict[str, Account] = {}
@@ -37,5 +37,5 @@ class FakeIdentity:
     async def forget(self, *, uid: str) -> None:
         pass
 
-    async def check(self) -> Mapping[str, bool]:
-        return {}
+    async def check(self, *, server: str) -> bool:
+        raise KeyError(server)

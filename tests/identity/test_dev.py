@@ -48,4 +48,4 @@ class DevIdentityTests(IdentityContract, TestCase):
     async def test_no_servers(self) -> None:
         """There is nothing that could fail a heartbeat."""
         identity = await self.make_identity()
-        self.assertEqual(await identity.check(), {})
+        self.assertEqual(identity.servers, ())

@@ -33,9 +33,9 @@ class FxaContractTests(IdentityContract, FxaCase):
     async def make_identity(self) -> FxaIdentity:
         return self.identity
 
-    async def test_heartbeat_names_both(self) -> None:
-        """A heartbeat tells of each server by name."""
-        self.assertEqual(await self.identity.check(), {"oauth": True, "auth": True})
+    async def test_servers(self) -> None:
+        """A heartbeat can ask each server by its name."""
+        self.assertEqual(self.identity.servers, ("oauth", "auth"))
 
 
 class FxaCachingContractTests(FxaContractTests):
@@ -323,10 +323,12 @@ class HeartbeatTests(FxaCase):
         class Broken(FakeFxa):
             def render(self, request: Any) -> Any:
                 if request.requestHeaders.getRawHeaders("host") == ["auth.example"]:
-                    request.setResponseCode(502)
+                    request.setResponseCode(status)
                     return b""
                 return super().render(request)
 
         self.treq = StubTreq(Broken())
         identity = self.make(auth_url="http://auth.example/v1")
-        self.assertEqual(await identity.check(), {"oauth": True, "auth": False})
+        for status, answers in ((502, False), (500, False), (503, False), (404, True), (501, True)):
+            self.assertIs(await identity.check(server="auth"), answers, status)
+            self.assertTrue(await identity.check(server="oauth"))

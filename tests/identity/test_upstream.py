@@ -279,7 +279,8 @@ class FxaOverRealConnectionsTests(RealCase):
         credentials = await identity.verify(token="alice")
         account = await identity.account(token="alice", credentials=credentials)
         self.assertEqual((credentials.uid, account.email), (ALICE, "alice@example.com"))
-        self.assertEqual(await identity.check(), {"oauth": True, "auth": True})
+        self.assertTrue(await identity.check(server="oauth"))
+        self.assertTrue(await identity.check(server="auth"))
 
     async def test_hostile(self) -> None:
         """Each has its own error, whatever the server does."""
@@ -291,7 +292,8 @@ class FxaOverRealConnectionsTests(RealCase):
                 await identity.verify(token="alice")
             with self.assertRaises(AuthUnavailable, msg=react.__name__):
                 await identity.account(token="alice", credentials=credentials)
-        self.assertEqual(await identity.check(), {"oauth": False, "auth": False})
+            self.assertFalse(await identity.check(server="oauth"), react.__name__)
+            self.assertFalse(await identity.check(server="auth"), react.__name__)
 
     async def test_stop(self) -> None:
         """Stopping closes the connections that were kept."""

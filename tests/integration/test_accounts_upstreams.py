@@ -172,6 +172,33 @@ class UpstreamTests(AccountsCase):
         reply = await self.ask("GET", "/v1/profile", self.account("basket", "profiles"))
         self.assertEqual(reply.error, (403, 100))
 
+    async def test_heartbeat(self) -> None:
+        """A heartbeat names the server that is away, until it is back."""
+
+        async def heartbeat() -> tuple[int, set[str]]:
+            reply = await self.ask("GET", "/__heartbeat__", None)
+            checks = reply.json["checks"]
+            self.assertLessEqual({"oauth server", "auth server", "database"}, set(checks))
+            return reply.status, {name for name, state in checks.items() if state != "ok"}
+
+        for name, port, server in (
+            ("oauth server", self.place.oauth_port, self.oauth),
+            ("auth server", self.place.auth_port, self.auth),
+        ):
+
+            async def well() -> bool:
+                return await heartbeat() == (200, set())
+
+            async def ill(name: str = name) -> bool:
+                return await heartbeat() == (503, {name})
+
+            await self.until(well, "the daemon is not well")
+            await self.close(port)
+            await self.until(ill, f"the heartbeat does not tell of the {name}")
+            self.assertEqual((await self.ask("GET", "/__lbheartbeat__", None)).status, 200)
+            self.serve(port, server)
+            await self.until(well, f"the {name} is not found again")
+
     async def test_far_future(self) -> None:
         """A time that cannot be, in what the OAuth server says, breaks no answer."""
         alice = self.account(profile_changed_at=2**53)
