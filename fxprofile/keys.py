@@ -14,6 +14,9 @@ from typing import Final
 #: The id of the avatar of everybody who has none.
 DEFAULT_AVATAR_ID: Final = "0" * 32
 
+#: What every key in the public bucket begins with.
+PUBLIC_PREFIX: Final = "a/"
+
 #: The variants of an avatar: what its key ends in, and the box it fits, in pixels.
 VARIANTS: Final = {
     "default": ("", 200),
@@ -66,7 +69,13 @@ def public_key(avatar_id: str, variant: str = "default") -> str:
     """
     if not is_id(avatar_id):
         raise ValueError(f"not an avatar id: {avatar_id!r}")
-    return f"a/{avatar_id}{VARIANTS[variant][0]}"
+    return f"{PUBLIC_PREFIX}{avatar_id}{VARIANTS[variant][0]}"
+
+
+def id_of_public_key(key: str) -> str | None:
+    """The avatar id in a key of the public bucket; None if it is no key of ours."""
+    name = key.removeprefix(PUBLIC_PREFIX)
+    return name[:32] if name != key and is_image_name(name) else None
 
 
 def public_keys(avatar_id: str) -> list[str]:

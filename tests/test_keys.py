@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.keys import (
     DEFAULT_AVATAR_ID,
     VARIANTS,
+    id_of_public_key,
     image_url,
     is_id,
     is_image_name,
@@ -95,6 +96,13 @@ class KeyTests(SynchronousTestCase):
         """Every key is one that every bucket takes."""
         for key in (private_key(ID), *public_keys(ID)):
             self.assertEqual("/".join(key_parts(key)), key)
+
+    def test_back(self) -> None:
+        """The id can be had back from a key of a picture, and from no other."""
+        for key in public_keys(ID):
+            self.assertEqual(id_of_public_key(key), ID)
+        for key in ("", "a/", ID, f"b/{ID}", f"a/a/{ID}", f"a/{ID}_huge", f"a/{ID.upper()}"):
+            self.assertIsNone(id_of_public_key(key), key)
 
     def test_sides(self) -> None:
         """The boxes are 100, 200 and 600 pixels."""

@@ -57,6 +57,27 @@ async def avatar_row(tools: Tools, avatar_id: str) -> Any:
     return await tools.database.run(find, read_only=True)
 
 
+async def avatar_rows(tools: Tools, after: str, limit: int) -> Sequence[Any]:
+    """Rows of avatars whose ids sort after this one, in the order of the ids."""
+    query = (
+        select(
+            avatars.c.id,
+            avatars.c.uid,
+            avatars.c.status,
+            avatars.c.owed_since,
+            avatars.c.updated,
+        )
+        .where(avatars.c.id > after)
+        .order_by(avatars.c.id)
+        .limit(limit)
+    )
+
+    def find(connection: Connection) -> Sequence[Any]:
+        return connection.execute(query).all()
+
+    return await tools.database.run(find, read_only=True)
+
+
 async def known(tools: Tools, avatar_id: str) -> Known:
     """
     Look everywhere for an avatar; the database is open.
@@ -105,7 +126,10 @@ def problems(found: Known, now: float) -> list[str]:
     row = found.row
     if row is None:
         if found.original is not None or len(missing) < len(VARIANTS):
-            said.append("objects without a row: nothing refers to them; they may be removed")
+            said.append(
+                "objects without a row: nothing refers to them; fxprofile-admin orphans --delete"
+                " removes such ones once they are old enough"
+            )
         return said
     status = Status(row.status)
     if found.selected and status is not Status.READY:

@@ -13,6 +13,7 @@ from fxprofile.admin.dead import dead
 from fxprofile.admin.doctor import doctor
 from fxprofile.admin.import_fxa import import_fxa
 from fxprofile.admin.migrate import migrate
+from fxprofile.admin.orphans import orphans
 from fxprofile.admin.provision import provision
 from fxprofile.admin.queues import queues
 from fxprofile.admin.user import user
@@ -41,6 +42,7 @@ for command in (
     doctor,
     import_fxa,
     migrate,
+    orphans,
     provision,
     queues,
     user,

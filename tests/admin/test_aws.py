@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
+from twisted.internet.task import Clock
+
+from fxprofile.admin.lookups import avatar_rows
+from fxprofile.admin.sweep import Sweep
 from fxprofile.admin.tools import Tools
 from fxprofile.keys import VARIANTS, new_id, private_key, public_key
 from fxprofile.model import Job, Op
@@ -115,6 +120,40 @@ class AwsCommandTests(AwsCase):
             self.assertEqual(Job.decode(job), Job(op=Op.DELETE, id=avatar_id))
             (update,) = await self.bodies(tools, "updates")
             self.assertIn(UID, update)
+
+    async def test_orphans(self) -> None:
+        """Pictures that are gone are found there, and what no row needs, when it is old."""
+        await self.provisioned()
+        async with self.service() as tools:
+            _, broken = [await ready_avatar(tools, uid) for uid in uids(2)]
+            await tools.bucket("public").delete(keys=[public_key(broken, "small")])
+            orphan = new_id()
+            await put(tools, "public", public_key(orphan))
+            await put(tools, "private", private_key(orphan))
+            about = (await self.admin("orphans", "--json", status=1)).json
+            self.assertEqual([found["avatar"] for found in about["broken"]], [broken])
+            self.assertEqual(about["orphans"], [])
+            self.assertEqual(about["looked_at"], {"rows": 2, "pictures": 3, "originals": 1})
+            # Objects there are as old as they are, so the clock has to be ahead.
+            later = Clock()
+            later.advance(time.time() + 3 * 86400)
+            for page in (1, 2, 1000):
+                sweep = Sweep(
+                    private=tools.bucket("private"),
+                    public=tools.bucket("public"),
+                    rows=partial(avatar_rows, tools),
+                    store=tools.store,
+                    selection=tools.selection,
+                    clock=later,
+                    grace=48 * 3600,
+                    page=page,
+                )
+                findings = await sweep.find()
+                self.assertEqual([found.id for found in findings.orphans], [orphan])
+                self.assertEqual(len(findings.orphans[0].objects), 2)
+            self.assertEqual(await sweep.remove(findings), 1)
+            (job,) = await self.bodies(tools, "jobs")
+            self.assertEqual(Job.decode(job), Job(op=Op.DELETE, id=orphan))
 
     async def test_doctor_of_a_role(self) -> None:
         """A role's doctor does no more than the role may: the web role only puts."""

@@ -110,6 +110,8 @@ class SimDriver:
             self._start(method, arguments)
         await sleep(self._world.clock, TIMEOUT)
         if late:
+            if self.name == "public" and method == "put":
+                self._world.ledger.late(arguments["key"])
             self._world.clock.callLater(late, self._start, method, arguments)
         await self._alive()
         raise self._error(f"{method}: no answer")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.interfaces import IReactorTime
+
 from fxprofile.interfaces import Body
 from fxprofile.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
 from fxprofile.model import Status
@@ -67,8 +69,9 @@ class Ledger:
         self._newest: dict[str, int] = {}
         # A worker that is held up for longer than its lease may put a picture before it
         # hears of that, when others are done with the job and with the delete job as
-        # well.  The service cannot know of it.
-        self._held_up: set[str] = set()
+        # well; or a picture comes although the worker was told that it did not.  The
+        # service cannot know of these, and only a look through the whole bucket finds them.
+        self._late: set[str] = set()
 
     def fail(self, text: str) -> None:
         """Note that something is wrong.  To raise would tell only who happened to find it."""
@@ -116,7 +119,11 @@ class Ledger:
     def put(self, key: str) -> None:
         """A picture was put."""
         if self._world.clock.seconds() == self._world.stood_still_until:
-            self._held_up.add(key[2:34])
+            self.late(key)
+
+    def late(self, key: str) -> None:
+        """A picture is put when nobody waits for it any more."""
+        self._late.add(key[2:34])
 
     def removed(self, keys: Sequence[str]) -> None:
         """Pictures were deleted."""
@@ -187,7 +194,7 @@ class Ledger:
             if not upload.deleted and self._world.state.row(upload.id).status is Status.FAILED
         }
         found = {key[2:34] for key in self._world.public.objects}
-        if orphans := found - known - forgiven - self._held_up:
+        if orphans := found - known - forgiven - self._late:
             self.fail(f"pictures that nobody knows: {sorted(orphans)}")
         for avatar_id in known:
             self._look_at_pictures(self.uploads[avatar_id])
@@ -199,12 +206,11 @@ class Ledger:
             if row.status is not Status.READY:
                 self.fail(f"{row.id} is still {row.status}, {row.error}")
         expected = {key for row in rows for key in public_keys(row.id)}
-        odd = set(self._world.public.objects) ^ expected
-        if odd := {key for key in odd if key in expected or key[2:34] not in self._held_up}:
+        if odd := set(self._world.public.objects) ^ expected:
             self.fail(f"the public bucket is wrong about {sorted(odd)}")
         for avatar_id in self._world.private.objects:
             upload = self.uploads.get(avatar_id)
-            if upload is not None and not upload.dropped:
+            if upload is None or upload.deleted or not upload.dropped:
                 self.fail(f"the original of {avatar_id} is still there")
 
 
@@ -230,8 +236,8 @@ class WatchedStore:
 class PublicBucket(MemoryBucket):
     """The public bucket, as the ledger sees it."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
+    def __init__(self, clock: IReactorTime, ledger: Ledger) -> None:
+        super().__init__(clock)
         self._ledger = ledger
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:

@@ -114,11 +114,24 @@ class ForgetfulState(MemoryState):
         self.store = ForgetfulStore()
 
 
+class UnsweptWorld(World):
+    """A world in which no operator looks for orphans."""
+
+    def _sweep(self) -> None:
+        return
+
+
 class CarelessTests(SynchronousTestCase):
     """A service that makes a mistake goes wrong in some world."""
 
     def finds(
-        self, text: str, *, within: int = 100, state: type[MemoryState] = MemoryState, **parts: Any
+        self,
+        text: str,
+        *,
+        within: int = 100,
+        state: type[MemoryState] = MemoryState,
+        world: type[World] = World,
+        **parts: Any,
     ) -> None:
         """Some world goes wrong, and says what."""
         kinds = {
@@ -129,7 +142,7 @@ class CarelessTests(SynchronousTestCase):
         }
         for seed in range(within):
             try:
-                World(seed, state=state(), **kinds).run()
+                world(seed, state=state(), **kinds).run()
             except Violation as violation:
                 if text in str(violation):
                     return
@@ -174,3 +187,7 @@ class CarelessTests(SynchronousTestCase):
     def test_store(self) -> None:
         """A store that selects whatever comes last is found."""
         self.finds("was selected after", state=ForgetfulState)
+
+    def test_sweep(self) -> None:
+        """Objects that nobody knows of any more are found when nobody looks for them."""
+        self.finds("is still there", world=UnsweptWorld)

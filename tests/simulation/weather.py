@@ -103,12 +103,7 @@ class Weather:
     def _hangs(self, driver: str) -> Fate:
         if self._rng.random() < 0.7:
             return Fate(error="hangs")
-        # What the service cannot bear: that pictures come after the worker was told that
-        # they did not, and after another worker was done with the same job, and a delete
-        # job as well.  Then only a look through the whole bucket finds them.
         late = self._rng.choice((0, self._rng.uniform(0, LATE)))
-        if driver == "public":
-            late = 0
         return Fate(error="hangs", late=late)
 
     def happens(self, chance: float) -> bool:

@@ -14,7 +14,7 @@ nothing is done for ever.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -23,11 +23,14 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
+from fxprofile.admin.orphans import GRACE
+from fxprofile.admin.sweep import Sweep
 from fxprofile.cache.memory import MemoryCache
 from fxprofile.errors import DriverError
 from fxprofile.events.repair import PERIOD
 from fxprofile.intake import DOUBT_AGE
 from fxprofile.model import Account, Avatar, Credentials, Status
+from tests.database.inline import result_of
 from tests.fakes.bucket import MemoryBucket
 from tests.fakes.identity import FakeIdentity
 from tests.simulation.drivers import SimQueue
@@ -111,7 +114,7 @@ class World:
         self.metrics = METRICS
         self.ledger = Ledger(self)
         self.private = MemoryBucket(self.clock)
-        self.public = PublicBucket(self.ledger)
+        self.public = PublicBucket(self.clock, self.ledger)
         self.jobs = SimQueue(self, "jobs", JOBS_VISIBILITY, self.weather.most_receives)
         self.jobs.dead = self.dead_jobs = SimQueue(self, "dead", JOBS_VISIBILITY)
         self.results = SimQueue(self, "results", RESULTS_VISIBILITY, 10)
@@ -155,6 +158,8 @@ class World:
             self.ledger.check_quiet()
             self.clock.advance(LONG)
             self._until(self.clock.seconds() + 2 * PERIOD)
+            self._until_quiet()
+            self._sweep()
             self._until_quiet()
             self.ledger.check_end()
             self._check()
@@ -240,6 +245,29 @@ class World:
                 for upload in self.ledger.uploads.values():
                     if upload.id in entry.body:
                         upload.dropped = True
+
+    def _sweep(self) -> None:
+        """An operator has what no row needs looked for, and deleted."""
+        head = self.any_head()
+        assert head is not None
+
+        async def some_rows(after: str, limit: int) -> Sequence[Any]:
+            rows = (row for row in self.state.rows() if row.id > after)
+            return sorted(rows, key=lambda row: row.id)[:limit]
+
+        sweep = Sweep(
+            private=self.private,
+            public=self.public,
+            rows=some_rows,
+            store=self.state.store,
+            selection=head.selection,
+            clock=self.clock,
+            grace=GRACE * 3600,
+        )
+        findings = result_of(sweep.find())
+        for found in findings.broken:
+            self.ledger.fail(f"{found.id} is ready without {found.missing}")
+        result_of(sweep.remove(findings))
 
     # Time.
 
