@@ -4,8 +4,8 @@ Upload while processes are killed, and count what is lost.
     python -m benchmarks.soak --uploads=2000 --every=2
 
 One web, one images and two worker processes share a folder; every two seconds one of them,
-by chance, is killed with SIGKILL and started again.  When all uploads are answered the killing
-stops, the repair loops do their work, and then it is counted:
+by chance, is killed with SIGKILL and started again, unless it is just starting.  When all
+uploads are answered the killing stops, the repair loops do their work, and then it is counted:
 
 - lost: uploads that were answered with 201 and are neither ready nor replaced
 - broken: selected avatars without their three pictures
@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
 from tests.daemon import Daemon, Ports
@@ -51,6 +51,8 @@ class Soak:
         self.random = random.Random(options.seed)
         self.directory = Path(tempfile.mkdtemp(prefix="fxprofile-soak-"))
         self.daemons: list[Daemon] = []
+        # Those that were killed and do not answer again yet.
+        self.down: dict[Daemon, Deferred[None]] = {}
         self.accepted: dict[str, list[str]] = collections.defaultdict(list)
         self.figures: collections.Counter[str] = collections.Counter()
         self.left = options.uploads
@@ -61,15 +63,12 @@ class Soak:
         began = time.monotonic()
         await self.start()
         killing = Deferred.fromCoroutine(self.kill_now_and_then())
-        killing.addErrback(lambda failure: None)
+        killing.addErrback(lambda failure: failure.trap(CancelledError) and None)
         users = [f"user{number}" for number in range(self.options.users)]
         await gatherResults([Deferred.fromCoroutine(self.user(token)) for token in users])
         killing.cancel()
         uploaded = time.monotonic()
-        for daemon in self.daemons:
-            if not await daemon.runs():
-                await daemon.kill()
-                await daemon.start()
+        await gatherResults(list(self.down.values()), consumeErrors=True)
         await self.until_quiet(users)
         await self.count(users)
         self.figures["seconds of uploading"] = round(uploaded - began)
@@ -99,9 +98,17 @@ class Soak:
         while True:
             await deferLater(self.reactor, self.options.every)
             daemon = self.random.choice(self.daemons)
-            await daemon.kill()
-            self.figures[f"{daemon.role} killed"] += 1
+            if daemon not in self.down:
+                self.down[daemon] = Deferred.fromCoroutine(self.replace(daemon))
+
+    async def replace(self, daemon: Daemon) -> None:
+        """Kill a process, and start it again as somebody who looks after it would."""
+        await daemon.kill()
+        self.figures[f"{daemon.role} killed"] += 1
+        try:
             await daemon.start()
+        finally:
+            del self.down[daemon]
 
     async def user(self, token: str) -> None:
         client = Client(self.daemons[0], token)
