@@ -96,6 +96,7 @@ setup(
             *POSTGRESQL,
             *REDIS,
             "hypothesis>=6.130",
+            "jsonschema>=4.23,<5",
             "moto[server]>=5.1,<6",
             "openapi-spec-validator>=0.7",
             "PyFxA>=0.8",

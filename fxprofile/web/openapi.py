@@ -8,117 +8,34 @@ server whether it keeps to it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fxprofile import __version__
-from fxprofile.web.api import MAX_JSON, Answer, Api, Call
-from fxprofile.web.openapi_schemas import (
-    EMPTY,
-    ERRNO,
-    ERRORS,
-    ID,
-    ID_SCHEMA,
-    UID,
-    Json,
-    json_object,
-    ref,
-    schemas,
+from fxprofile.errors import (
+    AuthServerUnavailable,
+    BackendUnavailable,
+    ExpectationFailed,
+    LengthRequired,
+    PayloadTooLarge,
+    RequestBlocked,
+    RequestTimeout,
+    TooManyRequests,
+    UnprocessableImage,
+    UnsupportedMediaType,
 )
-from fxprofile.web.profile import MAX_NAME
+from fxprofile.keys import DEFAULT_AVATAR_ID
+from fxprofile.model import REASONS
+from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.openapi_operations import (
+    JSON_ERRORS,
+    in_header,
+    in_path,
+    json_body,
+    json_response,
+    operation,
+)
+from fxprofile.web.openapi_schemas import EMPTY, ID, ID_SCHEMA, UID, Json, json_object, ref, schemas
 from fxprofile.web.upload import MOST_WAIT, TYPES
 
-
-def _json_response(description: str, schema: Json, example: Any = None, **headers: str) -> Json:
-    content: Json = {"schema": schema}
-    if example is not None:
-        content["example"] = example
-    response: Json = {"description": description, "content": {"application/json": content}}
-    if headers:
-        response["headers"] = {
-            name.replace("_", "-"): {"description": text, "schema": {"type": "string"}}
-            for name, text in headers.items()
-        }
-    return response
-
-
-def _error(status: int) -> Json:
-    errno = ERRNO.get(status, 101)
-    return _json_response(
-        ERRORS[status],
-        ref("Error"),
-        {"code": status, "errno": errno, "error": "…", "message": ERRORS[status]},
-    )
-
-
-def _operation(
-    operation_id: str,
-    summary: str,
-    responses: Json,
-    *,
-    errors: tuple[int, ...] = (),
-    scopes: tuple[str, ...] | None = None,
-    secret: bool = False,
-    parameters: tuple[Json, ...] = (),
-    body: Json | None = None,
-) -> Json:
-    # Whoever sends nonsense gets 400 or 405 anywhere, and 413 for a body nobody wants.
-    told = {400, 404, 405, 500, *errors}
-    operation: Json = {
-        "operationId": operation_id,
-        "summary": summary,
-        "responses": responses,
-        "security": [],
-    }
-    if scopes is not None:
-        told |= {401, 403, 503}
-        operation["security"] = [{"bearer": []}]
-        operation["description"] = (
-            "Needs one of the scopes " + ", ".join(f"`{s}`" for s in scopes) + "."
-            if scopes
-            else "Needs a scope that allows at least one field."
-        )
-    if secret:
-        told |= {401, 503}
-        operation["security"] = [{"secret": []}]
-    if parameters:
-        operation["parameters"] = list(parameters)
-    if body is not None:
-        operation["requestBody"] = body
-    operation["responses"] = {
-        **responses,
-        **{str(status): _error(status) for status in sorted(told) if str(status) not in responses},
-    }
-    return operation
-
-
-def _in_path(name: str, description: str, schema: Json) -> Json:
-    return {
-        "name": name,
-        "in": "path",
-        "required": True,
-        "description": description,
-        "schema": schema,
-    }
-
-
-def _in_header(name: str, description: str) -> Json:
-    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
-
-
-def _json_body(key: str) -> Json:
-    schema: Json = {
-        "type": "object",
-        "properties": {key: {"type": "string", "maxLength": MAX_NAME, "examples": ["Zoë"]}},
-        "required": [key],
-    }
-    return {
-        "required": True,
-        "description": f"At most {MAX_JSON} bytes of UTF-8.",
-        "content": {"application/json": {"schema": schema}},
-    }
-
-
-_IF_NONE_MATCH = _in_header("If-None-Match", "ETags that the client knows; gives 304.")
+_IF_NONE_MATCH = in_header("If-None-Match", "ETags that the client knows; gives 304.", f'"{ID}"')
 _NOT_MODIFIED: Json = {"description": "The client has this already."}
 _NO_NAME: Json = {"description": "There is none."}
 
@@ -135,6 +52,7 @@ def document(public_url: str) -> Json:
             "title": "Firefox Accounts profile service",
             "version": __version__,
             "license": {"name": "MPL-2.0", "identifier": "MPL-2.0"},
+            "description": "Every response has an `X-Request-Id`, which is in the log as well.",
         },
         "servers": [{"url": public_url}],
         "components": {
@@ -153,7 +71,7 @@ def document(public_url: str) -> Json:
 
 
 def _profile_paths() -> Json:
-    profile = _json_response(
+    profile = json_response(
         "The fields that the scopes of the token allow. Absent data is left out.",
         ref("Profile"),
         {"uid": UID, "displayName": "Zoë", "avatarDefault": True},
@@ -163,118 +81,156 @@ def _profile_paths() -> Json:
     name = ("profile:display_name",)
     return {
         "/v1/profile": {
-            "get": _operation(
+            "get": operation(
                 "getProfile",
                 "The profile; also the UserInfo endpoint of OpenID Connect",
                 {"200": profile, "304": _NOT_MODIFIED},
                 scopes=(),
+                errors=(AuthServerUnavailable, BackendUnavailable),
                 parameters=(_IF_NONE_MATCH,),
             )
         },
         "/v1/email": {
-            "get": _operation(
+            "get": operation(
                 "getEmail",
                 "The e-mail address",
                 {
-                    "200": _json_response(
+                    "200": json_response(
                         "The address, if there is one.",
                         json_object({}, {"email": {"type": "string"}}),
                         {"email": "user@example.com"},
                     )
                 },
                 scopes=("profile:email", "email"),
+                errors=(AuthServerUnavailable,),
             )
         },
         "/v1/uid": {
-            "get": _operation(
+            "get": operation(
                 "getUid",
                 "The user id",
-                {"200": _json_response("The uid.", json_object({"uid": {"type": "string"}}))},
+                {
+                    "200": json_response(
+                        "The uid.", json_object({"uid": {"type": "string"}}), {"uid": UID}
+                    )
+                },
                 scopes=("profile:uid",),
             )
         },
         "/v1/display_name": {
-            "get": _operation(
+            "get": operation(
                 "getDisplayName",
                 "The display name",
-                {"200": _json_response("The name.", ref("DisplayName")), "204": _NO_NAME},
+                {
+                    "200": json_response("The name.", ref("DisplayName"), {"displayName": "Zoë"}),
+                    "204": _NO_NAME,
+                },
                 scopes=name,
+                errors=(BackendUnavailable,),
             ),
-            "post": _operation(
+            "post": operation(
                 "setDisplayName",
                 "Set the display name; an empty one unsets it",
-                {"200": _json_response("Done.", EMPTY, {})},
-                errors=(408, 413, 415),
+                {"200": json_response("Done.", EMPTY, {})},
+                errors=(*JSON_ERRORS, BackendUnavailable),
                 scopes=("profile:display_name:write",),
-                body=_json_body("displayName"),
+                body=json_body("displayName"),
             ),
         },
     }
 
 
+_URL = f"https://images.example/a/{ID}"
+_MONOGRAM = "https://profile.example/v1/avatar/Z"
+
+_UPLOAD_ERRORS = (
+    *(RequestBlocked, RequestTimeout, LengthRequired, PayloadTooLarge, UnsupportedMediaType),
+    *(ExpectationFailed, UnprocessableImage, TooManyRequests, BackendUnavailable),
+)
+
+
 def _avatar_paths() -> Json:
-    avatar = _json_response(
-        "The present avatar.", ref("Avatar"), None, ETag="The id of the avatar."
+    avatar = json_response(
+        "The present avatar.",
+        ref("Avatar"),
+        {"id": ID, "avatar": _URL, "avatarDefault": False, "url": _URL},
+        {
+            "id": DEFAULT_AVATAR_ID,
+            "avatar": _MONOGRAM,
+            "avatarDefault": True,
+            "url": _MONOGRAM,
+            "pending": {"id": ID, "status": "processing"},
+        },
+        ETag="The id of the avatar.",
     )
-    upload = _json_response(
+    upload = json_response(
         "The upload is accepted, and nothing will lose it.",
         ref("Upload"),
-        {"id": ID, "url": f"https://images.example/a/{ID}", "status": "ready"},
+        {"id": ID, "url": _URL, "status": "ready"},
+        {"id": ID, "url": _URL, "status": "processing"},
         Location="Where to ask for its status.",
         Preference_Applied="What of the Prefer header was done.",
     )
     read, write = ("profile:avatar",), ("profile:avatar:write",)
     return {
         "/v1/avatar": {
-            "get": _operation(
+            "get": operation(
                 "getAvatar",
                 "The avatar",
                 {"200": avatar, "304": _NOT_MODIFIED},
                 scopes=read,
+                errors=(AuthServerUnavailable, BackendUnavailable),
                 parameters=(_IF_NONE_MATCH,),
             ),
-            "delete": _operation(
+            "delete": operation(
                 "deleteAvatar",
                 "Delete the avatar, and uploads that are being crunched",
-                {"200": _json_response("Done.", EMPTY, {})},
+                {"200": json_response("Done.", EMPTY, {})},
                 scopes=write,
+                errors=(BackendUnavailable,),
             ),
         },
         "/v1/avatar/{name}": {
-            "get": _operation(
+            "get": operation(
                 "getMonogram",
                 "One letter or digit as a picture",
                 {
                     "200": {
                         "description": "The picture; it may be kept for a week.",
-                        "content": {"image/svg+xml": {"schema": {"type": "string"}}},
+                        "content": {
+                            "image/svg+xml": {"schema": {"type": "string"}, "example": "<svg …>"}
+                        },
                     },
                     "304": _NOT_MODIFIED,
                 },
                 parameters=(
-                    _in_path("name", "The letter or digit.", {"type": "string", "minLength": 1}),
+                    in_path(
+                        "name", "The letter or digit.", {"type": "string", "minLength": 1}, "Z"
+                    ),
                     _IF_NONE_MATCH,
                 ),
             ),
-            "delete": _operation(
+            "delete": operation(
                 "deleteAvatarById",
                 "Delete one avatar",
-                {"200": _json_response("Done.", EMPTY, {})},
+                {"200": json_response("Done.", EMPTY, {})},
                 scopes=write,
-                parameters=(_in_path("name", "The id of the avatar.", ID_SCHEMA),),
+                errors=(BackendUnavailable,),
+                parameters=(in_path("name", "The id of the avatar.", ID_SCHEMA, ID),),
             ),
         },
         "/v1/avatar/upload": {
-            "post": _operation(
+            "post": operation(
                 "uploadAvatar",
                 "Upload an avatar: the body is the image itself",
                 {"201": upload},
-                errors=(408, 411, 413, 415, 417, 422, 429),
+                errors=_UPLOAD_ERRORS,
                 scopes=write,
                 parameters=(
-                    _in_header(
+                    in_header(
                         "Prefer",
                         f"`respond-async`, or `wait=N` with up to {MOST_WAIT} seconds (RFC 7240).",
+                        "wait=10",
                     ),
                 ),
                 body={
@@ -286,71 +242,101 @@ def _avatar_paths() -> Json:
             )
         },
         "/v1/avatar/upload/{avatar_id}": {
-            "get": _operation(
+            "get": operation(
                 "getUpload",
                 "What became of an upload",
-                {"200": _json_response("Its state.", ref("Upload"))},
+                {
+                    "200": json_response(
+                        "Its state.",
+                        ref("Upload"),
+                        {"id": ID, "url": _URL, "status": "processing"},
+                        {
+                            "id": ID,
+                            "url": _URL,
+                            "status": "failed",
+                            "error": {"reason": "corrupt", "message": REASONS["corrupt"]},
+                        },
+                    )
+                },
                 scopes=read,
-                parameters=(_in_path("avatar_id", "The id of the upload.", ID_SCHEMA),),
+                errors=(BackendUnavailable,),
+                parameters=(in_path("avatar_id", "The id of the upload.", ID_SCHEMA, ID),),
             )
         },
     }
 
 
 def _other_paths() -> Json:
-    uid = _in_path("uid", "The user.", {"type": "string", "examples": [UID]})
-    health = _json_response("All is well.", ref("Health"), {"status": "ok"})
-    ill = _json_response("Something is not well.", ref("Health"), {"status": "fail"})
-    version = _json_response("What runs here.", ref("Version"))
+    uid = in_path("uid", "The user.", {"type": "string"}, UID)
+    well = {"status": "ok", "checks": {"database": "ok", "jobs queue": "ok"}}
+    ill = {"status": "fail", "checks": {"database": "fail", "jobs queue": "ok"}}
+    version = json_response(
+        "What runs here.",
+        ref("Version"),
+        {
+            "source": "https://github.com/example/fxprofile",
+            "version": __version__,
+            "commit": "1950210f0c6ab1d2b3d0a6a5a3a3e6ed2b5c8a41",
+            "build": "https://ci.example/1234",
+        },
+    )
     page: Json = {"text/html": {"schema": {"type": "string"}}}
     return {
         "/v1/cache/{uid}": {
-            "delete": _operation(
+            "delete": operation(
                 "dropCache",
                 "Forget what is kept of a user",
-                {"200": _json_response("Done.", EMPTY, {})},
+                {"200": json_response("Done.", EMPTY, {})},
                 secret=True,
                 parameters=(uid,),
             )
         },
         "/v1/_display_name/{uid}": {
-            "post": _operation(
+            "post": operation(
                 "setDisplayNameOf",
                 "Set the display name of a user",
-                {"200": _json_response("Done.", EMPTY, {})},
-                errors=(408, 413, 415),
+                {"200": json_response("Done.", EMPTY, {})},
+                errors=(*JSON_ERRORS, BackendUnavailable),
                 secret=True,
                 parameters=(uid,),
-                body=_json_body("name"),
+                body=json_body("name"),
             )
         },
         "/": {
-            "get": _operation(
+            "get": operation(
                 "getRoot",
                 "The version; in development, a page for browsers",
                 {"200": {**version, "content": {**version["content"], **page}}},
             )
         },
-        "/__version__": {"get": _operation("getVersion", "The version", {"200": version})},
+        "/__version__": {"get": operation("getVersion", "The version", {"200": version})},
         "/__heartbeat__": {
-            "get": _operation(
+            "get": operation(
                 "getHeartbeat",
                 "Whether this process and all that it needs are well",
-                {"200": health, "503": ill},
+                {
+                    "200": json_response("All is well.", ref("Health"), well),
+                    "503": json_response("Something is not well.", ref("Health"), ill),
+                },
             )
         },
         "/__lbheartbeat__": {
-            "get": _operation(
+            "get": operation(
                 "getLoadBalancerHeartbeat",
                 "Whether this process wants requests",
-                {"200": health, "503": ill},
+                {
+                    "200": json_response("It does.", ref("Health"), {"status": "ok"}),
+                    "503": json_response(
+                        "It starts or ends.", ref("Health"), {"status": "stopping"}
+                    ),
+                },
             )
         },
         "/openapi.json": {
-            "get": _operation(
+            "get": operation(
                 "getOpenApi",
                 "This document",
-                {"200": _json_response("The document.", {"type": "object"})},
+                {"200": json_response("The document.", {"type": "object"}, {"openapi": "3.1.0"})},
             )
         },
     }

@@ -19,26 +19,6 @@ ID_SCHEMA: Json = {"type": "string", "pattern": "^[0-9a-f]{32}$", "examples": [I
 URL: Json = {"type": "string", "format": "uri"}
 EMPTY: Json = {"type": "object", "maxProperties": 0}
 
-ERRORS = {
-    400: "The request is not valid.",
-    401: "The token is missing, malformed, refused, or not that of the owner.",
-    403: "The token does not have the scope that this needs.",
-    404: "There is no such thing.",
-    405: "This method is not allowed here; the Allow header names those that are.",
-    408: "The body did not arrive in time.",
-    411: "A Content-Length header is needed.",
-    413: "The body is too large.",
-    415: "A body of this type is not accepted.",
-    417: "The only expectation that is met is 100-continue.",
-    422: "The image could not be processed; `reason` is one word for why.",
-    429: "Too many uploads; `Retry-After` tells when to come again.",
-    500: "Something went wrong on our side.",
-    503: "A server that this needs cannot be reached: 104 OAuth, 105 auth, 106 storage, "
-    "queue or database.",
-}
-
-ERRNO = {401: 100, 403: 100, 422: 103, 429: 114, 500: 999, 503: 106}
-
 
 def json_object(required: Json, optional: Json | None = None) -> Json:
     """An object with these members and no others."""

@@ -7,7 +7,10 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from shutil import rmtree
+from typing import Any
 
+import jsonschema
 from openapi_spec_validator import validate
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
@@ -15,7 +18,7 @@ from twisted.trial.unittest import TestCase
 from fxprofile import errors
 from fxprofile.errors import ApiError
 from tests.daemon import Daemon
-from tests.web.service import ApiCase
+from tests.web.service import ApiCase, account
 
 
 class DocumentTests(ApiCase):
@@ -42,6 +45,77 @@ class DocumentTests(ApiCase):
         self.assertEqual(len(self.api.routes), len(there))
 
 
+class ExampleTests(ApiCase):
+    """The examples of the description."""
+
+    async def setUp(self) -> None:
+        super().setUp()
+        self.document = (await self.ask("GET", "/openapi.json", token=None)).json
+        self.operations = [
+            (f"{method.upper()} {path}", operation)
+            for path, operations in self.document["paths"].items()
+            for method, operation in operations.items()
+        ]
+
+    def examples(self, where: str, content: Any) -> list[Any]:
+        """Each example of some content, all of which are as its schema says."""
+        named = content.get("examples", {"": {"value": content.get("example")}})
+        values = [example["value"] for example in named.values()]
+        schema = {**content["schema"], "components": self.document["components"]}
+        for value in values:
+            self.assertIsNotNone(value, f"{where} has no example")
+            jsonschema.validate(value, schema, jsonschema.Draft202012Validator)
+        return values
+
+    def test_bodies(self) -> None:
+        """Whatever is sent or answered in JSON has an example, which is as its schema says."""
+        for where, operation in self.operations:
+            contents = [response.get("content", {}) for response in operation["responses"].values()]
+            contents.append(operation.get("requestBody", {}).get("content", {}))
+            for content in contents:
+                if "application/json" in content:
+                    self.examples(where, content["application/json"])
+
+    def test_parameters(self) -> None:
+        """Each parameter has an example, which is as its schema says."""
+        for where, operation in self.operations:
+            for parameter in operation.get("parameters", ()):
+                self.examples(f"{where}: {parameter['name']}", parameter)
+
+    def test_errors(self) -> None:
+        """Each error that the code has is an example of its status, as clients get it."""
+        told = set()
+        for where, operation in self.operations:
+            for status, response in operation["responses"].items():
+                content = response.get("content", {}).get("application/json", {})
+                if content.get("schema") == {"$ref": "#/components/schemas/Error"}:
+                    for error in self.examples(where, content):
+                        self.assertEqual(str(error["code"]), status, where)
+                        told.add((error["code"], error["errno"]))
+        self.assertEqual(told, EVERY_ERROR)
+
+    async def test_as_answered(self) -> None:
+        """The example of an error is what a client gets, headers and all."""
+        responses = dict(self.operations)["GET /v1/uid"]["responses"]
+        for token, status in ((None, "401"), ("email", "403")):
+            reply = await self.ask("GET", "/v1/uid", token=token)
+            (example,) = self.examples(status, responses[status]["content"]["application/json"])
+            self.assertEqual(reply.json, example)
+            for name, header in responses[status].get("headers", {}).items():
+                self.assertEqual(reply.header(name), header["example"])
+
+    def accounts(self) -> Any:
+        return (*super().accounts(), account("email", "e" * 32, "email"))
+
+
+#: The status and the errno of every error that there is.
+EVERY_ERROR = {
+    (kind.code, kind.errno)
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, ApiError) and hasattr(kind, "errno")
+}
+
+
 class ReferenceTests(ApiCase):
     """``docs/api.md``."""
 
@@ -61,12 +135,7 @@ class ReferenceTests(ApiCase):
             (int(code), int(errno))
             for code, errno in re.findall(r"^\| (\d{3}) \| (\d{3}) \|", self.text, re.MULTILINE)
         }
-        there = {
-            (kind.code, kind.errno)
-            for kind in vars(errors).values()
-            if isinstance(kind, type) and issubclass(kind, ApiError) and hasattr(kind, "errno")
-        }
-        self.assertEqual(rows, there)
+        self.assertEqual(rows, EVERY_ERROR)
 
 
 class LiveTests(TestCase):
@@ -75,27 +144,35 @@ class LiveTests(TestCase):
     timeout = 540
 
     async def test_keeps_to_it(self) -> None:
-        """No 5xx, no status or body that is not described, whatever is asked."""
-        directory = Path(tempfile.mkdtemp(prefix="fxprofile-openapi-"))
+        """No 5xx, no status or body that is not described, whatever a user or a server asks."""
         daemon = Daemon(
             settings={"uploads.per_hour": 0, "uploads.wait": 1, "secret_bearer_token": "s3cret"}
         )
+        of_servers = "/v1/(cache|_display_name)/"
         async with daemon:
-            out, err, status = await getProcessOutputAndValue(
-                sys.executable,
-                [
-                    str(Path(sysconfig.get_path("scripts"), "schemathesis")),
-                    *("run", f"{daemon.web_url}/openapi.json"),
-                    *("--header", "Authorization: Bearer alice"),
-                    *("--phases", "examples,coverage,fuzzing"),
-                    *("--max-examples", "25"),
-                    *("--seed", "20140401"),
-                    *("--checks", "all"),
-                    *("--exclude-checks", "ignored_auth,positive_data_acceptance"),
-                    *("--request-timeout", "30"),
-                    "--no-color",
-                ],
-                env={"PATH": "/usr/bin:/bin", "HOME": str(directory)},
-                path=str(directory),
-            )
+            await self.ask_everything(daemon, "alice", "--exclude-path-regex", of_servers)
+            await self.ask_everything(daemon, "s3cret", "--include-path-regex", of_servers)
+
+    async def ask_everything(self, daemon: Daemon, token: str, *which: str) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="fxprofile-openapi-"))
+        self.addCleanup(rmtree, directory, ignore_errors=True)
+        out, err, status = await getProcessOutputAndValue(
+            sys.executable,
+            [
+                str(Path(sysconfig.get_path("scripts"), "schemathesis")),
+                *("run", f"{daemon.web_url}/openapi.json"),
+                *("--header", f"Authorization: Bearer {token}"),
+                *which,
+                *("--phases", "examples,coverage,fuzzing"),
+                *("--max-examples", "25"),
+                *("--seed", "20140401"),
+                *("--checks", "all"),
+                # Not each text is a picture, nor each uid that of a user.
+                *("--exclude-checks", "positive_data_acceptance"),
+                *("--request-timeout", "30"),
+                "--no-color",
+            ],
+            env={"PATH": "/usr/bin:/bin", "HOME": str(directory)},
+            path=str(directory),
+        )
         self.assertEqual(status, 0, out.decode() + err.decode())
