@@ -1,6 +1,8 @@
 """
-What is our own fault is reported to Sentry: failures that were logged as such, and
-nothing that a client or an outage caused.
+What is not a client's fault is reported to Sentry: failures that were logged as such, and
+requests that failed because a server behind this one is away.
+
+An outage fails every request, so it is told now and then, and not of each.
 
 A report holds the exception and where it was raised.  No local variables, no requests
 and no breadcrumbs go with it: any of them may hold a token, an address or a picture.
@@ -8,7 +10,7 @@ and no breadcrumbs go with it: any of them may hold a token, an address or a pic
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import sentry_sdk
 from sentry_sdk.utils import event_from_exception
@@ -22,6 +24,10 @@ _KEPT = (
     *("event_id", "timestamp", "platform", "level", "logger", "exception"),
     *("release", "environment", "sdk", "tags"),
 )
+
+
+#: Seconds between two reports of one kind of outage.
+BETWEEN_OUTAGES: Final = 60
 
 
 @implementer(ILogObserver)
@@ -51,12 +57,26 @@ class ErrorReports:
         )
         self._scope = sentry_sdk.Scope()
         self._scope.set_tag("role", role)
+        self._told: dict[type[BaseException], float] = {}
 
     def __call__(self, event: LogEvent) -> None:
-        failure = event.get("log_failure")
+        failure, outage = event.get("log_failure"), event.get("outage")
         if failure is not None and failure.value is not None:
-            report, hint = event_from_exception(failure.value, client_options=self._client.options)
-            self._client.capture_event(report, hint, scope=self._scope)
+            self._report(failure.value, "error")
+        elif outage is not None and self._is_news(outage, event["log_time"]):
+            self._report(outage, "warning")
+
+    def _is_news(self, outage: BaseException, now: float) -> bool:
+        told = self._told.get(type(outage))
+        if told is not None and 0 <= now - told < BETWEEN_OUTAGES:
+            return False
+        self._told[type(outage)] = now
+        return True
+
+    def _report(self, error: BaseException, level: str) -> None:
+        report, hint = event_from_exception(error, client_options=self._client.options)
+        report["level"] = level  # type: ignore[typeddict-item]
+        self._client.capture_event(report, hint, scope=self._scope)
 
     def close(self) -> None:
         """Send what is not sent yet, for a moment."""

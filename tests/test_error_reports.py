@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from sentry_sdk.transport import Transport
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.error_reports import ErrorReports
+from fxprofile.error_reports import BETWEEN_OUTAGES, ErrorReports
+from fxprofile.errors import QueueError, StoreError
 
 
 class Kept(Transport):
@@ -61,6 +62,23 @@ class ErrorReportsTests(SynchronousTestCase):
         self.assertEqual(len(self.kept.events), 1)
         self.assertNotIn(token, sent)
         self.assertNotIn(who, sent)
+
+    def test_outage(self) -> None:
+        """An outage is reported as a warning, once a minute, however many requests it fails."""
+        for seconds, error in (
+            (0, StoreError("down: s3cret")),
+            (1, StoreError("down")),
+            (2, QueueError("down")),
+            (BETWEEN_OUTAGES, StoreError("down")),
+            (BETWEEN_OUTAGES + 1, StoreError("down")),
+            # The clock was set back.
+            (-100, StoreError("down")),
+        ):
+            self.reports({"log_time": 1e9 + seconds, "log_level": LogLevel.warn, "outage": error})
+        kinds = [event["exception"]["values"][0]["type"] for event in self.kept.events]
+        self.assertEqual(kinds, ["StoreError", "QueueError", "StoreError", "StoreError"])
+        self.assertEqual({event["level"] for event in self.kept.events}, {"warning"})
+        self.assertNotIn("s3cret", json.dumps(self.kept.events))
 
     def test_others(self) -> None:
         """What is no failure of ours is not reported."""

@@ -234,6 +234,7 @@ class Api:
                 "Request {request_id} failed: {error}",
                 request_id=request.request_id,
                 error=error,
+                outage=error,
             )
         return error_answer(told)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import time
 from typing import Any, ClassVar
 
 from joserfc import jwt
+from twisted.web.resource import Resource
+from twisted.web.server import Request
 
 from tests.daemon import Daemon
-from tests.fakes.oauth import FakeAccount, FakeCustoms
+from tests.fakes.oauth import FakeAccount, FakeCustoms, error
 from tests.identity.signed import AUDIENCE, ISSUER, private_key, public
 from tests.integration.accounts import AccountsCase, Reply, event
 from tests.servers import redis
@@ -56,6 +60,73 @@ class CustomsTests(_Uploads):
         await self.close(self.place.customs_port)
         self.assertEqual((await self.upload(alice)).error, (422, 103))
         self.assertIn("Going on without customs", self.daemon.output)
+
+
+class FakeSentry(Resource):
+    """
+    A Sentry that takes whatever it is sent.
+
+    :ivar events: what was reported.
+    :ivar sent: all of it, as it came.
+    """
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[dict[str, Any]] = []
+        self.sent = b""
+
+    def render_POST(self, request: Request) -> bytes:
+        data = request.content.read()
+        if request.getHeader("content-encoding") == "gzip":
+            data = gzip.decompress(data)
+        self.sent += data
+        # https://develop.sentry.dev/sdk/data-model/envelopes/: each header is followed by
+        # what it is of, each on a line.
+        members = [json.loads(line) for line in data.splitlines() if line.startswith(b"{")]
+        self.events += [item for item in members if "exception" in item]
+        return b"{}"
+
+
+class SentryTests(AccountsCase):
+    """A daemon that reports its errors."""
+
+    settings: ClassVar[dict[str, object]] = {"sentry.dsn": "http://key@127.0.0.1:{customs}/1"}
+
+    async def test_reports(self) -> None:
+        """Each 5xx is reported, no 4xx is, and nothing goes with it that a user has sent."""
+        sentry = FakeSentry()
+        self.serve(self.place.customs_port, sentry)
+        mark = "5e4re7"
+        alice = self.account(token=f"token{mark}", email=f"alice{mark}@example.com")
+        weak = self.account("basket", token=f"weak{mark}")
+        for who, path, status in (
+            (None, "/v1/uid", 401),
+            (f"nobody{mark}", "/v1/uid", 401),
+            (weak, "/v1/uid", 403),
+            (alice, f"/v1/{mark}", 404),
+        ):
+            self.assertEqual((await self.ask("GET", path, who)).status, status)
+        body = {"displayName": f"{mark}\0"}
+        self.assertEqual((await self.ask("POST", "/v1/display_name", alice, body)).status, 400)
+        self.auth.answer = lambda seen: error(400, 107, mark)
+        reply = await self.ask("GET", "/v1/email", alice)
+        self.assertEqual(reply.error, (500, 999))
+        self.auth.answer = lambda seen: error(500, 999, mark)
+        for _ in range(3):
+            self.assertEqual((await self.ask("GET", "/v1/email", alice)).error, (503, 105))
+
+        async def told() -> bool:
+            return len(sentry.events) >= 2
+
+        await self.until(told, "Sentry was not told")
+        kinds = [(e["level"], e["exception"]["values"][-1]["type"]) for e in sentry.events]
+        self.assertEqual(
+            sorted(kinds), [("error", "UpstreamRefused"), ("warning", "AuthUnavailable")]
+        )
+        for secret in (mark, "example.com", alice.uid):
+            self.assertNotIn(secret.encode(), sentry.sent)
 
 
 class SignedTokenTests(AccountsCase):
