@@ -62,12 +62,29 @@ def _image_url(text: str) -> str:
     return text
 
 
+def _bearer_token(secret: SecretStr) -> SecretStr:
+    # RFC 6750, section 2.1: nothing else can be sent.
+    if not re.fullmatch(r"([A-Za-z0-9._~+/-]+=*)?", secret.get_secret_value()):
+        raise ValueError("may have letters, digits and ._~+/- only, and = at its end")
+    return secret
+
+
+def _dsn(secret: SecretStr) -> SecretStr:
+    address = r"(\[[0-9a-fA-F:.]+\]|[^\s/?#@:]+)(:\d{1,5})?"
+    form = rf"(https?://[^\s/?#@:]+(:[^\s/?#@:]*)?@{address}(/[^\s?#]*)?/\d+)?"
+    if not re.fullmatch(form, secret.get_secret_value()):
+        raise ValueError("must be https://KEY@HOST/PROJECT, where PROJECT is a number")
+    return secret
+
+
+BearerToken = Annotated[SecretStr, AfterValidator(_bearer_token)]
+Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # An SQS queue URL, or what the database driver calls the queue.
 QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$")]
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
@@ -244,7 +261,7 @@ class Logging(Section):
 
 
 class Sentry(Section):
-    dsn: SecretStr | None = None
+    dsn: Dsn | None = None
 
 
 class Settings(BaseSettings):
@@ -260,7 +277,7 @@ class Settings(BaseSettings):
     )
 
     environment: Literal["development", "production"] = "development"
-    secret_bearer_token: SecretStr | None = None
+    secret_bearer_token: BearerToken | None = None
     web: Web = Web()
     images: Images = Images()
     admin: Admin = Admin()

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
+from sentry_sdk.utils import Dsn
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.config import Role, Settings, is_loopback
@@ -139,10 +140,27 @@ class ProblemTests(SynchronousTestCase):
             ("logging.level=loud", "logging.level"),
             ("monogram.enabled=perhaps", "monogram.enabled"),
             ("web=1", "web"),
+            ("secret_bearer_token=two words", "secret_bearer_token"),
+            ("secret_bearer_token=Zoë", "secret_bearer_token"),
+            ("sentry.dsn=sentry.example", "sentry.dsn"),
+            ("sentry.dsn=https://sentry.example/1", "sentry.dsn"),
+            ("sentry.dsn=https://key@sentry.example/project", "sentry.dsn"),
+            ("identity.timeout=inf", "identity.timeout"),
         ):
             line = problem(override)
             self.assertTrue(line.startswith(key), line)
             self.assertNotIn("\n", line)
+
+    def test_dsn(self) -> None:
+        """What is taken for the address of a Sentry is one."""
+        for dsn in (
+            "https://key@sentry.example/1",
+            "http://key:old-secret@127.0.0.1:9000/prefix/12",
+            "https://key@[::1]:9000/1",
+        ):
+            settings = load(overrides=[f"sentry.dsn={dsn}"], environ={})
+            self.assertEqual(str(Dsn(dsn).project_id), dsn.rpartition("/")[2])
+            self.assertEqual(settings.sentry.dsn, SecretStr(dsn))
 
     def test_dev_identity(self) -> None:
         """Development accounts are neither for production nor for other machines."""
