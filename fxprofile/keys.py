@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import unicodedata
 from typing import Final
 
 #: The id of the avatar of everybody who has none.
@@ -23,6 +24,9 @@ VARIANTS: Final = {
     "small": ("_small", 100),
     "large": ("_large", 600),
 }
+
+#: As many characters as a letter of any script is written with.
+_LETTER: Final = 8
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{32}(?:_small|_large)?")
@@ -90,3 +94,13 @@ def image_url(template: str, avatar_id: str, variant: str = "default") -> str:
     :param template: the setting ``images.url``, which contains ``{id}``.
     """
     return template.replace("{id}", avatar_id + VARIANTS[variant][0])
+
+
+def initial(text: str) -> str | None:
+    """
+    The letter or digit that a text begins with, in the form that begins a sentence; it names
+    the monogram of whoever has that name.  None if it begins with anything else.
+    """
+    # A letter and its accents may be several characters that have one together.
+    letter = unicodedata.normalize("NFC", text[:_LETTER])[:1].title()[:1]
+    return letter if letter.isalnum() else None

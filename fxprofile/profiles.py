@@ -23,7 +23,7 @@ from fxprofile.aio import detached
 from fxprofile.changes import Changes, Reading
 from fxprofile.errors import AccountUnknown, CacheError, UpstreamRefused
 from fxprofile.interfaces import IIdentity, IProfileCache, IProfileStore
-from fxprofile.keys import DEFAULT_AVATAR_ID, image_url
+from fxprofile.keys import DEFAULT_AVATAR_ID, image_url, initial
 from fxprofile.metrics import Metrics
 from fxprofile.model import Account, Avatar, Credentials, Profile
 from fxprofile.scopes import Scopes
@@ -293,9 +293,9 @@ class Profiles:
         """
         if profile.avatar_id is not None:
             return image_url(self._image_template, profile.avatar_id)
-        first = next((name for name in names if name), "")[:1].upper()[:1]
-        if self._monogram_url is not None and first.isalnum():
-            return self._monogram_url + quote(first)
+        letter = initial(next((name for name in names if name), ""))
+        if self._monogram_url is not None and letter is not None:
+            return self._monogram_url + quote(letter)
         return image_url(self._image_template, DEFAULT_AVATAR_ID)
 
     async def display_name(self, uid: str) -> str | None:

@@ -13,6 +13,7 @@ from fxprofile.keys import (
     VARIANTS,
     id_of_public_key,
     image_url,
+    initial,
     is_id,
     is_image_name,
     is_uid,
@@ -110,6 +111,40 @@ class KeyTests(SynchronousTestCase):
             {name: side for name, (_, side) in VARIANTS.items()},
             {"small": 100, "default": 200, "large": 600},
         )
+
+
+class InitialTests(SynchronousTestCase):
+    """The letter that stands for a name."""
+
+    def test_letters(self) -> None:
+        """It is the first letter or digit, whatever the script and however it is written."""
+        for name, letter in (
+            ("zoë", "Z"),
+            ("7 of 9", "7"),
+            ("ärger", "Ä"),
+            ("a\u0308rger", "Ä"),
+            ("한글", "한"),
+            ("\u1112\u1161\u11ab글", "한"),
+            ("ßeta", "S"),
+            ("ﬁn", "F"),
+            ("ნინო", "ნ"),
+            ("नितिन", "न"),
+            ("اسم", "ا"),
+            ("𠮷田", "𠮷"),
+        ):
+            self.assertEqual(initial(name), letter, name)
+
+    def test_none(self) -> None:
+        """What begins with anything else has none."""
+        for name in ("", " a", "<b>", "🦊", "-", "\u0301a", "\u200fא", "\0", "‘a"):
+            self.assertIsNone(initial(name), repr(name))
+
+    @given(st.text(min_size=1))
+    def test_one(self, name: str) -> None:
+        """It is one character, which stands for itself."""
+        letter = initial(name)
+        if letter is not None:
+            self.assertEqual((len(letter), initial(letter)), (1, letter))
 
 
 class ImageTests(SynchronousTestCase):

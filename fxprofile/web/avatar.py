@@ -6,7 +6,7 @@ import unicodedata
 from html import escape
 
 from fxprofile.errors import MethodNotAllowed, NotFound, Unauthorized
-from fxprofile.keys import DEFAULT_AVATAR_ID, is_id
+from fxprofile.keys import DEFAULT_AVATAR_ID, initial, is_id
 from fxprofile.model import Status
 from fxprofile.profiles import Profiles
 from fxprofile.selection import NotTheOwner, Selection
@@ -78,10 +78,9 @@ class Avatars:
     async def monogram(self, call: Call, name: str) -> Answer:
         """``GET /v1/avatar/{c}``: one letter or digit as a picture."""
         _not_upload(name)
-        letter = unicodedata.normalize("NFC", name)
-        if not self._monograms or len(letter) != 1 or not letter.isalnum():
+        letter = initial(name)
+        if not self._monograms or letter is None or len(unicodedata.normalize("NFC", name)) != 1:
             raise NotFound("A monogram is of one letter or digit.")
-        letter = letter.upper()[:1]
         svg = _MONOGRAM.format(
             letter=escape(letter), colour=_COLOURS[ord(letter) % len(_COLOURS)]
         ).encode()
