@@ -112,8 +112,12 @@ class Repair(Service):
         """
         await self._intake.settle_doubts()
         now = self._clock.seconds()
-        leads = await self._store.leadership(owner=self._owner, now=now, seconds=LEASE)
-        self._metrics.leader.set(leads)
+        leads = False
+        try:
+            leads = await self._store.leadership(owner=self._owner, now=now, seconds=LEASE)
+        finally:
+            # Who cannot ask may have lost it to another process.
+            self._metrics.leader.set(leads)
         if not leads:
             return
         await self._try(self.send_unsent)

@@ -199,8 +199,8 @@ class DatabaseQueue:
             found = await self._run(lambda c: taking.look(c, looked), read_only=True)
             if given_up or not found:
                 return []
-            now = self._clock.seconds()
-            messages, died = await self._run(lambda c: taking.take(c, now))
+            # The time is that at which it has its turn: it may wait long for that.
+            messages, died = await self._run(lambda c: taking.take(c, self._clock.seconds()))
             if died:
                 self._database.bells.ring(dead_name(self.name))
             if given_up and messages:

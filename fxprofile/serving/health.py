@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -77,7 +78,10 @@ class Health:
         answer = Deferred.fromCoroutine(ask()).addTimeout(TIMEOUT, self._clock)
 
         def failed(failure: Any) -> bool:
-            self._log.warn("{name} is not well: {error}", name=name, error=failure.value)
+            error = failure.value
+            if failure.check(DeferredTimeout):
+                error = f"no answer in {TIMEOUT} s"
+            self._log.warn("{name} is not well: {error}", name=name, error=error)
             return False
 
         return answer.addErrback(failed)

@@ -57,6 +57,10 @@ class RepairTestCase(CoreTestCase):
         labels = {"loop": loop}
         return self.metrics.registry.get_sample_value("fxprofile_repairs_total", labels) or 0
 
+    def leads(self) -> float | None:
+        """What the gauge says of who leads."""
+        return self.metrics.registry.get_sample_value("fxprofile_repair_leader")
+
     def turn(self, seconds: float, repair: Repair | None = None) -> None:
         """Let time pass, and have one run of the loops."""
         self.clock.advance(seconds)
@@ -279,6 +283,17 @@ class ServiceTests(RepairTestCase):
         self.clock.pump([OUTBOX_PERIOD] * 2)
         self.assertEqual(len(self.store.called("leadership")), 3)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.successResultOf(self.repair.stopService())
+
+    def test_lost_sight_of_the_lease(self) -> None:
+        """Who cannot ask whether it leads does not say that it does."""
+        self.repair.startService()
+        self.assertEqual(self.leads(), 1)
+        self.store.fail("leadership", StoreError("down"))
+        self.clock.advance(OUTBOX_PERIOD)
+        self.assertEqual(self.leads(), 0)
+        self.clock.advance(OUTBOX_PERIOD)
+        self.assertEqual(self.leads(), 1)
         self.successResultOf(self.repair.stopService())
 
     def test_stop_resigns(self) -> None:

@@ -302,6 +302,22 @@ class SqliteQueueTests(SqliteBackend, DatabaseQueueContract):
         await queue.delete(message=message)
 
 
+    async def test_lease_begins_with_the_receipt(self) -> None:
+        """However long a receive waits for its turn, its messages are hidden from then on."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            receiving = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=0))
+            await self.real_turns(0.5)
+            self.clock.advance(self.visibility - 1)
+        engine.dispose()
+        self.assertEqual(len(await receiving), 1)
+        self.clock.advance(self.visibility - 1)
+        self.assertEqual(await self.receive(queue), [])
+
+
 class MariadbQueueTests(MariadbBackend, DatabaseQueueContract):
     """Queues in MariaDB."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile import __version__
@@ -58,6 +59,15 @@ class HealthTests(SynchronousTestCase):
             self.clock.advance(TIMEOUT)
             self.assert_ill("one", self.successResultOf(beat))
             self.assertNotIn("secret", repr(beat))
+
+    def test_silent(self) -> None:
+        """The log says of a dependency that does not answer how long it was waited for."""
+        self.answers["one"] = Deferred()
+        with capturedLogs() as logs:
+            self.start()
+            self.clock.advance(TIMEOUT)
+        (event,) = logs
+        self.assertEqual(formatEvent(event), f"one is not well: no answer in {TIMEOUT} s")
 
     def test_at_the_same_time(self) -> None:
         """All are asked at the same time: two that are silent take no longer than one."""
