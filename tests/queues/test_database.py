@@ -301,7 +301,6 @@ class SqliteQueueTests(SqliteBackend, DatabaseQueueContract):
         engine.dispose()
         await queue.delete(message=message)
 
-
     async def test_lease_begins_with_the_receipt(self) -> None:
         """However long a receive waits for its turn, its messages are hidden from then on."""
         queue = await self.make_queue()
