@@ -1,14 +1,16 @@
 """
 Where log events go, and how they look.
 
-Everything in this process logs through :mod:`twisted.logger`.  ``text`` is for people;
-``mozlog`` is one JSON object a line, as Mozilla's log pipelines read it
+Everything in this process logs through :mod:`twisted.logger`; what libraries say to
+:mod:`logging` comes there too.  ``text`` is for people; ``mozlog`` is one JSON object a
+line, as Mozilla's log pipelines read it
 (https://wiki.mozilla.org/Firefox/Services/Logging).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from typing import IO, Any
@@ -17,6 +19,7 @@ from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     eventAsText,
@@ -51,6 +54,26 @@ def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver
     for namespace in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
         predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [predicate])
+
+
+class FromLibraries(logging.Handler):
+    """
+    Passes on what libraries log with the standard library, from warnings up.
+
+    Unhandled it would come by way of the standard error, each line of a traceback as an
+    event of its own.  Nor is it a failure of ours: the error, if it matters, is raised too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        error = record.exc_info and record.exc_info[1]
+        if error:
+            text = f"{text}: {type(error).__name__}: {error}"
+        level = LogLevel.warn if record.levelno < logging.ERROR else LogLevel.error
+        Logger(namespace=record.name).emit(level, "{text}", text=text)
 
 
 class _Mozlog:

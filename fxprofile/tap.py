@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import resource
 import sys
@@ -22,7 +23,7 @@ from twisted.python.usage import UsageError
 from fxprofile.config import Role, Settings
 from fxprofile.errors import ConfigError, DriverError
 from fxprofile.loading import load
-from fxprofile.logs import make_observer
+from fxprofile.logs import FromLibraries, make_observer
 
 
 def _role(text: str) -> Role:
@@ -131,7 +132,10 @@ class Process(MultiService):
     def setServiceParent(self, parent: Any) -> None:
         super().setServiceParent(parent)
         given = getattr(self._options, "parent", None) or {}
-        if isinstance(parent, Componentized) and not given.get("syslog"):
+        if not isinstance(parent, Componentized):
+            return
+        logging.getLogger().addHandler(FromLibraries())
+        if not given.get("syslog"):
             config = self._settings.logging
             observer = make_observer(config.format, config.level, _log_file(given))
             dsn = self._settings.sentry.dsn

@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import socket
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.logger import Logger, LogLevel, LogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher as OldPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.logs import make_observer
+from fxprofile.logs import FromLibraries, make_observer
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
 
@@ -217,3 +218,29 @@ class TextTests(_Case):
             self.log.failure("it broke")
         self.assertIn("it broke\n", self.output.getvalue())
         self.assertIn("ZeroDivisionError: so", self.output.getvalue())
+
+
+class LibrariesTests(SynchronousTestCase):
+    """What libraries log with the standard library."""
+
+    def setUp(self) -> None:
+        self.log = logging.Logger("some.library")
+        self.log.addHandler(FromLibraries())
+
+    def test_passed_on(self) -> None:
+        """A warning or an error is one event of the library, with the error but no traceback."""
+        with capturedLogs() as logs:
+            self.log.info("nothing to worry about")
+            self.log.warning("%s of %s", 3, "{five}")
+            try:
+                raise OSError("lost")
+            except OSError:
+                self.log.exception("cannot reset")
+        self.assertEqual(
+            [(e["log_namespace"], e["log_level"].name, formatEvent(e)) for e in logs],
+            [
+                ("some.library", "warn", "3 of {five}"),
+                ("some.library", "error", "cannot reset: OSError: lost"),
+            ],
+        )
+        self.assertNotIn("log_failure", logs[1])
