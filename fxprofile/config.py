@@ -7,6 +7,7 @@ The settings of a process.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from enum import StrEnum
@@ -17,6 +18,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -25,6 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -77,6 +80,26 @@ def _dsn(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _split(value: object) -> object:
+    # As the environment and the command line have it: JSON, or words with commas.
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be a JSON array, or words with commas between") from None
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+def _formats(formats: tuple[str, ...]) -> tuple[str, ...]:
+    if "png" not in formats:
+        raise ValueError("must contain png, which every browser takes")
+    if len(set(formats)) < len(formats):
+        raise ValueError("must not name a format twice")
+    return formats
+
+
 BearerToken = Annotated[SecretStr, AfterValidator(_bearer_token)]
 Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -85,6 +108,13 @@ QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$"
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Formats = Annotated[
+    tuple[Literal["png", "webp", "avif"], ...],
+    NoDecode,
+    BeforeValidator(_split),
+    AfterValidator(_formats),
+]
 
 
 class Section(BaseModel):
@@ -150,7 +180,7 @@ class Identity(Section):
     timeout: Seconds = 5
     jwks_url: HttpUrl | None = None
     issuer: str | None = None
-    audience: tuple[str, ...] = ()
+    audience: Words = ()
     dev: Dev = Dev()
 
     @model_validator(mode="after")
@@ -232,6 +262,8 @@ class Crunch(Section):
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
     max_side: Annotated[int, Field(ge=1)] = 16384
     max_scans: Annotated[int, Field(ge=1)] = 100
+    formats: Formats = ("png",)
+    heic: bool = False
     sandbox: Literal["strict", "best-effort", "off"] | None = None
 
 

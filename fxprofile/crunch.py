@@ -22,17 +22,12 @@ from twisted.logger import Logger
 from fxprofile.aio import BytesBody, Threads
 from fxprofile.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
 from fxprofile.interfaces import Body, IBucket, ICruncher, IQueue
-from fxprofile.keys import VARIANTS, private_key, public_key, public_keys
+from fxprofile.keys import FORMATS, VARIANTS, private_key, public_key, public_keys
 from fxprofile.metrics import Metrics
-from fxprofile.model import Job, Op, Outcome, Result, Variant
-
-#: What is in the public bucket.
-IMAGE_TYPE = "image/png"
+from fxprofile.model import Crunched, Job, Op, Outcome, Result, Variant
 
 #: Where the sides of a PNG end, which are the first of IHDR: ISO/IEC 15948, section 11.2.2.
 _PNG_HEAD = 24
-
-Pictures = Mapping[str, tuple[Variant, bytes]]
 
 
 class Crunch:
@@ -88,7 +83,7 @@ class Crunch:
             return
         fetched = self._clock.seconds()
         try:
-            pictures = await self._pictures(avatar_id, original)
+            crunched = await self._crunched(avatar_id, original)
         except CrunchError as error:
             self._metrics.crunched.labels(error.reason).inc()
             self._log.info("Avatar {id} failed: {error}", id=avatar_id, error=error)
@@ -97,26 +92,21 @@ class Crunch:
             return
         finally:
             await self._threads.run(original.close)
-        crunched = self._clock.seconds()
+        done = self._clock.seconds()
         self._metrics.crunched.labels("ready").inc()
-        self._metrics.crunch_seconds.observe(crunched - fetched)
-        for name, (_, data) in pictures.items():
-            await self._public.put(
-                key=public_key(avatar_id, name),
-                body=BytesBody(data),
-                length=len(data),
-                content_type=IMAGE_TYPE,
-            )
+        self._metrics.crunch_seconds.observe(done - fetched)
+        variants = await publish(self._public, avatar_id, crunched)
         put = self._clock.seconds()
         await self._report(
             Result(
                 id=avatar_id,
                 status=Outcome.READY,
-                variants={name: variant for name, (variant, _) in pictures.items()},
+                variants=variants,
+                placeholder=crunched.placeholder,
                 timing={
                     "get": fetched - started,
-                    "crunch": crunched - fetched,
-                    "put": put - crunched,
+                    "crunch": done - fetched,
+                    "put": put - done,
                 },
             )
         )
@@ -138,7 +128,7 @@ class Crunch:
             await body.aclose()
         return file
 
-    async def _pictures(self, avatar_id: str, original: IO[bytes]) -> Pictures:
+    async def _crunched(self, avatar_id: str, original: IO[bytes]) -> Crunched:
         try:
             return await self._cruncher.crunch(original=original)
         except ChildFailed as error:
@@ -163,6 +153,25 @@ class Crunch:
 
     async def _report(self, result: Result) -> None:
         await self._results.send(body=result.encode())
+
+
+async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mapping[str, Variant]:
+    """
+    Put the pictures of an avatar into the public bucket.
+
+    :returns: what there is now as PNG, by the name of the variant.
+    :raises StorageError: if not all of them could be put.
+    """
+    # The PNGs come last: where they are, all is.
+    for form, pictures in sorted(crunched.pictures.items(), key=lambda item: item[0] == "png"):
+        for name, (_, data) in pictures.items():
+            await public.put(
+                key=public_key(avatar_id, name, form),
+                body=BytesBody(data),
+                length=len(data),
+                content_type=FORMATS[form][1],
+            )
+    return {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
 
 
 async def _first_bytes(body: Body, number: int) -> bytes:

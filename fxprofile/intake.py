@@ -35,6 +35,7 @@ class Intake:
     Takes uploads in.
 
     :param private: the bucket of the originals.
+    :param heic: whether HEIC is an image too: the setting ``crunch.heic``.
     :param new_id: makes the id of an upload.
     """
 
@@ -47,12 +48,14 @@ class Intake:
         store: IProfileStore,
         outbox: Outbox,
         clock: IReactorTime,
+        heic: bool = False,
         new_id: Callable[[], str] = new_id,
     ) -> None:
         self._private = private
         self._store = store
         self._outbox = outbox
         self._clock = clock
+        self._heic = heic
         self._new_id = new_id
         # Since when, by id.
         self._doubtful: dict[str, float] = {}
@@ -68,7 +71,7 @@ class Intake:
         :raises Exception: whatever the body raises; then nothing stays.
         """
         avatar_id = self._new_id()
-        images_only = _ImagesOnly(body)
+        images_only = _ImagesOnly(body, self._heic)
         try:
             await self._private.put(
                 key=private_key(avatar_id),
@@ -146,8 +149,9 @@ class _ImagesOnly:
     The type that the client claims is not looked at.
     """
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, heic: bool) -> None:
         self._body = body
+        self._heic = heic
         self._known = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -162,7 +166,7 @@ class _ImagesOnly:
                 head += await self._body.__anext__()
             except StopAsyncIteration:
                 break
-        if sniff(head) is None:
+        if sniff(head, heic=self._heic) is None:
             raise ImageRefused("unsupported")
         self._known = True
         return head

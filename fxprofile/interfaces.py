@@ -19,6 +19,7 @@ from fxprofile.model import (
     Account,
     Avatar,
     Credentials,
+    Crunched,
     Message,
     ObjectInfo,
     Profile,
@@ -200,7 +201,11 @@ class IProfileStore(Interface):
         """Note that the job of a row in this status is on the queue."""
 
     async def ready(
-        *, avatar_id: str, variants: Mapping[str, Variant], now: float
+        *,
+        avatar_id: str,
+        variants: Mapping[str, Variant],
+        now: float,
+        placeholder: str | None = None,
     ) -> Avatar | None:
         """
         A row that was processing or failed is now ready.
@@ -340,14 +345,14 @@ class ICruncher(Interface):
 
     slots = Attribute("How many images it works on at one time.")
 
-    async def crunch(*, original: IO[bytes]) -> Mapping[str, tuple[Variant, bytes]]:
+    async def crunch(*, original: IO[bytes]) -> Crunched:
         """
         Decode an original once and encode it in each size.
 
         Cancelling it kills the child.
 
         :param original: an open file, at whatever position; it stays open.
-        :returns: for each name of :data:`fxprofile.keys.VARIANTS`, a PNG.
+        :returns: the pictures in each format that is wanted.
         :raises ImageRefused: if the image is at fault.
         :raises ChildFailed: if the child died, or went over a limit.
         :raises CruncherUnavailable: if there could be no child; try again later.

@@ -28,8 +28,17 @@ VARIANTS: Final = {
 #: As many characters as a letter of any script is written with.
 _LETTER: Final = 8
 
+#: The formats of pictures: what their keys end in, and their media types.  PNG is always
+#: there, and its keys are the paths of URLs.
+FORMATS: Final = {
+    "png": ("", "image/png"),
+    "webp": (".webp", "image/webp"),
+    "avif": (".avif", "image/avif"),
+}
+
 _ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{32}(?:_small|_large)?")
+_PUBLIC = re.compile(PUBLIC_PREFIX + r"([0-9a-f]{32})(?:_small|_large)?(?:\.webp|\.avif)?")
 _UID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -64,27 +73,28 @@ def private_key(avatar_id: str) -> str:
     return avatar_id
 
 
-def public_key(avatar_id: str, variant: str = "default") -> str:
+def public_key(avatar_id: str, variant: str = "default", form: str = "png") -> str:
     """
-    The key of one variant in the public bucket, which is also its URL path.
+    The key of one variant in the public bucket; that of a PNG is also its URL path.
 
+    :param form: a name of :data:`FORMATS`.
     :raises ValueError: if this is no avatar id.
-    :raises KeyError: if there is no such variant.
+    :raises KeyError: if there is no such variant or format.
     """
     if not is_id(avatar_id):
         raise ValueError(f"not an avatar id: {avatar_id!r}")
-    return f"{PUBLIC_PREFIX}{avatar_id}{VARIANTS[variant][0]}"
+    return f"{PUBLIC_PREFIX}{avatar_id}{VARIANTS[variant][0]}{FORMATS[form][0]}"
 
 
 def id_of_public_key(key: str) -> str | None:
     """The avatar id in a key of the public bucket; None if it is no key of ours."""
-    name = key.removeprefix(PUBLIC_PREFIX)
-    return name[:32] if name != key and is_image_name(name) else None
+    match = _PUBLIC.fullmatch(key)
+    return match and match.group(1)
 
 
 def public_keys(avatar_id: str) -> list[str]:
-    """The keys of all variants of an avatar in the public bucket."""
-    return [public_key(avatar_id, variant) for variant in VARIANTS]
+    """The keys of all that may be of an avatar in the public bucket, in any format."""
+    return [public_key(avatar_id, variant, form) for form in FORMATS for variant in VARIANTS]
 
 
 def image_url(template: str, avatar_id: str, variant: str = "default") -> str:

@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from pydantic import ValidationError
@@ -110,6 +111,8 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
             yield "identity.driver: dev is not for environment = production; use fxa"
         if not is_loopback(settings.web.listen):
             yield "web.listen: must be a loopback address when identity.driver is dev"
+    if role in (Role.WORKER, Role.COMBINED) and settings.crunch.heic and not _has("pillow_heif"):
+        yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
     if role is not Role.IMAGES and settings.queue.driver == "sqs":
         for key in ("jobs_url", "results_url"):
             if getattr(settings.queue, key) is None:
@@ -117,6 +120,11 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
         for key in ("events_url", "updates_url"):
             if not (getattr(settings.queue, key) or "http").startswith("http"):
                 yield f"queue.{key}: must be a URL when queue.driver is sqs"
+
+
+def _has(package: str) -> bool:
+    """Whether a package is installed; it is not imported."""
+    return find_spec(package) is not None
 
 
 def _from_file(path: str) -> dict[str, Any]:
@@ -142,13 +150,16 @@ def _unknown_names(environ: Mapping[str, str]) -> list[str]:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value for name, value in environ.items() if value}
-    try:
-        return dict(source())
-    except Exception:
-        # The error, and its cause, would quote the value, which may be a secret.
-        raise ConfigError(f"environment: {ENVIRONMENT_PREFIX}*: a value is not JSON") from None
+    members: dict[str, Any] = {}
+    for name in sorted(name for name in environ if name.upper().startswith(ENVIRONMENT_PREFIX)):
+        source = EnvSettingsSource(Settings)
+        source.env_vars = {name.lower(): environ[name]} if environ[name] else {}
+        try:
+            members = _merge(members, source())
+        except Exception:
+            # The error, and its cause, would quote the value, which may be a secret.
+            raise ConfigError(f"{name}: the value must be JSON") from None
+    return members
 
 
 def _from_command_line(override: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The words of the service: avatars, jobs and results, and their form on the queue
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +33,18 @@ REASONS: Final = {
     "lost": "The upload was lost; please upload the image again.",
     "dead": "The image could not be processed after several tries.",
 }
+
+
+#: 28 digits of base 83: a BlurHash of 4 x 3 components.
+_BLURHASH: Final = re.compile(r"[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28}")
+
+
+def is_placeholder(text: object) -> TypeGuard[str]:
+    """
+    Whether this is a placeholder, which a page can show until it has the picture: a BlurHash
+    (https://github.com/woltapp/blurhash/blob/master/Algorithm.md) of 4 x 3 components.
+    """
+    return isinstance(text, str) and _BLURHASH.fullmatch(text) is not None
 
 
 class Status(StrEnum):
@@ -68,6 +81,25 @@ class Variant:
     bytes: int
 
 
+#: The pictures of one format: for each name of :data:`fxprofile.keys.VARIANTS`, what it is,
+#: and its bytes.
+Pictures = Mapping[str, tuple[Variant, bytes]]
+
+
+@dataclass(frozen=True)
+class Crunched:
+    """
+    What a cruncher makes of an original.
+
+    :ivar pictures: by format, of those in :data:`fxprofile.keys.FORMATS` that are wanted;
+        PNG is always there.
+    :ivar placeholder: see :func:`is_placeholder`; None if there is none.
+    """
+
+    pictures: Mapping[str, Pictures]
+    placeholder: str | None = None
+
+
 @dataclass(frozen=True)
 class Avatar:
     """
@@ -78,6 +110,7 @@ class Avatar:
         if the outbox still owes it.
     :ivar created: when the upload was accepted, in seconds since the epoch.
     :ivar error: one word of :data:`REASONS` if the status is failed.
+    :ivar placeholder: see :func:`is_placeholder`; None until it is ready.
     """
 
     id: str
@@ -87,6 +120,7 @@ class Avatar:
     job_sent: float | None
     created: float
     error: str | None = None
+    placeholder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -222,6 +256,7 @@ class Result:
 
     :ivar variants: by the names of :data:`fxprofile.keys.VARIANTS`, if ready.
     :ivar reason: one word of :data:`REASONS`, if failed.
+    :ivar placeholder: see :func:`is_placeholder`, if ready and known.
     :ivar timing: seconds that the steps took, by name; for people.
     """
 
@@ -229,6 +264,7 @@ class Result:
     status: Outcome
     reason: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)
+    placeholder: str | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
 
     def encode(self) -> str:
@@ -241,6 +277,8 @@ class Result:
                 name: {"width": v.width, "height": v.height, "bytes": v.bytes}
                 for name, v in self.variants.items()
             }
+        if self.placeholder is not None:
+            message["placeholder"] = self.placeholder
         message["timing"] = {name: round(s, 4) for name, s in self.timing.items()}
         return json.dumps(message)
 
@@ -262,9 +300,12 @@ class Result:
             reason = error.get("reason") if isinstance(error, dict) else None
             if not isinstance(reason, str) or reason not in REASONS:
                 raise MalformedMessage("a failed result without a known reason")
-        variants = {}
+        variants, placeholder = {}, None
         if status is Outcome.READY:
             variants = _variants(message.get("variants"))
+            placeholder = message.get("placeholder")
+            if placeholder is not None and not is_placeholder(placeholder):
+                raise MalformedMessage("the placeholder is no BlurHash")
         timing = message.get("timing")
         if not isinstance(timing, dict):
             timing = {}
@@ -273,6 +314,7 @@ class Result:
             status=status,
             reason=reason,
             variants=variants,
+            placeholder=placeholder,
             timing={k: v for k, v in timing.items() if type(v) in (int, float)},
         )
 

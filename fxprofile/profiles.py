@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -255,7 +254,7 @@ class Profiles:
 
     async def avatar(
         self, *, token: str, credentials: Credentials
-    ) -> tuple[Mapping[str, Any], Avatar | None]:
+    ) -> tuple[dict[str, Any], Avatar | None]:
         """
         The present avatar of a user, and a newer upload that is not ready, if there is
         one.
@@ -269,6 +268,11 @@ class Profiles:
             "avatarDefault": profile.avatar_id is None,
             "url": url,
         }
+        selected = latest
+        if profile.avatar_id is not None and (latest is None or latest.id != profile.avatar_id):
+            selected = await self._store.avatar(avatar_id=profile.avatar_id)
+        if profile.avatar_id is not None and selected is not None and selected.placeholder:
+            answer["placeholder"] = selected.placeholder
         return answer, latest
 
     async def _monogram_name(

@@ -78,6 +78,7 @@ def add_images(parts: Parts) -> None:
     site = make_site(
         bucket=public,
         max_age=settings.images.max_age,
+        formats=settings.crunch.formats,
         clock=parts.reactor,
         metrics=parts.metrics,
     )
@@ -134,6 +135,7 @@ def add_web(parts: Parts) -> None:
         store=parts.store,
         outbox=parts.outbox,
         clock=parts.reactor,
+        heic=parts.settings.crunch.heic,
     )
     _add_results(parts)
     _add_account_events(parts)

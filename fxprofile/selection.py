@@ -77,7 +77,12 @@ class Selection:
         previous = None
         if before is not None:
             previous = (await self._store.profile(uid=before.uid)).avatar_id
-        avatar = await self._store.ready(avatar_id=result.id, variants=result.variants, now=now)
+        avatar = await self._store.ready(
+            avatar_id=result.id,
+            variants=result.variants,
+            placeholder=result.placeholder,
+            now=now,
+        )
         self._wake(result.id)
         if avatar is not None and avatar.status is Status.READY:
             await self._changes.announce(avatar.uid)

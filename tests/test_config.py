@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 import traceback
 from pathlib import Path
@@ -94,6 +95,21 @@ class SourceTests(SynchronousTestCase):
         settings = load(overrides=["uploads.max_bytes=5MiB", "crunch.memory=2GiB"], environ={})
         self.assertEqual((settings.uploads.max_bytes, settings.crunch.memory), (5 << 20, 2 << 30))
 
+    def test_lists(self) -> None:
+        """A list may be JSON, or words with commas, in the environment and on the command line."""
+        for text in ("png,webp", "png, webp", '["png", "webp"]'):
+            for settings in (
+                load(environ={"FXPROFILE_CRUNCH__FORMATS": text}),
+                load(overrides=[f"crunch.formats={text}"], environ={}),
+            ):
+                self.assertEqual(settings.crunch.formats, ("png", "webp"))
+
+    def test_not_json(self) -> None:
+        """What can only be JSON, and is not, is named and not quoted."""
+        for name in ("FXPROFILE_IDENTITY__DEV__ACCOUNTS", "FXPROFILE_CRUNCH"):
+            line = problem(**{name: "[secret"})
+            self.assertEqual(line, f"{name}: the value must be JSON")
+
 
 class ProblemTests(SynchronousTestCase):
     """What is said, in one line that begins with the key."""
@@ -136,6 +152,11 @@ class ProblemTests(SynchronousTestCase):
             ("uploads.per_hour=-1", "uploads.per_hour"),
             ("crunch.memory=1MiB", "crunch.memory"),
             ("crunch.sandbox=loose", "crunch.sandbox"),
+            ("crunch.formats=webp", "crunch.formats"),
+            ("crunch.formats=png,png", "crunch.formats"),
+            ("crunch.formats=png,gif", "crunch.formats"),
+            ('crunch.formats=["png', "crunch.formats"),
+            ("crunch.heic=perhaps", "crunch.heic"),
             ("cache.ttl=0", "cache.ttl"),
             ("logging.level=loud", "logging.level"),
             ("monogram.enabled=perhaps", "monogram.enabled"),
@@ -188,6 +209,12 @@ class ProblemTests(SynchronousTestCase):
             line = problem(*overrides)
             self.assertTrue(line.startswith((f"{key}: ", f"{key} ")), line)
         load(overrides=sqs, environ={})
+
+    def test_heic(self) -> None:
+        """HEIC needs its decoder, where images are crunched."""
+        self.patch(sys, "path", [])
+        self.assertTrue(problem("crunch.heic=true", role=Role.WORKER).startswith("crunch.heic: "))
+        self.assertTrue(load(overrides=["crunch.heic=true"], environ={}, role=Role.WEB).crunch.heic)
 
     def test_loopback(self) -> None:
         """Which endpoints only this machine reaches."""

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.crunch import IMAGE_TYPE, Crunch
+from fxprofile.crunch import Crunch
 from fxprofile.errors import (
     ChildFailed,
     CruncherUnavailable,
@@ -21,12 +21,12 @@ from fxprofile.errors import (
     QueueError,
     StorageError,
 )
-from fxprofile.keys import VARIANTS, public_key
+from fxprofile.keys import FORMATS, VARIANTS, public_key, public_keys
 from fxprofile.metrics import Metrics
 from fxprofile.model import REASONS, Job, Op, Outcome, Result
 from fxprofile.queues.memory import MemoryQueue
 from tests.fakes.bucket import MemoryBucket
-from tests.fakes.cruncher import FakeCruncher, pictures_of
+from tests.fakes.cruncher import PLACEHOLDER, FakeCruncher, pictures_of
 from tests.fakes.flaky import Flaky
 from tests.fakes.threads import InlineThreads
 
@@ -106,9 +106,40 @@ class CrunchingTests(CrunchTestCase):
         """An original becomes three pictures and a result, and goes."""
         self.successResultOf(self.run_job())
         self.assert_done()
-        self.assertEqual(set(self.public_objects.types.values()), {IMAGE_TYPE})
+        self.assertEqual(set(self.public_objects.types.values()), {"image/png"})
         self.assertEqual(self.cruncher.crunched, [ORIGINAL])
         self.assertEqual(self.counted("ready"), 1)
+
+    def test_formats(self) -> None:
+        """What is wanted in other formats lies beside the PNGs, which come last."""
+        self.cruncher.formats = ("png", "webp", "avif")
+        self.successResultOf(self.run_job())
+        types = self.public_objects.types
+        self.assertEqual(set(types), set(public_keys(ID)))
+        for variant in VARIANTS:
+            for form, (_, media_type) in FORMATS.items():
+                self.assertEqual(types[public_key(ID, variant, form)], media_type)
+                self.assertEqual(
+                    self.public_objects.objects[public_key(ID, variant, form)],
+                    pictures_of(ORIGINAL, form)[variant][1],
+                )
+        puts = [key for operation, (key, *_) in self.public_objects.calls if operation == "put"]
+        self.assertEqual(set(puts[-3:]), {public_key(ID, variant) for variant in VARIANTS})
+        (result,) = self.reported()
+        self.assertEqual(set(result.variants), set(VARIANTS))
+
+    def test_formats_go_too(self) -> None:
+        """A deleted avatar leaves nothing in any format, whatever is wanted now."""
+        for key in public_keys(ID):
+            self.public_objects.objects[key] = b"a picture"
+        self.successResultOf(self.run_job(Op.DELETE))
+        self.assertEqual(self.public_objects.objects, {})
+
+    def test_placeholder(self) -> None:
+        """The result has the placeholder."""
+        self.successResultOf(self.run_job())
+        (result,) = self.reported()
+        self.assertEqual(result.placeholder, PLACEHOLDER)
 
     def test_order(self) -> None:
         """The result comes after the last picture, and the original goes after the result."""

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.keys import (
     DEFAULT_AVATAR_ID,
+    FORMATS,
     VARIANTS,
     id_of_public_key,
     image_url,
@@ -78,9 +79,16 @@ class KeyTests(SynchronousTestCase):
     def test_keys(self) -> None:
         """An original has the id as its key, the pictures have the path of their URL."""
         self.assertEqual(private_key(ID), ID)
-        self.assertEqual(public_keys(ID), [f"a/{ID}", f"a/{ID}_small", f"a/{ID}_large"])
+        self.assertEqual(public_keys(ID)[:3], [f"a/{ID}", f"a/{ID}_small", f"a/{ID}_large"])
         self.assertEqual(public_key(ID), f"a/{ID}")
         self.assertEqual(public_key(ID, "large"), f"a/{ID}_large")
+
+    def test_formats(self) -> None:
+        """Pictures in other formats lie beside the PNGs, and all of them have the same owner."""
+        self.assertEqual(public_key(ID, "small", "webp"), f"a/{ID}_small.webp")
+        self.assertEqual(public_key(ID, "default", "avif"), f"a/{ID}.avif")
+        self.assertEqual(len(set(public_keys(ID))), len(VARIANTS) * len(FORMATS))
+        self.assertRaises(KeyError, public_key, ID, "small", "svg")
 
     def test_not_an_id(self) -> None:
         """What is no id is in no key."""
@@ -102,7 +110,16 @@ class KeyTests(SynchronousTestCase):
         """The id can be had back from a key of a picture, and from no other."""
         for key in public_keys(ID):
             self.assertEqual(id_of_public_key(key), ID)
-        for key in ("", "a/", ID, f"b/{ID}", f"a/a/{ID}", f"a/{ID}_huge", f"a/{ID.upper()}"):
+        for key in (
+            "",
+            "a/",
+            ID,
+            f"b/{ID}",
+            f"a/a/{ID}",
+            f"a/{ID}_huge",
+            f"a/{ID.upper()}",
+            f"a/{ID}.gif",
+        ):
             self.assertIsNone(id_of_public_key(key), key)
 
     def test_sides(self) -> None:

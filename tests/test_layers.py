@@ -34,7 +34,7 @@ OWNERS = {
     "sqlalchemy": ("database", "queues/database", "admin"),
     "alembic": ("database",),
     "klein": ("web",),
-    "werkzeug": ("web",),
+    "werkzeug": ("web", "images"),
     "PIL": ("compute", "admin"),
     "numpy": ("compute",),
     "txredisapi": ("cache",),

@@ -33,7 +33,14 @@ positive = st.integers(1, 1 << 40)
 variants = st.fixed_dictionaries({n: st.builds(Variant, *[positive] * 3) for n in VARIANTS})
 timings = st.dictionaries(st.sampled_from(["get", "crunch", "put"]), st.floats(0, 1000))
 results = st.one_of(
-    st.builds(Result, ids, st.just(Outcome.READY), variants=variants, timing=timings),
+    st.builds(
+        Result,
+        ids,
+        st.just(Outcome.READY),
+        variants=variants,
+        placeholder=st.none() | st.just("LEHV6nWB2yk8pyo0adR*.7kCMdnj"),
+        timing=timings,
+    ),
     st.builds(Result, ids, st.just(Outcome.FAILED), st.sampled_from(list(REASONS))),
     st.builds(Result, ids, st.just(Outcome.DELETED)),
 )
@@ -139,9 +146,18 @@ class ResultTests(SynchronousTestCase):
         read = Result.decode(result.encode())
         self.assertEqual(read.timing, {n: round(s, 4) for n, s in result.timing.items()})
         self.assertEqual(
-            (read.id, read.status, read.reason, read.variants),
-            (result.id, result.status, result.reason, result.variants),
+            (read.id, read.status, read.reason, read.variants, read.placeholder),
+            (result.id, result.status, result.reason, result.variants, result.placeholder),
         )
+
+    def test_placeholder(self) -> None:
+        """A placeholder is a BlurHash of 28 characters, or is left out."""
+        self.assertIsNone(Result.decode(self.ready).placeholder)
+        good = Result.decode(changed(self.ready, placeholder="LEHV6nWB2yk8pyo0adR*.7kCMdnj"))
+        self.assertEqual(good.placeholder, "LEHV6nWB2yk8pyo0adR*.7kCMdnj")
+        for text in ("", "LEHV6n", "L" * 29, '"' * 28, "L" * 27 + "\n", 28, ["L" * 28]):
+            with self.assertRaises(MalformedMessage):
+                Result.decode(changed(self.ready, placeholder=text))
 
     def test_form(self) -> None:
         """The forms are those that are agreed."""

@@ -146,7 +146,7 @@ class AnyOrderTests(SynchronousTestCase):
             user.doCleanups()
         return user
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(stories(deletes=False))
     def test_newest_wins(self, story: list[Event]) -> None:
         """Of all good uploads the newest is selected in the end, and only it has objects."""
@@ -154,7 +154,7 @@ class AnyOrderTests(SynchronousTestCase):
         good = [number for name, number in story if name == "ready"]
         self.assertEqual(user.selected(), make_id(max(good)) if good else None)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(stories(deletes=True))
     def test_deleted_stays_deleted(self, story: list[Event]) -> None:
         """What was deleted never comes back, and nothing of it stays."""

@@ -199,19 +199,20 @@ class Importer:
         variants = await self._pictures.present(avatar_id)
         if variants is None and self._dry_run and self._pictures.copies:
             return Fate.IMPORTED, ""
-        copied = variants is None
+        copied, placeholder = variants is None, None
         if variants is None:
             try:
-                variants = await self._pictures.copied(avatar_id)
+                found = await self._pictures.copied(avatar_id)
             except CrunchError as error:
                 return Fate.REFUSED, str(error)
-        if variants is None:
-            return Fate.MISSING, "no pictures"
+            if found is None:
+                return Fate.MISSING, "no pictures"
+            variants, placeholder = found
         if self._dry_run:
             return Fate.IMPORTED, ""
         now = self._clock.seconds()
         fate: Fate = await self._database.run(
-            lambda c: select_avatar(c, uid, avatar_id, variants, now)
+            lambda c: select_avatar(c, uid, avatar_id, variants, placeholder, now)
         )
         if fate is Fate.CHANGED_HERE and copied:
             # The user was faster, and no row knows these pictures.

@@ -19,12 +19,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from fxprofile.admin.tools import Tools
-from fxprofile.aio import BytesBody, Threads, read_all, sleep
-from fxprofile.crunch import IMAGE_TYPE
+from fxprofile.aio import Threads, read_all, sleep
+from fxprofile.crunch import publish
 from fxprofile.errors import ChildFailed, ConfigError, DriverError, ObjectNotFound
 from fxprofile.interfaces import IBucket, ICruncher
 from fxprofile.keys import VARIANTS, public_key, public_keys
-from fxprofile.model import Variant
+from fxprofile.model import Crunched, Variant
 
 #: The most bytes of an old picture.
 MAX_BYTES: Final = 32 << 20
@@ -228,11 +228,11 @@ class Pictures:
         """Whether pictures can be had that are not in the bucket yet."""
         return self._old is not None
 
-    async def copied(self, avatar_id: str) -> Mapping[str, Variant] | None:
+    async def copied(self, avatar_id: str) -> tuple[Mapping[str, Variant], str | None] | None:
         """
         Make pictures out of an old one, and put them into the public bucket.
 
-        :returns: None if there is no old one.
+        :returns: what is there now, and its placeholder; None if there is no old one.
         :raises CrunchError: if it is no good.
         """
         if self._old is None or self._cruncher is None:
@@ -243,23 +243,14 @@ class Pictures:
                 break
         else:
             return None
-        pictures = await self._crunched(self._cruncher, data)
-        for name, (_, body) in pictures.items():
-            await self._public.put(
-                key=public_key(avatar_id, name),
-                body=BytesBody(body),
-                length=len(body),
-                content_type=IMAGE_TYPE,
-            )
-        return {name: variant for name, (variant, _) in pictures.items()}
+        crunched = await self._crunched(self._cruncher, data)
+        return await publish(self._public, avatar_id, crunched), crunched.placeholder
 
     async def remove(self, avatar_id: str) -> None:
         """Remove pictures from the public bucket."""
         await self._public.delete(keys=public_keys(avatar_id))
 
-    async def _crunched(
-        self, cruncher: ICruncher, data: bytes
-    ) -> Mapping[str, tuple[Variant, bytes]]:
+    async def _crunched(self, cruncher: ICruncher, data: bytes) -> Crunched:
         with await self._threads.run(_file_of, data) as original:
             try:
                 return await cruncher.crunch(original=original)

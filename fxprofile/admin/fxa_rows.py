@@ -122,6 +122,7 @@ def select_avatar(
     uid: str,
     avatar_id: str,
     variants: Mapping[str, Variant],
+    placeholder: str | None,
     now: float,
 ) -> Fate:
     """
@@ -134,7 +135,7 @@ def select_avatar(
     if fate is not None:
         return fate
     rows.insert_avatar(connection, uid, avatar_id, now)
-    transitions.ready(connection, avatar_id, variants, now)
+    transitions.ready(connection, avatar_id, variants, now, placeholder)
     connection.execute(
         update(profiles)
         .where(profiles.c.uid == uid)

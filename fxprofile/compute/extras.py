@@ -17,10 +17,8 @@ from fxprofile.compute.headers import webp_sides
 if TYPE_CHECKING:
     from PIL import Image
 
-#: The formats by name, and their media types.
-MEDIA_TYPES: Final = {"webp": "image/webp", "avif": "image/avif"}
-
-#: About as good to the eye as a JPEG of quality 85.
+#: How to encode each of :data:`fxprofile.keys.FORMATS` but PNG: about as good to the eye as
+#: a JPEG of quality 85.
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     # Method 6 takes seconds for some pictures with alpha.
     "webp": {"quality": 85, "method": 2, "alpha_quality": 95},
@@ -44,7 +42,7 @@ def encode(image: Image.Image, form: str) -> bytes:
     Encode a picture.
 
     :param image: of mode L, LA, RGB or RGBA.
-    :param form: a name of :data:`MEDIA_TYPES`.
+    :param form: a name of :data:`fxprofile.keys.FORMATS` other than ``png``.
     """
     file = BytesIO()
     clear = image.mode in ("LA", "RGBA")

@@ -51,8 +51,8 @@ class Limits:
     :ivar max_scans: of a progressive JPEG.
     :ivar heic: whether HEIC is decoded too; its decoder, an optional package, starts a
         thread, so the sandbox then lets a child start some.
-    :ivar formats: of :data:`fxprofile.compute.extras.MEDIA_TYPES`, in which the pictures
-        are wanted besides PNG.
+    :ivar formats: of :data:`fxprofile.keys.FORMATS`, in which the pictures are wanted
+        besides PNG.
     """
 
     timeout: float = 15.0

@@ -32,7 +32,7 @@ from fxprofile.compute.verdict import Ended, judged
 from fxprofile.config import Settings
 from fxprofile.errors import ChildFailed, CruncherUnavailable, ImageRefused
 from fxprofile.interfaces import ICruncher
-from fxprofile.model import Variant
+from fxprofile.model import Crunched
 
 _log = Logger()
 
@@ -147,12 +147,13 @@ class CrunchPool(Service):
         await self._link(PATIENCE)
         return self.layers() or {}
 
-    async def crunch(self, *, original: IO[bytes]) -> Mapping[str, tuple[Variant, bytes]]:
+    async def crunch(self, *, original: IO[bytes]) -> Crunched:
         """See :meth:`fxprofile.interfaces.ICruncher.crunch`."""
         report = await self.examine(original=original)
         outcome = report.outcome
         if outcome.reason is None:
-            return outcome.pictures
+            pictures = {"png": outcome.pictures, **outcome.extras}
+            return Crunched(pictures, outcome.placeholder or None)
         error = ImageRefused if report.permanent else ChildFailed
         raise error(outcome.reason, outcome.detail)
 
@@ -301,6 +302,8 @@ def pool_from_settings(reactor: Any, settings: Settings) -> CrunchPool:
         max_pixels=crunch.max_pixels,
         max_side=crunch.max_side,
         max_scans=crunch.max_scans,
+        heic=crunch.heic,
+        formats=tuple(form for form in crunch.formats if form != "png"),
     )
     return CrunchPool(reactor, processes=crunch.processes, limits=limits, mode=settings.sandbox)
 

@@ -10,7 +10,6 @@ what is published is what this check has understood down to the last byte.
 from __future__ import annotations
 
 import json
-import re
 import struct
 import zlib
 from collections.abc import Mapping
@@ -19,8 +18,8 @@ from typing import Any, Final
 
 from fxprofile.compute import extras
 from fxprofile.compute.limits import MAX_BYTES, MAX_HEADER, SIZES
-from fxprofile.keys import VARIANTS
-from fxprofile.model import REASONS, Variant
+from fxprofile.keys import FORMATS, VARIANTS
+from fxprofile.model import REASONS, Pictures, Variant, is_placeholder
 
 _LENGTH: Final = struct.Struct(">I")
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -36,11 +35,6 @@ _CHILD_REASONS: Final = frozenset(
     {"unsupported", "corrupt", "too_many_pixels", "too_large", "memory"}
 )
 _MOST_DETAIL: Final = 200
-#: What :mod:`fxprofile.compute.placeholder` writes, or nothing.
-_BLURHASH: Final = re.compile(r"(?:[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28})?")
-
-
-Pictures = Mapping[str, tuple[Variant, bytes]]
 
 
 class BadResult(Exception):
@@ -130,7 +124,7 @@ def decode(data: bytes) -> Outcome:
         return _refused(header, about, bodies)
     pictures, at = _pictures(header.get("pictures"), bodies, 0, "png")
     described, others = header.get("extras"), {}
-    if not isinstance(described, dict) or not described.keys() <= extras.MEDIA_TYPES.keys():
+    if not isinstance(described, dict) or not described.keys() <= FORMATS.keys() - {"png"}:
         raise BadResult("formats that nobody asks for")
     for form, members in described.items():
         others[form], at = _pictures(members, bodies, at, form)
@@ -164,9 +158,7 @@ def _refused(header: Mapping[str, Any], about: Outcome, bodies: bytes) -> Outcom
     )
 
 
-def _pictures(
-    members: object, bodies: bytes, at: int, form: str
-) -> tuple[dict[str, tuple[Variant, bytes]], int]:
+def _pictures(members: object, bodies: bytes, at: int, form: str) -> tuple[Pictures, int]:
     """The pictures of one format, which begin here, and where they end."""
     if not isinstance(members, dict) or set(members) != set(VARIANTS):
         raise BadResult("the pictures are not " + ", ".join(VARIANTS))
@@ -203,9 +195,9 @@ def _checked(body: bytes, form: str) -> tuple[int, int]:
 
 
 def _placeholder(value: object) -> str:
-    if not isinstance(value, str) or not _BLURHASH.fullmatch(value):
+    if value != "" and not is_placeholder(value):
         raise BadResult("the placeholder is no BlurHash")
-    return value
+    return str(value)
 
 
 def _number(value: object, least: int, most: int, what: str) -> int:

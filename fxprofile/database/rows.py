@@ -34,6 +34,7 @@ AVATAR: Final = select(
     avatars.c.job_sent,
     avatars.c.created,
     avatars.c.error,
+    avatars.c.placeholder,
 )
 
 
@@ -47,6 +48,7 @@ def to_avatar(row: Any) -> Avatar:
         job_sent=row.job_sent,
         created=row.created,
         error=row.error,
+        placeholder=row.placeholder,
     )
 
 

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 #: The revision of the schema that this version of the service needs.
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 
 
 class Exact(TypeDecorator[str]):
@@ -76,7 +76,8 @@ metadata = MetaData()
 #: ``owed_since`` is when the row came into a state in which it waits for a job and its
 #: result: None once nothing is owed any more.  For a row in ``replaced`` that means
 #: that its objects are gone.  ``updated`` is when the status last changed.
-#: ``variants`` is what the worker said of the pictures, in JSON.
+#: ``variants`` is what the worker said of the pictures, in JSON; ``placeholder`` is a
+#: BlurHash of them.
 avatars = Table(
     "avatars",
     metadata,
@@ -90,6 +91,7 @@ avatars = Table(
     Column("updated", Double, nullable=False),
     Column("error", String(32)),
     Column("variants", Text),
+    Column("placeholder", String(64)),
     Index("avatars_id", "id", unique=True),
     Index("avatars_uid", "uid"),
     Index("avatars_owed_since", "owed_since"),

@@ -62,9 +62,14 @@ class SqlProfileStore:
         await self._write(transitions.job_sent, avatar_id, status, now)
 
     async def ready(
-        self, *, avatar_id: str, variants: Mapping[str, Variant], now: float
+        self,
+        *,
+        avatar_id: str,
+        variants: Mapping[str, Variant],
+        now: float,
+        placeholder: str | None = None,
     ) -> Avatar | None:
-        return await self._write(transitions.ready, avatar_id, variants, now)
+        return await self._write(transitions.ready, avatar_id, variants, now, placeholder)
 
     async def failed(self, *, avatar_id: str, reason: str, now: float) -> Avatar | None:
         return await self._write(transitions.failed, avatar_id, reason, now)

@@ -53,7 +53,11 @@ def job_sent(connection: Connection, avatar_id: str, status: Status, now: float)
 
 
 def ready(
-    connection: Connection, avatar_id: str, variants: Mapping[str, Variant], now: float
+    connection: Connection,
+    avatar_id: str,
+    variants: Mapping[str, Variant],
+    now: float,
+    placeholder: str | None = None,
 ) -> Avatar | None:
     found = rows.avatar(connection, avatar_id)
     if found is None or found.status not in BEFORE_READY:
@@ -67,6 +71,7 @@ def ready(
         error=None,
         updated=now,
         variants=json.dumps({name: asdict(variant) for name, variant in variants.items()}),
+        placeholder=placeholder,
         **({"status": Status.READY, "owed_since": None} if wins else _owing(Status.REPLACED, now)),
     )
     if became_ready and wins:

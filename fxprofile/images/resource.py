@@ -5,6 +5,7 @@ What the images listener answers.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -27,7 +28,8 @@ from fxprofile.errors import (
 )
 from fxprofile.images.flow import Tap
 from fxprofile.images.hot import HotPictures, Picture
-from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, is_image_name, public_key
+from fxprofile.images.offers import Offers
+from fxprofile.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_name, public_key
 from fxprofile.metrics import Metrics
 from fxprofile.model import ObjectInfo
 from fxprofile.serving.channel import StreamingRequest
@@ -49,12 +51,12 @@ _METHODS: Final = (b"GET", b"HEAD")
 _log = Logger()
 
 
-def key_of(path: bytes) -> str | None:
-    """The key of the object that a URL path names, or None if it names none."""
+def picture_of(path: bytes) -> tuple[str, str] | None:
+    """The avatar and the variant that a URL path names, or None if it names none."""
     name = path.removeprefix(_PREFIX).decode("latin-1")
     if not path.startswith(_PREFIX) or not is_image_name(name):
         return None
-    return public_key(name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]])
+    return name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]]
 
 
 class ImagesResource(Resource):
@@ -62,6 +64,7 @@ class ImagesResource(Resource):
     ``GET|HEAD /a/{id}[_small|_large]``, and nothing else.
 
     :param pictures: the public bucket.
+    :param offers: the formats that are in it.
     :param max_age: of the Cache-Control header, in seconds.
     :param clock: times the answers.
     :param metrics: where they are counted.
@@ -70,10 +73,17 @@ class ImagesResource(Resource):
     isLeaf = True
 
     def __init__(
-        self, *, pictures: HotPictures, max_age: int, clock: IReactorTime, metrics: Metrics
+        self,
+        *,
+        pictures: HotPictures,
+        offers: Offers,
+        max_age: int,
+        clock: IReactorTime,
+        metrics: Metrics,
     ) -> None:
         super().__init__()
         self._pictures = pictures
+        self._offers = offers
         self._cache_control = f"public, max-age={max_age}".encode()
         self._clock = clock
         self._metrics = metrics
@@ -89,29 +99,60 @@ class ImagesResource(Resource):
         return NOT_DONE_YET
 
     async def _answer(self, request: StreamingRequest) -> None:
-        key = key_of(request.path)
-        if key is None:
+        named = picture_of(request.path)
+        if named is None:
             raise NotFound
         request.route = "/a/{id}"
         if request.method not in _METHODS:
             raise MethodNotAllowed(headers={"Allow": "GET, HEAD"})
+        if self._offers.vary:
+            request.setHeader(b"Vary", b"Accept")
+        absent = []
+        for form in self._forms(request, named[0]):
+            key = public_key(*named, form)
+            if self._offers.lacks(key):
+                continue
+            try:
+                await self._answer_with(request, key, FORMATS[form][1])
+            except ObjectNotFound:
+                if form == "png":
+                    raise
+                absent.append(key)
+            else:
+                break
+        for key in absent:
+            self._offers.note_absence(key)
+
+    def _forms(self, request: StreamingRequest, avatar_id: str) -> Sequence[str]:
+        """The formats in which the client would have the picture, the best first."""
+        if avatar_id == DEFAULT_AVATAR_ID:
+            return ("png",)
+        accept = request.requestHeaders.getRawHeaders(b"Accept", [])
+        return self._offers.best_first(b",".join(accept).decode("latin-1"))
+
+    async def _answer_with(self, request: StreamingRequest, key: str, media_type: str) -> None:
+        """
+        Answer with one object.
+
+        :raises ObjectNotFound: if it is not there; then nothing was written.
+        """
         if request.method == b"HEAD" or is_conditional(request.requestHeaders):
             info, source = await self._pictures.look(key)
             unchanged = not_modified(request.requestHeaders, etag=info.etag, modified=info.modified)
             if unchanged or request.method == b"HEAD":
                 self._metrics.image_cache.labels(source).inc()
-                self._set_headers(request, info)
+                self._set_headers(request, info, media_type)
                 request.setResponseCode(304 if unchanged else 200)
                 request.finish()
                 return
         picture = await self._pictures.open(key)
         self._metrics.image_cache.labels(picture.source).inc()
         try:
-            await self._send(request, picture)
+            await self._send(request, picture, media_type)
         finally:
             await picture.body.aclose()
 
-    async def _send(self, request: StreamingRequest, picture: Picture) -> None:
+    async def _send(self, request: StreamingRequest, picture: Picture, media_type: str) -> None:
         """Write a picture: each piece is asked for when the one before has left our hands."""
         info, sent, tap = picture.info, 0, Tap()
         async for piece in picture.body:
@@ -120,7 +161,7 @@ class ImagesResource(Resource):
                 raise StorageError(f"get {info.key}: more than {info.length} bytes")
             if not request.startedWriting:
                 # Not before: a bucket that fails at once leaves the answer open.
-                self._set_headers(request, info)
+                self._set_headers(request, info, media_type)
                 request.registerProducer(tap, True)
             request.write(piece)
             await tap.opened()
@@ -129,11 +170,11 @@ class ImagesResource(Resource):
         if request.startedWriting:
             request.unregisterProducer()
         else:
-            self._set_headers(request, info)
+            self._set_headers(request, info, media_type)
         request.finish()
 
-    def _set_headers(self, request: StreamingRequest, info: ObjectInfo) -> None:
-        request.setHeader(b"Content-Type", b"image/png")
+    def _set_headers(self, request: StreamingRequest, info: ObjectInfo, media_type: str) -> None:
+        request.setHeader(b"Content-Type", media_type.encode())
         request.setHeader(b"Content-Length", b"%d" % info.length)
         request.setHeader(b"Content-Disposition", b"inline")
         request.setHeader(b"Cache-Control", self._cache_control)

@@ -4,10 +4,13 @@ The images listener: what strangers uploaded, on an origin of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.images.default_avatar import read_default_avatar
 from fxprofile.images.hot import HotPictures
+from fxprofile.images.offers import Offers
 from fxprofile.images.resource import HEADERS, ImagesResource
 from fxprofile.interfaces import IBucket
 from fxprofile.metrics import Metrics
@@ -15,7 +18,12 @@ from fxprofile.serving.site import StreamingSite
 
 
 def make_site(
-    *, bucket: IBucket, max_age: int, clock: IReactorTime, metrics: Metrics
+    *,
+    bucket: IBucket,
+    max_age: int,
+    clock: IReactorTime,
+    metrics: Metrics,
+    formats: Sequence[str] = ("png",),
 ) -> StreamingSite:
     """
     Make the protocol factory of the images listener.
@@ -26,10 +34,17 @@ def make_site(
     :param max_age: the setting ``images.max_age``, in seconds.
     :param clock: the reactor.
     :param metrics: where the answers are counted.
+    :param formats: the setting ``crunch.formats``: what is in the bucket.
     :raises OSError: if the package is not whole.
     """
     pictures = HotPictures(bucket=bucket, clock=clock, pinned=read_default_avatar())
-    resource = ImagesResource(pictures=pictures, max_age=max_age, clock=clock, metrics=metrics)
+    resource = ImagesResource(
+        pictures=pictures,
+        offers=Offers(formats, clock),
+        max_age=max_age,
+        clock=clock,
+        metrics=metrics,
+    )
     return StreamingSite(resource, reactor=clock, bad_request=bad_request())
 
 

@@ -45,8 +45,7 @@ class Avatars:
 
     async def avatar(self, call: Call) -> Answer:
         """``GET /v1/avatar``."""
-        answer, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
-        body = dict(answer)
+        body, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
         headers = {"ETag": f'"{body["id"]}"'}
         if latest is not None and latest.status is Status.PROCESSING:
             body["pending"] = {"id": latest.id, "status": latest.status.value}

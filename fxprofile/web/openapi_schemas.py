@@ -15,6 +15,7 @@ Json = dict[str, Any]
 
 ID = "9f86d081884c7d659a2feaa0c55ad015"
 UID = "6d940dd41e636cc156074109b8092f96"
+PLACEHOLDER = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 ID_SCHEMA: Json = {"type": "string", "pattern": "^[0-9a-f]{32}$", "examples": [ID]}
 URL: Json = {"type": "string", "format": "uri"}
 EMPTY: Json = {"type": "object", "maxProperties": 0}
@@ -39,6 +40,11 @@ def schemas() -> Json:
         "enum": [s.value for s in Status if s is not Status.DELETING],
     }
     reason: Json = {"type": "string", "enum": list(REASONS)}
+    placeholder: Json = {
+        "type": "string",
+        "description": "A BlurHash of the picture, to be shown until it is there.",
+        "examples": [PLACEHOLDER],
+    }
     return {
         "Error": {
             "type": "object",
@@ -74,15 +80,19 @@ def schemas() -> Json:
                 "url": {**URL, "description": "The same as `avatar`, for older clients."},
             },
             {
+                "placeholder": placeholder,
                 "pending": {
                     **json_object({"id": ID_SCHEMA, "status": status}),
                     "description": "A newer upload that is being crunched.",
-                }
+                },
             },
         ),
         "Upload": json_object(
             {"id": ID_SCHEMA, "url": URL, "status": status},
-            {"error": json_object({"reason": reason, "message": text})},
+            {
+                "placeholder": placeholder,
+                "error": json_object({"reason": reason, "message": text}),
+            },
         ),
         "DisplayName": json_object({"displayName": name}),
         "Version": {

@@ -122,6 +122,8 @@ class Uploads:
             "url": image_url(self._image_template, avatar.id),
             "status": status.value,
         }
+        if avatar.placeholder is not None and status is Status.READY:
+            described["placeholder"] = avatar.placeholder
         if avatar.status is Status.FAILED:
             reason = avatar.error or "crashed"
             described["error"] = {"reason": reason, "message": REASONS[reason]}

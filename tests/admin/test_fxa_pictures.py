@@ -24,7 +24,7 @@ from fxprofile.admin.fxa_rows import Fate
 from fxprofile.admin.fxa_source import FxaSource
 from fxprofile.admin.import_fxa import Progress
 from fxprofile.compute.result import check_png
-from fxprofile.keys import VARIANTS, new_id, public_key, public_keys
+from fxprofile.keys import VARIANTS, new_id, public_key
 from fxprofile.model import Variant
 from tests.admin.original import ImportCase, png, uids
 from tests.admin.support import command, environment
@@ -69,7 +69,7 @@ class PicturesTests(ImportCase):
             said = await self.run_import(original, template, status=1)
             self.assertEqual(said["avatars"], {"imported": 2, "pictures missing": 1, "refused": 1})
             sides = {}
-            for key in (*public_keys(ids[0]), *public_keys(ids[1])):
+            for key in (public_key(i, name) for i in ids[:2] for name in VARIANTS):
                 _, body = await tools.bucket("public").get(key=key)
                 data = b"".join([piece async for piece in body])
                 sides[key.partition("/")[2]] = check_png(data)
@@ -219,7 +219,7 @@ class _Slow:
 
     async def copied(self, avatar_id: str) -> Any:
         await self._store.accept(avatar_id=new_id(), uid=self._uid, now=time.time())
-        return dict.fromkeys(VARIANTS, Variant(width=1, height=1, bytes=1))
+        return dict.fromkeys(VARIANTS, Variant(width=1, height=1, bytes=1)), None
 
     async def remove(self, avatar_id: str) -> None:
         self.removed.append(avatar_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -76,7 +76,6 @@ class BatcherTests(SynchronousTestCase):
         self.add(*range(1, 12))
         self.assertEqual([len(batch) for batch in self.batches], [1, MAX_ENTRIES])
 
-    @settings(deadline=None)
     @given(st.lists(st.integers(0, MAX_BYTES // 2 + 10), max_size=30))
     def test_limits(self, sizes: list[int]) -> None:
         """No batch has too many entries or bytes, and each entry is sent once, in order."""

@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
@@ -69,7 +69,6 @@ def decoded(data: bytes) -> tuple[bytes, dict[str, str]]:
 
 
 class StreamTests(SynchronousTestCase):
-    @settings(deadline=None)
     @given(st.lists(st.binary(max_size=50), max_size=8), st.integers(1, 40))
     def test_trailer(self, pieces: list[bytes], chunk: int) -> None:
         """Whatever its pieces, a body comes out whole, as long as announced, with its sum."""

@@ -4,7 +4,7 @@ Tests of :mod:`fxprofile.aws.retries`.
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -64,7 +64,6 @@ class BudgetTests(SynchronousTestCase):
         budget.succeeded(None)
         self.assertEqual(budget.take(FAULT), 5)
 
-    @settings(deadline=None)
     @given(st.lists(st.sampled_from([FAULT, GONE, None])))
     def test_bounds(self, outcomes: list[AwsRefused | AwsUnreachable | None]) -> None:
         """It is never overdrawn and never overflows."""

@@ -113,6 +113,20 @@ class UploadsContract(StoreCase):
         )
         self.assertEqual(await self.unsent(store), [])
 
+    async def test_placeholder(self) -> None:
+        """A row has the placeholder of its pictures, if there is one, from when it is ready."""
+        store = await self.make_store()
+        avatar = await self.upload(store)
+        self.assertIsNone(avatar.placeholder)
+        text = "L%HV6nWB2yk8pyo0'd?*.7kCMd:j".replace("'", "#")
+        done = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=5, placeholder=text)
+        self.assertEqual(done.placeholder, text)
+        self.assertEqual((await store.avatar(avatar_id=avatar.id)).placeholder, text)
+        self.assertEqual((await store.latest(uid=UID)).placeholder, text)
+        other = await self.upload(store)
+        done = await store.ready(avatar_id=other.id, variants=PICTURES, now=6)
+        self.assertIsNone(done.placeholder)
+
     async def test_newer_replaces(self) -> None:
         """A newer upload that is ready replaces the avatar, which then owes a delete job."""
         store = await self.make_store()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
 from typing import IO
 
 from twisted.internet.defer import Deferred
@@ -14,19 +13,20 @@ from zope.interface import implementer
 
 from fxprofile.interfaces import ICruncher
 from fxprofile.keys import VARIANTS
-from fxprofile.model import Variant
+from fxprofile.model import Crunched, Pictures, Variant
 
-Pictures = Mapping[str, tuple[Variant, bytes]]
+#: Of every picture.
+PLACEHOLDER = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 
 
-def pictures_of(original: bytes) -> Pictures:
+def pictures_of(original: bytes, form: str = "png") -> Pictures:
     """What :class:`FakeCruncher` makes of an original: always the same of the same."""
     pictures = {}
     for name, (_, side) in VARIANTS.items():
         sides = (side, side // 2)
         # The signature and the first fields of IHDR, as in every PNG.
         data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", *sides)
-        data += hashlib.sha256(name.encode() + original).digest()
+        data += hashlib.sha256(name.encode() + form.encode() + original).digest()
         pictures[name] = (Variant(*sides, len(data)), data)
     return pictures
 
@@ -36,13 +36,15 @@ class FakeCruncher:
     """
     Makes pictures that only begin like pictures.
 
+    :param formats: those in which it makes them.
     :ivar plan: what the next calls raise, or wait for; None for nothing of the kind.
     :ivar crunched: the originals that were given, in order.
     :ivar cancelled: how many calls were cancelled.
     """
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, formats: tuple[str, ...] = ("png",)) -> None:
         self.slots = slots
+        self.formats = formats
         self.plan: list[Exception | Deferred[None] | None] = []
         self.crunched: list[bytes] = []
         self.cancelled = 0
@@ -56,7 +58,7 @@ class FakeCruncher:
     def _cancel(self, held: Deferred[None]) -> None:
         self.cancelled += 1
 
-    async def crunch(self, *, original: IO[bytes]) -> Pictures:
+    async def crunch(self, *, original: IO[bytes]) -> Crunched:
         original.seek(0)
         data = original.read()
         self.crunched.append(data)
@@ -65,4 +67,4 @@ class FakeCruncher:
             await planned
         elif planned is not None:
             raise planned
-        return pictures_of(data)
+        return Crunched({form: pictures_of(data, form) for form in self.formats}, PLACEHOLDER)

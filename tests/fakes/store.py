@@ -35,6 +35,7 @@ class Row:
     job_sent: float | None = None
     error: str | None = None
     variants: Mapping[str, Variant] | None = None
+    placeholder: str | None = None
 
     def owe(self, status: Status, now: float) -> None:
         self.status, self.job_sent, self.owed_since, self.updated = status, None, now, now
@@ -48,6 +49,7 @@ class Row:
             job_sent=self.job_sent,
             created=self.created,
             error=self.error,
+            placeholder=self.placeholder,
         )
 
 
@@ -106,12 +108,17 @@ class MemoryProfileStore:
             row.job_sent = now
 
     async def ready(
-        self, *, avatar_id: str, variants: Mapping[str, Variant], now: float
+        self,
+        *,
+        avatar_id: str,
+        variants: Mapping[str, Variant],
+        now: float,
+        placeholder: str | None = None,
     ) -> Avatar | None:
         row = self.rows.get(avatar_id)
         if row and row.status in (P, F):
             user = self.users[row.uid]
-            row.error, row.variants = None, dict(variants)
+            row.error, row.variants, row.placeholder = None, dict(variants), placeholder
             if row.seq > user.selected_seq:
                 row.status, row.owed_since, row.updated = R, None, now
                 if user.avatar_id is not None:

@@ -19,11 +19,17 @@ KEY = f"a/{AVATAR}"
 class Listener:
     """An images listener on a bucket."""
 
-    def __init__(self, bucket: Any) -> None:
+    def __init__(self, bucket: Any, formats: tuple[str, ...] = ("png",)) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.metrics = Metrics()
-        self.site = make_site(bucket=bucket, max_age=3600, clock=self.clock, metrics=self.metrics)
+        self.site = make_site(
+            bucket=bucket,
+            formats=formats,
+            max_age=3600,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
 
     def connect(self) -> Connection:
         return Connection(self.site)

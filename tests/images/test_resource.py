@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.errors import StorageError
-from fxprofile.images.resource import key_of
-from fxprofile.keys import DEFAULT_AVATAR_ID
+from fxprofile.images.resource import picture_of
+from fxprofile.keys import DEFAULT_AVATAR_ID, public_key
 from tests.fakes.bucket import MemoryBucket
 from tests.images.listener import AVATAR, KEY, Listener
 from tests.serving.wire import Answer
@@ -220,11 +220,11 @@ class RefusalTests(ResourceTestCase):
 
     @given(st.binary())
     def test_any_path(self, name: bytes) -> None:
-        """A path is either the key of a picture or nothing."""
-        key = key_of(b"/a/" + name)
-        if key is not None:
-            self.assertRegex(key, r"\Aa/[0-9a-f]{32}(_small|_large)?\Z")
-            self.assertEqual(key.encode(), b"a/" + name)
+        """A path is either that of a picture or nothing."""
+        named = picture_of(b"/a/" + name)
+        if named is not None:
+            self.assertRegex(public_key(*named), r"\Aa/[0-9a-f]{32}(_small|_large)?\Z")
+            self.assertEqual(public_key(*named).encode(), b"a/" + name)
 
     def test_other_methods(self) -> None:
         """A picture can only be looked at."""

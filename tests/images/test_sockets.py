@@ -45,7 +45,10 @@ class CountingBucket:
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         self.open += 1
-        return ObjectInfo(key, self.pieces * len(PIECE), "tag", 0.0), _Body(self)
+        return await self.head(key=key), _Body(self)
+
+    async def head(self, *, key: str) -> ObjectInfo:
+        return ObjectInfo(key, self.pieces * len(PIECE), "tag", 0.0)
 
 
 class _Body:

@@ -61,9 +61,11 @@ class Client:
                 raise AssertionError(f"{avatar_id} is {status}, not {wanted}")
             await deferLater(reactor, 0.1)
 
-    async def picture(self, url: str) -> tuple[int, bytes]:
+    async def picture(self, url: str, accept: str = "*/*") -> tuple[int, bytes]:
         """What is at the URL of an image."""
-        response = await treq.get(url, persistent=False, timeout=PATIENCE)
+        response = await treq.get(
+            url, headers={"Accept": accept}, persistent=False, timeout=PATIENCE
+        )
         return response.code, await response.content()
 
     async def until_picture(self, url: str, wanted: int) -> None:

@@ -57,6 +57,14 @@ def other_formats() -> dict[str, bytes]:
     }
 
 
+def heic() -> bytes:
+    """As an iPhone takes it; needs the package pillow-heif."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return _bytes(scene(640, 480), format="HEIF", quality=80)
+
+
 def opened(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=("PNG",))
     image.load()

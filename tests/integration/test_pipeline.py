@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
+from unittest import SkipTest
 
 from tests.integration import photos
 from tests.integration.client import Client
@@ -65,6 +67,40 @@ class CombinedTests(PipelineCase):
         await client.until_picture(second["url"], 404)
         await self.scene.until(lambda: self.scene.files() == [], "nothing is there")
         self.assertEqual((await client.ask("DELETE", "/v1/avatar"))[0], 404)
+
+    async def test_formats(self) -> None:
+        """A browser that names a format gets it; what is deleted goes in every format."""
+        client = Client(await self.scene.daemon(uploads__wait=30, crunch__formats="png,webp,avif"))
+        _, answer = await client.upload(photos.jpeg())
+        self.assertRegex(answer["placeholder"], r"\A\S{28}\Z")
+        self.assertEqual(
+            (await client.ask("GET", "/v1/avatar"))[1]["placeholder"], answer["placeholder"]
+        )
+        lengths = []
+        for accept, kind in (("*/*", "PNG"), ("image/webp", "WEBP"), ("image/avif", "AVIF")):
+            for suffix, size in (("", (200, 150)), ("_small", (100, 75)), ("_large", (600, 450))):
+                status, data = await client.picture(answer["url"] + suffix, accept)
+                picture = photos.opened(data)
+                self.assertEqual((status, picture.format, picture.size), (200, kind, size))
+            lengths.append(len(data))
+        self.assertEqual(lengths, sorted(lengths, reverse=True))
+        self.assertEqual(len(self.scene.files()), 9)
+        await client.ask("DELETE", "/v1/avatar")
+        await self.scene.until(lambda: self.scene.files() == [], "nothing is there")
+
+    async def test_heic(self) -> None:
+        """HEIC is taken where that is wanted, and nowhere else."""
+        if find_spec("pillow_heif") is None:
+            raise SkipTest("pillow-heif is not installed")
+        daemon = await self.scene.daemon(uploads__wait=30)
+        client = Client(daemon)
+        status, answer = await client.upload(photos.heic(), "image/heic")
+        self.assertEqual((status, answer["reason"]), (422, "unsupported"))
+        await daemon.kill()
+        client = Client(await self.scene.daemon(uploads__wait=30, crunch__heic="true"))
+        status, answer = await client.upload(photos.heic(), "image/heic")
+        self.assertEqual((status, answer["status"]), (201, "ready"))
+        await self.scene.assert_sizes(client, answer["url"], (200, 150), (100, 75), (600, 450))
 
     async def test_kill_after_accept(self) -> None:
         """A daemon killed between accept and ready has lost nothing when it is back."""

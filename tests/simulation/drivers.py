@@ -14,8 +14,8 @@ from zope.interface import implementer
 from fxprofile.aio import BytesBody, read_all, sleep
 from fxprofile.errors import ChildFailed, DriverError, ImageRefused, LeaseLost
 from fxprofile.interfaces import ICruncher, IQueue
-from fxprofile.model import Message, QueueDepth
-from tests.fakes.cruncher import Pictures, pictures_of
+from fxprofile.model import Crunched, Message, QueueDepth
+from tests.fakes.cruncher import PLACEHOLDER, pictures_of
 from tests.simulation.weather import TIMEOUT
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class SimCruncher:
         self._process = process
         self._world = process.world
 
-    async def crunch(self, *, original: IO[bytes]) -> Pictures:
+    async def crunch(self, *, original: IO[bytes]) -> Crunched:
         world = self._world
         original.seek(0)
         data = original.read()
@@ -290,4 +290,4 @@ class SimCruncher:
         if data not in world.unlucky and world.weather.happens(world.weather.rates["crunch"]):
             world.unlucky.add(data)
             raise ChildFailed("timeout")
-        return pictures_of(data)
+        return Crunched({"png": pictures_of(data)}, PLACEHOLDER)

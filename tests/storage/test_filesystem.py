@@ -435,7 +435,6 @@ class JailTests(Harness):
         self.failure(ObjectNotFound, self.bucket.head(key="k"))
         self.assertEqual(self.keys(), [])
 
-    @settings(deadline=None)
     @given(st.text(max_size=40) | st.from_regex(r"[./a\\\0-]{1,12}", fullmatch=True))
     def test_any_key(self, key: str) -> None:
         """Any text either names an object below the folder, or is refused."""
@@ -453,7 +452,7 @@ class JailTests(Harness):
         self.assertEqual(files_below(self.outside), ["secret"])
         self.assertEqual(sorted(os.listdir(self.path.parent)), ["bucket", "outside"])
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.sets(st.from_regex(r"[a.-]{1,2}(/[a.-]{1,2}){0,2}", fullmatch=True), max_size=8),
         st.text("a.-/", max_size=3),

@@ -190,9 +190,10 @@ class ApiCase(TestCase):
         await self.finish(avatar_id)
         return avatar_id
 
-    async def finish(self, avatar_id: str) -> None:
+    async def finish(self, avatar_id: str, placeholder: str | None = None) -> None:
         """Say what a worker would say of an image that it has crunched."""
-        await self.selection.apply(Result(id=avatar_id, status=Outcome.READY, variants=VARIANTS))
+        result = Result(avatar_id, Outcome.READY, variants=VARIANTS, placeholder=placeholder)
+        await self.selection.apply(result)
 
     async def fail(self, avatar_id: str, reason: str) -> None:
         """Say what a worker would say of an image that it could not crunch."""

@@ -65,6 +65,16 @@ class AvatarTests(ApiCase):
             },
         )
 
+    async def test_placeholder(self) -> None:
+        """With a selected avatar comes its placeholder, also while a newer one is crunched."""
+        text = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
+        await self.finish((await self.upload()).json["id"], placeholder=text)
+        self.assertEqual((await self.avatar()).json["placeholder"], text)
+        await self.upload()
+        self.assertEqual((await self.avatar()).json["placeholder"], text)
+        await self.ask("DELETE", "/v1/avatar")
+        self.assertNotIn("placeholder", (await self.avatar()).json)
+
     async def test_pending(self) -> None:
         """While a newer upload is crunched the old avatar stays, and the newer is named."""
         old = await self.avatar_of()
