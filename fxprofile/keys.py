@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 #: The id of the avatar of everybody who has none.
@@ -92,9 +93,13 @@ def id_of_public_key(key: str) -> str | None:
     return match and match.group(1)
 
 
-def public_keys(avatar_id: str) -> list[str]:
-    """The keys of all that may be of an avatar in the public bucket, in any format."""
-    return [public_key(avatar_id, variant, form) for form in FORMATS for variant in VARIANTS]
+def public_keys(avatar_id: str, forms: Iterable[str] = tuple(FORMATS)) -> list[str]:
+    """
+    The keys of an avatar in the public bucket.
+
+    :param forms: in which formats; all that there may be, if left out.
+    """
+    return [public_key(avatar_id, variant, form) for form in forms for variant in VARIANTS]
 
 
 def image_url(template: str, avatar_id: str, variant: str = "default") -> str:

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from fxprofile.errors import ObjectNotFound, StoreError
 from fxprofile.interfaces import IBucket, IProfileStore
-from fxprofile.keys import PUBLIC_PREFIX, VARIANTS, id_of_public_key, is_id, public_key
+from fxprofile.keys import PUBLIC_PREFIX, id_of_public_key, is_id, public_keys
 from fxprofile.model import ObjectInfo, Status
 from fxprofile.selection import Selection
 
@@ -82,8 +82,7 @@ class Found:
     def missing(self) -> list[str]:
         """The keys of the pictures that are not there."""
         there = {info.key for info in self.pictures}
-        wanted = (public_key(self.id, variant) for variant in VARIANTS)
-        return [key for key in wanted if key not in there]
+        return [key for key in public_keys(self.id, ["png"]) if key not in there]
 
     def is_orphan(self, before: float) -> bool:
         """

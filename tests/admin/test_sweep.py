@@ -63,7 +63,7 @@ class SweepTests(CoreTestCase):
 
     def test_row_is_gone(self) -> None:
         """Objects without a row are orphans, in either bucket, and however many there are."""
-        self.put(*public_keys(make_id(1)), public_key(make_id(2), "large"))
+        self.put(*public_keys(make_id(1), ["png"]), public_key(make_id(2), "large"))
         self.put_original(make_id(2))
         self.put_original(make_id(3))
         self.clock.advance(GRACE + 1)
@@ -74,7 +74,7 @@ class SweepTests(CoreTestCase):
 
     def test_young(self) -> None:
         """What has come lately may yet get its row, or its delete job."""
-        self.put(*public_keys(make_id(1)))
+        self.put(*public_keys(make_id(1), ["png"]))
         self.clock.advance(GRACE)
         self.assertEqual(self.orphans(), [])
         self.clock.advance(1)
@@ -86,7 +86,7 @@ class SweepTests(CoreTestCase):
         """Objects of a row that is ready, processing or failed are left alone."""
         ready, failed, processing = (self.upload(uid).id for uid in (ALICE, BOB, "c" * 32))
         for avatar_id in (ready, processing, failed):
-            self.put(*public_keys(avatar_id))
+            self.put(*public_keys(avatar_id, ["png"]))
         self.ready(ready)
         self.apply(failed, Outcome.FAILED, "dead")
         self.clock.advance(GRACE + 1)
@@ -96,7 +96,7 @@ class SweepTests(CoreTestCase):
     def test_leaving(self) -> None:
         """Those of a row that owes its delete job are not orphans; when it is done they are."""
         deleted, replaced, newest = (self.upload().id for _ in range(3))
-        self.put(*(key for i in (deleted, replaced, newest) for key in public_keys(i)))
+        self.put(*(key for i in (deleted, replaced, newest) for key in public_keys(i, ["png"])))
         self.ready(newest)
         self.ready(replaced)
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=deleted))
@@ -110,13 +110,13 @@ class SweepTests(CoreTestCase):
     def test_broken(self) -> None:
         """A ready avatar is broken if one of its pictures is missing, or all are."""
         whole, part, nothing = (self.upload(uid).id for uid in (ALICE, BOB, "c" * 32))
-        self.put(*public_keys(whole), *public_keys(part)[:2])
+        self.put(*public_keys(whole, ["png"]), *public_keys(part, ["png"])[:2])
         for avatar_id in (whole, part, nothing):
             self.ready(avatar_id)
         findings = self.find()
         self.assertEqual(
             [(found.id, found.missing) for found in findings.broken],
-            [(part, public_keys(part)[2:]), (nothing, public_keys(nothing))],
+            [(part, public_keys(part, ["png"])[2:]), (nothing, public_keys(nothing, ["png"]))],
         )
         self.assertEqual(findings.orphans, [])
 
@@ -131,10 +131,10 @@ class SweepTests(CoreTestCase):
     def test_pages(self) -> None:
         """All is looked through, also where a page ends within an avatar."""
         for number in range(10):
-            self.put(*public_keys(make_id(100 + number)))
+            self.put(*public_keys(make_id(100 + number), ["png"]))
             self.put_original(make_id(105 + number))
         kept = self.upload().id
-        self.put(*public_keys(kept))
+        self.put(*public_keys(kept, ["png"]))
         self.ready(kept)
         self.clock.advance(GRACE + 1)
         for page in (1, 2, 3, 7, 31):
@@ -143,13 +143,13 @@ class SweepTests(CoreTestCase):
     def test_deleted_meanwhile(self) -> None:
         """Whoever is deleted between two pages is neither an orphan nor broken."""
         orphan, broken = make_id(50), self.upload().id
-        self.put(*public_keys(orphan))
+        self.put(*public_keys(orphan, ["png"]))
         self.ready(broken)
         self.clock.advance(GRACE + 1)
         before = [replace(row) for row in self.rows.rows.values()]
 
         async def old_rows(after: str, limit: int) -> Sequence[Any]:
-            await self.pictures.delete(keys=public_keys(orphan))
+            await self.pictures.delete(keys=public_keys(orphan, ["png"]))
             await self.selection.delete(uid=ALICE, avatar_id=broken)
             return [row for row in before if row.id > after]
 
@@ -173,7 +173,11 @@ class SweepTests(CoreTestCase):
         self.ready(old)
         self.ready(new)
         self.apply(old, Outcome.DELETED)
-        self.put(*public_keys(new), *public_keys(old), *public_keys(make_id(9)))
+        self.put(
+            *public_keys(new, ["png"]),
+            *public_keys(old, ["png"]),
+            *public_keys(make_id(9), ["png"]),
+        )
         self.clock.advance(GRACE + 1)
         findings = self.find()
         self.sent()
@@ -184,7 +188,7 @@ class SweepTests(CoreTestCase):
     def test_needed_by_now(self) -> None:
         """What has become somebody's avatar in the meantime stays."""
         avatar_id = make_id(1)
-        self.put(*public_keys(avatar_id))
+        self.put(*public_keys(avatar_id, ["png"]))
         self.clock.advance(GRACE + 1)
         findings = self.find()
         self.assertEqual(self.upload().id, avatar_id)
@@ -195,7 +199,7 @@ class SweepTests(CoreTestCase):
 
     def test_failures(self) -> None:
         """What fails outside is raised, and nothing is called an orphan for it."""
-        self.put(*public_keys(make_id(1)))
+        self.put(*public_keys(make_id(1), ["png"]))
         self.put_original(private_key(make_id(1)))
         self.clock.advance(GRACE + 1)
         self.public.fail("list", StorageError("down"))
