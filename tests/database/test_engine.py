@@ -293,7 +293,7 @@ class ServerDatabaseContract(DatabaseContract):
     """What the service does with a server."""
 
     async def test_deadlock(self) -> None:
-        """Of two transactions that wait for each other one is run again."""
+        """Of two transactions that wait for each other one is run again, and both are done once."""
         database = self.open(self.empty_url())
         for uid in "ab":
             await database.run(lambda c, uid=uid: c.execute(add(uid, "")) and None)
@@ -310,7 +310,7 @@ class ServerDatabaseContract(DatabaseContract):
                     .values(display_name=profiles.c.display_name.concat(str(mine)))
                 )
                 met[mine].set()
-                met[1 - mine].wait(5)
+                met[1 - mine].wait(60)
 
         await gatherResults(
             [
@@ -318,7 +318,7 @@ class ServerDatabaseContract(DatabaseContract):
                 Deferred.fromCoroutine(database.run(lambda c: work(c, 1, "ba"))),
             ]
         )
-        self.assertEqual(len(runs), 3)
+        self.assertGreaterEqual(len(runs), 3)
         for name in await database.run(names, read_only=True):
             self.assertEqual(sorted(name or ""), ["0", "1"])
 

@@ -55,7 +55,7 @@ class OutageContract(Backend):
     async def until_it_works(self, database: Database) -> int:
         """The answer of the database once it is back."""
         error = None
-        for _ in range(20):
+        for _ in range(300):
             try:
                 return await database.run(count, read_only=True)
             except StoreError as failure:

@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 from fxprofile.serving.site import StreamingSite
 
 #: Seconds after which a test gives up on something that should have happened at once.
-SOON = 10
+SOON = 60
 
 
 async def until(condition: Callable[[], object], clock: Clock | None = None) -> None:

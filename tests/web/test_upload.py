@@ -242,7 +242,7 @@ class RefusedUploadTests(ApiCase):
 
     async def until_counted(self, outcome: str) -> None:
         sample = self.metrics.uploads.labels(outcome)._value
-        for _ in range(200):
+        for _ in range(3000):
             if sample.get():
                 return
             await deferLater(reactor, 0.02)
