@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from tests.fakes.oauth import FakeAccount, Said, Seen, error
 from tests.integration.accounts import AccountsCase
@@ -142,11 +143,24 @@ class UpstreamTests(AccountsCase):
     async def test_slow_and_fast(self) -> None:
         """Who waits for a slow server holds up nobody; requests with one token share an answer."""
         slow, fast = self.account(), self.account("profile:uid")
-        self.auth.hold = True
+        self.auth.hold = self.oauth.hold = True
         waiting = [self.fails(slow.token, "/v1/email", (503, 105)) for _ in range(20)]
         waiting += [self.asks_for_uid(fast) for _ in range(20)]
+        waiting.append(self.verify_when_all_ask(self.account()))
         await self.all_of(*waiting)
         self.assertLess(len(self.oauth.verified), 40)
+
+    async def verify_when_all_ask(self, last: FakeAccount) -> None:
+        """Let the OAuth server answer, when it was asked by those who came before this one."""
+
+        async def asked() -> bool:
+            return last.token in self.oauth.verified
+
+        asks = Deferred.fromCoroutine(self.asks_for_uid(last))
+        await self.until(asked, "the OAuth server is not asked")
+        self.oauth.hold = False
+        self.oauth.release()
+        await asks
 
     async def asks_for_uid(self, who: FakeAccount) -> None:
         reply = await self.ask("GET", "/v1/uid", who)
