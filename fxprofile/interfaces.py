@@ -164,7 +164,11 @@ class IIdentity(Interface):
         """
 
     async def forget(*, uid: str) -> None:
-        """Trust no token of this user any longer without asking again."""
+        """
+        Trust no token of this user any longer without asking again.
+
+        :raises DriverError: if other processes that trust tokens cannot be told.
+        """
 
     servers = Attribute("The names of the servers behind this, of which there may be none.")
 
@@ -173,6 +177,25 @@ class IIdentity(Interface):
         See whether a server answers, at the cost of one small request.
 
         :param server: one of ``servers``.
+        """
+
+
+class IRevocations(Interface):
+    """What all web processes know of users whose tokens are no longer trusted."""
+
+    async def revoke(*, uid: str) -> None:
+        """
+        Let no process trust a token that this user has until now.
+
+        :raises CacheError: if the others cannot be told.
+        """
+
+    async def revoked_at(*, uid: str) -> float | None:
+        """
+        When this was last done, in seconds since the epoch; None if it is not known to have
+        been.
+
+        :raises CacheError: if nobody can tell.
         """
 
 

@@ -155,9 +155,15 @@ class Parts:
         """Who a token speaks for."""
 
         def make() -> Any:
+            from fxprofile.cache import revocations_from_config
             from fxprofile.identity import identity_from_config
 
-            return identity_from_config(self.settings, self.reactor, self.metrics)
+            return identity_from_config(
+                self.settings,
+                self.reactor,
+                self.metrics,
+                revocations_from_config(self.settings, self.cache),
+            )
 
         return self.once("identity", make)
 

@@ -5,13 +5,14 @@ the places where rate limits are counted.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.config import Settings
 from fxprofile.errors import ConfigError
-from fxprofile.interfaces import IProfileCache
+from fxprofile.interfaces import IProfileCache, IRevocations
 
 if TYPE_CHECKING:
     from fxprofile.cache.windows import MovingWindows
@@ -39,6 +40,22 @@ def cache_from_config(settings: Settings, reactor: IReactorTime) -> IProfileCach
     from fxprofile.cache.memory import MemoryCache
 
     return MemoryCache(reactor, ttl=settings.cache.ttl)
+
+
+def revocations_from_config(settings: Settings, cache: IProfileCache) -> IRevocations | None:
+    """
+    What web processes tell each other of tokens: in Redis if the cache is there, else nothing.
+
+    :param cache: what :func:`cache_from_config` gave; its connection is shared.
+    """
+    if settings.cache.driver == "redis":
+        from fxprofile.cache.redis import RedisCache
+        from fxprofile.cache.redis_revocations import KEEP, RedisRevocations
+
+        if isinstance(cache, RedisCache):
+            keep = max(KEEP, math.ceil(settings.identity.token_cache_seconds))
+            return RedisRevocations(cache.connection, keep=keep)
+    return None
 
 
 def windows_from_config(

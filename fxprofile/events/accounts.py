@@ -49,13 +49,15 @@ def accounts_handler(
             _log.warn("An account event {event} names no uid that there can be", event=name)
             return
         metrics.account_events.labels(name).inc()
-        if name == "delete":
-            await identity.forget(uid=uid)
-            await selection.delete_user(uid)
-        else:
-            if name in _TOKENS_REVOKED:
+        try:
+            if name not in _PROFILE_CHANGED:
                 await identity.forget(uid=uid)
-            await changes.forget(uid)
+        finally:
+            # If tokens cannot be spoken of now, the event comes back; the rest need not wait.
+            if name == "delete":
+                await selection.delete_user(uid)
+            else:
+                await changes.forget(uid)
 
     return handle
 

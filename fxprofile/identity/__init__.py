@@ -7,16 +7,23 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.config import Settings
-from fxprofile.interfaces import IIdentity
+from fxprofile.interfaces import IIdentity, IRevocations
 from fxprofile.metrics import Metrics
 
 if TYPE_CHECKING:
     from fxprofile.identity.customs import Customs
 
 
-def identity_from_config(settings: Settings, reactor: IReactorTime, metrics: Metrics) -> IIdentity:
+def identity_from_config(
+    settings: Settings,
+    reactor: IReactorTime,
+    metrics: Metrics,
+    revocations: IRevocations | None = None,
+) -> IIdentity:
     """
     The driver that ``identity.driver`` names.
+
+    :param revocations: what web processes tell each other of tokens, if they do.
 
     A driver that has something to start and to stop is an ``IService`` as well, and
     whoever makes it gives it a parent.
@@ -27,7 +34,9 @@ def identity_from_config(settings: Settings, reactor: IReactorTime, metrics: Met
 
         pool = pool_for(reactor)
         client = client_for(reactor, pool, settings.identity.timeout)
-        return FxaIdentity(client, reactor, metrics, settings.identity, pool=pool)
+        return FxaIdentity(
+            client, reactor, metrics, settings.identity, pool=pool, revocations=revocations
+        )
 
     from fxprofile.identity.dev import DevIdentity
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from joserfc import jws
@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.errors import InvalidToken
-from fxprofile.identity.tokens import Flights
+from fxprofile.identity.tokens import SKEW, Flights
 from fxprofile.identity.upstream import Upstream, UpstreamFailure, as_number, as_text
 from fxprofile.keys import is_uid
 from fxprofile.metrics import Metrics
@@ -44,9 +44,6 @@ BETWEEN_FETCHES: Final = 30
 
 #: How many keys a server may have.
 _MAX_KEYS: Final = 100
-
-#: Seconds that the clock of the OAuth server may be ahead of ours.
-_SKEW: Final = 60
 
 #: How many users are remembered whose tokens are not trusted.
 _MAX_DISTRUSTED: Final = 100_000
@@ -152,15 +149,23 @@ class AccessTokens:
     :param clock: of seconds since the epoch.
     :param issuer: the only one whose tokens are good.
     :param audience: whom a token may be for, any of these.
+    :param still_good: says of a user whether a token of such a time may be trusted.
     """
 
     def __init__(
-        self, keys: KeySet, clock: IReactorTime, *, issuer: str, audience: Sequence[str]
+        self,
+        keys: KeySet,
+        clock: IReactorTime,
+        *,
+        issuer: str,
+        audience: Sequence[str],
+        still_good: Callable[[str, float], Awaitable[bool]],
     ) -> None:
         self._keys = keys
         self._clock = clock
         self._issuer = issuer
         self._audience = tuple(audience)
+        self._still_good = still_good
         self._distrusted: OrderedDict[str, float] = OrderedDict()
 
     async def verify(self, token: str) -> Credentials | None:
@@ -192,11 +197,13 @@ class AccessTokens:
             raise InvalidToken("the signature is not good")
         if claims["iat"] <= self._distrusted.get(credentials.uid, float("-inf")):
             return None
+        if not await self._still_good(credentials.uid, claims["iat"]):
+            return None
         return credentials
 
     def distrust(self, uid: str) -> None:
         """Let the OAuth server tell of every token that this user has until now."""
-        self._distrusted[uid] = self._clock.seconds() + _SKEW
+        self._distrusted[uid] = self._clock.seconds() + SKEW
         self._distrusted.move_to_end(uid)
         while len(self._distrusted) > _MAX_DISTRUSTED:
             self._distrusted.popitem(last=False)
@@ -212,7 +219,7 @@ class AccessTokens:
     def _check_claims(self, claims: dict[str, Any]) -> Credentials:
         now = int(self._clock.seconds())
         times: dict[str, Any] = {name: claims[name] for name in ("iat", "nbf") if name in claims}
-        JWTClaimsRegistry(now=now, leeway=_SKEW, iat={"essential": True}).validate(times)
+        JWTClaimsRegistry(now=now, leeway=SKEW, iat={"essential": True}).validate(times)
         JWTClaimsRegistry(
             now=now,
             iss={"essential": True, "value": self._issuer},

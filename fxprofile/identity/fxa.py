@@ -11,6 +11,7 @@ from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
 
@@ -18,11 +19,12 @@ from fxprofile.config import Identity
 from fxprofile.errors import (
     AccountUnknown,
     AuthUnavailable,
+    CacheError,
     InvalidToken,
     OAuthUnavailable,
     UpstreamRefused,
 )
-from fxprofile.identity.tokens import Flights, TokenCache, digest, is_token, read_jwt
+from fxprofile.identity.tokens import SKEW, Flights, TokenCache, digest, is_token, read_jwt
 from fxprofile.identity.upstream import (
     Answer,
     Upstream,
@@ -32,7 +34,7 @@ from fxprofile.identity.upstream import (
     as_texts,
     within,
 )
-from fxprofile.interfaces import IIdentity
+from fxprofile.interfaces import IIdentity, IRevocations
 from fxprofile.keys import is_uid
 from fxprofile.metrics import Metrics
 from fxprofile.model import Account, Credentials
@@ -56,9 +58,11 @@ class FxaIdentity(Service):
     :param settings: the servers, how long they may take, and how long a verified token
         is trusted.
     :param pool: the connections of the client, closed when the service stops.
+    :param revocations: what web processes tell each other of tokens, if they do.
     """
 
     name = "identity"
+    _log = Logger()
     servers: Final = ("oauth", "auth")
 
     def __init__(
@@ -69,8 +73,10 @@ class FxaIdentity(Service):
         settings: Identity,
         *,
         pool: HTTPConnectionPool | None = None,
+        revocations: IRevocations | None = None,
     ) -> None:
         self._clock = clock
+        self._metrics = metrics
         self._timeout = settings.timeout
         self._oauth_url = settings.oauth_url
         self._auth_url = settings.auth_url
@@ -83,6 +89,9 @@ class FxaIdentity(Service):
             if settings.token_cache_seconds
             else None
         )
+        # Only who trusts tokens has to know which of them no longer to trust.
+        trusts = self._trusted is not None or settings.jwks_url is not None
+        self._revocations = revocations if trusts else None
         self._access_tokens = None
         if settings.jwks_url is not None:
             from fxprofile.identity.access_tokens import AccessTokens, KeySet
@@ -94,6 +103,7 @@ class FxaIdentity(Service):
                 clock,
                 issuer=settings.issuer or "",
                 audience=settings.audience,
+                still_good=self._still_good,
             )
 
     def stopService(self) -> Deferred[None]:
@@ -109,9 +119,21 @@ class FxaIdentity(Service):
             raise InvalidToken("not of the form of a token")
         key = digest(token)
         known = self._trusted.get(key) if self._trusted is not None else None
-        if known is not None:
-            return known
+        if known is not None and await self._still_good(known.credentials.uid, known.asked):
+            return known.credentials
         return await self._verifying.join(key, lambda: self._verify(token, key))
+
+    async def _still_good(self, uid: str, since: float) -> bool:
+        """Whether no process has heard that tokens of this user from that time are not."""
+        if self._revocations is None:
+            return True
+        try:
+            revoked_at = await self._revocations.revoked_at(uid=uid)
+        except CacheError as error:
+            self._metrics.upstream_errors.labels("revocations").inc()
+            self._log.warn("Asking about each token: {error}", error=error)
+            return False
+        return revoked_at is None or since > revoked_at + SKEW
 
     async def _verify(self, token: str, key: bytes) -> Credentials:
         try:
@@ -159,6 +181,8 @@ class FxaIdentity(Service):
             self._trusted.forget(uid)
         if self._access_tokens is not None:
             self._access_tokens.distrust(uid)
+        if self._revocations is not None:
+            await self._revocations.revoke(uid=uid)
 
     async def check(self, *, server: str) -> bool:
         """See :class:`fxprofile.interfaces.IIdentity`."""

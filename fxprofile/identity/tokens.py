@@ -23,6 +23,9 @@ T = TypeVar("T")
 #: How many tokens are trusted at one time unless told otherwise.
 MAX_TOKENS: Final = 100_000
 
+#: Seconds that the clocks of other machines may be ahead of ours.
+SKEW: Final = 60
+
 #: A longer text is no token of ours.
 MAX_CHARACTERS: Final = 8192
 
@@ -135,8 +138,16 @@ class Flights(Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Trusted:
+class Trusted:
+    """
+    A token that was verified.
+
+    :ivar asked: when that began, and
+    :ivar until: how long it is trusted, both in seconds since the epoch.
+    """
+
     credentials: Credentials
+    asked: float
     until: float
 
 
@@ -155,14 +166,14 @@ class TokenCache:
         self._clock = clock
         self._seconds = seconds
         self._max_tokens = max_tokens
-        self._trusted: OrderedDict[bytes, _Trusted] = OrderedDict()
+        self._trusted: OrderedDict[bytes, Trusted] = OrderedDict()
         self._keys: dict[str, set[bytes]] = {}
         self._watched: dict[object, set[str]] = {}
 
     def __len__(self) -> int:
         return len(self._trusted)
 
-    def get(self, key: bytes) -> Credentials | None:
+    def get(self, key: bytes) -> Trusted | None:
         """What is known of a token that is still trusted."""
         trusted = self._trusted.get(key)
         if trusted is None:
@@ -171,12 +182,13 @@ class TokenCache:
             self._remove(key)
             return None
         self._trusted.move_to_end(key)
-        return trusted.credentials
+        return trusted
 
     async def fill(
         self, key: bytes, verify: Callable[[], Coroutine[Any, Any, Credentials]]
     ) -> Credentials:
         """Verify a token, and trust it, unless its user is forgotten in the meantime."""
+        asked = self._clock.seconds()
         watch = object()
         forgotten = self._watched[watch] = set()
         try:
@@ -184,7 +196,7 @@ class TokenCache:
         finally:
             del self._watched[watch]
         if credentials.uid not in forgotten:
-            self._set(key, credentials)
+            self._set(key, credentials, asked)
         return credentials
 
     def forget(self, uid: str) -> None:
@@ -194,7 +206,7 @@ class TokenCache:
         for key in tuple(self._keys.get(uid, ())):
             self._remove(key)
 
-    def _set(self, key: bytes, credentials: Credentials) -> None:
+    def _set(self, key: bytes, credentials: Credentials, asked: float) -> None:
         now = self._clock.seconds()
         until = now + self._seconds
         if credentials.expires_at is not None:
@@ -203,7 +215,7 @@ class TokenCache:
             self._remove(key)
         if until <= now:
             return
-        self._trusted[key] = _Trusted(credentials=credentials, until=until)
+        self._trusted[key] = Trusted(credentials=credentials, asked=asked, until=until)
         self._keys.setdefault(credentials.uid, set()).add(key)
         while len(self._trusted) > self._max_tokens:
             self._remove(next(iter(self._trusted)))

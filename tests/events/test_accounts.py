@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.cache.memory import MemoryCache
 from fxprofile.changes import Changes
-from fxprofile.errors import MalformedMessage, StoreError
+from fxprofile.errors import CacheError, MalformedMessage, StoreError
 from fxprofile.events.accounts import accounts_handler
 from fxprofile.metrics import Metrics
 from fxprofile.model import Message, Status
@@ -124,3 +124,16 @@ class AccountEventTests(SynchronousTestCase):
 
         self.store.delete_user = away
         self.failureResultOf(self.event("delete"), StoreError)
+
+    def test_no_word_of_tokens(self) -> None:
+        """If others cannot be told of the tokens the event comes back, and all else is done."""
+
+        async def away(**_: object) -> None:
+            raise CacheError("away")
+
+        self.identity.forget = away
+        self.failureResultOf(self.event("passwordChange"), CacheError)
+        self.assertFalse(self.kept())
+        self.run_now(self.store.set_display_name(uid=ALICE, name="Alice", now=0))
+        self.failureResultOf(self.event("delete"), CacheError)
+        self.assertIsNone(self.run_now(self.store.profile(uid=ALICE)).display_name)

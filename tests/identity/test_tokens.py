@@ -202,7 +202,7 @@ class TrustedTests(SynchronousTestCase):
         self.fill(b"4", CREDENTIALS)
         self.assertEqual(len(self.cache), 3)
         self.assertIsNone(self.cache.get(b"2"))
-        self.assertEqual(self.cache.get(b"1"), CREDENTIALS)
+        self.assertEqual(self.cache.get(b"1").credentials, CREDENTIALS)
 
     def test_ended_token(self) -> None:
         """A token that has ended by the time it is verified is not kept."""

@@ -197,7 +197,11 @@ class TwoHeadsTests(_Uploads):
             TwoHeadsTests.redis = RedisServer()
             TwoHeadsTests.redis.start()
             TwoHeadsTests.environ = {"FXPROFILE_CACHE__URL": TwoHeadsTests.redis.url()}
-            TwoHeadsTests.settings = {"cache.driver": "redis", "uploads.per_hour": 2}
+            TwoHeadsTests.settings = {
+                "cache.driver": "redis",
+                "uploads.per_hour": 2,
+                "identity.token_cache_seconds": 600,
+            }
         await super().setUp()
         folder = f"{self.daemon.directory}/var/buckets"
         self.other = Daemon(
@@ -241,6 +245,24 @@ class TwoHeadsTests(_Uploads):
             return seen == {"fr"}
 
         await self.until(both, "one head has not heard of it")
+
+    async def test_passwords(self) -> None:
+        """Who has a new password has no old token that either head trusts."""
+        alice = self.account()
+        for head in self.heads:
+            self.url = head
+            await self.profile(alice)
+        del self.oauth.accounts[alice.token]
+        await self.queue("events").send(body=event("passwordChange", alice.uid))
+
+        async def both() -> bool:
+            statuses = set()
+            for head in self.heads:
+                self.url = head
+                statuses.add((await self.ask("GET", "/v1/uid", alice)).status)
+            return statuses == {401}
+
+        await self.until(both, "one head trusts an old token")
 
     async def test_limits(self) -> None:
         """So many uploads an hour are as many on all heads together."""
