@@ -100,6 +100,7 @@ setup(
             "moto[server]>=5.1,<6",
             "openapi-spec-validator>=0.7",
             "PyFxA>=0.8",
+            "PyYAML>=6",
             "schemathesis>=4,<5",
             "mypy>=2,<3",
             "mypy-zope>=1.0.12,<2",
