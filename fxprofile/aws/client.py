@@ -50,7 +50,7 @@ class AwsClient:
         self.clock = reactor
         self.region = region
         self.transport = Transport(reactor, http)
-        self.credentials = credentials or CredentialChain(threads, reactor)
+        self.credentials = credentials or CredentialChain(threads, reactor, region)
         self.backoff = backoff or Backoff()
         self.budget = Budget()
         self.max_attempts = max_attempts

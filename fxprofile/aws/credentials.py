@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
+from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -22,6 +23,14 @@ from fxprofile.aws.flight import Flight
 
 #: Keys that end in less than so many seconds are not used without a try to renew them.
 LAST_MOMENT: Final = 60
+
+#: Seconds that a call waits for keys.  The search goes on for those that come later.
+PATIENCE: Final = 15.0
+
+#: Seconds that botocore waits for a connection to STS, and for its answer, and how often it
+#: asks: it would otherwise wait for five minutes.
+STS_TIMEOUT: Final = 5
+STS_TRIES: Final = 2
 
 #: Seconds between two tries to renew keys that are still good, and between two searches
 #: because AWS refused what was found.
@@ -39,33 +48,47 @@ class Keys:
     token: str | None = field(default=None, repr=False)
 
 
-def find_in_thread() -> Any:
+def find_in_thread(region: str) -> Any:
     """
     Go through the chain.
 
+    :param region: whose STS is asked for roles.
     :returns: botocore's credentials, or None.
     """
     # The module brings half of botocore with it: a process is to listen before that.
     import botocore.session
+    from botocore.config import Config
 
-    return botocore.session.Session().get_credentials()
+    session = botocore.session.Session()
+    session.set_config_variable("region", region)
+    session.set_default_client_config(
+        Config(
+            connect_timeout=STS_TIMEOUT,
+            read_timeout=STS_TIMEOUT,
+            retries={"total_max_attempts": STS_TRIES},
+        )
+    )
+    return session.get_credentials()
 
 
 class CredentialChain:
     """
     Knows the present keys.
 
-    :param find: gives botocore's credentials, in a thread.
+    :param region: of the services that the keys are for.
+    :param find: gives botocore's credentials for a region, in a thread.
     """
 
     def __init__(
         self,
         threads: Threads,
         clock: IReactorTime,
-        find: Callable[[], Any] = find_in_thread,
+        region: str,
+        find: Callable[[str], Any] = find_in_thread,
     ) -> None:
         self._threads = threads
         self._clock = clock
+        self._region = region
         self._find = find
         self._source: Any = None
         self._keys: Keys | None = None
@@ -77,10 +100,16 @@ class CredentialChain:
         """
         The keys to sign with now.
 
-        :raises NoCredentials: if there are none.
+        :raises NoCredentials: if there are none, or none for a while.
         """
         if self._keys is None or self._ends_within(LAST_MOMENT):
-            await self._flight.join(self._fetch)
+            try:
+                await self._flight.join(self._fetch).addTimeout(PATIENCE, self._clock)
+            except WaitTimeout:
+                raise NoCredentials(
+                    f"no AWS credentials: the source that is set up here has not answered "
+                    f"for {PATIENCE:g} s"
+                ) from None
         elif self._ends_within(None) and not self._flight.under_way and self._due(self._renewed):
             # They are good for a while: nobody needs to wait.
             detached(self._renew_early())
@@ -112,16 +141,28 @@ class CredentialChain:
         self._renewed = self._clock.seconds()
         try:
             source, found = await self._threads.run(self._fetch_in_thread, self._source)
-        except (BotoCoreError, OSError, RuntimeError, ValueError, KeyError) as error:
-            # The text of anything else might quote what was read.
-            text = str(error) if isinstance(error, BotoCoreError) else type(error).__name__
-            raise NoCredentials(f"no AWS credentials: {text:.300}") from None
+        except Exception as error:
+            # Sources are many, and so are the ways in which they fail.
+            raise NoCredentials(f"no AWS credentials: {_describe(error):.300}") from None
         if found is None:
-            raise NoCredentials("no AWS credentials: the standard chain finds none")
+            raise NoCredentials(
+                "no AWS credentials: the standard chain finds none; it looks for "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, and the role of the "
+                "task or the instance"
+            )
         self._source = source
         self._keys = Keys(found.access_key, found.secret_key, found.token)
 
     def _fetch_in_thread(self, source: Any) -> tuple[Any, Any]:
         if source is None:
-            source = self._find()
+            source = self._find(self._region)
         return source, source.get_frozen_credentials() if source is not None else None
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong, in one line that quotes nothing of what was read."""
+    if isinstance(error, (BotoCoreError, ClientError)):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return type(error).__name__

@@ -30,9 +30,8 @@ class InlineThreads:
 
 def chain(clock: Any = None, find: Callable[[], Any] | None = None) -> CredentialChain:
     """A chain that finds one fixed key."""
-    return CredentialChain(
-        InlineThreads(), clock or Clock(), find or (lambda: Credentials(ACCESS_KEY, SECRET_KEY))
-    )
+    find = find or (lambda: Credentials(ACCESS_KEY, SECRET_KEY))
+    return CredentialChain(InlineThreads(), clock or Clock(), "us-east-1", lambda _: find())
 
 
 def make_client(reactor: Any, **options: Any) -> AwsClient:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from botocore.credentials import Credentials, RefreshableCredentials
-from botocore.exceptions import CredentialRetrievalError
+from botocore.exceptions import ClientError, CredentialRetrievalError
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.aws.credentials import PACE, CredentialChain, Keys, find_in_thread
+from fxprofile.aws.credentials import PACE, PATIENCE, CredentialChain, Keys, find_in_thread
 from fxprofile.aws.errors import NoCredentials
 from tests.aws.support import InlineThreads
 
@@ -37,7 +37,8 @@ class ChainTests(SynchronousTestCase):
         self.found: list[Any] = []
         self.searches = 0
 
-    def find(self) -> Any:
+    def find(self, region: str) -> Any:
+        self.assertEqual(region, "us-east-1")
         self.searches += 1
         found = self.found.pop(0)
         if isinstance(found, Exception):
@@ -46,7 +47,7 @@ class ChainTests(SynchronousTestCase):
 
     def chain(self, *found: Any, threads: Any = None) -> CredentialChain:
         self.found = list(found)
-        return CredentialChain(threads or InlineThreads(), self.clock, self.find)
+        return CredentialChain(threads or InlineThreads(), self.clock, "us-east-1", self.find)
 
     def keys(self, chain: CredentialChain) -> Keys:
         return self.successResultOf(Deferred.fromCoroutine(chain.keys()))
@@ -147,6 +148,31 @@ class ChainTests(SynchronousTestCase):
             failure = self.failureResultOf(Deferred.fromCoroutine(chain.keys()), NoCredentials)
             self.assertNotIn("hunter2", str(failure.value))
 
+    def test_named(self) -> None:
+        """A file that is missing, and a refusal of STS, are named in one line."""
+        missing = FileNotFoundError(2, "No such file or directory", "/run/token")
+        members = {"Error": {"Code": "AccessDenied", "Message": "not\nyou"}}
+        chain = self.chain(missing, ClientError(members, "AssumeRole"))
+        for wanted in ("/run/token: No such file", "AccessDenied"):
+            failure = self.failureResultOf(Deferred.fromCoroutine(chain.keys()), NoCredentials)
+            self.assertIn(wanted, str(failure.value))
+            self.assertNotIn("\n", str(failure.value))
+
+    def test_hangs(self) -> None:
+        """A source that does not answer keeps nobody for long, and serves those who come later."""
+        threads = HeldThreads()
+        chain = self.chain(Credentials("A", "s"), threads=threads)
+        asking = [Deferred.fromCoroutine(chain.keys()) for _ in range(2)]
+        self.clock.advance(PATIENCE)
+        for waiter in asking:
+            failure = self.failureResultOf(waiter, NoCredentials)
+            self.assertIn("has not answered", str(failure.value))
+        later = Deferred.fromCoroutine(chain.keys())
+        self.assertEqual(len(threads.calls), 1)
+        threads.calls[0]()
+        self.assertEqual(self.successResultOf(later).access_key, "A")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_distrusted(self) -> None:
         """Keys that AWS refuses are searched for again, but not all the time."""
         chain = self.chain(Credentials("A", "s"), Credentials("B", "s"), Credentials("C", "s"))
@@ -171,7 +197,7 @@ class ChainTests(SynchronousTestCase):
         }
         for name, value in environ.items():
             self.patch_environ(name, value)
-        found = find_in_thread().get_frozen_credentials()
+        found = find_in_thread("us-east-1").get_frozen_credentials()
         self.assertEqual((found.access_key, found.token), ("AKIAENV", "t"))
         file = Path(self.mktemp())
         file.write_text("[one]\naws_access_key_id=AKIAFILE\naws_secret_access_key=s\n")
@@ -179,7 +205,8 @@ class ChainTests(SynchronousTestCase):
             self.patch_environ(name, None)
         self.patch_environ("AWS_SHARED_CREDENTIALS_FILE", str(file))
         self.patch_environ("AWS_PROFILE", "one")
-        self.assertEqual(find_in_thread().get_frozen_credentials().access_key, "AKIAFILE")
+        found = find_in_thread("us-east-1").get_frozen_credentials()
+        self.assertEqual(found.access_key, "AKIAFILE")
 
     def patch_environ(self, name: str, value: str | None) -> None:
         import os
