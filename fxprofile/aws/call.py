@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.logger import Logger
 
 from fxprofile import __version__
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 #: The longest answer that is not a stream, in bytes: ten messages of 1 MiB, and XML or JSON
 #: around them.
 MAX_ANSWER: Final = 32 << 20
+
+#: Times the time in which a sign of life has to come, for the whole of such an answer: one
+#: that comes in drops would otherwise never end.
+READ_TIMES: Final = 2
 
 #: Seconds by which our clock and that of AWS must differ to be why it refused a request.
 MIN_SKEW: Final = 120
@@ -181,12 +187,17 @@ class Call:
             raise self._error(AwsMalformed, "EarlyAnswer", "said yes to half a body") from None
 
     async def _read(self, reply: Reply) -> bytes:
+        longest = READ_TIMES * self._timeout
+        reading = Deferred.fromCoroutine(read_all(reply.body, MAX_ANSWER))
         try:
-            return await read_all(reply.body, MAX_ANSWER)
-        except Unreachable as problem:
+            return await reading.addTimeout(longest, self._client.clock)
+        except (Unreachable, WaitTimeout) as problem:
             if reply.status >= 300:
                 return b""
-            raise self._error(AwsUnreachable, "Unreachable", str(problem)) from problem
+            text = str(problem)
+            if isinstance(problem, WaitTimeout):
+                text = f"the answer has not ended after {longest:g} s"
+            raise self._error(AwsUnreachable, "Unreachable", text) from problem
         except OverflowError as problem:
             raise self._error(AwsMalformed, "TooLong", str(problem)) from problem
 
@@ -248,6 +259,8 @@ class Call:
         where = [f"try {self._attempt}"]
         if self._reply is not None:
             where = [f"status {self._reply.status}", f"request {_request_id(self._reply)}", *where]
+        # A proxy may answer with a page.
+        message = " ".join(message.split())
         return kind(
             f"{self._what()}: {code}{': ' if message else ''}{message:.300} ({', '.join(where)})",
             code=code,

@@ -18,7 +18,6 @@ def bucket_from_config(
     reactor: Any,
     threads: Threads,
     expire_after: float | None = None,
-    put_only: bool = False,
 ) -> IBucket:
     """
     The private or the public bucket, in the driver that ``storage.driver`` names.
@@ -29,14 +28,12 @@ def bucket_from_config(
     :param which: ``private`` or ``public``.
     :param expire_after: the age in seconds at which the driver itself removes objects,
         where no lifecycle rule does.
-    :param put_only: whether this process may do nothing else with the bucket, as the web
-        role with the private one.
     """
     name = getattr(settings.storage, f"{which}_bucket")
     if settings.storage.driver == "s3":
         from fxprofile.storage.s3 import s3_bucket
 
-        return s3_bucket(settings, name, reactor=reactor, threads=threads, put_only=put_only)
+        return s3_bucket(settings, name, reactor=reactor, threads=threads)
     from fxprofile.storage.filesystem import FilesystemBucket
 
     return FilesystemBucket(

@@ -4,6 +4,7 @@ Buckets of Amazon S3, and of whatever speaks its protocol.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +44,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _log = Logger()
 
 
-def s3_bucket(
-    settings: Settings, name: str, *, reactor: Any, threads: Threads, put_only: bool = False
-) -> S3Bucket:
+def s3_bucket(settings: Settings, name: str, *, reactor: Any, threads: Threads) -> S3Bucket:
     """The bucket of this name, as the settings say."""
     storage = settings.storage
     public = name == storage.public_bucket
@@ -57,7 +56,6 @@ def s3_bucket(
         cache_control=f"public, max-age={settings.images.max_age}" if public else "no-store",
         encryption=storage.encryption,
         kms_key_id=storage.kms_key_id,
-        put_only=put_only,
     )
 
 
@@ -73,8 +71,6 @@ class S3Bucket(Service):
     :param encryption: ``AES256``, ``aws:kms`` or ``aws:kms:dsse`` at rest; what the bucket
         has for a default if left out.
     :param kms_key_id: of the encryption.
-    :param put_only: whether nothing but a put is allowed; :meth:`check` then puts an empty
-        object.  It also does so when it finds out.
     """
 
     def __init__(
@@ -87,12 +83,11 @@ class S3Bucket(Service):
         cache_control: str | None = None,
         encryption: str | None = None,
         kms_key_id: str | None = None,
-        put_only: bool = False,
     ) -> None:
         self._client = client
         self._service = client.service("s3", endpoint_url=endpoint_url, addressing=addressing)
         self._bucket = name
-        self._put_only = put_only
+        self._put_only = False
         self._encrypted_by_kms = (encryption or "").startswith("aws:kms")
         settings = {
             "CacheControl": cache_control,
@@ -160,11 +155,7 @@ class S3Bucket(Service):
         """Whether what S3 says of an object is true of what was sent."""
         if answer.headers.get(TrailerStream.TRAILER, digests.crc32) != digests.crc32:
             return False
-        tag = _tag(answer.members)
-        encryption = answer.headers.get("x-amz-server-side-encryption", "AES256")
-        if encryption != "AES256" or not _MD5.fullmatch(tag):
-            return True
-        return tag == digests.md5
+        return _digest(answer) in (None, digests.md5)
 
     async def _remove_damaged(self, key: str) -> None:
         try:
@@ -178,8 +169,13 @@ class S3Bucket(Service):
             answer = await self._service.call(
                 "GetObject", {"Bucket": self._bucket, "Key": key}, streamed_answer=True
             )
+        what = f"s3:GetObject {self._bucket}/{key}"
         info = _object_info(key, answer.members.get("ContentLength"), answer.members)
-        return info, _S3Body(answer.body, f"s3:GetObject {self._bucket}/{key}", info.length)
+        body = _S3Body(answer.body, what, info.length, _digest(answer))
+        if not info.etag:
+            await body.aclose()
+            raise StorageError(f"{what}: what came has no ETag, so it is not from S3")
+        return info, body
 
     async def head(self, *, key: str) -> ObjectInfo:
         key_parts(key)
@@ -243,15 +239,26 @@ class S3Bucket(Service):
         return found
 
     async def check(self) -> None:
-        """See whether the bucket can be used: by a look at it, or by a put if that is all."""
+        """
+        See whether the bucket can be used: by a look at it, or by a put if that is all that
+        is allowed, as to the web role.
+        """
+        refusal = ""
         if not self._put_only:
             try:
-                await self._service.call("HeadBucket", {"Bucket": self._bucket})
+                # Unlike the answer to a HEAD, a refusal of this one has a reason.
+                await self._service.call(
+                    "ListObjectsV2", {"Bucket": self._bucket, "Prefix": PROBE, "MaxKeys": 1}
+                )
                 return
             except AwsError as error:
                 if error.status != 403:
                     raise StorageError(str(error)) from error
-        await self.put(key=PROBE, body=BytesBody(b""), length=0, content_type="text/plain")
+                refusal = f"{error}; "
+        try:
+            await self.put(key=PROBE, body=BytesBody(b""), length=0, content_type="text/plain")
+        except StorageError as error:
+            raise StorageError(f"{refusal}{error}") from error
         self._put_only = True
 
     def __repr__(self) -> str:
@@ -259,12 +266,18 @@ class S3Bucket(Service):
 
 
 class _S3Body:
-    """The bytes of an object, all of them or an error."""
+    """
+    The bytes of an object, all of them or an error.
 
-    def __init__(self, body: ReplyBody | None, what: str, length: int) -> None:
+    :param digest: their MD5, if that is known.
+    """
+
+    def __init__(self, body: ReplyBody | None, what: str, length: int, digest: str | None) -> None:
         self._body = body
         self._what = what
         self._left = length
+        self._digest = digest
+        self._md5 = hashlib.md5(usedforsecurity=False)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -279,11 +292,15 @@ class _S3Body:
             if self._left:
                 text = f"{self._what}: the body is {abs(self._left)} bytes too "
                 raise StorageError(text + ("short" if self._left > 0 else "long")) from None
+            if self._digest not in (None, self._md5.hexdigest()):
+                raise StorageError(f"{self._what}: these are not the bytes of the ETag") from None
             raise
         except Unreachable as error:
             self._body = None
             raise StorageError(f"{self._what}: {error}") from error
         self._left -= len(piece)
+        if self._digest is not None:
+            self._md5.update(piece)
         return piece
 
     async def aclose(self) -> None:
@@ -304,6 +321,18 @@ def _storage_errors() -> Any:
 
 def _tag(members: Mapping[str, Any]) -> str:
     return str(members.get("ETag", "")).strip('"')
+
+
+def _digest(answer: Answer) -> str | None:
+    """
+    The MD5 of an object in hex, None if its tag is something else: what is encrypted by KMS,
+    or was put in parts, has such a tag.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    tag = _tag(answer.members)
+    encryption = answer.headers.get("x-amz-server-side-encryption", "AES256")
+    return tag if encryption == "AES256" and _MD5.fullmatch(tag) else None
 
 
 def _object_info(key: str, length: int | None, members: Mapping[str, Any]) -> ObjectInfo:

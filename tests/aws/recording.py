@@ -25,7 +25,6 @@ RIGHTS = {
     "DeleteObject": "s3:DeleteObject",
     "DeleteObjects": "s3:DeleteObject",
     "ListObjectsV2": "s3:ListBucket",
-    "HeadBucket": "s3:ListBucket",
     "SendMessage": "sqs:SendMessage",
     "ReceiveMessage": "sqs:ReceiveMessage",
     "DeleteMessageBatch": "sqs:DeleteMessage",

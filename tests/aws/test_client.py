@@ -11,9 +11,10 @@ from typing import Any
 from botocore.credentials import Credentials
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
+from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.aio import BytesBody, read_all
 from fxprofile.aws.bodies import Digests, PlainStream
@@ -275,6 +276,26 @@ class AnswerTests(ClientCase):
         _, s3 = self.serve(endless)
         error = await self.error(AwsMalformed, s3.call("ListObjectsV2", {"Bucket": "bucket"}))
         self.assertEqual(error.code, "TooLong")
+
+    async def test_answer_in_drops(self) -> None:
+        """One that goes on and on, but hardly, is given up as well."""
+
+        def dripping(request: Any) -> Any:
+            request.setHeader("content-length", "100000")
+            drip = LoopingCall(request.write, b" ")
+            drip.start(0.01)
+            request.notifyFinish().addErrback(lambda _: drip.stop())
+            return NOT_DONE_YET
+
+        _, s3 = self.serve(dripping)
+        work = s3.call("ListObjectsV2", {"Bucket": "bucket"}, timeout=0.2, max_attempts=1)
+        await self.error(AwsUnreachable, work)
+
+    async def test_one_line(self) -> None:
+        """Whatever the other side says, the error is one line."""
+        _, s3 = self.serve(xml_error(403, "AccessDenied", "you\r\n  there"))
+        error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
+        self.assertIn("AccessDenied: you there (status 403", str(error))
 
     async def test_wrong_parameters(self) -> None:
         """A mistake of ours is an AwsError as well, before anything is sent."""

@@ -93,8 +93,7 @@ class RoleTests(TestCase):
     async def test_web(self) -> None:
         """The web role puts originals, sends jobs and updates, and reads the other queues."""
         await self.fill("results", "jobs-dead", "events")
-        private = self.bucket("private", put_only=True)
-        await private.check()
+        private = self.bucket("private")
         await self.put(private, private_key(self.id))
         for name in ("jobs", "updates"):
             await self.send(self.queue(name))

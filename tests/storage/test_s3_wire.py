@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from fxprofile.aio import BytesBody
+from fxprofile.aio import BytesBody, read_all
 from fxprofile.config import Storage
 from fxprofile.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.storage.s3 import PROBE, S3Bucket, s3_bucket
@@ -272,10 +272,33 @@ class GetTests(BucketCase):
         self.assertEqual(await body.__anext__(), b"x" * 50)
         await self.fails(body.__anext__())
 
+    async def test_other_bytes(self) -> None:
+        """Bytes that are not those of the ETag are an error at their end, whoever changed them."""
+        good, bad = b"x" * 50, b"y" * 50
+        tag = f'"{hashlib.md5(good).hexdigest()}"'
+        _, body = await self.get(answer(200, bad, ETag=tag))
+        self.assertEqual(await body.__anext__(), bad)
+        self.assertIn("ETag", await self.fails(body.__anext__()))
+        for headers in ({}, {"x_amz_server_side_encryption": "AES256"}):
+            _, body = await self.get(answer(200, good, ETag=tag, **headers))
+            self.assertEqual(await read_all(body, 100), good)
+
+    async def test_other_tags(self) -> None:
+        """The tag of what was put in parts, or is encrypted by KMS, is no digest of the bytes."""
+        for tag, encryption in (("0" * 32 + "-2", "AES256"), ("0" * 32, "aws:kms")):
+            behave = answer(200, b"x", ETag=f'"{tag}"', x_amz_server_side_encryption=encryption)
+            _, body = await self.get(behave)
+            self.assertEqual(await read_all(body, 100), b"x")
+
+    async def test_no_tag(self) -> None:
+        """What has no ETag, such as the page of a proxy, is not from S3."""
+        self.assertIn("not from S3", await self.fails(self.get(answer(200))))
+
     async def test_unknown_length(self) -> None:
         """A body whose length S3 does not tell is not taken for whole."""
 
         def chunked(request: Any) -> int:
+            request.setHeader("etag", '"t"')
             request.write(b"x" * 50)
             request.finish()
             return 1
@@ -341,32 +364,31 @@ class DeleteTests(BucketCase):
 class CheckTests(BucketCase):
     async def test_look(self) -> None:
         """Where a look is allowed, that is all."""
-        server, bucket = self.serve(answer(200))
+        server, bucket = self.serve(answer(200, b"<ListBucketResult/>"))
         await bucket.check()
-        self.assertEqual([(seen.method, seen.uri) for seen in server.seen], [("HEAD", "/bucket")])
+        self.assertEqual([seen.method for seen in server.seen], ["GET"])
 
     async def test_put_only(self) -> None:
-        """Where only a put is allowed, an empty object is put."""
-        server, bucket = self.serve(answer(200), put_only=True)
-        await bucket.check()
-        self.assertEqual(
-            [(seen.method, seen.uri, seen.body) for seen in server.seen],
-            [("PUT", f"/bucket/{PROBE}", b"")],
-        )
-
-    async def test_finds_out(self) -> None:
         """A look that is refused is followed by a put, and not repeated if that is allowed."""
-        server, bucket = self.serve(answer(403), answer(200), answer(200))
+        refusal = xml_error(403, "AccessDenied")
+        server, bucket = self.serve(refusal, answer(200), answer(200))
         await bucket.check()
         await bucket.check()
-        self.assertEqual([seen.method for seen in server.seen], ["HEAD", "PUT", "PUT"])
+        self.assertEqual([seen.method for seen in server.seen], ["GET", "PUT", "PUT"])
+        self.assertEqual((server.seen[2].uri, server.seen[2].body), (f"/bucket/{PROBE}", b""))
 
     async def test_fails(self) -> None:
-        """A bucket that is not there, or refuses both, cannot be used."""
-        _, bucket = self.serve(answer(404))
-        await self.fails(bucket.check())
-        _, bucket = self.serve(answer(403), xml_error(403, "AccessDenied"))
-        self.assertIn("AccessDenied", await self.fails(bucket.check()))
+        """A bucket that is not there, or refuses both, cannot be used, and says why."""
+        _, bucket = self.serve(xml_error(404, "NoSuchBucket"))
+        self.assertIn("NoSuchBucket", await self.fails(bucket.check()))
+        refusals = (
+            xml_error(403, "AccessDenied", "no list"),
+            xml_error(403, "AccessDenied", "no put"),
+        )
+        _, bucket = self.serve(*refusals)
+        text = await self.fails(bucket.check())
+        self.assertIn("no list", text)
+        self.assertIn("no put", text)
 
 
 class AddressTests(BucketCase):
