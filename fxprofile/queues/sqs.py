@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -33,9 +34,18 @@ MAX_MESSAGES: Final = 10
 MAX_WAIT: Final = 20
 MAX_VISIBILITY: Final = 43200
 
+#: Seconds for which a message can be hidden in all, counted from its receive.  SQS counts from
+#: a little earlier than we do, and refuses what would be too long.
+MAX_HELD: Final = MAX_VISIBILITY - 60
+
 #: Seconds without a sign of life after which a call has failed; a long poll gets so much
 #: longer than it may wait.
 TIMEOUT: Final = 10.0
+
+#: The same for a send, and its tries: a client may be waiting, and whoever sends has a way
+#: to send again later.
+SEND_TIMEOUT: Final = 5.0
+SEND_TRIES: Final = 2
 
 #: Tries of one receive.  Whoever polls has a backoff of its own.
 RECEIVE_TRIES: Final = 2
@@ -75,6 +85,14 @@ def sqs_queue(
     )
 
 
+@dataclass
+class _Lease:
+    """When a message was received, and until when it is hidden from others."""
+
+    received: float
+    ends: float
+
+
 @implementer(IQueue)
 class SqsQueue(Service):
     """
@@ -106,7 +124,7 @@ class SqsQueue(Service):
         self._service = client.service("sqs", endpoint_url=endpoint_url or endpoint, region=region)
         self._deletes = Batcher(self._clock, self._send_deletes)
         self._visibilities = Batcher(self._clock, self._send_visibilities)
-        self._leases: dict[str, float] = {}
+        self._leases: dict[str, _Lease] = {}
         self._polls: set[Deferred[list[Message]]] = set()
 
     def startService(self) -> None:
@@ -129,7 +147,9 @@ class SqsQueue(Service):
         await self._client.release()
 
     async def send(self, *, body: str) -> None:
-        answer = await self._call("SendMessage", {"MessageBody": body})
+        answer = await self._call(
+            "SendMessage", {"MessageBody": body}, timeout=SEND_TIMEOUT, max_attempts=SEND_TRIES
+        )
         if answer.get("MD5OfMessageBody") != _md5(body):
             raise QueueError(f"sqs:SendMessage {self._url}: SQS got another body than ours")
 
@@ -178,7 +198,9 @@ class SqsQueue(Service):
         )
         now = self._clock.seconds()
         self._leases = {
-            receipt: end for receipt, end in self._leases.items() if end > now - LEASES_KEPT
+            receipt: lease
+            for receipt, lease in self._leases.items()
+            if lease.ends > now - LEASES_KEPT
         }
         messages = []
         for members in answer.get("Messages") or ():
@@ -189,7 +211,7 @@ class SqsQueue(Service):
                     "Message {id} of {queue} is damaged", id=members.get("MessageId"), queue=self
                 )
                 continue
-            self._leases[message.receipt_handle] = now + self._visibility_timeout
+            self._leases[message.receipt_handle] = _Lease(now, now + self._visibility_timeout)
             messages.append(message)
         return messages
 
@@ -205,10 +227,12 @@ class SqsQueue(Service):
         Deferred.fromCoroutine(self.extend(message=message, visibility=0)).addErrback(failed)
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        seconds = min(MAX_VISIBILITY, math.ceil(max(0, visibility)))
-        if not self._is_ours(message):
+        lease = self._lease(message)
+        now = self._clock.seconds()
+        left = int(lease.received + MAX_HELD - now)
+        if lease.ends <= now or left <= 0:
             raise LeaseLost(f"message {message.message_id} of {self.name}: its time was up")
-        until = self._clock.seconds() + seconds
+        seconds = min(left, math.ceil(max(0, visibility)))
         try:
             with self._errors():
                 await self._visibilities.add(
@@ -217,13 +241,14 @@ class SqsQueue(Service):
         except EntryRefused as error:
             text = f"sqs:ChangeMessageVisibilityBatch {self._url}: {error}"
             if _short(error.code) in LOST:
-                self._leases[message.receipt_handle] = self._clock.seconds()
+                lease.ends = self._clock.seconds()
                 raise LeaseLost(text) from error
             raise QueueError(text) from error
-        self._leases[message.receipt_handle] = until
+        lease.ends = now + seconds
 
     async def delete(self, *, message: Message) -> None:
-        if not self._is_ours(message):
+        lease = self._lease(message)
+        if lease.ends <= self._clock.seconds():
             return
         try:
             with self._errors():
@@ -231,16 +256,17 @@ class SqsQueue(Service):
         except EntryRefused as error:
             if _short(error.code) not in LOST:
                 raise QueueError(f"sqs:DeleteMessageBatch {self._url}: {error}") from error
-        self._leases[message.receipt_handle] = self._clock.seconds()
+        lease.ends = self._clock.seconds()
 
-    def _is_ours(self, message: Message) -> bool:
+    def _lease(self, message: Message) -> _Lease:
         """
-        Whether the message is still hidden for us, as far as we know.
+        For how long the message is hidden for us, as far as we know: of one that another
+        object received, only SQS knows.
 
         SQS may accept a receipt when the message is somebody else's already.
         """
-        end = self._leases.get(message.receipt_handle)
-        return end is None or end > self._clock.seconds()
+        known = self._leases.get(message.receipt_handle)
+        return known or _Lease(self._clock.seconds(), float("inf"))
 
     async def depth(self) -> QueueDepth:
         names = (

@@ -21,7 +21,7 @@ from fxprofile.aws.errors import AwsError, AwsUnreachable
 from fxprofile.config import Settings
 from fxprofile.errors import LeaseLost, QueueError
 from fxprofile.model import Message
-from fxprofile.queues.sqs import STOP_GRACE, SqsQueue, place, sqs_queue
+from fxprofile.queues.sqs import MAX_HELD, STOP_GRACE, SqsQueue, place, sqs_queue
 from tests.aws.server import ScriptedServer, hang, json_answer, json_error
 from tests.aws.support import InlineThreads, make_client
 
@@ -285,11 +285,24 @@ class LeaseTests(QueueCase):
 
     def test_seconds(self) -> None:
         """SQS counts whole seconds, and no more than it allows."""
-        for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, 43200)):
+        for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, MAX_HELD)):
             [message] = self.receive(entry())
             self.start(self.queue.extend(message=message, visibility=wanted))
             self.assertEqual(self.entries()[0]["VisibilityTimeout"], said)
             self.all_well()
+
+    def test_total(self) -> None:
+        """A message is hidden for twelve hours in all, since it was received, and then lost."""
+        [message] = self.receive(entry())
+        self.start(self.queue.extend(message=message, visibility=1e9))
+        self.all_well()
+        self.clock.advance(MAX_HELD - 100)
+        self.start(self.queue.extend(message=message, visibility=300))
+        self.assertEqual(self.entries()[0]["VisibilityTimeout"], 100)
+        self.all_well()
+        self.clock.advance(99.5)
+        extending = self.start(self.queue.extend(message=message, visibility=300))
+        self.failureResultOf(extending, LeaseLost)
 
     def test_lost(self) -> None:
         """What SQS says of a receipt that is no longer good is a lost lease."""
@@ -426,6 +439,12 @@ class SendTests(QueueCase):
             sending = self.start(self.queue.send(body="hello"))
             self.service.answer(**members)
             self.failureResultOf(sending, QueueError)
+
+    def test_in_good_time(self) -> None:
+        """Who sends hears soon that it does not work: clients wait for that."""
+        self.start(self.queue.send(body="hello"))
+        options = self.service.calls[0][2]
+        self.assertLessEqual(options["timeout"] * options["max_attempts"], 10)
 
     def test_depth(self) -> None:
         """Delayed messages wait as well."""
