@@ -32,6 +32,12 @@ RIGHTS = {
     "GetQueueAttributes": "sqs:GetQueueAttributes",
 }
 
+#: What some servers want in place of a right for the calls that do many things at once.
+BATCHES = {
+    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+}
+
 
 class RecordingClient(AwsClient):
     """

@@ -27,8 +27,8 @@ class AwsCase(PipelineCase):
         super().setUp()
         self.server = server = MotoServer()
         self.addCleanup(server.stop)
-        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
-        session = boto3.Session(region_name="us-east-1", **keys)
+        self.keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        session = boto3.Session(region_name="us-east-1", **self.keys)
         self.s3 = session.client("s3", endpoint_url=server.url)
         self.sqs = session.client("sqs", endpoint_url=server.url)
         for bucket in ("fxprofile-private", "fxprofile-public"):

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import boto3
+import treq
+from botocore.exceptions import ClientError
 from twisted.internet import reactor
 
 from tests.aws.gatekeeper import Gatekeeper
+from tests.aws.recording import POLICIES
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.test_aws import AwsCase
+
+ROLES = ("web", "worker", "images")
 
 
 class LeastPrivilegeTests(AwsCase):
@@ -24,7 +33,7 @@ class LeastPrivilegeTests(AwsCase):
 
     async def test_enough(self) -> None:
         """An avatar comes, is replaced and goes, and no role asks for more than it may."""
-        keepers = {role: self.gatekeeper(role) for role in ("web", "worker", "images")}
+        keepers = {role: self.gatekeeper(role) for role in ROLES}
         daemons = {
             role: await self.scene.daemon(
                 role, aws__endpoint_url=keepers[role].url, uploads__wait=30
@@ -55,3 +64,69 @@ class LeastPrivilegeTests(AwsCase):
         client = Client(web)
         status, answer = await client.ask("GET", "/__heartbeat__")
         self.assertEqual((status, answer["status"]), (200, "ok"))
+
+
+class EnforcedTests(AwsCase):
+    """Three processes, each with the keys of a user who has its policy and nothing else."""
+
+    prefix = "fxprofile-"
+
+    def setUp(self) -> None:
+        super().setUp()
+        iam = boto3.client(
+            "iam", region_name="us-east-1", endpoint_url=self.server.url, **self.keys
+        )
+        everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+        operator = {"Version": "2012-10-17", "Statement": [everything]}
+        policies = {role: (POLICIES / f"{role}.json").read_text() for role in ROLES}
+        policies["operator"] = json.dumps(operator)
+        self.users = {}
+        for name, policy in policies.items():
+            iam.create_user(UserName=name)
+            iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
+            key = iam.create_access_key(UserName=name)["AccessKey"]
+            self.users[name] = (key["AccessKeyId"], key["SecretAccessKey"])
+        self.server.post("/moto-api/reset-auth", b"0")
+        self.s3, self.sqs = self.clients("operator")
+
+    def clients(self, user: str) -> tuple[Any, Any]:
+        key, secret = self.users[user]
+        session = boto3.Session(
+            region_name="us-east-1", aws_access_key_id=key, aws_secret_access_key=secret
+        )
+        return (
+            session.client("s3", endpoint_url=self.server.url),
+            session.client("sqs", endpoint_url=self.server.url),
+        )
+
+    async def test_enough(self) -> None:
+        """An avatar comes, is replaced and goes, and all say that they are well."""
+        daemons = {}
+        for role in ROLES:
+            key, secret = self.users[role]
+            keys = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+            self.scene.environ = {**self.scene.environ, **keys}
+            daemons[role] = await self.scene.daemon(role, uploads__wait=30)
+        client = Client(daemons["web"])
+        _, first = await client.upload(photos.jpeg())
+        self.assertEqual(first["status"], "ready")
+        await self.scene.assert_sizes(client, first["url"], (200, 150), (100, 75), (600, 450))
+        _, second = await client.upload(photos.jpeg(300, 300))
+        self.assertEqual(second["status"], "ready")
+        await client.until_picture(first["url"], 404)
+        for daemon in daemons.values():
+            answer = await treq.get(f"{daemon.admin_url}/__heartbeat__", persistent=False)
+            self.assertEqual(answer.code, 200, await answer.text())
+        await client.ask("DELETE", "/v1/avatar")
+        await client.until_picture(second["url"], 404)
+        # To see whether it may put, the web role has put an empty object.
+        self.s3.delete_object(Bucket="fxprofile-private", Key="probe")
+        await self.until_quiet()
+
+    def test_no_more(self) -> None:
+        """The server asks for rights: with those of another role nothing works."""
+        s3, sqs = self.clients("images")
+        with self.assertRaises(ClientError):
+            s3.put_object(Bucket="fxprofile-public", Key="k", Body=b"")
+        with self.assertRaises(ClientError):
+            sqs.receive_message(QueueUrl=self.urls["jobs"])

@@ -75,7 +75,10 @@ class MotoServer:
 
     def post(self, path: str, body: bytes = b"") -> bytes:
         """Tell the server something, and wait for it."""
-        with urlopen(Request(self.url + path, data=body, method="POST")) as answer:
+        # As a form, which is urllib's default, it would not reach who reads the body.
+        headers = {"Content-Type": "text/plain"}
+        request = Request(self.url + path, data=body, headers=headers, method="POST")
+        with urlopen(request) as answer:
             return answer.read()
 
     def stop(self) -> None:
