@@ -105,7 +105,6 @@ class Importer:
 
     :param database: ours, open.
     :param tell: is told what somebody should look at.
-    :param progress: is told how many more are done.
     :param parallel: avatars at one time.
     :param dry_run: whether to change nothing.
     """
@@ -119,7 +118,6 @@ class Importer:
         clock: Any,
         checkpoint: Checkpoint,
         tell: Tell,
-        progress: Callable[[int], object],
         batch: int,
         parallel: int,
         dry_run: bool,
@@ -130,33 +128,47 @@ class Importer:
         self._clock = clock
         self._checkpoint = checkpoint
         self._tell = tell
-        self._progress = progress
         self._batch = batch
         self._slots = DeferredSemaphore(parallel)
         self._dry_run = dry_run
         self.tally = Tally()
 
-    async def run(self) -> None:
+    async def left(self) -> int:
+        """
+        How many names and avatars are to be looked at, from the checkpoint on.
+
+        :raises DriverError: if the source cannot be read.
+        """
+        place = self._checkpoint.load()
+        if place.step == "avatars":
+            return await self._source.count_avatars(after=place.after)
+        names = await self._source.count_names(after=place.after)
+        return names + await self._source.count_avatars(after="")
+
+    async def run(self, progress: Callable[[int], object]) -> None:
         """
         Import everything, from the checkpoint on.
 
+        :param progress: is told how many more are done.
         :raises DriverError: if something outside failed; another run goes on.
         """
         place = self._checkpoint.load()
         if place.step == "names":
-            await self._walk(place, self._source.names, self._names)
+            await self._walk(place, self._source.names, self._names, progress)
             place = Place("avatars")
-        await self._walk(place, self._source.avatars, self._avatars)
+        await self._walk(place, self._source.avatars, self._avatars, progress)
         if not self._dry_run:
             self._checkpoint.done()
 
-    async def _walk(self, place: Place, read: Any, handle: Any) -> None:
+    async def _walk(
+        self, place: Place, read: Any, handle: Any, progress: Callable[[int], object]
+    ) -> None:
         while found := await read(after=place.after, limit=self._batch):
             await handle(found)
             place = Place(place.step, found[-1].uid)
             if not self._dry_run:
                 self._checkpoint.save(place)
-            self._progress(len(found))
+            progress(len(found))
 
     async def _names(self, found: Sequence[SourceName]) -> None:
         names = []
@@ -197,8 +209,10 @@ class Importer:
         if known is not None:
             return known, ""
         variants = await self._pictures.present(avatar_id)
-        if variants is None and self._dry_run and self._pictures.copies:
-            return Fate.IMPORTED, ""
+        if variants is None and self._dry_run:
+            if await self._pictures.can_be_copied(avatar_id):
+                return Fate.IMPORTED, ""
+            return Fate.MISSING, "no pictures"
         copied, placeholder = variants is None, None
         if variants is None:
             try:

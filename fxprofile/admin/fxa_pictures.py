@@ -223,10 +223,9 @@ class Pictures:
             return None
         return Variant(width=width, height=height, bytes=info.length)
 
-    @property
-    def copies(self) -> bool:
-        """Whether pictures can be had that are not in the bucket yet."""
-        return self._old is not None
+    async def can_be_copied(self, avatar_id: str) -> bool:
+        """Whether there is an old picture, good or not."""
+        return await self._largest_old(avatar_id) is not None
 
     async def copied(self, avatar_id: str) -> tuple[Mapping[str, Variant], str | None] | None:
         """
@@ -235,16 +234,20 @@ class Pictures:
         :returns: what is there now, and its placeholder; None if there is no old one.
         :raises CrunchError: if it is no good.
         """
-        if self._old is None or self._cruncher is None:
+        data = await self._largest_old(avatar_id)
+        if data is None or self._cruncher is None:
+            return None
+        crunched = await self._crunched(self._cruncher, data)
+        return await publish(self._public, avatar_id, crunched), crunched.placeholder
+
+    async def _largest_old(self, avatar_id: str) -> bytes | None:
+        if self._old is None:
             return None
         for suffix in _SUFFIXES:
             data = await self._old.fetch(avatar_id + suffix)
             if data is not None:
-                break
-        else:
-            return None
-        crunched = await self._crunched(self._cruncher, data)
-        return await publish(self._public, avatar_id, crunched), crunched.placeholder
+                return data
+        return None
 
     async def remove(self, avatar_id: str) -> None:
         """Remove pictures from the public bucket."""

@@ -119,21 +119,21 @@ class FxaSource(Service):
         """Which database this is, without the password."""
         return self._url.set(query={}).render_as_string(hide_password=True)
 
-    async def counts(self) -> tuple[int, int]:
+    async def count_names(self, *, after: str) -> int:
         """
-        How many names and how many selected avatars there are.
+        How many names are still to come; see :meth:`names`.
 
-        :raises SourceError: if the tables cannot be read.
+        :raises SourceError: if the table cannot be read.
         """
+        return await self._count(profile.c.userId, after)
 
-        def count(connection: Connection) -> tuple[int, int]:
-            names = connection.execute(select(func.count()).select_from(profile)).scalar_one()
-            selected = connection.execute(
-                select(func.count()).select_from(avatar_selected)
-            ).scalar_one()
-            return names, selected
+    async def count_avatars(self, *, after: str) -> int:
+        """How many selected avatars are still to come; see :meth:`avatars`."""
+        return await self._count(avatar_selected.c.userId, after)
 
-        return await self._run(count)
+    async def _count(self, uid: Column[Any], after: str) -> int:
+        query = select(func.count()).where(uid > bytes.fromhex(after))
+        return await self._run(lambda c: c.execute(query).scalar_one())
 
     async def names(self, *, after: str, limit: int) -> Sequence[SourceName]:
         """

@@ -105,26 +105,24 @@ def import_fxa(
                 old = old_pictures(tools, pictures_from)
                 if not dry_run:
                     cruncher = await start_pool(tools)
-            names, avatars = await original.counts()
-            with Progress(names + avatars, quiet=session.as_json) as progress:
-                importer = Importer(
-                    source=original,
-                    database=database,
-                    pictures=Pictures(
-                        public=tools.bucket("public"),
-                        threads=tools.files,
-                        old=old,
-                        cruncher=cruncher,
-                    ),
-                    clock=tools.reactor,
-                    checkpoint=Checkpoint(checkpoint, original.name),
-                    tell=tell,
-                    progress=progress.add,
-                    batch=batch,
-                    parallel=parallel,
-                    dry_run=dry_run,
-                )
-                await importer.run()
+            importer = Importer(
+                source=original,
+                database=database,
+                pictures=Pictures(
+                    public=tools.bucket("public"),
+                    threads=tools.files,
+                    old=old,
+                    cruncher=cruncher,
+                ),
+                clock=tools.reactor,
+                checkpoint=Checkpoint(checkpoint, original.name),
+                tell=tell,
+                batch=batch,
+                parallel=parallel,
+                dry_run=dry_run,
+            )
+            with Progress(await importer.left(), quiet=session.as_json) as progress:
+                await importer.run(progress.add)
             return importer.tally
 
         try:

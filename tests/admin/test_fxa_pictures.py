@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from fxprofile.admin.fxa_import import Checkpoint, Importer
+from fxprofile.admin.fxa_import import Checkpoint, Importer, Place
 from fxprofile.admin.fxa_pictures import TIMEOUT, TRIES, HttpPictures, OldPicturesUnavailable
 from fxprofile.admin.fxa_rows import Fate
 from fxprofile.admin.fxa_source import FxaSource
@@ -26,7 +26,7 @@ from fxprofile.admin.import_fxa import Progress
 from fxprofile.compute.result import check_png
 from fxprofile.keys import VARIANTS, new_id, public_key
 from fxprofile.model import Variant
-from tests.admin.original import ImportCase, png, uids
+from tests.admin.original import ImportCase, Original, png, uids
 from tests.admin.support import command, environment
 from tests.servers.sql import free_port
 
@@ -64,8 +64,8 @@ class PicturesTests(ImportCase):
         (old / f"{ids[2]}_large").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
         async with self.service() as tools:
             template = f"--pictures-from={old}/{{id}}"
-            dry = await self.run_import(original, template, "--dry-run")
-            self.assertEqual(dry["avatars"], {"imported": 4})
+            dry = await self.run_import(original, template, "--dry-run", status=1)
+            self.assertEqual(dry["avatars"], {"imported": 3, "pictures missing": 1})
             said = await self.run_import(original, template, status=1)
             self.assertEqual(said["avatars"], {"imported": 2, "pictures missing": 1, "refused": 1})
             sides = {}
@@ -245,12 +245,11 @@ class RaceTests(ImportCase):
                 clock=reactor,
                 checkpoint=Checkpoint(None, ""),
                 tell=lambda *_: None,
-                progress=lambda _: None,
                 batch=1,
                 parallel=1,
                 dry_run=False,
             )
-            await importer.run()
+            await importer.run(lambda _: None)
             self.assertEqual(importer.tally.avatars, {Fate.CHANGED_HERE: 1})
             self.assertEqual(pictures.removed, [avatar_id])
             self.assertIsNone(await tools.store.avatar(avatar_id=avatar_id))
@@ -265,6 +264,27 @@ class ProgressTests(ImportCase):
         for user in uids(3):
             original.name(user, "Alice")
         await self.admin("migrate")
+        shown, said = await self.on_a_terminal(original)
+        self.assertIn(b"Importing", shown)
+        self.assertIn(b"100%", shown)
+        self.assertIn(b"imported", said)
+
+    async def test_bar_of_the_rest(self) -> None:
+        """The bar of an import that goes on is that of the rest."""
+        original = await self.original()
+        users = uids(4)
+        for user in users:
+            original.name(user, "Alice")
+            original.avatar(user, new_id(), provider=2)
+        await self.admin("migrate")
+        checkpoint = self.directory / "checkpoint"
+        for step in ("names", "avatars"):
+            Checkpoint(checkpoint, original.name_of_source).save(Place(step, users[0]))
+            shown, _ = await self.on_a_terminal(original, f"--checkpoint={checkpoint}")
+            self.assertIn(b"100%", shown)
+
+    async def on_a_terminal(self, original: Original, *arguments: str) -> tuple[bytes, bytes]:
+        """What an import shows on a terminal, and what it says elsewhere."""
         ours, theirs = os.openpty()
         self.addCleanup(os.close, ours)
         try:
@@ -272,7 +292,7 @@ class ProgressTests(ImportCase):
                 subprocess.run,
                 command(
                     *(f"--set={o}" for o in self.overrides()),
-                    *("import-fxa", f"--source={original.url}", "--batch=1"),
+                    *("import-fxa", f"--source={original.url}", "--batch=1", *arguments),
                 ),
                 cwd=self.directory,
                 env=environment(),
@@ -283,9 +303,7 @@ class ProgressTests(ImportCase):
             os.close(theirs)
         shown = os.read(ours, 100_000)
         self.assertEqual(done.returncode, 0)
-        self.assertIn(b"Importing", shown)
-        self.assertIn(b"100%", shown)
-        self.assertIn(b"imported", done.stdout)
+        return shown, done.stdout
 
 
 class ProgressLineTests(SynchronousTestCase):
