@@ -144,7 +144,7 @@ class Api:
     The routes of the API.
 
     :param identity: verifies tokens.
-    :ivar routes: the method and path of each endpoint.
+    :ivar routes: the scopes of each endpoint, by its method and path.
     """
 
     _log = Logger()
@@ -153,7 +153,7 @@ class Api:
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
-        self.routes: list[tuple[str, str]] = []
+        self.routes: dict[tuple[str, str], tuple[str, ...] | None] = {}
         # Klein's types want handlers that are methods of the class it is made in.
         klein: Any = Klein()
         self._klein = klein
@@ -179,7 +179,9 @@ class Api:
                 # Whether its client waits for it or not, a write goes to its end.
                 return _response(await (work if method == "GET" else detached(work)))
 
-            self.routes.append((method, path))
+            if (method, path) in self.routes:
+                raise ValueError(f"there are two endpoints for {method} {path}")
+            self.routes[method, path] = scopes
             self._klein.route(path, methods=[method], endpoint=f"{method} {path}")(answer)
             return endpoint
 

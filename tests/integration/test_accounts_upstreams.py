@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.fakes.oauth import FakeAccount, Said, Seen, error
 from tests.integration.accounts import AccountsCase
@@ -161,6 +161,30 @@ class UpstreamTests(AccountsCase):
         self.oauth.hold = False
         self.oauth.release()
         await asks
+
+    async def test_goes_away(self) -> None:
+        """A client that does not wait takes nothing from others who have the same token."""
+        alice, last = self.account("profile:uid"), self.account("profile:uid")
+        gone = self.daemon.output.count("/v1/uid 499")
+        self.oauth.hold = True
+
+        async def is_asked() -> bool:
+            return {alice.token, last.token} <= set(self.oauth.verified)
+
+        async def is_gone() -> bool:
+            return self.daemon.output.count("/v1/uid 499") > gone
+
+        first = Deferred.fromCoroutine(self.asks_for_uid(alice))
+        first.addErrback(lambda failure: None)
+        others = [Deferred.fromCoroutine(self.asks_for_uid(alice)) for _ in range(5)]
+        others.append(Deferred.fromCoroutine(self.asks_for_uid(last)))
+        await self.until(is_asked, "the OAuth server is not asked")
+        first.cancel()
+        await self.until(is_gone, "nobody has gone away")
+        self.assertEqual(self.oauth.gone, 0)
+        self.oauth.hold = False
+        self.oauth.release()
+        await gatherResults(others)
 
     async def asks_for_uid(self, who: FakeAccount) -> None:
         reply = await self.ask("GET", "/v1/uid", who)

@@ -17,6 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile import errors
 from fxprofile.errors import ApiError
+from fxprofile.profiles import FIELD_SCOPES
 from tests.daemon import Daemon
 from tests.web.service import ApiCase, account
 
@@ -42,7 +43,15 @@ class DocumentTests(ApiCase):
         }
         there = {(method, re.sub(r"<(\w+)>", r"{\1}", path)) for method, path in self.api.routes}
         self.assertEqual(described, there)
-        self.assertEqual(len(self.api.routes), len(there))
+
+    async def test_scopes(self) -> None:
+        """It names the scopes that each route looks at, and no others."""
+        paths = (await self.ask("GET", "/openapi.json", token=None)).json["paths"]
+        for (method, path), scopes in self.api.routes.items():
+            operation = paths[re.sub(r"<(\w+)>", r"{\1}", path)][method.lower()]
+            named = tuple(re.findall("`([^`]+)`", operation.get("description", "")))
+            self.assertEqual(named, scopes or (), path)
+            self.assertEqual(operation["security"] == [{"bearer": []}], scopes is not None, path)
 
 
 class ExampleTests(ApiCase):
@@ -128,6 +137,34 @@ class ReferenceTests(ApiCase):
         rows = set(re.findall(r"^\| `(GET|POST|DELETE) (/\S*)`", self.text, re.MULTILINE))
         there = {(method, re.sub(r"<(\w+)>", r"{\1}", path)) for method, path in self.api.routes}
         self.assertEqual(rows, there)
+
+    async def test_statuses(self) -> None:
+        """Each status that the description has is in a table, and no other."""
+        rows = set(re.findall(r"^\| (\d{3}) \|", self.text, re.MULTILINE))
+        document = (await self.ask("GET", "/openapi.json", token=None)).json
+        described = {
+            status
+            for operations in document["paths"].values()
+            for operation in operations.values()
+            for status in operation["responses"]
+        }
+        self.assertEqual(rows, described)
+
+    def test_scopes(self) -> None:
+        """Each field and each scope that an endpoint needs is named as it is."""
+        fields = dict(re.findall(r"^\| (`[a-zA-Z`, ]+`) \| (`[a-z_:` or]+) \|$", self.text, re.M))
+        told = {
+            field: tuple(re.findall("[a-z_:]+", scopes.replace("`", " ").replace(" or ", " ")))
+            for names, scopes in fields.items()
+            for field in re.findall("[a-zA-Z]+", names)
+        }
+        self.assertEqual(told, FIELD_SCOPES)
+        for (method, path), scopes in self.api.routes.items():
+            named = re.sub(r"<(\w+)>", r"{\1}", path)
+            (row,) = re.findall(
+                rf"^\| `{method} {re.escape(named)}` \| ([^|]*) \|", self.text, re.M
+            )
+            self.assertEqual(tuple(re.findall("`([^`]+)`", row)), scopes or (), row)
 
     def test_errors(self) -> None:
         """Each status and errno that the code can answer is in the table, and no other."""
