@@ -155,6 +155,8 @@ class ThreeRolesTests(AwsCase):
             MessageBody=json.dumps({"Message": json.dumps(event)}),
         )
         await self.until_quiet()
+        # Nobody waits for an update to be sent.
+        await self.until_in_thread(lambda: self.messages_in_thread("updates") > 0, True, "updates")
         update = self.sqs.receive_message(QueueUrl=self.urls["updates"])["Messages"][0]
         self.assertEqual(json.loads(json.loads(update["Body"])["Message"]), uid)
 
