@@ -7,6 +7,7 @@ Time comes from an ``IReactorTime``, so that tests turn the clock.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.application.service import MultiService, Service
@@ -143,33 +144,15 @@ class Stack(MultiService):
                 self._log.failure("Cannot stop {name}", name=service.name or service)
 
 
-async def repeat(
-    clock: IReactorTime, seconds: float, call: Callable[[], Awaitable[object]], what: str
-) -> None:
+class Repeating(Service):
     """
-    Call something again and again, whatever it raises, until cancelled.
+    Calls something again and again, whatever it raises, from its start until it is stopped.
 
     :param seconds: from the end of a call to the next.
     :param what: it does, for the log.
     """
-    while True:
-        try:
-            await call()
-        except CancelledError:
-            raise
-        except DriverError as error:
-            _log.warn("Cannot {what}: {error}", what=what, error=error)
-        except Exception:
-            _log.failure("Cannot {what}", what=what)
-        await sleep(clock, seconds)
 
-
-class Repeating(Service):
-    """
-    :func:`repeat` as a service.
-
-    :param first: seconds before the first call.
-    """
+    _log = Logger()
 
     def __init__(
         self,
@@ -177,25 +160,39 @@ class Repeating(Service):
         seconds: float,
         call: Callable[[], Awaitable[object]],
         what: str,
-        first: float = 0,
     ) -> None:
         self.setName(what)
         self._clock = clock
         self._seconds = seconds
         self._call = call
-        self._first = first
         self._loop: Deferred[None] | None = None
+        self._turn = 0
 
     def startService(self) -> None:
         super().startService()
-        self._loop = Deferred.fromCoroutine(self._run())
-        self._loop.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._turn += 1
+        self._loop = Deferred.fromCoroutine(self._run(self._turn))
 
-    async def _run(self) -> None:
-        await sleep(self._clock, self._first)
-        await repeat(self._clock, self._seconds, self._call, str(self.name))
+    async def _run(self, turn: int) -> None:
+        while self._goes_on(turn):
+            try:
+                await self._call()
+            except DriverError as error:
+                self._log.warn("Cannot {what}: {error}", what=self.name, error=error)
+            except Exception as error:
+                # A CancelledError need not be that of the stop: drivers cancel, too.
+                if self._goes_on(turn) or not isinstance(error, CancelledError):
+                    self._log.failure("Cannot {what}", what=self.name)
+            if self._goes_on(turn):
+                with suppress(CancelledError):
+                    await sleep(self._clock, self._seconds)
+
+    def _goes_on(self, turn: int) -> bool:
+        # Who was stopped and started again in the meantime has another loop.
+        return bool(self.running) and self._turn == turn
 
     def stopService(self) -> Deferred[None]:
+        """Cancel the call in hand, and wait until it has ended."""
         super().stopService()
         loop, self._loop = self._loop, None
         if loop is None:

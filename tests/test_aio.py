@@ -11,9 +11,10 @@ from twisted.application.service import Service
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from fxprofile.aio import BytesBody, Repeating, Stack, Threads, detached, read_all, repeat, sleep
+from fxprofile.aio import BytesBody, Repeating, Stack, Threads, detached, read_all, sleep
 from fxprofile.errors import StorageError
 
 
@@ -187,8 +188,8 @@ class RepeatTests(SynchronousTestCase):
         elif outcome is not None:
             raise outcome
 
-    def start(self, **options: Any) -> Repeating:
-        service = Repeating(self.clock, 10, self.call, "call", **options)
+    def start(self) -> Repeating:
+        service = Repeating(self.clock, 10, self.call, "call")
         service.startService()
         return service
 
@@ -207,22 +208,13 @@ class RepeatTests(SynchronousTestCase):
         self.assertEqual(self.calls, 2)
         self.successResultOf(service.stopService())
 
-    def test_first(self) -> None:
-        """The first call may come later."""
-        service = self.start(first=5)
-        self.clock.advance(4)
-        self.assertEqual(self.calls, 0)
-        self.clock.advance(1)
-        self.assertEqual(self.calls, 1)
-        self.successResultOf(service.stopService())
-
     def test_survives(self) -> None:
         """Whatever a call raises, the next one comes; what nobody expects has a trace."""
-        self.outcomes = [StorageError("x"), ValueError("x")]
+        self.outcomes = [StorageError("x"), ValueError("x"), CancelledError()]
         service = self.start()
-        self.clock.pump([0, 10, 10])
-        self.assertEqual(self.calls, 3)
-        self.assertEqual(len(self.flushLoggedErrors()), 1)
+        self.clock.pump([0, 10, 10, 10])
+        self.assertEqual(self.calls, 4)
+        self.assertEqual(len(self.flushLoggedErrors()), 2)
         self.successResultOf(service.stopService())
 
     def test_stop(self) -> None:
@@ -240,15 +232,34 @@ class RepeatTests(SynchronousTestCase):
         service = self.start()
         self.successResultOf(service.stopService())
         service.startService()
-        self.clock.advance(0)
-        self.assertEqual(self.calls, 1)
+        self.assertEqual(self.calls, 2)
         self.successResultOf(service.stopService())
 
-    def test_cancelled(self) -> None:
-        """The coroutine alone ends with its cancellation."""
-        work = Deferred.fromCoroutine(repeat(self.clock, 10, self.call, "call"))
-        work.cancel()
-        self.failureResultOf(work, CancelledError)
+    def test_stop_that_a_driver_takes_for_an_error(self) -> None:
+        """It stops even if what it calls makes another error of the cancellation."""
+        held: Deferred[None] = Deferred()
+        held.addErrback(lambda failure: Failure(StorageError("cancelled")))
+        self.outcomes = [held]
+        service = self.start()
+        self.successResultOf(service.stopService())
+        self.clock.advance(100)
+        self.assertEqual(self.calls, 1)
+
+    def test_restarted_in_mid_stop(self) -> None:
+        """One that is started again before it has quite stopped goes on once."""
+        slow: Deferred[None] = Deferred()
+        first: Deferred[None] = Deferred()
+        first.addErrback(lambda failure: slow)
+        self.outcomes = [first]
+        service = self.start()
+        stopping = service.stopService()
+        self.assertNoResult(stopping)
+        service.startService()
+        slow.callback(None)
+        self.successResultOf(stopping)
+        self.clock.advance(10)
+        self.assertEqual(self.calls, 3)
+        self.successResultOf(service.stopService())
 
 
 class ThreadsTests(TestCase):

@@ -11,11 +11,11 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.aio import repeat
+from fxprofile.aio import Repeating
 from fxprofile.errors import DriverError, MalformedMessage
 from fxprofile.intake import Intake
 from fxprofile.interfaces import IProfileStore, IQueue
@@ -82,23 +82,20 @@ class Repair(Service):
         self._clock = clock
         self._owner = owner or secrets.token_hex(8)
         self._last_slow_run: float | None = None
-        self._loop: Deferred[None] | None = None
+        self._loop = Repeating(clock, OUTBOX_PERIOD, self.run, "repair")
 
     def startService(self) -> None:
         super().startService()
-        self._loop = Deferred.fromCoroutine(repeat(self._clock, OUTBOX_PERIOD, self.run, "repair"))
-        self._loop.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._loop.startService()
 
     def stopService(self) -> Deferred[None]:
-        super().stopService()
-        loop, self._loop = self._loop, None
-        if loop is None:
+        if not self.running:
             return succeed(None)
-        return Deferred.fromCoroutine(self._stop(loop))
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
 
-    async def _stop(self, loop: Deferred[None]) -> None:
-        loop.cancel()
-        await loop
+    async def _stop(self) -> None:
+        await self._loop.stopService()
         try:
             await self._store.resign(owner=self._owner)
         except DriverError as error:

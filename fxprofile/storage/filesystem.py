@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO, Final, ParamSpec, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from fxprofile.aio import Threads, detached, repeat
+from fxprofile.aio import Repeating, Threads, detached
 from fxprofile.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.interfaces import Body, IBucket
 from fxprofile.model import ObjectInfo
@@ -68,24 +68,17 @@ class FilesystemBucket(Service):
         self._clock = clock
         self._expire_after = expire_after
         self._stopping = threading.Event()
-        self._cleaning: Deferred[None] | None = None
+        self._cleaning = Repeating(clock, CLEANING_PERIOD, self.clean, f"clean {self}")
 
     def startService(self) -> None:
         super().startService()
         self._stopping.clear()
-        self._cleaning = Deferred.fromCoroutine(
-            repeat(self._clock, CLEANING_PERIOD, self.clean, f"clean {self}")
-        )
-        self._cleaning.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._cleaning.startService()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         self._stopping.set()
-        cleaning, self._cleaning = self._cleaning, None
-        if cleaning is None:
-            return succeed(None)
-        cleaning.cancel()
-        return cleaning
+        return self._cleaning.stopService()
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
         """
