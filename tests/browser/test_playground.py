@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from twisted.internet.defer import Deferred
@@ -97,6 +98,28 @@ class PlaygroundTests(BrowserTestCase):
         self.tab_to("copy")
         self.press(Keys.SPACE)
         self.until(lambda: self.text("copy") in ("Copied", "Selected"))
+        self.nothing_to_complain_of()
+
+    @blocking
+    def test_placeholder(self) -> None:
+        """What can be shown until the picture is there has its colours in its places."""
+        picture = Image.new("RGB", (400, 300), "red")
+        picture.paste("blue", (200, 0, 400, 300))
+        picture.save(self.directory / "halves.png")
+        self.assertFalse(self.element("placeholder").is_displayed())
+        self.upload(str(self.directory / "halves.png"))
+        self.says("picture-status", READY)
+        self.until(self.element("placeholder").is_displayed)
+        self.assertEqual(len(self.text("blurhash")), 28)
+        script = (
+            "const context = document.getElementById('blur').getContext('2d');"
+            "return [2, 29].map(x => [...context.getImageData(x, 16, 1, 1).data]);"
+        )
+        left, right = self.browser.execute_script(script)
+        self.assertTrue(left[0] > 200 > 2 * left[1] and left[2] < 150, left)
+        self.assertTrue(right[2] > 200 > 2 * right[1] and right[0] < 150, right)
+        self.element("delete").click()
+        self.until(lambda: not self.element("placeholder").is_displayed())
         self.nothing_to_complain_of()
 
     @blocking

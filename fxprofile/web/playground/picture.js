@@ -3,6 +3,7 @@
  */
 
 import { call, upload } from "./api.js";
+import { draw } from "./blurhash.js";
 import { $, fail, pause, record, say } from "./page.js";
 
 /** What follows the id in the address of each size, and how large it is on this page. */
@@ -163,12 +164,14 @@ export class Picture {
   /**
    * Show the avatar that the user has now.
    *
-   * @param {?{id: string, url: string, avatarDefault: boolean, pending?: object}} avatar
+   * @param {?{id: string, url: string, avatarDefault: boolean, placeholder?: string,
+   *     pending?: object}} avatar
    */
   show(avatar) {
     $("delete").disabled = !avatar || avatar.avatarDefault;
     $("source").textContent = avatar ? source(avatar) : "\u00a0";
     for (const figure of this.figures) figure.show(avatar);
+    showPlaceholder(avatar?.placeholder);
     if (!avatar?.pending || this.turn) return;
     // Uploaded before this page was opened.
     const turn = (this.turn = new AbortController());
@@ -249,6 +252,12 @@ function variant({ id, url }, suffix) {
 /** Whether this is the letter that the API draws for users without an avatar. */
 function isLetter({ id, url }) {
   return !url.includes(id);
+}
+
+function showPlaceholder(hash) {
+  $("placeholder").hidden = !hash;
+  $("blurhash").textContent = hash ?? "";
+  if (hash) draw($("blur"), hash);
 }
 
 function source(avatar) {
