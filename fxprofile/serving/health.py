@@ -44,6 +44,8 @@ class Health:
         self._clock = clock
         self._checks: dict[str, Check] = {}
         self._last: tuple[float, dict[str, str]] | None = None
+        # Who waits for the answers, while the dependencies are being asked.
+        self._waiting: list[Deferred[Mapping[str, str]]] | None = None
         self._version: dict[str, str] | None = None
 
     def add(self, name: str, check: Check) -> None:
@@ -65,11 +67,21 @@ class Health:
 
     async def _answers(self) -> Mapping[str, str]:
         now = self._clock.seconds()
-        if self._last is None or now - self._last[0] >= FRESH:
-            asked = {name: self._ask(name, check) for name, check in self._checks.items()}
-            answers = {name: "ok" if await answer else "fail" for name, answer in asked.items()}
-            self._last = (now, answers)
-        return self._last[1]
+        if self._last is not None and now - self._last[0] < FRESH:
+            return self._last[1]
+        if self._waiting is not None:
+            # A dependency that is slow already is not asked by each of many as well.
+            waiter: Deferred[Mapping[str, str]] = Deferred()
+            self._waiting.append(waiter)
+            return await waiter
+        self._waiting = []
+        asked = {name: self._ask(name, check) for name, check in self._checks.items()}
+        answers = {name: "ok" if await answer else "fail" for name, answer in asked.items()}
+        self._last = (now, answers)
+        waiting, self._waiting = self._waiting, None
+        for waiter in waiting:
+            waiter.callback(answers)
+        return answers
 
     def _ask(self, name: str, check: Check) -> Deferred[bool]:
         async def ask() -> bool:

@@ -86,6 +86,23 @@ class HealthTests(SynchronousTestCase):
         self.clock.advance(FRESH / 2)
         self.assert_ill("one", self.heartbeat())
 
+    def test_asked_by_many(self) -> None:
+        """However many ask at one time, each dependency is asked once."""
+        slow: Deferred[None] = Deferred()
+        self.answers["one"] = slow
+        beats = [self.start() for _ in range(3)]
+        self.clock.advance(FRESH)
+        beats += [self.start() for _ in range(3)]
+        self.assertEqual(sorted(self.asked), ["one", "other"])
+        beats[0].cancel()
+        self.failureResultOf(beats.pop(0), CancelledError)
+        slow.callback(None)
+        for beat in beats:
+            self.assertEqual(self.successResultOf(beat)[0], 200)
+        self.answers["one"] = None
+        self.heartbeat()
+        self.assertEqual(len(self.asked), 4)
+
     def test_who_asks_goes_away(self) -> None:
         """Whoever asks and goes away does not make anything look ill to the next one."""
         wait: Deferred[None] = Deferred()
