@@ -205,7 +205,7 @@ class Ledger:
         for row in rows:
             if row.status is not Status.READY:
                 self.fail(f"{row.id} is still {row.status}, {row.error}")
-        expected = {key for row in rows for key in public_keys(row.id)}
+        expected = {key for row in rows for key in public_keys(row.id, ["png"])}
         if odd := set(self._world.public.objects) ^ expected:
             self.fail(f"the public bucket is wrong about {sorted(odd)}")
         for avatar_id in self._world.private.objects:
