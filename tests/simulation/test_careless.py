@@ -13,7 +13,7 @@ from fxprofile.crunch import Crunch
 from fxprofile.events.repair import Repair
 from fxprofile.intake import Intake
 from fxprofile.keys import VARIANTS
-from fxprofile.model import Avatar, Job, Op, Outcome, Result, Variant
+from fxprofile.model import Avatar, Crunched, Job, Op, Outcome, Result, Variant
 from fxprofile.profiles import Changes
 from fxprofile.queues.poller import Poller
 from fxprofile.selection import Selection
@@ -34,11 +34,11 @@ class ForgetfulSelection(Selection):
 class HastyCrunch(Crunch):
     """Says that an avatar is ready before its pictures are put."""
 
-    async def _pictures(self, avatar_id: str, original: Any) -> Any:
-        pictures = await super()._pictures(avatar_id, original)
-        variants = {name: variant for name, (variant, _) in pictures.items()}
+    async def _crunched(self, avatar_id: str, original: Any) -> Crunched:
+        crunched = await super()._crunched(avatar_id, original)
+        variants = {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
         await self._report(Result(avatar_id, Outcome.READY, variants=variants))
-        return pictures
+        return crunched
 
 
 class TrustingCrunch(Crunch):
@@ -51,8 +51,9 @@ class TrustingCrunch(Crunch):
 class SoftCrunch(Crunch):
     """Gives up on an image when its first child fails."""
 
-    async def _pictures(self, avatar_id: str, original: Any) -> Any:
-        return await self._cruncher.crunch(original=original)
+    async def _crunched(self, avatar_id: str, original: Any) -> Crunched:
+        crunched: Crunched = await self._cruncher.crunch(original=original)
+        return crunched
 
 
 class HastyIntake(Intake):
