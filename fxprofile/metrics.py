@@ -55,6 +55,19 @@ class Metrics:
         self.receive_errors = Counter(
             "fxprofile_queue_receive_errors", "Receives that failed.", ("queue",), registry=registry
         )
+        self.conclude_errors = Counter(
+            "fxprofile_queue_conclude_errors",
+            "Messages handled of which the queue could not be told: they come back.",
+            ("queue",),
+            registry=registry,
+        )
+        self.receive_count = Histogram(
+            "fxprofile_queue_receive_count",
+            "How often a message had been received when it was handled.",
+            ("queue",),
+            buckets=(1, 2, 3, 5, 10),
+            registry=registry,
+        )
         self.in_hand = Gauge(
             "fxprofile_queue_in_hand",
             "Messages being handled by this process.",

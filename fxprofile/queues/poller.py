@@ -184,6 +184,7 @@ class Poller(Service):
     def _start(self, message: Message) -> None:
         name = self._queue.name
         self._metrics.received.labels(name).inc()
+        self._metrics.receive_count.labels(name).observe(message.receive_count)
         self._metrics.message_age.labels(name).observe(max(0, self._clock.seconds() - message.sent))
         handling = _Handling(message)
         self._in_hand[handling] = None
@@ -291,6 +292,7 @@ class Poller(Service):
             )
         except DriverError as error:
             # The message comes back by itself, and is then handled once more.
+            self._metrics.conclude_errors.labels(self._queue.name).inc()
             self._log.warn(
                 "Cannot conclude message {id} on {queue}: {error}",
                 id=message.message_id,

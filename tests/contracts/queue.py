@@ -88,6 +88,19 @@ class QueueContract:
             self.assertEqual(message.body, body)
             await queue.delete(message=message)
 
+    async def test_same_body_twice(self) -> None:
+        """Two messages with the same body are two messages."""
+        queue = await self.make_queue()
+        for _ in range(2):
+            await queue.send(body="same")
+        ids = set()
+        for _ in range(20):
+            for message in await self.receive(queue):
+                self.assertEqual(message.body, "same")
+                ids.add(message.message_id)
+                await queue.delete(message=message)
+        self.assertEqual(len(ids), 2)
+
     async def test_max_messages(self) -> None:
         """A receive gives no more than it is asked for, and in the end each message once."""
         queue = await self.make_queue()

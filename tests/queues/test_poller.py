@@ -280,6 +280,8 @@ class HandlingTests(PollerTestCase):
         self.hands.fail("c", QueueError("down"))
         self.assertTrue(self.queue.polling)
         self.assertEqual(self.figure("in_hand"), 0)
+        # A lease that has run out is no failure of the queue.
+        self.assertEqual(self.figure("conclude_errors_total"), 2)
 
     def test_conclusion_breaks(self) -> None:
         """Even a driver that breaks the rules at the end costs no slot."""
@@ -300,6 +302,14 @@ class HandlingTests(PollerTestCase):
         self.give("a", "b")
         self.assertEqual([name for name, _ in self.queue.extended], ["a", "b"])
 
+    def test_handler_that_gives_nothing(self) -> None:
+        """A handler that gives nothing to wait for has not done its work."""
+        self.start(handler=lambda message: None)
+        self.give("a")
+        self.assertEqual([name for name, _ in self.queue.extended], ["a"])
+        self.assertEqual(self.queue.deleted, [])
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+
     def test_messages_apart(self) -> None:
         """The end of one message stops neither the work nor the heartbeat of another."""
         self.start()
@@ -318,6 +328,12 @@ class HandlingTests(PollerTestCase):
         self.queue.give(Message(**{**vars(late), "sent": 99}))
         self.assertEqual(self.figure("message_age_seconds_sum"), 5)
         self.assertEqual(self.figure("message_age_seconds_count"), 2)
+
+    def test_receive_count(self) -> None:
+        """So is how often they had been received."""
+        self.start()
+        self.give("a", receive_count=3)
+        self.assertEqual(self.figure("receive_count_sum"), 3)
 
 
 class OverdueTests(PollerTestCase):
