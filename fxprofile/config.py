@@ -242,7 +242,10 @@ class Queue(Section):
 
 
 class Aws(Section):
-    region: str = "us-east-1"
+    # It becomes part of the names of hosts.
+    region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$")] = (
+        "us-east-1"
+    )
     endpoint_url: HttpUrl | None = None
 
 
@@ -271,12 +274,6 @@ class Cache(Section):
     driver: Literal["memory", "redis"] = "memory"
     url: SecretStr | None = None
     ttl: Seconds = 3600
-
-    @model_validator(mode="after")
-    def _url(self) -> Self:
-        if self.driver == "redis" and self.url is None:
-            raise ValueError("url must be set when cache.driver is redis")
-        return self
 
 
 class Customs(Section):

@@ -113,6 +113,10 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
             yield "web.listen: must be a loopback address when identity.driver is dev"
     if role in (Role.WORKER, Role.COMBINED) and settings.crunch.heic and not _has("pillow_heif"):
         yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
+    # It may have a password, which is for the web role alone, as the cache is.
+    lacks_url = settings.cache.driver == "redis" and settings.cache.url is None
+    if role in (Role.WEB, Role.COMBINED) and lacks_url:
+        yield "cache.url: must be set when cache.driver is redis"
     if role is not Role.IMAGES and settings.queue.driver == "sqs":
         for key in ("jobs_url", "results_url"):
             if getattr(settings.queue, key) is None:

@@ -144,6 +144,8 @@ class ProblemTests(SynchronousTestCase):
             ("images.url={id}", "images.url"),
             ("identity.timeout=0", "identity.timeout"),
             ("identity.jwks_url=https://x/jwks", "identity.issuer"),
+            ("aws.region=us east", "aws.region"),
+            ("aws.region=us-east-1/", "aws.region"),
             ("storage.kms_key_id=x", "storage.kms_key_id"),
             ("queue.visibility_timeout=1", "queue.visibility_timeout"),
             ("queue.max_receives=0", "queue.max_receives"),

@@ -27,7 +27,9 @@ def cache_from_config(settings: Settings, reactor: IReactorTime) -> IProfileCach
 
     :raises ConfigError: if ``cache.url`` is of no use, or the library is not installed.
     """
-    if settings.cache.driver == "redis" and settings.cache.url is not None:
+    if settings.cache.driver == "redis":
+        if settings.cache.url is None:
+            raise ConfigError("cache.url: must be set when cache.driver is redis")
         try:
             from fxprofile.cache.redis import RedisCache
             from fxprofile.cache.redis_connection import RedisAddress, RedisConnection

@@ -33,7 +33,7 @@ class CheckConfigTests(AdminCase):
             bare=True,
             status=2,
             FXPROFILE_WEBB__LISTEN="x",
-            FXPROFILE_CACHE__DRIVER="redis",
+            FXPROFILE_CACHE__TTL="0",
         )
         self.assertEqual(ran.output, "")
         for key in (
@@ -42,7 +42,7 @@ class CheckConfigTests(AdminCase):
             "nothing",
             "queue.driver",
             "--set oops",
-            "cache.url",
+            "cache.ttl",
         ):
             self.assertIn(f"fxprofile-admin: {key}", ran.errors)
         self.assertEqual(len(ran.errors.splitlines()), 6)
@@ -63,6 +63,10 @@ class CheckConfigTests(AdminCase):
         await self.admin("check-config", "--role=images", sqs, bare=True)
         ran = await self.admin("check-config", "--role=worker", sqs, bare=True, status=2)
         self.assertIn("queue.jobs_url", ran.errors)
+        redis = "--set=cache.driver=redis"
+        await self.admin("check-config", "--role=worker", redis, bare=True)
+        ran = await self.admin("check-config", "--role=web", redis, bare=True, status=2)
+        self.assertIn("cache.url", ran.errors)
 
     async def test_role_defaults(self) -> None:
         """Settings whose default depends on others are shown as what they come to."""
