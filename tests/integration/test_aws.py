@@ -132,7 +132,13 @@ class ThreeRolesTests(AwsCase):
         await self.until_in_thread(lambda: self.messages_in_thread("dead"), len(junk), "dead")
 
     async def test_nobody_there(self) -> None:
-        """An upload that no worker was there for arrives when all are back."""
+        """
+        An upload that no worker was there for arrives when all are back; queues are asked
+        where their URLs say.
+        """
+        settings = dict(self.scene.settings)
+        settings["storage.endpoint_url"] = settings.pop("aws.endpoint_url")
+        self.scene.settings = settings
         web = await self.scene.daemon("web", uploads__wait=0)
         client = Client(web)
         _, answer = await client.upload(photos.jpeg())
