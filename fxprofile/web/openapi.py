@@ -8,6 +8,9 @@ server whether it keeps to it.
 
 from __future__ import annotations
 
+import json
+from functools import cached_property
+
 from fxprofile import __version__
 from fxprofile.errors import (
     AuthServerUnavailable,
@@ -358,4 +361,13 @@ class OpenApi:
 
     async def openapi(self, call: Call) -> Answer:
         """``GET /openapi.json``."""
-        return Answer(200, document(self._public_url), {"Cache-Control": "public, max-age=3600"})
+        headers = {
+            "Cache-Control": "public, max-age=3600",
+            "Content-Type": "application/json; charset=utf-8",
+        }
+        return Answer(200, self._body, headers)
+
+    @cached_property
+    def _body(self) -> bytes:
+        # Making it takes as long as some twenty requests.
+        return json.dumps(document(self._public_url), ensure_ascii=False).encode()
