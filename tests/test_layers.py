@@ -22,7 +22,7 @@ LEVELS = {
     1: ("storage", "queues", "identity", "database", "cache", "aws", "compute"),
     0: (
         *("model", "keys", "errors", "interfaces", "config", "loading", "metrics", "logs"),
-        *("scopes", "aio", "crashpoints", "error_reports"),
+        *("scopes", "aio", "flights", "crashpoints", "error_reports"),
     ),
 }
 

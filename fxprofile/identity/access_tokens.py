@@ -21,7 +21,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.errors import InvalidToken
-from fxprofile.identity.tokens import SKEW, Flights
+from fxprofile.flights import Flights
+from fxprofile.identity.tokens import SKEW
 from fxprofile.identity.upstream import Upstream, UpstreamFailure, as_number, as_text
 from fxprofile.keys import is_uid
 from fxprofile.metrics import Metrics
@@ -67,7 +68,7 @@ class KeySet:
         self._keys: dict[str | None, Key] = {}
         self._fetched = float("-inf")
         self._tried = float("-inf")
-        self._fetches: Flights[None] = Flights()
+        self._fetches: Flights[None, None] = Flights()
 
     async def get(self, kid: str | None) -> Key | None:
         """
@@ -81,7 +82,7 @@ class KeySet:
         asked = self._clock.seconds()
         # Also while a fetch is under way: it counts from when it began.
         if len(self._fetches) or asked - self._tried >= BETWEEN_FETCHES:
-            await self._fetches.join(b"", self._fetch)
+            await self._fetches.join(None, self._fetch)
         if kid in self._keys and self._age() < STALE:
             return self._keys[kid]
         if self._fetched >= asked:

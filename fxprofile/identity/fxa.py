@@ -24,7 +24,8 @@ from fxprofile.errors import (
     OAuthUnavailable,
     UpstreamRefused,
 )
-from fxprofile.identity.tokens import SKEW, Flights, TokenCache, digest, is_token, read_jwt
+from fxprofile.flights import Flights
+from fxprofile.identity.tokens import SKEW, TokenCache, digest, is_token, read_jwt
 from fxprofile.identity.upstream import (
     Answer,
     Upstream,
@@ -83,7 +84,7 @@ class FxaIdentity(Service):
         self._pool = pool
         self._oauth = Upstream("OAuth server", client, clock, timeout=settings.timeout)
         self._auth = Upstream("auth server", client, clock, timeout=settings.timeout)
-        self._verifying: Flights[Credentials] = Flights()
+        self._verifying: Flights[bytes, Credentials] = Flights()
         self._trusted = (
             TokenCache(clock, seconds=settings.token_cache_seconds)
             if settings.token_cache_seconds

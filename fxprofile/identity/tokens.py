@@ -1,24 +1,19 @@
-"""Tokens in work, and tokens that are trusted for a while.  None is kept as it is."""
+"""Tokens, and those that are trusted for a while.  None is kept as it is."""
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
 from fxprofile.model import Credentials
-
-T = TypeVar("T")
 
 #: How many tokens are trusted at one time unless told otherwise.
 MAX_TOKENS: Final = 100_000
@@ -68,73 +63,6 @@ def _object(part: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-@dataclass
-class _Flight(Generic[T]):
-    work: Deferred[T]
-    waiters: list[Deferred[T]] = field(default_factory=list)
-
-
-class Flights(Generic[T]):
-    """
-    Concurrent calls with one key share one piece of work.
-
-    Who stops waiting does not disturb the others; when nobody waits any longer the
-    work is cancelled.
-    """
-
-    def __init__(self) -> None:
-        self._flights: dict[bytes, _Flight[T]] = {}
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    def join(self, key: bytes, work: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
-        """
-        Wait for the work of this key, and start it if nobody has.
-
-        :param work: makes the coroutine.
-        """
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(work=Deferred())
-            waiter = self._wait(key, flight)
-            flight.work = Deferred.fromCoroutine(work())
-            flight.work.addBoth(self._land, key, flight)
-            return waiter
-        return self._wait(key, flight)
-
-    def _wait(self, key: bytes, flight: _Flight[T]) -> Deferred[T]:
-        waiter: Deferred[T] = Deferred(lambda waiter: self._leave(key, flight, waiter))
-        flight.waiters.append(waiter)
-        return waiter
-
-    def _leave(self, key: bytes, flight: _Flight[T], waiter: Deferred[T]) -> None:
-        if waiter not in flight.waiters:
-            return
-        flight.waiters.remove(waiter)
-        if not flight.waiters:
-            # Whoever comes now starts anew, and does not join what is being given up.
-            self._remove(key, flight)
-            flight.work.cancel()
-
-    def _land(self, outcome: T | Failure, key: bytes, flight: _Flight[T]) -> None:
-        self._remove(key, flight)
-        waiters, flight.waiters = flight.waiters, []
-        for waiter in waiters:
-            if waiter.called:
-                # Given up by one of those before it.
-                continue
-            if isinstance(outcome, Failure):
-                # One for each: an error that is raised in several places grows.
-                waiter.errback(Failure(copy.copy(outcome.value)))
-            else:
-                waiter.callback(outcome)
-
-    def _remove(self, key: bytes, flight: _Flight[T]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
 
 
 @dataclass(frozen=True)

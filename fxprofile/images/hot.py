@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.aio import BytesBody, read_all
 from fxprofile.errors import ObjectNotFound, StorageError
-from fxprofile.images.flights import Flights
+from fxprofile.flights import Flights
 from fxprofile.interfaces import Body, IBucket
 from fxprofile.model import ObjectInfo
 
@@ -102,7 +102,7 @@ class HotPictures:
         self._max_object = max_object
         self._fresh = fresh
         self._known: OrderedDict[str, Held] = OrderedDict()
-        self._flights: Flights[Held | list[Picture]] = Flights()
+        self._flights: Flights[str, Held | list[Picture]] = Flights()
         self._used = 0
 
     @property

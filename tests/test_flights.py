@@ -1,20 +1,24 @@
 """
-Tests of :mod:`fxprofile.images.flights`.
+Tests of :mod:`fxprofile.flights`.
 """
 
 from __future__ import annotations
 
+import traceback
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.images.flights import Flights
+from fxprofile.errors import StorageError
+from fxprofile.flights import Flights
 
 
 class FlightsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.flights: Flights[str] = Flights()
+        self.flights: Flights[str, str] = Flights()
         self.started: list[Deferred[str]] = []
         self.cancelled = 0
+        self.failing: Exception | None = None
 
     async def work(self) -> str:
         outcome: Deferred[str] = Deferred()
@@ -23,7 +27,7 @@ class FlightsTests(SynchronousTestCase):
             return await outcome
         except CancelledError:
             self.cancelled += 1
-            raise
+            raise self.failing or CancelledError from None
 
     def join(self, key: str = "k") -> Deferred[str]:
         return self.flights.join(key, self.work)
@@ -42,6 +46,25 @@ class FlightsTests(SynchronousTestCase):
         self.started[0].errback(ValueError("no"))
         for waiter in waiters:
             self.failureResultOf(waiter, ValueError)
+
+    def test_failure_does_not_grow(self) -> None:
+        """However many raise a failure that they share, its traceback is that of one."""
+
+        async def wait() -> None:
+            await self.join()
+
+        waiters = [Deferred.fromCoroutine(wait()) for _ in range(10)]
+        self.started[0].errback(ValueError("no"))
+        for waiter in waiters:
+            error = self.failureResultOf(waiter, ValueError).value
+        self.assertLess(len(traceback.extract_tb(error.__traceback__)), 10)
+
+    def test_failure_of_nobody(self) -> None:
+        """What fails after all gave up is logged, unless it fails because of that."""
+        for error, logged in ((StorageError("cancelled"), 0), (ValueError("no"), 1)):
+            self.failing = error
+            self.failureResultOf(_cancelled(self.join()), CancelledError)
+            self.assertEqual(len(self.flushLoggedErrors(ValueError)), logged)
 
     def test_nothing_is_remembered(self) -> None:
         """Who comes after the end starts anew, after a failure too."""
@@ -103,6 +126,21 @@ class FlightsTests(SynchronousTestCase):
         self.assertEqual(len(self.started), 2)
         self.started[1].callback("again")
         self.assertEqual(self.successResultOf(again[0]), "again")
+
+    def test_giving_up_another(self) -> None:
+        """A waiter that is told first may give up the others."""
+        first, second = self.join(), self.join()
+        first.addCallback(lambda _: second.cancel())
+        self.started[0].callback("done")
+        self.failureResultOf(second, CancelledError)
+        self.assertEqual(len(self.flights), 0)
+
+    def test_giving_up_late(self) -> None:
+        """Giving up what is done changes nothing."""
+        waiter = self.join()
+        self.started[0].callback("done")
+        waiter.cancel()
+        self.assertEqual(self.successResultOf(waiter), "done")
 
 
 def _cancelled(waiter: Deferred[str]) -> Deferred[str]:
