@@ -287,7 +287,7 @@ class _ApiResource(Resource):
         ).inc()
         self._metrics.request_seconds.labels("api", request.route).observe(seconds)
         self._log.info(
-            "{method} {route} {status} {ms} ms",
+            "{method} {route} {status} {ms} ms {request_id}",
             log_type="request.summary",
             method=method,
             route=request.route,

@@ -37,7 +37,7 @@ class HeaderTests(AccountsCase):
         self.assertLessEqual({"ETag", "Last-Modified", "Location", "Retry-After"}, exposed)
 
     async def test_every_answer(self) -> None:
-        """Good and bad answers alike are safe, and kept by nobody."""
+        """Good and bad answers alike are safe, kept by nobody, and found in the log."""
         alice = self.account()
         ids = set()
         for method, path, who, status in (
@@ -60,6 +60,8 @@ class HeaderTests(AccountsCase):
             self.assertEqual(reply.header("Cache-Control"), NOT_KEPT)
             ids.add(reply.header("X-Request-Id"))
         self.assertEqual(len(ids), 12)
+        for request_id in ids:
+            self.assertIn(request_id, self.daemon.output)
 
     async def test_conditional(self) -> None:
         """Who has the profile gets 304, until it changes, also if it is read from the cache."""
