@@ -8,10 +8,12 @@ secret.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -63,7 +65,11 @@ def read(
     whole = True
     sources: list[Callable[[], dict[str, Any]]] = [
         lambda: _from_file(config) if config else {},
-        lambda: _from_environment(known),
+        *(
+            partial(_from_environment, name, value)
+            for name, value in sorted(known.items())
+            if name.upper().startswith(ENVIRONMENT_PREFIX) and value
+        ),
         *(partial(_from_command_line, override) for override in overrides),
     ]
     for source in sources:
@@ -110,7 +116,10 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
         if settings.environment == "production":
             yield "identity.driver: dev is not for environment = production; use fxa"
         if not is_loopback(settings.web.listen):
-            yield "web.listen: must be a loopback address when identity.driver is dev"
+            yield (
+                "web.listen: must be a loopback address, as tcp:1111:interface=127.0.0.1 is, "
+                "when identity.driver is dev"
+            )
     if role in (Role.WORKER, Role.COMBINED) and settings.crunch.heic and not _has("pillow_heif"):
         yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
     # It may have a password, which is for the web role alone, as the cache is.
@@ -153,17 +162,14 @@ def _unknown_names(environ: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for name in sorted(name for name in environ if name.upper().startswith(ENVIRONMENT_PREFIX)):
-        source = EnvSettingsSource(Settings)
-        source.env_vars = {name.lower(): environ[name]} if environ[name] else {}
-        try:
-            members = _merge(members, source())
-        except Exception:
-            # The error, and its cause, would quote the value, which may be a secret.
-            raise ConfigError(f"{name}: the value must be JSON") from None
-    return members
+def _from_environment(name: str, value: str) -> dict[str, Any]:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value}
+    try:
+        return dict(source())
+    except Exception:
+        # The error, and its cause, would quote the value, which may be a secret.
+        raise ConfigError(f"{name}: the value must be JSON") from None
 
 
 def _from_command_line(override: str) -> dict[str, Any]:
@@ -173,6 +179,10 @@ def _from_command_line(override: str) -> dict[str, Any]:
         key = re.split(r"[^a-z0-9_.]", key)[0]
         raise ConfigError(f"--set {key}: must be section.key=value")
     members: Any = value
+    if value.startswith("["):
+        # What has more than one value is written as in the environment and in the file.
+        with suppress(ValueError, RecursionError):
+            members = json.loads(value)
     for part in reversed(key.split(".")):
         members = {part: members}
     return dict(members)
@@ -192,6 +202,12 @@ def _one_line(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key}: there is no such setting"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{key}: must be a table of settings, not a value"
+    if error["type"] == "tuple_type":
+        return f'{key}: must be a list, as ["one", "two"] is'
+    if error["type"] == "missing":
+        return f"{key}: must be set"
     text = error["msg"].removeprefix("Value error, ").replace("\n", " ")
     if not key:
         return str(text)

@@ -55,6 +55,22 @@ class SourceTests(SynchronousTestCase):
         )
         self.assertEqual(settings.web.client_address_depth, 1)
 
+    def test_lists(self) -> None:
+        """A list is JSON in the environment and on the command line."""
+        sources: tuple[dict[str, Any], ...] = (
+            {"environ": {"FXPROFILE_IDENTITY__AUDIENCE": '["one", "two"]'}},
+            {"environ": {}, "overrides": ['identity.audience=["one", "two"]']},
+            {"environ": {"FXPROFILE_IDENTITY": '{"audience": ["one", "two"], "timeout": 7}'}},
+        )
+        for source in sources:
+            self.assertEqual(load(**source).identity.audience, ("one", "two"))
+
+    def test_environment_within(self) -> None:
+        """A variable for one setting goes above one for its whole section."""
+        section = {"FXPROFILE_UPLOADS": '{"wait": 3, "per_hour": 4}'}
+        settings = load(environ={"FXPROFILE_UPLOADS__WAIT": "5", **section})
+        self.assertEqual((settings.uploads.wait, settings.uploads.per_hour), (5, 4))
+
     def test_frozen(self) -> None:
         """Nobody changes a setting after the start."""
         settings = load(environ={})
@@ -184,6 +200,20 @@ class ProblemTests(SynchronousTestCase):
             settings = load(overrides=[f"sentry.dsn={dsn}"], environ={})
             self.assertEqual(str(Dsn(dsn).project_id), dsn.rpartition("/")[2])
             self.assertEqual(settings.sentry.dsn, SecretStr(dsn))
+
+    def test_more_than_one_value(self) -> None:
+        """A list that is none is named by the setting, or by the variable, that holds it."""
+        self.assertRegex(problem(FXPROFILE_WEB="x"), r"\AFXPROFILE_WEB: the value must be JSON\Z")
+        self.assertRegex(
+            problem(FXPROFILE_IDENTITY__AUDIENCE="x", FXPROFILE_IDENTITY__ISSUER="y"),
+            r"\AFXPROFILE_IDENTITY__AUDIENCE: the value must be JSON\Z",
+        )
+        self.assertRegex(problem("identity.audience=x"), r"\Aidentity\.audience: must be a list\b")
+        self.assertRegex(problem("web=x"), r"\Aweb: must be a table\b")
+        self.assertRegex(
+            problem('identity.dev.accounts=[{"token": "x", "uid": "y"}]'),
+            r"\Aidentity\.dev\.accounts\.0\.email: must be set\Z",
+        )
 
     def test_dev_identity(self) -> None:
         """Development accounts are neither for production nor for other machines."""
