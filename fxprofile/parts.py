@@ -51,6 +51,8 @@ class Parts:
         self._crash_point = crash_point()
         self._made: dict[str, Any] = {}
         self._ready: list[Callable[[], Awaitable[object]]] = []
+        self._listeners: list[Listener] = []
+        self._files: list[tuple[str, Callable[[], None]]] = []
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """The part of this name; the first time it is made, and becomes part of the stack."""
@@ -88,6 +90,7 @@ class Parts:
                     raise ConfigError(f"database.url: {error}") from None
 
             self.must_be_ready(ready)
+            self._files.append(("database.url", database.make_file))
             return database
 
         return self.once("database", make)
@@ -103,19 +106,26 @@ class Parts:
 
         return self.once("store", make)
 
-    def bucket(self, which: str) -> IBucket:
-        """The ``private`` or the ``public`` bucket."""
+    def bucket(self, which: str, *, writes: bool = True) -> IBucket:
+        """
+        The ``private`` or the ``public`` bucket.
+
+        :param writes: whether whoever is the first to ask puts or deletes something.
+        """
 
         def make() -> Any:
             from fxprofile.storage import bucket_from_config
 
-            return bucket_from_config(
+            bucket: Any = bucket_from_config(
                 self.settings,
                 which,
                 reactor=self.reactor,
                 threads=self.files,
                 expire_after=ORIGINALS_EXPIRE if which == "private" else None,
             )
+            if writes and self.settings.storage.driver == "filesystem":
+                self._files.append(("storage.directory", bucket.make_folder))
+            return bucket
 
         return self.once(f"{which} bucket", make)
 
@@ -147,7 +157,8 @@ class Parts:
         """The endpoint that a setting names."""
         try:
             return serverFromString(self.reactor, description)
-        except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        except Exception as error:
+            # Each kind of endpoint has its own parser, and some read certificates.
             raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None
 
     @property
@@ -211,10 +222,10 @@ class Parts:
             site=site,
             clock=self.reactor,
             where=key,
+            description=description,
         )
         listener.setServiceParent(self.stack)
-        # It is known at once, so it is asked before what takes longer.
-        self._ready.insert(0, listener.ready)
+        self._listeners.append(listener)
 
     def must_be_ready(self, ready: Callable[[], Awaitable[object]]) -> None:
         """Name something without which the process had better end at its start."""
@@ -226,5 +237,29 @@ class Parts:
 
         :raises ConfigError: or another error with one line, if it cannot.
         """
-        for ready in self._ready:
+        for ready in (*(listener.ready for listener in self._listeners), *self._ready):
             await ready()
+
+    def check_listeners(self) -> None:
+        """
+        Look whether it is known already that a listener cannot be opened.
+
+        :raises ConfigError: if it is.
+        """
+        for listener in self._listeners:
+            listener.check()
+
+    def check_files(self) -> None:
+        """
+        Make what this process keeps on its own disk, unless it is there.
+
+        This blocks, so it is for the time before the reactor runs.
+
+        :raises ConfigError: if something cannot be written to.
+        """
+        for key, make in self._files:
+            try:
+                make()
+            except OSError as error:
+                where = f" {error.filename}" if error.filename else ""
+                raise ConfigError(f"{key}: cannot write to{where}: {error.strerror}") from None

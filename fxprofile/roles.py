@@ -73,7 +73,7 @@ def add_images(parts: Parts) -> None:
     from fxprofile.images.site import make_site
 
     settings = parts.settings
-    public = parts.bucket("public")
+    public = parts.bucket("public", writes=False)
     parts.health.add("public bucket", public.check)
     site = make_site(
         bucket=public,

@@ -7,7 +7,8 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 from twisted.application.service import MultiService
@@ -128,9 +129,12 @@ class Process(MultiService):
         self._reactor = reactor
         self._parts = make_role(self._role, self._settings, reactor)
         self._parts.stack.setServiceParent(self)
+        self._problem = ""
 
     def setServiceParent(self, parent: Any) -> None:
         super().setServiceParent(parent)
+        # What is registered first runs last.
+        atexit.register(self._leave)
         given = getattr(self._options, "parent", None) or {}
         if not isinstance(parent, Componentized):
             return
@@ -151,12 +155,38 @@ class Process(MultiService):
                 observer = LogPublisher(observer, reports)
             parent.setComponent(ILogObserver, observer)
 
+    def privilegedStartService(self) -> None:
+        # If twistd is to become another user, this is the time for ports below 1024.
+        super().privilegedStartService()
+        self._or_end(self._parts.check_listeners)
+
     def startService(self) -> None:
         _raise_descriptor_limit()
+        self._or_end(self._parts.check_files)
         self._parts.health.starting = True
         super().startService()
         starting = Deferred.fromCoroutine(self._start())
         starting.addErrback(self._failed)
+
+    def _or_end(self, check: Callable[[], None]) -> None:
+        """End the process before anything has been started, if this raises."""
+        try:
+            check()
+        except ConfigError as error:
+            self._say(error)
+            self._tell_twistd()
+            raise SystemExit(1) from None
+
+    def _tell_twistd(self) -> None:
+        """Do what twistd does if a start fails, apart from the trace that it leaves."""
+        given = getattr(self._options, "parent", None) or {}
+        if given.get("statusPipe") is not None:
+            # Who started this daemon waits to hear how that went, and reads so many bytes.
+            line = f"1 {self._problem}".encode("ascii", "backslashreplace")[:100]
+            os.write(given["statusPipe"], line)
+        if given.get("pidfile"):
+            with suppress(OSError):
+                os.unlink(given["pidfile"])
 
     async def _start(self) -> None:
         await self._parts.ready()
@@ -177,20 +207,24 @@ class Process(MultiService):
     def _failed(self, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, (ConfigError, DriverError, CannotListenError)):
-            line = f"fxprofile: {error}"
-            self._log.critical("{line}", line=line)
-            print(line, file=sys.stderr)
+            self._say(error)
         else:
             self._log.failure("Cannot start", failure=failure)
-        # The reactor keeps no exit status for twistd to end with.
-        atexit.register(_exit_1)
+            self._problem = "fxprofile: cannot start; the log says why"
         self._reactor.callWhenRunning(self._reactor.stop)
 
+    def _say(self, error: BaseException) -> None:
+        self._problem = f"fxprofile: {error}"
+        self._log.critical("{line}", line=self._problem)
 
-def _exit_1() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+    def _leave(self) -> None:
+        """At the very end: the reactor keeps no exit status for twistd to end with."""
+        if not self._problem:
+            return
+        sys.stdout.flush()
+        # The log has taken the place of sys.stderr.
+        print(self._problem, file=sys.__stderr__, flush=True)
+        os._exit(1)
 
 
 def _log_file(given: Any) -> IO[str]:

@@ -80,7 +80,7 @@ class Tools(Parts):
             )
         return self.database
 
-    def bucket(self, which: str) -> IBucket:
+    def bucket(self, which: str, *, writes: bool = True) -> IBucket:
         """The ``private`` or the ``public`` bucket; a folder is left as untidy as it is."""
         name = f"{which} bucket"
         if name not in self._made and self.settings.storage.driver == "filesystem":
@@ -90,7 +90,7 @@ class Tools(Parts):
             self._made[name] = bucket_from_config(
                 self.settings, which, reactor=self.reactor, threads=self.files
             )
-        return super().bucket(which)
+        return super().bucket(which, writes=writes)
 
     def at_end(self, call: Callable[[], Any]) -> None:
         """Call something when the command has done its work, and wait for it."""

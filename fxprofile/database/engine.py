@@ -103,6 +103,15 @@ class Database(Service):
         """``sqlite``, ``mysql`` or ``postgresql``."""
         return self._url.get_backend_name()
 
+    def make_file(self) -> None:
+        """
+        Make the file of an embedded database, unless it is there; this blocks.
+
+        :raises OSError: if it cannot be written to.
+        """
+        if is_embedded(self._url):
+            make_file(Path(str(self._url.database)).absolute())
+
     def startService(self) -> None:
         if self.running:
             return

@@ -82,6 +82,7 @@ class Listener(Service):
     A site on an endpoint.
 
     :param where: the setting that named the endpoint, for the log.
+    :param description: what that setting says.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class Listener(Service):
         site: StreamingSite,
         clock: IReactorTime,
         where: str,
+        description: str = "",
     ) -> None:
         self.setName(where)
+        self._description = description
         self._endpoint = endpoint
         self._site = site
         self._clock = clock
@@ -100,8 +103,16 @@ class Listener(Service):
         self._port: IListeningPort | None = None
         self._problem: BaseException | None = None
 
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._begin()
+
     def startService(self) -> None:
         super().startService()
+        if self._opening is None:
+            self._begin()
+
+    def _begin(self) -> None:
         self._opening = Deferred.fromCoroutine(self._open())
         # ready() tells it to whoever asks.
         self._opening.addErrback(self._note)
@@ -111,10 +122,13 @@ class Listener(Service):
             self._port = await self._endpoint.listen(self._site)
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
-            raise ConfigError(f"{self.name}: cannot listen at {self._where()}: {reason}") from None
+            raise self._cannot(reason) from None
+        except (OSError, OverflowError, ValueError) as error:
+            # There is no such port, or no such address.
+            raise self._cannot(getattr(error, "strerror", None) or error) from None
 
-    def _where(self) -> str:
-        return str(getattr(self._endpoint, "_port", None) or self._endpoint)
+    def _cannot(self, reason: object) -> ConfigError:
+        return ConfigError(f"{self.name}: cannot listen at {self._description}: {reason}")
 
     def _note(self, failure: Failure) -> None:
         self._problem = failure.value
@@ -129,6 +143,14 @@ class Listener(Service):
             waiter: Deferred[None] = Deferred()
             self._opening.addBoth(lambda _: waiter.callback(None))
             await waiter
+        self.check()
+
+    def check(self) -> None:
+        """
+        Look whether it is known already that it cannot listen.
+
+        :raises ConfigError: if it is.
+        """
         if self._problem is not None:
             raise self._problem
 
@@ -137,8 +159,9 @@ class Listener(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._opening is not None:
-            self._opening.cancel()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
         port, self._port = self._port, None
         if port is None:
             return

@@ -25,7 +25,7 @@ from fxprofile.interfaces import Body, IBucket
 from fxprofile.model import ObjectInfo
 from fxprofile.storage.folder import NO_SUCH_FILE, Folder, object_info
 from fxprofile.storage.names import check_prefix, key_parts
-from fxprofile.storage.upload import Upload, sweep
+from fxprofile.storage.upload import INCOMING, Upload, sweep
 
 #: Seconds from one cleaning to the next.
 CLEANING_PERIOD: Final = 3600.0
@@ -79,6 +79,23 @@ class FilesystemBucket(Service):
         super().stopService()
         self._stopping.set()
         return self._cleaning.stopService()
+
+    def make_folder(self) -> None:
+        """
+        Make the folder, unless it is there; this blocks.
+
+        :raises OSError: if nothing can be put into it.
+        """
+        try:
+            with (
+                self.folder.opened([INCOMING], make=True) as incoming,
+                self.folder.opened() as root,
+            ):
+                for opened in (root, incoming):
+                    if not os.access(".", os.W_OK | os.X_OK, dir_fd=opened, effective_ids=True):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder.path)) from None
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
         """

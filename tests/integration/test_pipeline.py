@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from unittest import SkipTest
 
+from twisted.internet.utils import getProcessOutputAndValue
+
+import fxprofile
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.scene import PipelineCase
@@ -184,12 +188,57 @@ class StartTests(PipelineCase):
             return (self.scene.directory / f"{role}.log").read_text()
         raise AssertionError("the daemon has started")
 
+    async def assert_one_line(self, pattern: str, **settings: object) -> None:
+        """The last line, and the only one on the standard error, says what is wrong."""
+        log = await self.failure("combined", **settings)
+        lines = [line for line in log.splitlines() if line.startswith("fxprofile: ")]
+        self.assertEqual(lines, log.splitlines()[-1:])
+        self.assertRegex(lines[0], pattern)
+        self.assertNotIn("Traceback", log)
+        os.unlink(self.scene.directory / "combined.log")
+
     async def test_port_in_use(self) -> None:
         """A port that somebody else has ends the start with a line that names the setting."""
         await self.scene.daemon("images")
-        log = await self.failure("combined")
-        self.assertRegex(log, r"fxprofile: images\.listen: cannot listen .*[Aa]ddress")
+        await self.assert_one_line(r"images\.listen: cannot listen at tcp:.*[Aa]ddress")
+
+    async def test_daemon(self) -> None:
+        """Whoever starts a daemon in the background hears that it cannot listen."""
+        images = await self.scene.daemon("images")
+        command = [part for part in images.command() if part != "-n"]
+        directory = self.scene.directory / "background"
+        directory.mkdir()
+        out, error, status = await getProcessOutputAndValue(
+            command[0],
+            command[1:],
+            env={**os.environ, "PYTHONPATH": str(Path(fxprofile.__file__).parent.parent)},
+            path=str(directory),
+        )
+        self.assertEqual((out, status), (b"", 1))
+        self.assertIn(b"fxprofile: admin.listen: cannot listen at tcp:", error)
+        self.assertEqual([path.name for path in directory.iterdir()], ["fxprofile-images.log"])
+        log = (directory / "fxprofile-images.log").read_text()
         self.assertNotIn("Traceback", log)
+
+    async def test_no_such_port(self) -> None:
+        """A port that there cannot be does the same."""
+        await self.assert_one_line(
+            r"web\.listen: cannot listen at tcp:99999:",
+            web__listen="tcp:99999:interface=127.0.0.1",
+        )
+
+    async def test_cannot_write(self) -> None:
+        """So does a place that nothing can be written to."""
+        file = self.scene.directory / "file"
+        file.touch()
+        await self.assert_one_line(
+            r"storage\.directory: cannot write to .*/file/fxprofile-private: Not a directory",
+            storage__directory=file,
+        )
+        await self.assert_one_line(
+            r"database\.url: cannot write to .*/file/below: Not a directory",
+            database__url=f"sqlite:///{file}/below/profile.db",
+        )
 
     async def test_impossible_settings(self) -> None:
         """An impossible setting ends the start with one line, and a status that is not 0."""

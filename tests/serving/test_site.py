@@ -150,11 +150,42 @@ class ListenerTests(LoopbackCase):
             site=StreamingSite(self.resource, reactor=self.clock),
             clock=self.clock,
             where="other.listen",
+            description="tcp:0",
         )
         second.startService()
-        with self.assertRaisesRegex(ConfigError, r"\Aother\.listen: cannot listen at [^\n]+\Z"):
+        with self.assertRaisesRegex(ConfigError, r"\Aother\.listen: cannot listen at tcp:0: .+\Z"):
             await second.ready()
         await second.stopService()
+
+    async def test_no_such_port(self) -> None:
+        """So is a port that there cannot be, and that is known at once."""
+        listener = Listener(
+            endpoint=Endpoint(65536),
+            site=StreamingSite(Handled(read_all), reactor=self.clock),
+            clock=self.clock,
+            where="test.listen",
+            description="tcp:65536",
+        )
+        listener.privilegedStartService()
+        with self.assertRaisesRegex(ConfigError, r"\Atest\.listen: cannot listen at tcp:65536: "):
+            listener.check()
+        await listener.stopService()
+
+    async def test_privileged(self) -> None:
+        """A listener opens its port while the process may still do so, and only then."""
+        endpoint = Endpoint()
+        listener = Listener(
+            endpoint=endpoint,
+            site=StreamingSite(Handled(read_all), reactor=self.clock),
+            clock=self.clock,
+            where="test.listen",
+        )
+        listener.privilegedStartService()
+        first = endpoint.port
+        listener.startService()
+        await listener.ready()
+        self.assertIs(endpoint.port, first)
+        await listener.stopService()
 
     async def test_stopped_before_it_is_open(self) -> None:
         """A listener that is stopped before it is open does not open."""

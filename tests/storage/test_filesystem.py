@@ -302,6 +302,9 @@ class FailureTests(Harness):
             text = self.failure(StorageError, self.put("k"))
             self.assertIn("put k", text)
             self.assertIn("Permission denied", text)
+            with self.assertRaises(PermissionError) as caught:
+                self.bucket.make_folder()
+            self.assertEqual(caught.exception.filename, str(self.path))
         self.assertEqual(files_below(self.path), [])
 
     def test_disk_full(self) -> None:
@@ -509,6 +512,16 @@ class FolderTests(Harness):
         self.failure(ObjectNotFound, self.bucket.get(key="k"))
         self.assertEqual(self.keys(), [])
         self.assertFalse(self.path.exists())
+
+    def test_made_beforehand(self) -> None:
+        """The folder can be made at the start, which shows whether it can be written to."""
+        self.bucket.make_folder()
+        self.bucket.make_folder()
+        self.assertEqual(os.listdir(self.path), [INCOMING])
+        self.result(self.put("k"))
+        self.path = self.path / "k" / "below"
+        with self.assertRaises(NotADirectoryError):
+            self.make_bucket().make_folder()
 
     def test_empty_folders_go(self) -> None:
         """Delete removes the folders that it leaves empty, and no other."""
