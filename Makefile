@@ -17,19 +17,26 @@ help:
 	@echo "make lock    write the exact versions in requirements*.lock anew"
 	@echo "make clean   remove what the others have made, but not var/"
 
+# What an installation is made of: a change to any of it is installed anew.
+SOURCES = $(shell find fxprofile twisted -type f ! -name '*.pyc' ! -name dropin.cache)
+
 $(VENV)/ready: requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; name one with PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -r requirements.lock
-	$(PIP) install --no-deps .
 	@touch $@
 
-$(VENV)/ready-for-tests: requirements-dev.lock $(VENV)/ready
+$(VENV)/installed: $(VENV)/ready $(SOURCES)
+	rm -rf build
+	$(PIP) install --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/ready-for-tests: requirements-dev.lock $(VENV)/ready | $(VENV)/installed
 	$(PIP) install -r requirements-dev.lock
 	@touch $@
 
-run: $(VENV)/ready
+run: $(VENV)/installed
 	@echo
 	@echo "  The playground:   http://127.0.0.1:1111/"
 	@echo "  The API:          http://127.0.0.1:1111/v1/profile   (tokens: alice, bob)"
