@@ -9,6 +9,7 @@ it.  If the answer comes before the end of the body, the connection is closed af
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
@@ -29,6 +30,9 @@ from fxprofile.serving.body import RequestBody
 #: get a reset, and might never see the answer (RFC 9112, section 9.6).
 LINGER_SECONDS = 5
 LINGER_BYTES = 32 << 20
+
+#: The header that says how long a body is, or how it is sent.
+_LENGTH = re.compile(rb"(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -138,6 +142,7 @@ class StreamingChannel(HTTPChannel):
     _dataBuffer: list[bytes]
     _waitingForTransport: bool
     _untaken: StreamingRequest | None = None
+    _bad: bytes | None = None
     lingering = False
     _lingered = 0
 
@@ -182,6 +187,18 @@ class StreamingChannel(HTTPChannel):
         request.gotLength(self.length)
         if self.length != 0:
             request.body_follows(self._command, self._path, self._version)
+
+    def headerReceived(self, line: bytes) -> bool:
+        if _LENGTH.match(line):
+            self._bad = self.site.bad_length
+        try:
+            return super().headerReceived(line)
+        except ValueError:
+            # Python makes no number of so many digits.
+            self._respondToBadRequestAndDisconnect()
+            return False
+        finally:
+            self._bad = None
 
     def lineReceived(self, line: bytes) -> None:
         # The rest of the piece in which something was no HTTP.
@@ -279,7 +296,7 @@ class StreamingChannel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own answer to what is not HTTP has neither headers nor a body.
         if not any(request.startedWriting for request in self.requests):
-            self.transport.write(self.site.bad_request)
+            self.transport.write(self._bad or self.site.bad_request)
         requests, self.requests = self.requests, []
         self._linger()
         for request in requests:

@@ -35,6 +35,8 @@ class StreamingSite(Site):
     Answers each request when its headers are in.
 
     :param bad_request: the whole answer to what is not HTTP.
+    :param bad_length: the same, if what is wrong is the length of a body: it is no number,
+        is said twice, or is not the only thing that says where the body ends.
     """
 
     protocol: Any = StreamingChannel
@@ -42,7 +44,12 @@ class StreamingSite(Site):
     noisy = False
 
     def __init__(
-        self, resource: IResource, *, reactor: IReactorTime, bad_request: bytes = _BAD_REQUEST
+        self,
+        resource: IResource,
+        *,
+        reactor: IReactorTime,
+        bad_request: bytes = _BAD_REQUEST,
+        bad_length: bytes = _BAD_REQUEST,
     ) -> None:
         super().__init__(
             resource,
@@ -52,6 +59,7 @@ class StreamingSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.bad_request = bad_request
+        self.bad_length = bad_length
         self.stopping = False
         self.channels: set[StreamingChannel] = set()
 

@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.aio import detached
 from fxprofile.errors import (
@@ -267,7 +268,10 @@ class _ApiResource(Resource):
             for name, value in _PREFLIGHT.items():
                 request.setHeader(name, value)
             request.setResponseCode(204)
-            return b""
+            # What is returned would get a Content-Length, which a 204 has none of (RFC 9110,
+            # section 8.6).
+            request.finish()
+            return NOT_DONE_YET
         try:
             request.path.decode()
             b"/".join(request.postpath or ()).decode()
@@ -354,7 +358,18 @@ def _write(request: StreamingRequest, answer: Answer) -> bytes:
 
 def bad_request() -> bytes:
     """The whole response to something that is not HTTP, and so has no request."""
-    answer = error_answer(BadRequest("This is not an HTTP/1.1 request that can be understood."))
+    return _whole_response("This is not an HTTP/1.1 request that can be understood.")
+
+
+def bad_length() -> bytes:
+    """The whole response to something of which nobody knows where it ends."""
+    return _whole_response(
+        "Send one Content-Length header, with a whole number, and no Transfer-Encoding beside it."
+    )
+
+
+def _whole_response(message: str) -> bytes:
+    answer = error_answer(BadRequest(message))
     body, headers = _encode(answer)
     headers = {
         **SECURITY_HEADERS,

@@ -8,7 +8,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.serving.site import StreamingSite
-from fxprofile.web.api import Api, bad_request
+from fxprofile.web.api import Api, bad_length, bad_request
 
 
 class Endpoints(Protocol):
@@ -26,4 +26,6 @@ def make_site(api: Api, groups: Iterable[Endpoints], clock: IReactorTime) -> Str
     """
     for group in groups:
         group.add_to(api)
-    return StreamingSite(api.resource(), reactor=clock, bad_request=bad_request())
+    return StreamingSite(
+        api.resource(), reactor=clock, bad_request=bad_request(), bad_length=bad_length()
+    )

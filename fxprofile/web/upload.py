@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from werkzeug.http import parse_list_header
+
 from fxprofile.errors import (
     ApiError,
     BadRequest,
@@ -150,12 +152,14 @@ class Uploads:
     def _preference(self, call: Call) -> tuple[float, str | None]:
         """How long to wait for the result: RFC 7240, sections 4.1 and 4.3."""
         text = call.header("Prefer") or ""
-        for preference in text.split(","):
-            match = re.fullmatch(r'\s*wait\s*=\s*"?(\d{1,9})"?\s*', preference.split(";")[0])
+        preferences = [part.split(";")[0].strip().lower() for part in parse_list_header(text)]
+        for preference in preferences:
+            match = re.fullmatch(r'wait\s*=\s*"?0*(\d+)"?', preference, re.ASCII)
             if match:
-                seconds = min(int(match.group(1)), MOST_WAIT)
+                digits = match.group(1)
+                seconds = MOST_WAIT if len(digits) > 2 else min(int(digits), MOST_WAIT)
                 return seconds, f"wait={seconds}"
-        if any(p.split(";")[0].strip().lower() == "respond-async" for p in text.split(",")):
+        if "respond-async" in preferences:
             return 0, "respond-async"
         return self._wait, None
 

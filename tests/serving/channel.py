@@ -12,6 +12,7 @@ from tests.serving.resources import Handled, Handler, read_all
 from tests.serving.wire import Connection, Wire
 
 BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nbad"
+BAD_LENGTH = BAD.replace(b"\r\n\r\nbad", b"\r\n\r\nlen")
 
 
 class ChannelCase(SynchronousTestCase):
@@ -29,7 +30,9 @@ class ChannelCase(SynchronousTestCase):
         if hasattr(self, "connection"):
             self.connection.lose()
         self.resource = Handled(handler)
-        self.site = StreamingSite(self.resource, reactor=self.clock, bad_request=BAD)
+        self.site = StreamingSite(
+            self.resource, reactor=self.clock, bad_request=BAD, bad_length=BAD_LENGTH
+        )
         self.connection = Connection(self.site)
 
     @property

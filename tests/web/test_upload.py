@@ -290,10 +290,12 @@ class WaitTests(ApiCase):
     def when_accepted(self, then) -> Deferred:
         """Do something with the id of the next upload, once its row is there."""
 
+        before = set(self.store.rows)
+
         async def watch() -> None:
-            while not self.store.rows:
+            while not (added := set(self.store.rows) - before):
                 await deferLater(reactor, 0.01)
-            (avatar_id,) = [row.id for row in self.store.rows.values()]
+            (avatar_id,) = added
             await then(avatar_id)
 
         return Deferred.fromCoroutine(watch())
@@ -323,6 +325,33 @@ class WaitTests(ApiCase):
         """A client may say how long it waits, not at all for example."""
         reply = await self.upload(Prefer="respond-async, wait=0")
         self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
+
+    async def test_preferences(self) -> None:
+        """Preferences are read as RFC 7240 writes them; what cannot be is passed over."""
+        for prefer, applied in (
+            ("wait=0", "wait=0"),
+            ("WAIT = 0", "wait=0"),
+            ('wait="00"', "wait=0"),
+            ("Respond-Async", "respond-async"),
+            ("respond-async; x=y, return=minimal", "respond-async"),
+            ("return=minimal, wait=0;x=y, wait=30", "wait=0"),
+            ('x="wait=9, y", wait=0', "wait=0"),
+            (
+                'wait=-1, wait=1.5, wait=x, wait=, wait, x="a, wait=9", respond-async',
+                "respond-async",
+            ),
+        ):
+            reply = await self.upload(Prefer=prefer)
+            self.assertEqual((reply.status, reply.json["status"]), (201, "processing"), prefer)
+            self.assertEqual(reply.header("Preference-Applied"), applied, prefer)
+
+    async def test_longest_wait(self) -> None:
+        """A client that would wait for longer than one may is told for how long it did."""
+        for prefer in ("wait=30", "wait=31", "wait=" + "9" * 5000):
+            finishing = self.when_accepted(self.finish)
+            reply = await self.upload(Prefer=prefer)
+            await finishing
+            self.assertEqual(reply.header("Preference-Applied"), "wait=30", prefer)
 
     async def test_result_of_another_process(self) -> None:
         """A result that another web process applied is seen too."""
