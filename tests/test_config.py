@@ -55,16 +55,6 @@ class SourceTests(SynchronousTestCase):
         )
         self.assertEqual(settings.web.client_address_depth, 1)
 
-    def test_lists(self) -> None:
-        """A list is JSON in the environment and on the command line."""
-        sources: tuple[dict[str, Any], ...] = (
-            {"environ": {"FXPROFILE_IDENTITY__AUDIENCE": '["one", "two"]'}},
-            {"environ": {}, "overrides": ['identity.audience=["one", "two"]']},
-            {"environ": {"FXPROFILE_IDENTITY": '{"audience": ["one", "two"], "timeout": 7}'}},
-        )
-        for source in sources:
-            self.assertEqual(load(**source).identity.audience, ("one", "two"))
-
     def test_environment_within(self) -> None:
         """A variable for one setting goes above one for its whole section."""
         section = {"FXPROFILE_UPLOADS": '{"wait": 3, "per_hour": 4}'}
@@ -205,10 +195,10 @@ class ProblemTests(SynchronousTestCase):
         """A list that is none is named by the setting, or by the variable, that holds it."""
         self.assertRegex(problem(FXPROFILE_WEB="x"), r"\AFXPROFILE_WEB: the value must be JSON\Z")
         self.assertRegex(
-            problem(FXPROFILE_IDENTITY__AUDIENCE="x", FXPROFILE_IDENTITY__ISSUER="y"),
-            r"\AFXPROFILE_IDENTITY__AUDIENCE: the value must be JSON\Z",
+            problem(FXPROFILE_IDENTITY__DEV__ACCOUNTS="x"),
+            r"\AFXPROFILE_IDENTITY__DEV__ACCOUNTS: the value must be JSON\Z",
         )
-        self.assertRegex(problem("identity.audience=x"), r"\Aidentity\.audience: must be a list\b")
+        self.assertRegex(problem("identity.dev.accounts=x"), r"\Aidentity\.dev\.accounts: must be a list\b")
         self.assertRegex(problem("web=x"), r"\Aweb: must be a table\b")
         self.assertRegex(
             problem('identity.dev.accounts=[{"token": "x", "uid": "y"}]'),
