@@ -198,7 +198,9 @@ class ProblemTests(SynchronousTestCase):
             problem(FXPROFILE_IDENTITY__DEV__ACCOUNTS="x"),
             r"\AFXPROFILE_IDENTITY__DEV__ACCOUNTS: the value must be JSON\Z",
         )
-        self.assertRegex(problem("identity.dev.accounts=x"), r"\Aidentity\.dev\.accounts: must be a list\b")
+        self.assertRegex(
+            problem("identity.dev.accounts=x"), r"\Aidentity\.dev\.accounts: must be a list\b"
+        )
         self.assertRegex(problem("web=x"), r"\Aweb: must be a table\b")
         self.assertRegex(
             problem('identity.dev.accounts=[{"token": "x", "uid": "y"}]'),

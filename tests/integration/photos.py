@@ -65,7 +65,8 @@ def heic() -> bytes:
     return _bytes(scene(640, 480), format="HEIF", quality=80)
 
 
-def opened(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=("PNG",))
+def opened(data: bytes, kind: str = "PNG") -> Image.Image:
+    """The image of these bytes, which must be of this format."""
+    image = Image.open(io.BytesIO(data), formats=(kind,))
     image.load()
     return image
