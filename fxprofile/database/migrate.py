@@ -30,6 +30,9 @@ SCRIPTS: Final = Path(__file__).parent / "migrations"
 _LOCK_NUMBER = 0x66787072
 _LOCK_SECONDS = 60
 
+#: Seconds that a look at the schema may take.  A migration may take as long as it takes.
+_LOOK_SECONDS = 10.0
+
 # Alembic works on one migration a process: its context is a global of its module.
 _one_at_a_time = Lock()
 
@@ -99,6 +102,9 @@ def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
     :raises StoreError: if that is not possible.
     """
     parsed = parse_url(url)
+    if not is_embedded(parsed):
+        # A server that takes connections and never says a word is found out by this.
+        current(url)
     engine = make_engine(parsed, connections=0, timeout=0)
     try:
         if is_embedded(parsed):
@@ -125,7 +131,7 @@ def current(url: str) -> str | None:
     parsed = parse_url(url)
     if is_embedded(parsed) and not Path(str(parsed.database)).exists():
         return None
-    engine = make_engine(parsed, connections=0, timeout=0)
+    engine = make_engine(parsed, connections=1, timeout=_LOOK_SECONDS)
     try:
         with engine.connect() as connection:
             connection.execution_options(**{READ_ONLY: True})

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from fxprofile.database.migrate import current, upgrade
@@ -88,6 +92,21 @@ class MigrateTests(AdminCase):
         for scheme in ("mysql+pymysql", "postgresql+psycopg"):
             url = f"{scheme}://u:{PASSWORD}@127.0.0.1:{free_port()}/d"
             line = await self.error("migrate", f"--set=database.url={url}")
+            self.assertIn("database.url", line)
+            self.assertNotIn(PASSWORD, line)
+
+    async def test_silent_server(self) -> None:
+        """Nobody waits for ever for a server that takes connections and says nothing."""
+        silent: Any = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        self.addCleanup(silent.stopListening)
+        place = f"u:{PASSWORD}@127.0.0.1:{silent.getHost().port}/d"
+        lines = await gatherResults(
+            [
+                ensureDeferred(self.error("migrate", f"--set=database.url={scheme}://{place}"))
+                for scheme in ("mysql+pymysql", "postgresql+psycopg")
+            ]
+        )
+        for line in lines:
             self.assertIn("database.url", line)
             self.assertNotIn(PASSWORD, line)
 
