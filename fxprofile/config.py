@@ -236,6 +236,7 @@ class Queue(Section):
     events_url: QueueUrl | None = None
     updates_url: QueueUrl | None = None
     dead_url: HttpUrl | None = None
+    results_dead_url: HttpUrl | None = None
     visibility_timeout: Annotated[int, Field(ge=2, le=43200)] = 60
     max_receives: Annotated[int, Field(ge=1, le=1000)] = 5
     endpoint_url: HttpUrl | None = None

@@ -112,6 +112,12 @@ class Metrics:
             ("loop",),
             registry=registry,
         )
+        self.dead_letters = Gauge(
+            "fxprofile_dead_letters",
+            "Messages that nobody could handle, by the queue that they died on.",
+            ("queue",),
+            registry=registry,
+        )
         self.rows = Gauge(
             "fxprofile_avatars", "Avatars in work, by status.", ("status",), registry=registry
         )

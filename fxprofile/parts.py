@@ -130,7 +130,10 @@ class Parts:
         return self.once(f"{which} bucket", make)
 
     def queue(self, name: str) -> IQueue | None:
-        """The queue ``jobs``, ``results``, ``dead``, ``events`` or ``updates``."""
+        """
+        The queue ``jobs``, ``results``, ``dead``, ``results_dead``, ``events`` or
+        ``updates``.
+        """
 
         def make() -> Any:
             from fxprofile.queues import queue_from_config

@@ -197,6 +197,7 @@ def _add_repair(parts: Parts, intake: Intake) -> None:
         selection=parts.selection,
         intake=intake,
         dead=parts.queue("dead"),
+        dead_results=parts.queue("results_dead"),
         metrics=parts.metrics,
         clock=parts.reactor,
     ).setServiceParent(parts.stack)

@@ -49,10 +49,10 @@ RIGHTS: Final[dict[Role, dict[str, frozenset[str]]]] = {
 
 #: The queues of each role; what is not set is left out, if it need not be.
 QUEUES: Final = {
-    Role.WEB: ("jobs", "results", "dead", "events", "updates"),
+    Role.WEB: ("jobs", "results", "dead", "results_dead", "events", "updates"),
     Role.WORKER: ("jobs", "results"),
     Role.IMAGES: (),
-    Role.COMBINED: ("jobs", "results", "dead", "events", "updates"),
+    Role.COMBINED: ("jobs", "results", "dead", "results_dead", "events", "updates"),
 }
 
 
@@ -270,7 +270,7 @@ def _server_version(connection: Connection) -> str:
 
 
 async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
-    label = f"{name} queue"
+    label = f"{name.replace('_', '-')} queue"
     queue: Any = tools.queue(name)
     if queue is None:
         if name == "dead":
@@ -304,7 +304,9 @@ async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
         ]
     if name == "dead" and depth.visible:
         return [warning(label, said, "see fxprofile-admin dead list")]
-    if name in ("results", "events") and tools.settings.queue.driver == "database":
+    if name == "results_dead" and depth.visible:
+        return [warning(label, said, "see fxprofile-admin dead list --queue=results")]
+    if name == "events" and tools.settings.queue.driver == "database":
         dead = (await queue.dead.depth()).visible
         if dead:
             advice = f"see fxprofile-admin dead list --queue={name}"

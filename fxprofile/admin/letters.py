@@ -103,7 +103,8 @@ async def open_letters(tools: Tools, source: str) -> Letters:
     if tools.settings.queue.driver == "database":
         await tools.open_database()
         return StoredLetters(source, queue=queue, dead=queue.dead)
-    dead = tools.queue("dead") if source == "jobs" else None
+    known = {"jobs": "dead", "results": "results_dead"}.get(source)
+    dead = None if known is None else tools.queue(known)
     if dead is None:
         dead = await _found_on_sqs(tools, source)
     return ReceivedLetters(source, queue=queue, dead=dead, clock=tools.reactor)

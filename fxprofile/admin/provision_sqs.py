@@ -57,12 +57,13 @@ def wanted_queues(settings: Settings) -> Sequence[WantedQueue]:
     :raises ConfigError: if one is of the wrong kind.
     """
     queue = settings.queue
-    for key in ("jobs_url", "results_url", "dead_url"):
+    for key in ("jobs_url", "results_url", "dead_url", "results_dead_url"):
         if str(getattr(queue, key)).endswith(".fifo"):
             raise ConfigError(f"queue.{key}: is a FIFO queue, and has to be a standard one")
     jobs = _name(queue.jobs_url, f"{PREFIX}-jobs")
     results = _name(queue.results_url, f"{PREFIX}-results")
     jobs_dead = _name(queue.dead_url, f"{jobs}-dead")
+    results_dead = _name(queue.results_dead_url, f"{results}-dead")
     wanted = [
         WantedQueue(
             name=jobs_dead,
@@ -81,9 +82,9 @@ def wanted_queues(settings: Settings) -> Sequence[WantedQueue]:
             max_receives=queue.max_receives,
         ),
         WantedQueue(
-            name=f"{results}-dead",
-            setting=None,
-            url=None,
+            name=results_dead,
+            setting="queue.results_dead_url",
+            url=queue.results_dead_url,
             kept=KEPT,
             visibility=RESULTS_VISIBILITY,
         ),
@@ -93,7 +94,7 @@ def wanted_queues(settings: Settings) -> Sequence[WantedQueue]:
             url=queue.results_url,
             kept=KEPT,
             visibility=RESULTS_VISIBILITY,
-            dead=f"{results}-dead",
+            dead=results_dead,
             max_receives=RESULTS_MAX_RECEIVES,
         ),
     ]

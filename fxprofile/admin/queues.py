@@ -15,7 +15,7 @@ from fxprofile.errors import QueueError
 from fxprofile.interfaces import IQueue
 
 #: Every queue that there may be.
-QUEUES: Final = ("jobs", "results", "dead", "events", "updates")
+QUEUES: Final = ("jobs", "results", "results_dead", "dead", "events", "updates")
 
 _NEEDED: Final = ("jobs", "results")
 
@@ -59,8 +59,8 @@ def _all(tools: Tools) -> Iterator[tuple[str, IQueue]]:
         queue: Any = tools.needed_queue(name) if name in _NEEDED else tools.queue(name)
         if queue is None:
             continue
-        yield name, queue
-        if name in ("results", "events") and tools.settings.queue.driver == "database":
+        yield name.replace("_", "-"), queue
+        if name == "events" and tools.settings.queue.driver == "database":
             # On SQS nobody but their redrive policies knows them.
             yield f"{name}-dead", queue.dead
 

@@ -20,7 +20,7 @@ from fxprofile.errors import DriverError, MalformedMessage
 from fxprofile.intake import Intake
 from fxprofile.interfaces import IProfileStore, IQueue
 from fxprofile.metrics import Metrics
-from fxprofile.model import Job, Message, Op, Status
+from fxprofile.model import Job, Message, Op, Result, Status
 from fxprofile.outbox import Outbox
 from fxprofile.queues.poller import BATCH
 from fxprofile.selection import Selection
@@ -55,6 +55,7 @@ class Repair(Service):
     The repair loops.
 
     :param dead: the dead-letter queue of the jobs, if it is known.
+    :param dead_results: that of the results, if it is known.
     :param owner: names this process; made up if left out.
     """
 
@@ -69,6 +70,7 @@ class Repair(Service):
         selection: Selection,
         intake: Intake,
         dead: IQueue | None,
+        dead_results: IQueue | None,
         metrics: Metrics,
         clock: IReactorTime,
         owner: str | None = None,
@@ -78,6 +80,7 @@ class Repair(Service):
         self._selection = selection
         self._intake = intake
         self._dead = dead
+        self._dead_results = dead_results
         self._metrics = metrics
         self._clock = clock
         self._owner = owner or secrets.token_hex(8)
@@ -123,6 +126,7 @@ class Repair(Service):
             await self._try(self.send_stuck_again)
             await self._try(self.expire)
             await self._try(self.apply_dead_letters)
+            await self._try(self.apply_dead_results)
             await self._try(self.count)
 
     async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -171,24 +175,36 @@ class Repair(Service):
         job of an avatar that is being deleted, or gone, is of no use to them: what it
         may have left behind is deleted by a new job, and the message goes.
         """
-        if self._dead is None:
-            return
+        if self._dead is not None:
+            await self._settle(self._dead, self._is_settled)
+
+    async def apply_dead_results(self) -> None:
+        """
+        Apply results that could not be applied for long: the database may be back.
+
+        What is no result stays on the dead-letter queue, for operators to look at.
+        """
+        if self._dead_results is not None:
+            await self._settle(self._dead_results, self._is_applied)
+
+    async def _settle(self, dead: IQueue, is_settled: Callable[[Message], Awaitable[bool]]) -> None:
+        """Go through dead letters; those that are settled go, the others stay."""
         kept: list[Message] = []
         seen = 0
         try:
             while seen < LIMIT:
-                messages = await self._dead.receive(max_messages=BATCH, wait=0)
+                messages = await dead.receive(max_messages=BATCH, wait=0)
                 if not messages:
                     break
                 seen += len(messages)
                 kept.extend(messages)
                 for message in messages:
-                    if await self._is_settled(message):
-                        await self._dead.delete(message=message)
+                    if await is_settled(message):
+                        await dead.delete(message=message)
                         kept.remove(message)
         finally:
             for message in kept:
-                await self._put_back(self._dead, message)
+                await self._put_back(dead, message)
 
     async def _is_settled(self, message: Message) -> bool:
         """Do what a dead letter asks for.  Whether nobody needs it any longer."""
@@ -206,6 +222,17 @@ class Repair(Service):
         self._metrics.repairs.labels("clean up").inc()
         return True
 
+    async def _is_applied(self, message: Message) -> bool:
+        """Apply a dead result.  Whether it was one."""
+        try:
+            result = Result.decode(message.body)
+        except MalformedMessage:
+            return False
+        await self._selection.apply(result)
+        self._log.warn("The dead result of avatar {id} was applied", id=result.id)
+        self._metrics.repairs.labels("dead results").inc()
+        return True
+
     async def _put_back(self, dead: IQueue, message: Message) -> None:
         try:
             await dead.extend(message=message, visibility=0)
@@ -213,7 +240,11 @@ class Repair(Service):
             self._log.warn("A dead letter stays hidden for a while: {error}", error=error)
 
     async def count(self) -> None:
-        """Set the gauges of rows in work."""
+        """Set the gauges of rows in work, and of dead letters."""
         counts = await self._store.counts()
         for status in (Status.PROCESSING, Status.DELETING):
             self._metrics.rows.labels(status.value).set(counts.get(status, 0))
+        for name, dead in (("jobs", self._dead), ("results", self._dead_results)):
+            if dead is not None:
+                depth = await dead.depth()
+                self._metrics.dead_letters.labels(name).set(depth.visible + depth.in_flight)

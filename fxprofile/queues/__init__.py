@@ -31,7 +31,7 @@ def queue_from_config(
     """
     The queue of this name, in the driver that ``queue.driver`` names.
 
-    :param name: ``jobs``, ``results``, ``dead``, ``events`` or ``updates``.
+    :param name: ``jobs``, ``results``, ``dead``, ``results_dead``, ``events`` or ``updates``.
     :param database: of the database driver.
     :returns: None if the settings name no such queue.
     """
@@ -51,15 +51,19 @@ def queue_from_config(
             reactor=reactor,
             threads=threads,
         )
-    from fxprofile.queues.database import DatabaseQueue
+    from fxprofile.queues.database import DatabaseQueue, dead_name
 
     if name in ("events", "updates") and url is None:
         return None
     if database is None:
         raise ValueError("the database driver needs a database")
+    if name == "results_dead":
+        named = dead_name((config.results_url or "results").rpartition("/")[2])
+    else:
+        named = DEAD if name == "dead" else (url or name).rpartition("/")[2]
     return DatabaseQueue(
         database,
-        name=DEAD if name == "dead" else (url or name).rpartition("/")[2],
+        name=named,
         visibility_timeout=visibility,
         max_receives=max_receives,
         clock=reactor,
@@ -68,6 +72,6 @@ def queue_from_config(
 
 def visibility_and_receives(settings: Settings, name: str) -> tuple[int, int]:
     """The visibility timeout, in seconds, and the most receives of the queue of this name."""
-    if name in ("results", "events"):
+    if name in ("results", "results_dead", "events"):
         return RESULTS_VISIBILITY, RESULTS_MAX_RECEIVES
     return settings.queue.visibility_timeout, settings.queue.max_receives

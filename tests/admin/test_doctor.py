@@ -45,6 +45,7 @@ class DoctorTests(AdminCase):
                 [
                     *("settings", "sandbox", "codecs", "private bucket", "public bucket"),
                     *("database", "jobs queue", "results queue", "dead queue"),
+                    "results-dead queue",
                     *("identity", "cache"),
                 ],
             )
@@ -132,7 +133,7 @@ class DoctorTests(AdminCase):
             results: Any = tools.needed_queue("results")
             await results.dead.send(body="x")
         found = await self.findings("--role=web")
-        for name in ("dead queue", "results queue"):
+        for name in ("dead queue", "results-dead queue"):
             self.assertEqual(found[name]["level"], "warning")
             self.assertIn("dead list", found[name]["advice"])
 

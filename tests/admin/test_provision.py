@@ -126,7 +126,7 @@ class AwsProvisionTests(AwsCase):
         self.assertTrue(answer["applied"])
         self.assertEqual(
             set(answer["settings"]),
-            {"queue.jobs_url", "queue.results_url", "queue.dead_url"},
+            {f"queue.{name}_url" for name in ("jobs", "results", "dead", "results_dead")},
         )
         for bucket in ("fxprofile-private", "fxprofile-public"):
             self.assertEqual(await self.access(bucket), CLOSED)
@@ -257,6 +257,7 @@ class AwsProvisionTests(AwsCase):
             "queue.jobs_url": base + "one",
             "queue.results_url": base + "two",
             "queue.dead_url": base + "three",
+            "queue.results_dead_url": base + "two-dead",
             "queue.updates_url": base + "four",
         }
         answer = await self.provisioned("--only=queues")

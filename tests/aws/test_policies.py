@@ -20,7 +20,7 @@ from tests.aws.support import InlineThreads, chain, make_client
 from tests.servers import moto
 
 ROLES = ("web", "worker", "images")
-QUEUES = ("jobs", "jobs-dead", "results", "events", "updates")
+QUEUES = ("jobs", "jobs-dead", "results", "results-dead", "events", "updates")
 
 
 class RoleTests(TestCase):
@@ -93,12 +93,12 @@ class RoleTests(TestCase):
 
     async def test_web(self) -> None:
         """The web role puts originals, sends jobs and updates, and reads the other queues."""
-        await self.fill("results", "jobs-dead", "events")
+        await self.fill("results", "jobs-dead", "results-dead", "events")
         private = self.bucket("private")
         await self.put(private, private_key(self.id))
         for name in ("jobs", "updates"):
             await self.send(self.queue(name))
-        for name in ("results", "jobs-dead", "events"):
+        for name in ("results", "jobs-dead", "results-dead", "events"):
             await self.consume(self.queue(name))
         self.check("web")
 

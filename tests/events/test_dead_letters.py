@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from fxprofile.errors import LeaseLost, QueueError, StoreError
 from fxprofile.events.repair import LIMIT, PERIOD
-from fxprofile.model import Job, Op, Status
-from tests.core import ALICE, make_id
+from fxprofile.model import Job, Op, Outcome, Status
+from tests.core import ALICE, make_id, result
 from tests.events.test_repair import RepairTestCase
 
 
@@ -127,7 +127,71 @@ class DeadLetterTests(RepairTestCase):
 
     def test_unknown_queue(self) -> None:
         """Without a dead-letter queue the other loops run."""
-        repair = self.make("one", dead=None)
+        repair = self.make("one", dead=None, dead_results=None)
         avatar_id = self.unsent_upload()
         self.turn(60, repair)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
+
+    def test_counted(self) -> None:
+        """The gauge tells how many there are, by the queue that they died on."""
+        self.run_now(self.dead_queue.send(body="junk"))
+        self.turn(0)
+        gauge = self.metrics.registry.get_sample_value
+        self.assertEqual(gauge("fxprofile_dead_letters", {"queue": "jobs"}), 1)
+        self.assertEqual(gauge("fxprofile_dead_letters", {"queue": "results"}), 0)
+
+
+class DeadResultTests(RepairTestCase):
+    """Results that could not be applied, as the database was away for long."""
+
+    def die(self, avatar_id: str, status: Outcome, reason: str | None = None) -> None:
+        body = result(avatar_id, status, reason).encode()
+        self.run_now(self.dead_results_queue.send(body=body))
+
+    def waiting(self) -> int:
+        return self.run_now(self.dead_results_queue.depth()).visible
+
+    def test_applied(self) -> None:
+        """They are applied when it is back: users learn what became of their uploads."""
+        good, bad = self.upload(), self.upload()
+        self.die(good.id, Outcome.READY)
+        self.die(bad.id, Outcome.FAILED, "corrupt")
+        self.turn(0)
+        self.assertEqual(self.selected(), good.id)
+        self.assertEqual(self.rows.rows[bad.id].error, "corrupt")
+        self.assertEqual(self.waiting(), 0)
+        self.assertEqual(self.repaired("dead results"), 2)
+
+    def test_late(self) -> None:
+        """One that comes after all was decided changes nothing, and goes."""
+        avatar = self.upload()
+        self.ready(avatar.id)
+        self.die(avatar.id, Outcome.FAILED, "corrupt")
+        self.turn(0)
+        self.assertEqual((self.selected(), self.waiting()), (avatar.id, 0))
+
+    def test_store_fails(self) -> None:
+        """While the database is away they stay, visible to all."""
+        avatar = self.upload()
+        self.die(avatar.id, Outcome.READY)
+        self.store.fail("ready", StoreError("down"))
+        self.turn(0)
+        self.assertEqual((self.status(avatar.id), self.waiting()), (Status.PROCESSING, 1))
+        self.turn(PERIOD)
+        self.assertEqual((self.status(avatar.id), self.waiting()), (Status.READY, 0))
+
+    def test_junk(self) -> None:
+        """What is no result is left to operators, and keeps nothing else from its turn."""
+        avatar = self.upload()
+        self.run_now(self.dead_results_queue.send(body="junk"))
+        self.die(avatar.id, Outcome.READY)
+        self.turn(0)
+        self.assertEqual((self.status(avatar.id), self.waiting()), (Status.READY, 1))
+
+    def test_jobs_queue_is_down(self) -> None:
+        """A queue of dead jobs that is down keeps no dead result from its turn."""
+        avatar = self.upload()
+        self.die(avatar.id, Outcome.READY)
+        self.dead.fail("receive", QueueError("down"))
+        self.turn(0)
+        self.assertEqual(self.status(avatar.id), Status.READY)

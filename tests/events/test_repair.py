@@ -36,6 +36,8 @@ class RepairTestCase(CoreTestCase):
         super().setUp()
         self.dead_queue = MemoryQueue("jobs-dead", 60, None, self.clock)
         self.dead = Flaky(self.dead_queue)
+        self.dead_results_queue = MemoryQueue("results-dead", 30, None, self.clock)
+        self.dead_results = Flaky(self.dead_results_queue)
         self.repair = self.make("one")
 
     def make(self, owner: str, **options: Any) -> Repair:
@@ -45,6 +47,7 @@ class RepairTestCase(CoreTestCase):
             "selection": self.selection,
             "intake": self.intake,
             "dead": self.dead,
+            "dead_results": self.dead_results,
             "metrics": self.metrics,
             "clock": self.clock,
             "owner": owner,

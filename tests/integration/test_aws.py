@@ -14,7 +14,7 @@ from tests.integration.client import PATIENCE, Client
 from tests.integration.scene import PipelineCase
 from tests.servers.moto import ACCESS_KEY, SECRET_KEY, MotoServer
 
-QUEUES = ("jobs", "results", "dead", "events", "updates")
+QUEUES = ("jobs", "results", "dead", "results_dead", "events", "updates")
 
 
 class AwsCase(PipelineCase):
@@ -34,13 +34,19 @@ class AwsCase(PipelineCase):
         for bucket in ("fxprofile-private", "fxprofile-public"):
             self.s3.create_bucket(Bucket=bucket)
         self.urls = {n: self.create_queue(n) for n in QUEUES}
-        dead = self.sqs.get_queue_attributes(
-            QueueUrl=self.urls["dead"], AttributeNames=["QueueArn"]
-        )["Attributes"]["QueueArn"]
-        policy = {"deadLetterTargetArn": dead, "maxReceiveCount": self.max_receives}
+        for name, dead, times in (
+            ("jobs", "dead", self.max_receives),
+            ("results", "results_dead", 10),
+        ):
+            arn = self.sqs.get_queue_attributes(
+                QueueUrl=self.urls[dead], AttributeNames=["QueueArn"]
+            )["Attributes"]["QueueArn"]
+            policy = {"deadLetterTargetArn": arn, "maxReceiveCount": times}
+            self.sqs.set_queue_attributes(
+                QueueUrl=self.urls[name], Attributes={"RedrivePolicy": json.dumps(policy)}
+            )
         self.sqs.set_queue_attributes(
-            QueueUrl=self.urls["jobs"],
-            Attributes={"RedrivePolicy": json.dumps(policy), "VisibilityTimeout": "4"},
+            QueueUrl=self.urls["jobs"], Attributes={"VisibilityTimeout": "4"}
         )
         self.scene.settings = {
             "storage.driver": "s3",
@@ -56,7 +62,7 @@ class AwsCase(PipelineCase):
         }
 
     def create_queue(self, name: str) -> str:
-        known_as = {"dead": "jobs-dead"}.get(name, name) if self.prefix else name
+        known_as = {"dead": "jobs-dead", "results_dead": "results-dead"}.get(name, name)
         return self.sqs.create_queue(QueueName=self.prefix + known_as)["QueueUrl"]
 
     def objects_in_thread(self) -> list[str]:

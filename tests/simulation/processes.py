@@ -38,6 +38,7 @@ _ERRORS: dict[str, type[DriverError]] = {
     "jobs": QueueError,
     "results": QueueError,
     "dead": QueueError,
+    "dead results": QueueError,
     "store": StoreError,
     "cache": CacheError,
 }
@@ -111,6 +112,7 @@ class Head(Process):
     """
 
     kind = "head"
+    outbox_class = Outbox
     selection_class = Selection
     intake_class = Intake
     changes_class = Changes
@@ -120,7 +122,7 @@ class Head(Process):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
         store, jobs = self.driver("store"), self.driver("jobs")
-        outbox = Outbox(jobs=jobs, store=store, clock=self.clock)
+        outbox = self.outbox_class(jobs=jobs, store=store, clock=self.clock)
         cache = self.driver("cache")
         changes = self.changes_class(cache=cache, updates=None, metrics=world.metrics)
         self.profiles = Profiles(
@@ -149,6 +151,7 @@ class Head(Process):
             selection=self.selection,
             intake=self.intake,
             dead=self.driver("dead"),
+            dead_results=self.driver("dead results"),
             metrics=world.metrics,
             clock=self.clock,
             owner=name,

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from random import Random
 
 #: What may fail: by the name that its calls have in a trace.
-DRIVERS = ("private", "public", "jobs", "results", "dead", "store", "cache", "crunch")
+DRIVERS = (
+    *("private", "public", "jobs", "results", "dead", "dead results", "store", "cache"),
+    "crunch",
+)
 
 #: How often the calls of a driver go wrong; most drivers are fine most of the time.
 RATES = (0.0, 0.0, 0.02, 0.1, 0.3)

@@ -127,6 +127,7 @@ class World:
             "jobs": self.jobs,
             "results": self.results,
             "dead": self.dead_jobs,
+            "dead results": self.dead_results,
             "store": WatchedStore(self.state.store, self.ledger),
             "cache": self.cache,
         }
