@@ -123,7 +123,9 @@ def add_worker(parts: Parts) -> None:
     poller.setServiceParent(parts.stack)
     _is_healthy(parts.health, "jobs poller", poller)
     parts.health.add("jobs queue", jobs.check)
+    parts.health.add("results queue", results.check)
     parts.health.add("private bucket", private.check)
+    parts.health.add("public bucket", public.check)
 
 
 def add_web(parts: Parts) -> None:

@@ -58,12 +58,19 @@ class LeastPrivilegeTests(AwsCase):
         self.assertNotIn("s3:DeleteObject", keepers["web"].used)
 
     async def test_heartbeat(self) -> None:
-        """A process that may only put says that it is well all the same."""
-        keeper = self.gatekeeper("web")
-        web = await self.scene.daemon("web", aws__endpoint_url=keeper.url)
-        client = Client(web)
-        status, answer = await client.ask("GET", "/__heartbeat__")
-        self.assertEqual((status, answer["status"]), (200, "ok"))
+        """Each role says that it is well, and names all that it needs."""
+        for role, needs in (
+            ("web", {"private bucket", "jobs queue", "results queue", "events queue", "database"}),
+            ("worker", {"private bucket", "public bucket", "jobs queue", "results queue"}),
+            ("images", {"public bucket"}),
+        ):
+            keeper = self.gatekeeper(role)
+            daemon = await self.scene.daemon(role, aws__endpoint_url=keeper.url)
+            response = await treq.get(f"{daemon.admin_url}/__heartbeat__", persistent=False)
+            answer = await response.json()
+            self.assertEqual((response.code, answer["status"]), (200, "ok"), answer)
+            named = {name for name in answer["checks"] if not name.endswith(" poller")}
+            self.assertEqual(named, needs, role)
 
 
 class EnforcedTests(AwsCase):
