@@ -91,6 +91,7 @@ setup(
         "postgresql": POSTGRESQL,
         "redis": REDIS,
         "heic": HEIC,
+        "fuzz": ["atheris>=3,<4"],
         "dev": [
             *MYSQL,
             *POSTGRESQL,

@@ -25,12 +25,16 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "avif": {"quality": 70, "speed": 8, "max_threads": 1},
 }
 
-_WEBP_CHUNKS: Final = (b"VP8X", b"ALPH", b"VP8 ", b"VP8L")
+_VP8X_LENGTH: Final = (10).to_bytes(4, "little")
 _AVIF_BOXES: Final = (b"ftyp", b"meta", b"mdat")
 #: What may be in ``meta``, and in what describes the items (ISO/IEC 14496-12, 8.11;
 #: ISO/IEC 23008-12, 6.5; AV1 Image File Format, 2).
 _META_BOXES: Final = frozenset({b"hdlr", b"pitm", b"iloc", b"iinf", b"iprp", b"iref"})
 _PROPERTIES: Final = frozenset({b"ispe", b"pixi", b"av1C", b"colr", b"auxC"})
+#: The boxes around the properties, and which item has which.
+_PROPERTY_BOXES: Final = [b"ipco", b"ipma"]
+#: The most bytes of what has a text in it: brands, a handler's or an item's name.
+_MOST_TEXT: Final = 64
 
 
 class BadPicture(ValueError):
@@ -78,8 +82,8 @@ def _check_webp(body: bytes) -> tuple[int, int]:
         (b"VP8X", b"VP8L"),
     ):
         raise BadPicture("chunks that we do not write")
-    # Of the flags in front of the canvas, only that of alpha.
-    if seen[0] == b"VP8X" and body[20] & ~0x10:
+    # Of the flags in front of the canvas, only that of alpha; three bytes are not used.
+    if seen[0] == b"VP8X" and (body[16:20] != _VP8X_LENGTH or body[20] & ~0x10 or any(body[21:24])):
         raise BadPicture("more than a picture")
     sides = webp_sides(body[:30])
     if sides is None:
@@ -91,13 +95,21 @@ def _check_avif(body: bytes) -> tuple[int, int]:
     boxes = list(_boxes(body, 0, len(body)))
     if tuple(name for name, _, _ in boxes) != _AVIF_BOXES:
         raise BadPicture("boxes that we do not write")
-    if body[8:12] != b"avif":
+    _, start, end = boxes[0]
+    if body[start : start + 4] != b"avif" or end - start > _MOST_TEXT:
         raise BadPicture("not an AVIF")
     _, start, end = boxes[1]
     # A full box: four bytes of version and flags come first.
-    members = {name: (first, last) for name, first, last in _boxes(body, start + 4, end)}
-    if not members.keys() <= _META_BOXES or not {b"iinf", b"iprp"} <= members.keys():
+    found = list(_boxes(body, start + 4, end))
+    members = {name: (first, last) for name, first, last in found}
+    # Of two of a kind, others may look at the one that we do not.
+    if len(members) != len(found) or not members.keys() <= _META_BOXES:
         raise BadPicture("descriptions that we do not write")
+    if not {b"hdlr", b"iinf", b"iprp"} <= members.keys():
+        raise BadPicture("descriptions missing")
+    start, end = members[b"hdlr"]
+    if body[start + 8 : start + 12] != b"pict" or end - start > _MOST_TEXT:
+        raise BadPicture("not the handler of a picture")
     _check_items(body, *members[b"iinf"])
     return _property_sides(body, *members[b"iprp"])
 
@@ -108,26 +120,30 @@ def _check_items(body: bytes, start: int, end: int) -> None:
     items = list(_boxes(body, start + 6, end))
     if body[start] != 0 or len(items) != count or not 1 <= count <= 2:
         raise BadPicture("items that we do not write")
-    for name, first, _ in items:
+    for name, first, last in items:
         # Version 2: the number, what protects it, and the type.
         if name != b"infe" or body[first] != 2 or body[first + 8 : first + 12] != b"av01":
             raise BadPicture("an item that is no picture")
+        if last - first > _MOST_TEXT:
+            raise BadPicture("an item with much to say")
 
 
 def _property_sides(body: bytes, start: int, end: int) -> tuple[int, int]:
-    for name, first, last in _boxes(body, start, end):
-        if name != b"ipco":
-            continue
-        sides = set()
-        for prop, at, stop in _boxes(body, first, last):
-            if prop not in _PROPERTIES or (prop == b"colr" and body[at : at + 4] != b"nclx"):
-                raise BadPicture("a property that we do not write")
-            if prop == b"ispe" and stop - at == 12:
-                width, height = (int.from_bytes(body[at + i : at + i + 4], "big") for i in (4, 8))
-                sides.add((width, height))
-        if len(sides) == 1:
-            return sides.pop()
-    raise BadPicture("no sides")
+    around = list(_boxes(body, start, end))
+    if [name for name, _, _ in around] != _PROPERTY_BOXES:
+        raise BadPicture("properties in another form than ours")
+    sides = set()
+    for name, first, last in _boxes(body, *around[0][1:]):
+        if name not in _PROPERTIES or last - first > _MOST_TEXT:
+            raise BadPicture("a property that we do not write")
+        if name == b"colr" and body[first : first + 4] != b"nclx":
+            raise BadPicture("a profile")
+        if name == b"ispe":
+            width, height = (int.from_bytes(body[first + i : first + i + 4], "big") for i in (4, 8))
+            sides.add((width, height))
+    if len(sides) != 1:
+        raise BadPicture("not the sides of one picture")
+    return sides.pop()
 
 
 def _boxes(body: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:

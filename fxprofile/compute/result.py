@@ -115,7 +115,7 @@ def decode(data: bytes) -> Outcome:
         raise BadResult("the header is not an object of version 1")
     kind = header.get("kind")
     about = Outcome(
-        kind=kind if kind in _KINDS else "",
+        kind=kind if isinstance(kind, str) and kind in _KINDS else "",
         sides=_sides(header.get("sides")),
         peak=_number(header.get("peak"), 0, 1 << 50, "peak"),
     )

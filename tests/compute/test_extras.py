@@ -88,6 +88,29 @@ class CheckTests(SynchronousTestCase):
         self.refuse(GOOD["avif"], "webp")
         self.refuse(saved(photo(40, 30), "PNG"), "webp")
 
+    def test_twice(self) -> None:
+        """No part of an AVIF twice, and none longer than it need be."""
+        body = GOOD["avif"]
+        for name in (b"hdlr", b"pitm", b"iinf", b"iprp"):
+            at = body.index(name) - 4
+            length = int.from_bytes(body[at : at + 4], "big")
+            self.refuse(grown(body, b"meta", body[at : at + length]), "avif")
+        for name in (b"ftyp", b"hdlr", b"infe", b"pixi"):
+            within = {b"ftyp": (), b"hdlr": (b"meta",), b"infe": (b"meta", b"iinf")}
+            parents = within.get(name, (b"meta", b"iprp", b"ipco"))
+            self.refuse(grown(body, name, b"Baker Street" * 10, *parents), "avif")
+        self.refuse(body.replace(b"pict", b"meta"), "avif")
+        self.refuse(grown(body, b"iprp", struct.pack(">I4s", 8, b"free"), b"meta"), "avif")
+
+    def test_unused(self) -> None:
+        """Nothing in the bytes of a WebP that are not used."""
+        image = photo(40, 30)
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        body = bytearray(extras.encode(image, "webp"))
+        self.assertEqual(body[12:16], b"VP8X")
+        body[22] = 1
+        self.refuse(bytes(body), "webp")
+
     @given(st.sampled_from(FORMS), st.data())
     def test_flipped(self, form: str, data: st.DataObject) -> None:
         """A change of any byte is seen, or is one of the picture's own."""
@@ -98,6 +121,19 @@ class CheckTests(SynchronousTestCase):
         except (extras.BadPicture, IndexError):
             return
         self.assertTrue(width >= 0 and height >= 0)
+
+
+def grown(body: bytes, name: bytes, more: bytes, *parents: bytes) -> bytes:
+    """An AVIF whose box of this name, and those around it, end in more bytes."""
+    whole = bytearray(body)
+    inner = body.index(name) - 4
+    end = inner + int.from_bytes(body[inner : inner + 4], "big")
+    whole[end:end] = more
+    for box in (*parents, name):
+        at = body.index(box) - 4
+        length = int.from_bytes(body[at : at + 4], "big") + len(more)
+        whole[at : at + 4] = length.to_bytes(4, "big")
+    return bytes(whole)
 
 
 class FormatsTests(TestCase):

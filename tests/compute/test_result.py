@@ -110,8 +110,9 @@ class DecodeTests(SynchronousTestCase):
 
     def test_unknown_kind(self) -> None:
         """A kind that nobody knows is not repeated."""
-        self.assertEqual(result.decode(with_header(kind="<script>")).kind, "")
-        self.assertEqual(result.decode(with_header(kind=["png"] and "png")).kind, "png")
+        for kind in ("<script>", "", None, 7, ["png"], {"png": 1}):
+            self.assertEqual(result.decode(with_header(kind=kind)).kind, "")
+        self.assertEqual(result.decode(with_header(kind="png")).kind, "png")
 
     def test_no_header(self) -> None:
         """A header that is no JSON object, or too long, or too deep, is none."""
