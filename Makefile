@@ -63,7 +63,7 @@ lock: requirements.lock.new requirements-dev.lock.new
 	mv requirements.lock.new requirements.lock
 	mv requirements-dev.lock.new requirements-dev.lock
 
-requirements.lock.new: EXTRAS = mysql,postgresql,redis
+requirements.lock.new: EXTRAS = mysql,postgresql,redis,fast
 requirements-dev.lock.new: EXTRAS = dev,heic
 requirements%lock.new: FORCE
 	rm -rf $(VENV).lock && $(PYTHON) -m venv $(VENV).lock

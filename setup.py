@@ -47,6 +47,7 @@ MYSQL = ["PyMySQL>=1.1,<2"]
 POSTGRESQL = ["psycopg[binary]>=3.2,<4"]
 REDIS = ["txredisapi>=1.4.11,<2"]
 HEIC = ["pillow-heif>=1.1,<2"]
+FAST = ["zlib-ng>=0.5,<2"]
 
 setup(
     name="fxprofile",
@@ -91,11 +92,13 @@ setup(
         "postgresql": POSTGRESQL,
         "redis": REDIS,
         "heic": HEIC,
+        "fast": FAST,
         "fuzz": ["atheris>=3,<4"],
         "dev": [
             *MYSQL,
             *POSTGRESQL,
             *REDIS,
+            *FAST,
             "hypothesis>=6.130",
             "jsonschema>=4.23,<5",
             "moto[server]>=5.1,<6",

@@ -83,5 +83,5 @@ def without_hidden_colour(image: Image.Image) -> Image.Image:
     if image.mode not in ("LA", "RGBA"):
         return image
     pixels = np.array(image)
-    pixels[pixels[..., -1] == 0] = 0
+    pixels *= pixels[..., -1:] != 0
     return Image.fromarray(pixels, image.mode)

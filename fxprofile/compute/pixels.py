@@ -22,9 +22,8 @@ from fxprofile.compute.headers import Buffer
 from fxprofile.compute.limits import SIZES, Limits
 from fxprofile.keys import VARIANTS
 
-#: What is left to the filter after a decoder has scaled: less shows, more costs time.
-_DRAFT: Final = 1.5
-#: The same for the averaging that precedes the filter on what no decoder scales.
+#: What is left to the filter at least, after a decoder has scaled or pixels were averaged:
+#: less shows, more costs time.
 _GAP: Final = 4 / 3
 #: Rows of an averaged picture that are made at a time.
 _STRIP: Final = 32
@@ -97,7 +96,7 @@ def _decoded(image: Image.Image) -> Image.Image:
     box = VARIANTS[SIZES[0]][1]
     target = fitted(*image.size, box)
     # Of the exact sides: rounded ones would now and then miss a fraction by a pixel.
-    scale = _DRAFT * min(1.0, box / max(image.size))
+    scale = _GAP * min(1.0, box / max(image.size))
     drafted = image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))
     # The last column and row of what a decoder has scaled may stand for a part of one.
     part = drafted[1] if drafted is not None else (0, 0, *image.size)

@@ -121,10 +121,33 @@ class EncodeTests(SynchronousTestCase):
                 (5, line), "All work and no play makes Jack a dull boy. " * 3, fill=(9, 9, 60)
             )
         noise = grain(600, 400, 60).convert("RGB")
-        for image in (photo(600, 400), text.rotate(3), noise):
+        ramps = [Image.linear_gradient("L").resize((600, 400)).rotate(n) for n in (0, 90, 180)]
+        tile = photo(60, 50)
+        tiles = Image.new("RGB", (600, 400))
+        for place in range(80):
+            tiles.paste(tile, (place % 10 * 60, place // 10 * 50))
+        half = photo(600, 400)
+        half.paste(text.rotate(2), (0, 200))
+        for image in (
+            photo(600, 400),
+            text.rotate(3),
+            noise,
+            Image.merge("RGB", ramps),
+            tiles,
+            half,
+        ):
             file = io.BytesIO()
             image.save(file, "PNG")
-            self.assertLess(len(png.encode(image)), 1.3 * len(file.getvalue()))
+            for library in (zlib, png.fast):
+                self.patch(png, "fast", library)
+                most = 1.1 * len(file.getvalue()) + 1000
+                self.assertLess(len(png.encode(image)), most)
+
+    def test_fast(self) -> None:
+        """Without a search, zlib-ng writes what zlib writes."""
+        rows = np.asarray(photo(200, 120)).reshape(120, -1)
+        for way in png._NO_SEARCH:
+            self.assertEqual(png._deflate(rows, way, png.fast), png._deflate(rows, way, zlib))
 
     def test_paeth(self) -> None:
         """The predictor in eight bits is that of the standard, for all that there can be."""
