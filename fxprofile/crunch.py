@@ -21,13 +21,14 @@ from twisted.logger import Logger
 
 from fxprofile.aio import BytesBody, Threads
 from fxprofile.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
-from fxprofile.interfaces import Body, IBucket, ICruncher, IQueue
+from fxprofile.interfaces import IBucket, ICruncher, IQueue
 from fxprofile.keys import FORMATS, VARIANTS, private_key, public_key, public_keys
 from fxprofile.metrics import Metrics
 from fxprofile.model import Crunched, Job, Op, Outcome, Result, Variant
 
 #: Where the sides of a PNG end, which are the first of IHDR: ISO/IEC 15948, section 11.2.2.
 _PNG_HEAD = 24
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Crunch:
@@ -144,11 +145,12 @@ class Crunch:
         variants = {}
         for name in VARIANTS:
             try:
-                info, body = await self._public.get(key=public_key(avatar_id, name))
+                variant = await look_at(self._public, avatar_id, name)
             except ObjectNotFound:
                 return Result(id=avatar_id, status=Outcome.FAILED, reason="lost")
-            width, height = _sides(await _first_bytes(body, _PNG_HEAD))
-            variants[name] = Variant(width=width, height=height, bytes=info.length)
+            if variant is None:
+                raise StorageError("what is in the public bucket is not a picture of ours")
+            variants[name] = variant
         return Result(id=avatar_id, status=Outcome.READY, variants=variants)
 
     async def _report(self, result: Result) -> None:
@@ -174,21 +176,24 @@ async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mappin
     return {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
 
 
-async def _first_bytes(body: Body, number: int) -> bytes:
-    """The first bytes of a body, or all if it has fewer.  The rest is given up."""
+async def look_at(public: IBucket, avatar_id: str, name: str) -> Variant | None:
+    """
+    What is in the public bucket as PNG of an avatar.
+
+    :param name: of the variant.
+    :returns: None if it is no PNG.
+    :raises ObjectNotFound: if there is nothing.
+    """
+    info, body = await public.get(key=public_key(avatar_id, name))
     head = b""
     try:
         async for piece in body:
             head += piece
-            if len(head) >= number:
+            if len(head) >= _PNG_HEAD:
                 break
     finally:
         await body.aclose()
-    return head[:number]
-
-
-def _sides(head: bytes) -> tuple[int, int]:
-    if len(head) < _PNG_HEAD or head[12:16] != b"IHDR":
-        raise StorageError("what is in the public bucket is not a picture of ours")
-    width, height = struct.unpack(">II", head[16:])
-    return width, height
+    if len(head) < _PNG_HEAD or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", head[16:_PNG_HEAD])
+    return Variant(width=width, height=height, bytes=info.length)

@@ -8,7 +8,6 @@ the cruncher like any upload, and gives all three anew.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,10 +19,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from fxprofile.admin.tools import Tools
 from fxprofile.aio import Threads, read_all, sleep
-from fxprofile.crunch import publish
+from fxprofile.crunch import look_at, publish
 from fxprofile.errors import ChildFailed, ConfigError, DriverError, ObjectNotFound
 from fxprofile.interfaces import IBucket, ICruncher
-from fxprofile.keys import VARIANTS, public_key, public_keys
+from fxprofile.keys import VARIANTS, public_keys
 from fxprofile.model import Crunched, Variant
 
 #: The most bytes of an old picture.
@@ -32,10 +31,6 @@ MAX_BYTES: Final = 32 << 20
 #: Seconds that one may take to come, and how often it is asked for.
 TIMEOUT: Final = 30.0
 TRIES: Final = 4
-
-#: Where the sides of a PNG end: ISO/IEC 15948, section 11.2.2.
-_HEAD: Final = 24
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 #: What is looked for, in this order.
 _SUFFIXES: Final = ("_large", "", "_small")
@@ -197,31 +192,15 @@ class Pictures:
         """
         variants = {}
         for name in VARIANTS:
-            variant = await self._look(public_key(avatar_id, name), VARIANTS[name][1])
-            if variant is None:
+            try:
+                variant = await look_at(self._public, avatar_id, name)
+            except ObjectNotFound:
+                return None
+            _, box = VARIANTS[name]
+            if variant is None or not (0 < variant.width <= box and 0 < variant.height <= box):
                 return None
             variants[name] = variant
         return variants
-
-    async def _look(self, key: str, box: int) -> Variant | None:
-        try:
-            info, body = await self._public.get(key=key)
-        except ObjectNotFound:
-            return None
-        head = b""
-        try:
-            async for piece in body:
-                head += piece
-                if len(head) >= _HEAD:
-                    break
-        finally:
-            await body.aclose()
-        if not head.startswith(_SIGNATURE) or len(head) < _HEAD:
-            return None
-        width, height = struct.unpack(">II", head[16:_HEAD])
-        if not (0 < width <= box and 0 < height <= box):
-            return None
-        return Variant(width=width, height=height, bytes=info.length)
 
     async def can_be_copied(self, avatar_id: str) -> bool:
         """Whether there is an old picture, good or not."""

@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import Connection, exists, select, update
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from fxprofile.database import rows, transitions
 from fxprofile.database.schema import avatars, profiles
@@ -65,7 +64,8 @@ def import_names(
         if row is None and name is None:
             fates.append(Fate.NONE)
         elif row is None:
-            new.append({"uid": uid, "display_name": name})
+            fresh = {"selected_seq": 0, "changed_at": IMPORTED_AT}
+            new.append({"uid": uid, "display_name": name, **fresh})
             fates.append(Fate.IMPORTED)
         elif row.display_name == name:
             fates.append(Fate.THERE if name is not None else Fate.NONE)
@@ -76,7 +76,7 @@ def import_names(
             if not dry_run:
                 _change_name(connection, uid, name)
     if new and not dry_run:
-        connection.execute(_insert_unless_there(connection), new)
+        rows.insert_if_absent(connection, profiles, *new)
     return fates
 
 
@@ -85,16 +85,6 @@ def _change_name(connection: Connection, uid: str, name: str | None) -> None:
     # Between the look and the lock its user may have come.
     if row is not None and _is_untouched(connection, row):
         rows.change_profile(connection, row, IMPORTED_AT, display_name=name)
-
-
-def _insert_unless_there(connection: Connection) -> Any:
-    values = {"selected_seq": 0, "changed_at": IMPORTED_AT}
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(profiles).values(**values).on_conflict_do_nothing()
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(profiles).values(**values).on_conflict_do_nothing()
-    statement = mysql.insert(profiles).values(**values)
-    return statement.on_duplicate_key_update(uid=profiles.c.uid)
 
 
 def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:

@@ -4,6 +4,7 @@ What the transactions on profiles and avatars have in common.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, insert, select, update
@@ -90,26 +91,26 @@ def lock_or_create(connection: Connection, uid: str) -> Any:
         if row is not None:
             return row
         # What keeps this from being inserted may be gone when it is to be locked.
-        insert_if_absent(connection, profiles, uid=uid, selected_seq=0, changed_at=0.0)
+        insert_if_absent(connection, profiles, {"uid": uid, "selected_seq": 0, "changed_at": 0.0})
     row = lock(connection, uid)
     if row is None:
         raise StoreError("a profile came and went several times")
     return row
 
 
-def insert_if_absent(connection: Connection, table: Any, **values: Any) -> None:
-    """Insert a row unless there is one with the same primary key."""
+def insert_if_absent(connection: Connection, table: Any, *rows: Mapping[str, Any]) -> None:
+    """Insert rows, but none whose primary key is there already."""
     dialect = connection.dialect.name
     statement: Any
     if dialect == "sqlite":
-        statement = sqlite.insert(table).values(**values).on_conflict_do_nothing()
+        statement = sqlite.insert(table).on_conflict_do_nothing()
     elif dialect == "postgresql":
-        statement = postgresql.insert(table).values(**values).on_conflict_do_nothing()
+        statement = postgresql.insert(table).on_conflict_do_nothing()
     else:
         # INSERT IGNORE would also ignore a value that does not fit.
         key = next(iter(table.primary_key))
-        statement = mysql.insert(table).values(**values).on_duplicate_key_update({key.name: key})
-    connection.execute(statement)
+        statement = mysql.insert(table).on_duplicate_key_update({key.name: key})
+    connection.execute(statement, list(rows))
 
 
 def change_profile(connection: Connection, row: Any, now: float, **values: Any) -> None:

@@ -111,7 +111,7 @@ def leadership(connection: Connection, owner: str, now: float, seconds: float) -
     )
     if taken.rowcount:
         return True
-    rows.insert_if_absent(connection, leases, name=_REPAIR, **mine)
+    rows.insert_if_absent(connection, leases, {"name": _REPAIR, **mine})
     holder = connection.execute(select(leases.c.owner).where(leases.c.name == _REPAIR)).scalar()
     return bool(holder == owner)
 

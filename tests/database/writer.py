@@ -20,7 +20,9 @@ from fxprofile.database.schema import profiles
 
 
 def add_one(connection: Connection) -> None:
-    rows.insert_if_absent(connection, profiles, uid="count", selected_seq=0, changed_at=0.0)
+    rows.insert_if_absent(
+        connection, profiles, {"uid": "count", "selected_seq": 0, "changed_at": 0.0}
+    )
     query = select(profiles.c.selected_seq).where(profiles.c.uid == "count")
     number = connection.execute(query.with_for_update()).scalar_one()
     connection.execute(
