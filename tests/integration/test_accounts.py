@@ -78,8 +78,12 @@ class Endpoints:
         self.assertEqual((reply.json["id"], reply.json["avatarDefault"]), (DEFAULT_ID, True))
         first = await self.upload(alice, 400)
         url = f"{self.daemon.images_url}/a/{first['id']}"
-        self.assertEqual(first, {"id": first["id"], "url": url, "status": "ready"})
-        expected = {"id": first["id"], "avatar": url, "avatarDefault": False, "url": url}
+        ready = {"id": first["id"], "url": url, "status": "ready"}
+        self.assertEqual(first, {**ready, "placeholder": first["placeholder"]})
+        expected = {
+            **{"id": first["id"], "avatar": url, "avatarDefault": False, "url": url},
+            "placeholder": first["placeholder"],
+        }
         reply = await self.ask("GET", "/v1/avatar", alice)
         self.assertEqual((reply.json, reply.header("ETag")), (expected, f'"{first["id"]}"'))
         again = await self.ask(
