@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool, QueuePool
 
+from fxprofile.database.failures import is_read_only
 from fxprofile.errors import ConfigError
 
 #: The execution option of a transaction that only reads.
@@ -91,7 +92,17 @@ def make_engine(url: URL, *, connections: int, timeout: float) -> Engine:
         "mysql": _mysql_engine,
         "postgresql": _postgresql_engine,
     }[url.get_backend_name()]
-    return prepare(url, options, timeout if connections else None)
+    engine = prepare(url, options, timeout if connections else None)
+    if not is_embedded(url):
+        event.listen(engine, "handle_error", _let_go_if_read_only)
+    return engine
+
+
+def _let_go_if_read_only(context: ExceptionContext) -> None:
+    # The next connection, which is made anew, may lead to the new primary.
+    reads = context.connection and context.connection.get_execution_options().get(READ_ONLY)
+    if not reads and is_read_only(context.original_exception):
+        context.is_disconnect = True
 
 
 def make_file(path: Path) -> None:

@@ -24,6 +24,10 @@ _MYSQL_CONFLICTS = {1205, 1213, 1020}
 #: serialization_failure, deadlock_detected, lock_not_available.
 _POSTGRESQL_CONFLICTS = {"40001", "40P01", "55P03"}
 
+#: read_only_sql_transaction; the server is read-only, or the transaction is.
+_POSTGRESQL_READ_ONLY = {"25006"}
+_MYSQL_READ_ONLY = {1290, 1792, 1836}
+
 _MAX_TEXT = 500
 
 
@@ -34,14 +38,28 @@ def is_conflict(error: BaseException) -> bool:
     """
     if not isinstance(error, DBAPIError):
         return False
-    cause: Any = error.orig
-    code = getattr(cause, "sqlite_errorcode", None)
+    code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _SQLITE_LOCKED
-    if hasattr(cause, "sqlstate"):
-        return cause.sqlstate in _POSTGRESQL_CONFLICTS
-    arguments: tuple[Any, ...] = getattr(cause, "args", ())
-    return bool(arguments) and arguments[0] in _MYSQL_CONFLICTS
+    return _code(error.orig) in _POSTGRESQL_CONFLICTS | _MYSQL_CONFLICTS
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """
+    Whether a database server refuses to write, by its driver's error.
+
+    After a failover that is what the connections to the old primary do, for as long as
+    they last.
+    """
+    return _code(error) in _POSTGRESQL_READ_ONLY | _MYSQL_READ_ONLY
+
+
+def _code(error: Any) -> Any:
+    """The SQLSTATE of PostgreSQL's error, or the number of MySQL's."""
+    if hasattr(error, "sqlstate"):
+        return error.sqlstate
+    arguments: tuple[Any, ...] = getattr(error, "args", ())
+    return arguments[0] if arguments else None
 
 
 def is_disconnect(error: BaseException) -> bool:

@@ -42,7 +42,7 @@ class OutageContract(Backend):
         if kind not in self._servers:
             self._servers[kind] = self.make_server()
             self._servers[kind].start()
-        self.server = self._servers[kind]
+        self.server: Any = self._servers[kind]
         self.url = self.server.new_database()
         upgrade(self.url)
 
@@ -107,6 +107,36 @@ class OutageContract(Backend):
     def break_connection(self, connection: Connection) -> None:
         raise NotImplementedError
 
+    async def test_failover(self) -> None:
+        """A connection that is read-only all of a sudden gives way to one that is not."""
+        database = self.open(self.url)
+
+        def demote(connection: Connection) -> None:
+            connection.exec_driver_sql(self.demotion)
+
+        await database.run(demote)
+        await database.run(add)
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    async def test_read_only_for_good(self) -> None:
+        """A server that does not let us write is an error, and can be read all the same."""
+        self.make_read_only(True)
+        try:
+            database = self.open(self.url, timeout=5.0)
+            with self.assertRaises(StoreError):
+                await database.run(add)
+            self.assertEqual(await database.run(count, read_only=True), 0)
+        finally:
+            self.make_read_only(False)
+        await database.run(add)
+
+    #: Makes the session read-only.
+    demotion: ClassVar[str]
+
+    def make_read_only(self, read_only: bool) -> None:
+        """Whether new sessions may write."""
+        raise NotImplementedError
+
     async def test_silent(self) -> None:
         """A server that says nothing is an error in time, and no thread is lost to it."""
         database = self.open(self.url, threads=2, timeout=1.0)
@@ -151,6 +181,10 @@ class MariadbOutageTests(OutageContract):
 
     make_server = mariadb.MariadbServer
     skip = mariadb.missing()
+    demotion = "SET SESSION TRANSACTION READ ONLY"
+
+    def make_read_only(self, read_only: bool) -> None:
+        self.server.set_read_only(read_only)
 
     def break_connection(self, connection: Connection) -> None:
         connection.exec_driver_sql("KILL CONNECTION_ID()")
@@ -161,6 +195,10 @@ class PostgresqlOutageTests(OutageContract):
 
     make_server = postgresql.PostgresqlServer
     skip = postgresql.missing()
+    demotion = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+
+    def make_read_only(self, read_only: bool) -> None:
+        self.server.set_read_only(make_url(self.url).database, read_only)
 
     def break_connection(self, connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")

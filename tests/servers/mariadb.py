@@ -77,6 +77,10 @@ class MariadbServer(SqlServer):
             f"GRANT ALL ON {name}.* TO {USER}",
         )
 
+    def set_read_only(self, read_only: bool) -> None:
+        """Whether only the administrator may write."""
+        self._as_root(f"SET GLOBAL read_only = {int(read_only)}")
+
     def url(self, database: str, password: str = PASSWORD) -> str:
         # The server has no certificate, and to get ready for one takes longer than the rest.
         query = "ssl_disabled=1"

@@ -84,6 +84,15 @@ class PostgresqlServer(SqlServer):
             connection.execute(f"CREATE DATABASE {name}".encode())
         connection.close()
 
+    def set_read_only(self, name: str, read_only: bool) -> None:
+        """Whether new sessions of a database may only read."""
+        setting = "on" if read_only else "off"
+        with self._connect() as connection:
+            connection.execute(
+                f"ALTER DATABASE {name} SET default_transaction_read_only = {setting}".encode()
+            )
+        connection.close()
+
     def url(self, database: str, password: str = PASSWORD) -> str:
         return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{self.port}/{database}"
 
