@@ -35,7 +35,17 @@ from fxprofile.web.openapi_operations import (
     json_response,
     operation,
 )
-from fxprofile.web.openapi_schemas import EMPTY, ID, ID_SCHEMA, UID, Json, json_object, ref, schemas
+from fxprofile.web.openapi_schemas import (
+    EMPTY,
+    ID,
+    ID_SCHEMA,
+    PLACEHOLDER,
+    UID,
+    Json,
+    json_object,
+    ref,
+    schemas,
+)
 from fxprofile.web.upload import MOST_WAIT, TYPES
 
 _IF_NONE_MATCH = in_header("If-None-Match", "ETags that the client knows; gives 304.", f'"{ID}"')
@@ -156,7 +166,13 @@ def _avatar_paths() -> Json:
     avatar = json_response(
         "The present avatar.",
         ref("Avatar"),
-        {"id": ID, "avatar": _URL, "avatarDefault": False, "url": _URL},
+        {
+            "id": ID,
+            "avatar": _URL,
+            "avatarDefault": False,
+            "url": _URL,
+            "placeholder": PLACEHOLDER,
+        },
         {
             "id": DEFAULT_AVATAR_ID,
             "avatar": _MONOGRAM,
@@ -169,7 +185,7 @@ def _avatar_paths() -> Json:
     upload = json_response(
         "The upload is accepted, and nothing will lose it.",
         ref("Upload"),
-        {"id": ID, "url": _URL, "status": "ready"},
+        {"id": ID, "url": _URL, "status": "ready", "placeholder": PLACEHOLDER},
         {"id": ID, "url": _URL, "status": "processing"},
         Location="Where to ask for its status.",
         Preference_Applied="What of the Prefer header was done.",

@@ -81,7 +81,10 @@ class Endpoints:
         ready = {"id": first["id"], "url": url, "status": "ready"}
         self.assertEqual(first, {**ready, "placeholder": first["placeholder"]})
         expected = {
-            **{"id": first["id"], "avatar": url, "avatarDefault": False, "url": url},
+            "id": first["id"],
+            "avatar": url,
+            "avatarDefault": False,
+            "url": url,
             "placeholder": first["placeholder"],
         }
         reply = await self.ask("GET", "/v1/avatar", alice)
