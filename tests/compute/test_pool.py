@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -23,6 +24,7 @@ from fxprofile.compute.pool import CrunchPool
 from fxprofile.compute.sandbox import process
 from fxprofile.errors import ChildFailed, CruncherUnavailable, ImageRefused
 from fxprofile.interfaces import ICruncher
+from fxprofile.model import is_placeholder
 
 BAD = "tests.compute.children:run"
 
@@ -90,15 +92,29 @@ class CrunchPoolTests(PoolCase):
         """An image becomes three PNGs that fit their boxes."""
         pool = self.make_pool()
         verifyObject(ICruncher, pool)
-        pictures = await self.crunch(pool, picture(1200, 800, "JPEG"))
+        crunched = await self.crunch(pool, picture(1200, 800, "JPEG"))
+        self.assertEqual(set(crunched.pictures), {"png"})
+        self.assertTrue(is_placeholder(crunched.placeholder))
         sides = {}
-        for name, (variant, body) in pictures.items():
+        for name, (variant, body) in crunched.pictures["png"].items():
             image = Image.open(io.BytesIO(body))
             self.assertEqual(image.format, "PNG")
             self.assertEqual(image.size, (variant.width, variant.height))
             self.assertEqual(len(body), variant.bytes)
             sides[name] = image.size
         self.assertEqual(sides, {"large": (600, 400), "default": (200, 133), "small": (100, 67)})
+
+    async def test_formats(self) -> None:
+        """What is wanted in other formats comes beside the PNGs, with the same sides."""
+        pool = self.make_pool(limits=replace(self.limits, formats=("avif", "webp")))
+        crunched = await self.crunch(pool, picture(1200, 800, "JPEG"))
+        self.assertEqual(set(crunched.pictures), {"png", "webp", "avif"})
+        for form, pictures in crunched.pictures.items():
+            for name, (variant, body) in pictures.items():
+                image = Image.open(io.BytesIO(body))
+                self.assertEqual((image.format or "").lower(), form)
+                self.assertEqual(image.size, (variant.width, variant.height))
+                self.assertEqual(variant.width, crunched.pictures["png"][name][0].width)
 
     async def test_position(self) -> None:
         """The original is read from its beginning, and its position is left alone."""
