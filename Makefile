@@ -13,7 +13,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make check   run the tests, the linters and the type checks"
 	@echo "make soak    upload while processes are killed (UPLOADS=2000)"
-	@echo "make simulate   the whole service on one clock, in all weathers (SEEDS=10000)"
+	@echo "make simulate   the whole service on one clock, in all weathers (SEEDS=10000 FIRST=0)"
 	@echo "make lock    write the exact versions in requirements*.lock anew"
 	@echo "make clean   remove what the others have made, but not var/"
 
@@ -83,4 +83,4 @@ soak: $(VENV)/ready-for-tests
 	$(BIN)/python -m benchmarks.soak --uploads=$(or $(UPLOADS),2000)
 
 simulate: $(VENV)/ready-for-tests
-	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000)
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)

@@ -6,11 +6,13 @@ import os
 import time
 from pathlib import Path
 
+from fxprofile.admin.lookups import avatar_rows
 from fxprofile.admin.tools import Tools
 from fxprofile.keys import new_id, private_key, public_key, public_keys
 from fxprofile.model import Job, Op
 from tests.admin.support import AdminCase
 from tests.admin.test_avatar import UID, put, ready_avatar
+from tests.servers import mariadb, postgresql
 
 DAYS = 3 * 86400
 
@@ -148,3 +150,32 @@ class OrphansTests(AdminCase):
         """Without a database nothing is concluded, and nothing is made."""
         self.assertIn("run fxprofile-admin migrate", await self.error("orphans"))
         self.assertFalse((self.directory / "var").exists())
+
+
+class MariadbOrphansTests(AdminCase):
+    """On MariaDB."""
+
+    skip = mariadb.missing()
+    server = mariadb
+
+    async def test_found(self) -> None:
+        """Rows come in the order of the ids there too, a page at a time."""
+        self.settings = {"database.url": self.server.shared().new_database()}
+        async with self.service() as tools:
+            ids = [await ready_avatar(tools, f"{number:032x}") for number in range(5)]
+            await tools.bucket("public").delete(keys=[public_key(ids[0], "small")])
+            found, after = [], ""
+            while page := await avatar_rows(tools, after, 2):
+                found += page
+                after = page[-1].id
+            self.assertEqual([row.id for row in found], sorted(ids))
+            about = (await self.admin("orphans", "--json", status=1)).json
+            self.assertEqual([broken["avatar"] for broken in about["broken"]], [ids[0]])
+            self.assertEqual(about["looked_at"], {"rows": 5, "pictures": 5, "originals": 0})
+
+
+class PostgresqlOrphansTests(MariadbOrphansTests):
+    """On PostgreSQL."""
+
+    skip = postgresql.missing()
+    server = postgresql

@@ -53,10 +53,10 @@ class Client:
         status, answer = await self.ask("GET", f"/v1/avatar/upload/{avatar_id}")
         return answer["status"] if status == 200 else None
 
-    async def until(self, avatar_id: str, wanted: str | None) -> None:
-        """Wait until an upload has this status."""
+    async def until(self, avatar_id: str, *wanted: str | None) -> None:
+        """Wait until an upload has this status, or one of several."""
         deadline = reactor.seconds() + PATIENCE
-        while (status := await self.status(avatar_id)) != wanted:
+        while (status := await self.status(avatar_id)) not in wanted:
             if reactor.seconds() > deadline:
                 raise AssertionError(f"{avatar_id} is {status}, not {wanted}")
             await deferLater(reactor, 0.1)

@@ -44,6 +44,9 @@ DELETION = (
     "store.deleted",
 )
 
+#: Each step of replacing an avatar: from the result on, and when the old one is gone.
+REPLACEMENT = ("store.ready 2", "jobs queue.send 3", "store.job_sent 3", "store.deleted")
+
 #: Crashes at one time.
 AT_ONE_TIME = 6
 
@@ -61,20 +64,21 @@ class Crash:
     """
     A daemon that dies at a crash point, and is started again without it.
 
-    :ivar accepted: the upload that was answered with 201, if one was.
+    :param then: what follows the upload: ``nothing``, ``delete`` or ``replace``.
+    :ivar accepted: the last upload that was answered with 201, if one was.
     """
 
-    def __init__(self, case: TestCase, step: str, moment: str, *, delete: bool) -> None:
+    def __init__(self, case: TestCase, step: str, moment: str, *, then: str) -> None:
         self._case = case
         self._scene = Scene(case)
         self._at = point(step, moment)
-        self._delete = delete
+        self._then = then
         self.accepted: str | None = None
 
     async def run(self) -> None:
         """
-        Let an upload, or the deletion of its avatar, run into the crash point, and see
-        that nothing is lost and nothing stays.
+        Let an upload, or what follows it, run into the crash point, and see that nothing
+        is lost and nothing stays.
         """
         try:
             await self._crash()
@@ -86,7 +90,7 @@ class Crash:
         self._scene.environ = {"FXPROFILE_CRASH_AT": self._at}
         try:
             daemon = await self._scene.daemon(
-                **{**QUICK, "uploads__wait": 20 if self._delete else 0}
+                **{**QUICK, "uploads__wait": 0 if self._then == "nothing" else 20}
             )
         except RuntimeError:
             return  # Queues are received from as soon as it starts.
@@ -94,11 +98,11 @@ class Crash:
             self._scene.environ = {}
         client = Client(daemon)
         try:
-            status, answer = await client.upload(photos.jpeg(400, 300))
-            self._case.assertEqual(status, 201)
-            self.accepted = answer["id"]
-            if self._delete:
+            await self._upload(client)
+            if self._then == "delete":
                 await client.ask("DELETE", "/v1/avatar")
+            elif self._then == "replace":
+                await self._upload(client)
         except (ResponseNeverReceived, ResponseFailed, ConnectionRefusedError):
             pass  # It died before it could answer.
         for _ in range(600):
@@ -109,6 +113,11 @@ class Crash:
             raise AssertionError("it was not reached")
         await daemon.kill()
 
+    async def _upload(self, client: Client) -> None:
+        status, answer = await client.upload(photos.jpeg(400, 300))
+        self._case.assertEqual(status, 201)
+        self.accepted = answer["id"]
+
     async def _assert_all_is_well(self) -> None:
         """
         The accepted upload arrives.  Then a further one takes its place, and in the end
@@ -117,8 +126,10 @@ class Crash:
         """
         daemon = await self._scene.daemon(**QUICK)
         client = Client(daemon)
-        if self.accepted is not None and not self._delete:
-            await client.until(self.accepted, "ready")
+        if self.accepted is not None and self._then != "delete":
+            # Another one whose answer never came may have taken its place.
+            late = ("replaced",) if self._then == "replace" else ()
+            await client.until(self.accepted, "ready", *late)
         status, answer = await client.upload(photos.jpeg(300, 300))
         self._case.assertEqual(status, 201)
         await client.until(answer["id"], "ready")
@@ -142,11 +153,9 @@ class CrashTests(TestCase):
 
     timeout = 9 * PATIENCE
 
-    async def all_of(self, steps: Iterable[str], *, delete: bool = False) -> None:
+    async def all_of(self, steps: Iterable[str], *, then: str = "nothing") -> None:
         crashes = [
-            Crash(self, step, moment, delete=delete)
-            for step in steps
-            for moment in ("before", "after")
+            Crash(self, step, moment, then=then) for step in steps for moment in ("before", "after")
         ]
         running = DeferredSemaphore(AT_ONE_TIME)
         await gatherResults(
@@ -168,4 +177,8 @@ class CrashTests(TestCase):
 
     async def test_deletion(self) -> None:
         """Killed around any step of a deletion."""
-        await self.all_of(DELETION, delete=True)
+        await self.all_of(DELETION, then="delete")
+
+    async def test_replacement(self) -> None:
+        """Killed around any step in which a new avatar takes the place of the old one."""
+        await self.all_of(REPLACEMENT, then="replace")
