@@ -80,7 +80,8 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         yield Check(
             f"{name} queue",
             partial(_queue, tools, name),
-            f"see queue.{name}_url, and the rights that etc/aws gives",
+            f"see queue.{name}_url, and the rights that etc/aws gives; "
+            "fxprofile-admin provision makes what is missing",
         )
     if serves_web:
         yield check("identity", _identity, "see identity.oauth_url and identity.auth_url")
@@ -277,8 +278,8 @@ async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
             return [
                 warning(
                     label,
-                    "queue.dead_url is not set",
-                    "rows of dead jobs stay in processing for a day, and nobody sees the letters",
+                    "queue.dead_url is not set: rows of dead jobs stay in processing for a day",
+                    "set it; fxprofile-admin provision prints what to",
                 )
             ]
         return []

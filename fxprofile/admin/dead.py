@@ -42,7 +42,13 @@ def dead() -> None:
 
 
 @dead.command(name="list")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="How many to list.",
+)
 @_queue_option
 @pass_session
 def list_letters(session: Session, source: str, limit: int) -> None:
@@ -158,7 +164,8 @@ def drop(session: Session, source: str, wanted: Sequence[str], everything: bool,
     Remove dead letters; what they ask for is never done.
 
     The rows of crunch jobs have failed already. Pictures that a dropped delete job was
-    to remove stay until its row is sent again, or for ever if there is no row.
+    to remove stay until the job of its row is sent again, or until fxprofile-admin orphans
+    finds them if there is no row.
     """
     _one_of(wanted, everything)
     session.no_questions(yes)

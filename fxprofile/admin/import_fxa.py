@@ -54,8 +54,20 @@ _PERIOD = 10
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write here, as CSV, what was not imported and why.",
 )
-@click.option("--batch", type=click.IntRange(1, 10000), default=500, show_default=True)
-@click.option("--parallel", type=click.IntRange(1, 256), default=16, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 10000),
+    default=500,
+    show_default=True,
+    help="How many users to read at a time.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 256),
+    default=16,
+    show_default=True,
+    help="How many avatars to work on at one time.",
+)
 @pass_session
 def import_fxa(
     session: Session,

@@ -112,7 +112,6 @@ class Head(Process):
     """
 
     kind = "head"
-    outbox_class = Outbox
     selection_class = Selection
     intake_class = Intake
     changes_class = Changes
@@ -122,7 +121,7 @@ class Head(Process):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
         store, jobs = self.driver("store"), self.driver("jobs")
-        outbox = self.outbox_class(jobs=jobs, store=store, clock=self.clock)
+        outbox = Outbox(jobs=jobs, store=store, clock=self.clock)
         cache = self.driver("cache")
         changes = self.changes_class(cache=cache, updates=None, metrics=world.metrics)
         self.profiles = Profiles(
