@@ -32,9 +32,10 @@ _NICE: Final = 10
 def lower_priority() -> bool:
     """Let everything else go first."""
     try:
-        return os.nice(_NICE) > 0
+        os.nice(_NICE)
     except OSError:
         return False
+    return True
 
 
 def leave_root() -> bool:
