@@ -172,6 +172,8 @@ def _postgresql_engine(url: URL, options: dict[str, Any], timeout: float | None)
     arguments: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
         "application_name": "fxprofile",
+        # Of the encoding of the database by default, which may have no texts at all.
+        "client_encoding": "UTF8",
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,

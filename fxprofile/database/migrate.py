@@ -45,8 +45,10 @@ def revision(connection: Connection) -> str | None:
     """
     The revision that the schema of a database has, or None if it has none.
 
-    :raises SchemaMismatch: if tables of another program are in the way.
+    :raises SchemaMismatch: if tables of another program are in the way, or the database
+        cannot hold every text.
     """
+    _check_encoding(connection)
     tables = set(inspect(connection).get_table_names())
     ours = sorted(tables.intersection(metadata.tables))
     if "alembic_version" not in tables:
@@ -64,6 +66,18 @@ def revision(connection: Connection) -> str | None:
             f"the schema of the database is {found} of another program: use a database of its own"
         )
     return found
+
+
+def _check_encoding(connection: Connection) -> None:
+    # That of a server that was set up without a locale is SQL_ASCII. With MySQL it is a
+    # matter of our tables.
+    if connection.dialect.name == "postgresql":
+        encoding = connection.execute(text("SHOW server_encoding")).scalar()
+        if encoding != "UTF8":
+            raise SchemaMismatch(
+                f"the encoding of the database is {encoding}, and has to be UTF8: create it"
+                " with TEMPLATE template0 ENCODING 'UTF8'"
+            )
 
 
 def ensure_schema(engine: Engine, *, migrate: bool) -> None:

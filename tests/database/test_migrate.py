@@ -22,6 +22,7 @@ from fxprofile.database.migrate import SCRIPTS, SchemaMismatch, current, upgrade
 from fxprofile.database.schema import REVISION, metadata
 from fxprofile.errors import StoreError
 from tests.database.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
+from tests.servers import postgresql
 
 
 def revisions() -> list[str]:
@@ -286,6 +287,20 @@ class MariadbMigrationTests(MariadbBackend, ServerMigrationContract):
 
 class PostgresqlMigrationTests(PostgresqlBackend, ServerMigrationContract):
     """Migrations of PostgreSQL."""
+
+    async def test_encoding(self) -> None:
+        """A database that cannot hold every text is refused, and told from others."""
+        for encoding in ("SQL_ASCII", "LATIN1"):
+            server = postgresql.shared()
+            name = f"test_{encoding.lower()}"
+            server.create(name, encoding)
+            url = server.url(name)
+            with self.assertRaises(SchemaMismatch) as caught:
+                await self.open(url, migrate=True).ready()
+            self.assertIn(encoding, str(caught.exception))
+            with self.assertRaises(SchemaMismatch):
+                upgrade(url)
+            self.assertEqual(self.tables(url + "?client_encoding=utf8"), [])
 
 
 # What is no test case of its own is not to be found by the runner.

@@ -79,9 +79,11 @@ class PostgresqlServer(SqlServer):
             return False
         return True
 
-    def create(self, name: str) -> None:
+    def create(self, name: str, encoding: str = "UTF8") -> None:
         with self._connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+            connection.execute(
+                f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'".encode()
+            )
         connection.close()
 
     def set_read_only(self, name: str, read_only: bool) -> None:
