@@ -108,13 +108,17 @@ class IQueue(Interface):
     async def send(*, body: str) -> None:
         """Put a message on the queue.  When this returns it is durable."""
 
-    async def receive(*, max_messages: int, wait: float) -> Sequence[Message]:
+    async def receive(
+        *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
         """
-        Take messages and hide them from others for the queue's visibility timeout.
+        Take messages and hide them from others for a while.
 
         :param max_messages: 1 to 10.
         :param wait: seconds to wait for the first one, 0 to 20.  Cancelling the
             wait loses no message.
+        :param visibility: seconds to hide them for, in place of the queue's visibility
+            timeout.
         :returns: no message if none came in time.
         """
 

@@ -92,13 +92,16 @@ class DatabaseQueue:
         await self._run(lambda c: c.execute(insert(table).values(message)) and None)
         self._database.bells.ring(self.name)
 
-    async def receive(self, *, max_messages: int, wait: float) -> Sequence[Message]:
+    async def receive(
+        self, *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
         if not 1 <= max_messages <= MAX_MESSAGES:
             raise ValueError(f"max_messages is {max_messages}")
+        hidden = self._visibility if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
             with self._database.bells.listening(self.name) as bell:
-                messages = await self._take(max_messages)
+                messages = await self._take(max_messages, hidden)
                 left = deadline - self._clock.seconds()
                 if messages or left <= 0:
                     return messages
@@ -181,7 +184,7 @@ class DatabaseQueue:
         statement = delete(table).where(self._is(message_id, self.name))
         return bool(await self._run(lambda c: c.execute(statement).rowcount))
 
-    async def _take(self, limit: int) -> Sequence[Message]:
+    async def _take(self, limit: int, hidden: float) -> Sequence[Message]:
         """
         Receive what is there.  If nobody waits for it any longer by then, the receive is
         undone.
@@ -189,7 +192,7 @@ class DatabaseQueue:
         taking = _Taking(
             queue=self.name,
             limit=limit,
-            visibility=self._visibility,
+            visibility=hidden,
             max_receives=self._max_receives,
         )
         given_up = False

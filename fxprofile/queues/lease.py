@@ -15,18 +15,23 @@ from fxprofile.errors import LeaseLost
 from fxprofile.interfaces import IQueue
 from fxprofile.model import Message
 
+#: Seconds for which a message is hidden by its receive, at the most.  The answer may not reach
+#: who asked, because that process has just ended: then somebody else gets the message soon.
+FIRST = 15
+
 #: Seconds between two tries to extend a message, at the least.
 SHORTEST_PAUSE = 1
 
 
 class Lease:
     """
-    Extends one message at half its visibility timeout.
+    Extends one message when half of the time has passed for which it is hidden.
 
     The lease is lost when the queue says so, or when it has run out because the queue
     could not be told in time.
 
-    :param visibility_timeout: of the queue, in seconds.
+    :param first: seconds for which the receive has hidden the message.
+    :param visibility_timeout: seconds for which each extension does.
     :param lost: is called, once, when the lease is lost.
     """
 
@@ -37,12 +42,14 @@ class Lease:
         *,
         queue: IQueue,
         message: Message,
+        first: float,
         visibility_timeout: float,
         clock: IReactorTime,
         lost: Callable[[], object],
     ) -> None:
         self._queue = queue
         self._message = message
+        self._first = first
         self._visibility_timeout = visibility_timeout
         self._clock = clock
         self._lost = lost
@@ -52,8 +59,8 @@ class Lease:
 
     def begin(self) -> None:
         """Keep the message, which has just been received."""
-        self._ends = self._clock.seconds() + self._visibility_timeout
-        self._end = self._clock.callLater(self._visibility_timeout, self._run_out)
+        self._ends = self._clock.seconds() + self._first
+        self._end = self._clock.callLater(self._first, self._run_out)
         self._beating = Deferred.fromCoroutine(self._beat())
         self._beating.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
@@ -65,7 +72,7 @@ class Lease:
             self._beating.cancel()
 
     async def _beat(self) -> None:
-        pause = half = self._visibility_timeout / 2
+        pause = self._first / 2
         while True:
             await sleep(self._clock, pause)
             # The queue counts from when it hears of this, which is later than now.
@@ -86,7 +93,7 @@ class Lease:
                 )
                 pause = max(SHORTEST_PAUSE, (self._ends - self._clock.seconds()) / 3)
             else:
-                pause = half
+                pause = self._visibility_timeout / 2
                 self._set_end(asked + self._visibility_timeout)
 
     def _set_end(self, when: float) -> None:

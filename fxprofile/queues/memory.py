@@ -75,13 +75,16 @@ class MemoryQueue:
         now = self._clock.seconds()
         self._add(_Entry(seq=next(self._numbers), body=body, sent=now, visible_at=now))
 
-    async def receive(self, *, max_messages: int, wait: float) -> Sequence[Message]:
+    async def receive(
+        self, *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
         if not 1 <= max_messages <= 10:
             raise ValueError(f"max_messages is {max_messages}")
+        hidden = self._visibility if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
             with self._bells.listening(self.name) as bell:
-                messages = self._take(max_messages)
+                messages = self._take(max_messages, hidden)
                 left = deadline - self._clock.seconds()
                 if messages or left <= 0:
                     return messages
@@ -116,7 +119,7 @@ class MemoryQueue:
         self._entries.append(entry)
         self._bells.ring(self.name)
 
-    def _take(self, limit: int) -> list[Message]:
+    def _take(self, limit: int, hidden: float) -> list[Message]:
         now = self._clock.seconds()
         messages: list[Message] = []
         for entry in sorted(self._entries, key=lambda entry: (entry.visible_at, entry.seq)):
@@ -129,7 +132,7 @@ class MemoryQueue:
                 continue
             entry.receive_count += 1
             entry.receipt = secrets.token_hex(16)
-            entry.visible_at = now + self._visibility
+            entry.visible_at = now + hidden
             messages.append(
                 Message(
                     message_id=str(entry.seq),

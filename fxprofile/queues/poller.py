@@ -23,7 +23,7 @@ from fxprofile.errors import DriverError, LeaseLost, MalformedMessage
 from fxprofile.interfaces import IQueue
 from fxprofile.metrics import Metrics
 from fxprofile.model import Message
-from fxprofile.queues.lease import Lease
+from fxprofile.queues.lease import FIRST, Lease
 
 #: Seconds of a long poll; Amazon SQS allows no more.
 WAIT = 20
@@ -75,6 +75,7 @@ class Poller(Service):
         anything else if it is to be tried again.
     :param slots: how many messages are handled at one time.
     :param visibility_timeout: of the queue, in seconds.
+    :param first: see :data:`fxprofile.queues.lease.FIRST`.
     :param grace: seconds that messages in hand may take when the service stops.
     :param longest: see :data:`LONGEST`.
     :param retry_delays: see :data:`RETRY_DELAYS`.
@@ -90,6 +91,7 @@ class Poller(Service):
         handler: Handler,
         slots: int,
         visibility_timeout: float,
+        first: float = FIRST,
         metrics: Metrics,
         clock: IReactorTime,
         grace: float = 25,
@@ -101,6 +103,7 @@ class Poller(Service):
         self._queue = queue
         self._handler = handler
         self._slots = slots
+        self._first = min(first, visibility_timeout)
         self._visibility_timeout = visibility_timeout
         self._metrics = metrics
         self._clock = clock
@@ -174,7 +177,9 @@ class Poller(Service):
             self._last_receive = self._clock.seconds()
             return 0
         asked = self._clock.seconds()
-        messages = await self._queue.receive(max_messages=min(free, BATCH), wait=WAIT)
+        messages = await self._queue.receive(
+            max_messages=min(free, BATCH), wait=WAIT, visibility=self._first
+        )
         self._last_receive = self._clock.seconds()
         for message in messages:
             self._start(message)
@@ -237,6 +242,7 @@ class Poller(Service):
         handling.lease = Lease(
             queue=self._queue,
             message=handling.message,
+            first=self._first,
             visibility_timeout=self._visibility_timeout,
             clock=self._clock,
             lost=lambda: handling.cancel(_Why.LEASE_LOST),

@@ -153,7 +153,9 @@ class SqsQueue(Service):
         if answer.get("MD5OfMessageBody") != _md5(body):
             raise QueueError(f"sqs:SendMessage {self._url}: SQS got another body than ours")
 
-    async def receive(self, *, max_messages: int, wait: float) -> Sequence[Message]:
+    async def receive(
+        self, *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
         """
         Receive messages by a long poll.
 
@@ -165,7 +167,8 @@ class SqsQueue(Service):
         if not 0 <= wait <= MAX_WAIT:
             raise ValueError(f"wait is {wait}")
         waiter: Deferred[list[Message]] = Deferred()
-        poll = Deferred.fromCoroutine(self._poll(max_messages, math.ceil(wait)))
+        hidden = self._visibility_timeout if visibility is None else math.ceil(visibility)
+        poll = Deferred.fromCoroutine(self._poll(max_messages, math.ceil(wait), hidden))
         self._polls.add(poll)
 
         def landed(outcome: list[Message] | Failure) -> None:
@@ -184,13 +187,13 @@ class SqsQueue(Service):
             waiter.addErrback(lambda failure: None)
             raise
 
-    async def _poll(self, max_messages: int, wait: int) -> list[Message]:
+    async def _poll(self, max_messages: int, wait: int, hidden: int) -> list[Message]:
         answer = await self._call(
             "ReceiveMessage",
             {
                 "MaxNumberOfMessages": max_messages,
                 "WaitTimeSeconds": wait,
-                "VisibilityTimeout": self._visibility_timeout,
+                "VisibilityTimeout": hidden,
                 "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
             },
             timeout=wait + TIMEOUT,
@@ -211,7 +214,7 @@ class SqsQueue(Service):
                     "Message {id} of {queue} is damaged", id=members.get("MessageId"), queue=self
                 )
                 continue
-            self._leases[message.receipt_handle] = _Lease(now, now + self._visibility_timeout)
+            self._leases[message.receipt_handle] = _Lease(now, now + hidden)
             messages.append(message)
         return messages
 

@@ -134,6 +134,17 @@ class QueueContract:
         self.assertEqual(second.receive_count, 2)
         self.assertNotEqual(second.receipt_handle, first.receipt_handle)
 
+    async def test_hidden_for_another_time(self) -> None:
+        """A receive may hide its messages for another time than that of the queue."""
+        queue = await self.make_queue()
+        await queue.send(body="one")
+        (first,) = await queue.receive(max_messages=1, wait=0, visibility=self.visibility / 2)
+        await self.pass_time(self.visibility / 2)
+        (again,) = await self.receive_all(queue, 1)
+        self.assertEqual(again.body, "one")
+        with self.assertRaises(LeaseLost):
+            await queue.extend(message=first, visibility=self.visibility)
+
     async def test_delete(self) -> None:
         """A deleted message does not come back, and may be deleted again."""
         queue = await self.make_queue()

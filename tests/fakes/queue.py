@@ -30,7 +30,8 @@ class ScriptedQueue:
     """
     Notes what it is asked, and answers what it is told.
 
-    :ivar polls: the arguments of each receive.
+    :ivar polls: how many messages each receive asks for, and how long it waits.
+    :ivar hidden: for how long each receive hides them.
     :ivar extended: the id and the visibility of each extension.
     :ivar deleted: the ids of the messages that were deleted.
     :ivar errors: by method, what the next calls raise.
@@ -40,6 +41,7 @@ class ScriptedQueue:
 
     def __init__(self) -> None:
         self.polls: list[tuple[int, float]] = []
+        self.hidden: list[float | None] = []
         self.extended: list[tuple[str, float]] = []
         self.deleted: list[str] = []
         self.errors: dict[str, list[BaseException]] = {}
@@ -67,8 +69,11 @@ class ScriptedQueue:
         assert poll is not None
         poll.errback(error)
 
-    async def receive(self, *, max_messages: int, wait: float) -> Sequence[Message]:
+    async def receive(
+        self, *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
         self.polls.append((max_messages, wait))
+        self.hidden.append(visibility)
         await self._moment("receive")
         assert self._poll is None, "polled twice at a time"
         self._poll = poll = Deferred()

@@ -64,6 +64,7 @@ class PollerTestCase(SynchronousTestCase):
             "handler": self.hands,
             "slots": 2,
             "visibility_timeout": VISIBILITY,
+            "first": VISIBILITY,
             "metrics": self.metrics,
             "clock": self.clock,
             "uniform": lambda low, high: high,

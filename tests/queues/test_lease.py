@@ -22,9 +22,13 @@ class LeaseTests(SynchronousTestCase):
         self.clock = Clock()
         self.queue = ScriptedQueue()
         self.losses = 0
+        self.begin(first=60)
+
+    def begin(self, first: float) -> None:
         self.lease = Lease(
             queue=self.queue,
             message=make_message("a"),
+            first=first,
             visibility_timeout=60,
             clock=self.clock,
             lost=self.lost,
@@ -42,6 +46,26 @@ class LeaseTests(SynchronousTestCase):
         self.clock.pump([1] + [30] * 19)
         self.assertEqual(self.queue.extended, [("a", 60)] * 20)
         self.assertEqual(self.losses, 0)
+
+    def test_short_at_first(self) -> None:
+        """What is hidden for a short time at first is extended at half of that, by all of it."""
+        self.lease.end()
+        self.begin(first=10)
+        self.clock.pump([4.9, 0.1])
+        self.assertEqual(self.queue.extended, [("a", 60)])
+        self.clock.pump([29.9, 0.1])
+        self.assertEqual(self.queue.extended, [("a", 60)] * 2)
+        self.assertEqual(self.losses, 0)
+
+    def test_short_and_lost(self) -> None:
+        """And is lost when that time has passed, if it cannot be extended."""
+        self.lease.end()
+        self.begin(first=10)
+        self.queue.held["extend"] = [Deferred()]
+        self.clock.pump([9.9])
+        self.assertEqual(self.losses, 0)
+        self.clock.advance(0.1)
+        self.assertEqual(self.losses, 1)
 
     def test_end(self) -> None:
         """After its end nothing is asked and nothing is left on the clock."""
@@ -124,6 +148,7 @@ class LeaseTests(SynchronousTestCase):
         lease = Lease(
             queue=queue,
             message=make_message("a"),
+            first=2,
             visibility_timeout=2,
             clock=clock,
             lost=self.lost,

@@ -71,6 +71,17 @@ class ReceivingTests(PollerTestCase):
         self.give("d")
         self.assertEqual(self.queue.polls[-1], (2, WAIT))
 
+    def test_hides_shortly_at_first(self) -> None:
+        """A receive hides messages shortly, as its answer may reach nobody, and never longer."""
+        self.start(first=15)
+        self.assertEqual(self.queue.hidden, [15])
+        self.give("a")
+        self.clock.advance(7.5)
+        self.assertEqual(self.queue.extended, [("a", VISIBILITY)])
+        self.end()
+        self.start(first=15, visibility_timeout=4)
+        self.assertEqual(self.queue.hidden[-1], 4)
+
     def test_nothing_came(self) -> None:
         """A long poll that gave nothing is followed by the next one at once."""
         self.start()

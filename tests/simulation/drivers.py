@@ -168,11 +168,13 @@ class SimQueue:
         self.entries.append(_Entry(body, now, now + delay, self._number()))
         self._ring()
 
-    async def receive(self, *, max_messages: int, wait: float) -> Sequence[Message]:
+    async def receive(
+        self, *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
         clock = self._world.clock
         deadline = clock.seconds() + wait
         while True:
-            messages = self._take(max_messages)
+            messages = self._take(max_messages, visibility or self._visibility)
             left = deadline - clock.seconds()
             if messages or left <= 0:
                 return messages
@@ -222,7 +224,7 @@ class SimQueue:
         self._numbers += 1
         return f"{self.name}-{self._numbers}"
 
-    def _take(self, limit: int) -> list[Message]:
+    def _take(self, limit: int, hidden: float) -> list[Message]:
         now = self._world.clock.seconds()
         visible = [entry for entry in self.entries if entry.visible_at <= now]
         if len(visible) > 1:
@@ -236,7 +238,7 @@ class SimQueue:
                 continue
             entry.receive_count += 1
             entry.receipts.append(f"{entry.message_id}/{entry.receive_count}")
-            entry.visible_at = now + self._visibility
+            entry.visible_at = now + hidden
             messages.append(
                 Message(
                     message_id=entry.message_id,
