@@ -1,8 +1,5 @@
 """
 Engines for the three databases, set up so that nothing waits for ever.
-
-They are SQLite from 3.35 on; MySQL from 8.0 and MariaDB from 10.6 on, which have SKIP
-LOCKED; and PostgreSQL from 12 on.
 """
 
 from __future__ import annotations

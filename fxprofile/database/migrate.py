@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Dialect, Engine, inspect, text
 
 from fxprofile.database.connect import (
     READ_ONLY,
@@ -25,6 +25,15 @@ from fxprofile.errors import StoreError
 
 #: Where Alembic finds its environment and the revisions.
 SCRIPTS: Final = Path(__file__).parent / "migrations"
+
+#: The first version of each database that has all that is used here: SKIP LOCKED, and of
+#: SQLite, which has no rows to lock, its tables and upserts.
+OLDEST: Final = {
+    "sqlite": (3, 35),
+    "mysql": (8, 0),
+    "MariaDB": (10, 6),
+    "postgresql": (12,),
+}
 
 #: What names the lock of a migration: any number that nobody else uses.
 _LOCK_NUMBER = 0x66787072
@@ -45,9 +54,10 @@ def revision(connection: Connection) -> str | None:
     """
     The revision that the schema of a database has, or None if it has none.
 
-    :raises SchemaMismatch: if tables of another program are in the way, or the database
-        cannot hold every text.
+    :raises SchemaMismatch: if tables of another program are in the way, the server is too
+        old, or the database cannot hold every text.
     """
+    _check_version(connection.dialect)
     _check_encoding(connection)
     tables = set(inspect(connection).get_table_names())
     ours = sorted(tables.intersection(metadata.tables))
@@ -66,6 +76,17 @@ def revision(connection: Connection) -> str | None:
             f"the schema of the database is {found} of another program: use a database of its own"
         )
     return found
+
+
+def _check_version(dialect: Dialect) -> None:
+    name = "MariaDB" if getattr(dialect, "is_mariadb", False) else dialect.name
+    oldest = OLDEST[name]
+    found = dialect.server_version_info or oldest
+    if found[: len(oldest)] < oldest:
+        raise SchemaMismatch(
+            f"{name} {'.'.join(map(str, found))} is too old:"
+            f" {'.'.join(map(str, oldest))} or later is needed"
+        )
 
 
 def _check_encoding(connection: Connection) -> None:

@@ -12,13 +12,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Dialect, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
 from twisted.internet.defer import DeferredList
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.database.connect import is_embedded, make_file
-from fxprofile.database.migrate import SCRIPTS, SchemaMismatch, current, upgrade
+from fxprofile.database.migrate import SCRIPTS, SchemaMismatch, _check_version, current, upgrade
 from fxprofile.database.schema import REVISION, metadata
 from fxprofile.errors import StoreError
 from tests.database.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
@@ -49,6 +51,34 @@ class RevisionsTests(SynchronousTestCase):
 
 class Stopped(Exception):
     """An upgrade ends here."""
+
+
+class VersionTests(SynchronousTestCase):
+    """Which versions of a database will do."""
+
+    def check(self, dialect: Dialect, *version: int) -> None:
+        dialect.server_version_info = version
+        _check_version(dialect)
+
+    def test_new_enough(self) -> None:
+        """These do."""
+        self.check(sqlite.dialect(), 3, 40, 1)
+        self.check(mysql.dialect(), 8, 0, 36)
+        self.check(mysql.dialect(is_mariadb=True), 10, 6, 0)
+        self.check(mysql.dialect(is_mariadb=True), 11, 4)
+        self.check(postgresql_dialect(), 12)
+        self.check(postgresql_dialect(), 15, 19)
+
+    def test_too_old(self) -> None:
+        """These do not, and are told what would."""
+        for dialect, version, said in (
+            (mysql.dialect(), (5, 7, 44), "mysql 5.7.44 is too old: 8.0 or later"),
+            (mysql.dialect(is_mariadb=True), (10, 5, 23), "MariaDB 10.5.23 is too old: 10.6"),
+            (postgresql_dialect(), (11, 22), "postgresql 11.22 is too old: 12 or later"),
+        ):
+            with self.assertRaises(SchemaMismatch) as caught:
+                self.check(dialect, *version)
+            self.assertIn(said, str(caught.exception))
 
 
 class StopAfter:
