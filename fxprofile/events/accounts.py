@@ -27,6 +27,9 @@ _PROFILE_CHANGED = ("primaryEmailChanged", "profileDataChanged")
 #: Events after which the tokens of a user may be so too.
 _TOKENS_REVOKED = ("passwordChange", "reset")
 
+#: All that there is something to do about.
+EVENTS = ("delete", *_PROFILE_CHANGED, *_TOKENS_REVOKED)
+
 _log = Logger()
 
 
@@ -42,7 +45,7 @@ def accounts_handler(
     async def handle(message: Message) -> None:
         event = decode(message.body)
         name = event.get("event")
-        if name not in ("delete", *_PROFILE_CHANGED, *_TOKENS_REVOKED):
+        if name not in EVENTS:
             return
         uid = _uid(event.get("uid"))
         if uid is None:

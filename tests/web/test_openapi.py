@@ -17,6 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile import errors
 from fxprofile.errors import ApiError
+from fxprofile.events.accounts import EVENTS
 from fxprofile.profiles import FIELD_SCOPES
 from tests.daemon import Daemon
 from tests.web.service import ApiCase, account
@@ -165,6 +166,12 @@ class ReferenceTests(ApiCase):
                 rf"^\| `{method} {re.escape(named)}` \| ([^|]*) \|", self.text, re.M
             )
             self.assertEqual(tuple(re.findall("`([^`]+)`", row)), scopes or (), row)
+
+    def test_events(self) -> None:
+        """Each account event that does something is in the table, and no other."""
+        table = self.text[self.text.index("| event |") :].split("\n\n")[0]
+        rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        self.assertEqual(set(re.findall(r"\w+", " ".join(rows))), set(EVENTS))
 
     def test_errors(self) -> None:
         """Each status and errno that the code can answer is in the table, and no other."""
