@@ -29,6 +29,11 @@ from fxprofile.serving.site import Listener, StreamingSite
 #: Threads for work on files.
 FILE_THREADS = 16
 
+#: Connections that may wait until the reactor takes them, unless the setting says how many:
+#: if many clients come at one time, those that find no room are cut off.
+BACKLOG = 1024
+_QUEUING = ("tcp:", "tcp6:", "ssl:", "unix:")
+
 #: Seconds after which an original expires that nothing else removed: longer than any
 #: message or failed upload is kept.
 ORIGINALS_EXPIRE = 30 * 86400
@@ -158,8 +163,10 @@ class Parts:
 
     def endpoint(self, key: str, description: str) -> IStreamServerEndpoint:
         """The endpoint that a setting names."""
+        queues = description.startswith(_QUEUING) and ":backlog=" not in description
+        backlog = f":backlog={BACKLOG}" if queues else ""
         try:
-            return serverFromString(self.reactor, description)
+            return serverFromString(self.reactor, description + backlog)
         except Exception as error:
             # Each kind of endpoint has its own parser, and some read certificates.
             raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None

@@ -1,0 +1,105 @@
+"""Many clients that stall in mid-upload, against a real daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from tests.daemon import Daemon
+from tests.integration import photos
+from tests.integration.client import Client
+from tests.integration.scene import PipelineCase
+
+CLIENTS = 400
+
+#: Bytes by which the daemon may grow: less than a fortieth of what the clients announce.
+GROWTH = 96 << 20
+
+HEAD = (
+    b"POST /v1/avatar/upload HTTP/1.1\r\n"
+    b"Host: 127.0.0.1\r\n"
+    b"Authorization: Bearer alice\r\n"
+    b"Content-Type: image/jpeg\r\n"
+    b"Content-Length: 10000000\r\n\r\n"
+)
+
+
+class Staller(Protocol):
+    """
+    Sends the beginning of an upload.
+
+    :ivar answer: what came back.
+    :ivar gone: whether the connection has ended.
+    """
+
+    def __init__(self, beginning: bytes) -> None:
+        self._beginning = beginning
+        self.answer = b""
+        self.gone = False
+
+    def connectionMade(self) -> None:
+        self.transport.write(HEAD + self._beginning)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.answer += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone = True
+
+
+def memory(daemon: Daemon) -> int:
+    """Bytes that a daemon has in memory."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) << 10
+
+
+class StalledTests(PipelineCase):
+    """Clients that are slower than anybody's patience."""
+
+    async def test_many(self) -> None:
+        """Hundreds of them take little memory, stand in nobody's way, and leave nothing."""
+        daemon = await self.scene.daemon(uploads__per_hour=0, uploads__wait=30)
+        client = Client(daemon)
+        await client.upload(photos.jpeg())
+        await client.ask("DELETE", "/v1/avatar")
+        await self.scene.until(lambda: not self.scene.files(), "nothing is there")
+        before = memory(daemon)
+
+        beginning = photos.jpeg(1600, 1200)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", daemon.ports.web)
+        lengths = (1, 3000, 70_000, len(beginning))
+        stalled: list[Staller] = await gatherResults(
+            [
+                connectProtocol(endpoint, Staller(beginning[: lengths[n % len(lengths)]]))
+                for n in range(CLIENTS)
+            ]
+        )
+        # Of what is shorter than a signature nothing is written.
+        written = CLIENTS - CLIENTS // len(lengths)
+
+        def most_are_written() -> bool:
+            return len(self.scene.files()) == written or any(s.answer for s in stalled)
+
+        await self.scene.until(most_are_written, "the uploads have begun")
+        self.assertLess(memory(daemon) - before, GROWTH)
+        status, answer = await client.upload(photos.jpeg())
+        self.assertEqual((status, answer["status"]), (201, "ready"))
+
+        for staller in stalled[: CLIENTS // 2]:
+            staller.transport.abortConnection()
+        await self.scene.until(lambda: all(s.gone for s in stalled), "they have all gone")
+        for staller in stalled[CLIENTS // 2 :]:
+            self.assertTrue(staller.answer.startswith(b"HTTP/1.1 408 "), staller.answer[:80])
+        self.assertLess(memory(daemon) - before, GROWTH)
+
+        kept = [f"fxprofile-public/a/{answer['id']}{s}" for s in ("", "_large", "_small")]
+        await self.scene.until(lambda: self.scene.files() == kept, "nothing of theirs is left")
+        _, avatar = await client.ask("GET", "/v1/avatar")
+        self.assertEqual((avatar["id"], "pending" in avatar), (answer["id"], False))
+        self.assertNotIn("Traceback", daemon.output)
