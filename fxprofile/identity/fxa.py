@@ -175,6 +175,11 @@ class FxaIdentity(Service):
             return _account(answer)
         except UpstreamFailure as failure:
             raise AuthUnavailable(str(failure)) from None
+        except AccountUnknown:
+            # Whatever was known of this token, it may no longer hold.
+            if self._trusted is not None:
+                self._trusted.drop(digest(token))
+            raise
 
     async def forget(self, *, uid: str) -> None:
         """See :class:`fxprofile.interfaces.IIdentity`."""

@@ -127,6 +127,11 @@ class TokenCache:
             self._set(key, credentials, asked)
         return credentials
 
+    def drop(self, key: bytes) -> None:
+        """Trust a token no longer."""
+        if key in self._trusted:
+            self._remove(key)
+
     def forget(self, uid: str) -> None:
         """Trust no token of a user any longer."""
         for forgotten in self._watched.values():

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.errors import InvalidToken, OAuthUnavailable
+from fxprofile.errors import AccountUnknown, AuthUnavailable, InvalidToken, OAuthUnavailable
 from fxprofile.identity.tokens import TokenCache
 from fxprofile.model import Credentials
 from tests.fakes.oauth import ALICE, error
@@ -147,6 +147,19 @@ class TokenCacheTests(FxaCase):
         self.successResultOf(self.verify("bob"))
         self.assertEqual(self.oauth.verified.count("bob"), 1)
         self.assertEqual(self.oauth.verified.count("alice2"), 2)
+
+    def test_account_is_gone(self) -> None:
+        """A token whose account the auth server does not know is asked about again."""
+        for token in ("alice", "bob"):
+            self.successResultOf(self.verify(token))
+        self.auth.answer = lambda _: error(400, 102)
+        self.failureResultOf(self.account("alice"), AccountUnknown)
+        self.failureResultOf(self.account("nobody"), AccountUnknown)
+        self.auth.answer = lambda _: error(500, 999)
+        self.failureResultOf(self.account("bob"), AuthUnavailable)
+        for token in ("alice", "bob"):
+            self.successResultOf(self.verify(token))
+        self.assertEqual(self.oauth.verified, ["alice", "bob", "alice"])
 
     def test_forget_while_verifying(self) -> None:
         """An answer from before the user was forgotten is not trusted after it."""
