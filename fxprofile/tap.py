@@ -164,14 +164,14 @@ class Process(MultiService):
         _raise_descriptor_limit()
         self._or_end(self._parts.check_files)
         self._parts.health.starting = True
-        super().startService()
+        self._or_end(super().startService)
         starting = Deferred.fromCoroutine(self._start())
         starting.addErrback(self._failed)
 
-    def _or_end(self, check: Callable[[], None]) -> None:
-        """End the process before anything has been started, if this raises."""
+    def _or_end(self, call: Callable[[], None]) -> None:
+        """End the process with one line, if this raises."""
         try:
-            check()
+            call()
         except ConfigError as error:
             self._say(error)
             self._tell_twistd()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
@@ -10,6 +11,7 @@ from unittest import SkipTest
 from twisted.internet.utils import getProcessOutputAndValue
 
 import fxprofile
+from tests.daemon import Daemon
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.scene import PipelineCase
@@ -196,6 +198,34 @@ class StartTests(PipelineCase):
         self.assertNotIn("Traceback", log)
         os.unlink(self.scene.directory / "combined.log")
 
+    async def run_in(
+        self, directory: Path, command: Sequence[str], *places: Path
+    ) -> tuple[bytes, bytes, int]:
+        """
+        Run a program to its end.
+
+        :param places: where it looks for modules first.
+        :returns: what it wrote on the standard output and the standard error; its status.
+        """
+        path = [*places, Path(fxprofile.__file__).parent.parent]
+        return await getProcessOutputAndValue(
+            command[0],
+            command[1:],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+            path=str(directory),
+        )
+
+    async def test_missing_driver(self) -> None:
+        """A database whose driver is not installed is said to need it."""
+        directory = self.scene.directory
+        (directory / "pymysql.py").write_text("raise ImportError")
+        settings = {"database.url": "mysql+pymysql://127.0.0.1/x"}
+        daemon = Daemon(directory, settings=settings, ports=self.scene.ports)
+        out, error, status = await self.run_in(directory, daemon.command(), directory)
+        line = b"fxprofile: database.url: mysql+pymysql needs fxprofile[mysql] to be installed\n"
+        self.assertEqual((error, status), (line, 1))
+        self.assertNotIn(b"Traceback", out)
+
     async def test_port_in_use(self) -> None:
         """A port that somebody else has ends the start with a line that names the setting."""
         await self.scene.daemon("images")
@@ -204,15 +234,10 @@ class StartTests(PipelineCase):
     async def test_daemon(self) -> None:
         """Whoever starts a daemon in the background hears that it cannot listen."""
         images = await self.scene.daemon("images")
-        command = [part for part in images.command() if part != "-n"]
         directory = self.scene.directory / "background"
         directory.mkdir()
-        out, error, status = await getProcessOutputAndValue(
-            command[0],
-            command[1:],
-            env={**os.environ, "PYTHONPATH": str(Path(fxprofile.__file__).parent.parent)},
-            path=str(directory),
-        )
+        command = [part for part in images.command() if part != "-n"]
+        out, error, status = await self.run_in(directory, command)
         self.assertEqual((out, status), (b"", 1))
         self.assertIn(b"fxprofile: admin.listen: cannot listen at tcp:", error)
         self.assertEqual([path.name for path in directory.iterdir()], ["fxprofile-images.log"])
