@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +24,9 @@ from fxprofile.model import REASONS
 #: The variants, largest first.
 _NAMES: Final = tuple(sorted(VARIANTS, key=lambda name: -VARIANTS[name][1]))
 
+#: What stands for standard input.
+_STDIN: Final = Path("-")
+
 
 @click.command(cls=AdminCommand)
 @click.argument(
@@ -29,13 +34,14 @@ _NAMES: Final = tuple(sorted(VARIANTS, key=lambda name: -VARIANTS[name][1]))
     metavar="FILE...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path),
 )
 @click.option(
     "--out",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write the pictures there, as NAME.large.png, NAME.default.png and NAME.small.png.",
+    help="Write the pictures there, as NAME.large.png, NAME.default.png and NAME.small.png, "
+    "and in the other formats of crunch.formats.",
 )
 @yes_option
 @pass_session
@@ -43,15 +49,18 @@ def crunch(session: Session, files: Sequence[Path], out: Path | None, yes: bool)
     """
     Crunch files as the worker would, and show what comes of them.
 
+    A dash stands for standard input.
     Each is decoded in a sandboxed child of its own, with the limits of the settings.
     Nothing is stored. The status is 1 if one of them would be refused.
     """
     for path in files:
-        if not path.is_file():
+        if path != _STDIN and not path.is_file():
             raise click.UsageError(f"{path} is no regular file.")
-    if out is not None:
-        _check_places(session, files, out, yes)
+    if files.count(_STDIN) > 1:
+        raise click.UsageError("Standard input can be read only once.")
     settings = session.settings()
+    if out is not None:
+        _check_places(session, files, out, settings.crunch.formats, yes)
 
     async def work(tools: Tools) -> dict[str, Any]:
         pool = await start_pool(tools)
@@ -102,17 +111,25 @@ async def gathered(works: Iterable[Any]) -> list[Any]:
         raise
 
 
-def _place(path: Path, out: Path, variant: str) -> Path:
-    return out / f"{path.name}.{variant}.png"
+def _name(path: Path) -> str:
+    return "stdin" if path == _STDIN else path.name
 
 
-def _check_places(session: Session, files: Sequence[Path], out: Path, yes: bool) -> None:
-    twice = [name for name, times in Counter(path.name for path in files).items() if times > 1]
+def _place(path: Path, out: Path, variant: str, form: str) -> Path:
+    return out / f"{_name(path)}.{variant}.{form}"
+
+
+def _check_places(
+    session: Session, files: Sequence[Path], out: Path, forms: Iterable[str], yes: bool
+) -> None:
+    names = Counter(_name(path) for path in files)
+    twice = [name for name, times in names.items() if times > 1]
     if twice:
         raise click.UsageError(f"Two files named {twice[0]} cannot go to one directory.")
-    there = [
-        place for path in files for name in VARIANTS if (place := _place(path, out, name)).exists()
+    places = [
+        _place(path, out, name, form) for path in files for name in VARIANTS for form in forms
     ]
+    there = [place for place in places if place.exists()]
     if there:
         session.no_questions(yes)
         session.confirm(f"{there[0]} is there already. Replace what is there?", yes)
@@ -120,24 +137,21 @@ def _check_places(session: Session, files: Sequence[Path], out: Path, yes: bool)
 
 async def _examined(tools: Tools, pool: Any, path: Path, out: Path | None) -> dict[str, Any]:
     about: dict[str, Any] = {"file": str(path)}
-    original = await tools.files.run(_opened, path)
+    limit = int(tools.settings.uploads.max_bytes)
+    original = await tools.files.run(_opened, path, limit)
     with original:
         about["bytes"] = os.fstat(original.fileno()).st_size
         report = await pool.examine(original=original)
-    limit = int(tools.settings.uploads.max_bytes)
     outcome = report.outcome
     reason, detail, permanent = outcome.reason, outcome.detail, report.permanent
     if about["bytes"] > limit:
         reason, detail = "too_many_bytes", f"over uploads.max_bytes, {limit} bytes: status 413"
         permanent = True
-    pictures = {
-        name: {"width": variant.width, "height": variant.height, "bytes": variant.bytes}
-        for name, (variant, _) in outcome.pictures.items()
-    }
-    if out is not None and outcome.reason is None:
-        await tools.files.run(_write, path, out, outcome.pictures)
-        for name in pictures:
-            pictures[name]["path"] = str(_place(path, out, name))
+    made = {"png": outcome.pictures, **outcome.extras} if outcome.reason is None else {}
+    described = {form: _described(path, out, form, pictures) for form, pictures in made.items()}
+    if out is not None:
+        for form, pictures in made.items():
+            await tools.files.run(_write, path, out, form, pictures)
     return about | {
         "outcome": "ready" if reason is None else "failed",
         "reason": reason,
@@ -147,7 +161,9 @@ async def _examined(tools: Tools, pool: Any, path: Path, out: Path | None) -> di
         "kind": outcome.kind or None,
         "width": outcome.sides[0] or None,
         "height": outcome.sides[1] or None,
-        "pictures": pictures,
+        "placeholder": outcome.placeholder or None,
+        "pictures": described.pop("png", {}),
+        "other_formats": described,
         "cpu_seconds": round(report.cpu, 4),
         "wall_seconds": round(report.wall, 4),
         "peak_memory": report.resident,
@@ -155,18 +171,36 @@ async def _examined(tools: Tools, pool: Any, path: Path, out: Path | None) -> di
     }
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _described(
+    path: Path, out: Path | None, form: str, pictures: Mapping[str, tuple[Any, bytes]]
+) -> dict[str, dict[str, Any]]:
+    described = {}
+    for name, (variant, _) in pictures.items():
+        members = {"width": variant.width, "height": variant.height, "bytes": variant.bytes}
+        if out is not None:
+            members["path"] = str(_place(path, out, name, form))
+        described[name] = members
+    return described
+
+
+def _opened(path: Path, limit: int) -> IO[bytes]:
+    if path == _STDIN:
+        # A pipe has no length, and cannot be mapped; of too much, one byte tells.
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        file.write(sys.stdin.buffer.read(limit + 1))
+        file.flush()
+        return file
     try:
         return open(path, "rb")
     except OSError as error:
         raise click.FileError(str(path), error.strerror) from None
 
 
-def _write(path: Path, out: Path, pictures: Mapping[str, tuple[Any, bytes]]) -> None:
+def _write(path: Path, out: Path, form: str, pictures: Mapping[str, tuple[Any, bytes]]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, (_, body) in pictures.items():
-            place = _place(path, out, name)
+            place = _place(path, out, name, form)
             with suppress(FileNotFoundError):
                 # Not through a link to somewhere else.
                 place.unlink()
@@ -182,7 +216,7 @@ def _text(answer: Mapping[str, Any]) -> str:
             about["reason"] or "ready",
             about["kind"],
             _sides(about) if about["width"] else None,
-            *(_picture(about["pictures"].get(name)) for name in _NAMES),
+            *(_picture(about, name) for name in _NAMES),
             f"{about['cpu_seconds']:.3f} s",
             f"{about['wall_seconds']:.3f} s",
             size(about["peak_memory"]),
@@ -203,8 +237,15 @@ def _text(answer: Mapping[str, Any]) -> str:
     )
 
 
-def _picture(picture: Mapping[str, Any] | None) -> str | None:
-    return None if picture is None else f"{_sides(picture)} {size(picture['bytes'])}"
+def _picture(about: Mapping[str, Any], name: str) -> str | None:
+    picture = about["pictures"].get(name)
+    if picture is None:
+        return None
+    others = (
+        f", {form} {size(pictures[name]['bytes'])}"
+        for form, pictures in about["other_formats"].items()
+    )
+    return f"{_sides(picture)} {size(picture['bytes'])}" + "".join(others)
 
 
 def _sides(sides: Mapping[str, Any]) -> str:

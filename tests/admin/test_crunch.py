@@ -99,6 +99,32 @@ class CrunchTests(AdminCase):
         await self.admin("crunch", "good.png", "--out=a/b", answers="y\n")
         self.assertEqual(check_png(place.read_bytes()), (2, 2))
 
+    async def test_formats(self) -> None:
+        """The other formats of the settings are shown and written too."""
+        wanted = '--set=crunch.formats=["png", "webp"]'
+        ran = await self.admin("crunch", "--json", "good.png", "--out=o", wanted)
+        (about,) = ran.json["files"]
+        self.assertEqual(len(about["placeholder"]), 28)
+        for name, picture in about["other_formats"]["webp"].items():
+            self.assertEqual(picture["path"], f"o/good.png.{name}.webp")
+            image = Image.open(self.directory / picture["path"])
+            self.assertEqual((image.format, image.size), ("WEBP", (2, 2)))
+        ran = await self.admin("crunch", "good.png", wanted)
+        self.assertEqual(ran.output.splitlines()[1].count(", webp "), 3)
+
+    async def test_standard_input(self) -> None:
+        """A dash is standard input, of which no more is read than an upload may have."""
+        ran = await self.admin("crunch", "--json", "-", answers="just text", status=1)
+        (about,) = ran.json["files"]
+        self.assertEqual((about["file"], about["bytes"]), ("-", 9))
+        self.assertEqual(about["reason"], "unsupported")
+        limit = "--set=uploads.max_bytes=10"
+        ran = await self.admin("crunch", "--json", "-", limit, answers="x" * 99, status=1)
+        (about,) = ran.json["files"]
+        self.assertEqual((about["reason"], about["bytes"]), ("too_many_bytes", 11))
+        ran = await self.admin("crunch", "-", "-", status=2)
+        self.assertIn("only once", ran.errors)
+
     async def test_out_through_a_link(self) -> None:
         """A link where a picture belongs is replaced, not followed."""
         (self.directory / "out").mkdir()

@@ -335,7 +335,10 @@ class LeakTests(PoolCase):
     """What is left after many images."""
 
     async def test_a_thousand(self) -> None:
-        """A thousand children, good and bad, leave no zombie and no descriptor."""
+        """A thousand children, good and bad, leave no zombie, descriptor or temporary file."""
+        directory = self.mktemp()
+        os.mkdir(directory)
+        self.patch(tempfile, "tempdir", directory)
         pool = self.make_pool(processes=4)
         await pool.when_ready()
         (helper,) = pool.helpers()
@@ -353,8 +356,10 @@ class LeakTests(PoolCase):
 
         for start in range(0, 20, 4):
             await gatherResults([Deferred.fromCoroutine(one(start + i)) for i in range(4)])
-        before = await counts()
+        before, children = await counts(), children_of(os.getpid())
         for start in range(0, 1000, 20):
             await gatherResults([Deferred.fromCoroutine(one(start + i)) for i in range(20)])
         self.assertEqual(await counts(), before)
         self.assertEqual(pool.helpers(), [helper])
+        self.assertEqual(children_of(os.getpid()), children)
+        self.assertEqual(os.listdir(directory), [])

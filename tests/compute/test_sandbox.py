@@ -21,6 +21,8 @@ from tests.compute.attacks import ATTACKS, EXECUTE
 
 EVERYTHING = {*ATTACKS, EXECUTE}
 NOBODY = 65534
+#: What systems answer to calls that they do not have, or do not let us have.
+REFUSALS = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
 #: What files and other processes can give away.
 FILES = {"read_file", "list_root", "write_file", "other_environ"}
 PROCESSES = {"other_environ", "other_memory", "trace", "send_signal"}
@@ -113,6 +115,13 @@ class LayerTests(SynchronousTestCase):
         needs_root()
         self.assertLessEqual({"become_root", "network_namespace"}, stopped(layers=["capabilities"]))
 
+    def test_undumpable(self) -> None:
+        """A process that cannot be inspected keeps its secrets from others of its user."""
+        needs_root()
+        for forbidden in (False, True):
+            answer = run("tests.compute.inspected", user=NOBODY, forbidden=forbidden)
+            self.assertEqual({*map(bool, answer.values())}, {forbidden}, answer)
+
     def test_namespaces(self) -> None:
         """Namespaces alone stop every kind of network."""
         for user in {os.getuid(), NOBODY if os.getuid() == 0 else os.getuid()}:
@@ -136,7 +145,7 @@ class LockTests(SynchronousTestCase):
     def test_without_landlock(self) -> None:
         """Where the kernel has no Landlock, or does not let us, seccomp stops everything."""
         for user in self.users:
-            for code in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            for code in REFUSALS:
                 config = {"fake": {"landlock": code}, "user": user}
                 answer = run("tests.compute.attacks", mode="strict", **config)
                 self.assertFalse({"landlock", "landlock_network"} & set(answer["layers"]))
@@ -148,7 +157,7 @@ class LockTests(SynchronousTestCase):
         promised = FILES | PROCESSES | {"tcp", "udp", "abstract_socket", "fork", "thread"}
         promised |= {EXECUTE, "memory_file", "become_root", "network_namespace", "raise_limit"}
         for user in self.users:
-            for code in (errno.ENOSYS, errno.EPERM):
+            for code in REFUSALS:
                 config = {"fake": {"seccomp": code}, "user": user}
                 answer = run("tests.compute.attacks", mode="strict", **config)
                 self.assertNotIn("seccomp", answer["layers"])
@@ -158,14 +167,18 @@ class LockTests(SynchronousTestCase):
 
     def test_without_namespaces(self) -> None:
         """Where namespaces cannot be left, the rest stops everything."""
-        for code in (errno.ENOSYS, errno.EPERM):
-            self.assertEqual(stopped(mode="strict", fake={"unshare": code}), EVERYTHING)
+        for user in self.users:
+            for code in REFUSALS:
+                config = {"fake": {"unshare": code}, "user": user}
+                answer = run("tests.compute.attacks", mode="strict", **config)
+                self.assertNotIn("namespaces", answer["layers"])
+                self.assertNotIn(0, answer["attacks"].values())
 
 
 class PoolOnSystemsTests(SynchronousTestCase):
     """A pool on systems that lack something."""
 
-    nothing: ClassVar = {"landlock": errno.ENOSYS, "seccomp": errno.EPERM, "unshare": errno.EPERM}
+    nothing: ClassVar = [{"landlock": code, "seccomp": code, "unshare": code} for code in REFUSALS]
     users: ClassVar = LockTests.users
 
     def test_whole(self) -> None:
@@ -180,14 +193,14 @@ class PoolOnSystemsTests(SynchronousTestCase):
 
     def test_strict(self) -> None:
         """Strict refuses where there is neither seccomp nor Landlock."""
-        for user in self.users:
-            answer = run("tests.compute.outer", mode="strict", user=user, fake=self.nothing)
+        for user, fake in itertools.product(self.users, self.nothing):
+            answer = run("tests.compute.outer", mode="strict", user=user, fake=fake)
             self.assertIn("strict", answer["unavailable"])
 
     def test_best_effort(self) -> None:
         """Best effort crunches there, with what is left."""
-        for user in self.users:
-            answer = run("tests.compute.outer", mode="best-effort", user=user, fake=self.nothing)
+        for user, fake in itertools.product(self.users, self.nothing):
+            answer = run("tests.compute.outer", mode="best-effort", user=user, fake=fake)
             self.assertIsNone(answer["reason"], answer["detail"])
             self.assertLessEqual({"no_new_privs", "rlimits", "uid"}, set(answer["layers"]))
             self.assertFalse({"seccomp", "landlock", "namespaces"} & set(answer["layers"]))
