@@ -237,6 +237,10 @@ class ProblemTests(SynchronousTestCase):
     def test_heic(self) -> None:
         """HEIC needs its decoder, where images are crunched."""
         self.patch(sys, "path", [])
+        # Another test may have it loaded already.
+        decoder = sys.modules.pop("pillow_heif", None)
+        if decoder is not None:
+            self.addCleanup(sys.modules.__setitem__, "pillow_heif", decoder)
         self.assertTrue(problem("crunch.heic=true", role=Role.WORKER).startswith("crunch.heic: "))
         self.assertTrue(load(overrides=["crunch.heic=true"], environ={}, role=Role.WEB).crunch.heic)
 
