@@ -50,7 +50,10 @@ def encode(image: Image.Image, form: str) -> bytes:
     """
     file = BytesIO()
     clear = image.mode in ("LA", "RGBA")
-    image.convert("RGBA" if clear else "RGB").save(file, form.upper(), **_OPTIONS[form])
+    picture = image.convert("RGBA" if clear else "RGB")
+    # What the source said of itself: an encoder would write some of it down.
+    picture.info.clear()
+    picture.save(file, form.upper(), **_OPTIONS[form])
     return file.getvalue()
 
 

@@ -43,6 +43,16 @@ class EncodeTests(SynchronousTestCase):
                     if mode == "RGB":
                         self.assertGreater(psnr(back, image), 30)
 
+    def test_source(self) -> None:
+        """Nothing that the source said of itself is written."""
+        told = Image.Exif()
+        told[0x010E] = "221B Baker Street"
+        source = {"exif": told.tobytes(), "icc_profile": srgb(), "xmp": b"<x/>", "loop": 3}
+        for form in FORMS:
+            image = photo(40, 30)
+            image.info.update(source)
+            self.assertEqual(extras.encode(image, form), GOOD[form])
+
     def test_smaller(self) -> None:
         """A photo has less than a third of the bytes of its PNG."""
         image = natural(600, 400, 4)
