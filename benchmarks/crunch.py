@@ -3,7 +3,8 @@ What crunching costs, beside other ways to the same three pictures.
 
 Ours is measured whole: what the pool's caller waits for, the fork of the child and its
 lock included.  The rounds of all ways are interleaved, so that a busy machine is fair
-to each; the figures to trust are the ratios.
+to each; the figures to trust are the ratios.  A second table tells what WebP and AVIF beside
+the PNGs cost and save.
 
     python -m benchmarks.crunch [--rounds 5] [--only JPEG] [--plot crunch.png]
 """
@@ -17,7 +18,9 @@ import math
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,14 +31,17 @@ from twisted.internet.task import react
 from benchmarks.crunch_cases import Case, cases
 from benchmarks.crunch_rivals import run
 from fxprofile.compute.limits import Limits
+from fxprofile.compute.placeholder import blurhash
 from fxprofile.compute.pool import CrunchPool
-from tests.compute.quality import psnr, reference, ssim
+from tests.compute.quality import natural, psnr, reference, ssim
 
 OURS = "fxprofile"
 RIVALS = ("vips", "gm", "pillow")
 LIMITS = Limits(timeout=120)
 #: Images in each throughput run.
 LOAD = 60
+#: What may be made beside PNG.
+EXTRAS = ("webp", "avif")
 
 
 class Measured:
@@ -125,6 +131,58 @@ async def throughput(reactor: Any, children: int, load: Sequence[bytes]) -> floa
     taken = reactor.seconds() - started
     await pool.stopService()
     return float(LOAD / taken)
+
+
+async def measure_extras(reactor: Any, rounds: int, chosen: Iterable[Case]) -> list[str]:
+    """Lines that tell what other formats cost, and the bytes that they save."""
+    pools = {
+        forms: CrunchPool(
+            reactor,
+            processes=1,
+            limits=replace(LIMITS, formats=forms),
+            mode="best-effort",
+        )
+        for forms in ((), *((form,) for form in EXTRAS))
+    }
+    lines = []
+    for pool in pools.values():
+        pool.startService()
+        await pool.when_ready()
+    for case in chosen:
+        found = {forms: Measured() for forms in pools}
+        with tempfile.TemporaryFile() as file:
+            file.write(case.make())
+            file.flush()
+            for _ in range(rounds):
+                for forms, pool in pools.items():
+                    report = await pool.examine(original=file)
+                    found[forms].add([report.wall], [report.cpu], report.resident)
+                    made = report.outcome.extras.get(forms[0]) if forms else report.outcome.pictures
+                    found[forms].pictures = {name: body for name, (_, body) in (made or {}).items()}
+        png = found[()]
+        lines.append(
+            f"{case.name:26}{png.bytes / 1000:8.1f}"
+            + "".join(
+                f"{found[(form,)].bytes / 1000:10.1f}"
+                f"{100 - 100 * found[(form,)].bytes / png.bytes:6.0f} %"
+                f"{found[(form,)].milliseconds - png.milliseconds:+7.0f} ms"
+                for form in EXTRAS
+            )
+        )
+    for pool in pools.values():
+        await pool.stopService()
+    return lines
+
+
+def placeholder_milliseconds(rounds: int) -> float:
+    """The processor time of a placeholder, made of a picture of the smallest size."""
+    picture = natural(100, 75, 1)
+    times = []
+    for _ in range(rounds * 20):
+        started = time.process_time()
+        blurhash(picture)
+        times.append(time.process_time() - started)
+    return statistics.median(times) * 1000
 
 
 def geometric_mean(numbers: Iterable[float]) -> float:
@@ -237,6 +295,11 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         one, two = (statistics.median(speeds[children]) for children in (1, 2))
         print(f"\n{one:.1f} images a second with one child, {two:.1f} with two")
         lines.append(("two children of one", two / one, ">= 1.85"))
+        lines.append(("ms of a placeholder", placeholder_milliseconds(options.rounds), "<= 1"))
+    chosen = [case for case, _ in results]
+    print(f"\n{'KB of the three sizes':26}{'png':>8}" + "".join(f"{f:>10}{'':16}" for f in EXTRAS))
+    for line in await measure_extras(reactor, options.rounds, chosen):
+        print(line, flush=True)
     print()
     for what, value, wanted in lines:
         print(f"{what:44}{value:8.3f}   {wanted:9} {'' if met(value, wanted) else 'MISSED'}")

@@ -61,6 +61,40 @@ def icon(side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.LANCZOS)
 
 
+def chart(width: int, height: int) -> Image.Image:
+    """Bars and a line on white, with labels."""
+    big = Image.new("RGB", (width * 2, height * 2), "white")
+    draw = ImageDraw.Draw(big)
+    points = []
+    for number in range(12):
+        left = width * 2 * (number + 1) // 14
+        top = height * 2 - height * (3 + number * 7919 % 11) // 8
+        colour = ((200, 80, 60), (60, 120, 200), (90, 170, 90))[number % 3]
+        draw.rectangle((left, top, left + width // 10, height * 19 // 10), fill=colour)
+        points.append((left, top - height // 9))
+    draw.line(points, fill=(40, 40, 50), width=height // 60, joint="curve")
+    image = big.resize((width, height), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(height / 28)
+    for number in range(12):
+        at = (width * (number + 1) // 14, height * 96 // 100)
+        draw.text(at, f"{2013 + number}", fill=(40, 40, 50), font=font)
+    return image
+
+
+def logo(side: int) -> Image.Image:
+    """Rings and a letter in five colours, edges as hard as a palette makes them."""
+    image = Image.new("P", (side, side), 0)
+    image.putpalette([250, 250, 250, 30, 60, 120, 240, 180, 40, 200, 40, 60, 20, 20, 20])
+    draw = ImageDraw.Draw(image)
+    for number, part in enumerate((0.48, 0.4, 0.3), 1):
+        edge = side * (0.5 - part)
+        draw.ellipse((edge, edge, side - edge, side - edge), fill=number)
+    font = ImageFont.load_default(side / 3)
+    draw.text((side / 2, side / 2), "Fx", fill=4, font=font, anchor="mm")
+    return image
+
+
 def animation(side: int, frames: int) -> bytes:
     file = io.BytesIO()
     image = natural(side, side, 3).convert("P", palette=Image.Palette.ADAPTIVE)
@@ -98,6 +132,7 @@ def cases() -> Iterator[Case]:
         "PNG 1.3 MP, opaque alpha", lambda: saved(natural(1440, 900, 7).convert("RGBA"), "PNG")
     )
     yield Case("PNG 0.64 MP, icon", lambda: saved(icon(800), "PNG"))
+    yield Case("PNG 1.9 MP, chart", lambda: saved(chart(1600, 1200), "PNG"))
     yield Case(
         "WebP 2 MP", lambda: saved(natural(1600, 1250, 4), "WEBP", quality=85), True, 4.5, weight=1
     )
@@ -105,6 +140,7 @@ def cases() -> Iterator[Case]:
         "WebP 16 MP", lambda: saved(natural(4900, 3265, 8), "WEBP", quality=85, method=1), True
     )
     yield Case("GIF 1.2 MP", lambda: saved(natural(1280, 960, 9), "GIF"))
+    yield Case("GIF 0.36 MP, logo", lambda: saved(logo(600), "GIF"))
     yield Case("GIF 0.16 MP, 44 frames", lambda: animation(400, 44))
     yield Case(
         "AVIF 2 MP", lambda: saved(natural(1600, 1250, 4), "AVIF", quality=75, speed=9), True

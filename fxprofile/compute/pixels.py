@@ -3,8 +3,8 @@ From the bytes of a stranger's image to three small pictures in sRGB.
 
 It is decoded once.  A JPEG is decoded at a fraction of its size where that leaves
 enough; each size is made of the one above it; orientation and colours wait until the
-picture is small.  Measured against a full decode and one Lanczos resize a size, no
-opaque photo loses more than 47 dB of signal to noise by that.
+picture is small.  The tests measure what that costs against a full decode and one Lanczos
+resize a size: opaque photos keep at least 47 dB of signal to noise.
 """
 
 from __future__ import annotations
