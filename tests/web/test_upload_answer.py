@@ -1,0 +1,169 @@
+"""Tests of what an upload is answered, and when."""
+
+from __future__ import annotations
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from fxprofile.errors import StoreError
+from fxprofile.model import REASONS
+from tests.web.service import ApiCase
+from tests.web.upload_case import BEARER, IMAGE, UPLOAD
+
+
+class RateTests(ApiCase):
+    """How often a user may upload."""
+
+    per_hour = 2
+
+    async def test_one_too_many(self) -> None:
+        """The third upload of an hour is 429 and says when to come again; others go on."""
+        for _ in range(2):
+            self.assertEqual((await self.upload()).status, 201)
+        reply = await self.upload()
+        self.assertEqual((reply.status, reply.json["errno"]), (429, 114))
+        self.assertTrue(0 < int(reply.header("Retry-After")) <= 3600)
+        self.assertEqual((await self.upload(token="bob")).status, 201)
+
+    async def test_refused_before_the_body(self) -> None:
+        """The refusal does not wait for the body."""
+        for _ in range(2):
+            await self.upload()
+        replies = await self.raw(
+            UPLOAD + BEARER + IMAGE + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+            hold=True,
+        )
+        self.assertTrue(replies.startswith(b"HTTP/1.1 429 "), replies)
+
+
+class WaitTests(ApiCase):
+    """Waiting for the result."""
+
+    wait = 20.0
+
+    def when_accepted(self, then) -> Deferred:
+        """Do something with the id of the next upload, once its row is there."""
+
+        before = set(self.store.rows)
+
+        async def watch() -> None:
+            while not (added := set(self.store.rows) - before):
+                await deferLater(reactor, 0.01)
+            (avatar_id,) = added
+            await then(avatar_id)
+
+        return Deferred.fromCoroutine(watch())
+
+    async def test_ready(self) -> None:
+        """A plain upload waits, and its answer says that the avatar is ready."""
+        finishing = self.when_accepted(self.finish)
+        reply = await self.upload()
+        await finishing
+        self.assertEqual((reply.status, reply.json["status"]), (201, "ready"))
+
+    async def test_failed(self) -> None:
+        """An image that cannot be processed is 422 with the reason."""
+        failing = self.when_accepted(lambda i: self.fail(i, "too_many_pixels"))
+        reply = await self.upload()
+        await failing
+        self.assertEqual((reply.status, reply.json["errno"]), (422, 103))
+        self.assertEqual(reply.json["reason"], "too_many_pixels")
+
+    async def test_respond_async(self) -> None:
+        """A client that prefers not to wait gets its answer at once."""
+        reply = await self.upload(Prefer="respond-async")
+        self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
+        self.assertEqual(reply.header("Preference-Applied"), "respond-async")
+
+    async def test_wait_zero(self) -> None:
+        """A client may say how long it waits, not at all for example."""
+        reply = await self.upload(Prefer="respond-async, wait=0")
+        self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
+
+    async def test_preferences(self) -> None:
+        """Preferences are read as RFC 7240 writes them; what cannot be is passed over."""
+        for prefer, applied in (
+            ("wait=0", "wait=0"),
+            ("WAIT = 0", "wait=0"),
+            ('wait="00"', "wait=0"),
+            ("Respond-Async", "respond-async"),
+            ("respond-async; x=y, return=minimal", "respond-async"),
+            ("return=minimal, wait=0;x=y, wait=30", "wait=0"),
+            ('x="wait=9, y", wait=0', "wait=0"),
+            (
+                'wait=-1, wait=1.5, wait=x, wait=, wait, x="a, wait=9", respond-async',
+                "respond-async",
+            ),
+        ):
+            reply = await self.upload(Prefer=prefer)
+            self.assertEqual((reply.status, reply.json["status"]), (201, "processing"), prefer)
+            self.assertEqual(reply.header("Preference-Applied"), applied, prefer)
+
+    async def test_longest_wait(self) -> None:
+        """A client that would wait for longer than one may is told for how long it did."""
+        for prefer in ("wait=30", "wait=31", "wait=" + "9" * 5000):
+            finishing = self.when_accepted(self.finish)
+            reply = await self.upload(Prefer=prefer)
+            await finishing
+            self.assertEqual(reply.header("Preference-Applied"), "wait=30", prefer)
+
+    async def test_result_of_another_process(self) -> None:
+        """A result that another web process applied is seen too."""
+
+        async def elsewhere(avatar_id: str) -> None:
+            await self.store.ready(avatar_id=avatar_id, variants={}, now=reactor.seconds())
+
+        finishing = self.when_accepted(elsewhere)
+        reply = await self.upload()
+        await finishing
+        self.assertEqual(reply.json["status"], "ready")
+
+    async def test_store_failure_while_waiting(self) -> None:
+        """An upload that is accepted is not refused any more, whatever fails."""
+
+        async def away(*, avatar_id: str) -> None:
+            raise StoreError("away")
+
+        self.store.avatar = away
+        reply = await self.upload(Prefer="wait=1")
+        self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
+
+
+class StatusTests(ApiCase):
+    """Asking what became of an upload."""
+
+    async def status(self, avatar_id: str, token: str = "alice"):
+        return await self.ask("GET", f"/v1/avatar/upload/{avatar_id}", token=token)
+
+    async def test_life(self) -> None:
+        """An upload is processing, then ready, and replaced when a newer one is ready."""
+        first = (await self.upload()).json["id"]
+        self.assertEqual((await self.status(first)).json["status"], "processing")
+        await self.finish(first)
+        self.assertEqual((await self.status(first)).json["status"], "ready")
+        second = (await self.upload()).json["id"]
+        await self.finish(second)
+        self.assertEqual((await self.status(first)).json["status"], "replaced")
+        self.assertEqual((await self.status(second)).json["status"], "ready")
+
+    async def test_failed(self) -> None:
+        """A failed upload says why."""
+        avatar_id = (await self.upload()).json["id"]
+        await self.fail(avatar_id, "corrupt")
+        reply = await self.status(avatar_id)
+        self.assertEqual(reply.json["status"], "failed")
+        self.assertEqual(reply.json["error"], {"reason": "corrupt", "message": REASONS["corrupt"]})
+
+    async def test_of_others(self) -> None:
+        """Another user's upload is not found, and neither is one that never was."""
+        avatar_id = (await self.upload()).json["id"]
+        self.assertEqual((await self.status(avatar_id, token="bob")).status, 404)
+        self.assertEqual((await self.status("0" * 31 + "1")).status, 404)
+        self.assertEqual((await self.status("../../etc/passwd")).status, 404)
+
+    async def test_deleted(self) -> None:
+        """A deleted upload is not found."""
+        avatar_id = await self.avatar_of()
+        await self.ask("DELETE", f"/v1/avatar/{avatar_id}")
+        self.assertEqual((await self.status(avatar_id)).status, 404)
