@@ -47,18 +47,18 @@ _FEW_GREYS: Final = 16
 
 #: Each way is tried on three bands of rows, each this part of the picture, so that
 #: there is something above a row to match it, and of at least so many rows.
-_BAND, _LEAST_ROWS = 30, 10
+_BAND, _LEAST_ROWS = 30, 16
 
 #: Ways to deflate filtered rows without a search: each byte by itself, or runs of bytes.
 _NO_SEARCH: Final = ((1, zlib.Z_HUFFMAN_ONLY), (1, zlib.Z_RLE))
-#: A search in full, and one that is quick enough to see whether that is worth a trial: it
-#: is if this makes at most so much of what the ways without a search make.
+#: A search in full, and one that is quick enough to see whether that is worth a trial.
 _SEARCH, _QUICK_SEARCH = (6, zlib.Z_DEFAULT_STRATEGY), (4, zlib.Z_DEFAULT_STRATEGY)
 #: For flat art it pays to search on; among rows that are not flat only zlib-ng is quick enough.
 _LONG_SEARCH: Final = (9, zlib.Z_DEFAULT_STRATEGY)
-_WORTH_A_TRIAL: Final = 1.05
 #: Among filtered bytes, which are nearly noise, a search takes long for what it finds.
 _WORTH_THE_TIME: Final = 0.95
+#: Of two ways that are so near to each other on a few rows, either may be better on all.
+_AS_GOOD: Final = 1.15
 
 #: Bytes of rows that are filtered at one time: they stay near the processor.
 _STRIP_BYTES: Final = 96 << 10
@@ -103,7 +103,7 @@ def _chunk(name: bytes, body: bytes) -> bytes:
             struct.pack(">I", len(body)),
             name,
             body,
-            struct.pack(">I", zlib.crc32(body, zlib.crc32(name))),
+            struct.pack(">I", fast.crc32(body, fast.crc32(name))),
         )
     )
 
@@ -126,15 +126,19 @@ def _compress(rows: Pixels, channels: int) -> bytes:
     some = _bands(filtered)
     sizes = {way: len(_deflate(some, way, fast)) for way in _NO_SEARCH}
     best = min(sizes, key=lambda way: sizes[way])
-    if len(_deflate(some, _QUICK_SEARCH, fast)) < _WORTH_A_TRIAL * sizes[best]:
+    if len(_deflate(some, _QUICK_SEARCH, fast)) < sizes[best]:
         # More is often found in rows that no filter has made different from others.
         thorough = _LONG_SEARCH if fast is not zlib else _SEARCH
         plain = len(_deflate(_unfiltered(_bands(rows)), thorough, fast))
         searched = len(_deflate(some, _SEARCH, fast))
-        if plain < min(searched, sizes[best]):
-            return _deflate(_unfiltered(rows), thorough, fast)
-        if searched < _WORTH_THE_TIME * sizes[best]:
-            return _deflate(filtered, _SEARCH, fast)
+        least = _AS_GOOD * min(plain, searched)
+        found = []
+        if plain < min(sizes[best], least):
+            found.append(_deflate(_unfiltered(rows), thorough, fast))
+        if searched < min(_WORTH_THE_TIME * sizes[best], least):
+            found.append(_deflate(filtered, _SEARCH, fast))
+        if found:
+            return min(found, key=len)
     return _deflate(filtered, best, fast)
 
 
