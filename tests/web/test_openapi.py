@@ -26,6 +26,8 @@ from tests.web.service import ApiCase, account
 class DocumentTests(ApiCase):
     """``/openapi.json``."""
 
+    secret = "there-are-all-endpoints"
+
     async def test_valid(self) -> None:
         """It is a valid document of OpenAPI 3.1, which may be kept for an hour."""
         reply = await self.ask("GET", "/openapi.json", token=None)
@@ -128,6 +130,8 @@ EVERY_ERROR = {
 
 class ReferenceTests(ApiCase):
     """``docs/api.md``."""
+
+    secret = "there-are-all-endpoints"
 
     def setUp(self) -> None:
         super().setUp()

@@ -53,7 +53,9 @@ class NoServerTests(ApiCase):
     """A service without a secret bearer token."""
 
     async def test_not_there(self) -> None:
-        """The endpoints are not there, whatever the token."""
+        """The endpoints are not there, whatever the token and the method."""
         for token in ("", "None", "alice", None):
-            reply = await self.ask("DELETE", f"/v1/cache/{ALICE}", token=token)
-            self.assertEqual(reply.status, 404)
+            for path in (f"/v1/cache/{ALICE}", f"/v1/_display_name/{ALICE}"):
+                for method in ("DELETE", "POST", "GET"):
+                    reply = await self.ask(method, path, token=token)
+                    self.assertEqual((reply.status, reply.json["errno"]), (404, 101))
