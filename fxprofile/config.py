@@ -14,6 +14,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +34,9 @@ from pydantic_settings import (
 )
 
 ENVIRONMENT_PREFIX = "FXPROFILE_"
+
+#: Seconds; there is no timer, and no key in Redis, that is for ever.
+YEAR = 365 * 86400
 
 #: No setting, but where tests let the process die; see :mod:`fxprofile.crashpoints`.
 CRASH_AT = "FXPROFILE_CRASH_AT"
@@ -54,7 +58,23 @@ ADMIN_PORTS = {Role.WEB: 1114, Role.IMAGES: 1115, Role.WORKER: 1113, Role.COMBIN
 def _http_url(text: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", text):
         raise ValueError("must be an http or https URL without a query")
+    _check_server(text)
     return text.rstrip("/")
+
+
+def _check_server(url: str) -> None:
+    """
+    Look at the host and the port of a URL.
+
+    :raises ValueError: if nobody could be asked there.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be a URL with a host, and with a port from 1 to 65535 if any")
 
 
 def _image_url(text: str) -> str:
@@ -62,6 +82,7 @@ def _image_url(text: str) -> str:
         raise ValueError("must contain {id}")
     if not re.fullmatch(r"https?://[^\s/?#]+/[^\s?#]*", text):
         raise ValueError("must be an http or https URL")
+    _check_server(text)
     return text
 
 
@@ -107,7 +128,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$")]
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=YEAR, allow_inf_nan=False)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Formats = Annotated[
     tuple[Literal["png", "webp", "avif"], ...],
@@ -176,7 +197,7 @@ class Identity(Section):
     driver: Literal["dev", "fxa"] = "dev"
     oauth_url: HttpUrl = "http://127.0.0.1:9010/v1"
     auth_url: HttpUrl = "http://127.0.0.1:9000/v1"
-    token_cache_seconds: Annotated[float, Field(ge=0)] = 0
+    token_cache_seconds: Annotated[float, Field(ge=0, le=YEAR)] = 0
     timeout: Seconds = 5
     jwks_url: HttpUrl | None = None
     issuer: str | None = None

@@ -133,6 +133,26 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
         for key in ("events_url", "updates_url"):
             if not (getattr(settings.queue, key) or "http").startswith("http"):
                 yield f"queue.{key}: must be a URL when queue.driver is sqs"
+    if role is not Role.IMAGES:
+        yield from _shared_queues(settings)
+
+
+def _shared_queues(settings: Settings) -> Iterator[str]:
+    """Whoever reads a queue takes each message for its own: no two may be one."""
+    config = settings.queue
+    taken: dict[str, str] = {}
+    for name in ("jobs", "results", "dead", "results_dead", "events", "updates"):
+        url = getattr(config, f"{name}_url")
+        if config.driver == "database":
+            if name.endswith("dead"):
+                continue
+            # There are no URLs in the database, but names; see fxprofile.queues.
+            url = url or (name if name in ("jobs", "results") else None)
+            url = url and url.rpartition("/")[2]
+            if url is not None and url.endswith("-dead"):
+                yield f"queue.{name}_url: must not end in -dead, as queues of dead letters do"
+        if url is not None and taken.setdefault(url, name) != name:
+            yield f"queue.{name}_url: must be another queue than queue.{taken[url]}_url"
 
 
 def _has(package: str) -> bool:

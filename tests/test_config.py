@@ -175,6 +175,15 @@ class ProblemTests(SynchronousTestCase):
             ("sentry.dsn=https://sentry.example/1", "sentry.dsn"),
             ("sentry.dsn=https://key@sentry.example/project", "sentry.dsn"),
             ("identity.timeout=inf", "identity.timeout"),
+            ("identity.timeout=1e300", "identity.timeout"),
+            ("identity.token_cache_seconds=inf", "identity.token_cache_seconds"),
+            ("cache.ttl=1e300", "cache.ttl"),
+            ("identity.oauth_url=http://oauth.example:99999/v1", "identity.oauth_url"),
+            ("identity.auth_url=http://[auth.example/v1", "identity.auth_url"),
+            ("identity.auth_url=http://:9000/v1", "identity.auth_url"),
+            ("customs.url=http://user@:80", "customs.url"),
+            ("web.public_url=http://api.example:port", "web.public_url"),
+            ("images.url=http://images.example:0/{id}", "images.url"),
         ):
             line = problem(override)
             self.assertTrue(line.startswith(key), line)
@@ -229,10 +238,16 @@ class ProblemTests(SynchronousTestCase):
             (sqs[:2], "queue.results_url"),
             (jwks, "identity.audience"),
             (("storage.kms_key_id=x", "storage.encryption=AES256"), "storage.kms_key_id"),
+            (("queue.events_url=jobs",), "queue.events_url"),
+            (("queue.updates_url=jobs-dead",), "queue.updates_url"),
+            (("queue.events_url=a", "queue.updates_url=a"), "queue.updates_url"),
+            ((*sqs, "queue.events_url=http://q/j"), "queue.events_url"),
+            ((*sqs, "queue.dead_url=http://q/j"), "queue.dead_url"),
         ):
             line = problem(*overrides)
             self.assertTrue(line.startswith((f"{key}: ", f"{key} ")), line)
         load(overrides=sqs, environ={})
+        load(overrides=("queue.events_url=events", "queue.updates_url=updates"), environ={})
 
     def test_heic(self) -> None:
         """HEIC needs its decoder, where images are crunched."""
