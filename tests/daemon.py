@@ -4,7 +4,6 @@ The service itself, as a child process of the tests.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -24,21 +23,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 import fxprofile
-from tests.servers.sql import free_port
+from tests.servers.local import die_with_parent, free_port
 
 #: Seconds that a daemon gets to start or to stop: a stop may wait 25 for work in hand.
 PATIENCE = 60
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def die_with_parent() -> None:
-    """
-    Called in a child process before it becomes a program: end it when the thread that
-    started it ends, even by SIGKILL.
-    """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(frozen=True)

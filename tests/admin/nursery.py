@@ -8,7 +8,6 @@ import a reactor: two processes cannot share one.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -17,6 +16,8 @@ import socket
 import sys
 import traceback
 from typing import Any
+
+from tests.servers.local import die_with_parent
 
 PRELOADED = (
     "alembic.command",
@@ -34,12 +35,11 @@ PRELOADED = (
     "twisted.internet.epollreactor",
     "twisted.internet.threads",
 )
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Serve the socket on the standard input until the tests close it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     for name in PRELOADED:
         importlib.import_module(name)
     if "twisted.internet.reactor" in sys.modules:
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _become(what: Any, descriptors: list[int]) -> None:
     """Run a command in this process, and end with it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     status = 255
     try:

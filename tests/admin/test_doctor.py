@@ -22,7 +22,7 @@ from fxprofile.config import Settings
 from fxprofile.errors import ConfigError, StorageError, StoreError
 from tests.admin.support import AdminCase
 from tests.fakes.bucket import MemoryBucket
-from tests.servers.sql import PASSWORD, free_port
+from tests.servers.local import PASSWORD, free_port
 
 
 class DoctorTests(AdminCase):

@@ -28,7 +28,7 @@ from fxprofile.keys import VARIANTS, new_id, public_key
 from fxprofile.model import Variant
 from tests.admin.original import ImportCase, Original, png, uids
 from tests.admin.support import command, environment
-from tests.servers.sql import free_port
+from tests.servers.local import free_port
 
 
 class PicturesTests(ImportCase):

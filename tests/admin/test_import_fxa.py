@@ -16,7 +16,7 @@ from fxprofile.keys import VARIANTS, new_id
 from fxprofile.model import Status, Variant
 from tests.admin.original import ImportCase, Original, uids
 from tests.servers import mariadb, postgresql
-from tests.servers.sql import PASSWORD, free_port
+from tests.servers.local import PASSWORD, free_port
 
 VARIANT = Variant(width=20, height=10, bytes=7)
 

@@ -13,7 +13,7 @@ from fxprofile.database.migrate import current, upgrade
 from fxprofile.database.schema import REVISION
 from tests.admin.support import AdminCase
 from tests.servers import mariadb, postgresql
-from tests.servers.sql import PASSWORD, free_port
+from tests.servers.local import PASSWORD, free_port
 
 
 class MigrateTests(AdminCase):

@@ -15,8 +15,8 @@ from fxprofile.database.schema import REVISION
 from fxprofile.loading import load
 from tests.admin.support import AdminCase
 from tests.aws.support import make_client
+from tests.servers.local import free_port
 from tests.servers.moto import ACCESS_KEY, SECRET_KEY, shared
-from tests.servers.sql import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 

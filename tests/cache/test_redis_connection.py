@@ -17,7 +17,8 @@ from tests.cache.redis_case import RedisCase
 from tests.contracts.cache import ALICE
 from tests.servers import hostile
 from tests.servers.hostile import Connection, Hostile
-from tests.servers.redis import PASSWORD, RedisServer, missing
+from tests.servers.local import PASSWORD
+from tests.servers.redis import RedisServer, missing
 
 if missing() is None:
     from fxprofile.cache.redis import RedisCache
@@ -67,7 +68,7 @@ class TroubleTests(RedisCase):
         server = self.server()
         cache = self.cache(server.url(), timeout=50)
         await cache.check()
-        server.pause()
+        server.freeze()
         calls = [Deferred.fromCoroutine(cache.check()) for _ in range(3)]
         server.stop()
         for call in calls:
@@ -79,8 +80,8 @@ class TroubleTests(RedisCase):
         server = self.server()
         cache = self.cache(server.url(), timeout=0.2)
         await self.until_it_works(cache)
-        server.pause()
-        self.addCleanup(server.resume)
+        server.freeze()
+        self.addCleanup(server.thaw)
         with self.assertRaises(CacheError) as raised:
             await cache.get(uid=ALICE, variant="profile")
         self.assertIn("no answer in 0.2 s", str(raised.exception))
@@ -89,7 +90,7 @@ class TroubleTests(RedisCase):
             with self.assertRaises(CacheError):
                 await cache.get(uid=ALICE, variant="profile")
         self.assertLess(reactor.seconds() - started, 0.2 * 50)
-        server.resume()
+        server.thaw()
         await self.until_it_works(cache)
 
     async def test_password(self) -> None:

@@ -19,7 +19,8 @@ from fxprofile.errors import QueueError, StoreError
 from fxprofile.queues.database import DatabaseQueue
 from tests.database.backends import Backend
 from tests.servers import mariadb, postgresql
-from tests.servers.sql import PASSWORD, SqlServer, free_port
+from tests.servers.local import PASSWORD, free_port
+from tests.servers.sql import SqlServer
 
 
 def add(connection: Connection) -> None:

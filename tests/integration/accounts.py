@@ -25,7 +25,7 @@ from fxprofile.queues.database import DatabaseQueue
 from tests.daemon import Daemon
 from tests.fakes.oauth import FakeAccount, FakeAuth, FakeOAuth
 from tests.integration.client import PATIENCE
-from tests.servers.sql import free_port
+from tests.servers.local import free_port
 
 #: What the auth server and the daemon share.
 SECRET = "5ecret-of-the-two-servers"

@@ -208,14 +208,14 @@ class RedisTests(Kept, AccountsCase):
         alice, writer = self.account("profile"), self.account()
         writer.uid = alice.uid
         first = await self.profile(alice)
-        self.redis.pause()
+        self.redis.freeze()
         try:
             self.assertEqual(await self.profile(alice), first)
             self.assertEqual(await self.profile(alice), first)
             await self.set_name(writer, "Alice")
             self.assertEqual((await self.profile(alice))["displayName"], "Alice")
         finally:
-            self.redis.resume()
+            self.redis.thaw()
         await self.until_kept(alice)
         self.assertEqual((await self.profile(alice))["displayName"], "Alice")
 

@@ -10,7 +10,8 @@ from functools import cache
 
 import pymysql
 
-from tests.servers.sql import PASSWORD, USER, SqlServer, unprivileged
+from tests.servers.local import PASSWORD
+from tests.servers.sql import USER, SqlServer, unprivileged
 
 
 def missing() -> str | None:

@@ -1,73 +1,40 @@
-"""
-An S3 and SQS server in a child process: moto's.
-
-The child says where it listens in one line of JSON, and ends when its standard input does,
-so that it cannot outlive the tests.
-"""
+"""An S3 and SQS server in a child process: moto's."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import select
-import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from unittest import SkipTest
+from collections.abc import Mapping, Sequence
 from urllib.request import Request, urlopen
 
-#: Seconds that the server gets to start; it imports a lot.
-PATIENCE = 120
+from tests.servers.talking import TalkingServer
 
 #: What moto takes for good keys.
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
-class MotoServer:
+class MotoServer(TalkingServer):
     """
-    A server, started when it is first asked for.
+    All of AWS that the tests need.
 
     :param environ: further environment of the child.
     """
 
+    # It imports a lot.
+    patience = 120
+    hint = ": is moto[server] installed?"
+
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         self._environ = dict(environ or {})
-        self._process: subprocess.Popen[bytes] | None = None
-        self._url = ""
 
-    @property
-    def url(self) -> str:
-        """
-        Where it listens.
+    def command(self) -> Sequence[str]:
+        return (sys.executable, "-m", "tests.servers.moto")
 
-        :raises SkipTest: if it cannot be started.
-        """
-        if self._process is None:
-            self._start()
-        return self._url
-
-    def _start(self) -> None:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.servers.moto"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, **self._environ},
-        )
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-        line = process.stdout.readline() if ready else b""
-        if not line:
-            process.kill()
-            process.wait()
-            raise SkipTest("moto's server does not start: is moto[server] installed?")
-        self._url = json.loads(line)["url"]
-        self._process = process
-        atexit.register(self.stop)
+    def environ(self) -> Mapping[str, str]:
+        return self._environ
 
     def reset(self) -> None:
         """Forget all buckets and queues."""
@@ -80,20 +47,6 @@ class MotoServer:
         request = Request(self.url + path, data=body, headers=headers, method="POST")
         with urlopen(request) as answer:
             return answer.read()
-
-    def stop(self) -> None:
-        """End the child."""
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.close()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
 
 
 #: The server that tests share which do not need one of their own.

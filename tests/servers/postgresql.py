@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.servers.sql import PASSWORD, USER, SqlServer, unprivileged
+from tests.servers.local import PASSWORD
+from tests.servers.sql import USER, SqlServer, unprivileged
 
 
 def binary(name: str) -> str | None:

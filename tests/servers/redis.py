@@ -4,16 +4,12 @@ A Redis server for tests.
 
 from __future__ import annotations
 
-import atexit
 import shutil
 import signal
 import socket
-import subprocess
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Sequence
 
-from tests.servers.sql import _PR_SET_PDEATHSIG, PASSWORD, PATIENCE, _libc, free_port
+from tests.servers.local import LocalServer
 
 
 def missing() -> str | None:
@@ -27,23 +23,21 @@ def missing() -> str | None:
     return None
 
 
-class RedisServer:
+class RedisServer(LocalServer):
     """
     A server that keeps nothing, on a port and a socket of its own.
-
-    It must be started from the main thread: it dies with the thread that started it, so
-    that nothing is left of a test run that was killed.
 
     :param password: what clients have to log in with.
     """
 
+    # There is nothing that it could lose.
+    quit_signal = signal.SIGKILL
+    look_every = 0.005
+
     def __init__(self, *, password: str | None = None) -> None:
-        self.port = free_port()
+        super().__init__("redis")
         self.password = password
-        self.directory = Path(tempfile.mkdtemp(prefix="fxprofile-redis-"))
         self.socket = str(self.directory / "socket")
-        self._process: subprocess.Popen[bytes] | None = None
-        atexit.register(self.remove)
 
     def url(self, password: str | None = None, database: int | None = None) -> str:
         """What ``cache.url`` is for this server."""
@@ -52,8 +46,7 @@ class RedisServer:
         path = "" if database is None else f"/{database}"
         return f"redis://{secret}127.0.0.1:{self.port}{path}"
 
-    def start(self) -> None:
-        """Start the server and wait until it serves."""
+    def command(self) -> Sequence[str]:
         arguments = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -67,22 +60,7 @@ class RedisServer:
         command = [shutil.which("redis-server") or "redis-server"]
         for name, value in arguments.items():
             command += [f"--{name}", value]
-        with open(self.directory / "output", "ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
-            )
-        deadline = time.monotonic() + PATIENCE
-        while not self.answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError((self.directory / "output").read_text(errors="replace"))
-            time.sleep(0.005)
+        return command
 
     def answers(self) -> bool:
         """Whether the server serves."""
@@ -101,29 +79,3 @@ class RedisServer:
             words = b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in command)
             connection.sendall(b"*%d\r\n%s" % (len(command), words))
             return connection.recv(1 << 16).decode(errors="replace")
-
-    def pause(self) -> None:
-        """Let the server hang."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """End that."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """End the server."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(PATIENCE)
-
-    def remove(self) -> None:
-        """End the server and remove its files."""
-        atexit.unregister(self.remove)
-        self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-__all__ = ["PASSWORD", "RedisServer", "missing"]

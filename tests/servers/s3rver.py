@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import atexit
 import fcntl
-import json
 import os
-import select
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import SkipTest
 
@@ -21,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.internet.ssl import PrivateCertificate
 
 from tests.aws.tls import make_certificate
+from tests.servers.talking import TalkingServer
 
 VERSION = "3.7.1"
 
-#: Seconds for npm to install it, and for it to start.
+#: Seconds for npm to install it.
 INSTALL_PATIENCE = 180
-PATIENCE = 60
 
 #: The keys that it knows.
 ACCESS_KEY = SECRET_KEY = "S3RVER"
@@ -68,69 +67,27 @@ def install() -> Path:
     return modules
 
 
-class S3rver:
-    """
-    A server with one bucket, ``bucket``, started when it is first asked for.
-    """
+class S3rver(TalkingServer):
+    """A server with one bucket, ``bucket``."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._folder = ""
-        self._url = ""
+        super().__init__()
         self.certificate: PrivateCertificate = make_certificate()
 
-    @property
-    def url(self) -> str:
-        """
-        Where it listens.
-
-        :raises SkipTest: if it cannot be started.
-        """
-        if self._process is None:
-            self._start()
-        return self._url
-
-    def _start(self) -> None:
-        modules = install()
-        self._folder = tempfile.mkdtemp(prefix="s3rver-")
-        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        pem = Path(self._folder) / "server.pem"
+    def command(self) -> Sequence[str | Path]:
+        install()
+        folder = tempfile.mkdtemp(prefix="s3rver-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        pem = Path(folder) / "server.pem"
         key = self.certificate.privateKey.original.to_cryptography_key()
         pem.write_bytes(
             self.certificate.dumpPEM().split(b"-----BEGIN PRIVATE")[0]
             + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
-        process = subprocess.Popen(
-            ["node", Path(__file__).with_suffix(".js"), f"{self._folder}/buckets", pem],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "NODE_PATH": str(modules)},
-        )
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-        line = process.stdout.readline() if ready else b""
-        if not line:
-            process.kill()
-            process.wait()
-            raise SkipTest("s3rver does not start")
-        self._url = json.loads(line)["url"]
-        self._process = process
-        atexit.register(self.stop)
+        return ("node", Path(__file__).with_suffix(".js"), f"{folder}/buckets", pem)
 
-    def stop(self) -> None:
-        """End the child."""
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.close()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+    def environ(self) -> Mapping[str, str]:
+        return {"NODE_PATH": str(install())}
 
 
 #: The server that tests share.

@@ -1,0 +1,169 @@
+"""
+Servers of this machine that tests start for themselves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+#: Seconds that a server gets to start or to stop.
+PATIENCE = 60
+
+#: The password of every server; it must not turn up in any text.
+PASSWORD = "Tr0ub4dor-p4ssword"
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def die_with_parent() -> None:
+    """
+    Called in a child process before it becomes a program: end it when the thread that
+    started it ends, even by SIGKILL.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class LocalServer:
+    """
+    A server process with its files in a temporary directory, on a port of its own.
+
+    It must be started from the main thread: it dies with the thread that started it, so
+    that nothing is left of a test run that was killed.
+
+    :cvar quit_signal: asks the server to end now, in good order.
+    :cvar look_every: seconds between looks at whether it serves yet.
+    """
+
+    quit_signal = signal.SIGTERM
+    look_every = 0.05
+
+    def __init__(self, name: str, user: str | None = None) -> None:
+        """
+        :param user: who is to run it, if not the user of the tests.
+        """
+        self.user = user
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"fxprofile-{name}-"))
+        if user is not None:
+            shutil.chown(self.directory, user)
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.remove)
+
+    def command(self) -> Sequence[str]:
+        """What starts the server."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether the server serves."""
+        raise NotImplementedError
+
+    def run(self, *command: str) -> None:
+        """Run a command as the user of the server, and see that it succeeds."""
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+            **self._identity(),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed: {done.stdout.decode(errors='replace')}")
+
+    def start(self) -> None:
+        """Start the server and wait until it serves."""
+        with open(self.directory / "output", "ab") as output:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+                **self._identity(),
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError((self.directory / "output").read_text(errors="replace"))
+            time.sleep(self.look_every)
+
+    def stop(self) -> None:
+        """End the server in good order."""
+        self._end(self.quit_signal)
+
+    def kill(self) -> None:
+        """End the server at once."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let the server be there and do nothing."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def _end(self, how: int) -> None:
+        pids = self._pids()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        # The children of one that was killed notice it only after a while.
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _pids(self) -> list[int]:
+        """The server and its children, whose children there are none of."""
+        if self._process is None:
+            return []
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [pid, *map(int, children.split())]
+
+    def remove(self) -> None:
+        """End the server and remove its files."""
+        atexit.unregister(self.remove)
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _identity(self) -> dict[str, Any]:
+        if self.user is None:
+            return {}
+        group = pwd.getpwnam(self.user).pw_gid
+        return {"user": self.user, "group": group, "extra_groups": []}
