@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from werkzeug.http import parse_list_header
 
 from fxprofile.errors import (
@@ -13,13 +15,14 @@ from fxprofile.errors import (
     CrunchError,
     DriverError,
     ExpectationFailed,
+    InvalidToken,
     LengthRequired,
     NotFound,
     PayloadTooLarge,
     UnsupportedMediaType,
 )
 from fxprofile.intake import Intake
-from fxprofile.interfaces import IProfileStore
+from fxprofile.interfaces import IIdentity, IProfileStore
 from fxprofile.keys import image_url, is_id
 from fxprofile.metrics import Metrics
 from fxprofile.model import REASONS, Avatar, Status
@@ -44,15 +47,21 @@ TYPES = (
 #: The longest wait for a result that a client may ask for, in seconds.
 MOST_WAIT = 30
 
+#: After so many seconds on its way an upload has its token verified again.
+SLOW = 1.0
+
 
 class Uploads:
     """
     The endpoints of uploads.
 
+    :param identity: verifies tokens.
     :param max_bytes: the setting ``uploads.max_bytes``.
     :param wait: the setting ``uploads.wait``.
     :param image_template: the setting ``images.url``.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -60,8 +69,10 @@ class Uploads:
         intake: Intake,
         selection: Selection,
         store: IProfileStore,
+        identity: IIdentity,
         gate: Gate,
         metrics: Metrics,
+        clock: IReactorTime,
         max_bytes: int,
         wait: float,
         image_template: str,
@@ -69,8 +80,10 @@ class Uploads:
         self._intake = intake
         self._selection = selection
         self._store = store
+        self._identity = identity
         self._gate = gate
         self._metrics = metrics
+        self._clock = clock
         self._max_bytes = max_bytes
         self._wait = wait
         self._image_template = image_template
@@ -87,8 +100,11 @@ class Uploads:
             _check_type(call)
             wait, applied = self._preference(call)
             await self._gate.admit_upload(call)
+            began = self._clock.seconds()
             avatar = await self._intake.accept(uid=call.uid, body=call.request.body, length=length)
-        except (ApiError, CrunchError):
+            if self._clock.seconds() - began >= SLOW:
+                await self._verify_again(call, avatar)
+        except (ApiError, CrunchError, InvalidToken):
             self._metrics.uploads.labels("refused").inc()
             raise
         except ClientGone:
@@ -106,6 +122,27 @@ class Uploads:
         if applied:
             headers["Preference-Applied"] = applied
         return Answer(201, self._describe(avatar), headers)
+
+    async def _verify_again(self, call: Call, avatar: Avatar) -> None:
+        """
+        See that the account is still there.
+
+        If it was deleted while the body came, there was no row yet to go with it.
+
+        :raises InvalidToken: if the token is good no longer; then the avatar goes.
+        """
+        try:
+            await self._identity.verify(token=call.token)
+        except InvalidToken:
+            await self._selection.delete(uid=call.uid, avatar_id=avatar.id)
+            raise
+        except DriverError as error:
+            # The token was good when it began, and the upload is accepted.
+            self._log.warn(
+                "The token of upload {id} was not verified again: {error}",
+                id=avatar.id,
+                error=error,
+            )
 
     async def status(self, call: Call, avatar_id: str) -> Answer:
         """``GET /v1/avatar/upload/{id}``."""
