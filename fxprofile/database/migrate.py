@@ -117,6 +117,8 @@ def ensure_schema(engine: Engine, *, migrate: bool) -> None:
         found = revision(connection)
     if found == REVISION:
         return
+    if found is not None and found not in _known():
+        raise _unknown(found)
     if not migrate:
         raise SchemaMismatch(
             f"the schema of the database is {found or 'missing'},"
@@ -203,18 +205,26 @@ def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
     # takes longer than the rest of their start.
     from alembic import command
     from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
     config.attributes["transactional_ddl"] = connection.dialect.name in ("sqlite", "postgresql")
     before = revision(connection)
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    if before is not None and before not in known:
-        raise SchemaMismatch(
-            f"the schema of the database is {before}, which this version does not know:"
-            " a newer fxprofile made it, or another program"
-        )
+    if before is not None and before not in _known():
+        raise _unknown(before)
     command.upgrade(config, target)
     return before, revision(connection) or target
+
+
+def _known() -> set[str]:
+    """The revisions that this version has, each in a file that is named after it."""
+    names = (path.name for path in (SCRIPTS / "versions").glob("v*.py"))
+    return {name.removeprefix("v").partition("_")[0] for name in names}
+
+
+def _unknown(found: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"the schema of the database is {found}, which this version does not know:"
+        " a newer fxprofile made it, or another program"
+    )

@@ -20,7 +20,14 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.database.connect import is_embedded, make_file
-from fxprofile.database.migrate import SCRIPTS, SchemaMismatch, _check_version, current, upgrade
+from fxprofile.database.migrate import (
+    SCRIPTS,
+    SchemaMismatch,
+    _check_version,
+    _known,
+    current,
+    upgrade,
+)
 from fxprofile.database.schema import REVISION, metadata
 from fxprofile.errors import StoreError
 from tests.database.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
@@ -41,6 +48,10 @@ class RevisionsTests(SynchronousTestCase):
     def test_head(self) -> None:
         """The revision that the service needs is the newest one."""
         self.assertEqual(revisions()[-1], REVISION)
+
+    def test_names(self) -> None:
+        """Each revision is in a file that is named after it."""
+        self.assertEqual(sorted(_known()), sorted(revisions()))
 
     def test_apart_from_the_service(self) -> None:
         """No revision imports the service, which changes while a revision does not."""
@@ -189,9 +200,10 @@ class MigrationContract(Backend):
         url = self.fresh_url()
         upgrade(url)
         self.execute(url, "UPDATE alembic_version SET version_num = '9999'")
-        with self.assertRaises(SchemaMismatch) as caught:
-            await self.open(url, migrate=True).ready()
-        self.assertIn("9999", str(caught.exception))
+        for migrate in (True, False):
+            with self.assertRaises(SchemaMismatch) as caught:
+                await self.open(url, migrate=migrate).ready()
+            self.assertIn("9999, which this version does not know", str(caught.exception))
         with self.assertRaises(SchemaMismatch):
             upgrade(url)
         self.assertEqual(current(url), "9999")
