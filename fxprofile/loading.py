@@ -137,6 +137,24 @@ def _combinations(settings: Settings, role: Role) -> Iterator[str]:
         yield from _shared_queues(settings)
 
 
+def local_drivers(settings: Settings, role: Role) -> list[str]:
+    """The settings of a role that are for one machine, as one would write them."""
+    web, embedded = role in (Role.WEB, Role.COMBINED), _is_embedded(settings)
+    queues = settings.queue.driver == "database" and role is not Role.IMAGES
+    drivers = (
+        ("storage.driver = filesystem", settings.storage.driver == "filesystem"),
+        ("database.url = sqlite", embedded and (web or queues)),
+        # In a database server it is for any number of machines.
+        ("queue.driver = database", embedded and queues),
+        ("cache.driver = memory", web and settings.cache.driver == "memory"),
+    )
+    return [setting for setting, is_local in drivers if is_local]
+
+
+def _is_embedded(settings: Settings) -> bool:
+    return settings.database.url.get_secret_value().startswith("sqlite:")
+
+
 def _shared_queues(settings: Settings) -> Iterator[str]:
     """Whoever reads a queue takes each message for its own: no two may be one."""
     config = settings.queue

@@ -23,7 +23,7 @@ from twisted.python.usage import UsageError
 
 from fxprofile.config import Role, Settings
 from fxprofile.errors import ConfigError, DriverError
-from fxprofile.loading import load
+from fxprofile.loading import load, local_drivers
 from fxprofile.logs import FromLibraries, make_observer
 
 
@@ -191,7 +191,15 @@ class Process(MultiService):
     async def _start(self) -> None:
         await self._parts.ready()
         self._parts.health.starting = False
+        self._warn_of_local_drivers()
         self._log.info("{role} is ready: {where}", role=self._role, where=self._where())
+
+    def _warn_of_local_drivers(self) -> None:
+        local = local_drivers(self._settings, self._role)
+        if self._settings.environment == "production" and local:
+            self._log.warn(
+                "What is for one machine is used in production: {local}", local=", ".join(local)
+            )
 
     def _where(self) -> str:
         settings = self._settings

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.config import Role, Settings, is_loopback
 from fxprofile.errors import ConfigError
-from fxprofile.loading import load, read
+from fxprofile.loading import load, local_drivers, read
 
 EXAMPLE = Path(__file__).parents[1] / "etc" / "fxprofile.toml"
 
@@ -248,6 +248,21 @@ class ProblemTests(SynchronousTestCase):
             self.assertTrue(line.startswith((f"{key}: ", f"{key} ")), line)
         load(overrides=sqs, environ={})
         load(overrides=("queue.events_url=events", "queue.updates_url=updates"), environ={})
+
+    def test_local_drivers(self) -> None:
+        """What is for one machine is named by the settings that say so, if the role has it."""
+        server = "database.url=mysql+pymysql://u:p@db/fxprofile"
+        spread = ("storage.driver=s3", "cache.driver=redis", "cache.url=redis://cache")
+        sqlite = ["database.url = sqlite", "queue.driver = database"]
+        for role, overrides, expected in (
+            (Role.WEB, (), ["storage.driver = filesystem", *sqlite, "cache.driver = memory"]),
+            (Role.WORKER, (), ["storage.driver = filesystem", *sqlite]),
+            (Role.IMAGES, (), ["storage.driver = filesystem"]),
+            (Role.COMBINED, spread, sqlite),
+            (Role.COMBINED, (*spread, server), []),
+        ):
+            settings = load(overrides=overrides, environ={}, role=role)
+            self.assertEqual(local_drivers(settings, role), expected)
 
     def test_heic(self) -> None:
         """HEIC needs its decoder, where images are crunched."""

@@ -26,6 +26,7 @@ from fxprofile.config import Role, Settings
 from fxprofile.errors import ObjectNotFound, StorageError, StoreError
 from fxprofile.interfaces import IBucket
 from fxprofile.keys import new_id, private_key, public_key
+from fxprofile.loading import local_drivers
 
 #: What a probe object holds.
 _PROBE: Final = b"fxprofile-admin doctor"
@@ -64,7 +65,7 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         return Check(name, partial(look, tools), advice)
 
     serves_web = role in (Role.WEB, Role.COMBINED)
-    yield check("settings", _settings, "see fxprofile-admin check-config")
+    yield Check("settings", partial(_settings, tools, role), "see fxprofile-admin check-config")
     if role in (Role.WORKER, Role.COMBINED):
         yield check("sandbox", _crunching, "see crunch.sandbox, and the log of the worker")
     for which, rights in RIGHTS[role].items():
@@ -88,24 +89,14 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         yield check("cache", _cache, "see cache.url; the service goes on without, and slower")
 
 
-async def _settings(tools: Tools) -> Sequence[Finding]:
+async def _settings(tools: Tools, role: Role) -> Sequence[Finding]:
     settings = tools.settings
     versions = (
         f"fxprofile {__version__}, Python {platform.python_version()}, Twisted {version('Twisted')}"
     )
     if settings.environment == "development":
         return [fine("settings", f"{versions}, for development")]
-    local = [
-        f"{section}.driver = {value}"
-        for section, value, driver in (
-            ("storage", settings.storage.driver, "filesystem"),
-            ("queue", settings.queue.driver, "database"),
-            ("cache", settings.cache.driver, "memory"),
-        )
-        if value == driver
-    ]
-    if tools.embedded:
-        local.append("database.url = sqlite")
+    local = local_drivers(settings, role)
     if local:
         return [
             warning(

@@ -276,3 +276,8 @@ class StartTests(PipelineCase):
             log = await self.failure(**settings)
             self.assertEqual(log, line)
             os.unlink(self.scene.directory / "combined.log")
+
+    async def test_production(self) -> None:
+        """In production, drivers that are for one machine are a warning in the log."""
+        images = await self.scene.daemon("images", environment="production")
+        self.assertIn("in production: storage.driver = filesystem\n", images.output)
