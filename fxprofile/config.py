@@ -374,9 +374,10 @@ def is_loopback(endpoint: str) -> bool:
     """Whether a server endpoint string names a listener that only this machine reaches."""
     if endpoint.startswith("unix:"):
         return True
-    match = re.search(r":interface=((?:\\.|[^:\\])*)", endpoint)
-    interface = match.group(1).replace("\\", "") if match else ""
+    interfaces = re.findall(r":interface=((?:\\.|[^:\\])*)", endpoint)
+    # Of several the last one counts, so all of them have to be.
+    hosts = {interface.replace("\\", "") for interface in interfaces} - {"localhost"}
     try:
-        return interface == "localhost" or ip_address(interface).is_loopback
+        return bool(interfaces) and all(ip_address(host).is_loopback for host in hosts)
     except ValueError:
         return False

@@ -288,7 +288,7 @@ class ProblemTests(SynchronousTestCase):
             "tcp:1",
             "tcp:1:interface=0.0.0.0",
             "tcp:1:interface=127.0.0.1.example.com",
-            "tcp:1:interface=10.0.0.1",
+            "tcp:1:interface=127.0.0.1:interface=10.0.0.1",
             "systemd:domain=INET:index=0",
         ):
             self.assertFalse(is_loopback(endpoint), endpoint)
