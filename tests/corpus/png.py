@@ -128,6 +128,12 @@ def wrong_trailer() -> bytes:
     return b"".join((SIGNATURE, header(64, 64), chunk(b"IDAT", bytes(body)), END))
 
 
+def no_trailer() -> bytes:
+    """All of the pixels, but not the checksum behind them (RFC 1950, 2.2)."""
+    body = zlib.compress(rows(64, 64, 3, b"\x10\x20\x30"))[:-4]
+    return b"".join((SIGNATURE, header(64, 64), chunk(b"IDAT", body), END))
+
+
 def too_much_data() -> bytes:
     packer = zlib.compressobj(9)
     body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
@@ -245,6 +251,7 @@ def entries() -> Iterator[Entry]:
         "corrupt",
     )
     yield entry("PNG, wrong trailer in IDAT", wrong_trailer, "corrupt")
+    yield entry("PNG, no trailer in IDAT", no_trailer)
     yield entry("PNG, 30000 x 30000 of 1 bit", large_and_empty, "too_many_pixels")
     yield entry(
         "PNG, 16000 x 1",
