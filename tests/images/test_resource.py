@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -330,7 +331,11 @@ class ImportTests(SynchronousTestCase):
         """The listener needs neither Pillow nor a database, a queue or an identity."""
         program = "import sys, fxprofile.images.site; print(*sys.modules)"
         loaded = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
         self.assertIn("fxprofile.images.hot", loaded)
         for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.queues"):

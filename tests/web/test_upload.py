@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
@@ -227,7 +228,7 @@ class RefusedUploadTests(ApiCase):
         self.assertEqual(reply.json["errno"], 103)
         self.assertEqual(reply.json["reason"], "unsupported")
         self.assertEqual(reply.json["message"], REASONS["unsupported"])
-        self.assertEqual(reply.phrase, b"Unprocessable Entity")
+        self.assertEqual(reply.phrase.decode(), HTTPStatus.UNPROCESSABLE_ENTITY.phrase)
 
     async def test_client_goes_away(self) -> None:
         """Of a client that goes away in mid-body nothing stays."""
