@@ -21,8 +21,9 @@ from fxprofile.model import Message
 from fxprofile.queues.poller import Handler
 from fxprofile.selection import Selection
 
-#: Events after which the kept profile of a user is old.
-_PROFILE_CHANGED = ("primaryEmailChanged", "profileDataChanged")
+#: Events after which the kept profile of a user is old.  Newer auth servers have another name
+#: for the last one.
+_PROFILE_CHANGED = ("primaryEmailChanged", "profileDataChanged", "profileDataChange")
 
 #: Events after which the tokens of a user may be so too.
 _TOKENS_REVOKED = ("passwordChange", "reset")

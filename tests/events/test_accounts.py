@@ -87,7 +87,7 @@ class AccountEventTests(SynchronousTestCase):
 
     def test_changes(self) -> None:
         """A change of the account makes the kept profile old."""
-        for name in ("primaryEmailChanged", "profileDataChanged"):
+        for name in ("primaryEmailChanged", "profileDataChanged", "profileDataChange"):
             self.run_now(self.cache.set(uid=ALICE, variant="profile", value="{}"))
             self.successResultOf(self.event(name))
             self.assertFalse(self.kept())

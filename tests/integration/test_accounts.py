@@ -160,7 +160,10 @@ class Endpoints:
         alice = self.account()
         await self.set_name(alice, "Alice")
         avatar = await self.upload(alice, 200)
-        for name in ("primaryEmailChanged", "profileDataChanged", "passwordChange", "reset"):
+        for name in (
+            *("primaryEmailChanged", "profileDataChanged", "profileDataChange"),
+            *("passwordChange", "reset"),
+        ):
             await self.profile(alice)
             alice.email = f"{name}@example.com".lower()
             await events.send(body=event(name, f"{alice.uid}@accounts.example.com"))
