@@ -206,7 +206,13 @@ class TooManyRequests(ApiError):
     message = "Too many requests; try again later."
 
     def __init__(self, message: str | None = None, *, retry_after: int, **details: Any) -> None:
-        super().__init__(message, headers={"Retry-After": str(retry_after)}, **details)
+        super().__init__(
+            message,
+            headers={"Retry-After": str(retry_after)},
+            # For older clients, which look for it there.
+            retryAfter=retry_after,
+            **details,
+        )
 
 
 class UnprocessableImage(ApiError):

@@ -55,6 +55,7 @@ def schemas() -> Json:
                 "message": {**text, "description": "One sentence for a person."},
                 "reason": reason,
                 "maxBytes": {"type": "integer"},
+                "retryAfter": {"type": "integer", "description": "As `Retry-After`."},
             },
             "required": ["code", "errno", "error", "message"],
         },

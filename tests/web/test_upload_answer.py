@@ -24,6 +24,7 @@ class RateTests(ApiCase):
         reply = await self.upload()
         self.assertEqual((reply.status, reply.json["errno"]), (429, 114))
         self.assertTrue(0 < int(reply.header("Retry-After")) <= 3600)
+        self.assertEqual(str(reply.json["retryAfter"]), reply.header("Retry-After"))
         self.assertEqual((await self.upload(token="bob")).status, 201)
 
     async def test_refused_before_the_body(self) -> None:
