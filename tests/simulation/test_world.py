@@ -36,6 +36,13 @@ class WorldTests(SynchronousTestCase):
             lines = [f"{text}\n  {how_to_replay(seed)}" for seed, text in failed.items()]
             self.fail("\n".join([f"{len(failed)} worlds went wrong:", *lines]))
 
+    def test_dead_at_the_last_moment(self) -> None:
+        """
+        A job that dies when all else is quiet is waited for, until the repair has settled it:
+        in this world the pictures of a deleted avatar are left to that.
+        """
+        World(502641).run()
+
     def test_sql(self) -> None:
         """So it is on the store of the service itself, call by call."""
         for seed in range(SQL_SEEDS):

@@ -29,7 +29,7 @@ from fxprofile.cache.memory import MemoryCache
 from fxprofile.errors import DriverError
 from fxprofile.events.repair import PERIOD
 from fxprofile.intake import DOUBT_AGE
-from fxprofile.model import Account, Avatar, Credentials, Status
+from fxprofile.model import Account, Avatar, Credentials, Job, Status
 from tests.database.inline import result_of
 from tests.fakes.bucket import MemoryBucket
 from tests.fakes.identity import FakeIdentity
@@ -301,6 +301,14 @@ class World:
         for row in self.state.rows():
             if row.owed_since is not None:
                 yield f"{row.id} is {row.status}"
+        for entry in self.dead_jobs.entries:
+            if entry.body not in JUNK:
+                row = self.state.row(Job.decode(entry.body).id)
+                if row is None or row.status not in (Status.FAILED, Status.READY):
+                    yield f"the next repair settles the dead {entry.body}"
+        for entry in self.dead_results.entries:
+            if entry.body not in JUNK:
+                yield f"the next repair applies the dead {entry.body}"
 
     def _check(self) -> None:
         self._steps += 1
