@@ -79,7 +79,7 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         yield check("database", _database, "see database.url; is the server up?")
     for name in QUEUES[role]:
         yield Check(
-            f"{name} queue",
+            _queue_label(name),
             partial(_queue, tools, name),
             f"see queue.{name}_url, and the rights that etc/aws gives; "
             "fxprofile-admin provision makes what is missing",
@@ -261,8 +261,12 @@ def _server_version(connection: Connection) -> str:
     return str(connection.execute(text("SELECT version()")).scalar()).partition(" on ")[0]
 
 
+def _queue_label(name: str) -> str:
+    return f"{name.replace('_', '-')} queue"
+
+
 async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
-    label = f"{name.replace('_', '-')} queue"
+    label = _queue_label(name)
     queue: Any = tools.queue(name)
     if queue is None:
         if name == "dead":

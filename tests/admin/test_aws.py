@@ -194,6 +194,16 @@ class AwsCommandTests(AwsCase):
         self.assertEqual(finding["level"], "problem")
         self.assertIn("provision", finding["advice"])
 
+    async def test_names_of_findings(self) -> None:
+        """What was looked at has the same name, whether it is well or not."""
+        await self.provisioned()
+        well = await self.admin("doctor", "--json", "--role=web")
+        await self.call("sqs", "DeleteQueue", QueueUrl=self.settings["queue.results_dead_url"])
+        ill = await self.admin("doctor", "--json", "--role=web", status=1)
+        before, after = ([f["name"] for f in ran.json["findings"]] for ran in (well, ill))
+        self.assertEqual(before, after)
+        self.assertIn("results-dead queue", after)
+
     async def test_import_from_a_bucket(self) -> None:
         """The pictures of an import may come from the original's bucket."""
         await self.provisioned()
