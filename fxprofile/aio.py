@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
-from fxprofile.errors import DriverError
+from fxprofile.errors import AccountUnknown, DriverError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,10 +41,13 @@ def detached(work: Coroutine[Any, Any, T]) -> Deferred[T]:
     waiter: Deferred[T] = Deferred()
 
     def failed(failure: Any) -> None:
-        if waiter.called:
-            _log.failure("Work that nobody waits for any longer failed", failure=failure)
-        else:
+        if not waiter.called:
             waiter.errback(failure)
+        elif failure.check(DriverError, AccountUnknown):
+            # No fault of ours, and in an outage there are many.
+            _log.warn("Work that nobody waits for any longer failed: {error}", error=failure.value)
+        else:
+            _log.failure("Work that nobody waits for any longer failed", failure=failure)
 
     def done(value: T) -> None:
         if not waiter.called:

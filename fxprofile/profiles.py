@@ -17,6 +17,7 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from fxprofile.aio import detached
 from fxprofile.changes import Changes, Reading
@@ -175,7 +176,10 @@ class Profiles:
             if waiter.called:
                 continue
             if isinstance(outcome, BaseException):
-                waiter.errback(outcome)
+                # In each place where it is raised it would grow.
+                traceback = outcome.__traceback__
+                waiter.errback(Failure(outcome))
+                outcome.__traceback__ = traceback
             else:
                 waiter.callback(outcome)
 

@@ -11,6 +11,7 @@ from twisted.application.service import Service
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -76,13 +77,26 @@ class DetachedTests(SynchronousTestCase):
         self.step.callback("x")
         self.assertEqual(self.done, ["x"])
 
-    def test_nobody_waits(self) -> None:
-        """A failure that nobody waits for any longer is logged."""
+    def given_up(self, error: Exception) -> None:
+        """Work fails that nobody waits for any longer."""
         waiting = detached(self.work())
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
-        self.step.errback(StorageError("x"))
-        self.assertEqual(len(self.flushLoggedErrors(StorageError)), 1)
+        self.step.errback(error)
+
+    def test_nobody_waits(self) -> None:
+        """A failure that nobody waits for any longer is logged."""
+        self.given_up(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_outage(self) -> None:
+        """One that is the fault of something outside is a warning, as it is of those who wait."""
+        with capturedLogs() as events:
+            self.given_up(StorageError("the bucket is away"))
+        self.assertEqual(self.flushLoggedErrors(), [])
+        (event,) = events
+        self.assertEqual(event["log_level"], LogLevel.warn)
+        self.assertIn("the bucket is away", formatEvent(event))
 
 
 class BodyTests(SynchronousTestCase):

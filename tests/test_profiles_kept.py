@@ -5,6 +5,7 @@ Tests of :mod:`fxprofile.profiles`: what is kept, and what is read by many at on
 from __future__ import annotations
 
 import json
+from traceback import walk_tb
 
 from fxprofile.changes import Changes
 from fxprofile.errors import (
@@ -132,6 +133,26 @@ class TogetherTests(ProfilesTestCase):
             self.failureResultOf(viewing, AuthUnavailable)
         self.assertEqual(self.reads(), 1)
         self.view("profile")
+
+    def test_one_error_for_all(self) -> None:
+        """The error that many get does not grow with each of them."""
+        held = self.identity.hold("account")
+        views = [self.viewing("profile") for _ in range(50)]
+        held.errback(AuthUnavailable("down"))
+        depths = {
+            len(list(walk_tb(self.failureResultOf(viewing).value.__traceback__)))
+            for viewing in views
+        }
+        self.assertLess(max(depths), 30)
+
+    def test_nobody_left(self) -> None:
+        """That a read fails which nobody waits for any longer is no failure of ours."""
+        held = self.identity.hold("account")
+        viewing = self.viewing("profile")
+        viewing.addErrback(lambda failure: None)
+        viewing.cancel()
+        held.errback(AuthUnavailable("down"))
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_refused_token(self) -> None:
         """That the token of one of them is refused says nothing of the others'."""
