@@ -13,7 +13,7 @@ import re
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,6 +24,8 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -144,6 +146,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
+        # Which Python, and so pydantic, takes for 1.
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+            raise ValueError("must not be true or false")
+        return value
 
 
 class Web(Section):
@@ -274,7 +285,7 @@ class Aws(Section):
 class Uploads(Section):
     max_bytes: Annotated[ByteSize, Field(ge=1, le=1 << 30)] = ByteSize(10 << 20)
     wait: Annotated[float, Field(ge=0, le=30)] = 5
-    per_hour: Annotated[int, Field(ge=0)] = 60
+    per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
 
 
 class Crunch(Section):

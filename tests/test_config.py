@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import tomllib
 import traceback
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from sentry_sdk.utils import Dsn
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.config import Role, Settings, is_loopback
+from fxprofile.config import Role, is_loopback
 from fxprofile.errors import ConfigError
 from fxprofile.loading import load, local_drivers, read
-
-EXAMPLE = Path(__file__).parents[1] / "etc" / "fxprofile.toml"
-
-#: What has no default that a file could hold.
-COMPUTED = {"crunch.processes": 2}
 
 
 def problem(*overrides: str, role: Role = Role.COMBINED, **environ: str) -> str:
@@ -156,6 +149,7 @@ class ProblemTests(SynchronousTestCase):
             ("queue.visibility_timeout=1", "queue.visibility_timeout"),
             ("queue.max_receives=0", "queue.max_receives"),
             ("queue.events_url=not a queue", "queue.events_url"),
+            ("uploads.per_hour=1000000000000", "uploads.per_hour"),
             ("uploads.max_bytes=0", "uploads.max_bytes"),
             ("uploads.per_hour=-1", "uploads.per_hour"),
             ("crunch.memory=1MiB", "crunch.memory"),
@@ -188,6 +182,19 @@ class ProblemTests(SynchronousTestCase):
             line = problem(override)
             self.assertTrue(line.startswith(key), line)
             self.assertNotIn("\n", line)
+
+    def test_truth(self) -> None:
+        """True is no number, though Python takes it for one; nor is it a text."""
+        for section in (
+            'CRUNCH={"processes": true}',
+            'CACHE={"ttl": true}',
+            'WEB={"listen": true}',
+        ):
+            name, _, value = section.partition("=")
+            line = problem(**{f"FXPROFILE_{name}": value})
+            key = value.split('"')[1]
+            self.assertTrue(line.startswith(f"{name.lower()}.{key}: "), line)
+        self.assertTrue(load(environ={"FXPROFILE_MONOGRAM": '{"enabled": true}'}).monogram.enabled)
 
     def test_dsn(self) -> None:
         """What is taken for the address of a Sentry is one."""
@@ -340,60 +347,3 @@ class SecretTests(SynchronousTestCase):
             problems, _ = read(config=str(path), environ={})
             self.assertEqual(len(problems), 1)
             self.assertNotIn(secret, problems[0])
-
-
-def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Each key with its default."""
-    keys: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, BaseModel):
-            keys |= keys_of(type(default), f"{prefix}{name}.")
-        else:
-            keys[prefix + name] = default
-    return keys
-
-
-def documented() -> dict[str, Any]:
-    """Each key of the example, as if it were not commented out."""
-    text = re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
-    keys: dict[str, Any] = {}
-
-    def walk(members: dict[str, Any], prefix: str) -> None:
-        for name, value in members.items():
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{name}.")
-            else:
-                keys[prefix + name] = value
-
-    walk(tomllib.loads(text), "")
-    return keys
-
-
-class ExampleTests(SynchronousTestCase):
-    """``etc/fxprofile.toml``."""
-
-    def test_keys(self) -> None:
-        """It has every key that there is, and no other."""
-        self.assertEqual(set(documented()), set(keys_of(Settings)))
-
-    def test_defaults(self) -> None:
-        """It gives each key its default; what is unset by default is empty there."""
-        defaults = keys_of(Settings)
-        for key, value in documented().items():
-            default = COMPUTED.get(key, defaults[key])
-            if key == "identity.dev.accounts":
-                self.assertEqual(value[0]["token"], default[0].token.get_secret_value())
-                self.assertEqual(value[0]["scopes"], list(default[0].scopes))
-                continue
-            if isinstance(default, SecretStr):
-                default = default.get_secret_value()
-            if isinstance(default, tuple):
-                default = list(default)
-            if isinstance(default, Path):
-                default = str(default)
-            self.assertEqual(value, "" if default is None else default, key)
-
-    def test_usable(self) -> None:
-        """It can be used as it is."""
-        self.assertEqual(load(config=str(EXAMPLE), environ={}), load(environ={}))
