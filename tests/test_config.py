@@ -185,15 +185,9 @@ class ProblemTests(SynchronousTestCase):
 
     def test_truth(self) -> None:
         """True is no number, though Python takes it for one; nor is it a text."""
-        for section in (
-            'CRUNCH={"processes": true}',
-            'CACHE={"ttl": true}',
-            'WEB={"listen": true}',
-        ):
-            name, _, value = section.partition("=")
-            line = problem(**{f"FXPROFILE_{name}": value})
-            key = value.split('"')[1]
-            self.assertTrue(line.startswith(f"{name.lower()}.{key}: "), line)
+        for section, key in (("crunch", "processes"), ("cache", "ttl"), ("web", "listen")):
+            line = problem(**{f"FXPROFILE_{section.upper()}": f'{{"{key}": true}}'})
+            self.assertTrue(line.startswith(f"{section}.{key}: "), line)
         self.assertTrue(load(environ={"FXPROFILE_MONOGRAM": '{"enabled": true}'}).monogram.enabled)
 
     def test_dsn(self) -> None:
