@@ -259,13 +259,20 @@ class Call:
         where = [f"try {self._attempt}"]
         if self._reply is not None:
             where = [f"status {self._reply.status}", f"request {_request_id(self._reply)}", *where]
-        # A proxy may answer with a page.
-        message = " ".join(message.split())
+        # A proxy may answer with a page, and SQS with all that should have been signed, the
+        # session token included.
+        message = " ".join(self._without_secrets(message).split())
         return kind(
             f"{self._what()}: {code}{': ' if message else ''}{message:.300} ({', '.join(where)})",
             code=code,
             status=status,
         )
+
+    def _without_secrets(self, text: str) -> str:
+        if self._keys is not None:
+            for secret in filter(None, (self._keys.secret_key, self._keys.token)):
+                text = text.replace(secret, "********")
+        return text
 
 
 def _as_bytes(body: object) -> bytes:

@@ -53,7 +53,7 @@ RECEIVE_TRIES: Final = 2
 #: Seconds that a poll nobody waits for gets to end, when the queue is stopped.
 STOP_GRACE: Final = 1.0
 
-#: Seconds that a lease is remembered which has ended.
+#: Seconds that a lease is remembered which has ended otherwise than by a delete.
 LEASES_KEPT: Final = 3600
 
 #: What SQS says of a receipt that is no longer good.  Some come with a name space.
@@ -259,7 +259,9 @@ class SqsQueue(Service):
         except EntryRefused as error:
             if _short(error.code) not in LOST:
                 raise QueueError(f"sqs:DeleteMessageBatch {self._url}: {error}") from error
-        lease.ends = self._clock.seconds()
+        # SQS knows that it is gone.  Whoever handles many messages would remember a whole
+        # hour of them, and go through all of these at each receive.
+        self._leases.pop(message.receipt_handle, None)
 
     def _lease(self, message: Message) -> _Lease:
         """

@@ -179,6 +179,18 @@ class SecrecyTests(ClientCase):
         for secret in (SECRET_KEY, TOKEN, "Signature=", "Authorization"):
             self.assertNotIn(secret, "\n".join(texts))
 
+    async def test_secrets_that_are_sent_back(self) -> None:
+        """An answer that quotes what was signed is not repeated with the token in it."""
+        credentials = chain(reactor, lambda: Credentials("AKIA", SECRET_KEY, TOKEN))
+        quoted = f"should have been x-amz-security-token:{TOKEN} of {SECRET_KEY}"
+        _, s3 = self.serve(
+            xml_error(403, "SignatureDoesNotMatch", message=quoted), credentials=credentials
+        )
+        error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
+        self.assertIn("should have been x-amz-security-token:********", str(error))
+        for secret in (SECRET_KEY, TOKEN):
+            self.assertNotIn(secret, str(error))
+
     async def test_request_id(self) -> None:
         """Each line of the log about a request has its id."""
         _, s3 = self.serve(

@@ -186,6 +186,15 @@ class LeaseTests(QueueCase):
         self.all_well()
         self.successResultOf(deleting)
 
+    def test_deleted_messages_are_forgotten(self) -> None:
+        """Nothing is kept of a message that was deleted, however many are handled in an hour."""
+        for number in range(50):
+            [message] = self.receive(entry(number))
+            deleting = self.start(self.queue.delete(message=message))
+            self.all_well()
+            self.successResultOf(deleting)
+        self.assertEqual(self.queue._leases, {})
+
     def test_leases_are_forgotten(self) -> None:
         """What is known of leases does not grow for ever."""
         for number in range(50):
