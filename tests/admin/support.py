@@ -57,7 +57,9 @@ def environment(**more: str) -> dict[str, str]:
     """The environment of a command: ours, without settings."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
     environ["PYTHONPATH"] = str(Path(fxprofile.__file__).parent.parent)
-    environ["PYTHONWARNINGS"] = "default"
+    # Twisted starts programs by a fork, of which Python 3.12 and later warn where there are
+    # threads.
+    environ["PYTHONWARNINGS"] = "default,ignore:This process:DeprecationWarning"
     return {**environ, **more}
 
 
