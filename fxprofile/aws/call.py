@@ -21,7 +21,7 @@ from fxprofile.aws.credentials import Keys
 from fxprofile.aws.errors import AwsError, AwsMalformed, AwsRefused, AwsUnreachable
 from fxprofile.aws.retries import STALE_KEYS, is_retryable
 from fxprofile.aws.signing import sign
-from fxprofile.aws.transport import EarlyAnswer, Reply, ReplyBody, Unreachable
+from fxprofile.aws.transport import EarlyAnswer, Reply, ReplyBody, Silent, Unreachable
 from fxprofile.aws.wire import Endpoint, Unreadable, Wire
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ MAX_ANSWER: Final = 32 << 20
 #: Times the time in which a sign of life has to come, for the whole of such an answer: one
 #: that comes in drops would otherwise never end.
 READ_TIMES: Final = 2
+
+#: Tries of one call in which nothing comes for too long.  Each takes half a minute, and whoever
+#: waits for the call is to hear of a server that hangs before giving up as well.
+MAX_SILENCES: Final = 2
 
 #: Seconds by which our clock and that of AWS must differ to be why it refused a request.
 MIN_SKEW: Final = 120
@@ -89,6 +93,7 @@ class Call:
         self._headers = headers or {}
         self._timeout = timeout
         self._attempt = 0
+        self._silences = 0
         self._keys: Keys | None = None
         self._corrected: set[str] = set()
         self._reply: Reply | None = None
@@ -108,6 +113,8 @@ class Call:
                 if self._correct(error):
                     continue
                 if not is_retryable(error) or self._attempt >= max_attempts:
+                    raise
+                if self._silences >= MAX_SILENCES:
                     raise
                 paid = self._client.budget.take(error)
                 if paid is None:
@@ -182,6 +189,7 @@ class Call:
                 prepared.method, prepared.url, headers, body, self._timeout
             )
         except Unreachable as problem:
+            self._silences += isinstance(problem, Silent)
             raise self._error(AwsUnreachable, "Unreachable", str(problem)) from problem
         except EarlyAnswer:
             raise self._error(AwsMalformed, "EarlyAnswer", "said yes to half a body") from None
@@ -194,6 +202,7 @@ class Call:
         except (Unreachable, WaitTimeout) as problem:
             if reply.status >= 300:
                 return b""
+            self._silences += isinstance(problem, (Silent, WaitTimeout))
             text = str(problem)
             if isinstance(problem, WaitTimeout):
                 text = f"the answer has not ended after {longest:g} s"

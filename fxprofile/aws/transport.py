@@ -36,6 +36,10 @@ class Unreachable(Exception):
     """No answer came, or not the whole of it."""
 
 
+class Silent(Unreachable):
+    """The other side gave no sign of life for too long."""
+
+
 class EarlyAnswer(Exception):
     """The other side says that all is well before it has all of the body."""
 
@@ -80,7 +84,7 @@ class ReplyBody:
             piece = await waiting
         except CancelledError:
             if watchdog.barked:
-                raise Unreachable(f"nothing came for {self._timeout:g} s") from None
+                raise Silent(f"nothing came for {self._timeout:g} s") from None
             raise
         except Exception as error:
             raise Unreachable(f"the answer ended early: {describe(error)}") from error
@@ -163,7 +167,7 @@ class Transport:
             if producer.failure is not None:
                 producer.failure.raiseException()
             if watchdog.barked:
-                raise Unreachable(f"no sign of life for {timeout:g} s") from None
+                raise Silent(f"no sign of life for {timeout:g} s") from None
             raise Unreachable(describe(error)) from error
         finally:
             watchdog.end()

@@ -100,6 +100,12 @@ class RetryTests(ClientCase):
         await s3.call("DeleteObject", GET, timeout=0.1)
         self.assertEqual(len(server.seen), 2)
 
+    async def test_hangs_again(self) -> None:
+        """A server that says nothing twice is not tried until nobody waits any longer."""
+        server, s3 = self.serve(hang, xml_error(503, "SlowDown"), hang, answer(204))
+        await self.error(AwsUnreachable, s3.call("DeleteObject", GET, timeout=0.1))
+        self.assertEqual(len(server.seen), 3)
+
     async def test_cancelled(self) -> None:
         """A call that is cancelled ends its connection, and is not tried again."""
         server = RawServer(self)
