@@ -34,9 +34,6 @@ LINGER_BYTES = 32 << 20
 #: The header that says how long a body is, or how it is sent.
 _LENGTH = re.compile(rb"(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 
-#: What a target begins with if it is a whole URL (RFC 9112, section 3.2.2).
-_ORIGIN = re.compile(rb"https?://[^/]+", re.IGNORECASE)
-
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -100,9 +97,6 @@ class StreamingRequest(Request):
         if self.path == b"*":
             # Twisted would answer for the server as a whole, in its own name.
             self.path = b"/*"
-        elif origin := _ORIGIN.match(self.path):
-            # A proxy may send the whole URL; whose host it names is nobody's concern here.
-            self.path = self.path[origin.end() :] or b"/"
         super().process()
 
     def write(self, data: bytes) -> None:

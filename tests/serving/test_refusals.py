@@ -181,23 +181,3 @@ class NotHttpTests(ChannelCase):
         self.connection.request("*", "OPTIONS")
         self.assertEqual(self.connection.answer().header("Server"), "fxprofile")
         self.assertEqual(self.resource.requests[0].path, b"/*")
-
-    def test_whole_url(self) -> None:
-        """A target that is a whole URL, as a proxy may send, means the path in it."""
-        for target, path in (
-            ("http://x.example:1111/v1/profile?a=http://y/", b"/v1/profile"),
-            ("HTTPS://x.example", b"/"),
-            ("http://x.example?a=/b", b"/"),
-        ):
-            self.serve(read_all)
-            self.connection.request(target)
-            self.assertEqual(self.connection.answer().status, 200)
-            self.assertEqual(self.resource.requests[-1].path, path)
-            self.assertEqual(self.resource.requests[-1].postpath, path[1:].split(b"/"))
-
-    def test_strange_url(self) -> None:
-        """A target of another scheme, or with no host, means nothing else than it says."""
-        for target in ("ftp://x.example/v1/profile", "http:///v1/profile", "v1/profile"):
-            self.serve(read_all)
-            self.connection.request(target)
-            self.assertEqual(self.resource.requests[-1].path, target.encode())
