@@ -5,8 +5,9 @@ Upload while processes are killed, and count what is lost.
 
 One web, one images and two worker processes share a folder; every two seconds one of them,
 by chance, is killed with SIGKILL and started again, unless it is just starting.  When all
-uploads are answered the killing stops, the repair loops do their work, and what was never
-accepted is swept, as fxprofile-admin orphans does after two days.  Then it is counted:
+uploads are answered the killing stops, the repair loops do their work until no job or result
+is left, and what was never accepted is swept, as fxprofile-admin orphans does after two days.
+Then it is counted:
 
 - lost: uploads that were answered with 201 and are neither ready nor replaced
 - broken: selected avatars without their three pictures
@@ -36,6 +37,7 @@ from twisted.internet.task import deferLater, react
 from fxprofile.admin.lookups import avatar_rows
 from fxprofile.admin.sweep import Sweep
 from fxprofile.admin.tools import Tools
+from fxprofile.interfaces import IQueue
 from fxprofile.loading import load
 from tests.daemon import Daemon, Ports
 from tests.integration import photos
@@ -74,8 +76,7 @@ class Soak:
         killing.cancel()
         uploaded = time.monotonic()
         await gatherResults(list(self.down.values()), consumeErrors=True)
-        await self.until_quiet(users)
-        await self.sweep()
+        await self.settle(users)
         await self.count(users)
         self.figures["seconds of uploading"] = round(uploaded - began)
         self.figures["seconds until quiet"] = round(time.monotonic() - uploaded)
@@ -153,7 +154,29 @@ class Soak:
             for size in ("", "_small", "_large")
         }
 
-    async def until_quiet(self, users: list[str]) -> None:
+    async def settle(self, users: list[str]) -> None:
+        """Wait until all is quiet, and have what no row needs deleted."""
+        var = self.directory / "var"
+        overrides = [
+            f"database.url=sqlite:///{var}/profile.db",
+            f"storage.directory={var}/buckets",
+        ]
+        tools = Tools(load(overrides=overrides, environ={}), self.reactor)
+        tools.stack.startService()
+        try:
+            await tools.open_database()
+            queues = [tools.needed_queue(name) for name in ("jobs", "results")]
+            await self.until_quiet(users, queues)
+            await self.sweep(tools)
+            await self.until_quiet(users, queues)
+        finally:
+            await tools.stack.stopService()
+
+    async def until_quiet(self, users: list[str], queues: list[IQueue]) -> None:
+        """
+        Wait until nothing is being crunched, no picture waits for its end, and no job or
+        result, of a killed process perhaps, is still to come back.
+        """
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             public = {name for name in self.files() if name.startswith("fxprofile-public/")}
@@ -161,8 +184,29 @@ class Soak:
             for token in users:
                 _, avatar = await Client(self.daemons[0], token).ask("GET", "/v1/avatar")
                 pending += "pending" in avatar
+            for queue in queues:
+                depth = await queue.depth()
+                pending += depth.visible + depth.in_flight
             if not pending and public == await self.wanted_files(users):
                 return
+            await deferLater(self.reactor, 1)
+
+    async def sweep(self, tools: Tools) -> None:
+        """Have what no row needs deleted, and wait until it is."""
+        sweep = Sweep(
+            private=tools.bucket("private"),
+            public=tools.bucket("public"),
+            rows=partial(avatar_rows, tools),
+            store=tools.store,
+            selection=tools.selection,
+            clock=self.reactor,
+            # All is quiet, so nothing is on its way.
+            grace=0,
+        )
+        swept = await sweep.remove(await sweep.find())
+        self.figures["originals that were never accepted, and were swept"] = swept
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and (await sweep.find()).orphans:
             await deferLater(self.reactor, 1)
 
     async def count(self, users: list[str]) -> None:
@@ -178,35 +222,8 @@ class Soak:
         wanted, there = await self.wanted_files(users), self.files()
         self.figures["broken"] = len({name[:51] for name in wanted - there})
         self.figures["orphans"] = len(there - wanted)
-
-    async def sweep(self) -> None:
-        """Have what no row needs deleted, and wait until it is."""
-        var = self.directory / "var"
-        overrides = [
-            f"database.url=sqlite:///{var}/profile.db",
-            f"storage.directory={var}/buckets",
-        ]
-        tools = Tools(load(overrides=overrides, environ={}), self.reactor)
-        tools.stack.startService()
-        try:
-            await tools.open_database()
-            sweep = Sweep(
-                private=tools.bucket("private"),
-                public=tools.bucket("public"),
-                rows=partial(avatar_rows, tools),
-                store=tools.store,
-                selection=tools.selection,
-                clock=self.reactor,
-                # All is quiet, so nothing is on its way.
-                grace=0,
-            )
-            swept = await sweep.remove(await sweep.find())
-            self.figures["originals that were never accepted, and were swept"] = swept
-            deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline and (await sweep.find()).orphans:
-                await deferLater(self.reactor, 1)
-        finally:
-            await tools.stack.stopService()
+        for name in sorted(there - wanted):
+            print(f"an orphan: {name}")
 
 
 def main() -> None:
