@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,9 @@ from fxprofile.errors import ConfigError
 READ_ONLY: Final = "fxprofile_read_only"
 
 _CONNECT_SECONDS = 5
+
+#: Seconds from one try to have a new file of SQLite to the next.
+_LOOK_AGAIN: Final = 0.01
 
 #: The module of each driver, and the extra of this package that brings it.
 _DRIVERS = {
@@ -122,13 +126,13 @@ def make_file(path: Path) -> None:
 
 def _sqlite_engine(url: URL, options: dict[str, Any], timeout: float | None) -> Engine:
     # Without an isolation level the sqlite3 module leaves BEGIN to us.
-    arguments = {"isolation_level": None, "timeout": (timeout or 60.0) / 2}
+    patience = (timeout or 60.0) / 2
+    arguments = {"isolation_level": None, "timeout": patience}
     engine = create_engine(url, connect_args=arguments, **options)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: object) -> None:
-        # This stays with the file: readers do not wait for the writer, nor it for them.
-        connection.execute("PRAGMA journal_mode = WAL").close()
+        _write_ahead(connection, patience)
         # A commit survives a power cut, not only a crash.
         connection.execute("PRAGMA synchronous = FULL").close()
         connection.execute("PRAGMA foreign_keys = ON").close()
@@ -141,6 +145,29 @@ def _sqlite_engine(url: URL, options: dict[str, Any], timeout: float | None) -> 
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: Any, patience: float) -> None:
+    """
+    Have a database write ahead (https://www.sqlite.org/wal.html), which stays with its
+    file: readers do not wait for the writer, nor it for them.
+
+    :param patience: seconds to wait for others.  SQLite itself does not wait here for
+        somebody who is just writing, as another process does to the same new file.
+    """
+    import sqlite3
+
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= deadline:
+                raise
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return
 
 
 def _mysql_engine(url: URL, options: dict[str, Any], timeout: float | None) -> Engine:

@@ -4,6 +4,7 @@ Tests for the schema and its migrations.
 
 from __future__ import annotations
 
+import sqlite3
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Dialect, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
+from twisted.internet import reactor
 from twisted.internet.defer import DeferredList
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -315,6 +318,25 @@ class SqliteMigrationTests(SqliteBackend, MigrationContract):
         upgrade(url, revisions()[0])
         await self.open(url, migrate=False).ready()
         self.assertEqual(current(url), REVISION)
+
+    def new_file(self, url: str) -> sqlite3.Connection:
+        """A connection to a file with nothing in it."""
+        path = Path(str(make_url(url).database)).absolute()
+        make_file(path)
+        return sqlite3.connect(path, isolation_level=None)
+
+    async def test_new_and_busy(self) -> None:
+        """A new file to which another process is just writing is waited for."""
+        url = self.fresh_url()
+        other = self.new_file(url)
+        self.addCleanup(other.close)
+        other.execute("BEGIN IMMEDIATE")
+        upgrading = deferToThread(upgrade, url)
+        await deferLater(reactor, 0.3)
+        self.assertNoResult(upgrading)
+        other.execute("ROLLBACK")
+        await upgrading
+        self.assertEqual(self.difference(url), [])
 
     def test_current_makes_no_file(self) -> None:
         """To ask for the revision of a file that is not there does not create it."""
