@@ -27,15 +27,13 @@ import shutil
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
-from fxprofile.admin.lookups import avatar_rows
-from fxprofile.admin.sweep import Sweep
+from fxprofile.admin.sweep import sweep_of
 from fxprofile.admin.tools import Tools
 from fxprofile.interfaces import IQueue
 from fxprofile.loading import load
@@ -193,16 +191,8 @@ class Soak:
 
     async def sweep(self, tools: Tools) -> None:
         """Have what no row needs deleted, and wait until it is."""
-        sweep = Sweep(
-            private=tools.bucket("private"),
-            public=tools.bucket("public"),
-            rows=partial(avatar_rows, tools),
-            store=tools.store,
-            selection=tools.selection,
-            clock=self.reactor,
-            # All is quiet, so nothing is on its way.
-            grace=0,
-        )
+        # All is quiet, so nothing is on its way.
+        sweep = sweep_of(tools, grace=0)
         swept = await sweep.remove(await sweep.find())
         self.figures["originals that were never accepted, and were swept"] = swept
         deadline = time.monotonic() + PATIENCE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, Final
 
 import click
@@ -61,19 +60,10 @@ def orphans(
         session.no_questions(yes)
 
     async def work(tools: Tools) -> tuple[dict[str, Any], str | None]:
-        from fxprofile.admin.lookups import avatar_rows
-        from fxprofile.admin.sweep import Sweep
+        from fxprofile.admin.sweep import sweep_of
 
         await tools.open_database()
-        sweep = Sweep(
-            private=tools.bucket("private"),
-            public=tools.bucket("public"),
-            rows=partial(avatar_rows, tools),
-            store=tools.store,
-            selection=tools.selection,
-            clock=tools.reactor,
-            grace=grace * 3600,
-        )
+        sweep = sweep_of(tools, grace=grace * 3600)
         findings = await sweep.find()
         about = _described(findings, limit)
         number = len(findings.orphans)

@@ -15,11 +15,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.admin.lookups import avatar_rows
+from fxprofile.admin.tools import Tools
 from fxprofile.errors import ObjectNotFound, StoreError
 from fxprofile.interfaces import IBucket, IProfileStore
 from fxprofile.keys import PUBLIC_PREFIX, id_of_public_key, is_id, public_keys
@@ -260,6 +263,27 @@ class Sweep:
             for row in page:
                 yield row.id, row
             after = page[-1].id
+
+
+def sweep_of(
+    tools: Tools, *, grace: float, clock: IReactorTime | None = None, page: int = PAGE
+) -> Sweep:
+    """
+    A sweep of the buckets and the database, which is open, that an operator has.
+
+    :param grace: seconds that an object has to be there before it may be called an orphan.
+    :param clock: other than the reactor only in tests.
+    """
+    return Sweep(
+        private=tools.bucket("private"),
+        public=tools.bucket("public"),
+        rows=partial(avatar_rows, tools),
+        store=tools.store,
+        selection=tools.selection,
+        clock=clock or tools.reactor,
+        grace=grace,
+        page=page,
+    )
 
 
 class _Ahead:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from functools import partial
 
 from twisted.internet.task import Clock
 
-from fxprofile.admin.lookups import avatar_rows
-from fxprofile.admin.sweep import Sweep
+from fxprofile.admin.sweep import sweep_of
 from fxprofile.admin.tools import Tools
 from fxprofile.keys import VARIANTS, new_id, private_key, public_key
 from fxprofile.model import Job, Op
@@ -138,16 +136,7 @@ class AwsCommandTests(AwsCase):
             later = Clock()
             later.advance(time.time() + 3 * 86400)
             for page in (1, 2, 1000):
-                sweep = Sweep(
-                    private=tools.bucket("private"),
-                    public=tools.bucket("public"),
-                    rows=partial(avatar_rows, tools),
-                    store=tools.store,
-                    selection=tools.selection,
-                    clock=later,
-                    grace=48 * 3600,
-                    page=page,
-                )
+                sweep = sweep_of(tools, grace=48 * 3600, clock=later, page=page)
                 findings = await sweep.find()
                 self.assertEqual([found.id for found in findings.orphans], [orphan])
                 self.assertEqual(len(findings.orphans[0].objects), 2)
