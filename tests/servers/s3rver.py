@@ -36,18 +36,20 @@ def _cache() -> Path:
     return Path(root) / "fxprofile-tests" / f"s3rver-{VERSION}"
 
 
-def install() -> Path:
+def _modules() -> Path:
+    return _cache() / "node_modules"
+
+
+def install() -> None:
     """
     Have it installed.
 
-    :returns: the folder of the modules.
     :raises SkipTest: if that cannot be done here.
     """
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
         raise SkipTest("s3rver needs node and npm")
     folder = _cache()
-    modules = folder / "node_modules"
     done = folder / "installed"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -64,7 +66,6 @@ def install() -> Path:
             except (subprocess.SubprocessError, OSError) as error:
                 raise SkipTest(f"npm cannot install s3rver: {error}") from None
             done.touch()
-    return modules
 
 
 class S3rver(TalkingServer):
@@ -87,7 +88,7 @@ class S3rver(TalkingServer):
         return ("node", Path(__file__).with_suffix(".js"), f"{folder}/buckets", pem)
 
     def environ(self) -> Mapping[str, str]:
-        return {"NODE_PATH": str(install())}
+        return {"NODE_PATH": str(_modules())}
 
 
 #: The server that tests share.
