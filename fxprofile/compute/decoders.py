@@ -25,6 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from fxprofile.compute.deflate import Stored
 from fxprofile.compute.headers import Buffer, check_jpeg, webp_sides
 from fxprofile.compute.limits import Limits, Refused
 from fxprofile.compute.signature import SIGNATURE_BYTES, sniff
@@ -57,6 +58,17 @@ _PLUGINS = (
 _BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 17, "avif": 12, "heic": 12}
 
 
+class Png(PngImagePlugin.PngImageFile):
+    """A PNG whose rows are inflated before they come to the codec."""
+
+    def load_prepare(self) -> None:
+        super().load_prepare()
+        self._stored = Stored(super().load_read)
+
+    def load_read(self, read_bytes: int) -> bytes:
+        return self._stored.read()
+
+
 def prepare(limits: Limits) -> None:
     """
     Set Pillow up, once, in the process that the children are forked from.
@@ -66,6 +78,7 @@ def prepare(limits: Limits) -> None:
     # One thread a picture: the children may not start any, and the other cores have
     # pictures of their own.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.register_open("PNG", Png)
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     # A file can cause a hundred thousand warnings.
     warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ A PNG encoder that looks at the picture before it chooses how to compress it.
 A photo and a drawing want opposite things.  In a photo the matches that deflate
 searches for are noise: leaving the search out is five times faster and makes smaller
 files.  In a drawing they are everything: leaving it out makes a file up to eighty
-times larger.  So the ways are tried on a few rows, and the picture goes the best one.
+times larger.  So of flat art all ways are tried, and of the rest a few rows tell the best.
 The filters run in NumPy, one for all rows at a time, which takes a quarter of the time
 that the codec needs for them.  Where zlib-ng is installed, it takes half the time for the
 ways without a search, with the same bytes, and less for a search that finds more.
@@ -15,23 +15,19 @@ Graphics", third edition.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fxprofile.compute.deflate import fast
+
 if TYPE_CHECKING:
     from PIL import Image
-
-fast: Any = zlib
-with suppress(ImportError):
-    from zlib_ng import zlib_ng
-
-    fast = zlib_ng
 
 Pixels = NDArray[np.uint8]
 
@@ -50,15 +46,28 @@ _FEW_GREYS: Final = 16
 _BAND, _LEAST_ROWS = 30, 16
 
 #: Ways to deflate filtered rows without a search: each byte by itself, or runs of bytes.
-_NO_SEARCH: Final = ((1, zlib.Z_HUFFMAN_ONLY), (1, zlib.Z_RLE))
-#: A search in full, and one that is quick enough to see whether that is worth a trial.
+_BYTES, _RUNS = (1, zlib.Z_HUFFMAN_ONLY), (1, zlib.Z_RLE)
+#: A search in full, and two that are quick enough to see whether that is worth a trial.
 _SEARCH, _QUICK_SEARCH = (6, zlib.Z_DEFAULT_STRATEGY), (4, zlib.Z_DEFAULT_STRATEGY)
-#: For flat art it pays to search on; among rows that are not flat only zlib-ng is quick enough.
+_QUICKEST_SEARCH: Final = (2, zlib.Z_DEFAULT_STRATEGY)
+#: One that goes on, which pays in rows that no filter was used on.
 _LONG_SEARCH: Final = (9, zlib.Z_DEFAULT_STRATEGY)
+#: What it leaves, of most of them, of what the search in full does.
+_LONG_GAIN: Final = 0.9
 #: Among filtered bytes, which are nearly noise, a search takes long for what it finds.
 _WORTH_THE_TIME: Final = 0.95
 #: Of two ways that are so near to each other on a few rows, either may be better on all.
 _AS_GOOD: Final = 1.15
+
+#: Where fewer bytes than this go on what is before them, it is most likely a photo, which has
+#: no use for runs; one of so few rows needs no further proof.
+_FEW_RUNS, _FEW_ROWS = 0.03, 200
+#: Where more do, it is flat art: each way is then quick, and a few rows tell little of it.
+_MANY_RUNS: Final = 0.5
+#: Looking for runs takes twice as long as none, so they must save as much as this.
+_RUNS_PAY: Final = 0.99
+#: Where they save less than this, a look that is even quicker shows most photos.
+_RUNS_TELL: Final = 0.98
 
 #: Bytes of rows that are filtered at one time: they stay near the processor.
 _STRIP_BYTES: Final = 96 << 10
@@ -73,10 +82,9 @@ def encode(image: Image.Image) -> bytes:
         one IDAT, IEND.
     """
     colours = image.getcolors(_FEW_GREYS if image.mode == "L" else 256)
-    pixels = np.asarray(image)
     if colours is not None:
-        return _encode_palette(pixels, colours)
-    body = _compress(np.ascontiguousarray(pixels).reshape(image.height, -1), len(image.mode))
+        return _encode_palette(image, colours)
+    body = _compress(np.asarray(image).reshape(image.height, -1), len(image.mode))
     return _file(image.width, image.height, 8, _COLOUR_TYPES[image.mode], body)
 
 
@@ -124,22 +132,73 @@ def _compress(rows: Pixels, channels: int) -> bytes:
     """Filter and deflate the rows of a picture without a palette."""
     filtered = _filtered(rows, channels)
     some = _bands(filtered)
-    sizes = {way: len(_deflate(some, way, fast)) for way in _NO_SEARCH}
-    best = min(sizes, key=lambda way: sizes[way])
-    if len(_deflate(some, _QUICK_SEARCH, fast)) < sizes[best]:
-        # More is often found in rows that no filter has made different from others.
-        thorough = _LONG_SEARCH if fast is not zlib else _SEARCH
-        plain = len(_deflate(_unfiltered(_bands(rows)), thorough, fast))
-        searched = len(_deflate(some, _SEARCH, fast))
-        least = _AS_GOOD * min(plain, searched)
-        found = []
-        if plain < min(sizes[best], least):
-            found.append(_deflate(_unfiltered(rows), thorough, fast))
-        if searched < min(_WORTH_THE_TIME * sizes[best], least):
-            found.append(_deflate(filtered, _SEARCH, fast))
+    runs = _share_of_runs(some)
+    if runs >= _MANY_RUNS:
+        return min(
+            _deflate(filtered, _RUNS, fast),
+            _deflate(filtered, _SEARCH, fast),
+            _deflate(_unfiltered(rows), _thorough(), fast),
+            key=len,
+        )
+    if runs < _FEW_RUNS and len(rows) <= _FEW_ROWS:
+        return _deflate(filtered, _BYTES, fast)
+    sizes = {
+        _BYTES: len(_deflate(some, _BYTES, fast)),
+        _RUNS: len(_deflate(some, _RUNS, fast)) if runs >= _FEW_RUNS else math.inf,
+    }
+    best = _RUNS if sizes[_RUNS] < _RUNS_PAY * sizes[_BYTES] else _BYTES
+    if _may_search(some, sizes):
+        found = _searched(rows, filtered, some, sizes[best])
         if found:
             return min(found, key=len)
     return _deflate(filtered, best, fast)
+
+
+def _thorough() -> tuple[int, int]:
+    """The longest search that there is time for; zlib takes many times as long as zlib-ng."""
+    return _SEARCH if fast is zlib else _LONG_SEARCH
+
+
+def _searched(rows: Pixels, filtered: Pixels, some: Pixels, least: float) -> list[bytes]:
+    """
+    What searches make of the rows, if they promise anything.
+
+    :param some: bands of the filtered rows.
+    :param least: what the best way without a search makes of the bands, in bytes.
+    """
+    # More is often found in rows that no filter has made different from others.
+    plain = float(len(_deflate(_unfiltered(_bands(rows)), _SEARCH, fast)))
+    if _thorough() == _LONG_SEARCH:
+        plain *= _LONG_GAIN
+    searched = len(_deflate(some, _SEARCH, fast))
+    good = _AS_GOOD * min(plain, searched)
+    found = []
+    if plain < min(least, good):
+        found.append(_deflate(_unfiltered(rows), _thorough(), fast))
+    if searched < min(_WORTH_THE_TIME * least, good):
+        found.append(_deflate(filtered, _SEARCH, fast))
+    return found
+
+
+def _share_of_runs(rows: Pixels) -> float:
+    """The share of bytes that are the same as the three before them."""
+    line = rows.reshape(-1)
+    same = line[1:] == line[:-1]
+    return float(np.count_nonzero(same[2:] & same[1:-1] & same[:-2]) / line.size)
+
+
+def _may_search(some: Pixels, sizes: Mapping[tuple[int, int], float]) -> bool:
+    """
+    Whether a search may find enough.
+
+    :param some: bands of the filtered rows.
+    :param sizes: what the ways without a search make of the bands, in bytes.
+    """
+    least = min(sizes.values())
+    told = sizes[_RUNS] < _RUNS_TELL * sizes[_BYTES]
+    if not told and len(_deflate(some, _QUICKEST_SEARCH, fast)) >= least:
+        return False
+    return len(_deflate(some, _QUICK_SEARCH, fast)) < least
 
 
 def _bands(rows: Pixels) -> Pixels:
@@ -198,8 +257,9 @@ def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixe
             np.subtract(current, found, out=found)
         else:
             np.subtract(current, _paeth(left, above, diagonal, scratch[1:]), out=found)
-        np.negative(found, out=spare)
-        score = np.add.reduce(np.minimum(found, spare, out=spare), axis=1, dtype=np.uint32)
+        # Of -128 it is 128, which is a byte again.
+        np.absolute(found.view(np.int8), out=spare.view(np.int8))
+        score = np.add.reduce(spare, axis=1, dtype=np.uint32)
         better = score < best
         best[better] = score[better]
         filtered[better, 0] = number
@@ -237,15 +297,14 @@ def _select(where: NDArray[np.bool_], yes: Pixels, no: Pixels) -> Pixels:
     return np.bitwise_xor(yes, no, out=yes)
 
 
-def _encode_palette(pixels: Pixels, counted: Sequence[tuple[int, object]]) -> bytes:
+def _encode_palette(image: Image.Image, counted: Sequence[tuple[int, object]]) -> bytes:
     """Encode a picture of at most 256 colours by number."""
-    height, width = pixels.shape[:2]
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    width, height, channels = image.width, image.height, len(image.mode)
     colours = np.array([colour for _, colour in counted], np.uint8).reshape(-1, channels)
     if channels in (2, 4):
         # The transparent ones first: tRNS may then be short.
         colours = colours[np.argsort(colours[:, -1], kind="stable")]
-    numbers = _numbers(_packed(pixels, channels), _packed(colours, channels))
+    numbers = _numbers(_packed(image), colours @ (1 << 8 * np.arange(channels, dtype="<u4")))
     depth = next(bits for bits in (1, 2, 4, 8) if len(colours) <= 1 << bits)
     rows = np.zeros((height, 1 + -(-width * depth // 8)), np.uint8)
     rows[:, 1:] = _bits(numbers.reshape(height, width), depth)
@@ -259,11 +318,13 @@ def _encode_palette(pixels: Pixels, counted: Sequence[tuple[int, object]]) -> by
     return _file(width, height, depth, 3, _deflate(rows, _LONG_SEARCH, fast), extra)
 
 
-def _packed(pixels: Pixels, channels: int) -> NDArray[np.uint32]:
-    """One number a pixel."""
-    whole = np.zeros((pixels.size // channels, 4), np.uint8)
-    whole[:, :channels] = pixels.reshape(-1, channels)
-    return whole.view(np.uint32)[:, 0]
+def _packed(image: Image.Image) -> NDArray[np.uint32]:
+    """One number a pixel, the first channel in its lowest bits."""
+    if image.mode == "RGB":
+        # The byte behind the colours may be anything.
+        return np.frombuffer(image.tobytes("raw", "RGBX"), "<u4") & np.uint32(0xFFFFFF)
+    line = np.asarray(image).reshape(-1)
+    return line.view(f"<u{len(image.mode)}").astype("<u4", copy=False)
 
 
 def _numbers(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
@@ -279,7 +340,8 @@ def _numbers(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
             break
     table = np.zeros(1 << 16, np.uint8)
     table[hashes] = np.arange(len(colours))
-    return table[(pixels * factor) >> np.uint32(16)]
+    # Faster than an index, which would look whether each is in the table.
+    return np.take(table, (pixels * factor) >> np.uint32(16), mode="wrap")
 
 
 def _bits(numbers: Pixels, depth: int) -> Pixels:

@@ -1,7 +1,7 @@
 """
 Fuzzing of our own parsers, guided by what they cover, with Atheris (the extra ``fuzz``).
 
-    python -m tests.compute.fuzz sniff|jpeg|webp|result|png|extras [options of libFuzzer]
+    python -m tests.compute.fuzz sniff|jpeg|webp|stored|result|png|extras [options of libFuzzer]
 
 It begins with honest files of its own and goes on until it finds something, or for as
 many seconds as ``-max_total_time`` says; it leaves what it found as ``crash-…``.

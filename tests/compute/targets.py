@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from PIL import Image
 
-from fxprofile.compute import extras, headers, result, signature
+from fxprofile.compute import deflate, extras, headers, result, signature
 from fxprofile.compute.job import _encoded
 from fxprofile.compute.limits import MAX_BYTES, MAX_SEGMENTS, Refused
 from fxprofile.keys import FORMATS, VARIANTS
@@ -116,6 +117,25 @@ def png(data: bytes) -> None:
         assert _opened(data, "PNG") in (None, sides)
 
 
+def stored(data: bytes) -> None:
+    """What is inflated piece by piece is what zlib inflates at one time."""
+    header = int.from_bytes(data[:2], "big")
+    wanted: bytes | None = b""
+    if len(data) >= 2:
+        try:
+            # A header without a dictionary, and whatever is behind it but the checksum.
+            wanted = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[2:])
+        except zlib.error:
+            wanted = None
+        if header & 0x8F20 != zlib.DEFLATED << 8 or header % 31:
+            wanted = None
+    found: bytes | None = None
+    with suppress(ValueError, deflate.fast.error):
+        pieces = deflate.Stored(io.BytesIO(data).read)
+        found = zlib.decompressobj().decompress(b"".join(iter(pieces.read, b"")))
+    assert found == wanted
+
+
 def _with_checksums(data: bytes) -> bytes:
     """The chunks with the checksums that they ought to have."""
     whole, at = bytearray(data), 8
@@ -143,6 +163,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "sniff": sniff,
     "jpeg": jpeg,
     "webp": webp,
+    "stored": stored,
     "result": decode,
     "png": png,
     "extras": others,
@@ -169,6 +190,8 @@ def beginnings(name: str) -> Iterator[bytes]:
         yield result.encode(
             result.Outcome(kind="png", sides=(40, 30), pictures=whole.pictures, extras=made)
         )
+    elif name == "stored":
+        yield from (zlib.compress(images["small"].tobytes(), level) for level in (0, 1, 9))
     elif name == "png":
         for image in (photo(40, 30), photo(8, 6).quantize(4).convert("RGBA")):
             yield from (body for _, body in _encoded({"small": image}, "png").values())
