@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from fxprofile.compute import sandbox
+from fxprofile.compute import heap, sandbox
 from fxprofile.compute.commands import HelperConfig
 from fxprofile.compute.headers import Buffer
 from fxprofile.compute.job import CONTROL, INPUT, OUTPUT, STATUS, STDERR
@@ -227,6 +227,7 @@ def _be_child(
         # The helper asks the kernel whether that is so.
         if os.read(CONTROL, 1) != _GO:
             os._exit(1)
+        heap.start_afresh()
         job(data, config.limits)
         os._exit(0)
     except BaseException:

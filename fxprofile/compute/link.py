@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 import fxprofile
 from fxprofile.compute.commands import CONNECTION, Cancel, Crunch, HelperConfig, Ready
+from fxprofile.compute.heap import TUNABLES
 
 _log = Logger()
 
@@ -38,9 +39,7 @@ _ENVIRONMENT: Final = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
-    # A child touches all of its memory for the first time: in large pages that costs a
-    # fraction of what it does in small ones.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "GLIBC_TUNABLES": TUNABLES,
 }
 
 
