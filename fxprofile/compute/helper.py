@@ -139,7 +139,7 @@ def main(text: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     bound_descriptors()
-    own = sandbox.prepare(mode=config.mode)
+    own = sandbox.prepare(limits=config.limits, mode=config.mode)
     process.die_with(config.parent)
     default_job.warm_up(config.limits)
     job = _found(config.job)

@@ -330,7 +330,7 @@ def main(text: str) -> None:
         between = os.fork()
         if between == 0:
             if config.get("mode") or "namespaces" in config.get("layers", []):
-                own = sandbox.prepare(mode=config.get("mode", "strict"))
+                own = sandbox.prepare(limits=Limits(), mode=config.get("mode", "strict"))
             parent = os.getpid()
             child = os.fork()
             if child == 0:

@@ -63,10 +63,11 @@ def lock(*, parent: int, limits: Limits, mode: Mode) -> set[str]:
     return {name for name, holds in force.items() if holds}
 
 
-def prepare(*, mode: Mode) -> set[str]:
+def prepare(*, limits: Limits, mode: Mode) -> set[str]:
     """
     Put on, in the helper, what its children then have from their birth.
 
+    :param limits: those that its children will have.
     :returns: the layers in force.
     """
     force = {
@@ -75,6 +76,8 @@ def prepare(*, mode: Mode) -> set[str]:
     }
     if mode != "off":
         process.forbid_inspection()
+        # No child has to make it again.
+        seccomp.program_here(threads=limits.heic)
     return {name for name, holds in force.items() if holds}
 
 

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import platform
 import struct
+from functools import cache
 from typing import Final
 
 from fxprofile.compute.sandbox.libc import call, prctl
@@ -157,6 +158,15 @@ def program(machine: str, *, threads: bool = False) -> bytes:
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
+@cache
+def program_here(*, threads: bool = False) -> bytes | None:
+    """The filter for this machine, made once; None if there is none for it."""
+    try:
+        return program(platform.machine(), threads=threads)
+    except KeyError:
+        return None
+
+
 def apply(*, threads: bool = False) -> bool:
     """
     Allow this process no more than decoding takes; it must have given up gaining
@@ -164,9 +174,8 @@ def apply(*, threads: bool = False) -> bool:
 
     :param threads: whether decoding takes threads.
     """
-    try:
-        code = program(platform.machine(), threads=threads)
-    except KeyError:
+    code = program_here(threads=threads)
+    if code is None:
         return False
     buffer = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: a short, then a pointer where pointers belong.
