@@ -16,6 +16,9 @@ from PIL import Image, ImageCms
 #: The colour space of a profile (ICC.1:2022, table 19), and the modes it fits.
 _SPACES: Final = {"RGB": ("RGB", "RGBA"), "GRAY": ("L", "LA"), "CMYK": ("CMYK",)}
 
+#: As many show whether there is any colour, if there is much of it.
+_FEW_ROWS: Final = 8
+
 _SRGB: Final = ImageCms.createProfile("sRGB")
 
 
@@ -62,16 +65,20 @@ def without_false_colour(image: Image.Image) -> Image.Image:
     """A picture of greys, stored as colours, as the greys that it is."""
     if image.mode not in ("RGB", "RGBA"):
         return image
-    pixels = np.asarray(image)
     # Most pictures show their colours in the first few rows that are looked at.
-    for rows in (pixels[:: max(1, len(pixels) // 8)], pixels):
-        red, green, blue = rows[..., 0], rows[..., 1], rows[..., 2]
-        if not (np.array_equal(red, green) and np.array_equal(green, blue)):
-            return image
+    few = image.resize((image.width, min(image.height, _FEW_ROWS)), Image.Resampling.NEAREST)
+    if _has_colour(few) or _has_colour(image):
+        return image
     grey = image.getchannel("G")
     if image.mode == "RGB":
         return grey
     return Image.merge("LA", (grey, image.getchannel("A")))
+
+
+def _has_colour(image: Image.Image) -> bool:
+    pixels = np.asarray(image)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    return not (np.array_equal(red, green) and np.array_equal(green, blue))
 
 
 def without_hidden_colour(image: Image.Image) -> Image.Image:
@@ -82,6 +89,6 @@ def without_hidden_colour(image: Image.Image) -> Image.Image:
     """
     if image.mode not in ("LA", "RGBA"):
         return image
-    pixels = np.array(image)
-    pixels *= pixels[..., -1:] != 0
-    return Image.fromarray(pixels, image.mode)
+    clear = image.getchannel("A").point([255] + [0] * 255)
+    image.paste((0,) * len(image.mode), None, clear)
+    return image
