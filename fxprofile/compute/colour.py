@@ -89,6 +89,6 @@ def without_hidden_colour(image: Image.Image) -> Image.Image:
     """
     if image.mode not in ("LA", "RGBA"):
         return image
-    clear = image.getchannel("A").point([255] + [0] * 255)
+    clear = image.getchannel("A").point([255] + [0] * 255, "1")
     image.paste((0,) * len(image.mode), None, clear)
     return image
