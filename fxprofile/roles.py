@@ -243,7 +243,6 @@ def _add_api(parts: Parts, intake: Intake) -> None:
     customs = customs_from_config(settings, reactor, parts.metrics)
     customs.setServiceParent(parts.stack)
     gate = Gate(limits=limits, customs=customs, address_depth=settings.web.client_address_depth)
-    secret = settings.secret_bearer_token
     groups: list[Endpoints] = [
         Uploads(
             intake=intake,
@@ -259,13 +258,11 @@ def _add_api(parts: Parts, intake: Intake) -> None:
         ),
         Avatars(profiles=profiles, selection=parts.selection, monograms=monograms),
         ProfileEndpoints(profiles=profiles, started=reactor.seconds(), clock=reactor),
-        ServerEndpoints(
-            profiles=profiles,
-            changes=parts.changes,
-            secret=secret.get_secret_value() if secret else None,
-        ),
+        OpenApi(public_url=settings.web.public_url),
     ]
-    groups.append(OpenApi(public_url=settings.web.public_url))
+    if settings.secret_bearer_token is not None:
+        secret = settings.secret_bearer_token.get_secret_value()
+        groups.append(ServerEndpoints(profiles=profiles, changes=parts.changes, secret=secret))
     page = None
     if settings.environment == "development" and settings.identity.driver == "dev":
         playground = Playground(

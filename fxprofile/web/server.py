@@ -16,18 +16,16 @@ class ServerEndpoints:
     """
     The endpoints of the auth server.
 
-    :param secret: the setting ``secret_bearer_token``; without it there are none.
+    :param secret: the setting ``secret_bearer_token``.
     """
 
-    def __init__(self, *, profiles: Profiles, changes: Changes, secret: str | None) -> None:
+    def __init__(self, *, profiles: Profiles, changes: Changes, secret: str) -> None:
         self._profiles = profiles
         self._changes = changes
-        self._secret = secret
+        self._secret = secret.encode()
 
     def add_to(self, api: Api) -> None:
-        """Register the endpoints, if there are any."""
-        if self._secret is None:
-            return
+        """Register the endpoints."""
         api.route("DELETE", "/v1/cache/<uid>")(self.drop_cache)
         api.route("POST", "/v1/_display_name/<uid>")(self.set_name)
 
@@ -45,8 +43,8 @@ class ServerEndpoints:
         return Answer(200, {})
 
     def _check(self, call: Call, uid: str) -> None:
-        token, secret = bearer_token(call.request), self._secret or ""
-        if token is None or not hmac.compare_digest(token.encode(), secret.encode()):
+        token = bearer_token(call.request)
+        if token is None or not hmac.compare_digest(token.encode(), self._secret):
             raise Unauthorized()
         if not is_uid(uid):
             raise NotFound("There is no user with this uid.")

@@ -126,10 +126,11 @@ class ApiCase(TestCase):
             ),
             Avatars(profiles=profiles, selection=self.selection, monograms=True),
             ProfileEndpoints(profiles=profiles, started=1_000_000_000, clock=reactor),
-            ServerEndpoints(profiles=profiles, changes=changes, secret=self.secret),
             Dockerflow(health=self.health),
             OpenApi(public_url="http://api.example"),
         ]
+        if self.secret is not None:
+            groups.append(ServerEndpoints(profiles=profiles, changes=changes, secret=self.secret))
         self.api = Api(identity=self.identity, metrics=self.metrics, clock=reactor)
         self.site = make_site(self.api, groups, reactor)
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
