@@ -40,6 +40,18 @@ class QualityTests(SynchronousTestCase):
 class FidelityTests(SynchronousTestCase):
     """Decoding once, at a fraction of the size, and each size from the one before."""
 
+    def near(self, data: bytes, where: str) -> list[float]:
+        """See that no size is far from a full decode and one resize; how near, in decibels."""
+        _, pictures = pixels.reduced(data, LIMITS)
+        decibels = []
+        for name, wanted in reference(data).items():
+            found = pictures[name]
+            self.assertEqual(found.size, wanted.size)
+            decibels.append(psnr(found, wanted))
+            self.assertGreaterEqual(decibels[-1], 47, f"{where}, {name}")
+            self.assertGreaterEqual(ssim(found, wanted), 0.994, f"{where}, {name}")
+        return decibels
+
     def test_photos(self) -> None:
         """No size of a photo is far from a full decode and one resize, whatever its sides."""
         decibels = []
@@ -56,16 +68,16 @@ class FidelityTests(SynchronousTestCase):
                 if width * height > 4_000_000 and form != "JPEG":
                     continue
                 data = saved(image, form, **options)
-                _, pictures = pixels.reduced(data, LIMITS)
-                for name, wanted in reference(data).items():
-                    found = pictures[name]
-                    self.assertEqual(found.size, wanted.size)
-                    near = psnr(found, wanted)
-                    decibels.append(near)
-                    where = f"{form} {options} of {image.size}, {name}"
-                    self.assertGreaterEqual(near, 47, where)
-                    self.assertGreaterEqual(ssim(found, wanted), 0.994, where)
+                decibels += self.near(data, f"{form} {options} of {image.size}")
         self.assertGreaterEqual(statistics.mean(decibels), 53)
+
+    def test_sharp(self) -> None:
+        """Nor of one that is sharp to the last pixel, of which less may be left to the filter."""
+        for width, height in ((1700, 1200), (3400, 2500)):
+            noise = Image.merge("RGB", [grain(width, height, 60)] * 3)
+            image = Image.blend(natural(width, height, 5), noise, 0.25)
+            for form, options in (("JPEG", {"quality": 90}), ("PNG", {"compress_level": 1})):
+                self.near(saved(image, form, **options), f"{form} of {image.size}")
 
     def test_small(self) -> None:
         """An image that fits is not touched."""
