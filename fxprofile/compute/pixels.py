@@ -1,10 +1,11 @@
 """
 From the bytes of a stranger's image to three small pictures in sRGB.
 
-It is decoded once.  A JPEG is decoded at a fraction of its size where that leaves
-enough; each size is made of the one above it; orientation and colours wait until the
-picture is small.  The tests measure what that costs against a full decode and one Lanczos
-resize a size: opaque photos keep at least 47 dB of signal to noise.
+It is decoded once, a JPEG at a fraction of its size where that leaves enough, and once more
+where that turns out too little for how sharp it is; each size is made of the one above it;
+orientation and colours wait until the picture is small.  The tests measure what that costs
+against a full decode and one Lanczos resize a size: opaque photos keep at least 47 dB of
+signal to noise.
 """
 
 from __future__ import annotations
@@ -203,46 +204,41 @@ def _without_opaque_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def _shrunk(image: Image.Image, target: tuple[int, int], part: Part) -> Image.Image:
+def _shrunk(
+    image: Image.Image, target: tuple[int, int], part: Part, gap: float = _GAP
+) -> Image.Image:
     """
     The picture at these sides, averaged first where that does not show.
 
     :param part: the part of the picture that there is.
+    :param gap: how much larger than these sides it has to be after that.
     """
     if image.size == target:
         return image
-    factors = _factors(image, target, _GAP)
-    if image.mode in ("LA", "RGBA"):
-        if factors != (1, 1):
-            # Pillow would leave the averaging out here, and premultiply all of it at once.
-            return _averaged(image, factors, target).convert(image.mode)
-        return image.resize(target, Image.Resampling.LANCZOS)
-    small = image
-    if factors != (1, 1):
-        small = image.reduce(factors)
-        if _is_too_sharp(small, target):
-            factors = _factors(image, target, _SHARP_GAP)
-            small = image.reduce(factors)
-    # The last column and row may stand for less than a whole factor.
-    box = (0, 0, part[2] / factors[0], part[3] / factors[1])
-    return small.resize(target, Image.Resampling.LANCZOS, box)
-
-
-def _factors(image: Image.Image, target: tuple[int, int], gap: float) -> tuple[int, int]:
-    """Of how many pixels, across and down, one can be made so that this much is left."""
     across, down = (max(1, int(a / b / gap)) for a, b in zip(image.size, target, strict=True))
-    return across, down
+    if across == down == 1:
+        return image.resize(target, Image.Resampling.LANCZOS, part)
+    has_alpha = image.mode in ("LA", "RGBA")
+    small = _averaged(image, across, down) if has_alpha else image.reduce((across, down))
+    if not has_alpha and _is_too_sharp(small, target):
+        return _shrunk(image, target, part, _SHARP_GAP)
+    # The last column and row may stand for less than a whole factor.
+    box = (0, 0, part[2] / across, part[3] / down)
+    picture = small.resize(target, Image.Resampling.LANCZOS, box)
+    return picture.convert(image.mode) if has_alpha else picture
 
 
-def _averaged(image: Image.Image, factors: tuple[int, int], target: tuple[int, int]) -> Image.Image:
-    """A picture with alpha, averaged by whole factors in strips, then resized."""
+def _averaged(image: Image.Image, across: int, down: int) -> Image.Image:
+    """
+    A picture with alpha, averaged by whole factors, its colours multiplied by its alpha.
+
+    In strips: Pillow would leave the averaging out here, and multiply all of it at once.
+    """
     mode = image.mode.replace("A", "a")
     width, height = image.size
-    across, down = factors
     small = Image.new(mode, (-(-width // across), -(-height // down)))
     step = _STRIP * down
     for top in range(0, height, step):
         strip = image.crop((0, top, width, min(top + step, height))).convert(mode)
-        small.paste(strip.reduce(factors), (0, top // down))
-    # The last column and row may stand for less than a whole factor.
-    return small.resize(target, Image.Resampling.LANCZOS, box=(0, 0, width / across, height / down))
+        small.paste(strip.reduce((across, down)), (0, top // down))
+    return small
