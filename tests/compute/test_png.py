@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.compute import png, result
@@ -38,7 +38,8 @@ class EncodeTests(SynchronousTestCase):
     def same(self, image: Image.Image) -> bytes:
         data = png.encode(image)
         self.assertEqual(result.check_png(data), image.size)
-        back = Image.open(io.BytesIO(data), formats=("PNG",))
+        # The codec alone: what the cruncher decodes with does not look at every checksum.
+        back = PngImagePlugin.PngImageFile(io.BytesIO(data))
         back.load()
         self.assertEqual(back.convert(image.mode).tobytes(), image.tobytes())
         return data
