@@ -63,7 +63,7 @@ setup(
         "fxprofile": ["py.typed"],
         "fxprofile.web": ["playground/*"],
         "fxprofile.images": ["default/*.png"],
-        "fxprofile.database": ["migrations/*.py", "migrations/versions/*.py"],
+        "fxprofile.drivers.sql": ["migrations/*.py", "migrations/versions/*.py"],
         "twisted.plugins": ["fxprofile_plugin.py"],
     },
     cmdclass={"build_py": BuildWithVersion},

@@ -28,7 +28,7 @@ began = time.process_time()
 """
 
 OURS = """
-from fxprofile.aws.client import AwsClient
+from fxprofile.drivers.aws.client import AwsClient
 imported = time.process_time()
 threads = Threads(reactor, "files", 2)
 threads.startService()

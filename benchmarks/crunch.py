@@ -30,10 +30,10 @@ from twisted.internet.task import react
 
 from benchmarks.crunch_cases import Case, cases
 from benchmarks.crunch_rivals import run
-from fxprofile.compute.limits import Limits
-from fxprofile.compute.placeholder import blurhash
-from fxprofile.compute.pool import CrunchPool
-from tests.compute.quality import natural, psnr, reference, ssim
+from fxprofile.crunch.codec.placeholder import blurhash
+from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.pool import CrunchPool
+from tests.crunch.quality import natural, psnr, reference, ssim
 
 OURS = "fxprofile"
 RIVALS = ("vips", "gm", "pillow")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tests.compute.quality import natural
 from tests.corpus.drawing import exif, saved
 from tests.corpus.jpeg import wide_gamut
+from tests.crunch.quality import natural
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from tests.daemon import Daemon
 from tests.integration import photos
+from tests.support.daemon import Daemon
 
 _READ = ("GET", "/v1/uid", None, {"Authorization": "Bearer alice"})
 

@@ -33,13 +33,13 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
-from fxprofile.admin.sweep import sweep_of
-from fxprofile.admin.tools import Tools
-from fxprofile.interfaces import IQueue
-from fxprofile.loading import load
-from tests.daemon import Daemon, Ports
+from fxprofile.admin.shared.sweep import sweep_of
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.ports import IQueue
+from fxprofile.settings.load import load
 from tests.integration import photos
 from tests.integration.client import Client
+from tests.support.daemon import Daemon, Ports
 
 ROLES = ("web", "worker", "worker", "images")
 

@@ -26,9 +26,9 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from benchmarks.crunch_rivals import graphicsmagick
-from tests.compute.quality import natural
 from tests.corpus.drawing import saved
-from tests.daemon import Daemon, Ports
+from tests.crunch.quality import natural
+from tests.support.daemon import Daemon, Ports
 
 #: How many times an upload is to fit into the runs of GraphicsMagick.
 TARGET = 5.0

@@ -21,10 +21,10 @@ from twisted.python.logfile import LogFile
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from fxprofile.config import Role, Settings
-from fxprofile.errors import ConfigError, DriverError
-from fxprofile.loading import load, local_drivers
-from fxprofile.logs import FromLibraries, make_observer
+from fxprofile.model.errors import ConfigError, DriverError
+from fxprofile.settings.load import load, local_drivers
+from fxprofile.settings.model import Role, Settings
+from fxprofile.telemetry.logs import FromLibraries, make_observer
 
 
 def _role(text: str) -> Role:
@@ -121,7 +121,7 @@ class Process(MultiService):
 
     def __init__(self, options: Options, reactor: Any) -> None:
         super().__init__()
-        from fxprofile.roles import make_role
+        from fxprofile.app.roles import make_role
 
         self._options = options
         self._settings: Settings = options.settings
@@ -144,7 +144,7 @@ class Process(MultiService):
             observer = make_observer(config.format, config.level, _log_file(given))
             dsn = self._settings.sentry.dsn
             if dsn is not None:
-                from fxprofile.error_reports import ErrorReports
+                from fxprofile.telemetry.sentry import ErrorReports
 
                 reports = ErrorReports(
                     dsn=dsn.get_secret_value(),

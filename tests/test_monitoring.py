@@ -13,7 +13,7 @@ import yaml
 from prometheus_client import Counter, Histogram
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.metrics import Metrics
+from fxprofile.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = (ROOT / "docs/operations.md").read_text()

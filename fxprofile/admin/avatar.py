@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from fxprofile.admin.commands import AdminGroup, pass_session
-from fxprofile.admin.output import moment, pairs, size
-from fxprofile.admin.session import Problem, Session
-from fxprofile.admin.tools import Tools
-from fxprofile.config import Settings
-from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, image_url, is_image_name
-from fxprofile.model import REASONS, ObjectInfo
+from fxprofile.admin.shared.commands import AdminGroup, pass_session
+from fxprofile.admin.shared.output import moment, pairs, size
+from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, VARIANTS, image_url, is_image_name
+from fxprofile.model.ports import ObjectInfo
+from fxprofile.settings.model import Settings
 
 
 class AvatarId(click.ParamType[str]):
@@ -47,7 +48,7 @@ def show(session: Session, avatar_id: str) -> None:
     settings = session.settings()
 
     async def work(tools: Tools) -> dict[str, Any]:
-        from fxprofile.admin.lookups import known, problems
+        from fxprofile.admin.shared.lookups import known, problems
 
         await tools.open_database()
         found = await known(tools, avatar_id)

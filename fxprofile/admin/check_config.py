@@ -10,11 +10,11 @@ from typing import Any, Final
 import click
 from pydantic import BaseModel, SecretStr
 
-from fxprofile.admin.commands import AdminCommand, pass_session
-from fxprofile.admin.output import pairs, printable
-from fxprofile.admin.session import Session
-from fxprofile.config import Role, Settings
-from fxprofile.loading import read
+from fxprofile.admin.shared.commands import AdminCommand, pass_session
+from fxprofile.admin.shared.output import pairs, printable
+from fxprofile.admin.shared.session import Session
+from fxprofile.settings.load import read
+from fxprofile.settings.model import Role, Settings
 
 #: What stands for a secret.
 MASK: Final = "********"

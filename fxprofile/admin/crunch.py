@@ -14,12 +14,12 @@ from typing import IO, Any, Final
 import click
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 
-from fxprofile.admin.commands import AdminCommand, pass_session, yes_option
-from fxprofile.admin.output import size, table
-from fxprofile.admin.session import Session
-from fxprofile.admin.tools import Tools
-from fxprofile.keys import VARIANTS
-from fxprofile.model import REASONS
+from fxprofile.admin.shared.commands import AdminCommand, pass_session, yes_option
+from fxprofile.admin.shared.output import size, table
+from fxprofile.admin.shared.session import Session
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.keys import VARIANTS
 
 #: The variants, largest first.
 _NAMES: Final = tuple(sorted(VARIANTS, key=lambda name: -VARIANTS[name][1]))
@@ -89,7 +89,7 @@ async def start_pool(tools: Tools) -> Any:
 
     :raises CruncherUnavailable: if its sandbox cannot be had.
     """
-    from fxprofile.compute.pool import pool_from_settings
+    from fxprofile.crunch.pool import pool_from_settings
 
     pool = pool_from_settings(tools.reactor, tools.settings)
     pool.setServiceParent(tools.stack)

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from fxprofile.admin.commands import AdminGroup, pass_session, yes_option
-from fxprofile.admin.letters import SOURCES, Letters, Subject, open_letters, subject_of
-from fxprofile.admin.output import duration, moment, pairs, table
-from fxprofile.admin.session import Problem, Session
-from fxprofile.admin.tools import Tools
-from fxprofile.model import Message, Op
+from fxprofile.admin.shared.commands import AdminGroup, pass_session, yes_option
+from fxprofile.admin.shared.dead_letters import SOURCES, Letters, Subject, open_letters, subject_of
+from fxprofile.admin.shared.output import duration, moment, pairs, table
+from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.messages import Message, Op
 
 _HELP_IDS = "IDs are those of letters, or of avatars."
 
@@ -257,8 +257,8 @@ def _report(session: Session, done: list[dict[str, Any]], missing: list[str]) ->
 
 
 async def _about(tools: Tools, source: str, letter: Message) -> dict[str, Any]:
-    from fxprofile.admin.lookups import avatar_row, head
-    from fxprofile.keys import private_key
+    from fxprofile.admin.shared.lookups import avatar_row, head
+    from fxprofile.model.keys import private_key
 
     subject = subject_of(source, letter)
     avatar_id = subject and subject.avatar_id

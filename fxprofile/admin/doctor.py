@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from fxprofile.admin.commands import AdminCommand, pass_session
-from fxprofile.admin.findings import Finding, Level, run_checks
-from fxprofile.admin.output import printable
-from fxprofile.admin.session import Session
-from fxprofile.admin.tools import Tools
-from fxprofile.config import Role
+from fxprofile.admin.shared.commands import AdminCommand, pass_session
+from fxprofile.admin.shared.findings import Finding, Level, run_checks
+from fxprofile.admin.shared.output import printable
+from fxprofile.admin.shared.session import Session
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.settings.model import Role
 
 _MARKS = {Level.OK: "ok", Level.WARNING: "warning", Level.PROBLEM: "PROBLEM"}
 
@@ -38,7 +38,7 @@ def doctor(session: Session, role: str) -> None:
     settings = session.settings(Role(role))
 
     async def work(tools: Tools) -> list[Finding]:
-        from fxprofile.admin.checks import checks_for
+        from fxprofile.admin.shared.checks import checks_for
 
         return await run_checks(tools.reactor, checks_for(tools, Role(role)))
 

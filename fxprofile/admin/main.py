@@ -7,15 +7,15 @@ import click
 from fxprofile import __version__
 from fxprofile.admin.avatar import avatar
 from fxprofile.admin.check_config import check_config
-from fxprofile.admin.commands import AdminGroup
 from fxprofile.admin.crunch import crunch
 from fxprofile.admin.dead import dead
 from fxprofile.admin.doctor import doctor
-from fxprofile.admin.import_fxa import import_fxa
+from fxprofile.admin.import_fxa.command import import_fxa
 from fxprofile.admin.migrate import migrate
 from fxprofile.admin.orphans import orphans
-from fxprofile.admin.provision import provision
+from fxprofile.admin.provision.command import provision
 from fxprofile.admin.queues import queues
+from fxprofile.admin.shared.commands import AdminGroup
 from fxprofile.admin.user import user
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from fxprofile.admin.commands import AdminCommand, pass_session
-from fxprofile.admin.session import Session
-from fxprofile.admin.tools import Tools, where
+from fxprofile.admin.shared.commands import AdminCommand, pass_session
+from fxprofile.admin.shared.session import Session
+from fxprofile.admin.shared.tools import Tools, where
 
 
 @click.command(cls=AdminCommand)
@@ -22,8 +22,8 @@ def migrate(session: Session, check: bool) -> None:
     """
 
     async def work(tools: Tools) -> tuple[str | None, str]:
-        from fxprofile.database.migrate import current, upgrade
-        from fxprofile.database.schema import REVISION
+        from fxprofile.drivers.sql.migrate import current, upgrade
+        from fxprofile.drivers.sql.schema import REVISION
 
         if check:
             return await tools.files.run(current, tools.database_url), REVISION

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import click
 
-from fxprofile.admin.commands import AdminCommand, pass_session, yes_option
-from fxprofile.admin.output import moment, say, size, table
-from fxprofile.admin.session import Problem, Session
-from fxprofile.admin.tools import Tools
+from fxprofile.admin.shared.commands import AdminCommand, pass_session, yes_option
+from fxprofile.admin.shared.output import moment, say, size, table
+from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.tools import Tools
 
 #: Hours that an object has to be there before it may be called an orphan.
 GRACE: Final = 48
@@ -60,7 +60,7 @@ def orphans(
         session.no_questions(yes)
 
     async def work(tools: Tools) -> tuple[dict[str, Any], str | None]:
-        from fxprofile.admin.sweep import sweep_of
+        from fxprofile.admin.shared.sweep import sweep_of
 
         await tools.open_database()
         sweep = sweep_of(tools, grace=grace * 3600)
@@ -91,7 +91,7 @@ def orphans(
 
 
 def _place(tools: Tools) -> str:
-    from fxprofile.admin.tools import where
+    from fxprofile.admin.shared.tools import where
 
     return where(tools.database_url)
 

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import click
 
-from fxprofile.admin.commands import AdminCommand, pass_session
-from fxprofile.admin.output import duration, table
-from fxprofile.admin.session import Session, line
-from fxprofile.admin.tools import Tools
-from fxprofile.errors import QueueError
-from fxprofile.interfaces import IQueue
+from fxprofile.admin.shared.commands import AdminCommand, pass_session
+from fxprofile.admin.shared.output import duration, table
+from fxprofile.admin.shared.session import Session, line
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.errors import QueueError
+from fxprofile.model.ports import IQueue
 
 #: Every queue that there may be.
 QUEUES: Final = ("jobs", "results", "results_dead", "dead", "events", "updates")

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from fxprofile.admin.avatar import row_members
-from fxprofile.admin.commands import AdminGroup, pass_session, yes_option
-from fxprofile.admin.output import moment, pairs, say, table
-from fxprofile.admin.session import Problem, Session
-from fxprofile.admin.tools import Tools
+from fxprofile.admin.shared.commands import AdminGroup, pass_session, yes_option
+from fxprofile.admin.shared.output import moment, pairs, say, table
+from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.tools import Tools
 
 
 class Uid(click.ParamType[str]):
@@ -79,7 +79,7 @@ def delete(session: Session, uid: str, yes: bool) -> None:
 
 
 async def _found(tools: Tools, uid: str) -> dict[str, Any] | None:
-    from fxprofile.admin.lookups import avatars_of
+    from fxprofile.admin.shared.lookups import avatars_of
 
     await tools.open_database()
     profile, avatars = await avatars_of(tools, uid)

@@ -1,1 +1,5 @@
-"""The images role: avatars over HTTP."""
+"""
+Level 4. The images role: serves the public bucket on an origin of its own.
+
+Reads one bucket and nothing else: no database, no queue, no identity.
+"""

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from fxprofile.images.hot import Held
-from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, public_key
-from fxprofile.model import ObjectInfo
+from fxprofile.images.memory_cache import Held
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, VARIANTS, public_key
+from fxprofile.model.ports import ObjectInfo
 
 _DIRECTORY: Final = Path(__file__).with_name("default")
 

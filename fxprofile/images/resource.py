@@ -17,7 +17,10 @@ from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from fxprofile.errors import (
+from fxprofile.images.memory_cache import HotPictures, Picture
+from fxprofile.images.negotiation import Offers
+from fxprofile.images.producer import Tap
+from fxprofile.model.errors import (
     ApiError,
     BackendUnavailable,
     InternalError,
@@ -26,14 +29,11 @@ from fxprofile.errors import (
     ObjectNotFound,
     StorageError,
 )
-from fxprofile.images.flow import Tap
-from fxprofile.images.hot import HotPictures, Picture
-from fxprofile.images.offers import Offers
-from fxprofile.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_name, public_key
-from fxprofile.metrics import Metrics
-from fxprofile.model import ObjectInfo
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_name, public_key
+from fxprofile.model.ports import ObjectInfo
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.conditional import is_conditional, not_modified
+from fxprofile.telemetry.metrics import Metrics
 
 #: On every response: they keep a browser from taking it for anything but a picture.
 HEADERS: Final = {

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.images.default_avatar import read_default_avatar
-from fxprofile.images.hot import HotPictures
-from fxprofile.images.offers import Offers
+from fxprofile.images.memory_cache import HotPictures
+from fxprofile.images.negotiation import Offers
 from fxprofile.images.resource import HEADERS, ImagesResource
-from fxprofile.interfaces import IBucket
-from fxprofile.metrics import Metrics
+from fxprofile.model.ports import IBucket
 from fxprofile.serving.site import StreamingSite
+from fxprofile.telemetry.metrics import Metrics
 
 
 def make_site(

@@ -1,1 +1,5 @@
-"""The HTTP server that all listeners share: streamed bodies, and an orderly end."""
+"""
+Level 1. The streaming HTTP server: channel, request body, site, health, conditional requests.
+
+Knows nothing of avatars and profiles.  Routes live in ``web/`` and ``images/``.
+"""

@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from fxprofile.metrics import CONTENT_TYPE, Metrics
 from fxprofile.serving.health import Health
+from fxprofile.telemetry.metrics import CONTENT_TYPE, Metrics
 
 
 class AdminResource(Resource):

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.errors import ClientGone, RequestTimeout
+from fxprofile.model.errors import ClientGone, RequestTimeout
 
 #: Seconds that a client may take over each :data:`PROGRESS` bytes.  A client that sends
 #: a byte now and then is stalled too.
@@ -23,7 +23,7 @@ PROGRESS = 8192
 
 class RequestBody:
     """
-    The body of one request, as a :class:`fxprofile.interfaces.Body`.
+    The body of one request, as a :class:`fxprofile.model.ports.Body`.
 
     :param transport: is paused while nobody asks.
     :param continue_: sends ``100 Continue``, if the client waits for that.

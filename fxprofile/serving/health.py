@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile import __version__
-from fxprofile.aio import detached
+from fxprofile.deferreds.tasks import detached
 
 #: Seconds that one dependency may take to answer.
 TIMEOUT = 3

@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
-from fxprofile.aio import sleep
-from fxprofile.errors import ConfigError
+from fxprofile.deferreds.tasks import sleep
+from fxprofile.model.errors import ConfigError
 from fxprofile.serving.channel import StreamingChannel, StreamingRequest
 
 #: Seconds that a connection may be idle.

@@ -26,8 +26,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from fxprofile.aio import detached
-from fxprofile.errors import (
+from fxprofile.deferreds.tasks import detached
+from fxprofile.model.errors import (
     ApiError,
     BadRequest,
     Forbidden,
@@ -35,11 +35,11 @@ from fxprofile.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from fxprofile.interfaces import IIdentity
-from fxprofile.metrics import Metrics
-from fxprofile.model import Credentials
-from fxprofile.scopes import Scopes
+from fxprofile.model.ports import IIdentity
+from fxprofile.model.profiles import Credentials
+from fxprofile.profiles.scopes import Scopes
 from fxprofile.serving.channel import StreamingRequest
+from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
 
 #: On every response.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import unicodedata
 from html import escape
 
-from fxprofile.errors import MethodNotAllowed, NotFound, Unauthorized
-from fxprofile.keys import DEFAULT_AVATAR_ID, initial, is_id
-from fxprofile.model import Status
-from fxprofile.profiles import Profiles
-from fxprofile.selection import NotTheOwner, Selection
+from fxprofile.model.avatars import Status
+from fxprofile.model.errors import MethodNotAllowed, NotFound, Unauthorized
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, initial, is_id
+from fxprofile.profiles.read import Profiles
 from fxprofile.serving.conditional import matches
+from fxprofile.uploads.selection import NotTheOwner, Selection
 from fxprofile.web.api import Answer, Api, Call
 
 #: A week, in seconds: a letter never looks other than it did.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fxprofile.serving.health import Health
 from fxprofile.web.api import Answer, Api, Call, Endpoint
-from fxprofile.web.playground_page import prefers_html
+from fxprofile.web.page import prefers_html
 
 
 class Dockerflow:

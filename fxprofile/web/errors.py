@@ -10,7 +10,8 @@ from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
 from werkzeug.exceptions import NotFound as NoSuchPath
 from werkzeug.routing import RequestRedirect
 
-from fxprofile.errors import (
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.errors import (
     AccountUnknown,
     ApiError,
     AuthServerUnavailable,
@@ -29,7 +30,6 @@ from fxprofile.errors import (
     Unauthorized,
     UnprocessableImage,
 )
-from fxprofile.model import REASONS
 
 
 def translate(error: BaseException) -> ApiError:
@@ -53,7 +53,7 @@ def unprocessable(reason: str) -> UnprocessableImage:
     """
     The answer to an image that could not be processed.
 
-    :param reason: one word of :data:`fxprofile.model.REASONS`.
+    :param reason: one word of :data:`fxprofile.model.avatars.REASONS`.
     """
     return UnprocessableImage(REASONS[reason], reason=reason)
 

@@ -12,7 +12,8 @@ import json
 from functools import cached_property
 
 from fxprofile import __version__
-from fxprofile.errors import (
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.errors import (
     AuthServerUnavailable,
     BackendUnavailable,
     ExpectationFailed,
@@ -24,8 +25,7 @@ from fxprofile.errors import (
     UnprocessableImage,
     UnsupportedMediaType,
 )
-from fxprofile.keys import DEFAULT_AVATAR_ID
-from fxprofile.model import REASONS
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.web.api import Answer, Api, Call
 from fxprofile.web.openapi_operations import (
     JSON_ERRORS,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fxprofile.errors import (
+from fxprofile.model.errors import (
     ApiError,
     AuthServerUnavailable,
     BackendUnavailable,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprofile.errors import (
+from fxprofile.model.errors import (
     ApiError,
     BadRequest,
     Forbidden,

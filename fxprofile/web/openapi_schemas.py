@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprofile.keys import DEFAULT_AVATAR_ID
-from fxprofile.model import REASONS, Status
+from fxprofile.model.avatars import REASONS, Status
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.web.profile import MAX_NAME
 
 Json = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.errors import BadRequest, Forbidden
-from fxprofile.profiles import FIELD_SCOPES, Profiles
+from fxprofile.model.errors import BadRequest, Forbidden
+from fxprofile.profiles.read import FIELD_SCOPES, Profiles
 from fxprofile.serving.conditional import matches
 from fxprofile.web.api import Answer, Api, Call
 

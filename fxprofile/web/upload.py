@@ -8,7 +8,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from werkzeug.http import parse_list_header
 
-from fxprofile.errors import (
+from fxprofile.model.avatars import REASONS, Avatar, Status
+from fxprofile.model.errors import (
     ApiError,
     BadRequest,
     ClientGone,
@@ -21,15 +22,14 @@ from fxprofile.errors import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
-from fxprofile.intake import Intake
-from fxprofile.interfaces import IIdentity, IProfileStore
-from fxprofile.keys import image_url, is_id
-from fxprofile.metrics import Metrics
-from fxprofile.model import REASONS, Avatar, Status
-from fxprofile.selection import Selection
+from fxprofile.model.keys import image_url, is_id
+from fxprofile.model.ports import IIdentity, IProfileStore
+from fxprofile.telemetry.metrics import Metrics
+from fxprofile.uploads.accept import Intake
+from fxprofile.uploads.selection import Selection
+from fxprofile.web.admission import Gate
 from fxprofile.web.api import Answer, Api, Call
 from fxprofile.web.errors import unprocessable
-from fxprofile.web.gate import Gate
 
 #: What a client may say that it sends.  What it does send is found out by its bytes.
 TYPES = (

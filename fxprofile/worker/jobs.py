@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from fxprofile.crunch import Crunch
-from fxprofile.model import Job, Message
-from fxprofile.queues.poller import Handler
+from fxprofile.model.messages import Job, Message
+from fxprofile.model.ports import Handler
+from fxprofile.worker.crunch import Crunch
 
 
 def jobs_handler(crunch: Crunch) -> Handler:
     """
     Make the handler of the jobs queue.
 
-    :returns: for a :class:`fxprofile.queues.poller.Poller`.
+    :returns: for a :class:`fxprofile.worker.poller.Poller`.
     """
 
     async def handle(message: Message) -> None:

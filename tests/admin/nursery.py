@@ -17,17 +17,17 @@ import sys
 import traceback
 from typing import Any
 
-from tests.servers.local import die_with_parent
+from tests.support.servers.local import die_with_parent
 
 PRELOADED = (
     "alembic.command",
     "fxprofile.admin.main",
-    "fxprofile.admin.lookups",
-    "fxprofile.database.engine",
-    "fxprofile.database.migrate",
-    "fxprofile.database.store",
-    "fxprofile.queues.database",
-    "fxprofile.storage.filesystem",
+    "fxprofile.admin.shared.lookups",
+    "fxprofile.drivers.sql.engine",
+    "fxprofile.drivers.sql.migrate",
+    "fxprofile.drivers.sql.store",
+    "fxprofile.drivers.sql.queue",
+    "fxprofile.drivers.filesystem.bucket",
     "pymysql",
     "psycopg",
     "sqlalchemy.dialects.sqlite",

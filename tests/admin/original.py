@@ -11,10 +11,10 @@ from PIL import Image
 from sqlalchemy import create_engine, text
 from twisted.internet.threads import deferToThread
 
-from fxprofile.admin import fxa_source
-from fxprofile.admin.tools import Tools
-from fxprofile.aio import BytesBody
-from fxprofile.keys import VARIANTS, public_key
+from fxprofile.admin.import_fxa import source as fxa_source
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.model.keys import VARIANTS, public_key
 from tests.admin.support import AdminCase
 
 #: What https://github.com/mozilla/fxa has in schema.sql and patch-003-004.sql.

@@ -26,9 +26,9 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 import fxprofile
-from fxprofile.admin.tools import Tools
-from fxprofile.database.migrate import upgrade
-from fxprofile.loading import load
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.drivers.sql.migrate import upgrade
+from fxprofile.settings.load import load
 
 #: Seconds that a command may take.
 PATIENCE = 120

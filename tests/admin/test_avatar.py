@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from fxprofile.admin.tools import Tools
-from fxprofile.aio import BytesBody
-from fxprofile.keys import DEFAULT_AVATAR_ID, VARIANTS, new_id, private_key, public_key
-from fxprofile.model import Variant
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.model.avatars import Variant
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, VARIANTS, new_id, private_key, public_key
 from tests.admin.support import AdminCase
 
 UID = "a" * 32

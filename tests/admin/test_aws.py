@@ -7,15 +7,15 @@ import time
 
 from twisted.internet.task import Clock
 
-from fxprofile.admin.sweep import sweep_of
-from fxprofile.admin.tools import Tools
-from fxprofile.keys import VARIANTS, new_id, private_key, public_key
-from fxprofile.model import Job, Op
-from fxprofile.storage.s3 import PROBE
+from fxprofile.admin.shared.sweep import sweep_of
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.drivers.aws.s3 import PROBE
+from fxprofile.model.keys import VARIANTS, new_id, private_key, public_key
+from fxprofile.model.messages import Job, Op
 from tests.admin.original import Original, png, uids
 from tests.admin.test_avatar import UID, put, ready_avatar
 from tests.admin.test_provision import KEYS, AwsCase
-from tests.servers.moto import shared
+from tests.support.servers.moto import shared
 
 
 class AwsCommandTests(AwsCase):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.admin.check_config import MASK, effective, masked_url
-from fxprofile.config import Role, Settings
+from fxprofile.settings.model import Role, Settings
 from tests.admin.support import AdminCase
 
 SECRET = "Tr0ub4dor-p4ssword"

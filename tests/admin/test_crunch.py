@@ -7,10 +7,10 @@ from io import BytesIO
 
 from PIL import Image
 
-from fxprofile.admin.samples import SAMPLES
-from fxprofile.compute.result import check_png
-from fxprofile.compute.sandbox import LAYERS
-from fxprofile.keys import VARIANTS
+from fxprofile.admin.shared.samples import SAMPLES
+from fxprofile.crunch.result import check_png
+from fxprofile.crunch.sandbox import LAYERS
+from fxprofile.model.keys import VARIANTS
 from tests.admin.support import AdminCase
 
 

@@ -8,13 +8,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.admin.letters import ReceivedLetters, subject_of
-from fxprofile.admin.tools import Tools
-from fxprofile.aio import BytesBody
-from fxprofile.interfaces import IQueue
-from fxprofile.keys import VARIANTS, new_id, private_key
-from fxprofile.model import Job, Op, Outcome, Result, Status, Variant
-from fxprofile.queues.memory import MemoryQueue
+from fxprofile.admin.shared.dead_letters import ReceivedLetters, subject_of
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.model.avatars import Status, Variant
+from fxprofile.model.keys import VARIANTS, new_id, private_key
+from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.model.ports import IQueue
 from tests.admin.support import AdminCase
 
 UID = "a" * 32

@@ -10,10 +10,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 import fxprofile
-from fxprofile.admin.commands import common_options
-from fxprofile.admin.fxa_rows import Fate
-from fxprofile.admin.import_fxa import SOURCE_VARIABLE
+from fxprofile.admin.import_fxa.command import SOURCE_VARIABLE
+from fxprofile.admin.import_fxa.rows import Fate
 from fxprofile.admin.main import cli
+from fxprofile.admin.shared.commands import common_options
 
 
 class DocsTests(SynchronousTestCase):

@@ -11,18 +11,18 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import NoResource
 from twisted.web.server import Site
 
-from fxprofile.admin.checks import _codecs, _layers, _probe
-from fxprofile.admin.findings import PATIENCE, Check, Level, fine, run_checks
-from fxprofile.admin.tools import Tools
-from fxprofile.compute.pool import Report
-from fxprofile.compute.result import Outcome
-from fxprofile.compute.sandbox import LAYERS
-from fxprofile.compute.signature import sniff
-from fxprofile.config import Settings
-from fxprofile.errors import ConfigError, StorageError, StoreError
+from fxprofile.admin.shared.checks import _codecs, _layers, _probe
+from fxprofile.admin.shared.findings import PATIENCE, Check, Level, fine, run_checks
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.crunch.pool import Report
+from fxprofile.crunch.result import Outcome
+from fxprofile.crunch.sandbox import LAYERS
+from fxprofile.crunch.signature import sniff
+from fxprofile.model.errors import ConfigError, StorageError, StoreError
+from fxprofile.settings.model import Settings
 from tests.admin.support import AdminCase
-from tests.fakes.bucket import MemoryBucket
-from tests.servers.local import PASSWORD, free_port
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.servers.local import PASSWORD, free_port
 
 
 class DoctorTests(AdminCase):
@@ -209,7 +209,7 @@ class _Mixed(MemoryBucket):
     """Stores something else."""
 
     async def put(self, *, key: str, body: Any, length: int, content_type: str) -> None:
-        from fxprofile.aio import BytesBody
+        from fxprofile.deferreds.bodies import BytesBody
 
         await super().put(
             key=key, body=BytesBody(b"x" * length), length=length, content_type=content_type

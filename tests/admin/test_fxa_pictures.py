@@ -18,17 +18,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from fxprofile.admin.fxa_import import Checkpoint, Importer, Place
-from fxprofile.admin.fxa_pictures import TIMEOUT, TRIES, HttpPictures, OldPicturesUnavailable
-from fxprofile.admin.fxa_rows import Fate
-from fxprofile.admin.fxa_source import FxaSource
-from fxprofile.admin.import_fxa import Progress
-from fxprofile.compute.result import check_png
-from fxprofile.keys import VARIANTS, new_id, public_key
-from fxprofile.model import Variant
+from fxprofile.admin.import_fxa.command import Progress
+from fxprofile.admin.import_fxa.importer import Checkpoint, Importer, Place
+from fxprofile.admin.import_fxa.pictures import TIMEOUT, TRIES, HttpPictures, OldPicturesUnavailable
+from fxprofile.admin.import_fxa.rows import Fate
+from fxprofile.admin.import_fxa.source import FxaSource
+from fxprofile.crunch.result import check_png
+from fxprofile.model.avatars import Variant
+from fxprofile.model.keys import VARIANTS, new_id, public_key
 from tests.admin.original import ImportCase, Original, png, uids
 from tests.admin.support import command, environment
-from tests.servers.local import free_port
+from tests.support.servers.local import free_port
 
 
 class PicturesTests(ImportCase):

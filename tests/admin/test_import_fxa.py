@@ -10,13 +10,13 @@ from pathlib import Path
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.admin.fxa_import import Checkpoint, Place
-from fxprofile.errors import ConfigError
-from fxprofile.keys import VARIANTS, new_id
-from fxprofile.model import Status, Variant
+from fxprofile.admin.import_fxa.importer import Checkpoint, Place
+from fxprofile.model.avatars import Status, Variant
+from fxprofile.model.errors import ConfigError
+from fxprofile.model.keys import VARIANTS, new_id
 from tests.admin.original import ImportCase, Original, uids
-from tests.servers import mariadb, postgresql
-from tests.servers.local import PASSWORD, free_port
+from tests.support.servers import mariadb, postgresql
+from tests.support.servers.local import PASSWORD, free_port
 
 VARIANT = Variant(width=20, height=10, bytes=7)
 

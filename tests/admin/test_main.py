@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import fxprofile
 from fxprofile.admin.main import cli
-from fxprofile.admin.session import Problem, _Lines, _Run
+from fxprofile.admin.shared.session import Problem, _Lines, _Run
 from tests.admin.support import PATIENCE, AdminCase, Ran, command, environment
 
 

@@ -9,11 +9,11 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from fxprofile.database.migrate import current, upgrade
-from fxprofile.database.schema import REVISION
+from fxprofile.drivers.sql.migrate import current, upgrade
+from fxprofile.drivers.sql.schema import REVISION
 from tests.admin.support import AdminCase
-from tests.servers import mariadb, postgresql
-from tests.servers.local import PASSWORD, free_port
+from tests.support.servers import mariadb, postgresql
+from tests.support.servers.local import PASSWORD, free_port
 
 
 class MigrateTests(AdminCase):

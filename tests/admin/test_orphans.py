@@ -6,13 +6,13 @@ import os
 import time
 from pathlib import Path
 
-from fxprofile.admin.lookups import avatar_rows
-from fxprofile.admin.tools import Tools
-from fxprofile.keys import new_id, private_key, public_key, public_keys
-from fxprofile.model import Job, Op
+from fxprofile.admin.shared.lookups import avatar_rows
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.keys import new_id, private_key, public_key, public_keys
+from fxprofile.model.messages import Job, Op
 from tests.admin.support import AdminCase
 from tests.admin.test_avatar import UID, put, ready_avatar
-from tests.servers import mariadb, postgresql
+from tests.support.servers import mariadb, postgresql
 
 DAYS = 3 * 86400
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from fxprofile.admin.provision_s3 import CLOSED, OPEN
-from fxprofile.aws.client import AwsService
-from fxprofile.database.migrate import current
-from fxprofile.database.schema import REVISION
-from fxprofile.loading import load
+from fxprofile.admin.provision.s3 import CLOSED, OPEN
+from fxprofile.drivers.aws.client import AwsService
+from fxprofile.drivers.sql.migrate import current
+from fxprofile.drivers.sql.schema import REVISION
+from fxprofile.settings.load import load
 from tests.admin.support import AdminCase
-from tests.aws.support import make_client
-from tests.servers.local import free_port
-from tests.servers.moto import ACCESS_KEY, SECRET_KEY, shared
+from tests.drivers.aws.support import make_client
+from tests.support.servers.local import free_port
+from tests.support.servers.moto import ACCESS_KEY, SECRET_KEY, shared
 
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 

@@ -1,4 +1,4 @@
-"""Tests of :mod:`fxprofile.admin.sweep`."""
+"""Tests of :mod:`fxprofile.admin.shared.sweep`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fxprofile.admin.sweep import Findings, Sweep
-from fxprofile.aio import BytesBody
-from fxprofile.errors import QueueError, StorageError, StoreError
-from fxprofile.keys import private_key, public_key, public_keys
-from fxprofile.model import Outcome
-from tests.core import ALICE, BOB, CoreTestCase, make_id
-from tests.fakes.bucket import MemoryBucket
-from tests.fakes.flaky import Flaky
+from fxprofile.admin.shared.sweep import Findings, Sweep
+from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.model.errors import QueueError, StorageError, StoreError
+from fxprofile.model.keys import private_key, public_key, public_keys
+from fxprofile.model.messages import Outcome
+from tests.support.core import ALICE, BOB, CoreTestCase, make_id
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.fakes.flaky import Flaky
 
 GRACE = 48 * 3600
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from fxprofile.keys import new_id
-from fxprofile.model import Job, Op
+from fxprofile.model.keys import new_id
+from fxprofile.model.messages import Job, Op
 from tests.admin.support import AdminCase
 from tests.admin.test_avatar import UID, ready_avatar
 

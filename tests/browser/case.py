@@ -24,7 +24,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.browser import chromium
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 
 #: The daemon that runs for the tests of a class.
 _daemons: dict[type, Daemon] = {}

@@ -13,7 +13,7 @@ from typing import Any
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from tests.servers.local import die_with_parent
+from tests.support.servers.local import die_with_parent
 
 #: Seconds that the page gets to do what it should.
 PATIENCE = 30

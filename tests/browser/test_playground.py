@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.browser import chromium
 from tests.browser.case import BrowserTestCase, blocking
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 
 #: What the page says in the end.
 READY = "This is your avatar now."

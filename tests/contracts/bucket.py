@@ -11,10 +11,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
-from fxprofile.aio import BytesBody, read_all
-from fxprofile.errors import BodyMismatch, ObjectNotFound, StorageError
-from fxprofile.interfaces import IBucket
-from fxprofile.model import ObjectInfo
+from fxprofile.deferreds.bodies import BytesBody, read_all
+from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
+from fxprofile.model.ports import IBucket, ObjectInfo
 
 NOT_KEYS = [
     "",

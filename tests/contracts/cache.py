@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface.verify import verifyObject
 
-from fxprofile.interfaces import IProfileCache
+from fxprofile.model.ports import IProfileCache
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as _Base

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from zope.interface.verify import verifyObject
 
-from fxprofile.errors import AccountUnknown, InvalidToken
-from fxprofile.interfaces import IIdentity
-from fxprofile.model import Account, Credentials
+from fxprofile.model.errors import AccountUnknown, InvalidToken
+from fxprofile.model.ports import IIdentity
+from fxprofile.model.profiles import Account, Credentials
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as _Base

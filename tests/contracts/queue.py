@@ -10,9 +10,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
-from fxprofile.errors import LeaseLost
-from fxprofile.interfaces import IQueue
-from fxprofile.model import Message
+from fxprofile.model.errors import LeaseLost
+from fxprofile.model.messages import Message
+from fxprofile.model.ports import IQueue
 
 BODIES = [
     '{"v": 1}',

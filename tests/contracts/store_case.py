@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fxprofile.keys import VARIANTS, new_id
-from fxprofile.model import Avatar, Profile, Status, Variant
+from fxprofile.model.avatars import Avatar, Status, Variant
+from fxprofile.model.keys import VARIANTS, new_id
+from fxprofile.model.profiles import Profile
 
 UID = "a11ce000a11ce000a11ce000a11ce000"
 OTHER = "b0b00000b0b00000b0b00000b0b00000"

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from fxprofile.model import Profile, Status
+from fxprofile.model.avatars import Status
+from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
 
 

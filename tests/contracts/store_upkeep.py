@@ -8,7 +8,7 @@ from itertools import count
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from fxprofile.model import Status
+from fxprofile.model.avatars import Status
 from tests.contracts.store_case import UID, StoreCase
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, gatherResults
 from zope.interface.verify import verifyObject
 
-from fxprofile.errors import StoreError
-from fxprofile.interfaces import IProfileStore
-from fxprofile.keys import new_id
-from fxprofile.model import Avatar, Profile, Status
+from fxprofile.model.avatars import Avatar, Status
+from fxprofile.model.errors import StoreError
+from fxprofile.model.keys import new_id
+from fxprofile.model.ports import IProfileStore
+from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
 
 NAMES = [

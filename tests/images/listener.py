@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from fxprofile.images.site import make_site
-from fxprofile.metrics import Metrics
+from fxprofile.telemetry.metrics import Metrics
 from tests.serving.wire import Answer, Connection
 
 AVATAR = "0123456789abcdef" * 2

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.errors import StorageError
 from fxprofile.images.resource import picture_of
-from fxprofile.keys import DEFAULT_AVATAR_ID, public_key
-from tests.fakes.bucket import MemoryBucket
+from fxprofile.model.errors import StorageError
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, public_key
 from tests.images.listener import AVATAR, KEY, Listener
 from tests.serving.wire import Answer
+from tests.support.fakes.bucket import MemoryBucket
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
 
@@ -337,6 +337,6 @@ class ImportTests(SynchronousTestCase):
             text=True,
             check=True,
         ).stdout.split()
-        self.assertIn("fxprofile.images.hot", loaded)
-        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.queues"):
+        self.assertIn("fxprofile.images.memory_cache", loaded)
+        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.drivers.queues"):
             self.assertNotIn(name, loaded)

@@ -8,13 +8,12 @@ import socket
 
 from twisted.internet import reactor
 
-from fxprofile.errors import StorageError
-from fxprofile.images.hot import MAX_OBJECT_BYTES
+from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
 from fxprofile.images.site import make_site
-from fxprofile.interfaces import Body
-from fxprofile.metrics import Metrics
-from fxprofile.model import ObjectInfo
+from fxprofile.model.errors import StorageError
+from fxprofile.model.ports import Body, ObjectInfo
 from fxprofile.serving.site import StreamingSite
+from fxprofile.telemetry.metrics import Metrics
 from tests.images.listener import AVATAR
 from tests.serving.sockets import Client, LoopbackCase, buffered, until
 from tests.serving.wire import BUFFER

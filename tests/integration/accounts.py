@@ -20,12 +20,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from fxprofile.database.engine import Database
-from fxprofile.queues.database import DatabaseQueue
-from tests.daemon import Daemon
-from tests.fakes.oauth import FakeAccount, FakeAuth, FakeOAuth
+from fxprofile.drivers.sql.engine import Database
+from fxprofile.drivers.sql.queue import DatabaseQueue
 from tests.integration.client import PATIENCE
-from tests.servers.local import free_port
+from tests.support.daemon import Daemon
+from tests.support.fakes.oauth import FakeAccount, FakeAuth, FakeOAuth
+from tests.support.servers.local import free_port
 
 #: What the auth server and the daemon share.
 SECRET = "5ecret-of-the-two-servers"

@@ -10,7 +10,7 @@ import treq
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from tests.daemon import Daemon
+from tests.support.daemon import Daemon
 
 #: Seconds until a test gives up.
 PATIENCE = 60

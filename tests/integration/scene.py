@@ -11,9 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from tests.daemon import Daemon, Ports
 from tests.integration import photos
 from tests.integration.client import PATIENCE, Client
+from tests.support.daemon import Daemon, Ports
 
 
 class Scene:

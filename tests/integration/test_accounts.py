@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.fakes.oauth import FakeAccount
 from tests.integration import photos
 from tests.integration.accounts import SECRET, AccountsCase, event
-from tests.servers import mariadb, postgresql
+from tests.support.fakes.oauth import FakeAccount
+from tests.support.servers import mariadb, postgresql
 
 DEFAULT_ID = "0" * 32
 

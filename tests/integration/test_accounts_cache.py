@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tests.fakes.oauth import FakeAccount
 from tests.integration.accounts import SECRET, AccountsCase, event
-from tests.servers import redis
-from tests.servers.redis import RedisServer
+from tests.support.fakes.oauth import FakeAccount
+from tests.support.servers import redis
+from tests.support.servers.redis import RedisServer
 
 BASIC = ("profile:display_name", "profile:email", "profile:uid")
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import Any, ClassVar
 
-from tests.fakes.oauth import Said, error
 from tests.integration import photos
 from tests.integration.accounts import SECRET, AccountsCase, event
+from tests.support.fakes.oauth import Said, error
 
 #: The members of a line (https://wiki.mozilla.org/Firefox/Services/Logging), with types.
 MEMBERS = {

@@ -11,12 +11,12 @@ from joserfc import jwt
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from tests.daemon import Daemon
-from tests.fakes.oauth import FakeAccount, FakeCustoms, error
-from tests.identity.signed import AUDIENCE, ISSUER, private_key, public
+from tests.drivers.fxa.signed import AUDIENCE, ISSUER, private_key, public
 from tests.integration.accounts import AccountsCase, Reply, event
-from tests.servers import redis
-from tests.servers.redis import RedisServer
+from tests.support.daemon import Daemon
+from tests.support.fakes.oauth import FakeAccount, FakeCustoms, error
+from tests.support.servers import redis
+from tests.support.servers.redis import RedisServer
 
 
 class _Uploads(AccountsCase):

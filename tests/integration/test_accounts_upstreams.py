@@ -8,10 +8,10 @@ from collections.abc import Callable
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 
-from tests.fakes.oauth import FakeAccount, Said, Seen, error
 from tests.integration.accounts import AccountsCase
-from tests.servers import hostile
-from tests.servers.hostile import Connection, Hostile
+from tests.support.fakes.oauth import FakeAccount, Said, Seen, error
+from tests.support.servers import hostile
+from tests.support.servers.hostile import Connection, Hostile
 
 #: Where a token is in a request to either server.
 _TOKEN = re.compile(rb'"token": ?"(\w+)"|Bearer (\w+)')

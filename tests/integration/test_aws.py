@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from tests.integration import photos
 from tests.integration.client import PATIENCE, Client
 from tests.integration.scene import PipelineCase
-from tests.servers.moto import ACCESS_KEY, SECRET_KEY, MotoServer
+from tests.support.servers.moto import ACCESS_KEY, SECRET_KEY, MotoServer
 
 QUEUES = ("jobs", "results", "dead", "results_dead", "events", "updates")
 

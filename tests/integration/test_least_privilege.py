@@ -10,8 +10,8 @@ import treq
 from botocore.exceptions import ClientError
 from twisted.internet import reactor
 
-from tests.aws.gatekeeper import Gatekeeper
-from tests.aws.recording import POLICIES
+from tests.drivers.aws.gatekeeper import Gatekeeper
+from tests.drivers.aws.recording import POLICIES
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.test_aws import AwsCase

@@ -11,10 +11,10 @@ from unittest import SkipTest
 from twisted.internet.utils import getProcessOutputAndValue
 
 import fxprofile
-from tests.daemon import Daemon
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.scene import PipelineCase
+from tests.support.daemon import Daemon
 
 
 class CombinedTests(PipelineCase):

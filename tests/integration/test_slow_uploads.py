@@ -11,10 +11,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import deferLater
 
 from fxprofile.web.upload import SLOW
-from tests.fakes.oauth import FakeAccount
 from tests.integration import photos
 from tests.integration.accounts import AccountsCase, event
 from tests.serving.sockets import Client
+from tests.support.fakes.oauth import FakeAccount
 
 _UPLOAD = (
     "POST /v1/avatar/upload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"

@@ -10,10 +10,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from tests.daemon import Daemon
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.scene import PipelineCase
+from tests.support.daemon import Daemon
 
 CLIENTS = 400
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from fxprofile.errors import ApiError, ClientGone
+from fxprofile.model.errors import ApiError, ClientGone
 from fxprofile.serving.channel import StreamingRequest
 
 Handler = Callable[[StreamingRequest], Awaitable[bytes]]

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.metrics import Metrics
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.health import Health
 from fxprofile.serving.site import StreamingSite
+from fxprofile.telemetry.metrics import Metrics
 from tests.serving.wire import Answer, Connection
 
 

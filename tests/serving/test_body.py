@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.errors import ClientGone, RequestTimeout
+from fxprofile.model.errors import ClientGone, RequestTimeout
 from fxprofile.serving.body import PATIENCE, PROGRESS, RequestBody
 from tests.serving.wire import Wire
 

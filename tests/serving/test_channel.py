@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from fxprofile.errors import ClientGone, RequestTimeout
+from fxprofile.model.errors import ClientGone, RequestTimeout
 from fxprofile.serving.body import PATIENCE
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.site import IDLE

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from fxprofile.errors import ClientGone
+from fxprofile.model.errors import ClientGone
 from fxprofile.serving.channel import LINGER_SECONDS, StreamingRequest
 from fxprofile.serving.site import IDLE
 from tests.serving.channel import ChannelCase

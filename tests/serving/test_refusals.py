@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from fxprofile.errors import ClientGone
+from fxprofile.model.errors import ClientGone
 from fxprofile.serving.channel import LINGER_BYTES, LINGER_SECONDS, StreamingRequest
 from tests.serving.channel import BAD, BAD_LENGTH, ChannelCase
 from tests.serving.resources import read_all, refuse

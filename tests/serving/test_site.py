@@ -12,7 +12,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 
-from fxprofile.errors import ConfigError
+from fxprofile.model.errors import ConfigError
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.site import GRACE, Listener, StreamingSite
 from tests.serving.resources import Handled, Handler, read_all

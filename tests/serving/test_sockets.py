@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
-from fxprofile.errors import ClientGone
+from fxprofile.model.errors import ClientGone
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.site import StreamingSite
 from tests.serving.resources import Handled, Handler, read_all, refuse

@@ -11,12 +11,14 @@ from typing import IO, TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
-from fxprofile.aio import BytesBody, read_all, sleep
-from fxprofile.errors import ChildFailed, DriverError, ImageRefused, LeaseLost
-from fxprofile.interfaces import ICruncher, IQueue
-from fxprofile.model import Crunched, Message, QueueDepth
-from tests.fakes.cruncher import PLACEHOLDER, pictures_of
+from fxprofile.deferreds.bodies import BytesBody, read_all
+from fxprofile.deferreds.tasks import sleep
+from fxprofile.model.avatars import Crunched
+from fxprofile.model.errors import ChildFailed, DriverError, ImageRefused, LeaseLost
+from fxprofile.model.messages import Message, QueueDepth
+from fxprofile.model.ports import ICruncher, IQueue
 from tests.simulation.weather import TIMEOUT
+from tests.support.fakes.cruncher import PLACEHOLDER, pictures_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process, World

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.interfaces import Body
-from fxprofile.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
-from fxprofile.model import Status
-from tests.database.inline import result_of
-from tests.fakes.bucket import MemoryBucket
-from tests.fakes.cruncher import pictures_of
+from fxprofile.model.avatars import Status
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
+from fxprofile.model.ports import Body
+from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import READS
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.fakes.cruncher import pictures_of
 
 #: Where pictures are.
 IMAGES = "http://images.example/a/{id}"

@@ -10,20 +10,20 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 
-from fxprofile.crunch import Crunch
-from fxprofile.errors import CacheError, DriverError, QueueError, StorageError, StoreError
-from fxprofile.events.repair import Repair
-from fxprofile.events.results import results_handler
-from fxprofile.intake import Intake
-from fxprofile.metrics import Metrics
-from fxprofile.outbox import Outbox
-from fxprofile.profiles import Changes, Profiles
-from fxprofile.queues.poller import Poller
-from fxprofile.selection import Selection
+from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
+from fxprofile.profiles.read import Changes, Profiles
+from fxprofile.telemetry.metrics import Metrics
+from fxprofile.uploads.accept import Intake
+from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.repair import Repair
+from fxprofile.uploads.results import results_handler
+from fxprofile.uploads.selection import Selection
+from fxprofile.worker.crunch import Crunch
 from fxprofile.worker.jobs import jobs_handler
-from tests.fakes.threads import InlineThreads
+from fxprofile.worker.poller import Poller
 from tests.simulation.drivers import SimCruncher, SimDriver
 from tests.simulation.ledger import IMAGES
+from tests.support.fakes.threads import InlineThreads
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

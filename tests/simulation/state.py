@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from sqlalchemy import select
 
-from fxprofile.database.schema import avatars, profiles
-from fxprofile.database.store import SqlProfileStore
-from fxprofile.model import Status
-from tests.database.inline import InlineDatabase
-from tests.fakes.store import MemoryProfileStore, Row
+from fxprofile.drivers.sql.schema import avatars, profiles
+from fxprofile.drivers.sql.store import SqlProfileStore
+from fxprofile.model.avatars import Status
+from tests.drivers.sql.inline import InlineDatabase
+from tests.support.fakes.store import MemoryProfileStore, Row
 
 
 class State(Protocol):

@@ -9,19 +9,20 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.crunch import Crunch
-from fxprofile.events.repair import Repair
-from fxprofile.intake import Intake
-from fxprofile.keys import VARIANTS
-from fxprofile.model import Avatar, Crunched, Job, Op, Outcome, Result, Variant
-from fxprofile.profiles import Changes
-from fxprofile.queues.poller import Poller
-from fxprofile.selection import Selection
-from tests.fakes.store import MemoryProfileStore
+from fxprofile.model.avatars import Avatar, Crunched, Variant
+from fxprofile.model.keys import VARIANTS
+from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.profiles.read import Changes
+from fxprofile.uploads.accept import Intake
+from fxprofile.uploads.repair import Repair
+from fxprofile.uploads.selection import Selection
+from fxprofile.worker.crunch import Crunch
+from fxprofile.worker.poller import Poller
 from tests.simulation.ledger import Violation
 from tests.simulation.processes import Head, Worker
 from tests.simulation.state import MemoryState
 from tests.simulation.world import World
+from tests.support.fakes.store import MemoryProfileStore
 
 
 class ForgetfulSelection(Selection):

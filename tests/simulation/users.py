@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from fxprofile.aio import sleep
-from fxprofile.errors import BodyMismatch, ClientGone, DriverError, ImageRefused
-from fxprofile.model import Credentials, Status
-from fxprofile.selection import NotTheOwner
+from fxprofile.deferreds.tasks import sleep
+from fxprofile.model.avatars import Status
+from fxprofile.model.errors import BodyMismatch, ClientGone, DriverError, ImageRefused
+from fxprofile.model.profiles import Credentials
+from fxprofile.uploads.selection import NotTheOwner
 
 if TYPE_CHECKING:
     from tests.simulation.processes import Head

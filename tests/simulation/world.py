@@ -24,15 +24,15 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from fxprofile.admin.orphans import GRACE
-from fxprofile.admin.sweep import Sweep
-from fxprofile.cache.memory import MemoryCache
-from fxprofile.errors import DriverError
-from fxprofile.events.repair import PERIOD
-from fxprofile.intake import DOUBT_AGE
-from fxprofile.model import Account, Avatar, Credentials, Job, Status
-from tests.database.inline import result_of
-from tests.fakes.bucket import MemoryBucket
-from tests.fakes.identity import FakeIdentity
+from fxprofile.admin.shared.sweep import Sweep
+from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.model.avatars import Avatar, Status
+from fxprofile.model.errors import DriverError
+from fxprofile.model.messages import Job
+from fxprofile.model.profiles import Account, Credentials
+from fxprofile.uploads.accept import DOUBT_AGE
+from fxprofile.uploads.repair import PERIOD
+from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import SimQueue
 from tests.simulation.ledger import Ledger, PublicBucket, Violation, WatchedStore
 from tests.simulation.processes import (
@@ -46,6 +46,8 @@ from tests.simulation.processes import (
 from tests.simulation.state import MemoryState, State
 from tests.simulation.users import User
 from tests.simulation.weather import FINE, TIMEOUT, Fate, Weather
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.fakes.identity import FakeIdentity
 
 #: Seconds after the storm until every call that hangs, and every doubt, has come to its end.
 SETTLE = DOUBT_AGE + 2 * TIMEOUT

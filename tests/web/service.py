@@ -14,32 +14,33 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 
-from fxprofile.cache.memory import MemoryCache
-from fxprofile.cache.windows import MemoryWindows
-from fxprofile.changes import Changes
-from fxprofile.config import DevAccount
-from fxprofile.identity.customs import Customs
-from fxprofile.identity.dev import DevIdentity
-from fxprofile.intake import Intake
-from fxprofile.metrics import Metrics
-from fxprofile.model import Outcome, Result, Variant
-from fxprofile.outbox import Outbox
-from fxprofile.profiles import Profiles
-from fxprofile.queues.memory import MemoryQueue
-from fxprofile.selection import Selection
+from fxprofile.drivers.dev.identity import DevIdentity
+from fxprofile.drivers.fxa.customs import Customs
+from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.drivers.memory.windows import MemoryWindows
+from fxprofile.model.avatars import Variant
+from fxprofile.model.messages import Outcome, Result
+from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.read import Profiles
 from fxprofile.serving.health import Health
+from fxprofile.settings.model import DevAccount
+from fxprofile.telemetry.metrics import Metrics
+from fxprofile.uploads.accept import Intake
+from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.selection import Selection
+from fxprofile.web.admission import Gate
 from fxprofile.web.api import Api
+from fxprofile.web.auth_server import ServerEndpoints
 from fxprofile.web.avatar import Avatars
 from fxprofile.web.dockerflow import Dockerflow
-from fxprofile.web.gate import Gate
-from fxprofile.web.limits import RateLimits
 from fxprofile.web.openapi import OpenApi
 from fxprofile.web.profile import ProfileEndpoints
-from fxprofile.web.server import ServerEndpoints
+from fxprofile.web.rate_limits import RateLimits
 from fxprofile.web.site import make_site
 from fxprofile.web.upload import Uploads
-from tests.fakes.bucket import MemoryBucket
-from tests.fakes.store import MemoryProfileStore
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.fakes.store import MemoryProfileStore
 
 ALICE = "a" * 32
 BOB = "b" * 32

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 from twisted.internet import reactor
 
-from fxprofile.keys import DEFAULT_AVATAR_ID
-from fxprofile.model import Job, Op
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
+from fxprofile.model.messages import Job, Op
 from tests.web.service import ALICE, ApiCase, account
 
 

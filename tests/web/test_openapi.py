@@ -15,11 +15,11 @@ from openapi_spec_validator import validate
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from fxprofile import errors
-from fxprofile.errors import ApiError
-from fxprofile.events.accounts import EVENTS
-from fxprofile.profiles import FIELD_SCOPES
-from tests.daemon import Daemon
+from fxprofile.model import errors
+from fxprofile.model.errors import ApiError
+from fxprofile.profiles.account_events import EVENTS
+from fxprofile.profiles.read import FIELD_SCOPES
+from tests.support.daemon import Daemon
 from tests.web.service import ApiCase, account
 
 

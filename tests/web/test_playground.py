@@ -15,22 +15,17 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from fxprofile.config import Dev
-from fxprofile.identity.dev import DevIdentity
-from fxprofile.metrics import Metrics
+from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.serving.health import Health
+from fxprofile.settings.model import Dev
+from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.api import Api
 from fxprofile.web.dockerflow import Dockerflow
-from fxprofile.web.playground_page import (
-    Playground,
-    content_security_policy,
-    prefers_html,
-    read_files,
-)
+from fxprofile.web.page import Playground, content_security_policy, prefers_html, read_files
 from fxprofile.web.site import make_site
-from tests.daemon import Daemon
-from tests.fakes.threads import InlineThreads
 from tests.serving.wire import Answer, Connection
+from tests.support.daemon import Daemon
+from tests.support.fakes.threads import InlineThreads
 
 #: What Firefox and Chromium send for a page.
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"

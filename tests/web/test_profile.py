@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.errors import (
+from fxprofile.model.errors import (
     AccountUnknown,
     AuthUnavailable,
     BadRequest,
     OAuthUnavailable,
     UpstreamRefused,
 )
-from fxprofile.model import Credentials
+from fxprofile.model.profiles import Credentials
 from fxprofile.web.profile import checked_name
 from tests.web.service import ALICE, BOB, ApiCase, account
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from fxprofile.keys import DEFAULT_AVATAR_ID
-from fxprofile.model import Account
-from tests.core import ALICE, make_id
-from tests.test_profiles import ProfilesTestCase
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
+from fxprofile.model.profiles import Account
+from tests.profiles.test_read import ProfilesTestCase
+from tests.support.core import ALICE, make_id
 from tests.web.service import ApiCase, account
 
 #: What a user has who has everything, by field; the address and the name differ in
@@ -67,7 +67,7 @@ def every_set() -> Iterator[tuple[str, ...]]:
 
 
 class ViewTests(ProfilesTestCase):
-    """:meth:`fxprofile.profiles.Profiles.view`, which asks a server that says too much."""
+    """:meth:`fxprofile.profiles.read.Profiles.view`, which asks a server that says too much."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -8,9 +8,10 @@ from http import HTTPStatus
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from fxprofile.errors import QueueError, StorageError
-from fxprofile.keys import is_id
-from fxprofile.model import REASONS, Job, Op
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.errors import QueueError, StorageError
+from fxprofile.model.keys import is_id
+from fxprofile.model.messages import Job, Op
 from tests.web.service import JPEG, ApiCase, account
 from tests.web.upload_case import BEARER, CLOSE, IMAGE, UPLOAD
 

@@ -6,8 +6,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from fxprofile.errors import StoreError
-from fxprofile.model import REASONS
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.errors import StoreError
 from tests.web.service import ApiCase
 from tests.web.upload_case import BEARER, IMAGE, UPLOAD
 

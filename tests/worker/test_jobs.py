@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import json
 
-from fxprofile.errors import MalformedMessage, StorageError
-from fxprofile.model import Job, Op
-from fxprofile.queues.memory import MemoryQueue
-from fxprofile.queues.poller import Handler, Poller
+from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.model.errors import MalformedMessage, StorageError
+from fxprofile.model.messages import Job, Op
+from fxprofile.model.ports import Handler
 from fxprofile.worker.jobs import jobs_handler
-from tests.fakes.queue import make_message
-from tests.test_crunch import ID, ORIGINAL, CrunchTestCase
+from fxprofile.worker.poller import Poller
+from tests.support.fakes.queue import make_message
+from tests.worker.test_crunch import ID, ORIGINAL, CrunchTestCase
 
 JUNK = (
     "",

@@ -1,0 +1,148 @@
+"""
+Names and avatars of the original profile server on their way into our tables.
+
+Each function is one transaction, and may be repeated: what is there already stays as it
+is.  Whatever a user has changed here wins over what comes from there.  To tell the two
+apart, imported profiles change in the first hours of 1970: when they really did, the
+original server does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import Connection, exists, select, update
+
+from fxprofile.drivers.sql import rows, transitions
+from fxprofile.drivers.sql.schema import avatars, profiles
+from fxprofile.model.avatars import Status, Variant
+
+#: When an imported profile changed first, in seconds since the epoch.
+IMPORTED_AT: Final = 1.0
+
+#: A profile that changed later than that was changed by its user.
+_UNTOUCHED_BEFORE: Final = 86400.0
+
+
+class Fate(StrEnum):
+    """What became of a name or an avatar."""
+
+    IMPORTED = "imported"
+    UPDATED = "updated"
+    THERE = "there already"
+    CHANGED_HERE = "changed here"
+    NONE = "none"
+    REFUSED = "refused"
+    ELSEWHERE = "kept elsewhere"
+    MISSING = "pictures missing"
+    NOT_OWNED = "not the user's own"
+
+
+#: Fates that an operator wants to know more of.
+BAD: Final = (Fate.REFUSED, Fate.MISSING, Fate.NOT_OWNED)
+
+
+def import_names(
+    connection: Connection, names: Sequence[tuple[str, str | None]], *, dry_run: bool
+) -> Iterable[Fate]:
+    """
+    Set names, or unset those that an earlier import set.
+
+    :param names: of distinct users.
+    :returns: the fate of each.
+    """
+    uids = [uid for uid, _ in names]
+    known = {
+        row.uid: row for row in connection.execute(select(profiles).where(profiles.c.uid.in_(uids)))
+    }
+    fates = []
+    new = []
+    for uid, name in names:
+        row = known.get(uid)
+        if row is None and name is None:
+            fates.append(Fate.NONE)
+        elif row is None:
+            fresh = {"selected_seq": 0, "changed_at": IMPORTED_AT}
+            new.append({"uid": uid, "display_name": name, **fresh})
+            fates.append(Fate.IMPORTED)
+        elif row.display_name == name:
+            fates.append(Fate.THERE if name is not None else Fate.NONE)
+        elif not _is_untouched(connection, row):
+            fates.append(Fate.CHANGED_HERE)
+        else:
+            fates.append(Fate.UPDATED if row.display_name else Fate.IMPORTED)
+            if not dry_run:
+                _change_name(connection, uid, name)
+    if new and not dry_run:
+        rows.insert_if_absent(connection, profiles, *new)
+    return fates
+
+
+def _change_name(connection: Connection, uid: str, name: str | None) -> None:
+    row = rows.lock(connection, uid)
+    # Between the look and the lock its user may have come.
+    if row is not None and _is_untouched(connection, row):
+        rows.change_profile(connection, row, IMPORTED_AT, display_name=name)
+
+
+def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:
+    """
+    Whether an avatar is to be imported.
+
+    :returns: None if it is; otherwise why it is not.
+    """
+    profile = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
+    return _standing(connection, profile, uid, avatar_id)
+
+
+def _standing(connection: Connection, profile: Any, uid: str, avatar_id: str) -> Fate | None:
+    if profile is not None and profile.avatar_id == avatar_id:
+        return Fate.THERE
+    row = rows.avatar(connection, avatar_id)
+    if row is not None or not _is_untouched(connection, profile, uid):
+        # It was imported, and then deleted or replaced; or the user has another one.
+        return Fate.CHANGED_HERE
+    return None
+
+
+def select_avatar(
+    connection: Connection,
+    uid: str,
+    avatar_id: str,
+    variants: Mapping[str, Variant],
+    placeholder: str | None,
+    now: float,
+) -> Fate:
+    """
+    Add an avatar whose pictures are in the public bucket, and select it.
+
+    One that an earlier import selected is replaced, and its pictures go.
+    """
+    profile = rows.lock_or_create(connection, uid)
+    fate = _standing(connection, profile, uid, avatar_id)
+    if fate is not None:
+        return fate
+    rows.insert_avatar(connection, uid, avatar_id, now)
+    transitions.ready(connection, avatar_id, variants, now, placeholder)
+    connection.execute(
+        update(profiles)
+        .where(profiles.c.uid == uid)
+        .values(changed_at=max(IMPORTED_AT, profile.changed_at + rows.TICK))
+    )
+    return Fate.IMPORTED if profile.avatar_id is None else Fate.UPDATED
+
+
+def _is_untouched(connection: Connection, profile: Any, uid: str | None = None) -> bool:
+    """Whether nobody but an import has had anything to do with a profile."""
+    if profile is not None and (
+        profile.changed_at >= _UNTOUCHED_BEFORE or profile.removed_at is not None
+    ):
+        return False
+    # An upload leaves no other trace until it is ready.
+    uploads = exists().where(
+        avatars.c.uid == (profile.uid if profile is not None else uid),
+        avatars.c.status.in_((Status.PROCESSING, Status.FAILED, Status.DELETING)),
+    )
+    return not connection.execute(select(uploads)).scalar()

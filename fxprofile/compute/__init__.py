@@ -1,1 +1,0 @@
-"""Hostile bytes in, three clean pictures out, in a fresh locked child for each image."""

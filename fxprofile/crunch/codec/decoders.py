@@ -1,0 +1,166 @@
+"""
+Opening an image of a known type, and refusing it before a pixel is decoded.
+
+Only the child of one job calls this with a stranger's bytes; the helper imports it, so
+that all codecs are there before the child locks itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from typing import Any, Final
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+    features,
+)
+
+from fxprofile.crunch.codec.deflate import Stored
+from fxprofile.crunch.codec.headers import Buffer, check_jpeg, webp_sides
+from fxprofile.crunch.limits import Limits, Refused
+from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff
+
+#: What Pillow calls each type that :func:`fxprofile.crunch.signature.sniff` names.
+FORMATS: Final = {
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "webp": "WEBP",
+    "avif": "AVIF",
+    "heic": "HEIF",
+}
+
+#: Imported for what they register, and what they in turn need while they decode.
+_PLUGINS = (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+#: Bytes of address space that a pixel of the source takes at the worst, by type: the
+#: decoders of WebP and AVIF hold several copies of the whole picture.
+_BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 17, "avif": 12, "heic": 12}
+
+
+class Png(PngImagePlugin.PngImageFile):
+    """A PNG whose rows are inflated before they come to the codec."""
+
+    def load_prepare(self) -> None:
+        super().load_prepare()
+        self._stored = Stored(super().load_read)
+
+    def load_read(self, read_bytes: int) -> bytes:
+        return self._stored.read()
+
+
+def prepare(limits: Limits) -> None:
+    """
+    Set Pillow up, once, in the process that the children are forked from.
+
+    :raises ImportError: if HEIC is wanted and its decoder is not installed.
+    """
+    # One thread a picture: the children may not start any, and the other cores have
+    # pictures of their own.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.register_open("PNG", Png)
+    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    # A file can cause a hundred thousand warnings.
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    if limits.heic:
+        import pillow_heif
+
+        pillow_heif.options.DECODE_THREADS = 1
+        pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def open_image(data: Buffer, limits: Limits) -> tuple[str, Image.Image]:
+    """
+    Open an image without decoding it.
+
+    :returns: its type, and the image.
+    :raises Refused: if it is none, or over a limit.
+    :raises MemoryError: if there is too little.
+    """
+    kind = sniff(data[:SIGNATURE_BYTES], heic=limits.heic)
+    enough = True
+    if kind is None:
+        raise Refused("unsupported")
+    if kind == "jpeg":
+        check_jpeg(data, max_scans=limits.max_scans)
+    elif kind == "webp":
+        sides = webp_sides(data[:30])
+        if sides is None:
+            raise Refused("corrupt", "no sides")
+        _check_sides(*sides, limits)
+        # Its memory is reserved when it is opened.
+        enough = is_enough_memory(kind, sides, limits)
+    try:
+        image = Image.open(_file(data), formats=(FORMATS[kind],))
+    except Exception as error:
+        raise refusal(error, enough_memory=enough) from error
+    _check_sides(*image.size, limits)
+    return kind, image
+
+
+def _file(data: Buffer) -> Any:
+    return BytesIO(data) if isinstance(data, bytes) else data
+
+
+def _check_sides(width: int, height: int, limits: Limits) -> None:
+    if width < 1 or height < 1:
+        raise Refused("corrupt", f"{width} x {height} pixels")
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise Refused("too_many_pixels", f"{width} x {height}")
+
+
+def is_enough_memory(kind: str, sides: tuple[int, int], limits: Limits) -> bool:
+    """Whether the memory of a child is enough to decode such an image."""
+    return sides[0] * sides[1] * _BYTES_PER_PIXEL[kind] <= limits.memory
+
+
+def refusal(error: Exception, *, enough_memory: bool) -> Exception:
+    """
+    What an error of a decoder means.
+
+    :param enough_memory: whether there was enough; if not, what a decoder calls a
+        damaged image may well be a good one.
+    :returns: a :class:`Refused`, or a MemoryError.
+    """
+    if isinstance(error, (Refused, MemoryError)):
+        return error
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return Refused("too_many_pixels", str(error))
+    if not enough_memory:
+        return MemoryError(str(error))
+    if isinstance(error, UnidentifiedImageError):
+        # Its text shows the object that held the bytes, and nothing else.
+        return Refused("corrupt", "not what its first bytes say")
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
+        return Refused("too_large", text)
+    return Refused("corrupt", text)
+
+
+def versions() -> str:
+    """Return the names and versions of the codecs, one per line."""
+    names = ("pil", "libjpeg_turbo", "zlib", "webp", "avif", "littlecms2")
+    return "\n".join(f"{name} {features.version(name) or 'missing'}" for name in names)

@@ -1,1 +1,0 @@
-"""The driver of :class:`fxprofile.interfaces.IProfileStore`, and the tables of the queues."""

@@ -1,0 +1,5 @@
+"""
+Identity from the settings, for development.
+
+Refuses to start in production.
+"""

@@ -1,0 +1,5 @@
+"""
+Buckets in a local folder.
+
+Atomic, durable, and validated keys.  For one host only.
+"""

@@ -1,0 +1,241 @@
+"""
+Access tokens that prove themselves: JSON Web Tokens of RFC 9068.
+
+They are checked here, against the public keys of the OAuth server, without asking it
+about each.  A check of a signature takes a seventh of a millisecond, so it stays on the
+reactor's thread; keys for which it would take longer are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, RSAKey
+from joserfc.jwt import JWTClaimsRegistry
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from fxprofile.deferreds.single_flight import Flights
+from fxprofile.drivers.fxa.tokens import SKEW
+from fxprofile.http_client.upstream import Upstream, UpstreamFailure, as_number, as_text
+from fxprofile.model.errors import InvalidToken
+from fxprofile.model.keys import is_uid
+from fxprofile.model.profiles import Credentials
+from fxprofile.telemetry.metrics import Metrics
+
+Key = RSAKey | ECKey
+
+#: The signatures that count, whatever a token says of itself.
+ALGORITHMS: Final = ("RS256", "ES256")
+
+#: What the ``typ`` of an access token is (RFC 9068 section 2.1), in lower case.
+_TYPES: Final = ("at+jwt", "application/at+jwt")
+
+#: Seconds after which the keys are fetched anew, and after which they are not used.
+FRESH: Final = 600
+STALE: Final = 86_400
+
+#: Seconds between two fetches, whatever unknown keys are asked for.
+BETWEEN_FETCHES: Final = 30
+
+#: How many keys a server may have.
+_MAX_KEYS: Final = 100
+
+#: How many users are remembered whose tokens are not trusted.
+_MAX_DISTRUSTED: Final = 100_000
+
+
+class KeySet:
+    """
+    The public keys of the OAuth server.
+
+    :param upstream: the server.
+    :param url: where it publishes them (RFC 7517).
+    """
+
+    _log = Logger()
+
+    def __init__(self, upstream: Upstream, url: str, clock: IReactorTime, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._url = url
+        self._clock = clock
+        self._metrics = metrics
+        self._keys: dict[str | None, Key] = {}
+        self._fetched = float("-inf")
+        self._tried = float("-inf")
+        self._fetches: Flights[None, None] = Flights()
+
+    async def get(self, kid: str | None) -> Key | None:
+        """
+        A key by its id.
+
+        :returns: None if nobody knows at present.
+        :raises InvalidToken: if the server has no such key.
+        """
+        if kid in self._keys and self._age() < FRESH:
+            return self._keys[kid]
+        asked = self._clock.seconds()
+        # Also while a fetch is under way: it counts from when it began.
+        if len(self._fetches) or asked - self._tried >= BETWEEN_FETCHES:
+            await self._fetches.join(None, self._fetch)
+        if kid in self._keys and self._age() < STALE:
+            return self._keys[kid]
+        if self._fetched >= asked:
+            raise InvalidToken("no key of the OAuth server signed this token")
+        return None
+
+    def _age(self) -> float:
+        return self._clock.seconds() - self._fetched
+
+    async def _fetch(self) -> None:
+        self._tried = self._clock.seconds()
+        try:
+            answer = await self._upstream.ask("GET", self._url)
+            if answer.status != 200 or answer.members is None:
+                raise UpstreamFailure(f"status {answer.status} and no keys")
+            keys = _read_keys(answer.members.get("keys"))
+        except UpstreamFailure as failure:
+            self._metrics.upstream_errors.labels("jwks").inc()
+            self._log.warn("The keys of the OAuth server stay as they are: {why}", why=str(failure))
+            return
+        self._keys = keys
+        self._fetched = self._clock.seconds()
+
+
+def _read_keys(values: object) -> dict[str | None, Key]:
+    if not isinstance(values, list) or len(values) > _MAX_KEYS:
+        raise UpstreamFailure("the answer is no set of keys")
+    keys: dict[str | None, Key] = {}
+    for value in values:
+        key = _read_key(value) if isinstance(value, dict) else None
+        if key is not None:
+            kid = value.get("kid")
+            keys[kid if isinstance(kid, str) else None] = key
+    if not keys:
+        raise UpstreamFailure("the answer has no key that can be used")
+    return keys
+
+
+def _read_key(value: Mapping[str, Any]) -> Key | None:
+    """A key that is of use here; of the others that a server may have, nothing is said."""
+    if value.get("use", "sig") != "sig":
+        return None
+    if not isinstance(value.get("kid", ""), str):
+        return None
+    kind, algorithm = value.get("kty"), value.get("alg")
+    try:
+        if kind == "RSA" and algorithm in (None, "RS256"):
+            # 2048 to 4096 bits: a larger one takes its time.
+            if not 340 <= len(as_text(value["n"])) <= 690:
+                return None
+            rsa = RSAKey.import_key({name: value[name] for name in ("kty", "n", "e")})
+            numbers = rsa.public_key.public_numbers()
+            return rsa if numbers.n.bit_length() >= 2048 and numbers.e < 1 << 32 else None
+        if kind == "EC" and algorithm in (None, "ES256") and value.get("crv") == "P-256":
+            return ECKey.import_key({name: value[name] for name in ("kty", "crv", "x", "y")})
+    except (JoseError, KeyError, TypeError, ValueError):
+        return None
+    return None
+
+
+class AccessTokens:
+    """
+    Checks access tokens.
+
+    :param clock: of seconds since the epoch.
+    :param issuer: the only one whose tokens are good.
+    :param audience: whom a token may be for, any of these.
+    :param still_good: says of a user whether a token of such a time may be trusted.
+    """
+
+    def __init__(
+        self,
+        keys: KeySet,
+        clock: IReactorTime,
+        *,
+        issuer: str,
+        audience: Sequence[str],
+        still_good: Callable[[str, float], Awaitable[bool]],
+    ) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._issuer = issuer
+        self._audience = tuple(audience)
+        self._still_good = still_good
+        self._distrusted: OrderedDict[str, float] = OrderedDict()
+
+    async def verify(self, token: str) -> Credentials | None:
+        """
+        Check a token that has the form of a JWT.
+
+        :returns: None if only the OAuth server can tell.
+        :raises InvalidToken: if it is not good.
+        """
+        try:
+            signed = jws.extract_compact(token.encode())
+            header = signed.headers()
+            claims = json.loads(signed.payload)
+            if not isinstance(claims, dict):
+                raise InvalidToken("the claims are no JSON object")
+            kid = header.get("kid")
+            self._check_header(header)
+            credentials = self._check_claims(claims)
+        except (JoseError, ValueError, TypeError, RecursionError) as error:
+            raise InvalidToken(f"not an access token: {type(error).__name__}") from None
+        key = await self._keys.get(kid)
+        if key is None:
+            return None
+        try:
+            good = jws.validate_compact(signed, key, algorithms=ALGORITHMS)
+        except (JoseError, ValueError, TypeError) as error:
+            raise InvalidToken(f"not signed as it says: {type(error).__name__}") from None
+        if not good:
+            raise InvalidToken("the signature is not good")
+        if claims["iat"] <= self._distrusted.get(credentials.uid, float("-inf")):
+            return None
+        if not await self._still_good(credentials.uid, claims["iat"]):
+            return None
+        return credentials
+
+    def distrust(self, uid: str) -> None:
+        """Let the OAuth server tell of every token that this user has until now."""
+        self._distrusted[uid] = self._clock.seconds() + SKEW
+        self._distrusted.move_to_end(uid)
+        while len(self._distrusted) > _MAX_DISTRUSTED:
+            self._distrusted.popitem(last=False)
+
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        if as_text(header.get("typ")).lower() not in _TYPES:
+            raise InvalidToken("not the type of an access token")
+        if header.get("alg") not in ALGORITHMS:
+            raise InvalidToken("not an algorithm that counts")
+        if not isinstance(header.get("kid"), str | None):
+            raise InvalidToken("the id of the key is no text")
+
+    def _check_claims(self, claims: dict[str, Any]) -> Credentials:
+        now = int(self._clock.seconds())
+        times: dict[str, Any] = {name: claims[name] for name in ("iat", "nbf") if name in claims}
+        JWTClaimsRegistry(now=now, leeway=SKEW, iat={"essential": True}).validate(times)
+        JWTClaimsRegistry(
+            now=now,
+            iss={"essential": True, "value": self._issuer},
+            aud={"essential": True, "values": list(self._audience)},
+            exp={"essential": True},
+            sub={"essential": True},
+        ).validate({name: claims[name] for name in claims if name not in times})
+        if not is_uid(claims["sub"]):
+            raise InvalidToken("the subject is no user")
+        changed_at = claims.get("fxa-profileChangedAt")
+        client_id = claims.get("client_id")
+        return Credentials(
+            uid=claims["sub"],
+            scopes=tuple(filter(None, as_text(claims.get("scope", "")).split(" "))),
+            profile_changed_at=None if changed_at is None else int(as_number(changed_at)),
+            client_id=None if client_id is None else as_text(client_id),
+            expires_at=as_number(claims["exp"]),
+        )

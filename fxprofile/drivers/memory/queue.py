@@ -1,0 +1,152 @@
+"""
+Queues in the memory of one process, for tests and simulations.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from fxprofile.deferreds.notifier import Bells
+from fxprofile.model.errors import LeaseLost
+from fxprofile.model.messages import Message, QueueDepth
+from fxprofile.model.ports import IQueue
+
+#: Seconds between two looks for messages whose visibility timeout may have run out.
+POLL = 0.25
+
+
+@dataclass
+class _Entry:
+    seq: int
+    body: str
+    sent: float
+    visible_at: float
+    receipt: str | None = None
+    receive_count: int = 0
+
+
+@implementer(IQueue)
+class MemoryQueue:
+    """
+    An :class:`fxprofile.model.ports.IQueue` that ends with its process.
+
+    :param name: what logs and metrics call it.
+    :param visibility_timeout: seconds.
+    :param max_receives: after how many receipts a message is dead; None for never.
+    :param clock: gives the time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        visibility_timeout: float,
+        max_receives: int | None,
+        clock: IReactorTime,
+    ) -> None:
+        self.name = name
+        self._visibility = visibility_timeout
+        self._max_receives = max_receives
+        self._clock = clock
+        self._bells = Bells()
+        self._numbers = count(1)
+        self._entries: list[_Entry] = []
+        self._dead: MemoryQueue | None = None
+
+    @property
+    def dead(self) -> MemoryQueue:
+        """The queue of the dead letters of this one.  Its own never die."""
+        if self._dead is None:
+            self._dead = MemoryQueue(
+                f"{self.name}-dead",
+                visibility_timeout=self._visibility,
+                max_receives=None,
+                clock=self._clock,
+            )
+            self._dead._numbers = self._numbers
+        return self._dead
+
+    async def send(self, *, body: str) -> None:
+        now = self._clock.seconds()
+        self._add(_Entry(seq=next(self._numbers), body=body, sent=now, visible_at=now))
+
+    async def receive(
+        self, *, max_messages: int, wait: float, visibility: float | None = None
+    ) -> Sequence[Message]:
+        if not 1 <= max_messages <= 10:
+            raise ValueError(f"max_messages is {max_messages}")
+        hidden = self._visibility if visibility is None else visibility
+        deadline = self._clock.seconds() + wait
+        while True:
+            with self._bells.listening(self.name) as bell:
+                messages = self._take(max_messages, hidden)
+                left = deadline - self._clock.seconds()
+                if messages or left <= 0:
+                    return messages
+                await bell.wait(self._clock, min(left, POLL))
+
+    async def extend(self, *, message: Message, visibility: float) -> None:
+        entry = self._ours(message)
+        if entry is None:
+            raise LeaseLost(f"{self.name}: message {message.message_id} is no longer ours")
+        entry.visible_at = self._clock.seconds() + visibility
+        if visibility <= 0:
+            self._bells.ring(self.name)
+
+    async def delete(self, *, message: Message) -> None:
+        entry = self._ours(message)
+        if entry is not None:
+            self._entries.remove(entry)
+
+    async def depth(self) -> QueueDepth:
+        now = self._clock.seconds()
+        waiting = [entry for entry in self._entries if entry.visible_at <= now]
+        return QueueDepth(
+            visible=len(waiting),
+            in_flight=len(self._entries) - len(waiting),
+            oldest=max((now - entry.sent for entry in waiting), default=None),
+        )
+
+    async def check(self) -> None:
+        pass
+
+    def _add(self, entry: _Entry) -> None:
+        self._entries.append(entry)
+        self._bells.ring(self.name)
+
+    def _take(self, limit: int, hidden: float) -> list[Message]:
+        now = self._clock.seconds()
+        messages: list[Message] = []
+        for entry in sorted(self._entries, key=lambda entry: (entry.visible_at, entry.seq)):
+            if entry.visible_at > now or len(messages) == limit:
+                break
+            if self._max_receives is not None and entry.receive_count >= self._max_receives:
+                self._entries.remove(entry)
+                entry.receive_count, entry.receipt, entry.visible_at = 0, None, now
+                self.dead._add(entry)
+                continue
+            entry.receive_count += 1
+            entry.receipt = secrets.token_hex(16)
+            entry.visible_at = now + hidden
+            messages.append(
+                Message(
+                    message_id=str(entry.seq),
+                    body=entry.body,
+                    receipt_handle=entry.receipt,
+                    receive_count=entry.receive_count,
+                    sent=entry.sent,
+                )
+            )
+        return messages
+
+    def _ours(self, message: Message) -> _Entry | None:
+        now = self._clock.seconds()
+        for entry in self._entries:
+            if entry.receipt == message.receipt_handle and entry.visible_at > now:
+                return entry
+        return None

@@ -1,0 +1,175 @@
+"""
+The playground: a page on which developers try the API with their own eyes.
+
+It gives away the tokens of the development accounts, so it is only for listeners that
+nobody else can reach; and as any web site may send a developer's browser there, what it
+gives is only for pages of its own origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
+
+from fxprofile.deferreds.threads import Threads
+from fxprofile.model.errors import NotFound
+from fxprofile.settings.model import DevAccount
+from fxprofile.web.api import Answer, Api, Call
+
+_DIRECTORY: Final = Path(__file__).with_name("playground")
+
+#: What the files of the page are; nothing else in that folder is served.
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+_PAGE: Final = "index.html"
+
+
+class Playground:
+    """
+    The page and what belongs to it.
+
+    :param accounts: whom the page can play.
+    :param public_url: the setting ``web.public_url``: monograms come from there.
+    :param image_template: the setting ``images.url``.
+    :param max_bytes: the setting ``uploads.max_bytes``.
+    :param threads: started; it reads the files, once.
+    """
+
+    def __init__(
+        self,
+        *,
+        accounts: Iterable[DevAccount],
+        public_url: str,
+        image_template: str,
+        max_bytes: int,
+        threads: Threads,
+    ) -> None:
+        self._accounts = {
+            "accounts": [
+                {"token": account.token.get_secret_value(), "email": account.email}
+                for account in accounts
+            ],
+            "maxBytes": max_bytes,
+        }
+        self._origin = _origin(public_url)
+        self._host = urlsplit(public_url).hostname
+        self._policy = content_security_policy(public_url, image_template)
+        self._threads = threads
+        self._files: Mapping[str, bytes] | None = None
+
+    def add_to(self, api: Api) -> None:
+        """Register the endpoints; the page itself is for whoever has ``/``."""
+        api.route("GET", "/playground/accounts.json")(self.accounts)
+        api.route("GET", "/playground/<name>")(self.asset)
+
+    async def page(self, call: Call) -> Answer:
+        """``GET /``, for a browser."""
+        return Answer(
+            200,
+            (await self._read())[_PAGE],
+            {
+                "Content-Type": _TYPES[".html"],
+                "Content-Security-Policy": self._policy,
+                "Cross-Origin-Opener-Policy": "same-origin",
+            },
+        )
+
+    async def asset(self, call: Call, name: str) -> Answer:
+        """``GET /playground/{name}``: what the page is made of."""
+        data = (await self._read()).get(name)
+        if data is None or name == _PAGE:
+            raise NotFound()
+        return Answer(200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._ours})
+
+    async def accounts(self, call: Call) -> Answer:
+        """
+        ``GET /playground/accounts.json``: ``{accounts: [{token, email}], maxBytes}``.
+
+        :raises NotFound: if a page of another origin asks, or one whose name somebody
+            made point to this machine.
+        """
+        if call.header("Sec-Fetch-Site") not in (None, "same-origin", "none"):
+            raise NotFound()
+        if not self._is_here(call.header("Host")):
+            raise NotFound()
+        return Answer(200, self._accounts, {"Cache-Control": "no-store", **self._ours})
+
+    @property
+    def _ours(self) -> dict[str, str]:
+        return {
+            "Access-Control-Allow-Origin": self._origin,
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+
+    def _is_here(self, authority: str | None) -> bool:
+        try:
+            host = urlsplit(f"//{authority}").hostname or ""
+            return host in ("localhost", self._host) or ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    async def _read(self) -> Mapping[str, bytes]:
+        if self._files is None:
+            self._files = await self._threads.run(read_files)
+        return self._files
+
+
+def read_files() -> Mapping[str, bytes]:
+    """
+    The files of the page, by name.
+
+    This blocks.
+
+    :raises OSError: if the package is not whole.
+    """
+    return {path.name: path.read_bytes() for path in _DIRECTORY.iterdir() if path.suffix in _TYPES}
+
+
+def content_security_policy(public_url: str, image_template: str) -> str:
+    """
+    What the page may do (Content Security Policy Level 3).
+
+    :param public_url: the setting ``web.public_url``.
+    :param image_template: the setting ``images.url``.
+    """
+    images = dict.fromkeys(["'self'", _origin(image_template), _origin(public_url), "blob:"])
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            f"img-src {' '.join(images)}",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def prefers_html(accept: str | None) -> bool:
+    """
+    Whether a client would rather have a page than JSON (RFC 9110, section 12.5.1).
+
+    :param accept: its ``Accept`` header.  Who takes both alike gets JSON.
+    """
+    accepted = parse_accept_header(accept, MIMEAccept)
+    return accepted.best_match(["application/json", "text/html"]) == "text/html"
+
+
+def _origin(url: str) -> str:
+    """The origin of a URL of the settings, which cannot break out of a header."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2].replace("{id}", "*")
+    return f"{parts.scheme}://{quote(host, safe='.:[]*')}"

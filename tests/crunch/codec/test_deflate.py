@@ -1,0 +1,135 @@
+"""Tests of what is inflated before the codec sees it."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import PngImagePlugin
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.crunch.codec import deflate
+from fxprofile.crunch.codec.decoders import Png
+from fxprofile.crunch.codec.deflate import Stored
+from tests.corpus.drawing import drawing, photo, saved
+
+LIBRARIES = (zlib, deflate.fast)
+
+
+def in_pieces(data: bytes, most: int) -> Callable[[int], bytes]:
+    """A way to read data that gives at most so many bytes; after its end it must not be used."""
+    pieces = [data[at : at + most] for at in range(0, len(data), most)] + [b""]
+    return lambda size: pieces.pop(0)
+
+
+def all_of(stored: Stored) -> bytes:
+    return b"".join(iter(stored.read, b""))
+
+
+class StoredTests(SynchronousTestCase):
+    """The same bytes, in blocks that are not compressed."""
+
+    @given(
+        st.binary(max_size=300),
+        st.integers(1, 2000),
+        st.integers(0, 9),
+        st.sampled_from((zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY, zlib.Z_FIXED)),
+        st.integers(1, 1 << 16),
+        st.sampled_from(LIBRARIES),
+    )
+    def test_same(
+        self, seed: bytes, times: int, level: int, strategy: int, most: int, library: object
+    ) -> None:
+        """Whatever was compressed, however, and however little is read at one time."""
+        self.patch(deflate, "fast", library)
+        packer = zlib.compressobj(level, strategy=strategy)
+        packed = packer.compress(seed * times) + packer.flush()
+        most = max(most, len(packed) // 1000)
+        stored = all_of(Stored(in_pieces(packed + b"more", most)))
+        self.assertEqual(zlib.decompress(stored), seed * times)
+
+    def test_size(self) -> None:
+        """No more is inflated at one time than a block holds, whatever there is."""
+        packed = zlib.compress(bytes(5 << 20))
+        for library in LIBRARIES:
+            self.patch(deflate, "fast", library)
+            stored = Stored(io.BytesIO(packed).read)
+            pieces = list(iter(stored.read, b""))
+            self.assertLessEqual(max(map(len, pieces)), (1 << 16) + 4)
+            self.assertEqual(zlib.decompress(b"".join(pieces)), bytes(5 << 20))
+
+    def test_checksum(self) -> None:
+        """The checksum is that of what was found, be the one that came wrong or cut off."""
+        packed = zlib.compress(b"avatar" * 100)
+        for damaged in (packed[:-4], packed[:-4] + b"none", packed[:-1]):
+            stored = all_of(Stored(in_pieces(damaged, 50)))
+            self.assertEqual(zlib.decompress(stored), b"avatar" * 100)
+
+    @given(st.integers(0, 700), st.sampled_from(LIBRARIES))
+    def test_cut(self, length: int, library: object) -> None:
+        """Of a stream that is cut off, what is before the cut, and then nothing for ever."""
+        self.patch(deflate, "fast", library)
+        whole = photo(20, 12).tobytes()
+        packed = zlib.compress(whole)[:length]
+        stored = Stored(in_pieces(packed, 100))
+        inflater = zlib.decompressobj()
+        found = inflater.decompress(all_of(stored))
+        self.assertFalse(inflater.eof)
+        self.assertEqual(found, zlib.decompressobj().decompress(packed))
+        self.assertEqual(stored.read(), b"")
+
+    def test_damaged(self) -> None:
+        """What is no zlib stream, or none any more, raises an error."""
+        packed = zlib.compress(photo(40, 30).tobytes(), 0)
+        for damaged in (b"\x79" + packed[1:], b"\x78\x21" + packed[2:], packed[:2] + b"\x07" * 9):
+            for library in LIBRARIES:
+                self.patch(deflate, "fast", library)
+                with self.assertRaises((ValueError, library.error)):
+                    all_of(Stored(in_pieces(damaged, 30)))
+
+
+class PngTests(SynchronousTestCase):
+    """A PNG decoded in this way."""
+
+    def test_same(self) -> None:
+        """It is what the codec alone makes of it, in any mode."""
+        for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+            for image in (photo(300, 200), drawing(300, 200)):
+                data = saved(image.convert("L" if mode == "I;16" else mode).convert(mode), "PNG")
+                found = Png(io.BytesIO(data))
+                wanted = PngImagePlugin.PngImageFile(io.BytesIO(data))
+                self.assertEqual(found.tobytes(), wanted.tobytes())
+                self.assertEqual((found.mode, found.info), (wanted.mode, wanted.info))
+
+    def test_frames(self) -> None:
+        """Each frame of an animation is a stream of its own."""
+        file = io.BytesIO()
+        frames = [photo(90, 60).rotate(angle) for angle in (0, 30, 60)]
+        frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
+        data = file.getvalue()
+        found, wanted = Png(io.BytesIO(data)), PngImagePlugin.PngImageFile(io.BytesIO(data))
+        for number in range(3):
+            found.seek(number)
+            wanted.seek(number)
+            self.assertEqual(found.tobytes(), wanted.tobytes())
+
+    def test_metadata_behind(self) -> None:
+        """What comes behind the pixels is found."""
+        data = saved(photo(90, 60), "PNG")
+        text = b"tEXtkey\0value"
+        chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+        found = Png(io.BytesIO(data[:-12] + chunk + data[-12:]))
+        found.load()
+        self.assertEqual(found.text, {"key": "value"})
+
+    def test_cut(self) -> None:
+        """One that is cut off is refused."""
+        data = saved(photo(90, 60), "PNG")
+        for length in (45, 60, len(data) // 2, len(data) - 100):
+            with self.assertRaises((OSError, SyntaxError)):
+                PngImagePlugin.PngImageFile(io.BytesIO(data[:length])).load()
+            with self.assertRaises((OSError, SyntaxError)):
+                Png(io.BytesIO(data[:length])).load()

@@ -1,0 +1,146 @@
+"""Tests of what is read of a file before it is opened."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import tempfile
+
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.crunch.codec.headers import Buffer, check_jpeg, webp_sides
+from fxprofile.crunch.limits import Refused
+from tests.corpus.drawing import drawing, photo, saved
+from tests.corpus.jpeg import (
+    hidden_scans,
+    many_scans,
+    plain,
+    segment,
+    thumbnail_scans,
+    two_pictures,
+    with_segments,
+)
+from tests.corpus.webp import extended
+
+
+class CheckJpegTests(SynchronousTestCase):
+    """Which JPEGs have too much in them."""
+
+    def refused(self, data: Buffer, max_scans: int = 100) -> bool:
+        try:
+            check_jpeg(data, max_scans=max_scans)
+        except Refused as refused:
+            self.assertEqual(refused.reason, "too_large")
+            return True
+        return False
+
+    def test_honest(self) -> None:
+        """Honest files pass, whatever else is in them."""
+        for data in (
+            plain(),
+            two_pictures(),
+            thumbnail_scans(),
+            saved(photo(), "JPEG", progressive=True),
+        ):
+            self.assertFalse(self.refused(data))
+
+    def test_count(self) -> None:
+        """Scans are counted one by one."""
+        data = many_scans(40, side=64)
+        self.assertTrue(self.refused(data, max_scans=39))
+        self.assertFalse(self.refused(data, max_scans=40))
+
+    def test_hidden(self) -> None:
+        """Scans behind a comment that looks like the end are counted."""
+        self.assertTrue(self.refused(hidden_scans()))
+
+    def test_behind_the_end(self) -> None:
+        """What follows the end is not counted."""
+        self.assertFalse(self.refused(plain() + b"\xff\xda\0\x02" * 1000))
+
+    def test_restarts(self) -> None:
+        """Restarts belong to their scan."""
+        file = io.BytesIO()
+        drawing().save(file, "JPEG", restart_marker_blocks=1)
+        self.assertGreater(file.getvalue().count(b"\xff\xd0"), 100)
+        self.assertFalse(self.refused(file.getvalue(), max_scans=1))
+
+    def test_segments(self) -> None:
+        """Some thousand segments are too many, in front of the scans and between them."""
+        start, end = plain()[:-2], plain()[-2:]
+        many = segment(0xFE, b"x") * 10_000
+        self.assertTrue(self.refused(with_segments(plain(), many)))
+        self.assertTrue(self.refused(start + many + segment(0xDA, b"x") * 101 + end))
+
+    def test_fill(self) -> None:
+        """A few fill bytes are in order, thousands are not."""
+        self.assertFalse(self.refused(b"\xff\xd8" + b"\xff" * 100 + plain()[2:]))
+        self.assertTrue(self.refused(b"\xff\xd8" + b"\xff" * 100_000 + plain()[2:]))
+        self.assertTrue(self.refused(b"\xff\xd8" + bytes(100_000) + plain()[2:]))
+
+    def test_mapped(self) -> None:
+        """It reads a mapped file as it reads bytes."""
+        with tempfile.TemporaryFile() as file:
+            file.write(many_scans(101, side=64))
+            file.flush()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                self.assertTrue(self.refused(data))
+
+    @given(st.binary(max_size=400).map(lambda tail: b"\xff\xd8\xff" + tail))
+    def test_anything(self, data: bytes) -> None:
+        """Any bytes have an answer."""
+        self.refused(data, max_scans=3)
+
+    @given(
+        st.lists(
+            st.sampled_from(
+                (
+                    b"\xff\xda\0\x03x",
+                    b"\xff\xd9",
+                    b"\xff\0",
+                    b"\xff\xd3",
+                    b"ab",
+                    b"\xff\xfe\0\x04\xff\xda",
+                )
+            ),
+            max_size=60,
+        )
+    )
+    def test_against_a_slow_one(self, pieces: list[bytes]) -> None:
+        """It counts as one who goes through the file piece by piece."""
+        scans = 0
+        for piece in pieces:
+            if piece == b"\xff\xd9":
+                break
+            scans += piece.startswith(b"\xff\xda")
+        data = b"\xff\xd8" + b"".join(pieces)
+        self.assertEqual(self.refused(data, max_scans=5), scans > 5)
+
+
+class WebpSidesTests(SynchronousTestCase):
+    """What a WebP says of its canvas."""
+
+    def test_layouts(self) -> None:
+        """It is read from each layout as Pillow reads it."""
+        image = drawing(321, 123)
+        for options in ({"quality": 50}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}):
+            data = saved(image, "WEBP", **options)
+            self.assertEqual(webp_sides(data[:30]), (321, 123))
+        self.assertEqual(webp_sides(extended(16_777_216, 1)), (16_777_216, 1))
+
+    def test_cut(self) -> None:
+        """Of a file that ends before its sides nothing is said."""
+        for options in ({"quality": 50}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}):
+            data = saved(drawing(32, 32), "WEBP", **options)
+            for length in range(25):
+                self.assertIsNone(webp_sides(data[:length]))
+
+    def test_reserves_nothing(self) -> None:
+        """It needs 30 bytes to refuse what Pillow would reserve gigabytes for."""
+        self.assertLessEqual(len(extended(16_000, 16_000)), 30)
+        self.assertEqual(
+            Image.MAX_IMAGE_PIXELS and webp_sides(extended(16_000, 16_000)), (16_000,) * 2
+        )

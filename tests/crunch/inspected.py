@@ -1,0 +1,45 @@
+"""
+A process that another one of the same user looks into, as a program: it prints with which
+errno each way was stopped, or 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+from fxprofile.crunch.sandbox import process
+from fxprofile.crunch.sandbox.libc import prctl
+from tests.crunch import attacks
+
+
+def main(text: str) -> None:
+    """
+    :param text: a JSON object with ``user``, a number, and ``forbidden``: whether the
+        process that is looked into forbids it.
+    """
+    config = json.loads(text)
+    attacks.become(config["user"])
+    # The change of user has forbidden it already.
+    prctl(4, 1)  # PR_SET_DUMPABLE
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if config["forbidden"]:
+            process.forbid_inspection()
+        os.write(writing, b"x")
+        signal.pause()
+    try:
+        os.read(reading, 1)
+        attacks._victim = pid
+        ways = (attacks.other_environ, attacks.other_memory, attacks.trace)
+        print(json.dumps({way.__name__: attacks._tried(way) for way in ways}))
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,202 @@
+"""
+What the fuzzer and the tests ask of our own parsers.
+
+Each target finds fault with what must not be: any error but the one that a parser has
+for bad bytes, and any answer that a slower reckoning, or the codec, does not give.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from PIL import Image
+
+from fxprofile.crunch import result, signature
+from fxprofile.crunch.codec import deflate, extras, headers
+from fxprofile.crunch.codec.job import _encoded
+from fxprofile.crunch.limits import MAX_BYTES, MAX_SEGMENTS, Refused
+from fxprofile.model.keys import FORMATS, VARIANTS
+from tests.corpus import seeds
+from tests.corpus.drawing import photo
+from tests.corpus.jpeg import many_scans
+from tests.corpus.webp import extended, lossless_header
+
+#: Few, so that a small file can have too many.
+MAX_SCANS = 2
+#: Pixels that the codec is asked about; it takes memory for what a file claims.
+MOST_PIXELS = 1 << 20
+
+
+def sniff(data: bytes) -> None:
+    """Only the first bytes count, and only kinds that are known come out."""
+    for heic in (False, True):
+        kind = signature.sniff(data, heic=heic)
+        assert kind is None or kind in signature.MEDIA_TYPES or (heic and kind == "heic")
+        assert len(data) < signature.SIGNATURE_BYTES or kind == signature.sniff(
+            data[: signature.SIGNATURE_BYTES], heic=heic
+        )
+    if kind == "webp":
+        headers.webp_sides(data[:30])
+
+
+def jpeg(data: bytes) -> None:
+    """Scans are counted as one counts who reads the file byte by byte."""
+    data = b"\xff\xd8\xff" + data
+    scans = _scans(data)
+    reason = None
+    try:
+        headers.check_jpeg(data, max_scans=MAX_SCANS)
+    except Refused as refused:
+        reason = refused.reason
+    # The other limits take more than this to reach.
+    if len(data) < MAX_SEGMENTS:
+        assert reason == ("too_large" if scans > MAX_SCANS else None)
+
+
+def _scans(data: bytes) -> int:
+    """ITU-T T.81, B.1.1 and B.2, in the plainest way."""
+    at, scans = 2, 0
+    while at + 1 < len(data):
+        code = data[at + 1]
+        if data[at] != 0xFF or code in (0x00, 0xFF):
+            at += 1
+            continue
+        at += 2
+        if code == 0xD9:
+            return scans
+        scans += code == 0xDA
+        if code != 0x01 and code not in range(0xD0, 0xD9):
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return scans
+
+
+def webp(data: bytes) -> None:
+    """Whatever the codec opens has the sides that were read before it was."""
+    sides = headers.webp_sides(data[:30])
+    if signature.sniff(data) != "webp" or sides is None or sides[0] * sides[1] > MOST_PIXELS:
+        return
+    assert _opened(data, "WEBP") in (None, sides)
+
+
+def _opened(data: bytes, form: str) -> tuple[int, int] | None:
+    """The sides of a picture according to the codec, if that takes it."""
+    try:
+        with Image.open(io.BytesIO(data), formats=(form,)) as image:
+            return image.size
+    except Exception:
+        return None
+
+
+def decode(data: bytes) -> None:
+    """What is taken for a result is one to the last byte."""
+    try:
+        outcome = result.decode(data)
+    except result.BadResult:
+        return
+    if outcome.reason is None:
+        assert set(outcome.pictures) == set(VARIANTS)
+    for form, pictures in (("png", outcome.pictures), *outcome.extras.items()):
+        for name, (variant, body) in pictures.items():
+            assert 0 < max(variant.width, variant.height) <= VARIANTS[name][1], form
+            assert variant.bytes == len(body) <= MAX_BYTES[name]
+    assert outcome.detail.isascii()
+    assert outcome.detail.isprintable()
+
+
+def png(data: bytes) -> None:
+    """What is taken for a PNG of ours is one of these sides to the codec, if it takes it."""
+    # A wrong checksum is seen by everyone; behind it is what nobody would get to see.
+    data = _with_checksums(data)
+    try:
+        sides = result.check_png(data)
+    except result.BadResult:
+        return
+    if 0 < sides[0] * sides[1] <= MOST_PIXELS:
+        assert _opened(data, "PNG") in (None, sides)
+
+
+def stored(data: bytes) -> None:
+    """What is inflated piece by piece is what zlib inflates at one time."""
+    header = int.from_bytes(data[:2], "big")
+    wanted: bytes | None = b""
+    if len(data) >= 2:
+        try:
+            # A header without a dictionary, and whatever is behind it but the checksum.
+            wanted = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[2:])
+        except zlib.error:
+            wanted = None
+        if header & 0x8F20 != zlib.DEFLATED << 8 or header % 31:
+            wanted = None
+    found: bytes | None = None
+    with suppress(ValueError, deflate.fast.error):
+        pieces = deflate.Stored(io.BytesIO(data).read)
+        found = zlib.decompressobj().decompress(b"".join(iter(pieces.read, b"")))
+    assert found == wanted
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """The chunks with the checksums that they ought to have."""
+    whole, at = bytearray(data), 8
+    while at + 12 <= len(whole):
+        end = at + 8 + int.from_bytes(whole[at : at + 4], "big")
+        if end + 4 > len(whole):
+            break
+        whole[end : end + 4] = zlib.crc32(whole[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(whole)
+
+
+def others(data: bytes) -> None:
+    """What is taken for a WebP or an AVIF of ours has these sides to the codec too."""
+    for form in FORMATS.keys() - {"png"}:
+        try:
+            sides = extras.check(data, form)
+        except (extras.BadPicture, IndexError):
+            continue
+        if 0 < sides[0] * sides[1] <= MOST_PIXELS:
+            assert _opened(data, form.upper()) in (None, sides)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "sniff": sniff,
+    "jpeg": jpeg,
+    "webp": webp,
+    "stored": stored,
+    "result": decode,
+    "png": png,
+    "extras": others,
+}
+
+
+def beginnings(name: str) -> Iterator[bytes]:
+    """Honest input for a target."""
+    honest = seeds()
+    images = {size: photo(40, 30) for size in VARIANTS}
+    made = {form: _encoded(images, form) for form in FORMATS}
+    if name == "sniff":
+        yield from (data[: signature.SIGNATURE_BYTES] for data in honest.values())
+    elif name == "jpeg":
+        yield from (data[3:] for kind, data in honest.items() if kind.startswith("jpeg"))
+        yield many_scans(5, side=16)[3:]
+    elif name == "webp":
+        yield from (data for kind, data in honest.items() if kind.startswith("webp"))
+        yield from (extended(9, 9), lossless_header(9, 9))
+    elif name == "result":
+        yield result.encode(result.Outcome(reason="corrupt", detail="cut"))
+        whole = result.Outcome(kind="png", sides=(40, 30), pictures=made.pop("png"), extras={})
+        yield result.encode(whole)
+        yield result.encode(
+            result.Outcome(kind="png", sides=(40, 30), pictures=whole.pictures, extras=made)
+        )
+    elif name == "stored":
+        yield from (zlib.compress(images["small"].tobytes(), level) for level in (0, 1, 9))
+    elif name == "png":
+        for image in (photo(40, 30), photo(8, 6).quantize(4).convert("RGBA")):
+            yield from (body for _, body in _encoded({"small": image}, "png").values())
+    else:
+        for mode in ("RGB", "RGBA"):
+            for form in FORMATS.keys() - {"png"}:
+                yield extras.encode(photo(40, 30).convert(mode), form)

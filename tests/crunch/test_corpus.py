@@ -1,0 +1,211 @@
+"""The corpus, run through the real sandbox."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.trial.unittest import SkipTest, TestCase
+
+from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.pool import CrunchPool, Report
+from fxprofile.model.keys import VARIANTS
+from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, webp
+from tests.corpus.drawing import STORED, drawing, exif, saved, shows
+
+#: The wall time is generous, since the machine of the tests may be busy.
+LIMITS = Limits(timeout=120)
+
+
+class CorpusCase(TestCase):
+    """Runs entries of the corpus."""
+
+    timeout = 300
+    mode = "best-effort"
+    limits = LIMITS
+
+    def setUp(self) -> None:
+        self.pool = CrunchPool(reactor, processes=2, limits=self.limits, mode=self.mode)
+        self.pool.startService()
+        self.addCleanup(self.pool.stopService)
+
+    async def report(self, data: bytes) -> Report:
+        with tempfile.TemporaryFile() as original:
+            original.write(data)
+            original.flush()
+            return await self.pool.examine(original=original)
+
+    async def check_all(self, wanted: Iterable[Entry]) -> None:
+        if self.mode == "off" or self.limits.formats:
+            wanted = [entry for entry in wanted if not entry.slow]
+        turns = DeferredSemaphore(2)
+        problems: list[str] = []
+
+        async def one(entry: Entry) -> None:
+            report = await self.report(entry.make())
+            problems.extend(f"{entry.name}: {problem}" for problem in problems_of(entry, report))
+
+        await gatherResults([turns.run(Deferred.fromCoroutine, one(e)) for e in wanted])
+        self.assertEqual(problems, [])
+
+
+def problems_of(entry: Entry, report: Report) -> list[str]:
+    """What is not as it ought to be."""
+    outcome = report.outcome
+    if (outcome.reason or "ready") not in entry.expected:
+        return [f"{outcome.reason or 'ready'} ({outcome.detail}), not {sorted(entry.expected)}"]
+    if outcome.reason is not None:
+        return [] if report.permanent else ["the image is not blamed"]
+    pictures: dict[str, Any] = {}
+    problems = []
+    for name, (variant, body) in outcome.pictures.items():
+        pictures[name] = picture = Image.open(io.BytesIO(body), formats=("PNG",))
+        picture.load()
+        box = VARIANTS[name][1]
+        if picture.size != (variant.width, variant.height) or max(picture.size) > box:
+            problems.append(f"{name} is {picture.size}")
+        if set(picture.info) - {"transparency", "srgb"}:
+            problems.append(f"{name} says {sorted(picture.info)}")
+        if entry.absent and entry.absent in body:
+            problems.append(f"{name} contains {entry.absent!r}")
+    problems += shape_problems(outcome.sides, pictures)
+    if entry.check is not None:
+        try:
+            entry.check(pictures)
+        except AssertionError as error:
+            problems.append(str(error))
+    return problems
+
+
+def shape_problems(source: tuple[int, int], pictures: dict[str, Any]) -> list[str]:
+    """Which pictures are larger than their source, or have another shape."""
+    problems = []
+    for name, picture in pictures.items():
+        longer, shorter = max(source), min(source)
+        wanted = min(longer, VARIANTS[name][1])
+        if max(picture.size) != wanted:
+            problems.append(f"{name} has {max(picture.size)} pixels, not {wanted}")
+        if abs(min(picture.size) - max(1, shorter * wanted / longer)) > 1:
+            problems.append(f"{name} of {picture.size} has not the shape of {source}")
+    return problems
+
+
+class CorpusTests(CorpusCase):
+    """Each input has the outcome that it is to have."""
+
+    def test_size(self) -> None:
+        """There are more than 110 inputs, and each has a name of its own."""
+        names = [entry.name for entry in entries()]
+        self.assertGreater(len(names), 110)
+        self.assertEqual(len(names), len(set(names)))
+
+    async def test_jpeg(self) -> None:
+        """JPEGs."""
+        await self.check_all(jpeg.entries())
+
+    async def test_png(self) -> None:
+        """PNGs."""
+        await self.check_all(png.entries())
+
+    async def test_gif(self) -> None:
+        """GIFs."""
+        await self.check_all(gif.entries())
+
+    async def test_webp(self) -> None:
+        """WebPs."""
+        await self.check_all(webp.entries())
+
+    async def test_avif(self) -> None:
+        """AVIFs."""
+        await self.check_all(avif.entries())
+
+    async def test_others(self) -> None:
+        """What is no image of ours."""
+        await self.check_all(others.entries())
+
+
+class UnlockedCorpusTests(CorpusTests):
+    """The outcomes are the same on a system that has no layer of the sandbox."""
+
+    mode = "off"
+
+
+class FormatsCorpusTests(CorpusTests):
+    """The outcomes are the same where pictures are made in other formats too."""
+
+    limits = replace(LIMITS, formats=("webp", "avif"))
+
+
+class RepeatTests(CorpusCase):
+    """Crunching is a function of the bytes."""
+
+    async def test_equal(self) -> None:
+        """The same image gives the same pictures, byte by byte, in every child."""
+        unlocked = CrunchPool(reactor, processes=1, limits=LIMITS, mode="off")
+        unlocked.startService()
+        self.addCleanup(unlocked.stopService)
+        for data in (jpeg.plain(), png.deep_colour(), gif.plain(), webp.plain(), avif.plain()):
+            first = (await self.report(data)).outcome.pictures
+            again = (await self.report(data)).outcome.pictures
+            self.pool, locked = unlocked, self.pool
+            elsewhere = (await self.report(data)).outcome.pictures
+            self.pool = locked
+            self.assertEqual(len(first), 3)
+            self.assertEqual(first, again)
+            self.assertEqual(first, elsewhere)
+
+
+class HeicTests(CorpusCase):
+    """HEIC, where its decoder is installed and wanted."""
+
+    limits = replace(LIMITS, heic=True)
+
+    def setUp(self) -> None:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise SkipTest("pillow-heif is not installed") from None
+        pillow_heif.register_heif_opener()
+        super().setUp()
+
+    async def test_heic(self) -> None:
+        """It is accepted, turned upright, and under the same lock."""
+        self.assertTrue((await self.pool.when_ready())["no_new_privs"])
+        check = shows(tolerance=20, sides=(600, 375))
+        for orientation in (1, 6):
+            image = drawing()
+            if orientation == 6:
+                image = image.transpose(STORED[6])
+            data = saved(image, "HEIF", quality=90, exif=exif(orientation))
+            report = await self.report(data)
+            self.assertEqual(report.outcome.kind, "heic", report.outcome.detail)
+            wanted = Entry("HEIC", bytes, frozenset({"ready"}), check)
+            # Its opener tells the sides of the picture as it turned it.
+            self.assertEqual(problems_of(wanted, report), [])
+
+
+class MemoryTests(CorpusCase):
+    """An honest image for which there is no memory is not called a damaged one."""
+
+    limits = replace(LIMITS, memory=64 << 20)
+
+    async def test_memory(self) -> None:
+        """It fails for want of memory, whatever its decoder makes of that."""
+        for form, sides, options in (
+            ("JPEG", (8000, 6000), {"progressive": True, "quality": 20}),
+            ("PNG", (6000, 5000), {"compress_level": 1}),
+            ("WEBP", (4000, 3000), {"method": 0, "quality": 20}),
+            ("AVIF", (5000, 4000), {"speed": 10, "quality": 20}),
+        ):
+            file = io.BytesIO()
+            Image.new("RGB", sides, (200, 100, 50)).save(file, form, **options)
+            report = await self.report(file.getvalue())
+            outcome = report.outcome
+            self.assertEqual(outcome.reason, "memory", f"{form}: {outcome.detail}")
+            self.assertFalse(report.permanent, form)

@@ -1,0 +1,31 @@
+"""Tests of what the fuzzer asks, with little of what it tries."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.crunch.targets import TARGETS, beginnings
+
+HONEST = {name: list(beginnings(name)) for name in TARGETS}
+
+
+class TargetTests(SynchronousTestCase):
+    """The targets of the fuzzer."""
+
+    def test_honest(self) -> None:
+        """No target finds fault with an honest file."""
+        for name, target in TARGETS.items():
+            self.assertTrue(HONEST[name])
+            for data in HONEST[name]:
+                target(data)
+
+    @given(st.sampled_from(sorted(TARGETS)), st.data())
+    def test_damaged(self, name: str, drawn: st.DataObject) -> None:
+        """Nor with a damaged one."""
+        data = bytearray(drawn.draw(st.sampled_from(HONEST[name])))
+        for _ in range(drawn.draw(st.integers(1, 4))):
+            data[drawn.draw(st.integers(0, len(data) - 1))] = drawn.draw(st.integers(0, 255))
+        del data[drawn.draw(st.integers(1, len(data))) :]
+        TARGETS[name](bytes(data))

@@ -1,0 +1,214 @@
+"""
+Tests of what :mod:`fxprofile.drivers.aws.s3` says over the wire, and of what it makes of answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+from xml.etree import ElementTree
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from fxprofile.deferreds.bodies import read_all
+from fxprofile.drivers.aws.s3 import PROBE, S3Bucket, s3_bucket
+from fxprofile.model.errors import ObjectNotFound
+from fxprofile.settings.model import Storage
+from tests.drivers.aws.s3_case import BucketCase
+from tests.drivers.aws.server import ScriptedServer, answer, cut, hang, xml_error
+from tests.drivers.aws.support import InlineThreads, make_client
+
+
+class GetTests(BucketCase):
+    async def get(self, *script: Any) -> Any:
+        _, bucket = self.serve(*script)
+        return await bucket.get(key="k")
+
+    async def test_missing(self) -> None:
+        """No object is one thing, and no bucket or no right another."""
+        await self.fails(self.get(xml_error(404, "NoSuchKey")), ObjectNotFound)
+        await self.fails(self.get(xml_error(404, "NoSuchBucket")))
+        await self.fails(self.get(xml_error(403, "AccessDenied")))
+        _, bucket = self.serve(answer(404), answer(403))
+        await self.fails(bucket.head(key="k"), ObjectNotFound)
+        await self.fails(bucket.head(key="k"))
+
+    async def test_cut(self) -> None:
+        """A body that is cut is a StorageError."""
+        info, body = await self.get(cut(100, b"x" * 50, ETag='"t"'))
+        self.assertEqual((info.length, info.etag), (100, "t"))
+        self.assertEqual(await body.__anext__(), b"x" * 50)
+        await self.fails(body.__anext__())
+
+    async def test_other_bytes(self) -> None:
+        """Bytes that are not those of the ETag are an error at their end, whoever changed them."""
+        good, bad = b"x" * 50, b"y" * 50
+        tag = f'"{hashlib.md5(good).hexdigest()}"'
+        _, body = await self.get(answer(200, bad, ETag=tag))
+        self.assertEqual(await body.__anext__(), bad)
+        self.assertIn("ETag", await self.fails(body.__anext__()))
+        for headers in ({}, {"x_amz_server_side_encryption": "AES256"}):
+            _, body = await self.get(answer(200, good, ETag=tag, **headers))
+            self.assertEqual(await read_all(body, 100), good)
+
+    async def test_other_tags(self) -> None:
+        """The tag of what was put in parts, or is encrypted by KMS, is no digest of the bytes."""
+        for tag, encryption in (("0" * 32 + "-2", "AES256"), ("0" * 32, "aws:kms")):
+            behave = answer(200, b"x", ETag=f'"{tag}"', x_amz_server_side_encryption=encryption)
+            _, body = await self.get(behave)
+            self.assertEqual(await read_all(body, 100), b"x")
+
+    async def test_no_tag(self) -> None:
+        """What has no ETag, such as the page of a proxy, is not from S3."""
+        self.assertIn("not from S3", await self.fails(self.get(answer(200))))
+
+    async def test_unknown_length(self) -> None:
+        """A body whose length S3 does not tell is not taken for whole."""
+
+        def chunked(request: Any) -> int:
+            request.setHeader("etag", '"t"')
+            request.write(b"x" * 50)
+            request.finish()
+            return 1
+
+        _, body = await self.get(chunked)
+        self.assertEqual(await body.__anext__(), b"x" * 50)
+        self.assertIn("too long", await self.fails(body.__anext__()))
+
+    async def test_hangs(self) -> None:
+        """A get that is cancelled before its answer leaves no connection."""
+        _, bucket = self.serve(hang)
+        getting = Deferred.fromCoroutine(bucket.get(key="k"))
+        await deferLater(reactor, 0.02)
+        getting.cancel()
+        await self.fails(getting, CancelledError)
+
+
+class DeleteTests(BucketCase):
+    def errors(self, **codes: str) -> Any:
+        entries = "".join(
+            f"<Error><Key>{key}</Key><Code>{code}</Code><Message>m</Message></Error>"
+            for key, code in codes.items()
+        )
+        return answer(200, f"<DeleteResult>{entries}</DeleteResult>".encode())
+
+    def keys(self, seen: Any) -> list[str | None]:
+        return [node.text for node in ElementTree.fromstring(seen.body).iterfind(".//{*}Key")]
+
+    async def test_batches(self) -> None:
+        """Many objects are removed in batches, one by a call of its own."""
+        server, bucket = self.serve(self.errors(), self.errors(), answer(204))
+        keys = [f"k{number}" for number in range(1500)]
+        await bucket.delete(keys=keys)
+        self.assertEqual(self.keys(server.seen[0]) + self.keys(server.seen[1]), keys)
+        self.assertEqual(len(self.keys(server.seen[0])), 1000)
+        digest = base64.b64encode(hashlib.md5(server.seen[0].body).digest()).decode()
+        self.assertEqual(server.seen[0].headers["content-md5"], digest)
+        await bucket.delete(keys=["one"])
+        self.assertEqual((server.seen[2].method, server.seen[2].uri), ("DELETE", "/bucket/one"))
+
+    async def test_retried(self) -> None:
+        """Objects that S3 could not remove are tried again, and only they."""
+        server, bucket = self.serve(
+            self.errors(b="InternalError"), self.errors(b="SlowDown"), self.errors()
+        )
+        await bucket.delete(keys=["a", "b"])
+        self.assertEqual([self.keys(seen) for seen in server.seen], [["a", "b"], ["b"], ["b"]])
+
+    async def test_failed(self) -> None:
+        """What stays is an error that names an object."""
+        _, bucket = self.serve(*[self.errors(b="InternalError")] * 3)
+        self.assertIn("bucket/b: InternalError", await self.fails(bucket.delete(keys=["a", "b"])))
+        server, bucket = self.serve(self.errors(a="AccessDenied", b="InternalError"))
+        self.assertIn("bucket/a: AccessDenied", await self.fails(bucket.delete(keys=["a", "b"])))
+        self.assertEqual(len(server.seen), 1)
+
+    async def test_missing(self) -> None:
+        """Objects that are not there count as removed, whatever the server thinks."""
+        _, bucket = self.serve(self.errors(a="NoSuchKey"))
+        await bucket.delete(keys=["a", "b"])
+
+
+class CheckTests(BucketCase):
+    async def test_look(self) -> None:
+        """Where a look is allowed, that is all."""
+        server, bucket = self.serve(answer(200, b"<ListBucketResult/>"))
+        await bucket.check()
+        self.assertEqual([seen.method for seen in server.seen], ["GET"])
+
+    async def test_put_only(self) -> None:
+        """A look that is refused is followed by a put, and not repeated if that is allowed."""
+        refusal = xml_error(403, "AccessDenied")
+        server, bucket = self.serve(refusal, answer(200), answer(200))
+        await bucket.check()
+        await bucket.check()
+        self.assertEqual([seen.method for seen in server.seen], ["GET", "PUT", "PUT"])
+        self.assertEqual((server.seen[2].uri, server.seen[2].body), (f"/bucket/{PROBE}", b""))
+
+    async def test_fails(self) -> None:
+        """A bucket that is not there, or refuses both, cannot be used, and says why."""
+        _, bucket = self.serve(xml_error(404, "NoSuchBucket"))
+        self.assertIn("NoSuchBucket", await self.fails(bucket.check()))
+        refusals = (
+            xml_error(403, "AccessDenied", "no list"),
+            xml_error(403, "AccessDenied", "no put"),
+        )
+        _, bucket = self.serve(*refusals)
+        text = await self.fails(bucket.check())
+        self.assertIn("no list", text)
+        self.assertIn("no put", text)
+
+
+class AddressTests(BucketCase):
+    async def test_virtual_host(self) -> None:
+        """The bucket may be in the name of the host."""
+        server = ScriptedServer(self, answer(204))
+        url = server.url.replace("127.0.0.1", "localhost")
+        bucket = self.bucket(url, addressing="virtual")
+        endpoint = await bucket._service.endpoint("bucket")
+        self.assertEqual(endpoint.url, url.replace("localhost", "bucket.localhost"))
+
+
+class ServiceTests(BucketCase):
+    async def test_stopped(self) -> None:
+        """The last bucket that stops closes the connections, and can be started again."""
+        server = ScriptedServer(self, *[answer(204)] * 3)
+        client = make_client(reactor)
+        buckets = [S3Bucket(client, "bucket", endpoint_url=server.url) for _ in range(2)]
+        for bucket in buckets:
+            bucket.startService()
+        await buckets[0].delete(keys=["k"])
+        await buckets[0].stopService()
+        await buckets[1].delete(keys=["k"])
+        await buckets[1].stopService()
+        # Trial complains of a connection that is left.
+        buckets[0].startService()
+        await buckets[0].delete(keys=["k"])
+        await buckets[0].stopService()
+
+
+class SettingsTests(TestCase):
+    def test_from_settings(self) -> None:
+        """The settings say where a bucket is; buckets with the same threads share a client."""
+        from fxprofile.settings.model import Settings
+
+        settings = Settings(
+            storage=Storage(driver="s3", endpoint_url="http://127.0.0.1:9", addressing="path"),
+            images={"max_age": 7},
+        )
+        threads = InlineThreads()
+        private, public = (
+            s3_bucket(settings, name, reactor=reactor, threads=threads)
+            for name in ("fxprofile-private", "fxprofile-public")
+        )
+        self.assertIs(private._client, public._client)
+        self.assertEqual(private._put_settings, {"CacheControl": "no-store"})
+        self.assertEqual(public._put_settings, {"CacheControl": "public, max-age=7"})
+        self.assertNotEqual(
+            s3_bucket(settings, "b", reactor=reactor, threads=InlineThreads())._client,
+            private._client,
+        )

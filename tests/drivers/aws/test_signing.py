@@ -1,0 +1,87 @@
+"""
+Tests of :mod:`fxprofile.drivers.aws.signing` with the examples of AWS's documentation:
+https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from botocore.awsrequest import AWSRequest
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.drivers.aws.credentials import Keys
+from fxprofile.drivers.aws.signing import UNSIGNED_PAYLOAD, sign
+
+KEYS = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+MOMENT = datetime(2013, 5, 24, tzinfo=UTC).timestamp()
+HOST = "https://examplebucket.s3.amazonaws.com"
+
+
+class SignTests(SynchronousTestCase):
+    def signature(self, request: AWSRequest, **options: object) -> str:
+        options = {
+            "keys": KEYS,
+            "service": "s3",
+            "region": "us-east-1",
+            "seconds": MOMENT,
+        } | options
+        sign(request, **options)
+        return request.headers["Authorization"].rpartition("Signature=")[2]
+
+    def test_get(self) -> None:
+        """The example of a GET of a range."""
+        request = AWSRequest("GET", f"{HOST}/test.txt", headers={"Range": "bytes=0-9"})
+        self.assertEqual(
+            self.signature(request),
+            "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+        )
+
+    def test_put(self) -> None:
+        """The digest of a body is sent and signed; it is that of the example of a PUT."""
+        request = AWSRequest("PUT", f"{HOST}/test%24file.text", data=b"Welcome to Amazon S3.")
+        self.signature(request)
+        self.assertEqual(
+            request.headers["X-Amz-Content-SHA256"],
+            "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072",
+        )
+        self.assertIn("x-amz-content-sha256", request.headers["Authorization"])
+
+    def test_list(self) -> None:
+        """The example of a list, whose query is signed."""
+        request = AWSRequest("GET", f"{HOST}/?max-keys=2&prefix=J")
+        self.assertEqual(
+            self.signature(request),
+            "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
+        )
+
+    def test_payload(self) -> None:
+        """What stands for the digest of a body is sent and signed."""
+        request = AWSRequest("PUT", f"{HOST}/k", data=b"")
+        first = self.signature(request, payload=UNSIGNED_PAYLOAD)
+        self.assertEqual(request.headers["X-Amz-Content-SHA256"], UNSIGNED_PAYLOAD)
+        self.assertNotEqual(first, self.signature(AWSRequest("PUT", f"{HOST}/k", data=b"")))
+
+    def test_token(self) -> None:
+        """A session token is sent and signed."""
+        request = AWSRequest("GET", f"{HOST}/k")
+        keys = Keys("AKIA", "secret", "token")
+        self.signature(request, keys=keys)
+        self.assertEqual(request.headers["X-Amz-Security-Token"], "token")
+        self.assertIn("x-amz-security-token", request.headers["Authorization"])
+
+    def test_again(self) -> None:
+        """Signing the same request again replaces the signature."""
+        request = AWSRequest("GET", f"{HOST}/k")
+        first = self.signature(request)
+        second = self.signature(request, seconds=MOMENT + 86400)
+        self.assertNotEqual(first, second)
+        self.assertEqual(
+            request.headers.get_all("Authorization"), [request.headers["Authorization"]]
+        )
+
+    def test_not_logged(self) -> None:
+        """What botocore's own signer logs, tokens included, is not logged."""
+        with self.assertNoLogs("botocore", logging.DEBUG):
+            self.signature(AWSRequest("GET", f"{HOST}/k"), keys=Keys("A", "s", "token"))

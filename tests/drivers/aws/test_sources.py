@@ -1,0 +1,189 @@
+"""
+Tests of :mod:`fxprofile.drivers.aws.credentials` with the sources that the standard chain has.
+
+The source is a server on the reactor of the test, which could not answer if whoever asks it
+kept the reactor's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.http import Request
+
+from fxprofile.deferreds.threads import Threads
+from fxprofile.drivers.aws.credentials import PACE, CredentialChain
+from fxprofile.drivers.aws.errors import NoCredentials
+from tests.drivers.aws.server import Behaviour, ScriptedServer
+
+ROLE = "arn:aws:iam::123456789012:role/web"
+
+
+def close(request: Request) -> None:
+    """Have the connection end with the answer."""
+    request.setHeader("connection", "close")
+    request.channel.persistent = False
+
+
+def last(body: bytes, status: int = 200) -> Behaviour:
+    """Give this answer, and keep no connection."""
+
+    def behave(request: Request) -> bytes:
+        close(request)
+        request.setResponseCode(status)
+        return body
+
+    return behave
+
+
+class Source:
+    """
+    Gives keys, each time others.
+
+    :ivar life: of the keys.
+    """
+
+    def __init__(self) -> None:
+        self.life = timedelta(hours=6)
+        self._given = 0
+
+    def _members(self) -> dict[str, str]:
+        self._given += 1
+        return {
+            "AccessKeyId": f"AKIA{self._given}",
+            "SecretAccessKey": "s",
+            "Expiration": (datetime.now(UTC) + self.life).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+
+    def metadata(self, request: Request) -> bytes:
+        """Answer as containers and instances do."""
+        close(request)
+        members = {"Code": "Success", "Token": "t", **self._members()}
+        return json.dumps(members).encode()
+
+    def sts(self, request: Request) -> bytes:
+        """Answer as STS does."""
+        close(request)
+        content = request.content.getvalue().decode()
+        name = content.partition("Action=")[2].partition("&")[0]
+        members = {"SessionToken": "t", **self._members()}
+        keys = "".join(f"<{key}>{value}</{key}>" for key, value in members.items())
+        return f"""
+            <{name}Response xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
+              <{name}Result><Credentials>{keys}</Credentials></{name}Result>
+              <ResponseMetadata><RequestId>r</RequestId></ResponseMetadata>
+            </{name}Response>
+        """.strip().encode()
+
+
+class SourceTests(TestCase):
+    """Keys are found in every place, and off the reactor's thread."""
+
+    def setUp(self) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            self.environ(name, None)
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.environ("HOME", str(self.folder))
+        self.environ("AWS_EC2_METADATA_DISABLED", "true")
+        self.source = Source()
+        self.server = ScriptedServer(self)
+        self.threads = Threads(reactor, "sources", 2)
+        self.threads.startService()
+        self.addCleanup(self.threads.stopService)
+        self.clock = Clock()
+        self.chain = CredentialChain(self.threads, self.clock, "eu-central-1")
+
+    def environ(self, name: str, value: str | None) -> None:
+        old = os.environ.get(name)
+
+        def put(value: str | None) -> None:
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+        put(value)
+        self.addCleanup(put, old)
+
+    def file(self, name: str, text: str) -> str:
+        path = self.folder / name
+        path.write_text(text)
+        return str(path)
+
+    async def test_container(self) -> None:
+        """A container's task role, with the token that its agent wants."""
+        self.server.otherwise = self.source.metadata
+        self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
+        self.environ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in")
+        keys = await self.chain.keys()
+        self.assertEqual((keys.access_key, keys.token), ("AKIA1", "t"))
+        self.assertEqual(self.server.seen[0].headers["authorization"], "let me in")
+
+    async def test_instance(self) -> None:
+        """An instance's role, by the second version of its metadata service."""
+        self.environ("AWS_EC2_METADATA_DISABLED", None)
+        self.environ("AWS_METADATA_SERVICE_TIMEOUT", "60")
+        self.environ("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{self.server.url}/")
+        self.server.script = [last(b"TOKEN"), last(b"web"), self.source.metadata]
+        self.assertEqual((await self.chain.keys()).access_key, "AKIA1")
+        token, *rest = self.server.seen
+        self.assertEqual(token.method, "PUT")
+        self.assertEqual({seen.headers["x-aws-ec2-metadata-token"] for seen in rest}, {"TOKEN"})
+
+    async def test_web_identity(self) -> None:
+        """A role that is assumed with the token of a cluster."""
+        self.server.otherwise = self.source.sts
+        self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
+        self.environ("AWS_ROLE_ARN", ROLE)
+        self.environ("AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
+        self.assertEqual((await self.chain.keys()).access_key, "AKIA1")
+        self.assertIn(b"WebIdentityToken=header.payload.sum", self.server.seen[0].body)
+
+    async def test_assumed_role(self) -> None:
+        """A role that a profile assumes with the keys of another one."""
+        self.server.otherwise = self.source.sts
+        self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
+        config = f"""
+            [profile web]
+            role_arn = {ROLE}
+            source_profile = base
+            [profile base]
+            aws_access_key_id = AKIABASE
+            aws_secret_access_key = s
+        """
+        self.environ("AWS_CONFIG_FILE", self.file("config", config.replace("  ", "")))
+        self.environ("AWS_PROFILE", "web")
+        self.assertEqual((await self.chain.keys()).access_key, "AKIA1")
+        # No other setting says which STS to ask.
+        signed = self.server.seen[0].headers["authorization"]
+        self.assertIn("AKIABASE", signed)
+        self.assertIn("/eu-central-1/sts/", signed)
+
+    async def test_refused(self) -> None:
+        """A role that may not be assumed is the error, in the words of STS."""
+        error = "<Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error>"
+        self.server.otherwise = last(f"<ErrorResponse>{error}</ErrorResponse>".encode(), 403)
+        self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
+        self.environ("AWS_ROLE_ARN", ROLE)
+        self.environ("AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
+        failed = await self.assertFailure(Deferred.fromCoroutine(self.chain.keys()), NoCredentials)
+        self.assertIn("AccessDenied", str(failed))
+
+    async def test_renewed(self) -> None:
+        """Keys are renewed before they end, while those that are still good are used."""
+        self.source.life = timedelta(minutes=9)
+        self.server.otherwise = self.source.metadata
+        self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
+        first = await self.chain.keys()
+        self.clock.advance(PACE)
+        self.assertEqual(await self.chain.keys(), first)
+        while (await self.chain.keys()) == first:
+            await deferLater(reactor, 0.01)

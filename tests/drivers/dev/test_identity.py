@@ -1,0 +1,51 @@
+"""The development identity."""
+
+from __future__ import annotations
+
+from pydantic import SecretStr
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from fxprofile.drivers.dev.identity import DevIdentity
+from fxprofile.drivers.identity import identity_from_config
+from fxprofile.model.errors import AccountUnknown
+from fxprofile.settings.load import load
+from fxprofile.settings.model import Dev, DevAccount
+from fxprofile.telemetry.metrics import Metrics
+from tests.contracts.identity import ALICE, IdentityContract
+
+
+class DevIdentityTests(IdentityContract, TestCase):
+    """The accounts that are there by default."""
+
+    async def make_identity(self) -> DevIdentity:
+        return DevIdentity(Dev().accounts)
+
+    async def test_from_config(self) -> None:
+        """The default settings give this driver with alice and bob."""
+        identity = identity_from_config(load(environ={}), Clock(), Metrics())
+        self.assertIsInstance(identity, DevIdentity)
+        for token in ("alice", "bob"):
+            await identity.verify(token=token)
+
+    async def test_two_tokens_of_one_user(self) -> None:
+        """One user may have tokens with other scopes."""
+        identity = DevIdentity(
+            DevAccount(token=SecretStr(token), uid=ALICE, email="a@b", scopes=scopes)
+            for token, scopes in (("all", ("profile",)), ("little", ("profile:uid",)))
+        )
+        little = await identity.verify(token="little")
+        self.assertEqual((little.uid, little.scopes), (ALICE, ("profile:uid",)))
+        self.assertEqual((await identity.verify(token="all")).scopes, ("profile",))
+
+    async def test_account_of_another(self) -> None:
+        """A token gets no account but its own."""
+        identity = await self.make_identity()
+        bob = await identity.verify(token="bob")
+        with self.assertRaises(AccountUnknown):
+            await identity.account(token="alice", credentials=bob)
+
+    async def test_no_servers(self) -> None:
+        """There is nothing that could fail a heartbeat."""
+        identity = await self.make_identity()
+        self.assertEqual(identity.servers, ())

@@ -1,0 +1,161 @@
+"""Tests of objects in folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.deferreds.bodies import BytesBody, read_all
+from fxprofile.drivers.filesystem.bucket import FilesystemBucket
+from tests.contracts.bucket import ScriptedBody
+from tests.drivers.filesystem.folders import InlineThreads, SteppedThreads, descriptors, files_below
+
+
+class AtomicityTests(SynchronousTestCase):
+    """Each put and get, given up at each moment there is."""
+
+    def given_up(self, start: Callable[[FilesystemBucket], Any], how: str) -> Iterator[Path]:
+        """
+        Run an operation again and again, giving it up one step later each time.
+
+        :param how: ``cancel``, or ``twice`` to cancel the cleaning as well, or ``close``
+            for what happens to a coroutine that nobody refers to any more.
+        :returns: after each run, the folder.
+        """
+        moment = 0
+        finished = False
+        while not finished:
+            path = Path(self.mktemp())
+            threads = SteppedThreads()
+            bucket = FilesystemBucket(threads, path, Clock())
+            before = descriptors()
+            coroutine = start(bucket)
+            if how == "close":
+                finished = self._close_after(moment, coroutine, threads)
+            else:
+                finished = self._cancel_after(moment, coroutine, threads, how == "twice")
+            while threads.step():
+                pass
+            self.assertEqual(descriptors(), before, f"{how} after {moment} steps")
+            yield path
+            moment += 1
+        self.assertGreater(moment, 2)
+
+    def _cancel_after(
+        self, moment: int, coroutine: Any, threads: SteppedThreads, twice: bool
+    ) -> bool:
+        outcome: list[Any] = []
+        running = Deferred.fromCoroutine(coroutine)
+        running.addBoth(outcome.append)
+        for _ in range(moment):
+            threads.step()
+        if outcome:
+            return True
+        running.cancel()
+        if twice:
+            running.cancel()
+        while threads.step():
+            pass
+        self.assertIs(outcome[0].type, CancelledError)
+        return False
+
+    def _close_after(self, moment: int, coroutine: Any, threads: SteppedThreads) -> bool:
+        try:
+            waiter = coroutine.send(None)
+            for _ in range(moment):
+                threads.step()
+                self.assertTrue(waiter.called)
+                waiter = coroutine.send(None)
+        except StopIteration:
+            return True
+        coroutine.close()
+        return False
+
+    def test_put(self) -> None:
+        """A put that is given up leaves nothing; one that is not, a whole object."""
+        for how in ("cancel", "twice", "close"):
+            left = []
+            for path in self.given_up(
+                lambda bucket: bucket.put(
+                    key="a/k", body=ScriptedBody(b"ab", b"cd"), length=4, content_type="image/png"
+                ),
+                how,
+            ):
+                left.append(files_below(path) if path.exists() else [])
+            self.assertEqual(left.pop(), ["a/k"])
+            self.assertEqual([files for files in left if files], [])
+            self.assertEqual((path / "a/k").read_bytes(), b"abcd")
+
+    def cancelled_while_it_publishes(self, between: bytes | None = None) -> Path:
+        """Cancel a put whose file has its name already; somebody else may put in between."""
+        threads = SteppedThreads()
+        path = Path(self.mktemp())
+        bucket = FilesystemBucket(threads, path, Clock())
+        other = FilesystemBucket(InlineThreads(), path, Clock())
+        for older in range(2):
+            putting = Deferred.fromCoroutine(
+                bucket.put(key="k", body=BytesBody(b"ab"), length=2, content_type="image/png")
+            )
+            threads.step()
+            if older == 0 and between == b"older":
+                threads.step()
+                self.successResultOf(putting)
+                continue
+            break
+        publish = threads.waiting.pop(0)
+        putting.cancel()
+        publish()
+        self.assertNoResult(putting)
+        if between == b"newer":
+            put = other.put(key="k", body=BytesBody(b"new"), length=3, content_type="image/png")
+            self.successResultOf(Deferred.fromCoroutine(put))
+        while threads.step():
+            pass
+        self.failureResultOf(putting, CancelledError)
+        return path
+
+    def test_cancelled_while_it_publishes(self) -> None:
+        """A put that is cancelled when the object has its name takes it away again."""
+        self.assertEqual(files_below(self.cancelled_while_it_publishes()), [])
+
+    def test_cancelled_after_it_replaced(self) -> None:
+        """It does not take away what has replaced an older object."""
+        path = self.cancelled_while_it_publishes(b"older")
+        self.assertEqual((path / "k").read_bytes(), b"ab")
+
+    def test_cancelled_after_it_was_replaced(self) -> None:
+        """Nor what somebody else has put there since."""
+        path = self.cancelled_while_it_publishes(b"newer")
+        self.assertEqual((path / "k").read_bytes(), b"new")
+
+    def test_get(self) -> None:
+        """A get that is given up leaves no descriptor open."""
+
+        async def read(bucket: FilesystemBucket) -> None:
+            inline = FilesystemBucket(InlineThreads(), bucket.folder.path, Clock())
+            data = b"x" * 200_000
+            await inline.put(key="k", body=BytesBody(data), length=200_000, content_type="x/y")
+            _, body = await bucket.get(key="k")
+            await read_all(body, 1 << 20)
+
+        for how in ("cancel", "twice", "close"):
+            for path in self.given_up(read, how):
+                self.assertEqual(files_below(path), ["k"])
+
+    def test_body_collected(self) -> None:
+        """A body that nobody closes is closed when nobody refers to it."""
+        bucket = FilesystemBucket(InlineThreads(), Path(self.mktemp()), Clock())
+        put = bucket.put(
+            key="k", body=BytesBody(b"x" * 100_000), length=100_000, content_type="x/y"
+        )
+        self.successResultOf(Deferred.fromCoroutine(put))
+        before = descriptors()
+        got = self.successResultOf(Deferred.fromCoroutine(bucket.get(key="k")))
+        self.assertNotEqual(descriptors(), before)
+        del got
+        self.assertEqual(descriptors(), before)

@@ -1,0 +1,151 @@
+"""The customs server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treq.testing import StubTreq
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import TestCase
+
+from fxprofile.drivers.fxa.customs import Customs
+from fxprofile.drivers.identity import customs_from_config
+from fxprofile.model.errors import RequestBlocked, TooManyRequests
+from fxprofile.settings.load import load
+from fxprofile.telemetry.metrics import Metrics
+from tests.support.fakes.oauth import ALICE, FakeCustoms, Said, error, listen
+from tests.support.servers.hostile import Hostile, hang_up
+
+
+class CustomsTests(TestCase):
+    """Whether a user may do something."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.server = FakeCustoms()
+        self.treq = StubTreq(self.server)
+        self.customs = Customs(self.treq, self.clock, self.metrics, "http://customs.example")
+        self.events: list[Any] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+
+    def check(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(
+            self.customs.check(action="avatarUpload", address="192.0.2.1", uid=ALICE)
+        )
+
+    @property
+    def survived(self) -> float | None:
+        return self.metrics.registry.get_sample_value(
+            "fxprofile_upstream_errors_total", {"upstream": "customs"}
+        )
+
+    async def test_request(self) -> None:
+        """The server learns what is done, by whom, and from where."""
+        await self.check()
+        (seen,) = self.server.seen
+        self.assertEqual((seen.method, seen.path), ("POST", "/checkAuthenticated"))
+        self.assertEqual(seen.members, {"action": "avatarUpload", "ip": "192.0.2.1", "uid": ALICE})
+        self.assertIsNone(self.survived)
+
+    async def test_no_address(self) -> None:
+        """A request without an address is asked about all the same."""
+        await self.customs.check(action="a", address=None, uid=ALICE)
+        self.assertEqual(self.server.seen[0].members["ip"], "")
+
+    async def test_not_set(self) -> None:
+        """Without a server everybody may do everything."""
+        customs = Customs(self.treq, self.clock, self.metrics, None)
+        await customs.check(action="a", address=None, uid=ALICE)
+        self.assertEqual(self.server.seen, [])
+
+    async def test_later(self) -> None:
+        """A block that ends says when."""
+        for said, expected in ((60, "60"), (0.2, "1"), (59.1, "60"), (1e300, "86400")):
+            self.server.verdict = {"block": True, "retryAfter": said}
+            with self.assertRaises(TooManyRequests) as raised:
+                await self.check()
+            self.assertEqual(raised.exception.headers["Retry-After"], expected)
+
+    async def test_blocked(self) -> None:
+        """A block without an end that makes sense is a block."""
+        for retry_after in (None, 0, -1, "60", True, float("nan"), float("inf"), [60]):
+            self.server.verdict = {"block": True, "retryAfter": retry_after}
+            with self.assertRaises(RequestBlocked):
+                await self.check()
+        self.server.verdict = {"block": True}
+        with self.assertRaises(RequestBlocked):
+            await self.check()
+
+    async def test_not_blocked(self) -> None:
+        """Only a block blocks."""
+        self.server.verdict = {"block": False, "retryAfter": 60, "suspect": True}
+        await self.check()
+
+    async def test_open_on_failure(self) -> None:
+        """An answer of no use lets the user go on, and is logged and counted."""
+        said = [
+            error(500, 999),
+            error(404, 999),
+            error(429, 114),
+            Said(status=302, headers={"location": "/"}),
+            Said(body=b"{"),
+            Said(members=[]),
+            Said(members={}),
+            Said(members={"block": None}),
+            Said(members={"block": "true"}),
+            Said(members={"block": 1}),
+            Said(status=201, members={"block": True}),
+        ]
+        for answer in said:
+            self.server.answer = lambda _, answer=answer: answer
+            await self.check()
+        self.assertEqual(self.survived, len(said))
+        warnings = [e for e in self.events if "customs" in str(e.get("log_format"))]
+        self.assertEqual(len(warnings), len(said))
+
+    def test_slow(self) -> None:
+        """A server that says nothing for a second is not waited for."""
+        self.server.hold = True
+        checking = self.check()
+        self.treq.flush()
+        self.clock.advance(0.9)
+        self.assertNoResult(checking)
+        self.clock.advance(0.1)
+        self.assertIsNone(self.successResultOf(checking))
+        self.assertEqual(self.survived, 1)
+
+    async def test_from_config(self) -> None:
+        """The settings give one that works over a real connection."""
+        port, url = listen(reactor, self.server)
+        self.addCleanup(port.stopListening)
+        settings = load(environ={}, overrides=[f"customs.url={url}"])
+        customs = customs_from_config(settings, reactor, self.metrics)
+        customs.startService()
+        self.addCleanup(customs.stopService)
+        self.server.verdict = {"block": True}
+        with self.assertRaises(RequestBlocked):
+            await customs.check(action="a", address="192.0.2.1", uid=ALICE)
+
+    async def test_asked_once(self) -> None:
+        """Asking counts there, so it is not repeated when the connection is lost."""
+        server = Hostile(reactor, hang_up)
+        port, url = server.listen()
+        self.addCleanup(port.stopListening)
+        settings = load(environ={}, overrides=[f"customs.url={url}"])
+        customs = customs_from_config(settings, reactor, self.metrics)
+        await customs.check(action="a", address="192.0.2.1", uid=ALICE)
+        self.assertEqual((len(server.connections), self.survived), (1, 1))
+
+    async def test_dead_server(self) -> None:
+        """A server that is not there blocks nobody."""
+        port, url = listen(reactor, self.server)
+        await port.stopListening()
+        settings = load(environ={}, overrides=[f"customs.url={url}"])
+        customs = customs_from_config(settings, reactor, self.metrics)
+        await customs.check(action="a", address="192.0.2.1", uid=ALICE)
+        self.assertEqual(self.survived, 1)

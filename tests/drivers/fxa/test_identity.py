@@ -1,0 +1,334 @@
+"""The identity of Firefox Accounts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treq.testing import StubTreq
+from twisted.internet.defer import CancelledError
+from twisted.logger import globalLogPublisher
+from zope.interface.verify import verifyObject
+
+from fxprofile.drivers.fxa.identity import FxaIdentity
+from fxprofile.drivers.identity import identity_from_config
+from fxprofile.model.errors import (
+    AccountUnknown,
+    AuthUnavailable,
+    InvalidToken,
+    OAuthUnavailable,
+    UpstreamRefused,
+)
+from fxprofile.model.ports import IIdentity
+from fxprofile.model.profiles import Account, Credentials
+from fxprofile.settings.load import load
+from fxprofile.telemetry.metrics import Metrics
+from tests.contracts.identity import IdentityContract
+from tests.drivers.fxa.driver import CREDENTIALS, FxaCase
+from tests.support.fakes.oauth import ALICE, FakeFxa, Said, Seen, error
+
+
+class FxaContractTests(IdentityContract, FxaCase):
+    """What every driver does."""
+
+    async def make_identity(self) -> FxaIdentity:
+        return self.identity
+
+    async def test_servers(self) -> None:
+        """A heartbeat can ask each server by its name."""
+        self.assertEqual(self.identity.servers, ("oauth", "auth"))
+
+
+class FxaCachingContractTests(FxaContractTests):
+    """The same with a token cache."""
+
+    async def make_identity(self) -> FxaIdentity:
+        return self.make(token_cache_seconds=60)
+
+
+class ConfigTests(FxaCase):
+    """The driver out of the settings."""
+
+    def test_from_config(self) -> None:
+        """The setting gives this driver, which connects nowhere before it is asked."""
+        settings = load(environ={}, overrides=["identity.driver=fxa"])
+        identity = identity_from_config(settings, self.clock, Metrics())
+        self.assertIsInstance(identity, FxaIdentity)
+        verifyObject(IIdentity, identity)
+        identity.startService()
+        return identity.stopService()
+
+
+class VerifyTests(FxaCase):
+    """What the OAuth server is asked, and what is made of its answers."""
+
+    async def test_request(self) -> None:
+        """The token goes to /verify as JSON, and nowhere else."""
+        await self.identity.verify(token="alice")
+        (seen,) = self.oauth.seen
+        self.assertEqual((seen.method, seen.path), ("POST", "/v1/verify"))
+        self.assertEqual(seen.members, {"token": "alice"})
+        self.assertFalse(seen.headers.hasHeader("authorization"))
+        self.assertEqual(self.auth.seen, [])
+
+    async def test_all_members(self) -> None:
+        """Whatever the server says of a token is kept."""
+        self.server.accounts["alice"].profile_changed_at = 1_699_999_999_123
+        credentials = await self.identity.verify(token="alice")
+        self.assertEqual(
+            credentials,
+            Credentials(
+                uid=ALICE,
+                scopes=("profile", "profile:write"),
+                profile_changed_at=1_699_999_999_123,
+                client_id="dcdb5ae7add825d2",
+            ),
+        )
+
+    async def test_invalid_token(self) -> None:
+        """A token that the server refuses is invalid, however it says so."""
+        for said in (error(400, 108), error(400, 109), error(400, 115), error(401, 111)):
+            self.oauth.answer = lambda _, said=said: said
+            with self.assertRaises(InvalidToken):
+                await self.identity.verify(token="alice")
+
+    async def test_not_even_asked(self) -> None:
+        """A text that cannot be a token is not sent anywhere."""
+        for token in ("", "a b", "a\r\nb: c", "é", "a" * 8193, "a=b"):
+            with self.assertRaises(InvalidToken):
+                await self.identity.verify(token=token)
+            with self.assertRaises(AccountUnknown):
+                await self.identity.account(token=token, credentials=CREDENTIALS)
+        self.assertEqual((self.oauth.seen, self.auth.seen), ([], []))
+
+    async def test_unavailable(self) -> None:
+        """An answer that is none of a verifier leaves the token undecided."""
+        for said in (
+            error(500, 999),
+            error(503, 999),
+            error(403, 112),
+            error(404, 999),
+            error(429, 114),
+            Said(status=204, body=b""),
+            Said(status=201, members={"user": ALICE}),
+            Said(status=302, body=b"", headers={"location": "http://elsewhere.example/"}),
+            Said(status=400, body=b"<html>Bad Request</html>"),
+            Said(status=401, body=b""),
+            Said(body=b""),
+            Said(body=b"not JSON"),
+            Said(body=b"[" * 60_000),
+            Said(members=[]),
+            Said(members="alice"),
+            Said(body=b"\xff\xfe"),
+        ):
+            self.oauth.answer = lambda _, said=said: said
+            with self.assertRaises(OAuthUnavailable):
+                await self.identity.verify(token="alice")
+
+    async def test_lies(self) -> None:
+        """A success that is not of the documented form is not believed."""
+        good = {"user": ALICE, "client_id": "c", "scope": ["profile"], "profile_changed_at": 1}
+        lies = [{key: good[key] for key in good if key != "user"}]
+        for name, values in {
+            "user": [None, 7, "", "alice", ALICE.upper(), ALICE + "0", ALICE + "\n", [ALICE]],
+            "client_id": [7, ["c"], {}],
+            "scope": ["profile", {"profile": True}, [7], [None], [["profile"]], ["\ud800"]],
+            "profile_changed_at": ["1", True, -1, 1e300, [1], float("nan")],
+        }.items():
+            lies.extend({**good, name: value} for value in values)
+        for members in lies:
+            self.oauth.answer = lambda _, members=members: Said(members=members)
+            with self.assertRaises(OAuthUnavailable, msg=str(members)):
+                await self.identity.verify(token="alice")
+
+    async def test_left_out(self) -> None:
+        """Members that may be left out may also be null."""
+        for members in (
+            {"user": ALICE},
+            {"user": ALICE, "client_id": None, "scope": None, "profile_changed_at": None},
+        ):
+            self.oauth.answer = lambda _, members=members: Said(members=members)
+            credentials = await self.identity.verify(token="alice")
+            self.assertEqual(credentials, Credentials(uid=ALICE, scopes=()))
+
+    def test_slow(self) -> None:
+        """A server that says nothing is given up after the time that is allowed."""
+        self.oauth.hold = True
+        verifying = self.verify()
+        self.treq.flush()
+        self.clock.advance(4.9)
+        self.assertNoResult(verifying)
+        self.clock.advance(0.1)
+        self.failureResultOf(verifying, OAuthUnavailable)
+        self.treq.flush()
+        self.assertEqual(self.oauth.gone, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_no_timer_stays(self) -> None:
+        """An answer in time leaves nothing behind."""
+        self.successResultOf(self.verify())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class AccountTests(FxaCase):
+    """What the auth server is asked, and what is made of its answers."""
+
+    async def test_request(self) -> None:
+        """The token goes as a bearer token."""
+        await self.identity.account(token="alice", credentials=CREDENTIALS)
+        (seen,) = self.auth.seen
+        self.assertEqual((seen.method, seen.path), ("GET", "/v1/account/profile"))
+        self.assertEqual(seen.headers.getRawHeaders("authorization"), ["Bearer alice"])
+        self.assertEqual(self.oauth.seen, [])
+
+    async def test_two_factor(self) -> None:
+        """An assurance level of two or more is two-factor authentication."""
+        for level, expected in ((0, False), (1, False), (1.9, False), (2, True), (3, True)):
+            self.auth.answer = lambda _, level=level: Said(
+                members={"authenticatorAssuranceLevel": level}
+            )
+            account = await self.identity.account(token="alice", credentials=CREDENTIALS)
+            self.assertIs(account.two_factor, expected)
+
+    async def test_left_out(self) -> None:
+        """What the server leaves out, or says is null, is not there."""
+        names = ("email", "locale", "authenticationMethods", "authenticatorAssuranceLevel")
+        for members in ({}, dict.fromkeys(names), {"subscriptions": ["x"], "profileChangedAt": 7}):
+            self.auth.answer = lambda _, members=members: Said(members=members)
+            account = await self.identity.account(token="alice", credentials=CREDENTIALS)
+            self.assertEqual(account, Account())
+
+    async def test_account_unknown(self) -> None:
+        """A refused token and an unknown account are the same to us."""
+        for said in (
+            error(401, 110),
+            error(401, 102),
+            error(400, 102),
+            error(404, 102),
+            Said(status=401, body=b""),
+            Said(status=401, body=b"<html>"),
+        ):
+            self.auth.answer = lambda _, said=said: said
+            with self.assertRaises(AccountUnknown):
+                await self.identity.account(token="alice", credentials=CREDENTIALS)
+
+    async def test_refused(self) -> None:
+        """Any other refusal is our own fault."""
+        for said in (
+            error(400, 107),
+            error(403, 999),
+            error(404, 116),
+            error(429, 114),
+            Said(status=400, members={"errno": "102"}),
+            Said(status=400, members={"errno": 102.0}),
+            Said(status=400, body=b"<html>"),
+        ):
+            self.auth.answer = lambda _, said=said: said
+            with self.assertRaises(UpstreamRefused):
+                await self.identity.account(token="alice", credentials=CREDENTIALS)
+
+    async def test_unavailable(self) -> None:
+        """An answer that is none of an auth server says nothing of the account."""
+        for said in (
+            error(500, 999),
+            error(503, 102),
+            Said(status=204, body=b""),
+            Said(status=301, body=b"", headers={"location": "http://elsewhere.example/"}),
+            Said(body=b""),
+            Said(body=b"{"),
+            Said(members=[]),
+        ):
+            self.auth.answer = lambda _, said=said: said
+            with self.assertRaises(AuthUnavailable):
+                await self.identity.account(token="alice", credentials=CREDENTIALS)
+
+    async def test_lies(self) -> None:
+        """A success with a member of another type is not believed."""
+        for name, values in {
+            "email": [7, True, ["a@b"], {}, "\ud800"],
+            "locale": [7, ["en"]],
+            "authenticationMethods": ["pwd", [7], [None], {"pwd": 1}],
+            "authenticatorAssuranceLevel": ["2", True, [2], -1, float("nan"), float("inf")],
+        }.items():
+            for value in values:
+                self.auth.answer = lambda _, name=name, value=value: Said(members={name: value})
+                with self.assertRaises(AuthUnavailable, msg=f"{name}: {value}"):
+                    await self.identity.account(token="alice", credentials=CREDENTIALS)
+
+    def test_slow(self) -> None:
+        """A server that says nothing is given up after the time that is allowed."""
+        self.auth.hold = True
+        asking = self.account()
+        self.treq.flush()
+        self.clock.advance(5)
+        self.failureResultOf(asking, AuthUnavailable)
+
+
+class SecrecyTests(FxaCase):
+    """A token is seen by the servers and by nobody else."""
+
+    token = "0123456789abcdef" * 4
+
+    def test_nowhere(self) -> None:
+        """Neither errors nor logs nor what is kept have it, whatever goes wrong."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.identity = self.make(token_cache_seconds=60)
+        echo = {"message": self.token, "errno": 108, "user": self.token, "email": [self.token]}
+
+        def answer(status: int) -> Any:
+            return lambda seen: Said(status=status, members=echo, headers={"x": self.token})
+
+        texts: list[str] = []
+        for status in (200, 302, 400, 401, 403, 429, 500):
+            self.oauth.answer = self.auth.answer = answer(status)
+            for failing in (self.verify(self.token), self.account(self.token)):
+                failure = self.failureResultOf(failing)
+                texts += [str(failure.value), repr(failure.value), failure.getTraceback()]
+        self.oauth.answer = None
+        self.server.accounts[self.token] = self.server.accounts["alice"]
+        texts.append(repr(self.successResultOf(self.verify(self.token))))
+        texts.append(repr(vars(self.identity)))
+        texts.append(repr(vars(self.identity._trusted)))
+        self.oauth.hold = True
+        pending = self.verify(self.token[::-1])
+        texts.append(repr(vars(self.identity._verifying)))
+        pending.cancel()
+        self.failureResultOf(pending, CancelledError)
+        texts += [repr(event) for event in events]
+        for text in texts:
+            self.assertNotIn(self.token, text)
+            self.assertNotIn(self.token[::-1], text)
+
+    def test_redirects_take_it_nowhere(self) -> None:
+        """A redirect is not followed with the token in hand."""
+        paths: list[str] = []
+
+        def answer(seen: Seen) -> Said:
+            paths.append(seen.path)
+            return Said(status=307, headers={"location": "/v1/other"})
+
+        self.oauth.answer = self.auth.answer = answer
+        self.failureResultOf(self.verify(), OAuthUnavailable)
+        self.failureResultOf(self.account(), AuthUnavailable)
+        self.assertEqual(paths, ["/v1/verify", "/v1/account/profile"])
+
+
+class HeartbeatTests(FxaCase):
+    """Which of the servers answer."""
+
+    async def test_one_is_broken(self) -> None:
+        """A server that fails is told by name."""
+
+        class Broken(FakeFxa):
+            def render(self, request: Any) -> Any:
+                if request.requestHeaders.getRawHeaders("host") == ["auth.example"]:
+                    request.setResponseCode(status)
+                    return b""
+                return super().render(request)
+
+        self.treq = StubTreq(Broken())
+        identity = self.make(auth_url="http://auth.example/v1")
+        for status, answers in ((502, False), (500, False), (503, False), (404, True), (501, True)):
+            self.assertIs(await identity.check(server="auth"), answers, status)
+            self.assertTrue(await identity.check(server="oauth"))

@@ -1,0 +1,236 @@
+"""Tokens, and those that are trusted for a while."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.drivers.fxa.tokens import TokenCache
+from fxprofile.model.errors import AccountUnknown, AuthUnavailable, InvalidToken, OAuthUnavailable
+from fxprofile.model.profiles import Credentials
+from tests.drivers.fxa.driver import CREDENTIALS, FxaCase, jwt_like
+from tests.support.fakes.oauth import ALICE, error
+
+
+class SingleFlightTests(FxaCase):
+    """Concurrent requests with one token."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.oauth.hold = True
+
+    def test_one_request(self) -> None:
+        """They verify it once."""
+        verifying = [self.verify() for _ in range(5)]
+        self.treq.flush()
+        self.release()
+        results = [self.successResultOf(v) for v in verifying]
+        self.assertEqual({result.uid for result in results}, {ALICE})
+        self.assertEqual(self.oauth.verified, ["alice"])
+
+    def test_other_tokens(self) -> None:
+        """Other tokens are verified on their own."""
+        verifying = [self.verify("alice"), self.verify("bob")]
+        self.treq.flush()
+        self.release()
+        uids = [self.successResultOf(v).uid for v in verifying]
+        self.assertEqual(len(set(uids)), 2)
+
+    def test_not_remembered(self) -> None:
+        """Without a token cache the next request asks again."""
+        self.oauth.hold = False
+        for _ in range(2):
+            self.successResultOf(self.verify())
+        self.assertEqual(self.oauth.verified, ["alice", "alice"])
+
+    def test_failure_is_shared(self) -> None:
+        """If it fails it fails for all, and the next request asks again."""
+        verifying = [self.verify("nobody") for _ in range(3)]
+        self.treq.flush()
+        self.release()
+        for waiter in verifying:
+            self.failureResultOf(waiter, InvalidToken)
+        self.failureResultOf(self.verify("nobody"), InvalidToken)
+        self.assertEqual(self.oauth.verified, ["nobody", "nobody"])
+
+    def test_cancelling_one(self) -> None:
+        """Who gives up does not disturb the others, even if they began it."""
+        verifying = [self.verify() for _ in range(3)]
+        self.treq.flush()
+        verifying[0].cancel()
+        self.failureResultOf(verifying[0], CancelledError)
+        self.release()
+        for other in verifying[1:]:
+            self.assertEqual(self.successResultOf(other).uid, ALICE)
+        self.assertEqual(self.oauth.verified, ["alice"])
+
+    def test_cancelling_all(self) -> None:
+        """When nobody waits the request is given up, and whoever comes later starts anew."""
+        verifying = [self.verify() for _ in range(2)]
+        self.treq.flush()
+        for waiter in verifying:
+            waiter.cancel()
+            self.failureResultOf(waiter, CancelledError)
+        self.treq.flush()
+        self.assertEqual(self.oauth.gone, 1)
+        late = self.verify()
+        self.treq.flush()
+        self.release()
+        self.assertEqual(self.successResultOf(late).uid, ALICE)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_late_comer_has_no_more_time(self) -> None:
+        """The time that is allowed is that of the request they share."""
+        first = self.verify()
+        self.clock.advance(3)
+        second = self.verify()
+        self.clock.advance(2)
+        self.failureResultOf(first, OAuthUnavailable)
+        self.failureResultOf(second, OAuthUnavailable)
+
+
+class TokenCacheTests(FxaCase):
+    """Tokens that are trusted for a while."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.identity = self.make(token_cache_seconds=60)
+
+    def test_trusted(self) -> None:
+        """A verified token is not asked about again until the time is over."""
+        first = self.successResultOf(self.verify())
+        self.clock.advance(59)
+        self.assertEqual(self.successResultOf(self.verify()), first)
+        self.assertEqual(self.oauth.verified, ["alice"])
+        self.clock.advance(1)
+        self.successResultOf(self.verify())
+        self.assertEqual(self.oauth.verified, ["alice", "alice"])
+
+    def test_not_refreshed_by_use(self) -> None:
+        """Using a token does not make it trusted for longer."""
+        for _ in range(3):
+            self.successResultOf(self.verify())
+            self.clock.advance(30)
+        self.assertEqual(self.oauth.verified, ["alice", "alice"])
+
+    def test_refusals_are_not_kept(self) -> None:
+        """A token that is not good now may be good later."""
+        self.failureResultOf(self.verify("carol"), InvalidToken)
+        self.server.accounts["carol"] = self.server.accounts["alice"]
+        self.successResultOf(self.verify("carol"))
+
+    def test_failures_are_not_kept(self) -> None:
+        """A failure of the server is over when it is over."""
+        self.oauth.answer = lambda _: error(500, 999)
+        self.failureResultOf(self.verify(), OAuthUnavailable)
+        self.oauth.answer = None
+        self.successResultOf(self.verify())
+
+    def test_survives_the_server(self) -> None:
+        """A trusted token needs no server."""
+        self.successResultOf(self.verify())
+        self.oauth.answer = lambda _: error(500, 999)
+        self.successResultOf(self.verify())
+
+    def test_forget(self) -> None:
+        """Every token of a user is forgotten, and no one else's."""
+        self.server.accounts["alice2"] = self.server.accounts["alice"]
+        for token in ("alice", "alice2", "bob"):
+            self.successResultOf(self.verify(token))
+        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid=ALICE)))
+        del self.server.accounts["alice"]
+        self.failureResultOf(self.verify("alice"), InvalidToken)
+        self.successResultOf(self.verify("alice2"))
+        self.successResultOf(self.verify("bob"))
+        self.assertEqual(self.oauth.verified.count("bob"), 1)
+        self.assertEqual(self.oauth.verified.count("alice2"), 2)
+
+    def test_account_is_gone(self) -> None:
+        """A token whose account the auth server does not know is asked about again."""
+        for token in ("alice", "bob"):
+            self.successResultOf(self.verify(token))
+        self.auth.answer = lambda _: error(400, 102)
+        self.failureResultOf(self.account("alice"), AccountUnknown)
+        self.failureResultOf(self.account("nobody"), AccountUnknown)
+        self.auth.answer = lambda _: error(500, 999)
+        self.failureResultOf(self.account("bob"), AuthUnavailable)
+        for token in ("alice", "bob"):
+            self.successResultOf(self.verify(token))
+        self.assertEqual(self.oauth.verified, ["alice", "bob", "alice"])
+
+    def test_forget_while_verifying(self) -> None:
+        """An answer from before the user was forgotten is not trusted after it."""
+        self.oauth.hold = True
+        verifying = self.verify()
+        self.treq.flush()
+        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid=ALICE)))
+        self.release()
+        self.successResultOf(verifying)
+        self.successResultOf(self.verify())
+        self.assertEqual(self.oauth.verified, ["alice", "alice"])
+
+    def test_never_longer_than_the_token(self) -> None:
+        """A token that says when it ends is trusted until then at most."""
+        token = jwt_like(exp=self.clock.seconds() + 10)
+        self.server.accounts[token] = self.server.accounts["alice"]
+        credentials = self.successResultOf(self.verify(token))
+        self.assertEqual(credentials.expires_at, self.clock.seconds() + 10)
+        self.clock.advance(9)
+        self.successResultOf(self.verify(token))
+        self.assertEqual(len(self.oauth.verified), 1)
+        self.clock.advance(1)
+        self.successResultOf(self.verify(token))
+        self.successResultOf(self.verify(token))
+        self.assertEqual(len(self.oauth.verified), 3)
+
+    def test_nonsense_about_the_end(self) -> None:
+        """An end that is no time is no reason to trust a token for longer or for ever."""
+        for exp in ("soon", None, True, float("nan"), float("inf"), -1, [1]):
+            token = jwt_like(exp=exp)
+            self.server.accounts[token] = self.server.accounts["alice"]
+            self.assertIsNone(self.successResultOf(self.verify(token)).expires_at)
+
+
+class TrustedTests(SynchronousTestCase):
+    """What a token cache holds."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.cache = TokenCache(self.clock, seconds=60, max_tokens=3)
+
+    def fill(self, key: bytes, credentials: Credentials) -> None:
+        async def verify() -> Credentials:
+            return credentials
+
+        self.successResultOf(Deferred.fromCoroutine(self.cache.fill(key, verify)))
+
+    def test_bounded(self) -> None:
+        """The token that was not used for longest makes room."""
+        for key in (b"1", b"2", b"3"):
+            self.fill(key, CREDENTIALS)
+        self.cache.get(b"1")
+        self.fill(b"4", CREDENTIALS)
+        self.assertEqual(len(self.cache), 3)
+        self.assertIsNone(self.cache.get(b"2"))
+        self.assertEqual(self.cache.get(b"1").credentials, CREDENTIALS)
+
+    def test_ended_token(self) -> None:
+        """A token that has ended by the time it is verified is not kept."""
+        self.clock.advance(100)
+        self.fill(b"1", replace(CREDENTIALS, expires_at=100))
+        self.assertEqual(len(self.cache), 0)
+
+    def test_nothing_is_left_behind(self) -> None:
+        """Whatever way a token goes, nothing of its user stays."""
+        users = [replace(CREDENTIALS, uid=str(i)) for i in range(3)]
+        for i in range(20):
+            self.fill(str(i % 7).encode(), users[i % 3])
+            if i % 5 == 0:
+                self.cache.forget(str(i % 3))
+        self.clock.advance(60)
+        for i in range(7):
+            self.assertIsNone(self.cache.get(str(i).encode()))
+        self.assertEqual((len(self.cache), self.cache._keys, self.cache._watched), (0, {}, {}))

@@ -1,0 +1,209 @@
+"""
+Tests with database servers that go away, come back, or say nothing.
+
+They have a server of their own, so that they do not disturb the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import Connection, insert, make_url, select
+from twisted.internet import reactor
+from twisted.internet.task import Clock, deferLater
+
+from fxprofile.drivers.sql.engine import Database
+from fxprofile.drivers.sql.migrate import current, upgrade
+from fxprofile.drivers.sql.queue import DatabaseQueue
+from fxprofile.drivers.sql.schema import profiles
+from fxprofile.model.errors import QueueError, StoreError
+from tests.drivers.sql.backends import Backend
+from tests.support.servers import mariadb, postgresql
+from tests.support.servers.local import PASSWORD, free_port
+from tests.support.servers.sql import SqlServer
+
+
+def add(connection: Connection) -> None:
+    connection.execute(insert(profiles).values(uid="a", selected_seq=0, changed_at=0.0))
+
+
+def count(connection: Connection) -> int:
+    return len(connection.execute(select(profiles.c.uid)).all())
+
+
+class OutageContract(Backend):
+    """What holds for each kind of server."""
+
+    make_server: ClassVar[Any]
+
+    _servers: ClassVar[dict[Any, SqlServer]] = {}
+
+    def setUp(self) -> None:
+        kind = type(self)
+        if kind not in self._servers:
+            self._servers[kind] = self.make_server()
+            self._servers[kind].start()
+        self.server: Any = self._servers[kind]
+        self.url = self.server.new_database()
+        upgrade(self.url)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        server = cls._servers.pop(cls, None)
+        if server is not None:
+            server.remove()
+
+    async def until_it_works(self, database: Database) -> int:
+        """The answer of the database once it is back."""
+        error = None
+        for _ in range(300):
+            try:
+                return await database.run(count, read_only=True)
+            except StoreError as failure:
+                error = failure
+            await deferLater(reactor, 0.1)
+        raise AssertionError(f"the database does not come back: {error}")
+
+    async def test_restart(self) -> None:
+        """After a restart of the server, connections are made anew, without an error."""
+        database = self.open(self.url)
+        await database.run(add)
+        self.server.stop()
+        self.server.start()
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    async def test_crash(self) -> None:
+        """While the server is dead there are errors, and afterwards none."""
+        database = self.open(self.url, timeout=3.0)
+        await database.run(add)
+        queue = DatabaseQueue(database, "jobs", 60, 5, Clock())
+        self.server.kill()
+        with self.assertRaises(StoreError) as caught:
+            await database.run(count, read_only=True)
+        self.assertNotIn(PASSWORD, str(caught.exception))
+        with self.assertRaises(QueueError):
+            await queue.send(body="x")
+        self.server.start()
+        self.assertEqual(await self.until_it_works(database), 1)
+        await queue.send(body="x")
+        self.assertEqual(len(await queue.receive(max_messages=1, wait=0)), 1)
+
+    async def test_broken_in_a_transaction(self) -> None:
+        """A transaction whose connection breaks is run again, and happens once."""
+        database = self.open(self.url)
+        await database.ready()
+        runs = []
+
+        def work(connection: Connection) -> None:
+            runs.append(connection)
+            if len(runs) == 1:
+                add(connection)
+                self.break_connection(connection)
+            add(connection)
+
+        await database.run(work)
+        self.assertEqual(len(runs), 2)
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    def break_connection(self, connection: Connection) -> None:
+        raise NotImplementedError
+
+    async def test_failover(self) -> None:
+        """A connection that is read-only all of a sudden gives way to one that is not."""
+        database = self.open(self.url)
+
+        def demote(connection: Connection) -> None:
+            connection.exec_driver_sql(self.demotion)
+
+        await database.run(demote)
+        await database.run(add)
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    async def test_read_only_for_good(self) -> None:
+        """A server that does not let us write is an error, and can be read all the same."""
+        self.make_read_only(True)
+        try:
+            database = self.open(self.url, timeout=5.0)
+            with self.assertRaises(StoreError):
+                await database.run(add)
+            self.assertEqual(await database.run(count, read_only=True), 0)
+        finally:
+            self.make_read_only(False)
+        await database.run(add)
+
+    #: Makes the session read-only.
+    demotion: ClassVar[str]
+
+    def make_read_only(self, read_only: bool) -> None:
+        """Whether new sessions may write."""
+        raise NotImplementedError
+
+    async def test_silent(self) -> None:
+        """A server that says nothing is an error in time, and no thread is lost to it."""
+        database = self.open(self.url, threads=2, timeout=1.0)
+        await database.run(count, read_only=True)
+        self.server.freeze()
+        try:
+            for _ in range(4):
+                with self.assertRaises(StoreError):
+                    await database.run(count, read_only=True)
+            await database.stopService()
+        finally:
+            self.server.thaw()
+        database.startService()
+        self.assertEqual(await self.until_it_works(database), 0)
+
+    async def test_wrong_password(self) -> None:
+        """A password that is not accepted is an error that does not tell it."""
+        name = make_url(self.url).database or ""
+        url = self.server.url(name, password="s3cret%2Fwr%40ng")
+        with self.assertRaises(StoreError) as caught:
+            await self.open(url).ready()
+        for text in (str(caught.exception), repr(caught.exception)):
+            for secret in ("s3cret", "wr@ng", "wr%40ng"):
+                self.assertNotIn(secret, text)
+        self.assertIsNone(caught.exception.__cause__)
+        self.assertTrue(caught.exception.__suppress_context__)
+        with self.assertRaises(StoreError) as caught:
+            current(url)
+        self.assertNotIn("s3cret", str(caught.exception))
+
+    async def test_nobody_listens(self) -> None:
+        """A server that is not there is an error; when it comes the next use finds it."""
+        url = self.url.replace(str(self.server.port), str(free_port()))
+        database = self.open(url)
+        for _ in range(2):
+            with self.assertRaises(StoreError):
+                await database.ready()
+
+
+class MariadbOutageTests(OutageContract):
+    """MariaDB comes and goes."""
+
+    make_server = mariadb.MariadbServer
+    skip = mariadb.missing()
+    demotion = "SET SESSION TRANSACTION READ ONLY"
+
+    def make_read_only(self, read_only: bool) -> None:
+        self.server.set_read_only(read_only)
+
+    def break_connection(self, connection: Connection) -> None:
+        connection.exec_driver_sql("KILL CONNECTION_ID()")
+
+
+class PostgresqlOutageTests(OutageContract):
+    """PostgreSQL comes and goes."""
+
+    make_server = postgresql.PostgresqlServer
+    skip = postgresql.missing()
+    demotion = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+
+    def make_read_only(self, read_only: bool) -> None:
+        self.server.set_read_only(make_url(self.url).database, read_only)
+
+    def break_connection(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+# What is no test case of its own is not to be found by the runner.
+del OutageContract, Backend

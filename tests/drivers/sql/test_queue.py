@@ -1,0 +1,330 @@
+"""
+Tests for the queues in a database.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
+
+from fxprofile.drivers.sql.queue import POLL, DatabaseQueue
+from fxprofile.model.errors import LeaseLost, QueueError
+from fxprofile.model.keys import new_id
+from fxprofile.model.messages import Message
+from tests.contracts.queue import QueueContract
+from tests.drivers.sql.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
+
+ROOT = Path(__file__).parents[3]
+
+
+class DatabaseQueueContract(QueueContract, Backend):
+    """The contract, and what matters to queues in a database only."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.url = self.empty_url()
+        self.database = self.open(self.url)
+
+    async def make_queue(self, **options: Any) -> DatabaseQueue:
+        return self.same(f"test-{new_id()}", **options)
+
+    def same(self, name: str, database: Any = None, clock: Any = None) -> DatabaseQueue:
+        """A queue of this name."""
+        return DatabaseQueue(
+            database or self.database,
+            name,
+            self.visibility,
+            self.max_receives,
+            clock or self.clock,
+        )
+
+    async def pass_time(self, seconds: float) -> None:
+        self.clock.pump([0.25] * int(seconds / 0.25))
+
+    def consumer(self, queue: DatabaseQueue, mode: str) -> subprocess.Popen[str]:
+        """A process that consumes a queue as soon as it is told to."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.drivers.consumer", self.url, queue.name, mode],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def go(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), "ready\n")
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+    async def real_turns(self, seconds: float = 0) -> None:
+        await deferLater(reactor, seconds)
+
+    async def test_order(self) -> None:
+        """What was sent first is received first."""
+        queue = await self.make_queue()
+        for i in range(5):
+            await queue.send(body=str(i))
+        bodies = [message.body for message in await self.receive(queue)]
+        self.assertEqual(bodies, list("01234"))
+
+    async def test_queues_are_apart(self) -> None:
+        """A message is on one queue only."""
+        one, other = await self.make_queue(), await self.make_queue()
+        await one.send(body="x")
+        self.assertEqual(await self.receive(other), [])
+        (message,) = await self.receive(one)
+        await self.same(other.name).delete(message=message)
+        with self.assertRaises(LeaseLost):
+            await other.extend(message=message, visibility=9)
+        await one.extend(message=message, visibility=0)
+        self.assertEqual(len(await self.receive(one)), 1)
+
+    async def test_woken_by_this_process(self) -> None:
+        """A message from this process wakes who waits for it, without time passing."""
+        queue = await self.make_queue()
+        waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
+        while not self.clock.getDelayedCalls():
+            await self.real_turns(0.01)
+        await self.same(queue.name).send(body="x")
+        (message,) = await waiting
+        self.assertEqual(message.body, "x")
+        self.assertEqual(self.clock.seconds(), 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_woken_by_a_message_handed_back(self) -> None:
+        """So does a message that another consumer of this process hands back."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        (message,) = await self.receive(queue)
+        waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
+        while not self.clock.getDelayedCalls():
+            await self.real_turns(0.01)
+        await queue.extend(message=message, visibility=0)
+        (message,) = await waiting
+        self.assertEqual(message.receive_count, 2)
+
+    async def test_message_of_another_process(self) -> None:
+        """A message from elsewhere is found at the next look."""
+        queue = await self.make_queue()
+        waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
+        await self.same(queue.name, self.open(self.url)).send(body="x")
+        while not waiting.called:
+            self.clock.advance(POLL)
+            await self.real_turns(0.01)
+        (message,) = await waiting
+        self.assertEqual(message.body, "x")
+        self.assertLess(self.clock.seconds(), 20)
+
+    async def test_cancel_at_any_time(self) -> None:
+        """A receive that is cancelled while the database works leaves every message there."""
+        queue = await self.make_queue()
+        for i in range(10):
+            await queue.send(body=str(i))
+        cancelled = 0
+        for _ in range(30):
+            receiving = Deferred.fromCoroutine(queue.receive(max_messages=10, wait=0))
+            await self.real_turns(random.uniform(0, 0.02))
+            if receiving.called:
+                for message in await receiving:
+                    await queue.extend(message=message, visibility=0)
+                await self.restore(queue)
+                continue
+            receiving.cancel()
+            with self.assertRaises(CancelledError):
+                await receiving
+            cancelled += 1
+        self.assertGreater(cancelled, 0)
+        # Each transaction in hand, and the one that undoes it, end before the database does.
+        await self.database.stopService()
+        self.database.startService()
+        messages = await self.receive(queue)
+        self.assertEqual([message.receive_count for message in messages], [1] * 10)
+
+    async def restore(self, queue: DatabaseQueue) -> None:
+        """Start anew with ten messages."""
+        for message in await queue.browse(limit=10):
+            await queue.drop(message_id=message.message_id)
+        for i in range(10):
+            await queue.send(body=str(i))
+
+    async def test_dead_letters_of_dead_letters(self) -> None:
+        """A dead letter may be received any number of times."""
+        queue = await self.make_queue()
+        dead = queue.dead
+        self.assertEqual(dead.name, f"{queue.name}-dead")
+        by_name = self.same(dead.name)
+        await dead.send(body="x")
+        for _ in range(self.max_receives + 2):
+            (message,) = await self.receive(by_name)
+            await by_name.extend(message=message, visibility=0)
+
+    async def test_dead_letter_wakes(self) -> None:
+        """Who waits for dead letters hears of one at once."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        for _ in range(self.max_receives):
+            (message,) = await self.receive(queue)
+            await queue.extend(message=message, visibility=0)
+        waiting = Deferred.fromCoroutine(queue.dead.receive(max_messages=1, wait=20))
+        while not self.clock.getDelayedCalls():
+            await self.real_turns(0.01)
+        await self.receive(queue)
+        self.assertEqual([message.body for message in await waiting], ["x"])
+
+    async def test_browse(self) -> None:
+        """Messages can be looked at in pages without being received."""
+        queue = await self.make_queue()
+        for i in range(5):
+            await queue.send(body=str(i))
+        first = await queue.browse(limit=3)
+        second = await queue.browse(limit=3, after=first[-1].message_id)
+        self.assertEqual([message.body for message in [*first, *second]], list("01234"))
+        received = await self.receive(queue)
+        self.assertEqual([message.receive_count for message in received], [1] * 5)
+        self.assertEqual(
+            [m.message_id for m in received], [m.message_id for m in [*first, *second]]
+        )
+
+    async def test_redrive(self) -> None:
+        """A dead letter that is put back starts anew."""
+        queue = await self.make_queue()
+        await queue.dead.send(body="x")
+        await queue.dead.send(body="y")
+        (letter, _) = await queue.dead.browse(limit=10)
+        self.assertIs(await queue.redrive(message_id=letter.message_id), True)
+        self.assertIs(await queue.redrive(message_id=letter.message_id), False)
+        (message,) = await self.receive(queue)
+        self.assertEqual((message.body, message.receive_count), ("x", 1))
+        self.assertEqual(message.message_id, letter.message_id)
+        self.assertEqual((await queue.dead.depth()).visible, 1)
+
+    async def test_drop(self) -> None:
+        """A dead letter can be dropped, and what is on another queue cannot."""
+        queue = await self.make_queue()
+        await queue.dead.send(body="x")
+        (letter,) = await queue.dead.browse(limit=10)
+        self.assertIs(await queue.drop(message_id=letter.message_id), False)
+        self.assertIs(await queue.dead.drop(message_id=letter.message_id), True)
+        self.assertIs(await queue.dead.drop(message_id=letter.message_id), False)
+        self.assertEqual(await queue.dead.browse(limit=10), [])
+
+    async def test_strange_ids(self) -> None:
+        """Ids that no message has are no error of the database."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        await self.receive(queue)
+        for strange in ("", "x", "-1", "0", "1e3", "9" * 40, "²", "1 OR 1=1", "\ud800"):
+            message = Message(strange, "", "nothing", 1, 0)
+            await queue.delete(message=message)
+            with self.assertRaises(LeaseLost):
+                await queue.extend(message=message, visibility=1)
+            self.assertIs(await queue.redrive(message_id=strange), False)
+            self.assertIs(await queue.drop(message_id=strange), False)
+        self.assertEqual(len(await queue.browse(limit=9, after="x")), 1)
+
+    async def test_closed(self) -> None:
+        """A queue whose database is not open fails as a queue."""
+        queue = await self.make_queue()
+        await self.database.stopService()
+        for call in (
+            queue.check,
+            queue.depth,
+            lambda: queue.send(body="x"),
+            lambda: queue.receive(max_messages=1, wait=0),
+        ):
+            with self.assertRaises(QueueError):
+                await call()
+
+    async def test_many_processes(self) -> None:
+        """Of several processes, each message goes to one."""
+        queue = await self.make_queue(clock=reactor)
+        bodies = [f"message {i:03}" for i in range(60)]
+        for body in bodies:
+            await queue.send(body=body)
+        processes = [self.consumer(queue, "drain") for _ in range(3)]
+        for process in processes:
+            self.go(process)
+        received: list[str] = []
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0)
+            received += output.splitlines()
+        self.assertEqual(sorted(received), bodies)
+
+    async def test_killed_consumer(self) -> None:
+        """What a process had received when it was killed comes back in time."""
+        queue = await self.make_queue()
+        self.clock.advance(time.time())
+        await queue.send(body="x")
+        process = self.consumer(queue, "hold")
+        with closing(process.stdout) as output:  # type: ignore[type-var]
+            self.go(process)
+            self.assertEqual(output.readline(), "x\n")
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        self.clock.advance(30)
+        self.assertEqual(await self.receive(queue), [])
+        self.clock.advance(120)
+        (message,) = await self.receive(queue)
+        self.assertEqual((message.body, message.receive_count), ("x", 2))
+
+
+class SqliteQueueTests(SqliteBackend, DatabaseQueueContract):
+    """Queues in SQLite."""
+
+    async def test_look_takes_no_lock(self) -> None:
+        """Who looks at an empty queue does not wait for a process that writes."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        (message,) = await self.receive(queue)
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            self.assertEqual(await self.receive(queue), [])
+            self.assertEqual((await queue.depth()).in_flight, 1)
+        engine.dispose()
+        await queue.delete(message=message)
+
+    async def test_lease_begins_with_the_receipt(self) -> None:
+        """However long a receive waits for its turn, its messages are hidden from then on."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            receiving = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=0))
+            await self.real_turns(0.5)
+            self.clock.advance(self.visibility - 1)
+        engine.dispose()
+        self.assertEqual(len(await receiving), 1)
+        self.clock.advance(self.visibility - 1)
+        self.assertEqual(await self.receive(queue), [])
+
+
+class MariadbQueueTests(MariadbBackend, DatabaseQueueContract):
+    """Queues in MariaDB."""
+
+
+class PostgresqlQueueTests(PostgresqlBackend, DatabaseQueueContract):
+    """Queues in PostgreSQL."""
+
+
+# What is no test case of its own is not to be found by the runner.
+del DatabaseQueueContract, QueueContract
+del Backend, SqliteBackend, MariadbBackend, PostgresqlBackend

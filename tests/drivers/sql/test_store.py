@@ -1,0 +1,32 @@
+"""
+Tests for the profile store on SQL.
+"""
+
+from __future__ import annotations
+
+from fxprofile.drivers.sql.store import SqlProfileStore
+from tests.contracts.store import StoreContract
+from tests.drivers.sql.backends import Backend, MariadbBackend, PostgresqlBackend, SqliteBackend
+
+
+class SqlStoreContract(StoreContract, Backend):
+    """The contract on a database that is empty at the start of each test."""
+
+    async def make_store(self) -> SqlProfileStore:
+        return SqlProfileStore(self.open(self.empty_url()))
+
+
+class SqliteStoreTests(SqliteBackend, SqlStoreContract):
+    """The store on SQLite does what every profile store does."""
+
+
+class MariadbStoreTests(MariadbBackend, SqlStoreContract):
+    """The store on MariaDB does what every profile store does."""
+
+
+class PostgresqlStoreTests(PostgresqlBackend, SqlStoreContract):
+    """The store on PostgreSQL does what every profile store does."""
+
+
+# What is no test case of its own is not to be found by the runner.
+del SqlStoreContract, StoreContract, Backend, SqliteBackend, MariadbBackend, PostgresqlBackend

@@ -1,0 +1,169 @@
+"""
+The profile store on SQL, held against the one in memory.
+
+Both go the same random way.  All chance comes from one number, which a failure tells.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import select
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.drivers.sql.schema import avatars, profiles
+from fxprofile.drivers.sql.store import SqlProfileStore
+from fxprofile.model.avatars import Status
+from fxprofile.model.keys import new_id
+from tests.contracts.store_case import PICTURES
+from tests.drivers.sql.inline import InlineDatabase, result_of
+from tests.support.fakes.store import MemoryProfileStore
+
+UIDS = ("alice", "bob")
+NAMES = (None, "", " ", "a", "ä", "a\N{COMBINING DIAERESIS}", "\N{GRINNING FACE}")
+
+WAYS = 40
+STEPS = 60
+
+
+class Walk:
+    """
+    Does the same to both stores and compares all that they tell and hold.
+
+    :ivar trace: what was done, for whoever has to find out why they differ.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.database = InlineDatabase()
+        self.model = MemoryProfileStore()
+        self.stores: list[Any] = [SqlProfileStore(self.database), self.model]
+        self.now = 1000.0
+        self.trace: list[str] = []
+
+    def both(self, method: str, **arguments: Any) -> Any:
+        """What both answer, which has to be the same."""
+        sql, model = (result_of(getattr(store, method)(**arguments)) for store in self.stores)
+        self.trace.append(f"{method} {arguments} -> {model}")
+        assert sql == model, f"{sql} is not {model}"
+        return model
+
+    def step(self) -> None:
+        """Something that may happen, the usual more often than the rest."""
+        chance = self.random
+        uid = chance.choice(UIDS)
+        avatar_id = self.some_id()
+        age = chance.choice((-1.0, 0.0, 5.0))
+        limit = chance.choice((1, 3, 100))
+        status = chance.choice(list(Status))
+        happens = {
+            "time": (8, lambda: self.pass_time(chance.choice((0.0, 0.25, 1.0, 9.0, -3.0)))),
+            "accept": (10, lambda: self.both("accept", avatar_id=new_id(), uid=uid, now=self.now)),
+            "ready": (
+                12,
+                lambda: self.both("ready", avatar_id=avatar_id, variants=PICTURES, now=self.now),
+            ),
+            "failed": (
+                4,
+                lambda: self.both("failed", avatar_id=avatar_id, reason="dead", now=self.now),
+            ),
+            "sent": (
+                6,
+                lambda: self.both("job_sent", avatar_id=avatar_id, status=status, now=self.now),
+            ),
+            "delete": (
+                3,
+                lambda: self.both("delete", avatar_id=avatar_id, uid=uid, now=self.now),
+            ),
+            "deleted": (8, lambda: self.both("deleted", avatar_id=avatar_id, now=self.now)),
+            "redelete": (4, lambda: self.both("redelete", avatar_id=avatar_id)),
+            "current": (2, lambda: self.both("delete_current", uid=uid, now=self.now)),
+            "user": (1, lambda: self.both("delete_user", uid=uid, now=self.now)),
+            "name": (
+                4,
+                lambda: self.both(
+                    "set_display_name", uid=uid, name=chance.choice(NAMES), now=self.now
+                ),
+            ),
+            "expire": (
+                1,
+                lambda: self.both(
+                    "expire", processing_before=self.now - age, now=self.now, limit=limit
+                ),
+            ),
+            "purge": (
+                3,
+                lambda: self.both(
+                    "purge",
+                    failed_before=self.now - age,
+                    replaced_before=self.now - chance.choice((-1.0, 0.0, 5.0)),
+                    now=self.now,
+                    limit=limit,
+                ),
+            ),
+            "lead": (
+                2,
+                lambda: self.both(
+                    "leadership", owner=chance.choice("ab"), now=self.now, seconds=0.25
+                ),
+            ),
+            "resign": (1, lambda: self.both("resign", owner=chance.choice("ab"))),
+            "look": (6, lambda: self.look(uid, age, limit)),
+        }
+        weights = [weight for weight, _ in happens.values()]
+        ((_, action),) = chance.choices(list(happens.values()), weights)
+        action()
+        self.compare()
+
+    def some_id(self) -> str:
+        """One of the newer rows, or none that there is."""
+        rows = list(self.model.rows)[-6:]
+        return self.random.choice([*rows, new_id()])
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    def look(self, uid: str, age: float, limit: int) -> None:
+        self.both("unsent", before=self.now - age, limit=limit)
+        self.both("stuck", sent_before=self.now - age, limit=limit)
+        self.both("counts")
+        self.both("latest", uid=uid)
+        self.both("profile", uid=uid)
+
+    def compare(self) -> None:
+        """Both hold the same, and it makes sense."""
+        with self.database.engine.begin() as connection:
+            found = [dict(row) for row in connection.execute(select(avatars)).mappings()]
+            users = [dict(row) for row in connection.execute(select(profiles)).mappings()]
+        for row in found:
+            row["variants"] = row["variants"] and json.loads(row["variants"])
+        for user in users:
+            user["removed"] = user.pop("removed_at") is not None
+        assert found == [asdict(row) for row in self.model.rows.values()]
+        model = {uid: asdict(user) for uid, user in self.model.users.items()}
+        assert {user["uid"]: user for user in users} == model
+        # Whatever is ready is selected: there are no others, whose objects nobody deletes.
+        selected = {(user["avatar_id"], uid) for uid, user in model.items()}
+        ready = {(row["id"], row["uid"]) for row in found if row["status"] == Status.READY}
+        assert {pair for pair in selected if pair[0] is not None} == ready
+
+
+class StoreModelTests(SynchronousTestCase):
+    """The store on SQL and the one in memory."""
+
+    def test_same(self) -> None:
+        """Whatever happens, in whatever order, both tell and hold the same."""
+        base = random.randrange(10**6) * 1000
+        for seed in range(base, base + WAYS):
+            walk = Walk(seed)
+            try:
+                for _ in range(STEPS):
+                    walk.step()
+            except AssertionError as error:
+                steps = "\n".join(walk.trace)
+                self.fail(f"Walk({seed}): {error}\n{steps}")
+            finally:
+                walk.database.engine.dispose()

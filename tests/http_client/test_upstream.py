@@ -1,0 +1,336 @@
+"""Asking servers that answer in JSON, over real connections."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+from treq.testing import StubTreq
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import Clock, deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from fxprofile.drivers.fxa.identity import FxaIdentity
+from fxprofile.http_client import upstream
+from fxprofile.http_client.upstream import (
+    MAX_BYTES,
+    MAX_IN_FLIGHT,
+    Upstream,
+    UpstreamFailure,
+    as_number,
+    as_text,
+    as_texts,
+    client_for,
+    pool_for,
+)
+from fxprofile.model.errors import AuthUnavailable, OAuthUnavailable
+from fxprofile.model.profiles import Credentials
+from fxprofile.settings.model import Identity
+from fxprofile.telemetry.metrics import Metrics
+from tests.support.fakes.oauth import ALICE, FakeFxa, FakeOAuth, Said, listen
+from tests.support.servers import hostile
+from tests.support.servers.hostile import Connection, Hostile
+
+#: Short, so that the tests are; what they check does not depend on it.
+TIMEOUT = 0.3
+
+
+async def settle(condition: Any) -> None:
+    """Wait until something is so; the time of the test is the limit."""
+    while not condition():
+        await deferLater(reactor, 0.005)
+
+
+class RealCase(TestCase):
+    """Real connections to servers in this process."""
+
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.pool = pool_for(reactor)
+        self.client = client_for(reactor, self.pool, TIMEOUT)
+        self.addCleanup(self.pool.closeCachedConnections)
+
+    def serve(self, resource: Any) -> str:
+        port, url = listen(reactor, resource)
+        self.addCleanup(port.stopListening)
+        return url
+
+    def serve_hostile(self, react: Any) -> tuple[Hostile, str]:
+        server = Hostile(reactor, react)
+        port, url = server.listen()
+
+        async def close() -> None:
+            await port.stopListening()
+            for connection in server.connections:
+                if not connection.lost:
+                    connection.abort()
+            await settle(lambda: server.open == 0)
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        return server, url
+
+    def upstream(self, *, retry: bool = True, timeout: float = TIMEOUT) -> Upstream:
+        return Upstream("the server", self.client, reactor, timeout=timeout, retry=retry)
+
+
+class UpstreamTests(RealCase):
+    """A request and its answer."""
+
+    async def test_answer(self) -> None:
+        """An answer is its status and its JSON object."""
+        url = self.serve(FakeOAuth())
+        answer = await self.upstream(timeout=5).ask(
+            "POST", f"{url}/v1/verify", body={"token": "alice"}
+        )
+        self.assertEqual(answer.status, 200)
+        self.assertEqual((answer.members or {})["user"], ALICE)
+
+    async def test_no_compression_and_no_cookies(self) -> None:
+        """Compressed answers are not asked for, and cookies of a server are not kept."""
+        server = FakeOAuth()
+        server.answer = lambda _: Said(headers={"set-cookie": "session=alice; Path=/"})
+        asking = self.upstream(timeout=5)
+        url = self.serve(server)
+        for _ in range(2):
+            await asking.ask("GET", f"{url}/")
+        for seen in server.seen:
+            self.assertEqual(seen.headers.getRawHeaders("accept-encoding"), ["identity"])
+            self.assertFalse(seen.headers.hasHeader("cookie"))
+
+    async def test_compressed(self) -> None:
+        """A compressed answer is refused, however small it is."""
+        server = FakeOAuth()
+        server.answer = lambda _: Said(
+            body=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}
+        )
+        with self.assertRaises(UpstreamFailure) as raised:
+            await self.upstream(timeout=5).ask("GET", self.serve(server))
+        self.assertIn("compressed", str(raised.exception))
+
+    async def test_connections_are_kept(self) -> None:
+        """Requests that follow each other share a connection."""
+
+        def react(connection: Connection) -> None:
+            connection.write(hostile.HEAD + b"Content-Length: 2\r\n\r\n{}")
+
+        server, url = self.serve_hostile(react)
+        asking = self.upstream(timeout=5)
+        for _ in range(3):
+            await asking.ask("GET", url)
+        self.assertEqual((len(server.connections), len(server.received)), (1, 3))
+
+    async def test_hostile_servers(self) -> None:
+        """Whatever a server does, a failure comes in time, and the connection is closed."""
+        for name, react in hostile.ALL.items():
+            server, url = self.serve_hostile(react)
+            started = reactor.seconds()
+            with self.assertRaises(UpstreamFailure, msg=name) as raised:
+                await self.upstream().ask("POST", f"{url}/v1/verify", body={"token": "s3cret"})
+            self.assertLess(reactor.seconds() - started, TIMEOUT * 10, name)
+            self.assertNotIn("s3cret", str(raised.exception), name)
+            self.assertTrue(str(raised.exception).startswith("the server: "), name)
+            await settle(lambda server=server: server.open == 0)
+
+    async def test_dead_server(self) -> None:
+        """A port on which nobody listens is a failure."""
+        port, url = listen(reactor, FakeOAuth())
+        await port.stopListening()
+        with self.assertRaises(UpstreamFailure) as raised:
+            await self.upstream(timeout=5).ask("GET", url)
+        self.assertIn("ConnectionRefusedError", str(raised.exception))
+
+    async def test_no_such_host(self) -> None:
+        """A name that means nothing is a failure."""
+        with self.assertRaises(UpstreamFailure):
+            await self.upstream().ask("GET", "http://nowhere.invalid/")
+
+    async def test_longest_answer(self) -> None:
+        """An answer may be just as long as the limit."""
+        server = FakeOAuth()
+        padding = MAX_BYTES - len('{"a": ""}')
+        server.answer = lambda _: Said(members={"a": "x" * padding})
+        url = self.serve(server)
+        answer = await self.upstream(timeout=5).ask("GET", url)
+        self.assertEqual(len((answer.members or {})["a"]), padding)
+        padding += 1
+        with self.assertRaises(UpstreamFailure):
+            await self.upstream(timeout=5).ask("GET", url)
+
+    async def test_without_length(self) -> None:
+        """The end of the connection is the end of a body that has no length."""
+
+        def react(connection: Connection) -> None:
+            connection.write(hostile.HEAD + b'Connection: close\r\n\r\n{"a": 1}')
+            connection.close()
+
+        _, url = self.serve_hostile(react)
+        answer = await self.upstream(timeout=5).ask("GET", url)
+        self.assertEqual(answer.members, {"a": 1})
+
+    async def test_not_an_object(self) -> None:
+        """A body that is no JSON object is told as no members."""
+        server = FakeOAuth()
+        url = self.serve(server)
+        for body in (b"", b"[]", b'"a"', b"1", b"{", b"[" * 60_000, b"\xff", b"1" * 10_000):
+            server.answer = lambda _, body=body: Said(status=418, body=body)
+            answer = await self.upstream(timeout=5).ask("GET", url)
+            self.assertEqual((answer.status, answer.members), (418, None), body[:10])
+
+    async def test_idle_connection_was_closed(self) -> None:
+        """A request on a connection that the server closed meanwhile is sent once more."""
+
+        def react(connection: Connection) -> None:
+            if connection.data.count(b"HTTP/1.1") == 1:
+                connection.write(hostile.HEAD + b"Content-Length: 2\r\n\r\n{}")
+            else:
+                connection.close()
+
+        server, url = self.serve_hostile(react)
+        asking = self.upstream(timeout=5)
+        for _ in range(2):
+            answer = await asking.ask("POST", url, body={})
+            self.assertEqual(answer.members, {})
+        self.assertEqual(len(server.connections), 2)
+        self.assertEqual(len(server.received), 3)
+
+    async def test_retried_once(self) -> None:
+        """A server that closes every connection is not asked for ever."""
+        server, url = self.serve_hostile(hostile.hang_up)
+        with self.assertRaises(UpstreamFailure):
+            await self.upstream(timeout=5).ask("POST", url, body={})
+        self.assertEqual(len(server.connections), 2)
+
+    async def test_not_retried(self) -> None:
+        """Where asking counts, it is done once."""
+        server, url = self.serve_hostile(hostile.hang_up)
+        with self.assertRaises(UpstreamFailure):
+            await self.upstream(timeout=5, retry=False).ask("POST", url, body={})
+        self.assertEqual(len(server.connections), 1)
+
+    async def test_cancelling(self) -> None:
+        """Who stops waiting is told so, and the connection is closed, at every stage."""
+        for react in (hostile.silent, hostile.drip_head, hostile.drip_body):
+            server, url = self.serve_hostile(react)
+            asking = Deferred.fromCoroutine(self.upstream(timeout=60).ask("GET", url))
+            await settle(lambda server=server: server.received)
+            asking.cancel()
+            with self.assertRaises(CancelledError):
+                await asking
+            await settle(lambda server=server: server.open == 0)
+            self.assertEqual(len(server.connections), 1)
+
+    async def test_in_flight(self) -> None:
+        """A server is not asked more at one time than it may be."""
+        server, url = self.serve_hostile(hostile.silent)
+        asking = self.upstream(timeout=60)
+        requests = [
+            Deferred.fromCoroutine(asking.ask("GET", url)) for _ in range(MAX_IN_FLIGHT + 20)
+        ]
+        await settle(lambda: len(server.received) == MAX_IN_FLIGHT)
+        await deferLater(reactor, 0.05)
+        self.assertEqual(len(server.connections), MAX_IN_FLIGHT)
+        for request in reversed(requests):
+            request.addErrback(lambda failure: failure.trap(CancelledError))
+            request.cancel()
+        await gatherResults(requests)
+        fine = self.serve(FakeOAuth())
+        answer = await asking.ask("GET", f"{fine}/v1/jwks")
+        self.assertEqual(answer.status, 200)
+
+
+class TurnsTests(SynchronousTestCase):
+    """Requests that wait for their turn."""
+
+    def test_waiting_takes_from_the_time(self) -> None:
+        """Nobody waits for their turn longer than the answer may take."""
+        clock, server = Clock(), FakeOAuth()
+        server.hold = True
+        treq = StubTreq(server)
+        asking = Upstream("the server", treq, clock, timeout=5)
+        url = "http://server.example/"
+        early = [Deferred.fromCoroutine(asking.ask("GET", url)) for _ in range(MAX_IN_FLIGHT)]
+        clock.advance(2)
+        late = Deferred.fromCoroutine(asking.ask("GET", url))
+        treq.flush()
+        self.assertEqual(len(server.seen), MAX_IN_FLIGHT)
+        clock.advance(3)
+        for request in early:
+            self.failureResultOf(request, UpstreamFailure)
+        treq.flush()
+        self.assertEqual(len(server.seen), MAX_IN_FLIGHT + 1)
+        clock.advance(2)
+        self.failureResultOf(late, UpstreamFailure)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class FxaOverRealConnectionsTests(RealCase):
+    """The driver and servers that misbehave."""
+
+    def identity(self, url: str, timeout: float = TIMEOUT) -> FxaIdentity:
+        settings = Identity(oauth_url=f"{url}/v1", auth_url=f"{url}/v1", timeout=timeout)
+        return FxaIdentity(self.client, reactor, Metrics(), settings, pool=self.pool)
+
+    async def test_both_servers(self) -> None:
+        """A token is verified and its account told."""
+        identity = self.identity(self.serve(FakeFxa()), timeout=5)
+        credentials = await identity.verify(token="alice")
+        account = await identity.account(token="alice", credentials=credentials)
+        self.assertEqual((credentials.uid, account.email), (ALICE, "alice@example.com"))
+        self.assertTrue(await identity.check(server="oauth"))
+        self.assertTrue(await identity.check(server="auth"))
+
+    async def test_hostile(self) -> None:
+        """Each has its own error, whatever the server does."""
+        credentials = Credentials(uid=ALICE, scopes=())
+        for react in hostile.ALL.values():
+            _, url = self.serve_hostile(react)
+            identity = self.identity(url, timeout=0.1)
+            with self.assertRaises(OAuthUnavailable, msg=react.__name__):
+                await identity.verify(token="alice")
+            with self.assertRaises(AuthUnavailable, msg=react.__name__):
+                await identity.account(token="alice", credentials=credentials)
+            self.assertFalse(await identity.check(server="oauth"), react.__name__)
+            self.assertFalse(await identity.check(server="auth"), react.__name__)
+
+    async def test_stop(self) -> None:
+        """Stopping closes the connections that were kept."""
+
+        def react(connection: Connection) -> None:
+            body = json.dumps({"user": ALICE}).encode()
+            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+            connection.write(hostile.HEAD + length + body)
+
+        server, url = self.serve_hostile(react)
+        self.pool.cachedConnectionTimeout = 3600
+        identity = self.identity(url, timeout=5)
+        identity.startService()
+        await identity.verify(token="alice")
+        self.assertEqual(server.open, 1)
+        await identity.stopService()
+        await settle(lambda: server.open == 0)
+
+
+class ReadingTests(SynchronousTestCase):
+    """Members of an answer."""
+
+    def test_reading(self) -> None:
+        """What is of the right type is read, what is not is a ``ValueError``."""
+        self.assertEqual(as_text("é"), "é")
+        self.assertEqual(as_texts(["a", ""]), ("a", ""))
+        self.assertEqual(as_number(0), 0)
+        self.assertEqual(as_number(1.5), 1.5)
+        for value in (None, 1, b"a", ["a"], "\udc80"):
+            self.assertRaises(ValueError, as_text, value)
+        for value in (None, "a", {"a": 1}, [1], ["a", None]):
+            self.assertRaises(ValueError, as_texts, value)
+        for value in (None, "1", True, -1, 2**60, float("nan"), float("inf"), [1]):
+            self.assertRaises(ValueError, as_number, value)
+
+    def test_pool(self) -> None:
+        """Idle connections are closed before the servers close them."""
+        pool = pool_for(reactor)
+        self.assertEqual(pool.cachedConnectionTimeout, upstream.IDLE)
+        self.assertFalse(pool.retryAutomatically)

@@ -1,0 +1,139 @@
+"""
+Tests of :mod:`fxprofile.images.negotiation`: who gets which format.
+"""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.images.negotiation import ABSENT_SECONDS, MOST_ABSENT, Offers
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, public_key
+from tests.images.listener import AVATAR, Listener
+from tests.serving.wire import Answer
+from tests.support.fakes.bucket import MemoryBucket
+
+CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
+FIREFOX_92 = "image/webp,*/*"
+SAFARI_13 = "image/png,image/svg+xml,image/*;q=0.8,video/*;q=0.8,*/*;q=0.5"
+
+
+class ChoiceTests(SynchronousTestCase):
+    """What an Accept header says."""
+
+    def best(self, accept: str, *formats: str) -> list[str]:
+        return list(Offers(("png", *formats), Clock()).best_first(accept))
+
+    def test_browsers(self) -> None:
+        """A browser gets the format with the fewest bytes that it names, and PNG without."""
+        self.assertEqual(self.best(CHROME, "webp", "avif"), ["avif", "webp", "png"])
+        self.assertEqual(self.best(CHROME, "webp"), ["webp", "png"])
+        self.assertEqual(self.best(FIREFOX_92, "webp", "avif"), ["webp", "png"])
+        self.assertEqual(self.best(SAFARI_13, "webp", "avif"), ["png"])
+
+    def test_not_named(self) -> None:
+        """Who names no format gets PNG: any picture is also what old browsers ask for."""
+        for accept in ("", "*/*", "image/*", "text/html", "image/webpx", "video/webp"):
+            self.assertEqual(self.best(accept, "webp", "avif"), ["png"])
+
+    def test_quality(self) -> None:
+        """The weights of the client come first."""
+        self.assertEqual(
+            self.best("image/avif;q=0.5, IMAGE/WEBP", "webp", "avif"), ["webp", "avif", "png"]
+        )
+        self.assertEqual(self.best("image/webp;q=0, image/png", "webp"), ["png"])
+        self.assertEqual(self.best("image/webp;q=0.4, image/png;q=0.9", "webp"), ["png"])
+
+    def test_turned_off(self) -> None:
+        """Where there is only PNG, everybody gets it."""
+        self.assertEqual(self.best(CHROME), ["png"])
+        self.assertFalse(Offers(("png",), Clock()).vary)
+
+    @given(st.text() | st.text(alphabet="image/webpavf*;q=0.,1 "))
+    def test_any_header(self, accept: str) -> None:
+        """Whatever the header is, PNG is the last resort, and nothing comes twice."""
+        best = self.best(accept, "webp", "avif")
+        self.assertEqual(best[-1], "png")
+        self.assertEqual(len(set(best)), len(best))
+
+    def test_bounded(self) -> None:
+        """What is remembered is bounded, and forgotten in time."""
+        clock = Clock()
+        offers = Offers(("png", "webp"), clock)
+        for number in range(MOST_ABSENT + 1):
+            offers.note_absence(str(number))
+        self.assertEqual([offers.lacks(key) for key in ("0", "1")], [False, True])
+        clock.advance(ABSENT_SECONDS)
+        self.assertFalse(offers.lacks("1"))
+
+
+class NegotiationTests(SynchronousTestCase):
+    """What the listener answers when pictures come in several formats."""
+
+    def setUp(self) -> None:
+        self.bucket = MemoryBucket()
+        for form in ("png", "webp"):
+            self.bucket.objects[public_key(AVATAR, "default", form)] = form.encode()
+        self.listener = Listener(self.bucket, formats=("png", "webp"))
+
+    def ask(self, path: str = f"/a/{AVATAR}", method: str = "GET", **headers: str) -> Answer:
+        answer = self.listener.ask(path, method, **headers)
+        self.assertEqual(answer.header("Vary"), "Accept")
+        return answer
+
+    def test_formats(self) -> None:
+        """One URL gives each client the format that it takes, with a tag of its own."""
+        webp, png = self.ask(Accept=CHROME), self.ask(Accept=SAFARI_13)
+        self.assertEqual((webp.header("Content-Type"), webp.body), ("image/webp", b"webp"))
+        self.assertEqual((png.header("Content-Type"), png.body), ("image/png", b"png"))
+        self.assertNotEqual(webp.header("ETag"), png.header("ETag"))
+        self.assertEqual(webp.header("X-Content-Type-Options"), "nosniff")
+
+    def test_head(self) -> None:
+        """HEAD says what GET would give."""
+        self.assertEqual(
+            self.ask(method="HEAD", Accept=CHROME).header("Content-Type"), "image/webp"
+        )
+
+    def test_conditional(self) -> None:
+        """A tag is good for its own format only."""
+        tag = self.ask(Accept=CHROME).header("ETag") or ""
+        self.assertEqual(self.ask(Accept=CHROME, If_None_Match=tag).status, 304)
+        self.assertEqual(self.ask(Accept=SAFARI_13, If_None_Match=tag).status, 200)
+
+    def test_older_avatar(self) -> None:
+        """An avatar from before comes as PNG, and its bucket is not asked in vain each time."""
+        del self.bucket.objects[public_key(AVATAR, "default", "webp")]
+        for _ in range(3):
+            answer = self.ask(Accept=CHROME)
+            self.assertEqual((answer.header("Content-Type"), answer.body), ("image/png", b"png"))
+        asked = [keys for _, keys in self.bucket.calls]
+        self.assertEqual(asked.count((f"a/{AVATAR}.webp",)), 1)
+        self.bucket.objects[public_key(AVATAR, "default", "webp")] = b"webp"
+        self.listener.clock.advance(ABSENT_SECONDS)
+        self.assertEqual(self.ask(Accept=CHROME).body, b"webp")
+
+    def test_absent(self) -> None:
+        """What is not there in any format is 404, and appears as soon as it is there."""
+        unknown = "f" * 32
+        self.assertEqual(self.ask(f"/a/{unknown}", Accept=CHROME).status, 404)
+        self.bucket.objects[public_key(unknown, "default", "webp")] = b"webp"
+        self.assertEqual(self.ask(f"/a/{unknown}", Accept=CHROME).body, b"webp")
+
+    def test_default_avatar(self) -> None:
+        """The default avatar is a PNG, for which no bucket is asked."""
+        answer = self.ask(f"/a/{DEFAULT_AVATAR_ID}", Accept=CHROME)
+        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "image/png"))
+        self.assertEqual(self.bucket.calls, [])
+
+    def test_no_other_urls(self) -> None:
+        """A format has no URL of its own."""
+        self.assertEqual(self.listener.ask(f"/a/{AVATAR}.webp").status, 404)
+
+    def test_turned_off(self) -> None:
+        """Where there is only PNG, the answer is the same for all."""
+        answer = Listener(self.bucket).ask(f"/a/{AVATAR}", Accept=CHROME)
+        self.assertIsNone(answer.header("Vary"))
+        self.assertEqual(answer.body, b"png")

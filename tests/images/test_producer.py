@@ -1,0 +1,249 @@
+"""
+Tests of :mod:`fxprofile.images.producer`, and of :mod:`fxprofile.images.resource` with clients
+and buckets that are slow, or leave in the middle.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
+from fxprofile.images.producer import Tap
+from fxprofile.model.errors import StorageError
+from fxprofile.model.ports import ObjectInfo
+from fxprofile.serving.site import IDLE
+from tests.contracts.bucket import ScriptedBody
+from tests.images.listener import AVATAR, KEY, Listener
+from tests.serving.wire import BUFFER
+from tests.support.fakes.bucket import MemoryBucket
+
+PIECE = b"p" * 65536
+LARGE = 16
+
+
+class TapTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.tap = Tap()
+
+    def test_open(self) -> None:
+        """A tap is open until it is closed."""
+        self.successResultOf(self.tap.opened())
+
+    def test_closed(self) -> None:
+        """Who waits at a closed tap goes on when it is opened."""
+        self.tap.pauseProducing()
+        waiting = self.tap.opened()
+        self.assertNoResult(waiting)
+        self.tap.resumeProducing()
+        self.successResultOf(waiting)
+        self.successResultOf(self.tap.opened())
+
+    def test_given_up(self) -> None:
+        """Whoever gives up waiting is no trouble when it is opened after all."""
+        self.tap.pauseProducing()
+        waiting = self.tap.opened()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.tap.resumeProducing()
+
+
+class ScriptedBucket:
+    """A bucket with one large object, whose body a test leads."""
+
+    def __init__(self) -> None:
+        self.length = LARGE * len(PIECE)
+        self.body = ScriptedBody(*[PIECE] * LARGE)
+        self.opened: Deferred[None] | None = None
+
+    async def get(self, *, key: str) -> tuple[ObjectInfo, ScriptedBody]:
+        if self.opened is not None:
+            await self.opened
+        return ObjectInfo(key, self.length, "tag", 0.0), self.body
+
+
+class StreamTests(SynchronousTestCase):
+    """An object that is too large for the memory goes straight through."""
+
+    def setUp(self) -> None:
+        self.bucket = ScriptedBucket()
+        self.listener = Listener(self.bucket)
+        self.assertGreater(self.bucket.length, MAX_OBJECT_BYTES)
+        self.connection = self.listener.connect()
+        self.wire = self.connection.wire
+
+    def begin(self) -> None:
+        self.connection.request(f"/a/{AVATAR}")
+
+    def script(self, *steps: bytes | Exception | Deferred[None]) -> None:
+        self.bucket.body = ScriptedBody(*steps)
+
+    def passes(self, seconds: float) -> None:
+        self.listener.clock.advance(seconds)
+        self.connection.settle()
+
+    def test_whole(self) -> None:
+        """All of it arrives, and the connection is good for another request."""
+        self.begin()
+        self.assertEqual(self.connection.answer().body, PIECE * LARGE)
+        self.assertTrue(self.bucket.body.closed)
+        self.connection.request("/")
+        self.assertEqual(self.connection.answer().status, 404)
+
+    def test_back_pressure(self) -> None:
+        """Nothing is asked of the bucket while the client takes nothing."""
+        self.wire.takes = False
+        self.begin()
+        taken = self.bucket.body.taken
+        self.assertLessEqual(taken, 2)
+        self.passes(IDLE - 1)
+        self.assertEqual(self.bucket.body.taken, taken)
+        self.wire.drain()
+        self.assertEqual(self.connection.answer().body, PIECE * LARGE)
+
+    def test_stalled_client(self) -> None:
+        """A client that takes nothing for too long is cut off, and the body closed."""
+        self.wire.takes = False
+        self.begin()
+        self.passes(IDLE)
+        self.assertTrue(self.wire.aborted)
+        self.assertTrue(self.bucket.body.closed)
+        self.assertEqual(self.listener.clock.getDelayedCalls(), [])
+
+    def test_slow_client(self) -> None:
+        """A client that takes something now and then may take long over it all."""
+        self.wire.takes = False
+        self.begin()
+        while self.bucket.body.taken < LARGE:
+            before = self.bucket.body.taken
+            self.passes(IDLE - 1)
+            self.wire.drain(still_takes=False)
+            self.assertLessEqual((self.bucket.body.taken - before) * len(PIECE), 2 * BUFFER)
+        self.wire.drain()
+        self.assertFalse(self.wire.aborted)
+        self.assertEqual(self.connection.answer().body, PIECE * LARGE)
+
+    def test_slow_bucket(self) -> None:
+        """Who waits for the bucket is not cut off."""
+        first, second = Deferred[None](), Deferred[None]()
+        self.script(first, PIECE, second, *[PIECE] * (LARGE - 1))
+        self.begin()
+        for wait in (first, second):
+            self.passes(2 * IDLE)
+            wait.callback(None)
+        self.assertEqual(self.connection.answer().body, PIECE * LARGE)
+
+    def test_client_leaves(self) -> None:
+        """A client that goes away while the bucket reads closes the body."""
+        self.script(PIECE, Deferred(), PIECE)
+        self.begin()
+        self.connection.lose()
+        self.assertTrue(self.bucket.body.closed)
+        self.assertEqual(self.bucket.body.taken, 1)
+
+    def test_client_leaves_while_paused(self) -> None:
+        """So does one that had stopped to take anything before."""
+        self.wire.takes = False
+        self.begin()
+        self.connection.lose()
+        self.assertTrue(self.bucket.body.closed)
+        self.assertEqual(self.listener.clock.getDelayedCalls(), [])
+
+    def test_client_leaves_before_the_answer(self) -> None:
+        """A client that leaves while the bucket is asked gives up the question."""
+        self.bucket.opened = Deferred()
+        self.begin()
+        self.connection.lose()
+        self.assertTrue(self.bucket.opened.called)
+        self.assertEqual(self.wire.value(), b"")
+        counted = self.listener.counted(
+            "http_requests_total", listener="images", method="GET", route="/a/{id}", status="499"
+        )
+        self.assertEqual(counted, 1)
+
+    def test_bucket_fails_at_first(self) -> None:
+        """A body that fails before its first byte is 503, without a word of the picture."""
+        self.script(StorageError("cut"))
+        self.begin()
+        answer = self.connection.answer()
+        self.assertEqual((answer.status, answer.json["errno"]), (503, 106))
+        self.assertEqual(answer.header("Cache-Control"), "no-store")
+        self.assertEqual(answer.header("Content-Type"), "application/json")
+        self.assertIsNone(answer.header("ETag"))
+        self.assertTrue(self.bucket.body.closed)
+
+    def test_bucket_fails_in_mid_body(self) -> None:
+        """A body that fails later cuts the connection: its end is not a clean one."""
+        for steps in (
+            [PIECE, StorageError("cut")],
+            [PIECE, PIECE],
+            [*[PIECE] * LARGE, b"more than it said"],
+            [PIECE, ZeroDivisionError("bug")],
+        ):
+            self.script(*steps)
+            self.connection = self.listener.connect()
+            self.begin()
+            self.assertTrue(self.connection.wire.aborted, steps)
+            self.assertTrue(self.bucket.body.closed)
+        counted = self.listener.counted(
+            "http_requests_total", listener="images", method="GET", route="/a/{id}", status="499"
+        )
+        self.assertEqual(counted, 4)
+
+    def test_empty_pieces(self) -> None:
+        """Empty pieces are no reason to stumble."""
+        self.script(b"", PIECE, b"", *[PIECE] * (LARGE - 1), b"")
+        self.begin()
+        self.assertEqual(self.connection.answer().body, PIECE * LARGE)
+
+    def test_empty_object(self) -> None:
+        """Nor are empty objects."""
+        self.bucket.length = 0
+        self.script()
+        self.begin()
+        answer = self.connection.answer()
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(answer.header("Content-Type"), "image/png")
+
+
+class MemoryTests(SynchronousTestCase):
+    """What slow readers of a picture in memory cost."""
+
+    def setUp(self) -> None:
+        self.bucket = MemoryBucket()
+        self.bucket.objects[KEY] = b"x" * MAX_OBJECT_BYTES
+        self.listener = Listener(self.bucket)
+        self.connection = self.listener.connect()
+        self.wire = self.connection.wire
+
+    def test_share(self) -> None:
+        """All have it of one get, and each leaves no more than itself unread."""
+        connections = [self.listener.connect() for _ in range(20)]
+        for connection in connections:
+            connection.wire.takes = False
+            connection.request(f"/a/{AVATAR}")
+            self.assertLess(connection.wire.buffered, MAX_OBJECT_BYTES + 1024)
+        self.assertEqual(self.bucket.calls, [("get", (KEY,))])
+        for connection in connections:
+            connection.wire.drain()
+            self.assertEqual(connection.answer().body, self.bucket.objects[KEY])
+
+    def test_pipelined(self) -> None:
+        """Who asks for many and takes none gets the second when the first has gone."""
+        self.wire.takes = False
+        self.connection.send(f"GET /a/{AVATAR} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 50)
+        self.assertLess(self.wire.buffered, MAX_OBJECT_BYTES + 1024)
+        for _ in range(49):
+            self.wire.drain(still_takes=False)
+            self.assertLess(self.wire.buffered, MAX_OBJECT_BYTES + 1024)
+        self.wire.drain()
+        answers = self.connection.answers()
+        self.assertEqual([answer.status for answer in answers], [200] * 50)
+
+    def test_closing(self) -> None:
+        """A client that wanted the connection closed cannot keep it by taking nothing."""
+        self.wire.takes = False
+        self.connection.request(f"/a/{AVATAR}_small", Connection="close")
+        self.assertTrue(self.wire.disconnecting)
+        self.listener.clock.advance(IDLE)
+        self.assertTrue(self.wire.aborted)

@@ -1,0 +1,229 @@
+"""
+Tests of :mod:`fxprofile.model.messages`: the form of messages.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.model.avatars import REASONS, Variant
+from fxprofile.model.errors import MalformedMessage
+from fxprofile.model.keys import VARIANTS
+from fxprofile.model.messages import MAX_MESSAGE_CHARACTERS, Job, Op, Outcome, Result
+
+ID = "0123456789abcdef0123456789abcdef"
+VARIANT = {"width": 1, "height": 2, "bytes": 3}
+
+ids = st.text("0123456789abcdef", min_size=32, max_size=32)
+positive = st.integers(1, 1 << 40)
+variants = st.fixed_dictionaries({n: st.builds(Variant, *[positive] * 3) for n in VARIANTS})
+timings = st.dictionaries(st.sampled_from(["get", "crunch", "put"]), st.floats(0, 1000))
+results = st.one_of(
+    st.builds(
+        Result,
+        ids,
+        st.just(Outcome.READY),
+        variants=variants,
+        placeholder=st.none() | st.just("LEHV6nWB2yk8pyo0adR*.7kCMdnj"),
+        timing=timings,
+    ),
+    st.builds(Result, ids, st.just(Outcome.FAILED), st.sampled_from(list(REASONS))),
+    st.builds(Result, ids, st.just(Outcome.DELETED)),
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=5,
+)
+
+#: Messages that are no messages, whatever queue they are on.
+JUNK = (
+    "",
+    " ",
+    "null",
+    "1",
+    '"x"',
+    "[]",
+    "{}",
+    "{",
+    "\x00",
+    "\ud800",
+    "[" * 4000,
+    "9" * 4090,
+    '{"v":' * 700,
+    "NaN",
+)
+
+
+def changed(message: str, **members: Any) -> str:
+    """A message with other members; None takes one away."""
+    whole = {**json.loads(message), **members}
+    return json.dumps({name: value for name, value in whole.items() if value is not None})
+
+
+class JobTests(SynchronousTestCase):
+    """Messages on the jobs queue."""
+
+    message = Job(Op.CRUNCH, ID).encode(0)
+
+    @given(st.builds(Job, st.sampled_from(Op), ids), st.floats(0, 4e9))
+    def test_round_trip(self, job: Job, sent: float) -> None:
+        """A job is read as it was written."""
+        self.assertEqual(Job.decode(job.encode(sent)), job)
+
+    @given(st.floats(0, 4e9))
+    def test_sent(self, sent: float) -> None:
+        """When it was sent is in the form of RFC 3339, in UTC."""
+        text = json.loads(Job(Op.DELETE, ID).encode(sent))["sent"]
+        self.assertTrue(text.endswith("Z"))
+        read = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        self.assertEqual(read.tzinfo, UTC)
+        self.assertTrue(math.isclose(read.timestamp(), sent, abs_tol=1e-6))
+
+    def test_form(self) -> None:
+        """The form is the one that is agreed."""
+        self.assertEqual(
+            json.loads(self.message),
+            {"v": 1, "op": "crunch", "id": ID, "sent": "1970-01-01T00:00:00Z"},
+        )
+
+    def test_junk(self) -> None:
+        """What is not of this form is malformed, and nothing worse."""
+        bad = [
+            *JUNK,
+            self.message[:-1],
+            self.message + " " * MAX_MESSAGE_CHARACTERS,
+            *(changed(self.message, v=v) for v in (None, 0, 2, "1", 1.0, True, [1])),
+            *(changed(self.message, id=i) for i in (None, 1, ID[:-1], ID + "0", ID.upper(), [ID])),
+            *(changed(self.message, op=op) for op in (None, "", "CRUNCH", "drop", 1, [], {})),
+        ]
+        for text in bad:
+            with self.assertRaises(MalformedMessage, msg=text[:80]):
+                Job.decode(text)
+
+    def test_more_members(self) -> None:
+        """Members that a later version may add are passed over."""
+        self.assertEqual(Job.decode(changed(self.message, trace="x")), Job(Op.CRUNCH, ID))
+
+    @given(json_values)
+    def test_any_json(self, value: Any) -> None:
+        """No JSON does anything worse than being malformed."""
+        for text in (json.dumps(value), changed(self.message, op=value, id=value, v=value)):
+            with self.assertRaises(MalformedMessage):
+                Job.decode(text)
+
+    @given(st.text())
+    def test_any_text(self, text: str) -> None:
+        """Nor does any text."""
+        for decode in (Job.decode, Result.decode):
+            with self.assertRaises(MalformedMessage):
+                decode(text)
+
+
+class ResultTests(SynchronousTestCase):
+    """Messages on the results queue."""
+
+    ready = Result(ID, Outcome.READY, variants={n: Variant(1, 2, 3) for n in VARIANTS}).encode()
+    failed = Result(ID, Outcome.FAILED, "corrupt").encode()
+
+    @given(results)
+    def test_round_trip(self, result: Result) -> None:
+        """A result is read as it was written, its times to a tenth of a millisecond."""
+        read = Result.decode(result.encode())
+        self.assertEqual(read.timing, {n: round(s, 4) for n, s in result.timing.items()})
+        self.assertEqual(
+            (read.id, read.status, read.reason, read.variants, read.placeholder),
+            (result.id, result.status, result.reason, result.variants, result.placeholder),
+        )
+
+    def test_placeholder(self) -> None:
+        """A placeholder is a BlurHash of 28 characters, or is left out."""
+        self.assertIsNone(Result.decode(self.ready).placeholder)
+        good = Result.decode(changed(self.ready, placeholder="LEHV6nWB2yk8pyo0adR*.7kCMdnj"))
+        self.assertEqual(good.placeholder, "LEHV6nWB2yk8pyo0adR*.7kCMdnj")
+        for text in ("", "LEHV6n", "L" * 29, '"' * 28, "L" * 27 + "\n", 28, ["L" * 28]):
+            with self.assertRaises(MalformedMessage):
+                Result.decode(changed(self.ready, placeholder=text))
+
+    def test_form(self) -> None:
+        """The forms are those that are agreed."""
+        self.assertEqual(
+            json.loads(self.ready),
+            {
+                "v": 1,
+                "id": ID,
+                "status": "ready",
+                "variants": {"default": VARIANT, "small": VARIANT, "large": VARIANT},
+                "timing": {},
+            },
+        )
+        self.assertEqual(
+            json.loads(self.failed),
+            {"v": 1, "id": ID, "status": "failed", "error": {"reason": "corrupt"}, "timing": {}},
+        )
+
+    def test_junk(self) -> None:
+        """What is not of this form is malformed, and nothing worse."""
+        bad = [
+            *JUNK,
+            *(changed(self.ready, status=s) for s in (None, "READY", "processing", 1, [], {})),
+            *(changed(self.ready, variants=v) for v in (None, [], {}, "x", {"default": VARIANT})),
+            *(
+                changed(self.ready, variants={**dict.fromkeys(VARIANTS, VARIANT), "small": small})
+                for small in (
+                    1,
+                    [],
+                    {},
+                    {**VARIANT, "width": 0},
+                    {**VARIANT, "width": -1},
+                    {**VARIANT, "height": 1.5},
+                    {**VARIANT, "bytes": True},
+                    {**VARIANT, "bytes": "3"},
+                )
+            ),
+            changed(self.ready, variants={**dict.fromkeys(VARIANTS, VARIANT), "huge": VARIANT}),
+            *(changed(self.failed, error=e) for e in (None, "corrupt", [], {}, {"reason": "?"})),
+            *(changed(self.failed, error={"reason": r}) for r in (1, [], {}, ["corrupt"])),
+        ]
+        for text in bad:
+            with self.assertRaises(MalformedMessage, msg=text[:80]):
+                Result.decode(text)
+
+    def test_odd_timing(self) -> None:
+        """What is odd in the times, which are for people only, is passed over."""
+        for timing, expected in (
+            (None, {}),
+            ([], {}),
+            ({"get": "x", "put": 1, "crunch": True}, {"put": 1}),
+        ):
+            self.assertEqual(Result.decode(changed(self.ready, timing=timing)).timing, expected)
+
+    def test_short_enough(self) -> None:
+        """The longest result is far shorter than a message may be."""
+        huge = 1 << 50
+        result = Result(
+            ID,
+            Outcome.READY,
+            variants={name: Variant(huge, huge, huge) for name in VARIANTS},
+            timing=dict.fromkeys(("get", "crunch", "put"), 1e9),
+        )
+        self.assertLess(len(result.encode()), MAX_MESSAGE_CHARACTERS / 4)
+
+    @given(json_values)
+    def test_any_json(self, value: Any) -> None:
+        """No JSON in a member does anything worse than making it malformed."""
+        for text in (
+            changed(self.ready, status=value),
+            changed(self.failed, error=value),
+            changed(self.failed, error={"reason": value}),
+            changed(self.ready, variants=value if value is not None else 1),
+        ):
+            with self.assertRaises(MalformedMessage):
+                Result.decode(text)

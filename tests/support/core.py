@@ -1,0 +1,133 @@
+"""
+The verbs of the web role on drivers in memory, for tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.model.avatars import Avatar, Status, Variant
+from fxprofile.model.keys import VARIANTS
+from fxprofile.model.messages import Job, Outcome, Result
+from fxprofile.profiles.invalidation import Changes
+from fxprofile.telemetry.metrics import Metrics
+from fxprofile.uploads.accept import Intake
+from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.selection import Selection
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.fakes.flaky import Flaky
+from tests.support.fakes.store import MemoryProfileStore
+
+T = TypeVar("T")
+
+ALICE = "a" * 32
+BOB = "b" * 32
+JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(range(200))
+
+PICTURES = {name: Variant(side, side, side * 10) for name, (_, side) in VARIANTS.items()}
+
+
+def make_id(number: int) -> str:
+    """An avatar id, the same for the same number."""
+    return f"{number:032x}"
+
+
+class CoreTestCase(SynchronousTestCase):
+    """
+    One web head whose drivers fail when they are told to.
+
+    :ivar diary: what was asked of the private bucket, the store and the jobs queue.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.metrics = Metrics()
+        self.diary: list[str] = []
+        self.rows = MemoryProfileStore()
+        self.originals = MemoryBucket(self.clock)
+        self.jobs_queue = MemoryQueue("jobs", 60, 5, self.clock)
+        self.updates_queue = MemoryQueue("updates", 60, 5, self.clock)
+        self.store = Flaky(self.rows, "store", self.diary)
+        self.private = Flaky(self.originals, "private", self.diary)
+        self.jobs = Flaky(self.jobs_queue, "jobs", self.diary)
+        self.updates = Flaky(self.updates_queue)
+        self.cache = Flaky(MemoryCache(self.clock, ttl=3600))
+        self.outbox = Outbox(jobs=self.jobs, store=self.store, clock=self.clock)
+        self.changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
+        self.selection = Selection(
+            store=self.store, outbox=self.outbox, changes=self.changes, clock=self.clock
+        )
+        ids = itertools.count(1)
+        self.intake = Intake(
+            private=self.private,
+            store=self.store,
+            outbox=self.outbox,
+            clock=self.clock,
+            new_id=lambda: make_id(next(ids)),
+        )
+        self.logged: list[str] = []
+        globalLogPublisher.addObserver(self._log)
+        self.addCleanup(globalLogPublisher.removeObserver, self._log)
+
+    def _log(self, event: LogEvent) -> None:
+        self.logged.append(formatEvent(event))
+
+    def run_now(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of work that waits for nothing."""
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def fails_now(self, work: Coroutine[Any, Any, Any], *kinds: type[Exception]) -> Exception:
+        """The error of work that waits for nothing."""
+        return self.failureResultOf(Deferred.fromCoroutine(work), *kinds).value
+
+    def upload(self, uid: str = ALICE, data: bytes = JPEG) -> Avatar:
+        """An upload that is accepted."""
+        return self.run_now(self.intake.accept(uid=uid, body=BytesBody(data), length=len(data)))
+
+    def apply(self, avatar_id: str, status: Outcome, reason: str | None = None) -> None:
+        """What a worker reports of an avatar is applied."""
+        self.run_now(self.selection.apply(result(avatar_id, status, reason)))
+
+    def ready(self, avatar_id: str) -> None:
+        """A worker has crunched an avatar."""
+        self.apply(avatar_id, Outcome.READY)
+
+    def received(self, queue: MemoryQueue) -> list[str]:
+        """The messages on a queue, which are then gone."""
+        bodies = []
+        while messages := self.run_now(queue.receive(max_messages=10, wait=0)):
+            for message in messages:
+                bodies.append(message.body)
+                self.run_now(queue.delete(message=message))
+        return bodies
+
+    def sent(self) -> list[tuple[str, str]]:
+        """The jobs that were sent since the last time."""
+        jobs = [Job.decode(body) for body in self.received(self.jobs_queue)]
+        return [(job.op.value, job.id) for job in jobs]
+
+    def status(self, avatar_id: str) -> Status | None:
+        """The status of an avatar, None if it is gone."""
+        row = self.rows.rows.get(avatar_id)
+        return row and row.status
+
+    def selected(self, uid: str = ALICE) -> str | None:
+        """The id of the selected avatar."""
+        return self.run_now(self.rows.profile(uid=uid)).avatar_id
+
+
+def result(avatar_id: str, status: Outcome, reason: str | None = None) -> Result:
+    """What a worker reports."""
+    ready = status is Outcome.READY
+    return Result(avatar_id, status, reason, variants=PICTURES if ready else {})

@@ -1,0 +1,247 @@
+"""
+The service itself, as a child process of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+import fxprofile
+from tests.support.servers.local import die_with_parent, free_port
+
+#: Seconds that a daemon gets to start or to stop: a stop may wait 25 for work in hand.
+PATIENCE = 60
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the daemons of one service listen; those of several roles share them."""
+
+    web: int = field(default_factory=free_port)
+    images: int = field(default_factory=free_port)
+
+    @property
+    def web_url(self) -> str:
+        """The root of the API, without a slash at its end."""
+        return f"http://127.0.0.1:{self.web}"
+
+    @property
+    def images_url(self) -> str:
+        """The origin of the images, without a slash at its end."""
+        return f"http://127.0.0.1:{self.images}"
+
+
+class Daemon:
+    """
+    ``twistd -n fxprofile`` on ports of its own, with its files in a directory.
+
+    It may be started again after it ended, on the same directory and ports.  As an
+    asynchronous context manager it starts, and ends with nothing left behind.  It dies
+    with the tests, even if those are killed; so start it on the reactor's thread.
+
+    :param directory: where it runs and keeps ``var/``; without one, it gets a temporary
+        one, which :meth:`remove` removes.
+    :param settings: further settings, as ``{"uploads.wait": 0}``.
+    :param environ: further environment.
+    :param ports: those of other roles of the same service.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        *,
+        role: str = "combined",
+        settings: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+        ports: Ports | None = None,
+    ) -> None:
+        self._temporary = directory is None
+        self.directory = Path(directory or tempfile.mkdtemp(prefix="fxprofile-daemon-"))
+        self.role = role
+        self.settings = dict(settings or {})
+        self.environ = dict(environ or {})
+        self.ports = ports or Ports()
+        self.admin_url = f"http://127.0.0.1:{free_port()}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def __aenter__(self) -> Daemon:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.remove()
+
+    @property
+    def web_url(self) -> str:
+        """The root of the API, without a slash at its end."""
+        return self.ports.web_url
+
+    @property
+    def images_url(self) -> str:
+        """The origin of the images, without a slash at its end."""
+        return self.ports.images_url
+
+    @property
+    def pid(self) -> int | None:
+        """The process, if it runs."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def output(self) -> str:
+        """What it has said since it was first started."""
+        try:
+            return self._log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / f"{self.role}.log"
+
+    def command(self) -> list[str]:
+        """What starts it."""
+        settings = {
+            "web.listen": f"tcp:{self.ports.web}:interface=127.0.0.1",
+            "web.public_url": self.ports.web_url,
+            "images.listen": f"tcp:{self.ports.images}:interface=127.0.0.1",
+            "images.url": f"{self.ports.images_url}/a/{{id}}",
+            "admin.listen": f"tcp:{self.admin_url.rpartition(':')[2]}:interface=127.0.0.1",
+            **self.settings,
+        }
+        twistd = Path(sysconfig.get_path("scripts"), "twistd")
+        return [
+            *(sys.executable, str(twistd), "-n", "fxprofile", f"--role={self.role}"),
+            *(f"--set={name}={value}" for name, value in settings.items()),
+        ]
+
+    async def start(self) -> None:
+        """
+        Start it, and wait until its admin listener says that it wants requests.
+
+        :raises RuntimeError: with its output, if it does not come to that.
+        """
+        if self._process is not None:
+            raise RuntimeError("the daemon runs already")
+        self._process = self._spawn()
+        try:
+            await self._until(self._answers, "did not start")
+        except BaseException:
+            await self.kill()
+            raise
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
+        # What is tested is what the tests import, wherever else it is installed.
+        environ.update(self.environ)
+        environ["PYTHONPATH"] = str(Path(fxprofile.__file__).parent.parent)
+        with open(self._log, "ab") as log:
+            return subprocess.Popen(
+                self.command(),
+                cwd=self.directory,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    async def stop(self) -> int:
+        """
+        Ask it to end (SIGTERM), and wait until it has.
+
+        :returns: its exit status; as with ``subprocess``, minus the signal if it died
+            of one, which is how twistd ends after a SIGTERM.
+        :raises RuntimeError: with its output, if it does not end.
+        """
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """End it at once (SIGKILL): it can tidy up nothing."""
+        await self._end(signal.SIGKILL)
+
+    async def restart(self) -> None:
+        """End it in an orderly way, and start it again on the same directory."""
+        await self.stop()
+        await self.start()
+
+    async def remove(self) -> None:
+        """End it if it runs, and remove its directory if that was a temporary one."""
+        await deferToThread(self.close)
+
+    def close(self) -> None:
+        """Do what :meth:`remove` does, and block for as long as it takes."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def _end(self, number: int) -> int:
+        process = self._process
+        if process is None:
+            return 0
+        process.send_signal(number)
+        try:
+            await self._until(self._ended, "did not stop")
+        except RuntimeError:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            if process.poll() is not None:
+                self._process = None
+        return process.returncode
+
+    async def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return not await self._ended()
+
+    async def _ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    async def _answers(self) -> bool:
+        if await self._ended():
+            raise RuntimeError(f"the {self.role} daemon ended at its start:\n{self.output}")
+        return await deferToThread(_is_up, f"{self.admin_url}/__lbheartbeat__")
+
+    async def _until(self, condition: Any, otherwise: str) -> None:
+        from twisted.internet import reactor
+
+        clock: Any = reactor
+        deadline = clock.seconds() + PATIENCE
+        while not await condition():
+            if clock.seconds() > deadline:
+                raise RuntimeError(f"the {self.role} daemon {otherwise}:\n{self.output}")
+            await deferLater(clock, 0.05)
+
+
+def _is_up(url: str) -> bool:
+    """Whether there is a 200 at a URL.  This blocks."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

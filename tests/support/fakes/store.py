@@ -1,0 +1,268 @@
+"""
+A profile store in memory.
+
+It keeps whole rows and goes through all of them each time: slow, and short enough to
+see that it does what :class:`fxprofile.model.ports.IProfileStore` says.  It is the model
+that the one on SQL is held against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from zope.interface import implementer
+
+from fxprofile.model.avatars import Avatar, Status, Variant
+from fxprofile.model.errors import StoreError
+from fxprofile.model.ports import IProfileStore
+from fxprofile.model.profiles import Profile
+
+TICK = 0.001
+
+P, R, F = Status.PROCESSING, Status.READY, Status.FAILED
+S, D = Status.REPLACED, Status.DELETING
+
+
+@dataclass
+class Row:
+    id: str
+    uid: str
+    seq: int
+    created: float
+    updated: float
+    owed_since: float | None
+    status: Status = P
+    job_sent: float | None = None
+    error: str | None = None
+    variants: Mapping[str, Variant] | None = None
+    placeholder: str | None = None
+
+    def owe(self, status: Status, now: float) -> None:
+        self.status, self.job_sent, self.owed_since, self.updated = status, None, now, now
+
+    def avatar(self) -> Avatar:
+        return Avatar(
+            id=self.id,
+            uid=self.uid,
+            seq=self.seq,
+            status=self.status,
+            job_sent=self.job_sent,
+            created=self.created,
+            error=self.error,
+            placeholder=self.placeholder,
+        )
+
+
+@dataclass
+class User:
+    uid: str
+    display_name: str | None = None
+    avatar_id: str | None = None
+    selected_seq: int = 0
+    changed_at: float = 0.0
+    removed: bool = False
+
+    def change(self, now: float) -> None:
+        self.changed_at = max(now, self.changed_at + TICK)
+        self.removed = False
+
+
+@implementer(IProfileStore)
+class MemoryProfileStore:
+    """
+    An :class:`fxprofile.model.ports.IProfileStore` that ends with its process.
+
+    :ivar rows: the avatars, by id.
+    :ivar users: the profiles, by uid.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.users: dict[str, User] = {}
+        self._seq = 0
+        self._leader: tuple[str, float] | None = None
+
+    async def accept(self, *, avatar_id: str, uid: str, now: float) -> Avatar:
+        if avatar_id in self.rows:
+            raise StoreError("there is an avatar with this id")
+        self._seq += 1
+        self.users.setdefault(uid, User(uid))
+        self.rows[avatar_id] = Row(avatar_id, uid, self._seq, now, now, now)
+        return self.rows[avatar_id].avatar()
+
+    async def avatar(self, *, avatar_id: str) -> Avatar | None:
+        row = self.rows.get(avatar_id)
+        return row and row.avatar()
+
+    async def latest(self, *, uid: str) -> Avatar | None:
+        rows = [row for row in self._of(uid) if row.status is not D]
+        return rows[-1].avatar() if rows else None
+
+    async def profile(self, *, uid: str) -> Profile:
+        user = self.users.get(uid, User(uid))
+        return Profile(uid, user.display_name, user.avatar_id, user.changed_at)
+
+    async def job_sent(self, *, avatar_id: str, status: Status, now: float) -> None:
+        row = self.rows.get(avatar_id)
+        if row and row.status is status:
+            row.job_sent = now
+
+    async def ready(
+        self,
+        *,
+        avatar_id: str,
+        variants: Mapping[str, Variant],
+        now: float,
+        placeholder: str | None = None,
+    ) -> Avatar | None:
+        row = self.rows.get(avatar_id)
+        if row and row.status in (P, F):
+            user = self.users[row.uid]
+            row.error, row.variants, row.placeholder = None, dict(variants), placeholder
+            if row.seq > user.selected_seq:
+                row.status, row.owed_since, row.updated = R, None, now
+                if user.avatar_id is not None:
+                    self.rows[user.avatar_id].owe(S, now)
+                user.avatar_id, user.selected_seq = avatar_id, row.seq
+                user.change(now)
+            else:
+                row.owe(S, now)
+        return row and row.avatar()
+
+    async def failed(self, *, avatar_id: str, reason: str, now: float) -> Avatar | None:
+        row = self.rows.get(avatar_id)
+        if row and row.status is P:
+            row.status, row.error, row.owed_since, row.updated = F, reason, None, now
+        return row and row.avatar()
+
+    async def delete(self, *, avatar_id: str, uid: str, now: float) -> bool:
+        row = self.rows.get(avatar_id)
+        return row is not None and row.uid == uid and bool(self._delete([row], now))
+
+    async def delete_current(self, *, uid: str, now: float) -> Sequence[str]:
+        user = self.users.get(uid)
+        if user is None:
+            return []
+        rows = [row for row in self._of(uid) if row.status is P or row.id == user.avatar_id]
+        self._raise_mark(user)
+        return self._delete(rows, now)
+
+    async def delete_user(self, *, uid: str, now: float) -> Sequence[str]:
+        user = self.users.get(uid)
+        if user is None:
+            return []
+        self._raise_mark(user)
+        visible = user.avatar_id is not None or user.display_name is not None
+        user.avatar_id = user.display_name = None
+        if visible:
+            user.change(now)
+        ids = self._delete(self._of(uid), now)
+        user.removed = True
+        self._forget(uid)
+        return ids
+
+    async def deleted(self, *, avatar_id: str, now: float) -> Avatar | None:
+        row = self.rows.get(avatar_id)
+        if row and row.status is D:
+            del self.rows[avatar_id]
+            self._forget(row.uid)
+            return None
+        if row and row.status is S and row.owed_since is not None:
+            row.owed_since, row.job_sent = None, now
+        return row and row.avatar()
+
+    async def redelete(self, *, avatar_id: str) -> bool:
+        row = self.rows.get(avatar_id)
+        if row is None or row.status not in (D, S):
+            return False
+        row.job_sent, row.owed_since = None, row.updated
+        return True
+
+    async def set_display_name(self, *, uid: str, name: str | None, now: float) -> None:
+        if name is not None:
+            self.users.setdefault(uid, User(uid))
+        user = self.users.get(uid)
+        if user and user.display_name != name:
+            user.display_name = name
+            user.change(now)
+
+    async def unsent(self, *, before: float, limit: int) -> Sequence[Avatar]:
+        return self._owing(lambda row, since: row.job_sent is None and since < before, limit)
+
+    async def stuck(self, *, sent_before: float, limit: int) -> Sequence[Avatar]:
+        return self._owing(
+            lambda row, since: row.job_sent is not None and row.job_sent < sent_before, limit
+        )
+
+    async def expire(self, *, processing_before: float, now: float, limit: int) -> Sequence[str]:
+        old = self._owing(lambda row, since: row.status is P and since < processing_before, limit)
+        for avatar in old:
+            await self.failed(avatar_id=avatar.id, reason="lost", now=now)
+        return [avatar.id for avatar in old]
+
+    async def purge(
+        self, *, failed_before: float, replaced_before: float, now: float, limit: int
+    ) -> int:
+        rows = sorted(self.rows.values(), key=lambda row: (row.updated, row.seq))
+        failed = [row for row in rows if row.status is F and row.updated < failed_before]
+        replaced = [
+            row
+            for row in rows
+            if row.status is S and row.owed_since is None and row.updated < replaced_before
+        ]
+        for row in (changed := (failed[:limit] + replaced)[:limit]):
+            if row.status is F:
+                row.owe(D, now)
+            else:
+                del self.rows[row.id]
+                self._forget(row.uid)
+        return len(changed)
+
+    async def counts(self) -> Mapping[Status, int]:
+        owing = [row.status for row in self.rows.values() if row.owed_since is not None]
+        return {status: owing.count(status) for status in (P, D, S)}
+
+    async def leadership(self, *, owner: str, now: float, seconds: float) -> bool:
+        if self._leader is None or self._leader[0] == owner or self._leader[1] <= now:
+            self._leader = owner, now + seconds
+        return self._leader[0] == owner
+
+    async def resign(self, *, owner: str) -> None:
+        if self._leader is not None and self._leader[0] == owner:
+            self._leader = None
+
+    async def check(self) -> None:
+        pass
+
+    def _of(self, uid: str) -> list[Row]:
+        rows = [row for row in self.rows.values() if row.uid == uid]
+        return sorted(rows, key=lambda row: row.seq)
+
+    def _delete(self, rows: Iterable[Row], now: float) -> list[str]:
+        ids = []
+        for row in rows:
+            if row.status is not D:
+                row.owe(D, now)
+                ids.append(row.id)
+                user = self.users[row.uid]
+                if user.avatar_id == row.id:
+                    user.avatar_id = None
+                    user.change(now)
+        return ids
+
+    def _raise_mark(self, user: User) -> None:
+        user.selected_seq = max([user.selected_seq, *(row.seq for row in self._of(user.uid))])
+
+    def _forget(self, uid: str) -> None:
+        if uid in self.users and self.users[uid].removed and not self._of(uid):
+            del self.users[uid]
+
+    def _owing(self, wanted: Callable[[Row, float], bool], limit: int) -> list[Avatar]:
+        rows = [
+            row
+            for row in self.rows.values()
+            if row.owed_since is not None and wanted(row, row.owed_since)
+        ]
+        rows.sort(key=lambda row: (row.owed_since, row.seq))
+        return [row.avatar() for row in rows[:limit]]

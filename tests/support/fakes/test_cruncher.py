@@ -1,0 +1,29 @@
+"""
+Tests of :mod:`tests.support.fakes.cruncher`.
+"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from fxprofile.model.avatars import Variant
+from fxprofile.model.keys import VARIANTS
+from fxprofile.model.ports import ICruncher
+from tests.support.fakes.cruncher import FakeCruncher, pictures_of
+
+
+class FakeCruncherTests(SynchronousTestCase):
+    """The fake itself."""
+
+    def test_pictures(self) -> None:
+        """Its pictures differ by original and by variant, and say what they are."""
+        one, other = pictures_of(b"1"), pictures_of(b"2")
+        self.assertEqual(set(one), set(VARIANTS))
+        datas = {data for pictures in (one, other) for _, data in pictures.values()}
+        self.assertEqual(len(datas), 6)
+        self.assertEqual(one["large"][0], Variant(600, 300, len(one["large"][1])))
+
+    def test_interface(self) -> None:
+        """It provides the interface."""
+        verifyObject(ICruncher, FakeCruncher())

@@ -1,0 +1,21 @@
+"""
+Threads that are none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from fxprofile.deferreds.threads import Threads
+
+
+class InlineThreads(Threads):
+    """Makes each call at once, where it stands."""
+
+    def __init__(self) -> None:
+        pass
+
+    def run(self, call: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        return maybeDeferred(call, *args, **kwargs)

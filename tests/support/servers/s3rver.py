@@ -1,0 +1,95 @@
+"""
+A second S3 server in a child process: s3rver, from npm, behind TLS.
+
+It is installed into a folder of the user's cache when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from unittest import SkipTest
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from twisted.internet.ssl import PrivateCertificate
+
+from tests.drivers.aws.tls import make_certificate
+from tests.support.servers.talking import TalkingServer
+
+VERSION = "3.7.1"
+
+#: Seconds for npm to install it.
+INSTALL_PATIENCE = 180
+
+#: The keys that it knows.
+ACCESS_KEY = SECRET_KEY = "S3RVER"
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "fxprofile-tests" / f"s3rver-{VERSION}"
+
+
+def _modules() -> Path:
+    return _cache() / "node_modules"
+
+
+def install() -> None:
+    """
+    Have it installed.
+
+    :raises SkipTest: if that cannot be done here.
+    """
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise SkipTest("s3rver needs node and npm")
+    folder = _cache()
+    done = folder / "installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder)]
+            try:
+                subprocess.run(
+                    [npm, "install", *options, f"s3rver@{VERSION}"],
+                    check=True,
+                    capture_output=True,
+                    timeout=INSTALL_PATIENCE,
+                )
+            except (subprocess.SubprocessError, OSError) as error:
+                raise SkipTest(f"npm cannot install s3rver: {error}") from None
+            done.touch()
+
+
+class S3rver(TalkingServer):
+    """A server with one bucket, ``bucket``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.certificate: PrivateCertificate = make_certificate()
+
+    def command(self) -> Sequence[str | Path]:
+        install()
+        folder = tempfile.mkdtemp(prefix="s3rver-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        pem = Path(folder) / "server.pem"
+        key = self.certificate.privateKey.original.to_cryptography_key()
+        pem.write_bytes(
+            self.certificate.dumpPEM().split(b"-----BEGIN PRIVATE")[0]
+            + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        return ("node", Path(__file__).with_suffix(".js"), f"{folder}/buckets", pem)
+
+    def environ(self) -> Mapping[str, str]:
+        return {"NODE_PATH": str(_modules())}
+
+
+#: The server that tests share.
+shared = S3rver()

@@ -1,0 +1,81 @@
+"""
+Tests of :mod:`fxprofile.uploads.results`.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.model.avatars import Status
+from fxprofile.model.errors import MalformedMessage, QueueError, StoreError
+from fxprofile.model.messages import Outcome
+from fxprofile.uploads.results import results_handler
+from fxprofile.worker.poller import Poller
+from tests.support.core import CoreTestCase, make_id, result
+from tests.support.fakes.queue import make_message
+
+JUNK = ("", "null", "[]", "{}", '{"v":2}', "\x00", "[" * 4000, "9" * 5000)
+
+
+class ResultsTests(CoreTestCase):
+    """What becomes of the messages of the results queue."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.handle = results_handler(self.selection, self.metrics)
+
+    def message(self, outcome: Outcome, reason: str | None = None) -> object:
+        return make_message(body=result(make_id(1), outcome, reason).encode())
+
+    def counted(self, status: str) -> float:
+        labels = {"status": status}
+        return self.metrics.registry.get_sample_value("fxprofile_results_total", labels) or 0
+
+    def test_applied(self) -> None:
+        """Each result is applied, and counted by its status."""
+        avatar = self.upload()
+        self.run_now(self.handle(self.message(Outcome.FAILED, "crashed")))
+        self.assertEqual(self.status(avatar.id), Status.FAILED)
+        self.run_now(self.handle(self.message(Outcome.READY)))
+        self.assertEqual(self.status(avatar.id), Status.READY)
+        self.run_now(self.handle(self.message(Outcome.DELETED)))
+        self.assertEqual([self.counted(s) for s in ("failed", "ready", "deleted")], [1, 1, 1])
+
+    def test_store_fails(self) -> None:
+        """A result that cannot be applied is not done."""
+        self.upload()
+        self.store.fail("ready", StoreError("down"))
+        self.fails_now(self.handle(self.message(Outcome.READY)), StoreError)
+        self.assertEqual(self.counted("ready"), 0)
+
+    def test_junk(self) -> None:
+        """What is no result can never be understood."""
+        for body in JUNK:
+            self.fails_now(self.handle(make_message(body=body)), MalformedMessage)
+
+    def test_with_poller(self) -> None:
+        """Junk among results stops nothing, and ends among the dead; failures come again."""
+        queue = MemoryQueue("results", 30, 3, self.clock)
+        poller = Poller(
+            queue=queue,
+            handler=self.handle,
+            slots=10,
+            visibility_timeout=30,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        avatar = self.upload()
+        for body in JUNK:
+            self.run_now(queue.send(body=body))
+        self.run_now(queue.send(body=result(avatar.id, Outcome.READY).encode()))
+        self.store.fail("ready", StoreError("down"))
+        self.store.fail("ready", QueueError("odd"), after=True)
+        poller.startService()
+        self.clock.pump([0.5] * 200)
+        self.assertEqual(self.selected(), avatar.id)
+        depth = self.run_now(queue.depth())
+        self.assertEqual((depth.visible, depth.in_flight), (0, 0))
+        self.assertEqual(self.run_now(queue.dead.depth()).visible, len(JUNK))
+        stopping: Deferred[None] = poller.stopService()
+        self.successResultOf(stopping)

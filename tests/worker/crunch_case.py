@@ -1,0 +1,94 @@
+"""Running jobs on fakes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.model.keys import public_key
+from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.telemetry.metrics import Metrics
+from fxprofile.worker.crunch import Crunch
+from tests.support.fakes.bucket import MemoryBucket
+from tests.support.fakes.cruncher import FakeCruncher, pictures_of
+from tests.support.fakes.flaky import Flaky
+from tests.support.fakes.threads import InlineThreads
+
+ID = "0123456789abcdef" * 2
+ORIGINAL = b"\xff\xd8\xff an original" * 10_000
+
+
+class CrunchTestCase(SynchronousTestCase):
+    """A worker whose private bucket holds one original."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.diary: list[str] = []
+        self.private_objects = MemoryBucket(self.clock)
+        self.public_objects = MemoryBucket(self.clock)
+        self.queue = MemoryQueue("results", 30, None, self.clock)
+        self.private = Flaky(self.private_objects, "private", self.diary)
+        self.public = Flaky(self.public_objects, "public", self.diary)
+        self.results = Flaky(self.queue, "results", self.diary)
+        self.cruncher = FakeCruncher()
+        self.metrics = Metrics()
+        self.crunch = Crunch(
+            private=self.private,
+            public=self.public,
+            results=self.results,
+            cruncher=self.cruncher,
+            threads=InlineThreads(),
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        self.private_objects.objects[ID] = ORIGINAL
+
+    def run_job(self, op: Op = Op.CRUNCH) -> Deferred[None]:
+        """Do a job."""
+        return Deferred.fromCoroutine(self.crunch.run(Job(op, ID)))
+
+    def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of work that waits for nothing."""
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def fails_now(self, work: Coroutine[Any, Any, Any], *kinds: type[Exception]) -> None:
+        """See work that waits for nothing fail."""
+        self.failureResultOf(Deferred.fromCoroutine(work), *kinds)
+
+    def reported(self) -> list[Result]:
+        """What the results queue was told since the last time."""
+        receiving = Deferred.fromCoroutine(self.queue.receive(max_messages=10, wait=0))
+        messages = self.successResultOf(receiving)
+        for message in messages:
+            self.successResultOf(Deferred.fromCoroutine(self.queue.delete(message=message)))
+        return [Result.decode(message.body) for message in messages]
+
+    def expected(self) -> dict[str, bytes]:
+        """What the public bucket should hold when all is done."""
+        return {public_key(ID, name): data for name, (_, data) in pictures_of(ORIGINAL).items()}
+
+    def assert_done(self) -> None:
+        """The pictures are there, the original is gone, and the last result says ready."""
+        self.assertEqual(self.public_objects.objects, self.expected())
+        self.assertEqual(self.private_objects.objects, {})
+        last = self.reported()[-1]
+        self.assertEqual((last.id, last.status), (ID, Outcome.READY))
+        self.assertEqual(
+            last.variants, {name: variant for name, (variant, _) in pictures_of(ORIGINAL).items()}
+        )
+
+    def counted(self, outcome: str) -> float:
+        """How many images had this outcome."""
+        labels = {"outcome": outcome}
+        return self.metrics.registry.get_sample_value("fxprofile_crunched_total", labels) or 0
+
+
+async def _bytes_of(body: Any) -> AsyncIterator[int]:
+    async for piece in body:
+        for byte in piece:
+            yield byte

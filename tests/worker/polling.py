@@ -1,0 +1,100 @@
+"""
+What the tests of the poller have in common.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from fxprofile.model.messages import Message
+from fxprofile.telemetry.metrics import Metrics
+from fxprofile.worker.poller import CLEANUP, Poller
+from tests.support.fakes.queue import ScriptedQueue, make_message
+
+#: The visibility timeout of the queue.
+VISIBILITY = 60
+
+
+class Hands:
+    """
+    A handler whose work ends when a test says so.
+
+    :ivar works: by message id, what each work waits for.
+    :ivar seen: the ids of the messages that were handled, in order.
+    :ivar cancelled: the ids of those whose work heard that it was cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.works: dict[str, Deferred[None]] = {}
+        self.seen: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def __call__(self, message: Message) -> None:
+        name = message.message_id
+        self.seen.append(name)
+        self.works[name] = work = Deferred(lambda _: self.cancelled.append(name))
+        await work
+
+    def finish(self, name: str) -> None:
+        """The work of this message is done."""
+        self.works[name].callback(None)
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """The work of this message fails."""
+        self.works[name].errback(error)
+
+
+class PollerTestCase(SynchronousTestCase):
+    """A poller on a queue and with hands that the test plays the part of."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.queue = ScriptedQueue()
+        self.hands = Hands()
+        self.metrics = Metrics()
+
+    def start(self, **options: Any) -> Poller:
+        """Start a poller with two slots and no jitter, unless told otherwise."""
+        given = {
+            "queue": self.queue,
+            "handler": self.hands,
+            "slots": 2,
+            "visibility_timeout": VISIBILITY,
+            "first": VISIBILITY,
+            "metrics": self.metrics,
+            "clock": self.clock,
+            "uniform": lambda low, high: high,
+            **options,
+        }
+        self.poller = Poller(**given)
+        self.poller.startService()
+        # What the garbage collector would end in mid-air makes errors in other tests.
+        self.addCleanup(self.end)
+        return self.poller
+
+    def end(self) -> None:
+        """Let everything come to its end."""
+        self.stop()
+        self.queue.held.clear()
+        self.clock.pump([25, CLEANUP] * 5)
+
+    def stop(self) -> Deferred[None]:
+        """Stop the poller."""
+        return self.poller.stopService()
+
+    def give(self, *names: str, **details: Any) -> None:
+        """The queue gives messages of these names."""
+        self.queue.give(*(make_message(name, **details) for name in names))
+
+    def figure(self, name: str, **labels: str) -> float:
+        """What a metric of this queue has counted."""
+        labels["queue"] = self.queue.name
+        return self.metrics.registry.get_sample_value(f"fxprofile_queue_{name}", labels) or 0
+
+    def handled(self, outcome: str) -> float:
+        """How many messages had this outcome."""
+        return self.figure("handled_total", outcome=outcome)
