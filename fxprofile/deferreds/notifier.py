@@ -1,6 +1,4 @@
-"""
-Bells, which wake those in this process who wait for something by its name.
-"""
+"""Wake-up events within one process: waiters subscribe to a name and are notified."""
 
 from __future__ import annotations
 
@@ -11,27 +9,27 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 
-class Bell:
-    """What one waiter hears.  A ring is kept until the waiter comes to wait."""
+class Subscription:
+    """One waiter's subscription.  A notification is kept until the waiter waits."""
 
     def __init__(self) -> None:
-        self._rung = False
+        self._notified = False
         self._waiter: Deferred[None] | None = None
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake the waiter."""
-        self._rung = True
+        self._notified = True
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.called:
             waiter.callback(None)
 
     async def wait(self, clock: IReactorTime, seconds: float) -> None:
-        """Wait for the ring, and so many seconds at most."""
-        if self._rung:
+        """Wait for a notification, for at most this many seconds."""
+        if self._notified:
             return
         waiter: Deferred[None] = Deferred()
         self._waiter = waiter
-        timer = clock.callLater(seconds, self.ring)
+        timer = clock.callLater(seconds, self.notify)
         try:
             await waiter
         finally:
@@ -40,30 +38,30 @@ class Bell:
                 timer.cancel()
 
 
-class Bells:
-    """The bells of everybody who listens."""
+class Notifier:
+    """The subscriptions of one process, by name."""
 
     def __init__(self) -> None:
-        self._listening: dict[str, set[Bell]] = {}
+        self._subscriptions: dict[str, set[Subscription]] = {}
 
     @contextmanager
-    def listening(self, name: str) -> Iterator[Bell]:
+    def subscribe(self, name: str) -> Iterator[Subscription]:
         """
-        Hear every ring of a name from now on.
+        Receive every notification of a name from now on.
 
-        Who looks for something first and waits after that listens before both.
+        To look something up and then wait for a change, subscribe before the look-up.
         """
-        bell = Bell()
-        bells = self._listening.setdefault(name, set())
-        bells.add(bell)
+        subscription = Subscription()
+        subscriptions = self._subscriptions.setdefault(name, set())
+        subscriptions.add(subscription)
         try:
-            yield bell
+            yield subscription
         finally:
-            bells.discard(bell)
-            if not bells:
-                self._listening.pop(name, None)
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                self._subscriptions.pop(name, None)
 
-    def ring(self, name: str) -> None:
-        """Wake everybody who listens for a name."""
-        for bell in tuple(self._listening.get(name, ())):
-            bell.ring()
+    def notify(self, name: str) -> None:
+        """Wake every subscriber of a name."""
+        for subscription in tuple(self._subscriptions.get(name, ())):
+            subscription.notify()

@@ -23,7 +23,7 @@ class _Flight(Generic[T]):
         self.waiters: list[Deferred[T]] = []
 
 
-class Flights(Generic[K, T]):
+class SingleFlight(Generic[K, T]):
     """
     Pieces of work in the air, by key.
 

@@ -22,7 +22,7 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
-from fxprofile.deferreds.single_flight import Flights
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.errors import ObjectNotFound, StorageError
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 
@@ -101,7 +101,7 @@ class HotPictures:
         self._max_object = max_object
         self._fresh = fresh
         self._known: OrderedDict[str, Held] = OrderedDict()
-        self._flights: Flights[str, Held | list[Picture]] = Flights()
+        self._flights: SingleFlight[str, Held | list[Picture]] = SingleFlight()
         self._used = 0
 
     @property

@@ -27,7 +27,7 @@ class Op(StrEnum):
     DELETE = "delete"
 
 
-class Outcome(StrEnum):
+class ResultStatus(StrEnum):
     """What a worker reports."""
 
     READY = "ready"
@@ -117,7 +117,7 @@ class Result:
     """
 
     id: str
-    status: Outcome
+    status: ResultStatus
     reason: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)
     placeholder: str | None = None
@@ -147,17 +147,17 @@ class Result:
         """
         message = _members(text)
         try:
-            status = Outcome(message.get("status", ""))
+            status = ResultStatus(message.get("status", ""))
         except ValueError:
             raise MalformedMessage(f"status is {message.get('status')!r:.40}") from None
         reason = None
-        if status is Outcome.FAILED:
+        if status is ResultStatus.FAILED:
             error = message.get("error")
             reason = error.get("reason") if isinstance(error, dict) else None
             if not isinstance(reason, str) or reason not in REASONS:
                 raise MalformedMessage("a failed result without a known reason")
         variants, placeholder = {}, None
-        if status is Outcome.READY:
+        if status is ResultStatus.READY:
             variants = _variants(message.get("variants"))
             placeholder = message.get("placeholder")
             if placeholder is not None and not is_placeholder(placeholder):

@@ -157,19 +157,19 @@ class Section(BaseModel):
         return value
 
 
-class Web(Section):
+class WebSettings(Section):
     listen: str = "tcp:1111:interface=127.0.0.1"
     public_url: HttpUrl = "http://127.0.0.1:1111"
     client_address_depth: Annotated[int, Field(ge=0, le=10)] = 1
 
 
-class Images(Section):
+class ImagesSettings(Section):
     listen: str = "tcp:1112:interface=127.0.0.1"
     url: ImageUrl = "http://127.0.0.1:1112/a/{id}"
     max_age: Annotated[int, Field(ge=0)] = 86400
 
 
-class Admin(Section):
+class AdminSettings(Section):
     listen: str | None = None
 
 
@@ -183,7 +183,7 @@ class DevAccount(Section):
     two_factor: bool | None = None
 
 
-class Dev(Section):
+class DevSettings(Section):
     accounts: tuple[DevAccount, ...] = (
         DevAccount(
             token=SecretStr("alice"),
@@ -204,7 +204,7 @@ class Dev(Section):
     )
 
 
-class Identity(Section):
+class IdentitySettings(Section):
     driver: Literal["dev", "fxa"] = "dev"
     oauth_url: HttpUrl = "http://127.0.0.1:9010/v1"
     auth_url: HttpUrl = "http://127.0.0.1:9000/v1"
@@ -213,7 +213,7 @@ class Identity(Section):
     jwks_url: HttpUrl | None = None
     issuer: str | None = None
     audience: Words = ()
-    dev: Dev = Dev()
+    dev: DevSettings = DevSettings()
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -225,7 +225,7 @@ class Identity(Section):
         return self
 
 
-class Database(Section):
+class DatabaseSettings(Section):
     url: SecretStr = SecretStr("sqlite:///var/profile.db")
 
     @model_validator(mode="after")
@@ -238,7 +238,7 @@ class Database(Section):
         return self
 
 
-class Storage(Section):
+class StorageSettings(Section):
     driver: Literal["filesystem", "s3"] = "filesystem"
     directory: Path = Path("var/buckets")
     private_bucket: BucketName = "fxprofile-private"
@@ -261,7 +261,7 @@ class Storage(Section):
         return self
 
 
-class Queue(Section):
+class QueueSettings(Section):
     driver: Literal["database", "sqs"] = "database"
     jobs_url: HttpUrl | None = None
     results_url: HttpUrl | None = None
@@ -274,7 +274,7 @@ class Queue(Section):
     endpoint_url: HttpUrl | None = None
 
 
-class Aws(Section):
+class AwsSettings(Section):
     # It becomes part of the names of hosts.
     region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$")] = (
         "us-east-1"
@@ -282,13 +282,13 @@ class Aws(Section):
     endpoint_url: HttpUrl | None = None
 
 
-class Uploads(Section):
+class UploadsSettings(Section):
     max_bytes: Annotated[ByteSize, Field(ge=1, le=1 << 30)] = ByteSize(10 << 20)
     wait: Annotated[float, Field(ge=0, le=30)] = 5
     per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
 
 
-class Crunch(Section):
+class CrunchSettings(Section):
     processes: Annotated[int, Field(ge=1, le=1024)] = Field(
         default_factory=lambda: os.cpu_count() or 1
     )
@@ -303,26 +303,26 @@ class Crunch(Section):
     sandbox: Literal["strict", "best-effort", "off"] | None = None
 
 
-class Cache(Section):
+class CacheSettings(Section):
     driver: Literal["memory", "redis"] = "memory"
     url: SecretStr | None = None
     ttl: Seconds = 3600
 
 
-class Customs(Section):
+class CustomsSettings(Section):
     url: HttpUrl | None = None
 
 
-class Monogram(Section):
+class MonogramSettings(Section):
     enabled: bool = True
 
 
-class Logging(Section):
+class LoggingSettings(Section):
     format: Literal["text", "mozlog"] = "text"
     level: Literal["debug", "info", "warn", "error", "critical"] = "info"
 
 
-class Sentry(Section):
+class SentrySettings(Section):
     dsn: Dsn | None = None
 
 
@@ -340,21 +340,21 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     secret_bearer_token: BearerToken | None = None
-    web: Web = Web()
-    images: Images = Images()
-    admin: Admin = Admin()
-    identity: Identity = Identity()
-    database: Database = Database()
-    storage: Storage = Storage()
-    queue: Queue = Queue()
-    aws: Aws = Aws()
-    uploads: Uploads = Uploads()
-    crunch: Crunch = Crunch()
-    cache: Cache = Cache()
-    customs: Customs = Customs()
-    monogram: Monogram = Monogram()
-    logging: Logging = Logging()
-    sentry: Sentry = Sentry()
+    web: WebSettings = WebSettings()
+    images: ImagesSettings = ImagesSettings()
+    admin: AdminSettings = AdminSettings()
+    identity: IdentitySettings = IdentitySettings()
+    database: DatabaseSettings = DatabaseSettings()
+    storage: StorageSettings = StorageSettings()
+    queue: QueueSettings = QueueSettings()
+    aws: AwsSettings = AwsSettings()
+    uploads: UploadsSettings = UploadsSettings()
+    crunch: CrunchSettings = CrunchSettings()
+    cache: CacheSettings = CacheSettings()
+    customs: CustomsSettings = CustomsSettings()
+    monogram: MonogramSettings = MonogramSettings()
+    logging: LoggingSettings = LoggingSettings()
+    sentry: SentrySettings = SentrySettings()
 
     @property
     def sandbox(self) -> Literal["strict", "best-effort", "off"]:

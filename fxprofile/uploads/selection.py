@@ -13,11 +13,11 @@ from dataclasses import replace
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.notifier import Bells
+from fxprofile.deferreds.notifier import Notifier
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
-from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.model.messages import Job, Op, Result, ResultStatus
 from fxprofile.model.ports import IProfileStore
 from fxprofile.profiles.invalidation import Changes
 from fxprofile.uploads.outbox import Outbox
@@ -51,8 +51,8 @@ class Selection:
         self._outbox = outbox
         self._changes = changes
         self._clock = clock
-        # Ring when the status of an avatar has changed, by its id.
-        self._bells = Bells()
+        # Notified when an avatar changes status; keyed by avatar id.
+        self._notifier = Notifier()
 
     async def apply(self, result: Result) -> None:
         """
@@ -61,9 +61,9 @@ class Selection:
         :raises DriverError: if it could not be applied; it has to come again.
         """
         now = self._clock.seconds()
-        if result.status is Outcome.READY:
+        if result.status is ResultStatus.READY:
             await self._ready(result, now)
-        elif result.status is Outcome.FAILED:
+        elif result.status is ResultStatus.FAILED:
             avatar = await self._store.failed(
                 avatar_id=result.id, reason=result.reason or "crashed", now=now
             )
@@ -141,7 +141,7 @@ class Selection:
         while True:
             rest = deadline - self._clock.seconds()
             # Listen before looking, or a result between the two would be missed.
-            with self._bells.listening(avatar.id) as bell:
+            with self._notifier.subscribe(avatar.id) as subscription:
                 try:
                     row = await self._store.avatar(avatar_id=avatar.id)
                     if row is None:
@@ -153,10 +153,10 @@ class Selection:
                     self._log.warn("Cannot look at {id}: {error}", id=avatar.id, error=error)
                 if avatar.status is not Status.PROCESSING or rest <= 0:
                     return avatar
-                await bell.wait(self._clock, min(rest, LOOK_AGAIN))
+                await subscription.wait(self._clock, min(rest, LOOK_AGAIN))
 
     def _wake(self, avatar_id: str) -> None:
-        self._bells.ring(avatar_id)
+        self._notifier.notify(avatar_id)
 
     async def delete(self, *, uid: str, avatar_id: str | None) -> bool:
         """

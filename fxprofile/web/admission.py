@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fxprofile.drivers.fxa.customs import Customs
-from fxprofile.web.api import Call
+from fxprofile.web.api import ApiRequest
 from fxprofile.web.rate_limits import RateLimits, client_address
 
 
@@ -19,7 +19,7 @@ class Gate:
         self._customs = customs
         self._address_depth = address_depth
 
-    async def admit_upload(self, call: Call) -> None:
+    async def admit_upload(self, call: ApiRequest) -> None:
         """
         Count one more upload of this caller, and ask the fraud and abuse server.
 
@@ -29,7 +29,7 @@ class Gate:
         await self._limits.hit(uid=call.uid, address=address)
         await self._customs.check(action="avatarUpload", address=address, uid=call.uid)
 
-    def _address(self, call: Call) -> str | None:
+    def _address(self, call: ApiRequest) -> str | None:
         headers = call.request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
         peer = call.request.getClientAddress()
         return client_address(

@@ -1,7 +1,7 @@
 """
 How every endpoint of the API is reached: routes, tokens, headers, errors, figures.
 
-An endpoint is a coroutine that takes a :class:`Call` and gives an :class:`Answer` or
+An endpoint is a coroutine that takes a :class:`ApiRequest` and gives an :class:`ApiResponse` or
 raises; the rest is here, once.
 """
 
@@ -72,7 +72,7 @@ _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Answer:
+class ApiResponse:
     """
     What an endpoint answers.
 
@@ -85,7 +85,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Call:
+class ApiRequest:
     """
     One request to an endpoint.
 
@@ -136,7 +136,7 @@ class Call:
             raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
 
 
-Endpoint = Callable[..., Coroutine[Any, Any, Answer]]
+Endpoint = Callable[..., Coroutine[Any, Any, ApiResponse]]
 NOBODY = Credentials(uid="", scopes=())
 
 
@@ -194,12 +194,12 @@ class Api:
         scopes: tuple[str, ...] | None,
         request: StreamingRequest,
         parts: Mapping[str, str],
-    ) -> Answer:
+    ) -> ApiResponse:
         return await endpoint(await self._admit(request, scopes), **parts)
 
-    async def _admit(self, request: StreamingRequest, scopes: tuple[str, ...] | None) -> Call:
+    async def _admit(self, request: StreamingRequest, scopes: tuple[str, ...] | None) -> ApiRequest:
         if scopes is None:
-            return Call(request=request, token="", credentials=NOBODY)
+            return ApiRequest(request=request, token="", credentials=NOBODY)
         token = bearer_token(request)
         if token is None:
             raise Unauthorized()
@@ -207,9 +207,11 @@ class Api:
         request.uid = credentials.uid
         if scopes and not Scopes(credentials.scopes).allows(*scopes):
             raise Forbidden()
-        return Call(request=request, token=token, credentials=credentials)
+        return ApiRequest(request=request, token=token, credentials=credentials)
 
-    async def _told(self, request: StreamingRequest, work: Coroutine[Any, Any, Answer]) -> Answer:
+    async def _told(
+        self, request: StreamingRequest, work: Coroutine[Any, Any, ApiResponse]
+    ) -> ApiResponse:
         """The answer of an endpoint, also to what went wrong in it."""
         try:
             return await work
@@ -223,7 +225,7 @@ class Api:
         failure.trap(Exception)
         return _response(self._failed(request, failure.value))
 
-    def _failed(self, request: StreamingRequest, error: BaseException | None) -> Answer:
+    def _failed(self, request: StreamingRequest, error: BaseException | None) -> ApiResponse:
         told = translate(error or Exception())
         request.errno = told.errno
         if told.code == 500:
@@ -315,9 +317,9 @@ def bearer_token(request: StreamingRequest) -> str | None:
     return match.group(1).decode() if match else None
 
 
-def error_answer(error: ApiError) -> Answer:
+def error_answer(error: ApiError) -> ApiResponse:
     """The answer that tells an error."""
-    return Answer(
+    return ApiResponse(
         status=error.code,
         body={
             "code": error.code,
@@ -330,7 +332,7 @@ def error_answer(error: ApiError) -> Answer:
     )
 
 
-def _encode(answer: Answer) -> tuple[bytes, dict[str, str]]:
+def _encode(answer: ApiResponse) -> tuple[bytes, dict[str, str]]:
     headers = dict(answer.headers)
     if answer.body is None:
         return b"", headers
@@ -340,7 +342,7 @@ def _encode(answer: Answer) -> tuple[bytes, dict[str, str]]:
     return json.dumps(answer.body, ensure_ascii=False).encode(), headers
 
 
-def _response(answer: Answer) -> KleinResponse:
+def _response(answer: ApiResponse) -> KleinResponse:
     body, headers = _encode(answer)
     if answer.status not in (204, 304):
         headers["Content-Length"] = str(len(body))
@@ -348,7 +350,7 @@ def _response(answer: Answer) -> KleinResponse:
     return KleinResponse(answer.status, named, body)
 
 
-def _write(request: StreamingRequest, answer: Answer) -> bytes:
+def _write(request: StreamingRequest, answer: ApiResponse) -> bytes:
     body, headers = _encode(answer)
     request.setResponseCode(answer.status)
     for name, value in headers.items():

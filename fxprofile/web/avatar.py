@@ -11,7 +11,7 @@ from fxprofile.model.keys import DEFAULT_AVATAR_ID, initial, is_id
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.conditional import matches
 from fxprofile.uploads.selection import NotTheOwner, Selection
-from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.api import Api, ApiRequest, ApiResponse
 
 #: A week, in seconds: a letter never looks other than it did.
 MONOGRAM_AGE = 7 * 86400
@@ -43,26 +43,26 @@ class Avatars:
         api.route("DELETE", "/v1/avatar/<name>", scopes=("profile:avatar:write",))(self.delete)
         api.route("GET", "/v1/avatar/<name>")(self.monogram)
 
-    async def avatar(self, call: Call) -> Answer:
+    async def avatar(self, call: ApiRequest) -> ApiResponse:
         """``GET /v1/avatar``."""
         body, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
         headers = {"ETag": f'"{body["id"]}"'}
         if latest is not None and latest.status is Status.PROCESSING:
             body["pending"] = {"id": latest.id, "status": latest.status.value}
         elif matches(call.header("If-None-Match"), str(body["id"])):
-            return Answer(304, None, headers)
-        return Answer(200, body, headers)
+            return ApiResponse(304, None, headers)
+        return ApiResponse(200, body, headers)
 
-    async def delete_current(self, call: Call) -> Answer:
+    async def delete_current(self, call: ApiRequest) -> ApiResponse:
         """``DELETE /v1/avatar``: the present one, and uploads that are being processed."""
         if not await self._selection.delete(uid=call.uid, avatar_id=None):
             raise NotFound("There is no avatar to delete.")
-        return Answer(200, {})
+        return ApiResponse(200, {})
 
-    async def delete(self, call: Call, name: str) -> Answer:
+    async def delete(self, call: ApiRequest, name: str) -> ApiResponse:
         """``DELETE /v1/avatar/{id}``."""
         if name == DEFAULT_AVATAR_ID:
-            return Answer(200, {})
+            return ApiResponse(200, {})
         _not_upload(name)
         if not is_id(name):
             raise NotFound("There is no avatar with this id.")
@@ -72,9 +72,9 @@ class Avatars:
             raise Unauthorized("This avatar is not yours.") from None
         if not deleted:
             raise NotFound("There is no avatar with this id.")
-        return Answer(200, {})
+        return ApiResponse(200, {})
 
-    async def monogram(self, call: Call, name: str) -> Answer:
+    async def monogram(self, call: ApiRequest, name: str) -> ApiResponse:
         """``GET /v1/avatar/{c}``: one letter or digit as a picture."""
         _not_upload(name)
         letter = initial(name)
@@ -91,8 +91,8 @@ class Avatars:
             "ETag": f'"{ord(letter):x}"',
         }
         if matches(call.header("If-None-Match"), f"{ord(letter):x}"):
-            return Answer(304, None, headers)
-        return Answer(200, svg, headers)
+            return ApiResponse(304, None, headers)
+        return ApiResponse(200, svg, headers)
 
 
 def _not_upload(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxprofile.serving.health import Health
-from fxprofile.web.api import Answer, Api, Call, Endpoint
+from fxprofile.web.api import Api, ApiRequest, ApiResponse, Endpoint
 from fxprofile.web.page import prefers_html
 
 
@@ -27,7 +27,7 @@ class Dockerflow:
         api.route("GET", "/__heartbeat__")(self.heartbeat)
         api.route("GET", "/__lbheartbeat__")(self.load_balancer_heartbeat)
 
-    async def root(self, call: Call) -> Answer:
+    async def root(self, call: ApiRequest) -> ApiResponse:
         """``GET /``: the version, or for a browser the page."""
         if self._page is None:
             return await self.version(call)
@@ -35,14 +35,14 @@ class Dockerflow:
         answer = await (self._page(call) if page else self.version(call))
         return replace(answer, headers={**answer.headers, "Vary": "Accept"})
 
-    async def version(self, call: Call) -> Answer:
+    async def version(self, call: ApiRequest) -> ApiResponse:
         """``GET /__version__``, also at ``/``."""
-        return Answer(*self._health.version())
+        return ApiResponse(*self._health.version())
 
-    async def heartbeat(self, call: Call) -> Answer:
+    async def heartbeat(self, call: ApiRequest) -> ApiResponse:
         """``GET /__heartbeat__``."""
-        return Answer(*await self._health.heartbeat())
+        return ApiResponse(*await self._health.heartbeat())
 
-    async def load_balancer_heartbeat(self, call: Call) -> Answer:
+    async def load_balancer_heartbeat(self, call: ApiRequest) -> ApiResponse:
         """``GET /__lbheartbeat__``."""
-        return Answer(*self._health.load_balancer_heartbeat())
+        return ApiResponse(*self._health.load_balancer_heartbeat())

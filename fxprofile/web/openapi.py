@@ -26,7 +26,7 @@ from fxprofile.model.errors import (
     UnsupportedMediaType,
 )
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
-from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.api import Api, ApiRequest, ApiResponse
 from fxprofile.web.openapi_operations import (
     JSON_ERRORS,
     in_header,
@@ -375,13 +375,13 @@ class OpenApi:
         """Register the endpoint."""
         api.route("GET", "/openapi.json")(self.openapi)
 
-    async def openapi(self, call: Call) -> Answer:
+    async def openapi(self, call: ApiRequest) -> ApiResponse:
         """``GET /openapi.json``."""
         headers = {
             "Cache-Control": "public, max-age=3600",
             "Content-Type": "application/json; charset=utf-8",
         }
-        return Answer(200, self._body, headers)
+        return ApiResponse(200, self._body, headers)
 
     @cached_property
     def _body(self) -> bytes:

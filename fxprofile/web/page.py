@@ -20,7 +20,7 @@ from werkzeug.http import parse_accept_header
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import NotFound
 from fxprofile.settings.model import DevAccount
-from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.api import Api, ApiRequest, ApiResponse
 
 _DIRECTORY: Final = Path(__file__).with_name("playground")
 
@@ -73,9 +73,9 @@ class Playground:
         api.route("GET", "/playground/accounts.json")(self.accounts)
         api.route("GET", "/playground/<name>")(self.asset)
 
-    async def page(self, call: Call) -> Answer:
+    async def page(self, call: ApiRequest) -> ApiResponse:
         """``GET /``, for a browser."""
-        return Answer(
+        return ApiResponse(
             200,
             (await self._read())[_PAGE],
             {
@@ -85,14 +85,14 @@ class Playground:
             },
         )
 
-    async def asset(self, call: Call, name: str) -> Answer:
+    async def asset(self, call: ApiRequest, name: str) -> ApiResponse:
         """``GET /playground/{name}``: what the page is made of."""
         data = (await self._read()).get(name)
         if data is None or name == _PAGE:
             raise NotFound()
-        return Answer(200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._ours})
+        return ApiResponse(200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._ours})
 
-    async def accounts(self, call: Call) -> Answer:
+    async def accounts(self, call: ApiRequest) -> ApiResponse:
         """
         ``GET /playground/accounts.json``: ``{accounts: [{token, email}], maxBytes}``.
 
@@ -103,7 +103,7 @@ class Playground:
             raise NotFound()
         if not self._is_here(call.header("Host")):
             raise NotFound()
-        return Answer(200, self._accounts, {"Cache-Control": "no-store", **self._ours})
+        return ApiResponse(200, self._accounts, {"Cache-Control": "no-store", **self._ours})
 
     @property
     def _ours(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from fxprofile.model.errors import BadRequest, Forbidden
 from fxprofile.profiles.read import FIELD_SCOPES, Profiles
 from fxprofile.serving.conditional import matches
-from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.api import Api, ApiRequest, ApiResponse
 
 #: Characters of a display name.
 MAX_NAME = 256
@@ -46,7 +46,7 @@ class ProfileEndpoints:
         api.route("GET", "/v1/display_name", scopes=FIELD_SCOPES["displayName"])(self.name)
         api.route("POST", "/v1/display_name", scopes=("profile:display_name:write",))(self.set_name)
 
-    async def profile(self, call: Call) -> Answer:
+    async def profile(self, call: ApiRequest) -> ApiResponse:
         """
         ``GET /v1/profile``, which is also the UserInfo endpoint of OpenID Connect Core
         1.0, section 5.3.
@@ -61,30 +61,30 @@ class ProfileEndpoints:
             "Last-Modified": formatdate(modified, usegmt=True),
         }
         if matches(call.header("If-None-Match"), view.etag):
-            return Answer(304, None, headers)
-        return Answer(200, view.fields, headers)
+            return ApiResponse(304, None, headers)
+        return ApiResponse(200, view.fields, headers)
 
-    async def email(self, call: Call) -> Answer:
+    async def email(self, call: ApiRequest) -> ApiResponse:
         """``GET /v1/email``."""
         email = await self._profiles.email(token=call.token, credentials=call.credentials)
-        return Answer(200, {} if email is None else {"email": email})
+        return ApiResponse(200, {} if email is None else {"email": email})
 
-    async def uid(self, call: Call) -> Answer:
+    async def uid(self, call: ApiRequest) -> ApiResponse:
         """``GET /v1/uid``."""
-        return Answer(200, {"uid": call.uid})
+        return ApiResponse(200, {"uid": call.uid})
 
-    async def name(self, call: Call) -> Answer:
+    async def name(self, call: ApiRequest) -> ApiResponse:
         """``GET /v1/display_name``."""
         name = await self._profiles.display_name(call.uid)
         if not name:
-            return Answer(204)
-        return Answer(200, {"displayName": name})
+            return ApiResponse(204)
+        return ApiResponse(200, {"displayName": name})
 
-    async def set_name(self, call: Call) -> Answer:
+    async def set_name(self, call: ApiRequest) -> ApiResponse:
         """``POST /v1/display_name``."""
         name = checked_name((await call.json()).get("displayName"))
         await self._profiles.set_display_name(call.uid, name)
-        return Answer(200, {})
+        return ApiResponse(200, {})
 
 
 def checked_name(name: Any, key: str = "displayName") -> str | None:

@@ -28,7 +28,7 @@ from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.admission import Gate
-from fxprofile.web.api import Answer, Api, Call
+from fxprofile.web.api import Api, ApiRequest, ApiResponse
 from fxprofile.web.errors import unprocessable
 
 #: What a client may say that it sends.  What it does send is found out by its bytes.
@@ -93,7 +93,7 @@ class Uploads:
         api.route("POST", "/v1/avatar/upload", scopes=("profile:avatar:write",))(self.upload)
         api.route("GET", "/v1/avatar/upload/<avatar_id>", scopes=("profile:avatar",))(self.status)
 
-    async def upload(self, call: Call) -> Answer:
+    async def upload(self, call: ApiRequest) -> ApiResponse:
         """``POST /v1/avatar/upload``: the whole way from the headers to the answer."""
         try:
             length = self._length(call)
@@ -121,9 +121,9 @@ class Uploads:
         headers = {"Location": f"/v1/avatar/upload/{avatar.id}"}
         if applied:
             headers["Preference-Applied"] = applied
-        return Answer(201, self._describe(avatar), headers)
+        return ApiResponse(201, self._describe(avatar), headers)
 
-    async def _verify_again(self, call: Call, avatar: Avatar) -> None:
+    async def _verify_again(self, call: ApiRequest, avatar: Avatar) -> None:
         """
         See that the account is still there.
 
@@ -144,14 +144,14 @@ class Uploads:
                 error=error,
             )
 
-    async def status(self, call: Call, avatar_id: str) -> Answer:
+    async def status(self, call: ApiRequest, avatar_id: str) -> ApiResponse:
         """``GET /v1/avatar/upload/{id}``."""
         avatar: Avatar | None = None
         if is_id(avatar_id):
             avatar = await self._store.avatar(avatar_id=avatar_id)
         if avatar is None or avatar.uid != call.uid or avatar.status is Status.DELETING:
             raise NotFound("There is no upload of yours with this id.")
-        return Answer(200, self._describe(avatar))
+        return ApiResponse(200, self._describe(avatar))
 
     def _describe(self, avatar: Avatar) -> dict[str, object]:
         # Who deletes an upload while it is waited for has put nothing in its place.
@@ -168,7 +168,7 @@ class Uploads:
             described["error"] = {"reason": reason, "message": REASONS[reason]}
         return described
 
-    def _length(self, call: Call) -> int:
+    def _length(self, call: ApiRequest) -> int:
         expect = call.header("Expect")
         if expect is not None and expect.lower() != "100-continue":
             raise ExpectationFailed()
@@ -186,7 +186,7 @@ class Uploads:
             raise BadRequest("The body is empty; send the bytes of an image.")
         return length
 
-    def _preference(self, call: Call) -> tuple[float, str | None]:
+    def _preference(self, call: ApiRequest) -> tuple[float, str | None]:
         """How long to wait for the result: RFC 7240, sections 4.1 and 4.3."""
         text = call.header("Prefer") or ""
         preferences = [part.split(";")[0].strip().lower() for part in parse_list_header(text)]
@@ -201,7 +201,7 @@ class Uploads:
         return self._wait, None
 
 
-def _check_type(call: Call) -> None:
+def _check_type(call: ApiRequest) -> None:
     encoding = call.header("Content-Encoding")
     if encoding is not None and encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("Send the image as it is, without a Content-Encoding.")

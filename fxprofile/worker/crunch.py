@@ -24,7 +24,7 @@ from fxprofile.deferreds.threads import Threads
 from fxprofile.model.avatars import Crunched, Variant
 from fxprofile.model.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
 from fxprofile.model.keys import FORMATS, VARIANTS, private_key, public_key, public_keys
-from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.model.messages import Job, Op, Result, ResultStatus
 from fxprofile.model.ports import IBucket, ICruncher, IQueue
 from fxprofile.telemetry.metrics import Metrics
 
@@ -75,7 +75,7 @@ class Crunch:
     async def _delete(self, avatar_id: str) -> None:
         await self._public.delete(keys=public_keys(avatar_id))
         await self._private.delete(keys=[private_key(avatar_id)])
-        await self._report(Result(id=avatar_id, status=Outcome.DELETED))
+        await self._report(Result(id=avatar_id, status=ResultStatus.DELETED))
 
     async def _crunch(self, avatar_id: str) -> None:
         started = self._clock.seconds()
@@ -90,7 +90,9 @@ class Crunch:
         except CrunchError as error:
             self._metrics.crunched.labels(error.reason).inc()
             self._log.info("Avatar {id} failed: {error}", id=avatar_id, error=error)
-            await self._report(Result(id=avatar_id, status=Outcome.FAILED, reason=error.reason))
+            await self._report(
+                Result(id=avatar_id, status=ResultStatus.FAILED, reason=error.reason)
+            )
             await self._private.delete(keys=[private_key(avatar_id)])
             return
         finally:
@@ -103,7 +105,7 @@ class Crunch:
         await self._report(
             Result(
                 id=avatar_id,
-                status=Outcome.READY,
+                status=ResultStatus.READY,
                 variants=variants,
                 placeholder=crunched.placeholder,
                 timing={
@@ -149,11 +151,11 @@ class Crunch:
             try:
                 variant = await look_at(self._public, avatar_id, name)
             except ObjectNotFound:
-                return Result(id=avatar_id, status=Outcome.FAILED, reason="lost")
+                return Result(id=avatar_id, status=ResultStatus.FAILED, reason="lost")
             if variant is None:
                 raise StorageError("what is in the public bucket is not a picture of ours")
             variants[name] = variant
-        return Result(id=avatar_id, status=Outcome.READY, variants=variants)
+        return Result(id=avatar_id, status=ResultStatus.READY, variants=variants)
 
     async def _report(self, result: Result) -> None:
         await self._results.send(body=result.encode())

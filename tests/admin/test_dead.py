@@ -14,7 +14,7 @@ from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status, Variant
 from fxprofile.model.keys import VARIANTS, new_id, private_key
-from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.model.messages import Job, Op, Result, ResultStatus
 from fxprofile.model.ports import IQueue
 from tests.admin.support import AdminCase
 
@@ -124,7 +124,9 @@ class DeadTests(AdminCase):
             self.assertEqual(Job.decode(body), Job(op=Op.CRUNCH, id=failed))
             variant = Variant(width=1, height=1, bytes=70)
             await tools.selection.apply(
-                Result(id=failed, status=Outcome.READY, variants=dict.fromkeys(VARIANTS, variant))
+                Result(
+                    id=failed, status=ResultStatus.READY, variants=dict.fromkeys(VARIANTS, variant)
+                )
             )
             avatar = await tools.store.avatar(avatar_id=failed)
             self.assertEqual(avatar.status, Status.READY)
@@ -190,7 +192,7 @@ class OtherQueuesTests(AdminCase):
 
     async def test_results(self) -> None:
         """Dead results are seen, and can be applied after all."""
-        result = Result(id=new_id(), status=Outcome.DELETED)
+        result = Result(id=new_id(), status=ResultStatus.DELETED)
         async with self.service() as tools:
             queue: Any = tools.needed_queue("results")
             await queue.dead.send(body=result.encode())

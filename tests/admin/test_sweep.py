@@ -10,7 +10,7 @@ from fxprofile.admin.shared.sweep import Findings, Sweep
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.errors import QueueError, StorageError, StoreError
 from fxprofile.model.keys import private_key, public_key, public_keys
-from fxprofile.model.messages import Outcome
+from fxprofile.model.messages import ResultStatus
 from tests.support.core import ALICE, BOB, CoreTestCase, make_id
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.flaky import Flaky
@@ -88,7 +88,7 @@ class SweepTests(CoreTestCase):
         for avatar_id in (ready, processing, failed):
             self.put(*public_keys(avatar_id, ["png"]))
         self.ready(ready)
-        self.apply(failed, Outcome.FAILED, "dead")
+        self.apply(failed, ResultStatus.FAILED, "dead")
         self.clock.advance(GRACE + 1)
         findings = self.find()
         self.assertEqual((findings.orphans, findings.broken, findings.rows), ([], [], 3))
@@ -102,9 +102,9 @@ class SweepTests(CoreTestCase):
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=deleted))
         self.clock.advance(GRACE + 1)
         self.assertEqual(self.orphans(), [])
-        self.apply(replaced, Outcome.DELETED)
+        self.apply(replaced, ResultStatus.DELETED)
         self.assertEqual(self.orphans(), [replaced])
-        self.apply(deleted, Outcome.DELETED)
+        self.apply(deleted, ResultStatus.DELETED)
         self.assertEqual(self.orphans(), [deleted, replaced])
 
     def test_broken(self) -> None:
@@ -172,7 +172,7 @@ class SweepTests(CoreTestCase):
         old, new = (self.upload().id for _ in range(2))
         self.ready(old)
         self.ready(new)
-        self.apply(old, Outcome.DELETED)
+        self.apply(old, ResultStatus.DELETED)
         self.put(
             *public_keys(new, ["png"]),
             *public_keys(old, ["png"]),

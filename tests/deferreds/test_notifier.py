@@ -1,5 +1,5 @@
 """
-Tests for bells.
+Tests of :mod:`fxprofile.deferreds.notifier`.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.deferreds.notifier import Bells
+from fxprofile.deferreds.notifier import Notifier
 
 
-class BellsTests(SynchronousTestCase):
+class NotifierTests(SynchronousTestCase):
     """Those who wait for something by its name."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.bells = Bells()
+        self.notifier = Notifier()
 
     def test_ring(self) -> None:
         """A ring wakes everybody who listens for that name, and nobody else."""
         with (
-            self.bells.listening("a") as one,
-            self.bells.listening("a") as two,
-            self.bells.listening("b") as other,
+            self.notifier.subscribe("a") as one,
+            self.notifier.subscribe("a") as two,
+            self.notifier.subscribe("b") as other,
         ):
             waits = [Deferred.fromCoroutine(b.wait(self.clock, 9)) for b in (one, two, other)]
-            self.bells.ring("a")
+            self.notifier.notify("a")
             self.assertEqual([wait.called for wait in waits], [True, True, False])
             self.clock.advance(9)
             self.assertIsNone(self.successResultOf(waits[2]))
@@ -34,27 +34,27 @@ class BellsTests(SynchronousTestCase):
 
     def test_rung_before(self) -> None:
         """Who listened when it rang does not wait any more."""
-        with self.bells.listening("a") as bell:
-            self.bells.ring("a")
-            self.successResultOf(Deferred.fromCoroutine(bell.wait(self.clock, 9)))
+        with self.notifier.subscribe("a") as subscription:
+            self.notifier.notify("a")
+            self.successResultOf(Deferred.fromCoroutine(subscription.wait(self.clock, 9)))
 
     def test_nobody(self) -> None:
         """A ring that nobody hears is gone."""
-        with self.bells.listening("a"):
+        with self.notifier.subscribe("a"):
             pass
-        self.bells.ring("a")
-        with self.bells.listening("a") as bell:
-            wait = Deferred.fromCoroutine(bell.wait(self.clock, 9))
+        self.notifier.notify("a")
+        with self.notifier.subscribe("a") as subscription:
+            wait = Deferred.fromCoroutine(subscription.wait(self.clock, 9))
             self.assertNoResult(wait)
             self.clock.advance(9)
 
     def test_cancelled_by_another(self) -> None:
         """Who is woken may make others give up."""
-        with self.bells.listening("a") as one, self.bells.listening("a") as two:
+        with self.notifier.subscribe("a") as one, self.notifier.subscribe("a") as two:
             waits = [Deferred.fromCoroutine(b.wait(self.clock, 9)) for b in (one, two)]
             for wait, other in (waits, waits[::-1]):
                 wait.addCallback(lambda _, other=other: other.cancel())
-            self.bells.ring("a")
+            self.notifier.notify("a")
             outcomes: list[object] = []
             for wait in waits:
                 wait.addErrback(lambda failure: failure.trap(CancelledError))

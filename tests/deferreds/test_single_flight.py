@@ -9,13 +9,13 @@ import traceback
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.deferreds.single_flight import Flights
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.errors import StorageError
 
 
 class FlightsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.flights: Flights[str, str] = Flights()
+        self.flights: SingleFlight[str, str] = SingleFlight()
         self.started: list[Deferred[str]] = []
         self.cancelled = 0
         self.failing: Exception | None = None

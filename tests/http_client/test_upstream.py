@@ -27,7 +27,7 @@ from fxprofile.http_client.upstream import (
 )
 from fxprofile.model.errors import AuthUnavailable, OAuthUnavailable
 from fxprofile.model.profiles import Credentials
-from fxprofile.settings.model import Identity
+from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
 from tests.support.fakes.oauth import ALICE, FakeFxa, FakeOAuth, Said, listen
 from tests.support.servers import hostile
@@ -270,7 +270,7 @@ class FxaOverRealConnectionsTests(RealCase):
     """The driver and servers that misbehave."""
 
     def identity(self, url: str, timeout: float = TIMEOUT) -> FxaIdentity:
-        settings = Identity(oauth_url=f"{url}/v1", auth_url=f"{url}/v1", timeout=timeout)
+        settings = IdentitySettings(oauth_url=f"{url}/v1", auth_url=f"{url}/v1", timeout=timeout)
         return FxaIdentity(self.client, reactor, Metrics(), settings, pool=self.pool)
 
     async def test_both_servers(self) -> None:

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.model.avatars import REASONS, Variant
 from fxprofile.model.errors import MalformedMessage
 from fxprofile.model.keys import VARIANTS
-from fxprofile.model.messages import MAX_MESSAGE_CHARACTERS, Job, Op, Outcome, Result
+from fxprofile.model.messages import MAX_MESSAGE_CHARACTERS, Job, Op, Result, ResultStatus
 
 ID = "0123456789abcdef0123456789abcdef"
 VARIANT = {"width": 1, "height": 2, "bytes": 3}
@@ -29,13 +29,13 @@ results = st.one_of(
     st.builds(
         Result,
         ids,
-        st.just(Outcome.READY),
+        st.just(ResultStatus.READY),
         variants=variants,
         placeholder=st.none() | st.just("LEHV6nWB2yk8pyo0adR*.7kCMdnj"),
         timing=timings,
     ),
-    st.builds(Result, ids, st.just(Outcome.FAILED), st.sampled_from(list(REASONS))),
-    st.builds(Result, ids, st.just(Outcome.DELETED)),
+    st.builds(Result, ids, st.just(ResultStatus.FAILED), st.sampled_from(list(REASONS))),
+    st.builds(Result, ids, st.just(ResultStatus.DELETED)),
 )
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -130,8 +130,10 @@ class JobTests(SynchronousTestCase):
 class ResultTests(SynchronousTestCase):
     """Messages on the results queue."""
 
-    ready = Result(ID, Outcome.READY, variants={n: Variant(1, 2, 3) for n in VARIANTS}).encode()
-    failed = Result(ID, Outcome.FAILED, "corrupt").encode()
+    ready = Result(
+        ID, ResultStatus.READY, variants={n: Variant(1, 2, 3) for n in VARIANTS}
+    ).encode()
+    failed = Result(ID, ResultStatus.FAILED, "corrupt").encode()
 
     @given(results)
     def test_round_trip(self, result: Result) -> None:
@@ -210,7 +212,7 @@ class ResultTests(SynchronousTestCase):
         huge = 1 << 50
         result = Result(
             ID,
-            Outcome.READY,
+            ResultStatus.READY,
             variants={name: Variant(huge, huge, huge) for name in VARIANTS},
             timing=dict.fromkeys(("get", "crunch", "put"), 1e9),
         )

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.model.avatars import Avatar, Crunched, Variant
 from fxprofile.model.keys import VARIANTS
-from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.model.messages import Job, Op, Result, ResultStatus
 from fxprofile.profiles.read import Changes
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.repair import Repair
@@ -38,7 +38,7 @@ class HastyCrunch(Crunch):
     async def _crunched(self, avatar_id: str, original: Any) -> Crunched:
         crunched = await super()._crunched(avatar_id, original)
         variants = {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
-        await self._report(Result(avatar_id, Outcome.READY, variants=variants))
+        await self._report(Result(avatar_id, ResultStatus.READY, variants=variants))
         return crunched
 
 
@@ -46,7 +46,9 @@ class TrustingCrunch(Crunch):
     """Takes a missing original for a job that is done."""
 
     async def _without_original(self, avatar_id: str) -> Result:
-        return Result(avatar_id, Outcome.READY, variants=dict.fromkeys(VARIANTS, Variant(1, 1, 1)))
+        return Result(
+            avatar_id, ResultStatus.READY, variants=dict.fromkeys(VARIANTS, Variant(1, 1, 1))
+        )
 
 
 class SoftCrunch(Crunch):

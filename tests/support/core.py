@@ -18,7 +18,7 @@ from fxprofile.drivers.memory.cache import MemoryCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.keys import VARIANTS
-from fxprofile.model.messages import Job, Outcome, Result
+from fxprofile.model.messages import Job, Result, ResultStatus
 from fxprofile.profiles.invalidation import Changes
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
@@ -95,13 +95,13 @@ class CoreTestCase(SynchronousTestCase):
         """An upload that is accepted."""
         return self.run_now(self.intake.accept(uid=uid, body=BytesBody(data), length=len(data)))
 
-    def apply(self, avatar_id: str, status: Outcome, reason: str | None = None) -> None:
+    def apply(self, avatar_id: str, status: ResultStatus, reason: str | None = None) -> None:
         """What a worker reports of an avatar is applied."""
         self.run_now(self.selection.apply(result(avatar_id, status, reason)))
 
     def ready(self, avatar_id: str) -> None:
         """A worker has crunched an avatar."""
-        self.apply(avatar_id, Outcome.READY)
+        self.apply(avatar_id, ResultStatus.READY)
 
     def received(self, queue: MemoryQueue) -> list[str]:
         """The messages on a queue, which are then gone."""
@@ -127,7 +127,7 @@ class CoreTestCase(SynchronousTestCase):
         return self.run_now(self.rows.profile(uid=uid)).avatar_id
 
 
-def result(avatar_id: str, status: Outcome, reason: str | None = None) -> Result:
+def result(avatar_id: str, status: ResultStatus, reason: str | None = None) -> Result:
     """What a worker reports."""
-    ready = status is Outcome.READY
+    ready = status is ResultStatus.READY
     return Result(avatar_id, status, reason, variants=PICTURES if ready else {})

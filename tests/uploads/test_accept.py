@@ -17,7 +17,7 @@ from fxprofile.model.errors import (
     StorageError,
     StoreError,
 )
-from fxprofile.model.messages import Outcome
+from fxprofile.model.messages import ResultStatus
 from fxprofile.uploads.accept import DOUBT_AGE, ORIGINAL_TYPE, Intake
 from tests.support.core import ALICE, BOB, JPEG, CoreTestCase, make_id
 
@@ -209,7 +209,7 @@ class DoubtTests(CoreTestCase):
         If all is done by the time that the row is found, because the repair loop of
         another process was quicker, the upload is accepted all the same.
         """
-        for number, outcome in enumerate((Outcome.READY, Outcome.FAILED), start=1):
+        for number, outcome in enumerate((ResultStatus.READY, ResultStatus.FAILED), start=1):
             self.store.fail("accept", StoreError("lost"), after=True)
             held = self.store.hold("avatar")
             accepting = self.accept()

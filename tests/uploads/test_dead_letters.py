@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import LeaseLost, QueueError, StoreError
-from fxprofile.model.messages import Job, Op, Outcome
+from fxprofile.model.messages import Job, Op, ResultStatus
 from fxprofile.uploads.repair import LIMIT, PERIOD
 from tests.support.core import ALICE, make_id, result
 from tests.uploads.test_repair import RepairTestCase
@@ -145,7 +145,7 @@ class DeadLetterTests(RepairTestCase):
 class DeadResultTests(RepairTestCase):
     """Results that could not be applied, as the database was away for long."""
 
-    def die(self, avatar_id: str, status: Outcome, reason: str | None = None) -> None:
+    def die(self, avatar_id: str, status: ResultStatus, reason: str | None = None) -> None:
         body = result(avatar_id, status, reason).encode()
         self.run_now(self.dead_results_queue.send(body=body))
 
@@ -155,8 +155,8 @@ class DeadResultTests(RepairTestCase):
     def test_applied(self) -> None:
         """They are applied when it is back: users learn what became of their uploads."""
         good, bad = self.upload(), self.upload()
-        self.die(good.id, Outcome.READY)
-        self.die(bad.id, Outcome.FAILED, "corrupt")
+        self.die(good.id, ResultStatus.READY)
+        self.die(bad.id, ResultStatus.FAILED, "corrupt")
         self.turn(0)
         self.assertEqual(self.selected(), good.id)
         self.assertEqual(self.rows.rows[bad.id].error, "corrupt")
@@ -167,14 +167,14 @@ class DeadResultTests(RepairTestCase):
         """One that comes after all was decided changes nothing, and goes."""
         avatar = self.upload()
         self.ready(avatar.id)
-        self.die(avatar.id, Outcome.FAILED, "corrupt")
+        self.die(avatar.id, ResultStatus.FAILED, "corrupt")
         self.turn(0)
         self.assertEqual((self.selected(), self.waiting()), (avatar.id, 0))
 
     def test_store_fails(self) -> None:
         """While the database is away they stay, visible to all."""
         avatar = self.upload()
-        self.die(avatar.id, Outcome.READY)
+        self.die(avatar.id, ResultStatus.READY)
         self.store.fail("ready", StoreError("down"))
         self.turn(0)
         self.assertEqual((self.status(avatar.id), self.waiting()), (Status.PROCESSING, 1))
@@ -185,14 +185,14 @@ class DeadResultTests(RepairTestCase):
         """What is no result is left to operators, and keeps nothing else from its turn."""
         avatar = self.upload()
         self.run_now(self.dead_results_queue.send(body="junk"))
-        self.die(avatar.id, Outcome.READY)
+        self.die(avatar.id, ResultStatus.READY)
         self.turn(0)
         self.assertEqual((self.status(avatar.id), self.waiting()), (Status.READY, 1))
 
     def test_jobs_queue_is_down(self) -> None:
         """A queue of dead jobs that is down keeps no dead result from its turn."""
         avatar = self.upload()
-        self.die(avatar.id, Outcome.READY)
+        self.die(avatar.id, ResultStatus.READY)
         self.dead.fail("receive", QueueError("down"))
         self.turn(0)
         self.assertEqual(self.status(avatar.id), Status.READY)

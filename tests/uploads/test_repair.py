@@ -12,7 +12,7 @@ from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
-from fxprofile.model.messages import Job, Op, Outcome
+from fxprofile.model.messages import Job, Op, ResultStatus
 from fxprofile.uploads.accept import DOUBT_AGE
 from fxprofile.uploads.repair import (
     EXPIRE_AGE,
@@ -182,7 +182,7 @@ class OldRowsTests(RepairTestCase):
     def test_failed(self) -> None:
         """A failed upload is kept for two weeks, and is then deleted with its original."""
         avatar = self.upload()
-        self.apply(avatar.id, Outcome.FAILED, "corrupt")
+        self.apply(avatar.id, ResultStatus.FAILED, "corrupt")
         self.sent()
         self.turn(FAILED_AGE)
         self.assertEqual(self.status(avatar.id), Status.FAILED)
@@ -190,7 +190,7 @@ class OldRowsTests(RepairTestCase):
         self.assertEqual(self.status(avatar.id), Status.DELETING)
         self.turn(PERIOD)
         self.assertEqual(self.sent(), [("delete", avatar.id)])
-        self.apply(avatar.id, Outcome.DELETED)
+        self.apply(avatar.id, ResultStatus.DELETED)
         self.assertEqual(self.rows.rows, {})
 
     def test_replaced(self) -> None:
@@ -200,7 +200,7 @@ class OldRowsTests(RepairTestCase):
         self.ready(second.id)
         self.turn(REPLACED_AGE + 1)
         self.assertEqual(self.status(first.id), Status.REPLACED)
-        self.apply(first.id, Outcome.DELETED)
+        self.apply(first.id, ResultStatus.DELETED)
         self.turn(PERIOD)
         self.assertIsNone(self.status(first.id))
         self.assertEqual(self.selected(), second.id)

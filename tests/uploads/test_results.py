@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import MalformedMessage, QueueError, StoreError
-from fxprofile.model.messages import Outcome
+from fxprofile.model.messages import ResultStatus
 from fxprofile.uploads.results import results_handler
 from fxprofile.worker.poller import Poller
 from tests.support.core import CoreTestCase, make_id, result
@@ -25,7 +25,7 @@ class ResultsTests(CoreTestCase):
         super().setUp()
         self.handle = results_handler(self.selection, self.metrics)
 
-    def message(self, outcome: Outcome, reason: str | None = None) -> object:
+    def message(self, outcome: ResultStatus, reason: str | None = None) -> object:
         return make_message(body=result(make_id(1), outcome, reason).encode())
 
     def counted(self, status: str) -> float:
@@ -35,18 +35,18 @@ class ResultsTests(CoreTestCase):
     def test_applied(self) -> None:
         """Each result is applied, and counted by its status."""
         avatar = self.upload()
-        self.run_now(self.handle(self.message(Outcome.FAILED, "crashed")))
+        self.run_now(self.handle(self.message(ResultStatus.FAILED, "crashed")))
         self.assertEqual(self.status(avatar.id), Status.FAILED)
-        self.run_now(self.handle(self.message(Outcome.READY)))
+        self.run_now(self.handle(self.message(ResultStatus.READY)))
         self.assertEqual(self.status(avatar.id), Status.READY)
-        self.run_now(self.handle(self.message(Outcome.DELETED)))
+        self.run_now(self.handle(self.message(ResultStatus.DELETED)))
         self.assertEqual([self.counted(s) for s in ("failed", "ready", "deleted")], [1, 1, 1])
 
     def test_store_fails(self) -> None:
         """A result that cannot be applied is not done."""
         self.upload()
         self.store.fail("ready", StoreError("down"))
-        self.fails_now(self.handle(self.message(Outcome.READY)), StoreError)
+        self.fails_now(self.handle(self.message(ResultStatus.READY)), StoreError)
         self.assertEqual(self.counted("ready"), 0)
 
     def test_junk(self) -> None:
@@ -68,7 +68,7 @@ class ResultsTests(CoreTestCase):
         avatar = self.upload()
         for body in JUNK:
             self.run_now(queue.send(body=body))
-        self.run_now(queue.send(body=result(avatar.id, Outcome.READY).encode()))
+        self.run_now(queue.send(body=result(avatar.id, ResultStatus.READY).encode()))
         self.store.fail("ready", StoreError("down"))
         self.store.fail("ready", QueueError("odd"), after=True)
         poller.startService()

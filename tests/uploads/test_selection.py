@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
-from fxprofile.model.messages import Outcome
+from fxprofile.model.messages import ResultStatus
 from fxprofile.uploads.selection import LOOK_AGAIN, NotTheOwner
 from tests.support.core import ALICE, BOB, CoreTestCase, make_id, result
 
@@ -43,7 +43,7 @@ class ResultTests(CoreTestCase):
         self.ready(first.id)
         second = self.upload()
         self.sent()
-        self.apply(second.id, Outcome.FAILED, "corrupt")
+        self.apply(second.id, ResultStatus.FAILED, "corrupt")
         self.assertEqual(self.rows.rows[second.id].error, "corrupt")
         self.assertEqual(self.selected(), first.id)
         self.assertEqual(self.sent(), [])
@@ -51,7 +51,7 @@ class ResultTests(CoreTestCase):
     def test_ready_after_failed(self) -> None:
         """A late success of an upload that was given up is believed."""
         avatar = self.upload()
-        self.apply(avatar.id, Outcome.FAILED, "dead")
+        self.apply(avatar.id, ResultStatus.FAILED, "dead")
         self.ready(avatar.id)
         self.assertEqual(self.selected(), avatar.id)
 
@@ -59,7 +59,7 @@ class ResultTests(CoreTestCase):
         """A late failure does not take away what is ready."""
         avatar = self.upload()
         self.ready(avatar.id)
-        self.apply(avatar.id, Outcome.FAILED, "lost")
+        self.apply(avatar.id, ResultStatus.FAILED, "lost")
         self.assertEqual(self.selected(), avatar.id)
         self.assertEqual(self.status(avatar.id), Status.READY)
 
@@ -99,16 +99,16 @@ class ResultTests(CoreTestCase):
         """When the objects of a deleted avatar are gone, its row goes."""
         avatar = self.upload()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=avatar.id))
-        self.apply(avatar.id, Outcome.DELETED)
+        self.apply(avatar.id, ResultStatus.DELETED)
         self.assertIsNone(self.status(avatar.id))
 
     def test_store_fails(self) -> None:
         """A result that cannot be applied has to come again, and is then applied."""
-        for outcome in Outcome:
+        for outcome in ResultStatus:
             for after in (False, True):
                 avatar = self.upload()
                 self.store.fail(outcome.value, StoreError("down"), after=after)
-                reason = "corrupt" if outcome is Outcome.FAILED else None
+                reason = "corrupt" if outcome is ResultStatus.FAILED else None
                 work = self.selection.apply(result(avatar.id, outcome, reason))
                 self.fails_now(work, StoreError)
                 self.apply(avatar.id, outcome, reason)
@@ -130,9 +130,9 @@ class LateResultTests(CoreTestCase):
     the queue.
     """
 
-    def late(self, outcome: Outcome) -> list[tuple[str, str]]:
+    def late(self, outcome: ResultStatus) -> list[tuple[str, str]]:
         self.sent()
-        reason = "lost" if outcome is Outcome.FAILED else None
+        reason = "lost" if outcome is ResultStatus.FAILED else None
         work = self.selection.apply(result(make_id(1), outcome, reason))
         self.jobs.fail("send", QueueError("down"))
         self.fails_now(work, QueueError)
@@ -142,14 +142,14 @@ class LateResultTests(CoreTestCase):
 
     def test_row_is_gone(self) -> None:
         """Without a row the objects are deleted."""
-        for outcome in (Outcome.READY, Outcome.FAILED):
+        for outcome in (ResultStatus.READY, ResultStatus.FAILED):
             self.assertEqual(self.late(outcome), [("delete", make_id(1))])
 
     def test_row_is_deleting(self) -> None:
         """The objects of a row that is being deleted are deleted once more."""
         avatar = self.upload()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=avatar.id))
-        for outcome in (Outcome.READY, Outcome.FAILED):
+        for outcome in (ResultStatus.READY, ResultStatus.FAILED):
             self.assertEqual(self.late(outcome), [("delete", avatar.id)])
             self.assertEqual(self.status(avatar.id), Status.DELETING)
 
@@ -158,18 +158,18 @@ class LateResultTests(CoreTestCase):
         first, second = self.upload(), self.upload()
         self.ready(second.id)
         self.ready(first.id)
-        self.apply(first.id, Outcome.DELETED)
-        for outcome in (Outcome.READY, Outcome.FAILED):
+        self.apply(first.id, ResultStatus.DELETED)
+        for outcome in (ResultStatus.READY, ResultStatus.FAILED):
             self.assertEqual(self.late(outcome), [("delete", first.id)])
             self.assertEqual(self.status(first.id), Status.REPLACED)
             # Until that is done, the row owes it.
             self.assertIsNotNone(self.rows.rows[first.id].owed_since)
-        self.apply(first.id, Outcome.DELETED)
+        self.apply(first.id, ResultStatus.DELETED)
         self.assertIsNone(self.rows.rows[first.id].owed_since)
 
     def test_it_ends(self) -> None:
         """That objects without a row are gone leads to nothing more."""
-        self.apply(make_id(1), Outcome.DELETED)
+        self.apply(make_id(1), ResultStatus.DELETED)
         self.assertEqual(self.sent(), [])
 
     def test_clean_up(self) -> None:
@@ -260,14 +260,14 @@ class DeleteTests(CoreTestCase):
         ids = [self.upload().id for _ in range(4)]
         self.ready(ids[1])
         self.ready(ids[2])
-        self.apply(ids[3], Outcome.FAILED, "corrupt")
+        self.apply(ids[3], ResultStatus.FAILED, "corrupt")
         self.run_now(self.rows.set_display_name(uid=ALICE, name="Alice", now=0))
         self.sent()
         self.run_now(self.selection.delete_user(ALICE))
         self.assertEqual(sorted(self.sent()), sorted(("delete", i) for i in ids))
         self.assertIsNone(self.run_now(self.rows.profile(uid=ALICE)).display_name)
         for avatar_id in ids:
-            self.apply(avatar_id, Outcome.DELETED)
+            self.apply(avatar_id, ResultStatus.DELETED)
         self.assertEqual(self.rows.rows, {})
 
     def test_user_without_avatars(self) -> None:
@@ -313,7 +313,10 @@ class WaitTests(CoreTestCase):
 
     def test_result_here(self) -> None:
         """A result that this process applies ends the wait at once."""
-        for outcome, status in ((Outcome.FAILED, Status.FAILED), (Outcome.READY, Status.READY)):
+        for outcome, status in (
+            (ResultStatus.FAILED, Status.FAILED),
+            (ResultStatus.READY, Status.READY),
+        ):
             self.avatar = self.upload()
             waits = [self.wait(), self.wait()]
             self.apply(self.avatar.id, outcome, "corrupt")
@@ -350,7 +353,7 @@ class WaitTests(CoreTestCase):
         waiting = self.wait()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=self.avatar.id))
         self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
-        self.apply(self.avatar.id, Outcome.DELETED)
+        self.apply(self.avatar.id, ResultStatus.DELETED)
         self.assertEqual(self.successResultOf(self.wait()).status, Status.DELETING)
         self.assert_clean()
 

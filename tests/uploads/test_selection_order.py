@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.model.avatars import Status
-from fxprofile.model.messages import Outcome
+from fxprofile.model.messages import ResultStatus
 from tests.support.core import ALICE, CoreTestCase, make_id
 
 Event = tuple[str, int]
@@ -80,7 +80,7 @@ class _User(CoreTestCase):
         if name in ("ready", "failed"):
             # The worker has put something, perhaps not all of it.
             self.objects.add(avatar_id)
-            self.apply(avatar_id, Outcome(name), "lost" if name == "failed" else None)
+            self.apply(avatar_id, ResultStatus(name), "lost" if name == "failed" else None)
             if name == "ready" and number not in self.deleted:
                 self.good.add(number)
                 if number > self.mark:
@@ -110,7 +110,7 @@ class _User(CoreTestCase):
             return False
         _, avatar_id = self.jobs_to_do.pop(0)
         self.objects.discard(avatar_id)
-        self.apply(avatar_id, Outcome.DELETED)
+        self.apply(avatar_id, ResultStatus.DELETED)
         return True
 
     def check(self) -> None:

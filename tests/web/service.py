@@ -20,7 +20,7 @@ from fxprofile.drivers.memory.cache import MemoryCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.drivers.memory.windows import MemoryWindows
 from fxprofile.model.avatars import Variant
-from fxprofile.model.messages import Outcome, Result
+from fxprofile.model.messages import Result, ResultStatus
 from fxprofile.profiles.invalidation import Changes
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.health import Health
@@ -196,12 +196,12 @@ class ApiCase(TestCase):
 
     async def finish(self, avatar_id: str, placeholder: str | None = None) -> None:
         """Say what a worker would say of an image that it has crunched."""
-        result = Result(avatar_id, Outcome.READY, variants=VARIANTS, placeholder=placeholder)
+        result = Result(avatar_id, ResultStatus.READY, variants=VARIANTS, placeholder=placeholder)
         await self.selection.apply(result)
 
     async def fail(self, avatar_id: str, reason: str) -> None:
         """Say what a worker would say of an image that it could not crunch."""
-        await self.selection.apply(Result(id=avatar_id, status=Outcome.FAILED, reason=reason))
+        await self.selection.apply(Result(id=avatar_id, status=ResultStatus.FAILED, reason=reason))
 
     def raw(self, *pieces: bytes, timeout: float = 10, hold: bool = False) -> Any:
         """

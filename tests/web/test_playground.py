@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.serving.health import Health
-from fxprofile.settings.model import Dev
+from fxprofile.settings.model import DevSettings
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.api import Api
 from fxprofile.web.dockerflow import Dockerflow
@@ -58,7 +58,7 @@ class PageCase(SynchronousTestCase):
     """An API that has a playground."""
 
     def setUp(self) -> None:
-        accounts = Dev().accounts
+        accounts = DevSettings().accounts
         self.threads = CountingThreads()
         playground = Playground(
             accounts=accounts,

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.keys import public_key
-from fxprofile.model.messages import Job, Op, Outcome, Result
+from fxprofile.model.messages import Job, Op, Result, ResultStatus
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.worker.crunch import Crunch
 from tests.support.fakes.bucket import MemoryBucket
@@ -77,7 +77,7 @@ class CrunchTestCase(SynchronousTestCase):
         self.assertEqual(self.public_objects.objects, self.expected())
         self.assertEqual(self.private_objects.objects, {})
         last = self.reported()[-1]
-        self.assertEqual((last.id, last.status), (ID, Outcome.READY))
+        self.assertEqual((last.id, last.status), (ID, ResultStatus.READY))
         self.assertEqual(
             last.variants, {name: variant for name, (variant, _) in pictures_of(ORIGINAL).items()}
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from fxprofile.model.errors import StorageError
 from fxprofile.model.keys import FORMATS, VARIANTS, public_key, public_keys
-from fxprofile.model.messages import Op, Outcome, Result
+from fxprofile.model.messages import Op, Result, ResultStatus
 from tests.support.fakes.cruncher import PLACEHOLDER, pictures_of
 from tests.worker.crunch_case import ID, ORIGINAL, CrunchTestCase, _bytes_of
 
@@ -133,7 +133,7 @@ class WithoutOriginalTests(CrunchTestCase):
             self.public_objects.objects = self.expected()
             del self.public_objects.objects[public_key(ID, missing)]
             self.successResultOf(self.run_job())
-            self.assertEqual(self.reported(), [Result(ID, Outcome.FAILED, "lost")])
+            self.assertEqual(self.reported(), [Result(ID, ResultStatus.FAILED, "lost")])
 
     def test_not_pictures(self) -> None:
         """What is not a picture of ours is never called ready."""
@@ -154,13 +154,13 @@ class DeleteTests(CrunchTestCase):
         self.assertEqual(self.public_objects.objects, {"a/" + "f" * 32: b"of somebody else"})
         self.assertEqual(self.private_objects.objects, {})
         self.assertEqual(self.diary, ["public delete", "private delete", "results send"])
-        self.assertEqual(self.reported(), [Result(ID, Outcome.DELETED)])
+        self.assertEqual(self.reported(), [Result(ID, ResultStatus.DELETED)])
 
     def test_nothing_there(self) -> None:
         """What is gone already counts as deleted."""
         self.private_objects.objects.clear()
         self.successResultOf(self.run_job(Op.DELETE))
-        self.assertEqual(self.reported(), [Result(ID, Outcome.DELETED)])
+        self.assertEqual(self.reported(), [Result(ID, ResultStatus.DELETED)])
 
     def test_failures(self) -> None:
         """Nothing is reported before all is gone, and the job can be done again."""
@@ -172,7 +172,7 @@ class DeleteTests(CrunchTestCase):
                 self.assertEqual(self.reported(), [])
         self.successResultOf(self.run_job(Op.DELETE))
         self.assertEqual(self.public_objects.objects, {})
-        self.assertEqual(self.reported(), [Result(ID, Outcome.DELETED)])
+        self.assertEqual(self.reported(), [Result(ID, ResultStatus.DELETED)])
 
 
 class _PiecesBody:

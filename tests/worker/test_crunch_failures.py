@@ -16,7 +16,7 @@ from fxprofile.model.errors import (
     QueueError,
     StorageError,
 )
-from fxprofile.model.messages import Outcome, Result
+from fxprofile.model.messages import Result, ResultStatus
 from tests.support.fakes.flaky import Flaky
 from tests.worker.crunch_case import ID, ORIGINAL, CrunchTestCase
 
@@ -27,7 +27,7 @@ class FailingImageTests(CrunchTestCase):
     def assert_failed(self, reason: str) -> None:
         """The result says why, the original is gone, and nothing is public."""
         (result,) = self.reported()
-        self.assertEqual(result, Result(ID, Outcome.FAILED, reason))
+        self.assertEqual(result, Result(ID, ResultStatus.FAILED, reason))
         self.assertEqual(self.private_objects.objects, {})
         self.assertEqual(self.public_objects.objects, {})
         self.assertEqual(self.counted(reason), 1)

@@ -20,7 +20,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.single_flight import Flights
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.drivers.fxa.tokens import SKEW
 from fxprofile.http_client.upstream import Upstream, UpstreamFailure, as_number, as_text
 from fxprofile.model.errors import InvalidToken
@@ -68,7 +68,7 @@ class KeySet:
         self._keys: dict[str | None, Key] = {}
         self._fetched = float("-inf")
         self._tried = float("-inf")
-        self._fetches: Flights[None, None] = Flights()
+        self._fetches: SingleFlight[None, None] = SingleFlight()
 
     async def get(self, kid: str | None) -> Key | None:
         """

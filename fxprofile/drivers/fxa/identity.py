@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
 
-from fxprofile.deferreds.single_flight import Flights
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.drivers.fxa.tokens import SKEW, TokenCache, digest, is_token, read_jwt
 from fxprofile.http_client.upstream import (
     Answer,
@@ -37,7 +37,7 @@ from fxprofile.model.errors import (
 from fxprofile.model.keys import is_uid
 from fxprofile.model.ports import IIdentity, IRevocations
 from fxprofile.model.profiles import Account, Credentials
-from fxprofile.settings.model import Identity
+from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class FxaIdentity(Service):
         client: HTTPClient,
         clock: IReactorTime,
         metrics: Metrics,
-        settings: Identity,
+        settings: IdentitySettings,
         *,
         pool: HTTPConnectionPool | None = None,
         revocations: IRevocations | None = None,
@@ -84,7 +84,7 @@ class FxaIdentity(Service):
         self._pool = pool
         self._oauth = Upstream("OAuth server", client, clock, timeout=settings.timeout)
         self._auth = Upstream("auth server", client, clock, timeout=settings.timeout)
-        self._verifying: Flights[bytes, Credentials] = Flights()
+        self._verifying: SingleFlight[bytes, Credentials] = SingleFlight()
         self._trusted = (
             TokenCache(clock, seconds=settings.token_cache_seconds)
             if settings.token_cache_seconds

@@ -12,7 +12,7 @@ from itertools import count
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from fxprofile.deferreds.notifier import Bells
+from fxprofile.deferreds.notifier import Notifier
 from fxprofile.model.errors import LeaseLost
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.ports import IQueue
@@ -53,7 +53,7 @@ class MemoryQueue:
         self._visibility = visibility_timeout
         self._max_receives = max_receives
         self._clock = clock
-        self._bells = Bells()
+        self._notifier = Notifier()
         self._numbers = count(1)
         self._entries: list[_Entry] = []
         self._dead: MemoryQueue | None = None
@@ -83,12 +83,12 @@ class MemoryQueue:
         hidden = self._visibility if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
-            with self._bells.listening(self.name) as bell:
+            with self._notifier.subscribe(self.name) as subscription:
                 messages = self._take(max_messages, hidden)
                 left = deadline - self._clock.seconds()
                 if messages or left <= 0:
                     return messages
-                await bell.wait(self._clock, min(left, POLL))
+                await subscription.wait(self._clock, min(left, POLL))
 
     async def extend(self, *, message: Message, visibility: float) -> None:
         entry = self._ours(message)
@@ -96,7 +96,7 @@ class MemoryQueue:
             raise LeaseLost(f"{self.name}: message {message.message_id} is no longer ours")
         entry.visible_at = self._clock.seconds() + visibility
         if visibility <= 0:
-            self._bells.ring(self.name)
+            self._notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
         entry = self._ours(message)
@@ -117,7 +117,7 @@ class MemoryQueue:
 
     def _add(self, entry: _Entry) -> None:
         self._entries.append(entry)
-        self._bells.ring(self.name)
+        self._notifier.notify(self.name)
 
     def _take(self, limit: int, hidden: float) -> list[Message]:
         now = self._clock.seconds()

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fxprofile.deferreds.notifier import Bells
+from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.sql.connect import READ_ONLY, is_embedded, make_engine, make_file, parse_url
@@ -85,7 +85,7 @@ class Database(Service):
         timeout: float = 10.0,
     ) -> None:
         self.setName("database")
-        self.bells = Bells()
+        self.notifier = Notifier()
         self._time: IReactorTime = reactor
         self._reactor: IReactorFromThreads = reactor
         self._url = parse_url(url)

@@ -90,7 +90,7 @@ class DatabaseQueue:
             "receive_count": 0,
         }
         await self._run(lambda c: c.execute(insert(table).values(message)) and None)
-        self._database.bells.ring(self.name)
+        self._database.notifier.notify(self.name)
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
@@ -100,12 +100,12 @@ class DatabaseQueue:
         hidden = self._visibility if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
-            with self._database.bells.listening(self.name) as bell:
+            with self._database.notifier.subscribe(self.name) as subscription:
                 messages = await self._take(max_messages, hidden)
                 left = deadline - self._clock.seconds()
                 if messages or left <= 0:
                     return messages
-                await bell.wait(self._clock, min(left, POLL))
+                await subscription.wait(self._clock, min(left, POLL))
 
     async def extend(self, *, message: Message, visibility: float) -> None:
         now = self._clock.seconds()
@@ -117,7 +117,7 @@ class DatabaseQueue:
         if not await self._run(lambda c: c.execute(statement).rowcount):
             raise LeaseLost(f"{self.name}: message {message.message_id} is no longer ours")
         if visibility <= 0:
-            self._database.bells.ring(self.name)
+            self._database.notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
         statement = delete(table).where(
@@ -172,7 +172,7 @@ class DatabaseQueue:
             .values(_moved(self.name, self._clock.seconds()))
         )
         moved = await self._run(lambda c: c.execute(statement).rowcount)
-        self._database.bells.ring(self.name)
+        self._database.notifier.notify(self.name)
         return bool(moved)
 
     async def drop(self, *, message_id: str) -> bool:
@@ -205,7 +205,7 @@ class DatabaseQueue:
             # The time is that at which it has its turn: it may wait long for that.
             messages, died = await self._run(lambda c: taking.take(c, self._clock.seconds()))
             if died:
-                self._database.bells.ring(dead_name(self.name))
+                self._database.notifier.notify(dead_name(self.name))
             if given_up and messages:
                 await self._hand_back(messages)
             return messages
@@ -230,7 +230,7 @@ class DatabaseQueue:
                 connection.execute(update(table).where(self._ours(message)).values(undone))
 
         await self._run(undo)
-        self._database.bells.ring(self.name)
+        self._database.notifier.notify(self.name)
 
     def _ours(self, message: Message) -> Any:
         return and_(

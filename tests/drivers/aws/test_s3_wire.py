@@ -17,7 +17,7 @@ from twisted.trial.unittest import TestCase
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.drivers.aws.s3 import PROBE, S3Bucket, s3_bucket
 from fxprofile.model.errors import ObjectNotFound
-from fxprofile.settings.model import Storage
+from fxprofile.settings.model import StorageSettings
 from tests.drivers.aws.s3_case import BucketCase
 from tests.drivers.aws.server import ScriptedServer, answer, cut, hang, xml_error
 from tests.drivers.aws.support import InlineThreads, make_client
@@ -197,7 +197,9 @@ class SettingsTests(TestCase):
         from fxprofile.settings.model import Settings
 
         settings = Settings(
-            storage=Storage(driver="s3", endpoint_url="http://127.0.0.1:9", addressing="path"),
+            storage=StorageSettings(
+                driver="s3", endpoint_url="http://127.0.0.1:9", addressing="path"
+            ),
             images={"max_age": 7},
         )
         threads = InlineThreads()

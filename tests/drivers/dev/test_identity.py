@@ -10,7 +10,7 @@ from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.drivers.identity import identity_from_config
 from fxprofile.model.errors import AccountUnknown
 from fxprofile.settings.load import load
-from fxprofile.settings.model import Dev, DevAccount
+from fxprofile.settings.model import DevAccount, DevSettings
 from fxprofile.telemetry.metrics import Metrics
 from tests.contracts.identity import ALICE, IdentityContract
 
@@ -19,7 +19,7 @@ class DevIdentityTests(IdentityContract, TestCase):
     """The accounts that are there by default."""
 
     async def make_identity(self) -> DevIdentity:
-        return DevIdentity(Dev().accounts)
+        return DevIdentity(DevSettings().accounts)
 
     async def test_from_config(self) -> None:
         """The default settings give this driver with alice and bob."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.drivers.fxa.identity import FxaIdentity
 from fxprofile.model.profiles import Account, Credentials
-from fxprofile.settings.model import Identity
+from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
 from tests.support.fakes.oauth import ALICE, FakeFxa
 
@@ -44,7 +44,9 @@ class FxaCase(TestCase):
             "oauth_url": "http://fxa.example/v1",
             "auth_url": "http://fxa.example/v1",
         }
-        return FxaIdentity(self.treq, self.clock, Metrics(), Identity(**defaults | settings))
+        return FxaIdentity(
+            self.treq, self.clock, Metrics(), IdentitySettings(**defaults | settings)
+        )
 
     def verify(self, token: str = "alice") -> Deferred[Credentials]:
         return Deferred.fromCoroutine(self.identity.verify(token=token))

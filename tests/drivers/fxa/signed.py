@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.drivers.fxa.identity import FxaIdentity
 from fxprofile.model.errors import InvalidToken
 from fxprofile.model.profiles import Credentials
-from fxprofile.settings.model import Identity
+from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
 from tests.support.fakes.oauth import ALICE, FakeAccount, FakeOAuth
 
@@ -54,7 +54,7 @@ class AccessTokenCase(SynchronousTestCase):
         self.oauth.keys = [public(private_key("RSA")), public(private_key("EC"))]
         self.treq = StubTreq(self.oauth)
         self.metrics = Metrics()
-        settings = Identity(
+        settings = IdentitySettings(
             oauth_url="http://oauth.example/v1",
             jwks_url="http://oauth.example/v1/jwks",
             issuer=ISSUER,

@@ -14,7 +14,7 @@ from fxprofile.drivers.fxa.tokens import SKEW
 from fxprofile.model.errors import CacheError, InvalidToken
 from fxprofile.model.ports import IRevocations
 from fxprofile.model.profiles import Credentials
-from fxprofile.settings.model import Identity
+from fxprofile.settings.model import IdentitySettings
 from tests.drivers.fxa.signed import AUDIENCE, ISSUER, AccessTokenCase
 from tests.support.fakes.oauth import ALICE
 
@@ -61,7 +61,7 @@ class TwoProcesses(AccessTokenCase):
             self.treq,
             self.clock,
             self.metrics,
-            Identity(**settings),
+            IdentitySettings(**settings),
             revocations=self.revocations,
         )
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, StaticPool, create_engine
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from fxprofile.deferreds.notifier import Bells
+from fxprofile.deferreds.notifier import Notifier
 from fxprofile.drivers.sql.schema import metadata
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ class InlineDatabase:
     """
 
     def __init__(self) -> None:
-        self.bells = Bells()
+        self.notifier = Notifier()
         self.engine = create_engine("sqlite://", poolclass=StaticPool)
         metadata.create_all(self.engine)
 
