@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 from hypothesis import given
@@ -35,7 +36,7 @@ def run(program: str, **config: Any) -> dict[str, Any]:
     """What one of our programs says."""
     done = subprocess.run(
         [sys.executable, "-m", program, json.dumps(config)],
-        cwd=os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))),
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         timeout=60,
         check=False,
