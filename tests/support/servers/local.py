@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -17,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 #: Seconds that a server gets to start or to stop.
 PATIENCE = 60
@@ -28,13 +30,28 @@ PASSWORD = "Tr0ub4dor-p4ssword"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
+_port_locks: list[IO[bytes]] = []
+
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on just now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """
+    Return a free TCP port that no other test process is given while this one lives.
+
+    Ports come from below the range that the kernel gives to outgoing connections (32768
+    and up on Linux); a locked file per port keeps tests that run in parallel apart.
+    """
+    folder = Path(tempfile.gettempdir(), f"fxprofile-test-ports-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    while True:
+        port = random.randrange(20_000, 32_000)
+        lock = open(folder / str(port), "wb")  # noqa: SIM115 - held until this process ends
+        with suppress(OSError), socket.socket() as listener:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", port))
+            _port_locks.append(lock)
+            return port
+        lock.close()
 
 
 def die_with_parent() -> None:
