@@ -40,7 +40,7 @@ class RoleTests(TestCase):
                 "CreateQueue", {"QueueName": f"fxprofile-{name}"}
             )
         self.use_client()
-        self.id = new_id()
+        self.avatar_id = new_id()
 
     def use_client(self) -> None:
         self.client = RecordingClient(
@@ -95,7 +95,7 @@ class RoleTests(TestCase):
         """The web role puts originals, sends jobs and updates, and reads the other queues."""
         await self.fill("results", "jobs-dead", "results-dead", "events")
         private = self.bucket("private")
-        await self.put(private, private_key(self.id))
+        await self.put(private, private_key(self.avatar_id))
         for name in ("jobs", "updates"):
             await self.send(self.queue(name))
         for name in ("results", "jobs-dead", "results-dead", "events"):
@@ -104,32 +104,32 @@ class RoleTests(TestCase):
 
     async def test_worker(self) -> None:
         """The worker gets and removes originals, puts and removes pictures, and sends results."""
-        await self.put(self.bucket("private"), private_key(self.id))
+        await self.put(self.bucket("private"), private_key(self.avatar_id))
         await self.fill("jobs")
         private, public = self.bucket("private"), self.bucket("public")
         await private.check()
-        _, body = await private.get(key=private_key(self.id))
+        _, body = await private.get(key=private_key(self.avatar_id))
         await read_all(body, 1 << 20)
-        for key in public_keys(self.id):
+        for key in public_keys(self.avatar_id):
             await self.put(public, key)
-        await private.delete(keys=[private_key(self.id)])
+        await private.delete(keys=[private_key(self.avatar_id)])
         with self.assertRaises(ObjectNotFound):
-            await private.get(key=private_key(self.id))
-        _, body = await public.get(key=public_key(self.id))
+            await private.get(key=private_key(self.avatar_id))
+        _, body = await public.get(key=public_key(self.avatar_id))
         await body.aclose()
-        await public.delete(keys=public_keys(self.id))
+        await public.delete(keys=public_keys(self.avatar_id))
         await self.consume(self.queue("jobs"))
         await self.send(self.queue("results"))
         self.check("worker")
 
     async def test_images(self) -> None:
         """The images role gets pictures, and is told of those that are not there."""
-        await self.put(self.bucket("public"), public_key(self.id))
+        await self.put(self.bucket("public"), public_key(self.avatar_id))
         self.use_client()
         public = self.bucket("public")
         await public.check()
-        await public.head(key=public_key(self.id))
-        _, body = await public.get(key=public_key(self.id))
+        await public.head(key=public_key(self.avatar_id))
+        _, body = await public.get(key=public_key(self.avatar_id))
         await body.aclose()
         with self.assertRaises(ObjectNotFound):
             await public.get(key=public_key(new_id()))
