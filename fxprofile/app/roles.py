@@ -88,8 +88,7 @@ def add_images(parts: Parts) -> None:
 def add_worker(parts: Parts) -> None:
     """Add the worker role: jobs in, pictures and results out."""
     from fxprofile.crunch.pool import pool_from_settings
-    from fxprofile.worker.crunch import Crunch
-    from fxprofile.worker.jobs import jobs_handler
+    from fxprofile.worker.jobs import JobRunner
     from fxprofile.worker.poller import Poller
 
     settings = parts.settings
@@ -103,7 +102,7 @@ def add_worker(parts: Parts) -> None:
             parts.metrics.sandbox_layer.labels(layer).set(in_force)
 
     parts.must_be_ready(sandboxed)
-    crunch = Crunch(
+    runner = JobRunner(
         private=private,
         public=public,
         results=results,
@@ -114,7 +113,7 @@ def add_worker(parts: Parts) -> None:
     )
     poller = Poller(
         queue=jobs,
-        handler=jobs_handler(crunch),
+        handler=runner.handle,
         slots=settings.crunch.processes,
         visibility_timeout=settings.queue.visibility_timeout,
         metrics=parts.metrics,
@@ -147,13 +146,12 @@ def add_web(parts: Parts) -> None:
 
 def _add_results(parts: Parts) -> None:
     from fxprofile.drivers.queues import RESULTS_VISIBILITY
-    from fxprofile.uploads.results import results_handler
     from fxprofile.worker.poller import Poller
 
     results = parts.needed_queue("results")
     poller = Poller(
         queue=results,
-        handler=results_handler(parts.selection, parts.metrics),
+        handler=parts.selection.handle,
         slots=RESULT_SLOTS,
         visibility_timeout=RESULTS_VISIBILITY,
         metrics=parts.metrics,

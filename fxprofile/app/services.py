@@ -222,7 +222,11 @@ class Parts:
         return self.once(
             "selection",
             lambda: Selection(
-                store=self.store, outbox=self.outbox, changes=self.changes, clock=self.reactor
+                store=self.store,
+                outbox=self.outbox,
+                changes=self.changes,
+                metrics=self.metrics,
+                clock=self.reactor,
             ),
         )
 

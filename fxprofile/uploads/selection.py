@@ -17,9 +17,10 @@ from fxprofile.deferreds.notifier import Notifier
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
-from fxprofile.model.messages import Job, Op, Result, ResultStatus
+from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.model.ports import IProfileStore
 from fxprofile.profiles.invalidation import Changes
+from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.outbox import Outbox
 
 #: A result that another process applied is seen after at most so many seconds.
@@ -45,14 +46,27 @@ class Selection:
         store: IProfileStore,
         outbox: Outbox,
         changes: Changes,
+        metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
         self._store = store
         self._outbox = outbox
         self._changes = changes
+        self._metrics = metrics
         self._clock = clock
         # Notified when an avatar changes status; keyed by avatar id.
         self._notifier = Notifier()
+
+    async def handle(self, message: Message) -> None:
+        """
+        Apply a message of the results queue, for :class:`fxprofile.worker.poller.Poller`.
+
+        :raises MalformedMessage: if the message is not a result.
+        :raises DriverError: if it could not be applied; it has to be delivered again.
+        """
+        result = Result.decode(message.body)
+        await self.apply(result)
+        self._metrics.results.labels(result.status.value).inc()
 
     async def apply(self, result: Result) -> None:
         """

@@ -1,20 +1,215 @@
-"""What a worker does with the messages of the jobs queue."""
+"""
+Run the jobs of the jobs queue: crunch an original, or delete an avatar's objects.
+
+A crunch job gets the original, crunches it, puts the pictures, sends the result and
+deletes the original, in this order; the poller deletes the message last.  Each step is
+idempotent: the same original gives the same pictures under the same keys.  A process
+that dies at any point leaves a message that is delivered again, and the job is repeated.
+The original is deleted only after the result is on its queue, so a missing original
+with all pictures present means that the job was done before.
+"""
 
 from __future__ import annotations
 
-from fxprofile.model.messages import Job, Message
-from fxprofile.model.ports import Handler
-from fxprofile.worker.crunch import Crunch
+import struct
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from typing import IO, Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from fxprofile.deferreds.threads import Threads
+from fxprofile.model.avatars import Crunched, Variant
+from fxprofile.model.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
+from fxprofile.model.keys import FORMATS, VARIANTS, private_key, public_key, public_keys
+from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
+from fxprofile.model.ports import IBucket, ICruncher, IQueue
+from fxprofile.telemetry.metrics import Metrics
+
+#: Length in bytes of a PNG's signature and the first fields of IHDR, up to the height
+#: (ISO/IEC 15948, section 11.2.2).
+_PNG_HEAD = 24
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_PIECE: Final = 1 << 16
 
 
-def jobs_handler(crunch: Crunch) -> Handler:
+class JobRunner:
     """
-    Make the handler of the jobs queue.
+    Runs jobs; :meth:`handle` is the handler of the jobs queue.
 
-    :returns: for a :class:`fxprofile.worker.poller.Poller`.
+    :param threads: run the blocking work on temporary files.
     """
 
-    async def handle(message: Message) -> None:
-        await crunch.run(Job.decode(message.body))
+    _log = Logger()
 
-    return handle
+    def __init__(
+        self,
+        *,
+        private: IBucket,
+        public: IBucket,
+        results: IQueue,
+        cruncher: ICruncher,
+        threads: Threads,
+        metrics: Metrics,
+        clock: IReactorTime,
+    ) -> None:
+        self._private = private
+        self._public = public
+        self._results = results
+        self._cruncher = cruncher
+        self._threads = threads
+        self._metrics = metrics
+        self._clock = clock
+
+    async def handle(self, message: Message) -> None:
+        """
+        Run the job of a message.
+
+        :raises MalformedMessage: if the message is not a job.
+        :raises DriverError: if a bucket, a queue or the cruncher failed; the job has to
+            be run again.
+        """
+        job = Job.decode(message.body)
+        if job.op is Op.DELETE:
+            await self._delete(job.id)
+        else:
+            await self._crunch(job.id)
+
+    async def _delete(self, avatar_id: str) -> None:
+        await self._public.delete(keys=public_keys(avatar_id))
+        await self._private.delete(keys=[private_key(avatar_id)])
+        await self._report(Result(id=avatar_id, status=ResultStatus.DELETED))
+
+    async def _crunch(self, avatar_id: str) -> None:
+        started = self._clock.seconds()
+        try:
+            original = await self._download(avatar_id)
+        except ObjectNotFound:
+            await self._report(await self._result_without_original(avatar_id))
+            return
+        downloaded = self._clock.seconds()
+        try:
+            crunched = await self._crunch_with_retry(avatar_id, original)
+        except CrunchError as error:
+            self._metrics.crunched.labels(error.reason).inc()
+            self._log.info("Avatar {id} failed: {error}", id=avatar_id, error=error)
+            await self._report(
+                Result(id=avatar_id, status=ResultStatus.FAILED, reason=error.reason)
+            )
+            await self._private.delete(keys=[private_key(avatar_id)])
+            return
+        finally:
+            await self._threads.run(original.close)
+        done = self._clock.seconds()
+        self._metrics.crunched.labels("ready").inc()
+        self._metrics.crunch_seconds.observe(done - downloaded)
+        variants = await publish(self._public, avatar_id, crunched)
+        timing = {
+            "get": downloaded - started,
+            "crunch": done - downloaded,
+            "put": self._clock.seconds() - done,
+        }
+        await self._report(
+            Result(
+                id=avatar_id,
+                status=ResultStatus.READY,
+                variants=variants,
+                placeholder=crunched.placeholder,
+                timing=timing,
+            )
+        )
+        await self._private.delete(keys=[private_key(avatar_id)])
+
+    async def _download(self, avatar_id: str) -> IO[bytes]:
+        _, body = await self._private.get(key=private_key(avatar_id))
+        # The file has no name, so the kernel removes it even after a kill -9.
+        try:
+            file = await self._threads.run(tempfile.TemporaryFile)
+            try:
+                async for piece in body:
+                    await self._threads.run(file.write, piece)
+                await self._threads.run(file.flush)
+            except BaseException:
+                file.close()
+                raise
+        finally:
+            await body.aclose()
+        return file
+
+    async def _crunch_with_retry(self, avatar_id: str, original: IO[bytes]) -> Crunched:
+        try:
+            return await self._cruncher.crunch(original=original)
+        except ChildFailed as error:
+            self._log.warn(
+                "Crunching {id} failed, retrying in a fresh child: {error}",
+                id=avatar_id,
+                error=error,
+            )
+            return await self._cruncher.crunch(original=original)
+
+    async def _result_without_original(self, avatar_id: str) -> Result:
+        """Return ready if all pictures exist, because the job was done before; else failed."""
+        variants = {}
+        for name in VARIANTS:
+            try:
+                variant = await published_variant(self._public, avatar_id, name)
+            except ObjectNotFound:
+                return Result(id=avatar_id, status=ResultStatus.FAILED, reason="lost")
+            if variant is None:
+                raise StorageError(
+                    f"public bucket: {public_key(avatar_id, name)} is not a PNG of this service"
+                )
+            variants[name] = variant
+        return Result(id=avatar_id, status=ResultStatus.READY, variants=variants)
+
+    async def _report(self, result: Result) -> None:
+        await self._results.send(body=result.encode())
+
+
+async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mapping[str, Variant]:
+    """
+    Put the pictures of an avatar into the public bucket.
+
+    :returns: the PNG pictures, by the name of the variant.
+    :raises StorageError: if a put failed.
+    """
+    # The PNGs are put last: if they exist, the other formats do.
+    for form, pictures in sorted(crunched.pictures.items(), key=lambda item: item[0] == "png"):
+        for name, (_, data) in pictures.items():
+            await public.put(
+                key=public_key(avatar_id, name, form),
+                body=_pieces(data),
+                length=len(data),
+                content_type=FORMATS[form][1],
+            )
+    return {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
+
+
+async def published_variant(public: IBucket, avatar_id: str, name: str) -> Variant | None:
+    """
+    Return the sides and length of an avatar's PNG in the public bucket.
+
+    :param name: of the variant.
+    :returns: None if the object is not a PNG.
+    :raises ObjectNotFound: if there is no such object.
+    """
+    info, body = await public.get(key=public_key(avatar_id, name))
+    head = b""
+    try:
+        async for piece in body:
+            head += piece
+            if len(head) >= _PNG_HEAD:
+                break
+    finally:
+        await body.aclose()
+    if len(head) < _PNG_HEAD or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", head[16:_PNG_HEAD])
+    return Variant(width=width, height=height, bytes=info.length)
+
+
+async def _pieces(data: bytes) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(data), _PIECE):
+        yield data[start : start + _PIECE]

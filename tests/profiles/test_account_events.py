@@ -49,6 +49,7 @@ class AccountEventTests(SynchronousTestCase):
                 store=self.store,
                 outbox=Outbox(jobs=self.jobs, store=self.store, clock=clock),
                 changes=changes,
+                metrics=metrics,
                 clock=clock,
             ),
             changes=changes,

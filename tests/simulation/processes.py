@@ -16,10 +16,8 @@ from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
 from fxprofile.uploads.repair import Repair
-from fxprofile.uploads.results import results_handler
 from fxprofile.uploads.selection import Selection
-from fxprofile.worker.crunch import Crunch
-from fxprofile.worker.jobs import jobs_handler
+from fxprofile.worker.jobs import JobRunner
 from fxprofile.worker.poller import Poller
 from tests.simulation.drivers import SimCruncher, SimDriver
 from tests.simulation.ledger import IMAGES
@@ -135,7 +133,11 @@ class Head(Process):
             monogram_url=None,
         )
         self.selection = self.selection_class(
-            store=store, outbox=outbox, changes=changes, clock=self.clock
+            store=store,
+            outbox=outbox,
+            changes=changes,
+            metrics=world.metrics,
+            clock=self.clock,
         )
         self.intake = self.intake_class(
             private=self.driver("private"),
@@ -157,7 +159,7 @@ class Head(Process):
         )
         poller = self.poller_class(
             queue=self.driver("results"),
-            handler=results_handler(self.selection, world.metrics),
+            handler=self.selection.handle,
             slots=world.rng.choice((1, 3, 10)),
             visibility_timeout=RESULTS_VISIBILITY,
             metrics=world.metrics,
@@ -172,17 +174,17 @@ class Worker(Process):
     """
     A worker.
 
-    :cvar crunch_class: and the like: what it is made of, for who wants another one.
+    :cvar runner_class: and the like: what it is made of, for who wants another one.
     """
 
     kind = "worker"
-    crunch_class = Crunch
+    runner_class = JobRunner
     poller_class = Poller
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
         slots = world.rng.choice((1, 2, 4))
-        crunch = self.crunch_class(
+        runner = self.runner_class(
             private=self.driver("private"),
             public=self.driver("public"),
             results=self.driver("results"),
@@ -193,7 +195,7 @@ class Worker(Process):
         )
         poller = self.poller_class(
             queue=self.driver("jobs"),
-            handler=jobs_handler(crunch),
+            handler=runner.handle,
             slots=slots,
             visibility_timeout=JOBS_VISIBILITY,
             metrics=world.metrics,

@@ -16,7 +16,7 @@ from fxprofile.profiles.read import Changes
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.repair import Repair
 from fxprofile.uploads.selection import Selection
-from fxprofile.worker.crunch import Crunch
+from fxprofile.worker.jobs import JobRunner
 from fxprofile.worker.poller import Poller
 from tests.simulation.ledger import Violation
 from tests.simulation.processes import Head, Worker
@@ -32,29 +32,29 @@ class ForgetfulSelection(Selection):
         return False
 
 
-class HastyCrunch(Crunch):
+class HastyRunner(JobRunner):
     """Says that an avatar is ready before its pictures are put."""
 
-    async def _crunched(self, avatar_id: str, original: Any) -> Crunched:
-        crunched = await super()._crunched(avatar_id, original)
+    async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
+        crunched = await super()._crunch_with_retry(avatar_id, original)
         variants = {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
         await self._report(Result(avatar_id, ResultStatus.READY, variants=variants))
         return crunched
 
 
-class TrustingCrunch(Crunch):
+class TrustingRunner(JobRunner):
     """Takes a missing original for a job that is done."""
 
-    async def _without_original(self, avatar_id: str) -> Result:
+    async def _result_without_original(self, avatar_id: str) -> Result:
         return Result(
             avatar_id, ResultStatus.READY, variants=dict.fromkeys(VARIANTS, Variant(1, 1, 1))
         )
 
 
-class SoftCrunch(Crunch):
+class SoftRunner(JobRunner):
     """Gives up on an image when its first child fails."""
 
-    async def _crunched(self, avatar_id: str, original: Any) -> Crunched:
+    async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
         crunched: Crunched = await self._cruncher.crunch(original=original)
         return crunched
 
@@ -156,17 +156,17 @@ class CarelessTests(SynchronousTestCase):
         """Pictures that no row knows are found."""
         self.finds("pictures that nobody knows", selection_class=ForgetfulSelection)
 
-    def test_hasty_crunch(self) -> None:
+    def test_hasty_runner(self) -> None:
         """An avatar that is selected without its pictures is found."""
-        self.finds("is selected without its picture", crunch_class=HastyCrunch)
+        self.finds("is selected without its picture", runner_class=HastyRunner)
 
-    def test_trusting_crunch(self) -> None:
+    def test_trusting_runner(self) -> None:
         """So is one whose pictures are gone."""
-        self.finds("without its picture", crunch_class=TrustingCrunch)
+        self.finds("without its picture", runner_class=TrustingRunner)
 
-    def test_soft_crunch(self) -> None:
+    def test_soft_runner(self) -> None:
         """A good image that failed is found."""
-        self.finds("is good", crunch_class=SoftCrunch)
+        self.finds("is good", runner_class=SoftRunner)
 
     def test_hasty_intake(self) -> None:
         """A good upload that was accepted and has lost its original is found."""

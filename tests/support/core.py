@@ -66,7 +66,11 @@ class CoreTestCase(SynchronousTestCase):
         self.outbox = Outbox(jobs=self.jobs, store=self.store, clock=self.clock)
         self.changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
         self.selection = Selection(
-            store=self.store, outbox=self.outbox, changes=self.changes, clock=self.clock
+            store=self.store,
+            outbox=self.outbox,
+            changes=self.changes,
+            metrics=self.metrics,
+            clock=self.clock,
         )
         ids = itertools.count(1)
         self.intake = Intake(

@@ -91,7 +91,13 @@ class ApiCase(TestCase):
         self.updates = self.queue("updates")
         outbox = Outbox(jobs=self.jobs, store=self.store, clock=reactor)
         changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
-        self.selection = Selection(store=self.store, outbox=outbox, changes=changes, clock=reactor)
+        self.selection = Selection(
+            store=self.store,
+            outbox=outbox,
+            changes=changes,
+            metrics=self.metrics,
+            clock=reactor,
+        )
         self.intake = Intake(private=self.private, store=self.store, outbox=outbox, clock=reactor)
         self.identity = DevIdentity(self.accounts())
         self.health = Health(reactor)

@@ -25,7 +25,7 @@ from fxprofile.model.avatars import Crunched, Variant
 from fxprofile.model.errors import ChildFailed, ConfigError, DriverError, ObjectNotFound
 from fxprofile.model.keys import VARIANTS, public_keys
 from fxprofile.model.ports import IBucket, ICruncher
-from fxprofile.worker.crunch import look_at, publish
+from fxprofile.worker.jobs import publish, published_variant
 
 #: The most bytes of an old picture.
 MAX_BYTES: Final = 32 << 20
@@ -195,7 +195,7 @@ class Pictures:
         variants = {}
         for name in VARIANTS:
             try:
-                variant = await look_at(self._public, avatar_id, name)
+                variant = await published_variant(self._public, avatar_id, name)
             except ObjectNotFound:
                 return None
             _, box = VARIANTS[name]

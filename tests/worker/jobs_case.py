@@ -11,19 +11,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.keys import public_key
-from fxprofile.model.messages import Job, Op, Result, ResultStatus
+from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.worker.crunch import Crunch
+from fxprofile.worker.jobs import JobRunner
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.cruncher import FakeCruncher, pictures_of
 from tests.support.fakes.flaky import Flaky
+from tests.support.fakes.queue import make_message
 from tests.support.fakes.threads import InlineThreads
 
 ID = "0123456789abcdef" * 2
 ORIGINAL = b"\xff\xd8\xff an original" * 10_000
 
 
-class CrunchTestCase(SynchronousTestCase):
+class JobsTestCase(SynchronousTestCase):
     """A worker whose private bucket holds one original."""
 
     def setUp(self) -> None:
@@ -37,7 +38,7 @@ class CrunchTestCase(SynchronousTestCase):
         self.results = Flaky(self.queue, "results", self.diary)
         self.cruncher = FakeCruncher()
         self.metrics = Metrics()
-        self.crunch = Crunch(
+        self.runner = JobRunner(
             private=self.private,
             public=self.public,
             results=self.results,
@@ -50,7 +51,7 @@ class CrunchTestCase(SynchronousTestCase):
 
     def run_job(self, op: Op = Op.CRUNCH) -> Deferred[None]:
         """Do a job."""
-        return Deferred.fromCoroutine(self.crunch.run(Job(op, ID)))
+        return Deferred.fromCoroutine(self.runner.handle(job_message(op)))
 
     def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The result of work that waits for nothing."""
@@ -86,6 +87,11 @@ class CrunchTestCase(SynchronousTestCase):
         """How many images had this outcome."""
         labels = {"outcome": outcome}
         return self.metrics.registry.get_sample_value("fxprofile_crunched_total", labels) or 0
+
+
+def job_message(op: Op = Op.CRUNCH) -> Message:
+    """Return a received message with a job of the avatar :data:`ID`."""
+    return make_message(body=Job(op, ID).encode(0))
 
 
 async def _bytes_of(body: Any) -> AsyncIterator[int]:

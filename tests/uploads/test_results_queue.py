@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.uploads.results`.
+Tests of :mod:`fxprofile.uploads.selection`: messages of the results queue.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import MalformedMessage, QueueError, StoreError
 from fxprofile.model.messages import ResultStatus
-from fxprofile.uploads.results import results_handler
 from fxprofile.worker.poller import Poller
 from tests.support.core import CoreTestCase, make_id, result
 from tests.support.fakes.queue import make_message
@@ -20,10 +19,6 @@ JUNK = ("", "null", "[]", "{}", '{"v":2}', "\x00", "[" * 4000, "9" * 5000)
 
 class ResultsTests(CoreTestCase):
     """What becomes of the messages of the results queue."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.handle = results_handler(self.selection, self.metrics)
 
     def message(self, outcome: ResultStatus, reason: str | None = None) -> object:
         return make_message(body=result(make_id(1), outcome, reason).encode())
@@ -35,31 +30,31 @@ class ResultsTests(CoreTestCase):
     def test_applied(self) -> None:
         """Each result is applied, and counted by its status."""
         avatar = self.upload()
-        self.run_now(self.handle(self.message(ResultStatus.FAILED, "crashed")))
+        self.run_now(self.selection.handle(self.message(ResultStatus.FAILED, "crashed")))
         self.assertEqual(self.status(avatar.id), Status.FAILED)
-        self.run_now(self.handle(self.message(ResultStatus.READY)))
+        self.run_now(self.selection.handle(self.message(ResultStatus.READY)))
         self.assertEqual(self.status(avatar.id), Status.READY)
-        self.run_now(self.handle(self.message(ResultStatus.DELETED)))
+        self.run_now(self.selection.handle(self.message(ResultStatus.DELETED)))
         self.assertEqual([self.counted(s) for s in ("failed", "ready", "deleted")], [1, 1, 1])
 
     def test_store_fails(self) -> None:
         """A result that cannot be applied is not done."""
         self.upload()
         self.store.fail("ready", StoreError("down"))
-        self.fails_now(self.handle(self.message(ResultStatus.READY)), StoreError)
+        self.fails_now(self.selection.handle(self.message(ResultStatus.READY)), StoreError)
         self.assertEqual(self.counted("ready"), 0)
 
     def test_junk(self) -> None:
         """What is no result can never be understood."""
         for body in JUNK:
-            self.fails_now(self.handle(make_message(body=body)), MalformedMessage)
+            self.fails_now(self.selection.handle(make_message(body=body)), MalformedMessage)
 
     def test_with_poller(self) -> None:
         """Junk among results stops nothing, and ends among the dead; failures come again."""
         queue = MemoryQueue("results", 30, 3, self.clock)
         poller = Poller(
             queue=queue,
-            handler=self.handle,
+            handler=self.selection.handle,
             slots=10,
             visibility_timeout=30,
             metrics=self.metrics,

@@ -18,10 +18,10 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.messages import Result, ResultStatus
 from tests.support.fakes.flaky import Flaky
-from tests.worker.crunch_case import ID, ORIGINAL, CrunchTestCase
+from tests.worker.jobs_case import ID, ORIGINAL, JobsTestCase
 
 
-class FailingImageTests(CrunchTestCase):
+class FailingImageTests(JobsTestCase):
     """Images and children that fail."""
 
     def assert_failed(self, reason: str) -> None:
@@ -84,7 +84,7 @@ class FailingImageTests(CrunchTestCase):
             self.assertEqual(self.reported()[0].reason, reason)
 
 
-class FailingOutsideTests(CrunchTestCase):
+class FailingOutsideTests(JobsTestCase):
     """Buckets and queues that fail: the job is done again, and comes to a good end."""
 
     def test_every_call_fails(self) -> None:
@@ -140,7 +140,7 @@ class FailingOutsideTests(CrunchTestCase):
         self.assertEqual([file.closed for file in files], [True] * 3)
 
 
-class CancelledTests(CrunchTestCase):
+class CancelledTests(JobsTestCase):
     """A job whose lease is lost."""
 
     def test_while_crunching(self) -> None:
