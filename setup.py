@@ -84,7 +84,7 @@ setup(
         "prometheus-client>=0.22,<1",
         "sentry-sdk>=2.28,<3",
         "joserfc>=1,<2",
-        "limits>=5,<6",
+        "cachetools>=5.5,<7",
         "click>=8.2,<9",
     ],
     extras_require={
@@ -112,6 +112,7 @@ setup(
             "selenium>=4.30,<5",
             "towncrier>=24.8",
             "types-PyMySQL",
+            "types-cachetools",
         ],
     },
     classifiers=[

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 #: Results that the web role applies at one time.
 RESULT_SLOTS = 10
 
-#: Uploads an hour from one address, for each that a user may make.
-USERS_BEHIND_AN_ADDRESS = 10
-
 
 class _GoingDown(Service):
     """Stops first: tells the heartbeats that this process is about to end."""
@@ -207,7 +204,7 @@ def _add_api(parts: Parts, intake: Intake) -> None:
     from fxprofile.drivers.cache import windows_from_config
     from fxprofile.drivers.identity import customs_from_config
     from fxprofile.profiles.read import Profiles
-    from fxprofile.web.admission import Gate
+    from fxprofile.web.admission import UploadAdmission
     from fxprofile.web.api import Api
     from fxprofile.web.auth_server import ServerEndpoints
     from fxprofile.web.avatar import Avatars
@@ -215,7 +212,6 @@ def _add_api(parts: Parts, intake: Intake) -> None:
     from fxprofile.web.openapi import OpenApi
     from fxprofile.web.page import Playground
     from fxprofile.web.profile import ProfileEndpoints
-    from fxprofile.web.rate_limits import RateLimits
     from fxprofile.web.site import Endpoints, make_site
     from fxprofile.web.upload import Uploads
 
@@ -231,23 +227,23 @@ def _add_api(parts: Parts, intake: Intake) -> None:
         image_template=settings.images.url,
         monogram_url=f"{settings.web.public_url}/v1/avatar/" if monograms else None,
     )
-    limits = RateLimits(
-        windows_from_config(settings, reactor, parts.cache),
-        reactor,
-        parts.metrics,
-        per_user=settings.uploads.per_hour,
-        per_address=settings.uploads.per_hour * USERS_BEHIND_AN_ADDRESS,
-    )
     customs = customs_from_config(settings, reactor, parts.metrics)
-    customs.setServiceParent(parts.stack)
-    gate = Gate(limits=limits, customs=customs, address_depth=settings.web.client_address_depth)
+    if customs is not None:
+        customs.setServiceParent(parts.stack)
+    admission = UploadAdmission(
+        windows=windows_from_config(settings, reactor, parts.cache),
+        customs=customs,
+        metrics=parts.metrics,
+        per_hour=settings.uploads.per_hour,
+        address_depth=settings.web.client_address_depth,
+    )
     groups: list[Endpoints] = [
         Uploads(
             intake=intake,
             selection=parts.selection,
             store=parts.store,
             identity=parts.identity,
-            gate=gate,
+            admission=admission,
             metrics=parts.metrics,
             clock=reactor,
             max_bytes=settings.uploads.max_bytes,

@@ -15,7 +15,7 @@ from fxprofile.model.ports import IProfileCache, IRevocations
 from fxprofile.settings.model import Settings
 
 if TYPE_CHECKING:
-    from fxprofile.drivers.memory.windows import MovingWindows
+    from fxprofile.model.ports import IRateWindows
 
 
 def cache_from_config(settings: Settings, reactor: IReactorTime) -> IProfileCache:
@@ -62,7 +62,7 @@ def revocations_from_config(settings: Settings, cache: IProfileCache) -> IRevoca
 
 def windows_from_config(
     settings: Settings, reactor: IReactorTime, cache: IProfileCache
-) -> MovingWindows:
+) -> IRateWindows:
     """
     Where rate limits are counted: in Redis if the cache is there, else in memory.
 
@@ -70,11 +70,11 @@ def windows_from_config(
     """
     if settings.cache.driver == "redis":
         from fxprofile.drivers.redis.cache import RedisCache
-        from fxprofile.drivers.redis.windows import RedisWindows
+        from fxprofile.drivers.redis.windows import RedisRateWindows
 
         if isinstance(cache, RedisCache):
-            return RedisWindows(cache.connection, reactor)
+            return RedisRateWindows(cache.connection)
 
-    from fxprofile.drivers.memory.windows import MemoryWindows
+    from fxprofile.drivers.memory.windows import MemoryRateWindows
 
-    return MemoryWindows(reactor)
+    return MemoryRateWindows(reactor)

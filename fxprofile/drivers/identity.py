@@ -43,12 +43,16 @@ def identity_from_config(
     return DevIdentity(settings.identity.dev.accounts)
 
 
-def customs_from_config(settings: Settings, reactor: IReactorTime, metrics: Metrics) -> Customs:
+def customs_from_config(
+    settings: Settings, reactor: IReactorTime, metrics: Metrics
+) -> Customs | None:
     """
-    The customs server of ``customs.url``, which may be unset.
+    Return the customs server of ``customs.url``, or None if that is unset.
 
-    It is an ``IService``, and whoever makes it gives it a parent.
+    It is an ``IService``; the caller gives it a parent.
     """
+    if settings.customs.url is None:
+        return None
     from fxprofile.drivers.fxa.customs import TIMEOUT, Customs
     from fxprofile.http_client.upstream import client_for, pool_for
 

@@ -382,6 +382,23 @@ class IProfileCache(Interface):
         """
 
 
+#: The length of a rate window, in seconds.
+WINDOW_SECONDS: Final = 3600
+
+
+class IRateWindows(Interface):
+    """Sliding windows of one hour, which count hits by key."""
+
+    async def hit(*, limits: Mapping[str, int]) -> float:
+        """
+        Count one hit for each of several keys, or for none if one of them is at its limit.
+
+        :param limits: the hits that a window may have, by key; each at least 1.
+        :returns: 0 if the hit was counted, otherwise the seconds until it can be.
+        :raises CacheError: if hits cannot be counted.
+        """
+
+
 class ICruncher(Interface):
     """Turns bytes that nobody trusts into three clean pictures."""
 

@@ -27,7 +27,7 @@ from fxprofile.model.ports import IIdentity, IProfileStore
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.selection import Selection
-from fxprofile.web.admission import Gate
+from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import Api, ApiRequest, ApiResponse
 from fxprofile.web.errors import unprocessable
 
@@ -70,7 +70,7 @@ class Uploads:
         selection: Selection,
         store: IProfileStore,
         identity: IIdentity,
-        gate: Gate,
+        admission: UploadAdmission,
         metrics: Metrics,
         clock: IReactorTime,
         max_bytes: int,
@@ -81,7 +81,7 @@ class Uploads:
         self._selection = selection
         self._store = store
         self._identity = identity
-        self._gate = gate
+        self._admission = admission
         self._metrics = metrics
         self._clock = clock
         self._max_bytes = max_bytes
@@ -99,7 +99,7 @@ class Uploads:
             length = self._length(call)
             _check_type(call)
             wait, applied = self._preference(call)
-            await self._gate.admit_upload(call)
+            await self._admission.admit(call)
             began = self._clock.seconds()
             avatar = await self._intake.accept(uid=call.uid, body=call.request.body, length=length)
             if self._clock.seconds() - began >= SLOW:

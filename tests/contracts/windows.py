@@ -1,10 +1,12 @@
-"""What every storage of rate limits does."""
+"""The contract of rate windows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from limits.aio.storage import MovingWindowSupport, Storage
+from zope.interface.verify import verifyObject
+
+from fxprofile.model.ports import WINDOW_SECONDS, IRateWindows
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as _Base
@@ -12,90 +14,70 @@ else:
     _Base = object
 
 
-class WindowsContract(_Base):
+class RateWindowsContract(_Base):
     """Mixed into a test case that makes the driver."""
 
-    #: A whole number of seconds that :meth:`pass_time` can outlast.
-    expiry = 60
-
     async def make_windows(self) -> Any:
-        """The driver, empty."""
+        """Return the driver, empty."""
         raise NotImplementedError
 
     async def pass_time(self, seconds: float) -> None:
-        """Let so much time go by for the driver."""
+        """Let time pass for the driver."""
         raise NotImplementedError
 
-    def now(self) -> float:
-        """The time by the clock of the driver."""
-        raise NotImplementedError
+    async def test_interface(self) -> None:
+        """The driver has every method of the interface."""
+        verifyObject(IRateWindows, await self.make_windows())
 
-    async def test_kind(self) -> None:
-        """The driver is what the library takes."""
+    async def test_hits_up_to_the_limit_are_counted(self) -> None:
+        """A key accepts as many hits as its limit allows, independently of other keys."""
         windows = await self.make_windows()
-        self.assertIsInstance(windows, Storage)
-        self.assertIsInstance(windows, MovingWindowSupport)
+        waits = [await windows.hit(limits={"a": 3}) for _ in range(5)]
+        self.assertEqual([wait == 0 for wait in waits], [True, True, True, False, False])
+        self.assertEqual(await windows.hit(limits={"b": 3}), 0)
 
-    async def test_limit(self) -> None:
-        """Just as many hits are counted as the limit says."""
+    async def test_a_hit_is_counted_for_all_keys_or_none(self) -> None:
+        """If one key is at its limit, the hit is not counted for the other keys either."""
         windows = await self.make_windows()
-        hits = [await windows.acquire_entry("a", 3, self.expiry) for _ in range(5)]
-        self.assertEqual(hits, [True, True, True, False, False])
-        self.assertTrue(await windows.acquire_entry("b", 3, self.expiry))
+        self.assertEqual(await windows.hit(limits={"a": 1, "b": 2}), 0)
+        for _ in range(3):
+            self.assertGreater(await windows.hit(limits={"b": 2, "a": 1}), 0)
+        self.assertEqual(await windows.hit(limits={"b": 2}), 0)
+        self.assertGreater(await windows.hit(limits={"b": 2}), 0)
 
-    async def test_several_at_once(self) -> None:
-        """Hits that are counted together are all counted, or none."""
+    async def test_wait_ends_with_the_oldest_hit(self) -> None:
+        """A refused caller is told to wait until the oldest counted hit leaves the window."""
         windows = await self.make_windows()
-        self.assertFalse(await windows.acquire_entry("a", 3, self.expiry, amount=4))
-        self.assertTrue(await windows.acquire_entry("a", 3, self.expiry, amount=2))
-        self.assertFalse(await windows.acquire_entry("a", 3, self.expiry, amount=2))
-        self.assertEqual((await windows.get_moving_window("a", 3, self.expiry))[1], 2)
+        await windows.hit(limits={"a": 2})
+        await self.pass_time(600)
+        await windows.hit(limits={"a": 2})
+        await self.pass_time(400)
+        wait = await windows.hit(limits={"a": 2})
+        self.assertAlmostEqual(wait, WINDOW_SECONDS - 1000, delta=30)
 
-    async def test_look(self) -> None:
-        """Looking tells how many hits there are and when the oldest was, and counts none."""
+    async def test_the_longest_wait_counts(self) -> None:
+        """If several keys are at their limits, the wait is that of the last one to recover."""
         windows = await self.make_windows()
-        self.assertEqual((await windows.get_moving_window("a", 3, self.expiry))[1], 0)
-        before = self.now()
-        await windows.acquire_entry("a", 3, self.expiry)
-        after = self.now()
-        await self.pass_time(self.expiry / 4)
-        await windows.acquire_entry("a", 3, self.expiry)
-        oldest, hits = await windows.get_moving_window("a", 3, self.expiry)
-        self.assertEqual(hits, 2)
-        # A server's clock counts in other steps than ours.
-        self.assertTrue(before - self.expiry / 8 < oldest < after + self.expiry / 8)
+        await windows.hit(limits={"a": 1})
+        await self.pass_time(600)
+        await windows.hit(limits={"b": 1})
+        for limits in ({"a": 1, "b": 1}, {"b": 1, "a": 1}):
+            self.assertAlmostEqual(await windows.hit(limits=limits), WINDOW_SECONDS, delta=30)
 
-    async def test_window_moves(self) -> None:
-        """Each hit stops to count on its own, when the window has passed it."""
+    async def test_window_slides(self) -> None:
+        """Each hit leaves the window on its own, an hour after it was counted."""
         windows = await self.make_windows()
-        await windows.acquire_entry("a", 2, self.expiry)
-        await self.pass_time(self.expiry * 0.6)
-        await windows.acquire_entry("a", 2, self.expiry)
-        self.assertFalse(await windows.acquire_entry("a", 2, self.expiry))
-        await self.pass_time(self.expiry * 0.6)
-        self.assertEqual((await windows.get_moving_window("a", 2, self.expiry))[1], 1)
-        self.assertTrue(await windows.acquire_entry("a", 2, self.expiry))
-        self.assertFalse(await windows.acquire_entry("a", 2, self.expiry))
+        await windows.hit(limits={"a": 2})
+        await self.pass_time(WINDOW_SECONDS * 0.6)
+        await windows.hit(limits={"a": 2})
+        self.assertGreater(await windows.hit(limits={"a": 2}), 0)
+        await self.pass_time(WINDOW_SECONDS * 0.6)
+        self.assertEqual(await windows.hit(limits={"a": 2}), 0)
+        self.assertGreater(await windows.hit(limits={"a": 2}), 0)
 
-    async def test_forget(self) -> None:
-        """The hits of one name, or of all, can be forgotten."""
+    async def test_a_lower_limit_holds_at_once(self) -> None:
+        """A limit that is lower than the hits already counted refuses further hits."""
         windows = await self.make_windows()
-        for name in "abc":
-            await windows.acquire_entry(name, 1, self.expiry)
-        await windows.clear("a")
-        self.assertTrue(await windows.acquire_entry("a", 1, self.expiry))
-        self.assertFalse(await windows.acquire_entry("b", 1, self.expiry))
-        self.assertEqual(await windows.reset(), 3)
-        self.assertTrue(await windows.acquire_entry("b", 1, self.expiry))
-
-    async def test_check(self) -> None:
-        """A storage that works says so."""
-        windows = await self.make_windows()
-        self.assertIs(await windows.check(), True)
-
-    async def test_only_moving_windows(self) -> None:
-        """Counting by fixed windows is refused, not done wrong."""
-        windows = await self.make_windows()
-        for call in (windows.incr("a", 1), windows.get("a"), windows.get_expiry("a")):
-            with self.assertRaises(NotImplementedError):
-                await call
+        for _ in range(3):
+            await windows.hit(limits={"a": 3})
+        self.assertGreater(await windows.hit(limits={"a": 1}), 0)

@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import treq
-from treq.testing import StubTreq
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
-from twisted.web.resource import Resource
 
 from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.drivers.fxa.customs import Customs
 from fxprofile.drivers.memory.cache import MemoryCache
 from fxprofile.drivers.memory.queue import MemoryQueue
-from fxprofile.drivers.memory.windows import MemoryWindows
+from fxprofile.drivers.memory.windows import MemoryRateWindows
 from fxprofile.model.avatars import Variant
 from fxprofile.model.messages import Result, ResultStatus
 from fxprofile.profiles.invalidation import Changes
@@ -29,14 +27,13 @@ from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
 from fxprofile.uploads.selection import Selection
-from fxprofile.web.admission import Gate
+from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import Api
 from fxprofile.web.auth_server import ServerEndpoints
 from fxprofile.web.avatar import Avatars
 from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.openapi import OpenApi
 from fxprofile.web.profile import ProfileEndpoints
-from fxprofile.web.rate_limits import RateLimits
 from fxprofile.web.site import make_site
 from fxprofile.web.upload import Uploads
 from tests.support.fakes.bucket import MemoryBucket
@@ -111,12 +108,12 @@ class ApiCase(TestCase):
             image_template="http://images.example/a/{id}",
             monogram_url="http://api.example/v1/avatar/",
         )
-        limits = RateLimits(
-            MemoryWindows(reactor),
-            reactor,
-            self.metrics,
-            per_user=self.per_hour,
-            per_address=0,
+        admission = UploadAdmission(
+            windows=MemoryRateWindows(reactor),
+            customs=self.customs(),
+            metrics=self.metrics,
+            per_hour=self.per_hour,
+            address_depth=1,
         )
         groups = [
             Uploads(
@@ -124,7 +121,7 @@ class ApiCase(TestCase):
                 selection=self.selection,
                 store=self.store,
                 identity=self.identity,
-                gate=Gate(limits=limits, customs=self.customs(), address_depth=1),
+                admission=admission,
                 metrics=self.metrics,
                 clock=reactor,
                 max_bytes=self.max_bytes,
@@ -144,8 +141,8 @@ class ApiCase(TestCase):
         self.addCleanup(self._close)
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
 
-    def customs(self) -> Customs:
-        return Customs(StubTreq(Resource()), reactor, self.metrics, None)
+    def customs(self) -> Customs | None:
+        return None
 
     def accounts(self) -> tuple[DevAccount, ...]:
         return (account("alice", ALICE), account("bob", BOB))

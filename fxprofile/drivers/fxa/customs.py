@@ -31,7 +31,7 @@ class Customs(Service):
     is logged and counted.
 
     :param client: sends the requests.
-    :param url: of the server; None if there is none, and everybody may do everything.
+    :param url: of the server.
     :param pool: the connections of the client, closed when the service stops.
     """
 
@@ -43,7 +43,7 @@ class Customs(Service):
         client: HTTPClient,
         clock: IReactorTime,
         metrics: Metrics,
-        url: str | None,
+        url: str,
         *,
         pool: HTTPConnectionPool | None = None,
     ) -> None:
@@ -69,8 +69,6 @@ class Customs(Service):
         :raises TooManyRequests: if not now.
         :raises RequestBlocked: if not at all.
         """
-        if self._url is None:
-            return
         body = {"action": action, "ip": address or "", "uid": uid}
         try:
             blocked, retry_after = _verdict(

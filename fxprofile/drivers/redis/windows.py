@@ -1,109 +1,53 @@
-"""Moving windows in Redis 5 or later: limits that hold across all web processes."""
+"""Rate windows in Redis 5 or later, shared by all web processes."""
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from collections.abc import Mapping
 
-from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
-from fxprofile.drivers.memory.windows import MovingWindows
 from fxprofile.drivers.redis.connection import RedisConnection
+from fxprofile.model.ports import WINDOW_SECONDS, IRateWindows
 
-# A list of the times of the hits in microseconds, newest first.  The time is that of
-# Redis, so that the clocks of the web processes do not matter.
-_NOW = """
+# Each key is a list of the times of its latest hits in microseconds, newest first.  The time
+# is that of Redis: the clocks of the web processes do not matter.
+_HIT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-"""
-
-_ACQUIRE = (
-    _NOW
-    + """
-local limit, expiry, amount = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-if amount > limit then return 0 end
-local blocking = redis.call('LINDEX', KEYS[1], limit - amount)
-if blocking and tonumber(blocking) > now - expiry * 1000000 then return 0 end
-for _ = 1, amount do redis.call('LPUSH', KEYS[1], string.format('%.0f', now)) end
-redis.call('LTRIM', KEYS[1], 0, limit - 1)
-redis.call('EXPIRE', KEYS[1], expiry)
-return 1
-"""
-)
-
-_WINDOW = (
-    _NOW
-    + """
-local after = now - tonumber(ARGV[2]) * 1000000
-local hits, age = 0, 0
-for _, hit in ipairs(redis.call('LRANGE', KEYS[1], 0, tonumber(ARGV[1]) - 1)) do
-    if tonumber(hit) <= after then break end
-    hits = hits + 1
-    age = now - tonumber(hit)
+local wait = 0
+for i, key in ipairs(KEYS) do
+    local oldest = redis.call('LINDEX', key, ARGV[i + 1] - 1)
+    if oldest then wait = math.max(wait, oldest + ARGV[1] * 1000000 - now) end
 end
-return {hits, string.format('%.0f', age)}
+if wait > 0 then return wait end
+for i, key in ipairs(KEYS) do
+    redis.call('LPUSH', key, string.format('%.0f', now))
+    redis.call('LTRIM', key, 0, ARGV[i + 1] - 1)
+    redis.call('EXPIRE', key, ARGV[1])
+end
+return 0
 """
-)
-
-#: How many keys Redis looks at in one go.
-_STEP: Final = 1000
 
 
-class RedisWindows(MovingWindows):
+@implementer(IRateWindows)
+class RedisRateWindows:
     """
-    The hits of each name in its window, as a list that Redis lets expire.
+    The times of the latest hits of each key, as many as its limit allows.
 
-    :param connection: to Redis; whoever made it starts and stops it.
-    :param clock: that of the limits which use this.
+    :param connection: to Redis; its owner starts and stops it.
     :param prefix: of all keys.
     """
 
-    def __init__(
-        self,
-        connection: RedisConnection,
-        clock: IReactorTime,
-        *,
-        prefix: str = "fxprofile:window:",
-    ) -> None:
-        super().__init__()
+    def __init__(self, connection: RedisConnection, *, prefix: str = "fxprofile:window:") -> None:
         self._connection = connection
-        self._clock = clock
         self._prefix = prefix
 
-    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """See :class:`fxprofile.drivers.memory.windows.MemoryWindows`."""
-        counted = await self._connection.script(
-            _ACQUIRE, keys=[self._prefix + key], arguments=[limit, expiry, amount]
+    async def hit(self, *, limits: Mapping[str, int]) -> float:
+        """See :meth:`fxprofile.model.ports.IRateWindows.hit`."""
+        microseconds = await self._connection.script(
+            _HIT,
+            keys=[self._prefix + key for key in limits],
+            arguments=[WINDOW_SECONDS, *limits.values()],
         )
-        return bool(counted)
-
-    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """See :class:`fxprofile.drivers.memory.windows.MemoryWindows`."""
-        hits, age = await self._connection.script(
-            _WINDOW, keys=[self._prefix + key], arguments=[limit, expiry]
-        )
-        return self._clock.seconds() - int(age) / 1e6, int(hits)
-
-    async def clear(self, key: str) -> None:
-        """Forget the hits of a name."""
-        await self._connection.call("DEL", self._prefix + key)
-
-    async def reset(self) -> int:
-        """Forget all hits, and say of how many names."""
-        names, cursor = 0, "0"
-        while True:
-            cursor, keys = await self._connection.call(
-                "SCAN", cursor, "MATCH", f"{self._prefix}*", "COUNT", _STEP
-            )
-            if keys:
-                names += int(await self._connection.call("DEL", *keys))
-            if cursor == "0":
-                return names
-
-    async def check(self) -> bool:
-        """
-        See whether Redis answers.
-
-        :raises CacheError: if not.
-        """
-        await self._connection.call("PING")
-        return True
+        return math.ceil(int(microseconds) / 1e6)

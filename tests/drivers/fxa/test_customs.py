@@ -57,11 +57,9 @@ class CustomsTests(TestCase):
         await self.customs.check(action="a", address=None, uid=ALICE)
         self.assertEqual(self.server.seen[0].members["ip"], "")
 
-    async def test_not_set(self) -> None:
-        """Without a server everybody may do everything."""
-        customs = Customs(self.treq, self.clock, self.metrics, None)
-        await customs.check(action="a", address=None, uid=ALICE)
-        self.assertEqual(self.server.seen, [])
+    def test_no_url_means_no_customs_server(self) -> None:
+        """Without ``customs.url`` there is no customs driver."""
+        self.assertIsNone(customs_from_config(load(environ={}), reactor, self.metrics))
 
     async def test_later(self) -> None:
         """A block that ends says when."""

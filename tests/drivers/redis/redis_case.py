@@ -96,12 +96,3 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
     if left > 0 then redis.call('PEXPIRE', key, left) else redis.call('DEL', key) end
 end
 """
-
-
-class Shifted:
-    """The time of the reactor, and what was let go by."""
-
-    offset = 0.0
-
-    def seconds(self) -> float:
-        return reactor.seconds() + self.offset

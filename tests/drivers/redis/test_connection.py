@@ -11,8 +11,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.drivers.cache import cache_from_config, windows_from_config
 from fxprofile.model.errors import CacheError, ConfigError
 from fxprofile.settings.load import load
-from fxprofile.telemetry.metrics import Metrics
-from fxprofile.web.rate_limits import RateLimits
 from tests.contracts.cache import ALICE
 from tests.drivers.redis.redis_case import RedisCase
 from tests.support.servers import hostile
@@ -23,7 +21,7 @@ from tests.support.servers.redis import RedisServer, missing
 if missing() is None:
     from fxprofile.drivers.redis.cache import RedisCache
     from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
-    from fxprofile.drivers.redis.windows import RedisWindows
+    from fxprofile.drivers.redis.windows import RedisRateWindows
 
 
 class TroubleTests(RedisCase):
@@ -213,14 +211,13 @@ class TroubleTests(RedisCase):
         for text in texts:
             self.assertNotIn(PASSWORD, text)
 
-    async def test_without_counting(self) -> None:
-        """While Redis is down uploads are not limited."""
+    async def test_windows_fail_while_redis_is_down(self) -> None:
+        """Counting a hit while Redis is down raises CacheError."""
         server = self.server()
         server.stop()
-        windows = RedisWindows(self.connect(server.url()), reactor)
-        limits = RateLimits(windows, reactor, Metrics(), per_user=1, per_address=1)
-        for _ in range(3):
-            await limits.hit(uid=ALICE, address="192.0.2.1")
+        windows = RedisRateWindows(self.connect(server.url()))
+        with self.assertRaises(CacheError):
+            await windows.hit(limits={"a": 1})
 
     async def test_stopping_while_connecting(self) -> None:
         """Stopping leaves nothing behind, at whatever stage the connection is."""
@@ -246,11 +243,11 @@ class ConfigTests(RedisCase):
         cache = cache_from_config(settings, reactor)
         windows = windows_from_config(settings, reactor, cache)
         self.assertIsInstance(cache, RedisCache)
-        self.assertIsInstance(windows, RedisWindows)
+        self.assertIsInstance(windows, RedisRateWindows)
         cache.startService()
         self.addCleanup(cache.stopService)
         await cache.check()
-        self.assertTrue(await windows.check())
+        self.assertEqual(await windows.hit(limits={"a": 1}), 0)
 
     def test_bad_url(self) -> None:
         """A URL of no use is an error at the start that does not repeat it."""
