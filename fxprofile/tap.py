@@ -22,7 +22,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from fxprofile.model.errors import ConfigError, DriverError
-from fxprofile.settings.load import load, local_drivers
+from fxprofile.settings.load import load
 from fxprofile.settings.model import Role, Settings
 from fxprofile.telemetry.logs import FromLibraries, make_observer
 
@@ -195,7 +195,7 @@ class Process(MultiService):
         self._log.info("{role} is ready: {where}", role=self._role, where=self._where())
 
     def _warn_of_local_drivers(self) -> None:
-        local = local_drivers(self._settings, self._role)
+        local = self._settings.single_host_drivers(self._role)
         if self._settings.environment == "production" and local:
             self._log.warn(
                 "What is for one machine is used in production: {local}", local=", ".join(local)

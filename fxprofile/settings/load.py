@@ -1,28 +1,44 @@
 """
-Read the settings: from the command line, the environment, a TOML file and the defaults,
-in this order.
+Reads the settings from the command line, the environment, a TOML file and the defaults.
 
-What is wrong is one line that names the key, and never quotes a value, which may be a
-secret.
+Each source is one of pydantic-settings, which merges them in this order of precedence.
+Each problem is one line that names the key.  It never quotes a value, which may be a secret.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any
+from itertools import product
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from fxprofile.model.errors import ConfigError
-from fxprofile.settings.model import CRASH_AT, ENVIRONMENT_PREFIX, Role, Settings, is_loopback
+from fxprofile.settings.model import (
+    CRASH_AT,
+    ENVIRONMENT_PREFIX,
+    Role,
+    Settings,
+    is_loopback,
+    is_setting,
+)
+
+#: What one source gives: values by section and key.
+Layer = dict[str, object]
+
+#: Texts for errors that pydantic describes in terms of Python.
+_TEXTS = {
+    "extra_forbidden": "there is no such setting",
+    "model_type": "must be a table of settings, which is a JSON object in the environment",
+    "tuple_type": 'must be a list, such as ["one", "two"]',
+    "missing": "must be set",
+}
 
 
 def load(
@@ -33,13 +49,13 @@ def load(
     role: Role = Role.COMBINED,
 ) -> Settings:
     """
-    Read the settings.
+    Return the settings, or raise the first problem.
 
     :param config: the path of a TOML file.
     :param overrides: ``section.key=value``, as given on the command line.
-    :param environ: the environment; that of the process if left out.
-    :param role: whose needs the settings have to meet.
-    :raises ConfigError: with one line for the first thing that is wrong.
+    :param environ: environment variables; by default those of this process.
+    :param role: the role whose requirements the settings must meet.
+    :raises ConfigError: the first problem, in one line.
     """
     problems, settings = read(config=config, overrides=overrides, environ=environ, role=role)
     if settings is None:
@@ -55,130 +71,78 @@ def read(
     role: Role = Role.COMBINED,
 ) -> tuple[list[str], Settings | None]:
     """
-    Read the settings, and say everything that is wrong with them.
+    Return every problem of the settings, and the settings if there is none.
 
-    :returns: one line a problem, and the settings if there is none.
+    The parameters are those of :func:`load`.
     """
-    known = os.environ if environ is None else environ
-    problems = _unknown_names(known)
-    members: dict[str, Any] = {}
-    whole = True
-    sources: list[Callable[[], dict[str, Any]]] = [
-        lambda: _from_file(config) if config else {},
-        *(
-            partial(_from_environment, name, value)
-            for name, value in sorted(known.items())
-            if name.upper().startswith(ENVIRONMENT_PREFIX) and value
-        ),
-        *(partial(_from_command_line, override) for override in overrides),
+    problems: list[str] = []
+    from_file: Layer | None = {}
+    try:
+        from_file = _from_file(config) if config else {}
+    except ConfigError as error:
+        problems.append(str(error))
+        from_file = None
+    layers = [
+        _from_command_line(overrides, problems),
+        _from_environment(os.environ if environ is None else environ, problems),
+        from_file or {},
     ]
-    for source in sources:
-        try:
-            members = _merge(members, source())
-        except ConfigError as problem:
-            problems.append(str(problem))
-            whole = False
-    settings, wrong = _checked(members)
-    problems += wrong
-    if settings is None:
-        # What does not go together is found among what is right by itself.
-        settings, _ = _checked(members)
-    if whole and settings is not None:
-        problems += _combinations(settings, role)
+    settings, errors = _validate(layers)
+    problems += map(_one_line, errors)
+    if errors:
+        # Combinations are checked too, with the defaults of the sections that are invalid.
+        for layer, invalid in product(layers, errors):
+            layer.pop(str(invalid["loc"][0]), None)
+        settings, _ = _validate(layers)
+    if settings is not None and from_file is not None:
+        problems += _impossible_combinations(settings, role)
     return problems, None if problems else settings
 
 
-def _checked(members: dict[str, Any]) -> tuple[Settings | None, list[str]]:
-    """The settings, or what is wrong with them, which is then taken out of the members."""
-    try:
-        return Settings(**members), []
-    except ValidationError as error:
-        errors = error.errors(include_input=False, include_url=False)
-        for wrong in errors:
-            _take_out(members, wrong["loc"])
-        return None, [_one_line(wrong) for wrong in errors]
+class _Variables(EnvSettingsSource):
+    """A source of variables; validation reports a value that is not JSON, with its key."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.env_vars = variables
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except (ValueError, RecursionError):
+            return value
 
 
-def _take_out(members: Any, place: tuple[int | str, ...]) -> None:
-    for part in place[:-1]:
-        if not isinstance(members, dict) or not isinstance(members.get(str(part)), dict):
-            break
-        members = members[str(part)]
-    else:
-        part = place[-1] if place else ""
-    if isinstance(members, dict):
-        members.pop(str(part), None)
+def _from_command_line(overrides: Iterable[str], problems: list[str]) -> Layer:
+    variables = {}
+    for override in overrides:
+        # Nothing behind the key is quoted: after another sign than "=", it may be a secret.
+        match = re.match(r"([a-z0-9_.]*)(=?)", override)
+        key, equals = match.groups() if match else ("", "")
+        if not equals:
+            problems.append(f"--set {key}: must be section.key=value")
+        elif not is_setting(key.split(".")):
+            problems.append(f"{key}: there is no such setting")
+        else:
+            name = ENVIRONMENT_PREFIX + key.replace(".", "__")
+            variables[name.lower()] = override.partition("=")[2]
+    return _Variables(variables)()
 
 
-def _combinations(settings: Settings, role: Role) -> Iterator[str]:
-    """What is wrong with settings that are right one by one, for a process of this role."""
-    if role in (Role.WEB, Role.COMBINED) and settings.identity.driver == "dev":
-        if settings.environment == "production":
-            yield "identity.driver: dev is not for environment = production; use fxa"
-        if not is_loopback(settings.web.listen):
-            yield (
-                "web.listen: must be a loopback address, as tcp:1111:interface=127.0.0.1 is, "
-                "when identity.driver is dev"
-            )
-    if role in (Role.WORKER, Role.COMBINED) and settings.crunch.heic and not _has("pillow_heif"):
-        yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
-    # It may have a password, which is for the web role alone, as the cache is.
-    lacks_url = settings.cache.driver == "redis" and settings.cache.url is None
-    if role in (Role.WEB, Role.COMBINED) and lacks_url:
-        yield "cache.url: must be set when cache.driver is redis"
-    if role is not Role.IMAGES and settings.queue.driver == "sqs":
-        for key in ("jobs_url", "results_url"):
-            if getattr(settings.queue, key) is None:
-                yield f"queue.{key}: must be set when queue.driver is sqs"
-        for key in ("events_url", "updates_url"):
-            if not (getattr(settings.queue, key) or "http").startswith("http"):
-                yield f"queue.{key}: must be a URL when queue.driver is sqs"
-    if role is not Role.IMAGES:
-        yield from _shared_queues(settings)
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Layer:
+    variables = {}
+    for name, value in sorted(environ.items()):
+        if not name.upper().startswith(ENVIRONMENT_PREFIX) or name == CRASH_AT:
+            continue
+        if not is_setting(name.lower().removeprefix(ENVIRONMENT_PREFIX.lower()).split("__")):
+            problems.append(f"{name}: there is no such setting")
+        elif value:
+            variables[name.lower()] = value
+    return _Variables(variables)()
 
 
-def local_drivers(settings: Settings, role: Role) -> list[str]:
-    """The settings of a role that are for one machine, as one would write them."""
-    web, embedded = role in (Role.WEB, Role.COMBINED), _is_embedded(settings)
-    queues = settings.queue.driver == "database" and role is not Role.IMAGES
-    drivers = (
-        ("storage.driver = filesystem", settings.storage.driver == "filesystem"),
-        ("database.url = sqlite", embedded and (web or queues)),
-        # In a database server it is for any number of machines.
-        ("queue.driver = database", embedded and queues),
-        ("cache.driver = memory", web and settings.cache.driver == "memory"),
-    )
-    return [setting for setting, is_local in drivers if is_local]
-
-
-def _is_embedded(settings: Settings) -> bool:
-    return settings.database.url.get_secret_value().startswith("sqlite:")
-
-
-def _shared_queues(settings: Settings) -> Iterator[str]:
-    """Whoever reads a queue takes each message for its own: no two may be one."""
-    config = settings.queue
-    taken: dict[str, str] = {}
-    for name in ("jobs", "results", "dead", "results_dead", "events", "updates"):
-        url = getattr(config, f"{name}_url")
-        if config.driver == "database":
-            if name.endswith("dead"):
-                continue
-            # There are no URLs in the database, but names; see fxprofile.drivers.queues.
-            url = url or (name if name in ("jobs", "results") else None)
-            url = url and url.rpartition("/")[2]
-            if url is not None and url.endswith("-dead"):
-                yield f"queue.{name}_url: must not end in -dead, as queues of dead letters do"
-        if url is not None and taken.setdefault(url, name) != name:
-            yield f"queue.{name}_url: must be another queue than queue.{taken[url]}_url"
-
-
-def _has(package: str) -> bool:
-    """Whether a package is installed; it is not imported."""
-    return find_spec(package) is not None
-
-
-def _from_file(path: str) -> dict[str, Any]:
+def _from_file(path: str) -> Layer:
+    # TomlConfigSettingsSource would ignore a file that is missing, and one that is a pipe.
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -188,70 +152,61 @@ def _from_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"--config: {path} is not TOML: {error}") from None
 
 
-def _unknown_names(environ: Mapping[str, str]) -> list[str]:
-    """What is wrong with names in the environment, which :func:`_from_environment` passes over."""
-    return [
-        f"{name}: there is no such setting"
-        for name in sorted(environ)
-        if name.startswith(ENVIRONMENT_PREFIX)
-        and name != CRASH_AT
-        and name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")[0]
-        not in Settings.model_fields
-    ]
-
-
-def _from_environment(name: str, value: str) -> dict[str, Any]:
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {name.lower(): value}
+def _validate(layers: list[Layer]) -> tuple[Settings | None, list[ErrorDetails]]:
+    sources = [InitSettingsSource(Settings, layer) for layer in layers]
     try:
-        return dict(source())
-    except Exception:
-        # The error, and its cause, would quote the value, which may be a secret.
-        raise ConfigError(f"{name}: the value must be JSON") from None
+        return Settings.from_sources(*sources), []
+    except ValidationError as error:
+        return None, error.errors(include_input=False, include_url=False)
 
 
-def _from_command_line(override: str) -> dict[str, Any]:
-    key, equals, value = override.partition("=")
-    if not equals:
-        # Whoever wrote another sign may have written a secret behind it.
-        key = re.split(r"[^a-z0-9_.]", key)[0]
-        raise ConfigError(f"--set {key}: must be section.key=value")
-    members: Any = value
-    if value.startswith("["):
-        # What has more than one value is written as in the environment and in the file.
-        with suppress(ValueError, RecursionError):
-            members = json.loads(value)
-    for part in reversed(key.split(".")):
-        members = {part: members}
-    return dict(members)
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _one_line(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{key}: there is no such setting"
-    if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{key}: must be a table of settings, not a value"
-    if error["type"] == "tuple_type":
-        return f'{key}: must be a list, as ["one", "two"] is'
-    if error["type"] == "missing":
-        return f"{key}: must be set"
+def _one_line(error: ErrorDetails) -> str:
+    key = ".".join(map(str, error["loc"]))
     text = error["msg"].removeprefix("Value error, ").replace("\n", " ")
-    if not key:
-        return str(text)
-    if error["type"] == "value_error" and " " in text and text.split()[0] in _KEYS:
-        return f"{key}.{text}"
-    return f"{key}: {text}"
+    return f"{key}: {_TEXTS.get(error['type'], text)}"
 
 
-_KEYS = {"url", "private_bucket", "issuer", "audience", "kms_key_id"}
+def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
+    """What a process of this role cannot run with, although each value is valid by itself."""
+    # An images process has no queues; the identity and the cache belong to the web role, and
+    # the URL of the cache may have a password that other roles are not given.
+    if role in (Role.WEB, Role.COMBINED):
+        if settings.identity.driver == "dev":
+            if settings.environment == "production":
+                yield "identity.driver: dev is not for environment = production; use fxa"
+            if not is_loopback(settings.web.listen):
+                yield (
+                    "web.listen: must be a loopback address, such as "
+                    "tcp:1111:interface=127.0.0.1, when identity.driver is dev"
+                )
+        if settings.cache.driver == "redis" and settings.cache.url is None:
+            yield "cache.url: must be set when cache.driver is redis"
+    crunches = role in (Role.WORKER, Role.COMBINED)
+    if crunches and settings.crunch.heic and find_spec("pillow_heif") is None:
+        yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
+    if role is not Role.IMAGES:
+        yield from _unusable_queues(settings)
+
+
+def _unusable_queues(settings: Settings) -> Iterator[str]:
+    """Queues that are missing or misnamed, and queues that are used for two purposes."""
+    queue = settings.queue
+    names = {"jobs": queue.jobs_url, "results": queue.results_url}
+    optional = {"events": queue.events_url, "updates": queue.updates_url}
+    if queue.driver == "sqs":
+        for name, url in names.items():
+            if url is None:
+                yield f"queue.{name}_url: must be set when queue.driver is sqs"
+        for name, url in optional.items():
+            if url is not None and not url.startswith("http"):
+                yield f"queue.{name}_url: must be a URL when queue.driver is sqs"
+        names |= {"dead": queue.dead_url, "results_dead": queue.results_dead_url}
+    used: dict[str, str] = {}
+    for name, url in (names | optional).items():
+        if queue.driver == "database":
+            # A queue in the database has a name only; see fxprofile.drivers.queues.
+            url = (url or (name if name in names else "")).rpartition("/")[2]
+            if url.endswith("-dead"):
+                yield f"queue.{name}_url: must not end in -dead, as dead-letter queues do"
+        if url and used.setdefault(url, name) != name:
+            yield f"queue.{name}_url: must be another queue than queue.{used[url]}_url"

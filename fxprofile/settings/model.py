@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -26,10 +27,10 @@ from pydantic import (
     SecretStr,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -53,78 +54,85 @@ class Role(StrEnum):
     COMBINED = "combined"
 
 
+#: The argument of :class:`Settings` that :meth:`Settings.from_sources` passes.
+_SOURCES = "_sources"
+
 #: Where the admin listener of a role is when ``admin.listen`` is unset.
 ADMIN_PORTS = {Role.WEB: 1114, Role.IMAGES: 1115, Role.WORKER: 1113, Role.COMBINED: 1114}
 
 
 def _http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", text):
-        raise ValueError("must be an http or https URL without a query")
-    _check_server(text)
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or re.search(r"[\s?#]", text):
+        raise ValueError("must be an http or https URL with a host and without a query")
     return text.rstrip("/")
 
 
-def _check_server(url: str) -> None:
-    """
-    Look at the host and the port of a URL.
-
-    :raises ValueError: if nobody could be asked there.
-    """
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError("must be a URL with a host, and with a port from 1 to 65535 if any")
-
-
 def _image_url(text: str) -> str:
-    if "{id}" not in text:
-        raise ValueError("must contain {id}")
-    if not re.fullmatch(r"https?://[^\s/?#]+/[^\s?#]*", text):
-        raise ValueError("must be an http or https URL")
-    _check_server(text)
+    _http_url(text)
+    if "{id}" not in urlsplit(text).path:
+        raise ValueError("must contain {id} in its path")
     return text
 
 
-def _bearer_token(secret: SecretStr) -> SecretStr:
-    # RFC 6750, section 2.1: nothing else can be sent.
-    if not re.fullmatch(r"([A-Za-z0-9._~+/-]+=*)?", secret.get_secret_value()):
-        raise ValueError("may have letters, digits and ._~+/- only, and = at its end")
-    return secret
+def _matches(pattern: str, requirement: str) -> AfterValidator:
+    """Return a validator of secrets, which an error of pydantic's own patterns would quote."""
 
+    def check(secret: SecretStr) -> SecretStr:
+        if not re.fullmatch(pattern, secret.get_secret_value()):
+            raise ValueError(requirement)
+        return secret
 
-def _dsn(secret: SecretStr) -> SecretStr:
-    address = r"(\[[0-9a-fA-F:.]+\]|[^\s/?#@:]+)(:\d{1,5})?"
-    form = rf"(https?://[^\s/?#@:]+(:[^\s/?#@:]*)?@{address}(/[^\s?#]*)?/\d+)?"
-    if not re.fullmatch(form, secret.get_secret_value()):
-        raise ValueError("must be https://KEY@HOST/PROJECT, where PROJECT is a number")
-    return secret
+    return AfterValidator(check)
 
 
 def _split(value: object) -> object:
-    # As the environment and the command line have it: JSON, or words with commas.
+    """Split words with commas, which the environment and the command line may have."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
         except ValueError:
-            raise ValueError("must be a JSON array, or words with commas between") from None
+            raise ValueError("must be a JSON array, or words separated by commas") from None
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
 def _formats(formats: tuple[str, ...]) -> tuple[str, ...]:
     if "png" not in formats:
-        raise ValueError("must contain png, which every browser takes")
+        raise ValueError("must contain png, which every browser supports")
     if len(set(formats)) < len(formats):
         raise ValueError("must not name a format twice")
     return formats
 
 
-BearerToken = Annotated[SecretStr, AfterValidator(_bearer_token)]
-Dsn = Annotated[SecretStr, AfterValidator(_dsn)]
+# RFC 6750, section 2.1: a client can send no other characters.
+BearerToken = Annotated[
+    SecretStr,
+    _matches(
+        r"([A-Za-z0-9._~+/-]+=*)?", "may have letters, digits and ._~+/- only, and = at its end"
+    ),
+]
+# sentry-sdk checks a DSN too, but only the roles that report errors import it.
+Dsn = Annotated[
+    SecretStr,
+    _matches(
+        r"(https?://[^\s/?#@:]+(:[^\s/?#@:]*)?@(\[[0-9a-fA-F:.]+\]|[^\s/?#@:]+)(:\d{1,5})?"
+        r"(/[^\s?#]*)?/\d+)?",
+        "must be https://KEY@HOST/PROJECT, where PROJECT is a number",
+    ),
+]
+DatabaseUrl = Annotated[
+    SecretStr,
+    _matches(
+        r"(?s)(sqlite:///|mysql\+pymysql://|postgresql\+psycopg://).*",
+        "must begin with sqlite:///, mysql+pymysql:// or postgresql+psycopg://",
+    ),
+]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # An SQS queue URL, or what the database driver calls the queue.
 QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$")]
@@ -149,8 +157,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
-        # Which Python, and so pydantic, takes for 1.
+    def _is_not_bool(cls, value: object, info: ValidationInfo) -> object:
+        # Python, and so pydantic, accepts True for 1.
         kind = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise ValueError("must not be true or false")
@@ -215,27 +223,17 @@ class IdentitySettings(Section):
     audience: Words = ()
     dev: DevSettings = DevSettings()
 
-    @model_validator(mode="after")
-    def _pinned(self) -> Self:
-        # A signature alone does not say for whom a token was made.
-        if self.jwks_url is not None and not self.issuer:
-            raise ValueError("issuer must be set when identity.jwks_url is set")
-        if self.jwks_url is not None and not self.audience:
-            raise ValueError("audience must be set when identity.jwks_url is set")
-        return self
+    @field_validator("issuer", "audience")
+    @classmethod
+    def _required_for_jwt(cls, value: object, info: ValidationInfo) -> object:
+        # A signature alone does not say for which service a token was issued.
+        if info.data.get("jwks_url") is not None and not value:
+            raise ValueError("must be set when identity.jwks_url is set")
+        return value
 
 
 class DatabaseSettings(Section):
-    url: SecretStr = SecretStr("sqlite:///var/profile.db")
-
-    @model_validator(mode="after")
-    def _known_driver(self) -> Self:
-        url = self.url.get_secret_value()
-        if not url.startswith(("sqlite:///", "mysql+pymysql://", "postgresql+psycopg://")):
-            raise ValueError(
-                "url must begin with sqlite:///, mysql+pymysql:// or postgresql+psycopg://"
-            )
-        return self
+    url: DatabaseUrl = SecretStr("sqlite:///var/profile.db")
 
 
 class StorageSettings(Section):
@@ -248,17 +246,19 @@ class StorageSettings(Section):
     encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
 
-    @model_validator(mode="after")
-    def _two_buckets(self) -> Self:
-        if self.private_bucket == self.public_bucket:
-            raise ValueError("private_bucket and public_bucket must not be the same")
-        return self
+    @field_validator("public_bucket")
+    @classmethod
+    def _is_not_private(cls, name: str, info: ValidationInfo) -> str:
+        if name == info.data.get("private_bucket"):
+            raise ValueError("must not be the same as storage.private_bucket")
+        return name
 
-    @model_validator(mode="after")
-    def _key_for_kms(self) -> Self:
-        if self.kms_key_id is not None and not (self.encryption or "").startswith("aws:kms"):
-            raise ValueError("kms_key_id needs encryption = aws:kms or aws:kms:dsse")
-        return self
+    @field_validator("kms_key_id")
+    @classmethod
+    def _needs_kms(cls, key: str | None, info: ValidationInfo) -> str | None:
+        if key is not None and not (info.data.get("encryption") or "").startswith("aws:kms"):
+            raise ValueError("needs storage.encryption = aws:kms or aws:kms:dsse")
+        return key
 
 
 class QueueSettings(Section):
@@ -368,17 +368,43 @@ class Settings(BaseSettings):
         """``admin.listen``, or its default for this role."""
         return self.admin.listen or f"tcp:{ADMIN_PORTS[role]}:interface=127.0.0.1"
 
+    def single_host_drivers(self, role: Role) -> list[str]:
+        """Return the settings of a role that tie it to one machine, as one would write them."""
+        web = role in (Role.WEB, Role.COMBINED)
+        queues = self.queue.driver == "database" and role is not Role.IMAGES
+        sqlite = self.database.url.get_secret_value().startswith("sqlite:")
+        drivers = {
+            "storage.driver = filesystem": self.storage.driver == "filesystem",
+            "database.url = sqlite": sqlite and (web or queues),
+            # The queues of a database server serve any number of machines.
+            "queue.driver = database": sqlite and queues,
+            "cache.driver = memory": web and self.cache.driver == "memory",
+        }
+        return [setting for setting, is_single_host in drivers.items() if is_single_host]
+
+    @classmethod
+    def from_sources(cls, *sources: PydanticBaseSettingsSource) -> Self:
+        """
+        Return the settings that these sources give; an earlier one takes precedence.
+
+        :raises pydantic.ValidationError: if a value is invalid.
+        """
+        arguments: dict[str, Any] = {_SOURCES: sources}
+        return cls(**arguments)
+
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], *others: object, **sources: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # load() merges the sources, so that it can say which one is wrong.
-        return (init_settings,)
+        """Return the sources of :meth:`from_sources`; without it, the arguments alone count."""
+        arguments = cast(InitSettingsSource, sources["init_settings"])
+        return arguments.init_kwargs.pop(_SOURCES, (arguments,))
+
+
+def is_setting(path: Sequence[str]) -> bool:
+    """Return whether the first name of a path is a setting, or a section if more follow."""
+    field = Settings.model_fields.get(path[0])
+    return field is not None and (len(path) == 1 or isinstance(field.default, Section))
 
 
 def is_loopback(endpoint: str) -> bool:

@@ -1,4 +1,4 @@
-"""The example of all settings, ``etc/fxprofile.toml``, against the settings that there are."""
+"""Tests that ``etc/fxprofile.toml`` documents the settings as the code defines them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fxprofile.settings.model import Settings
 
 EXAMPLE = Path(__file__).parents[2] / "etc" / "fxprofile.toml"
 
-#: What has no default that a file could hold.
+#: Defaults that are computed at start-up, as the file shows them.
 COMPUTED = {"crunch.processes": 2}
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Each key with its default."""
+    """Return each key of a model with its default."""
     keys: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
@@ -32,7 +32,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def documented() -> dict[str, Any]:
-    """Each key of the example, as if it were not commented out."""
+    """Return each key of the example with its value, as if none were commented out."""
     text = re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     keys: dict[str, Any] = {}
 
@@ -50,12 +50,12 @@ def documented() -> dict[str, Any]:
 class ExampleTests(SynchronousTestCase):
     """``etc/fxprofile.toml``."""
 
-    def test_keys(self) -> None:
-        """It has every key that there is, and no other."""
+    def test_every_setting_is_documented(self) -> None:
+        """The example has every key of the settings, and no other."""
         self.assertEqual(set(documented()), set(keys_of(Settings)))
 
-    def test_defaults(self) -> None:
-        """It gives each key its default; what is unset by default is empty there."""
+    def test_documented_defaults_are_those_of_the_code(self) -> None:
+        """The example gives each key its default, or an empty text if it is unset by default."""
         defaults = keys_of(Settings)
         for key, value in documented().items():
             default = COMPUTED.get(key, defaults[key])
@@ -71,6 +71,6 @@ class ExampleTests(SynchronousTestCase):
                 default = str(default)
             self.assertEqual(value, "" if default is None else default, key)
 
-    def test_usable(self) -> None:
-        """It can be used as it is."""
+    def test_example_changes_nothing(self) -> None:
+        """The example, loaded as it is, gives the default settings."""
         self.assertEqual(load(config=str(EXAMPLE), environ={}), load(environ={}))

@@ -1,7 +1,8 @@
-"""The settings: where they come from, and what is said when they are wrong."""
+"""Tests of the settings: precedence of sources, validation and error messages."""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -14,29 +15,29 @@ from sentry_sdk.utils import Dsn
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.model.errors import ConfigError
-from fxprofile.settings.load import load, local_drivers, read
+from fxprofile.settings.load import load, read
 from fxprofile.settings.model import Role, is_loopback
 
 
 def problem(*overrides: str, role: Role = Role.COMBINED, **environ: str) -> str:
-    """The one line that is said of these settings."""
+    """Return the problem of these settings."""
     try:
         load(overrides=overrides, environ=environ, role=role)
     except ConfigError as error:
         return str(error)
-    raise AssertionError("there is nothing wrong")
+    raise AssertionError("the settings are valid")
 
 
 class SourceTests(SynchronousTestCase):
-    """Where a setting comes from."""
+    """Sources of settings and their precedence."""
 
     def write(self, text: str) -> str:
         path = Path(self.mktemp())
         path.write_text(text)
         return str(path)
 
-    def test_order(self) -> None:
-        """The command line goes above the environment, that above the file, that above defaults."""
+    def test_command_line_over_environment_over_file_over_defaults(self) -> None:
+        """The command line overrides the environment, which overrides the file and the defaults."""
         path = self.write("[images]\nmax_age = 1\n[uploads]\nwait = 1\nper_hour = 1\n")
         settings = load(
             config=path,
@@ -48,20 +49,20 @@ class SourceTests(SynchronousTestCase):
         )
         self.assertEqual(settings.web.client_address_depth, 1)
 
-    def test_environment_within(self) -> None:
-        """A variable for one setting goes above one for its whole section."""
+    def test_variable_of_a_key_overrides_that_of_its_section(self) -> None:
+        """A variable for one key overrides that key in the JSON variable of its section."""
         section = {"FXPROFILE_UPLOADS": '{"wait": 3, "per_hour": 4}'}
         settings = load(environ={"FXPROFILE_UPLOADS__WAIT": "5", **section})
         self.assertEqual((settings.uploads.wait, settings.uploads.per_hour), (5, 4))
 
-    def test_frozen(self) -> None:
-        """Nobody changes a setting after the start."""
+    def test_settings_are_immutable(self) -> None:
+        """Assigning to a setting raises an error."""
         settings = load(environ={})
         with self.assertRaises(ValueError):
             settings.web.listen = "tcp:1"  # type: ignore[misc]
 
-    def test_file_away(self) -> None:
-        """A file that cannot be read, or is no TOML, is named."""
+    def test_unreadable_file_is_named(self) -> None:
+        """The error for a file that is missing or is not TOML names the file."""
         self.assertIn("/no/such.toml", self.failing(config="/no/such.toml"))
         path = self.write("[web")
         self.assertIn(path, self.failing(config=path))
@@ -71,31 +72,32 @@ class SourceTests(SynchronousTestCase):
             load(config=config, environ={})
         return str(caught.exception)
 
-    def test_everything_at_once(self) -> None:
-        """All that is wrong can be had at one time."""
+    def test_read_lists_every_problem(self) -> None:
+        """``read`` returns every problem, not only the first."""
         problems, settings = read(
             overrides=["web.nothing=1", "crunch.processes=0"], environ={"FXPROFILE_NOTHING": "1"}
         )
         self.assertIsNone(settings)
         self.assertEqual(len(problems), 3)
 
-    def test_combinations_too(self) -> None:
-        """What does not go together is said together with what is wrong by itself."""
+    def test_read_lists_combinations_among_valid_sections(self) -> None:
+        """An impossible combination is listed although another section is invalid."""
         problems, settings = read(
             overrides=["uploads.wait=77", "x.y=1", "environment=production"], environ={}
         )
         self.assertIsNone(settings)
         self.assertEqual(
-            [line.partition(":")[0] for line in problems], ["uploads.wait", "x", "identity.driver"]
+            [line.partition(":")[0] for line in problems],
+            ["x.y", "uploads.wait", "identity.driver"],
         )
 
-    def test_sizes(self) -> None:
-        """Sizes may be written as people write them."""
+    def test_sizes_with_units(self) -> None:
+        """A size may have a unit, such as 5MiB."""
         settings = load(overrides=["uploads.max_bytes=5MiB", "crunch.memory=2GiB"], environ={})
         self.assertEqual((settings.uploads.max_bytes, settings.crunch.memory), (5 << 20, 2 << 30))
 
-    def test_lists(self) -> None:
-        """A list may be JSON, or words with commas, in the environment and on the command line."""
+    def test_lists_as_json_or_words(self) -> None:
+        """A list in the environment or on the command line may be JSON or words with commas."""
         for text in ("png,webp", "png, webp", '["png", "webp"]'):
             for settings in (
                 load(environ={"FXPROFILE_CRUNCH__FORMATS": text}),
@@ -103,18 +105,37 @@ class SourceTests(SynchronousTestCase):
             ):
                 self.assertEqual(settings.crunch.formats, ("png", "webp"))
 
-    def test_not_json(self) -> None:
-        """What can only be JSON, and is not, is named and not quoted."""
-        for name in ("FXPROFILE_IDENTITY__DEV__ACCOUNTS", "FXPROFILE_CRUNCH"):
-            line = problem(**{name: "[secret"})
-            self.assertEqual(line, f"{name}: the value must be JSON")
+    def test_sections_and_accounts_as_json(self) -> None:
+        """A section or a list of tables may be JSON in the environment and on the command line."""
+        accounts = '[{"token": "carol", "uid": "c", "email": "c@example.com"}]'
+        for settings in (
+            load(environ={"FXPROFILE_IDENTITY__DEV__ACCOUNTS": accounts}),
+            load(overrides=[f"identity.dev.accounts={accounts}"], environ={}),
+            load(overrides=[f'identity.dev={{"accounts": {accounts}}}'], environ={}),
+        ):
+            self.assertEqual([account.uid for account in settings.identity.dev.accounts], ["c"])
+
+    def test_empty_variable_is_ignored_but_not_an_empty_override(self) -> None:
+        """An empty variable counts as unset; an empty value on the command line is a value."""
+        settings = load(environ={"FXPROFILE_SECRET_BEARER_TOKEN": ""})
+        self.assertIsNone(settings.secret_bearer_token)
+        settings = load(overrides=["secret_bearer_token="], environ={})
+        self.assertEqual(settings.secret_bearer_token, SecretStr(""))
+
+    def test_file_may_be_a_pipe(self) -> None:
+        """The settings file may be a pipe, such as a shell's process substitution."""
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        os.write(writer, b"[uploads]\nwait = 7\n")
+        os.close(writer)
+        self.assertEqual(load(config=f"/dev/fd/{reader}", environ={}).uploads.wait, 7)
 
 
 class ProblemTests(SynchronousTestCase):
-    """What is said, in one line that begins with the key."""
+    """Error messages: one line that begins with the key."""
 
-    def test_unknown(self) -> None:
-        """A key that there is not is named, wherever it stands."""
+    def test_unknown_key_is_named(self) -> None:
+        """An unknown key or variable stops the start and is named."""
         self.assertEqual(problem("web.colour=red"), "web.colour: there is no such setting")
         self.assertEqual(problem("colour=red"), "colour: there is no such setting")
         self.assertEqual(
@@ -123,9 +144,15 @@ class ProblemTests(SynchronousTestCase):
         self.assertEqual(
             problem(FXPROFILE_WEB__COLOUR="red"), "web.colour: there is no such setting"
         )
+        self.assertEqual(
+            problem(FXPROFILE_ENVIRONMENT__NAME="red"),
+            "FXPROFILE_ENVIRONMENT__NAME: there is no such setting",
+        )
+        for key in ("web__listen", "environment.name"):
+            self.assertEqual(problem(f"{key}=x"), f"{key}: there is no such setting")
 
-    def test_wrong(self) -> None:
-        """A value that cannot be is named by its key."""
+    def test_invalid_value_is_named_by_its_key(self) -> None:
+        """The error for an invalid value begins with the key and is one line."""
         for override, key in (
             ("crunch.processes=many", "crunch.processes"),
             ("crunch.processes=0", "crunch.processes"),
@@ -134,7 +161,7 @@ class ProblemTests(SynchronousTestCase):
             ("web.public_url=ftp://x", "web.public_url"),
             ("storage.driver=tape", "storage.driver"),
             ("storage.private_bucket=UPPER", "storage.private_bucket"),
-            ("storage.private_bucket=fxprofile-public", "storage.private_bucket"),
+            ("storage.private_bucket=fxprofile-public", "storage.public_bucket"),
             ("database.url=oracle://x", "database.url"),
             ("cache.driver=redis", "cache.url"),
             ("environment=test", "environment"),
@@ -183,15 +210,15 @@ class ProblemTests(SynchronousTestCase):
             self.assertTrue(line.startswith(key), line)
             self.assertNotIn("\n", line)
 
-    def test_truth(self) -> None:
-        """True is no number, though Python takes it for one; nor is it a text."""
+    def test_booleans_are_not_numbers_or_texts(self) -> None:
+        """A boolean is rejected where a number or a text is expected."""
         for section, key in (("crunch", "processes"), ("cache", "ttl"), ("web", "listen")):
             line = problem(**{f"FXPROFILE_{section.upper()}": f'{{"{key}": true}}'})
             self.assertTrue(line.startswith(f"{section}.{key}: "), line)
         self.assertTrue(load(environ={"FXPROFILE_MONOGRAM": '{"enabled": true}'}).monogram.enabled)
 
-    def test_dsn(self) -> None:
-        """What is taken for the address of a Sentry is one."""
+    def test_accepted_dsn_is_one_for_sentry(self) -> None:
+        """sentry-sdk parses every DSN that the settings accept."""
         for dsn in (
             "https://key@sentry.example/1",
             "http://key:old-secret@127.0.0.1:9000/prefix/12",
@@ -201,36 +228,43 @@ class ProblemTests(SynchronousTestCase):
             self.assertEqual(str(Dsn(dsn).project_id), dsn.rpartition("/")[2])
             self.assertEqual(settings.sentry.dsn, SecretStr(dsn))
 
-    def test_more_than_one_value(self) -> None:
-        """A list that is none is named by the setting, or by the variable, that holds it."""
-        self.assertRegex(problem(FXPROFILE_WEB="x"), r"\AFXPROFILE_WEB: the value must be JSON\Z")
-        self.assertRegex(
-            problem(FXPROFILE_IDENTITY__DEV__ACCOUNTS="x"),
-            r"\AFXPROFILE_IDENTITY__DEV__ACCOUNTS: the value must be JSON\Z",
-        )
-        self.assertRegex(
-            problem("identity.dev.accounts=x"), r"\Aidentity\.dev\.accounts: must be a list\b"
-        )
-        self.assertRegex(problem("web=x"), r"\Aweb: must be a table\b")
-        self.assertRegex(
+    def test_scalar_for_a_section_or_a_list(self) -> None:
+        """The error for a scalar, or invalid JSON, says that a table or a list is expected."""
+        table = "web: must be a table of settings, which is a JSON object in the environment"
+        self.assertEqual(problem("web=x"), table)
+        self.assertEqual(problem(FXPROFILE_WEB="x"), table)
+        self.assertEqual(problem(FXPROFILE_WEB="{x"), table)
+        for text in ("x", "[x", "[" * 100_000):
+            self.assertRegex(
+                problem(f"identity.dev.accounts={text}"),
+                r"\Aidentity\.dev\.accounts: must be a list\b",
+            )
+            self.assertRegex(
+                problem(FXPROFILE_IDENTITY__DEV__ACCOUNTS=text),
+                r"\Aidentity\.dev\.accounts: must be a list\b",
+            )
+
+    def test_missing_key_of_an_account_is_named(self) -> None:
+        """The error for an incomplete account names the missing key with its index."""
+        self.assertEqual(
             problem('identity.dev.accounts=[{"token": "x", "uid": "y"}]'),
-            r"\Aidentity\.dev\.accounts\.0\.email: must be set\Z",
+            "identity.dev.accounts.0.email: must be set",
         )
 
-    def test_dev_identity(self) -> None:
-        """Development accounts are neither for production nor for other machines."""
+    def test_development_accounts_need_development_on_loopback(self) -> None:
+        """The dev identity is refused in production and on an address that is not loopback."""
         self.assertTrue(problem("environment=production").startswith("identity.driver: "))
         self.assertTrue(problem("web.listen=tcp:1111").startswith("web.listen: "))
 
-    def test_only_what_the_role_needs(self) -> None:
-        """A role is not asked for what it does not need."""
+    def test_role_is_checked_for_its_own_needs_only(self) -> None:
+        """A setting that a role does not use cannot stop it."""
         load(overrides=["environment=production"], environ={}, role=Role.WORKER)
         load(overrides=["queue.driver=sqs"], environ={}, role=Role.IMAGES)
         line = problem("queue.driver=sqs", role=Role.WORKER)
         self.assertTrue(line.startswith("queue.jobs_url: "), line)
 
-    def test_together(self) -> None:
-        """What is right by itself may be wrong with another setting."""
+    def test_impossible_combinations(self) -> None:
+        """Values that are valid by themselves are refused in an impossible combination."""
         sqs = ("queue.driver=sqs", "queue.jobs_url=http://q/j", "queue.results_url=http://q/r")
         jwks = ("identity.jwks_url=https://x/jwks", "identity.issuer=https://x")
         for overrides, key in (
@@ -250,8 +284,8 @@ class ProblemTests(SynchronousTestCase):
         load(overrides=sqs, environ={})
         load(overrides=("queue.events_url=events", "queue.updates_url=updates"), environ={})
 
-    def test_local_drivers(self) -> None:
-        """What is for one machine is named by the settings that say so, if the role has it."""
+    def test_single_host_drivers(self) -> None:
+        """The single-host drivers that a role uses are listed as the settings that select them."""
         server = "database.url=mysql+pymysql://u:p@db/fxprofile"
         spread = ("storage.driver=s3", "cache.driver=redis", "cache.url=redis://cache")
         sqlite = ["database.url = sqlite", "queue.driver = database"]
@@ -263,10 +297,10 @@ class ProblemTests(SynchronousTestCase):
             (Role.COMBINED, (*spread, server), []),
         ):
             settings = load(overrides=overrides, environ={}, role=role)
-            self.assertEqual(local_drivers(settings, role), expected)
+            self.assertEqual(settings.single_host_drivers(role), expected)
 
-    def test_heic(self) -> None:
-        """HEIC needs its decoder, where images are crunched."""
+    def test_heic_needs_its_decoder_where_images_are_crunched(self) -> None:
+        """``crunch.heic`` without pillow-heif stops a worker but not a web process."""
         self.patch(sys, "path", [])
         # Another test may have it loaded already.
         decoder = sys.modules.pop("pillow_heif", None)
@@ -275,8 +309,8 @@ class ProblemTests(SynchronousTestCase):
         self.assertTrue(problem("crunch.heic=true", role=Role.WORKER).startswith("crunch.heic: "))
         self.assertTrue(load(overrides=["crunch.heic=true"], environ={}, role=Role.WEB).crunch.heic)
 
-    def test_loopback(self) -> None:
-        """Which endpoints only this machine reaches."""
+    def test_is_loopback(self) -> None:
+        """An endpoint is loopback only if every interface it names is, or it is a Unix socket."""
         for endpoint in (
             "tcp:1:interface=127.0.0.1",
             "tcp:1:interface=127.8.8.8",
@@ -296,11 +330,11 @@ class ProblemTests(SynchronousTestCase):
 
 
 class SecretTests(SynchronousTestCase):
-    """Secrets are in no text that leaves the settings."""
+    """Secrets do not appear in any text that the settings produce."""
 
     @given(st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=40))
-    def test_hidden(self, secret: str) -> None:
-        """Neither ``repr`` nor an error quotes a secret."""
+    def test_neither_repr_nor_error_quotes_a_secret(self, secret: str) -> None:
+        """Neither ``repr`` of the settings nor an error message quotes a secret."""
         environ = {
             "FXPROFILE_SECRET_BEARER_TOKEN": secret,
             "FXPROFILE_DATABASE__URL": f"mysql+pymysql://u:{secret}@h/d",
@@ -314,12 +348,13 @@ class SecretTests(SynchronousTestCase):
         problems += read(environ={"FXPROFILE_IDENTITY__DEV__ACCOUNTS": f'["{secret}"]'})[0]
         problems += read(overrides=[f"crunch.processes={secret}"], environ={})[0]
         problems += read(overrides=[f"secret_bearer_token:{secret}"], environ={})[0]
-        self.assertEqual(len(problems), 5)
+        problems += read(overrides=[f"secret_bearer_token:{secret}=="], environ={})[0]
+        self.assertEqual(len(problems), 6)
         self.assertNotIn(secret, " ".join(problems))
 
     @given(st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=40))
-    def test_traces(self, secret: str) -> None:
-        """Nor does the trace of an error, with whatever caused it."""
+    def test_traceback_does_not_quote_a_secret(self, secret: str) -> None:
+        """The traceback of an error, with its causes, does not quote a secret."""
         sources: tuple[dict[str, Any], ...] = (
             {"environ": {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": f"[{secret}"}},
             {"environ": {"FXPROFILE_DATABASE__URL": secret}},
@@ -332,8 +367,8 @@ class SecretTests(SynchronousTestCase):
             trace = traceback.TracebackException.from_exception(caught.exception)
             self.assertNotIn(secret, "".join(trace.format(chain=True)))
 
-    def test_file(self) -> None:
-        """Nor what is said of a file that is no TOML."""
+    def test_malformed_file_is_not_quoted(self) -> None:
+        """The error for a file that is not TOML does not quote the file."""
         secret = "hunter2hunter2"
         for text in (f'secret_bearer_token = "{secret}', f"secret_bearer_token = {secret}", secret):
             path = Path(self.mktemp())

@@ -25,7 +25,6 @@ from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.model.errors import ObjectNotFound, StorageError, StoreError
 from fxprofile.model.keys import new_id, private_key, public_key
 from fxprofile.model.ports import IBucket
-from fxprofile.settings.load import local_drivers
 from fxprofile.settings.model import Role, Settings
 
 #: What a probe object holds.
@@ -96,7 +95,7 @@ async def _settings(tools: Tools, role: Role) -> Sequence[Finding]:
     )
     if settings.environment == "development":
         return [fine("settings", f"{versions}, for development")]
-    local = local_drivers(settings, role)
+    local = settings.single_host_drivers(role)
     if local:
         return [
             warning(

@@ -231,10 +231,12 @@ class SettingsTests(SynchronousTestCase):
     def test_pinned(self) -> None:
         """Keys without an issuer and an audience are refused at the start."""
         url = "identity.jwks_url=http://oauth.example/v1/jwks"
+        issuer = "identity.issuer: must be set when identity.jwks_url is set"
+        audience = "identity.audience: must be set when identity.jwks_url is set"
         problems, _ = read(environ={}, overrides=[url])
-        self.assertEqual(problems, ["identity.issuer must be set when identity.jwks_url is set"])
+        self.assertEqual(problems, [issuer, audience])
         problems, _ = read(environ={}, overrides=[url, "identity.issuer=https://a"])
-        self.assertEqual(problems, ["identity.audience must be set when identity.jwks_url is set"])
+        self.assertEqual(problems, [audience])
         environ = {"FXPROFILE_IDENTITY__AUDIENCE": '["https://profile.example"]'}
         problems, settings = read(environ=environ, overrides=[url, "identity.issuer=https://a"])
         self.assertEqual(problems, [])
