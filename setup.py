@@ -81,6 +81,7 @@ setup(
         "alembic>=1.15,<2",
         "pydantic>=2.11,<3",
         "pydantic-settings>=2.9,<3",
+        "typing-extensions>=4.12,<5",
         "prometheus-client>=0.22,<1",
         "sentry-sdk>=2.28,<3",
         "joserfc>=1,<2",

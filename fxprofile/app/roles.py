@@ -206,14 +206,13 @@ def _add_api(parts: Parts, intake: Intake) -> None:
     from fxprofile.profiles.read import Profiles
     from fxprofile.web.admission import UploadAdmission
     from fxprofile.web.api import Api
-    from fxprofile.web.auth_server import ServerEndpoints
-    from fxprofile.web.avatar import Avatars
+    from fxprofile.web.auth_server import AuthServerEndpoints
+    from fxprofile.web.avatar import AvatarEndpoints
     from fxprofile.web.dockerflow import Dockerflow
     from fxprofile.web.openapi import OpenApi
     from fxprofile.web.page import Playground
     from fxprofile.web.profile import ProfileEndpoints
-    from fxprofile.web.site import Endpoints, make_site
-    from fxprofile.web.upload import Uploads
+    from fxprofile.web.upload import UploadEndpoints
 
     settings, reactor = parts.settings, parts.reactor
     monograms = settings.monogram.enabled
@@ -237,8 +236,15 @@ def _add_api(parts: Parts, intake: Intake) -> None:
         per_hour=settings.uploads.per_hour,
         address_depth=settings.web.client_address_depth,
     )
-    groups: list[Endpoints] = [
-        Uploads(
+    secret = settings.secret_bearer_token
+    api = Api(
+        identity=parts.identity,
+        metrics=parts.metrics,
+        clock=reactor,
+        secret="" if secret is None else secret.get_secret_value(),
+    )
+    api.add(
+        UploadEndpoints(
             intake=intake,
             selection=parts.selection,
             store=parts.store,
@@ -249,14 +255,13 @@ def _add_api(parts: Parts, intake: Intake) -> None:
             max_bytes=settings.uploads.max_bytes,
             wait=settings.uploads.wait,
             image_template=settings.images.url,
-        ),
-        Avatars(profiles=profiles, selection=parts.selection, monograms=monograms),
-        ProfileEndpoints(profiles=profiles, started=reactor.seconds(), clock=reactor),
-        OpenApi(public_url=settings.web.public_url),
-    ]
-    if settings.secret_bearer_token is not None:
-        secret = settings.secret_bearer_token.get_secret_value()
-        groups.append(ServerEndpoints(profiles=profiles, changes=parts.changes, secret=secret))
+        )
+    )
+    api.add(AvatarEndpoints(profiles=profiles, selection=parts.selection, monograms=monograms))
+    api.add(ProfileEndpoints(profiles=profiles, started=reactor.seconds(), clock=reactor))
+    api.add(OpenApi(api, public_url=settings.web.public_url))
+    if secret is not None:
+        api.add(AuthServerEndpoints(profiles=profiles, changes=parts.changes))
     page = None
     if settings.environment == "development" and settings.identity.driver == "dev":
         playground = Playground(
@@ -266,11 +271,10 @@ def _add_api(parts: Parts, intake: Intake) -> None:
             max_bytes=settings.uploads.max_bytes,
             threads=parts.files,
         )
-        groups.append(playground)
+        api.add(playground)
         page = playground.page
-    groups.append(Dockerflow(health=parts.health, page=page))
-    api = Api(identity=parts.identity, metrics=parts.metrics, clock=reactor)
-    parts.listen("web.listen", settings.web.listen, make_site(api, groups, reactor))
+    api.add(Dockerflow(health=parts.health, page=page))
+    parts.listen("web.listen", settings.web.listen, api.site(reactor))
     parts.health.add("database", parts.store.check)
     parts.health.add("private bucket", parts.bucket("private").check)
     parts.health.add("jobs queue", parts.needed_queue("jobs").check)

@@ -1,14 +1,16 @@
 """
-How every endpoint of the API is reached: routes, tokens, headers, errors, figures.
+The API: routing, bearer tokens, request bodies, errors, headers, logs and metrics.
 
-An endpoint is a coroutine that takes a :class:`ApiRequest` and gives an :class:`ApiResponse` or
-raises; the rest is here, once.
+An endpoint is a coroutine method that takes an :class:`ApiRequest` and returns an
+:class:`ApiResponse` or raises; its :class:`~fxprofile.web.operations.Operation` declares the
+rest.
 """
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401  (routing needs it, and there may be no descriptor left then)
+import encodings.idna  # noqa: F401  (routing imports it, at worst when no descriptor is left)
 import hashlib
+import hmac
 import json
 import re
 import secrets
@@ -18,7 +20,6 @@ from http import HTTPStatus
 from typing import Any
 
 from klein import Klein
-from klein import Response as KleinResponse
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -39,8 +40,12 @@ from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Credentials
 from fxprofile.profiles.scopes import Scopes
 from fxprofile.serving.channel import StreamingRequest
+from fxprofile.serving.conditional import matches
+from fxprofile.serving.site import StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
+from fxprofile.web.models import M, validated
+from fxprofile.web.operations import Operation
 
 #: On every response.
 SECURITY_HEADERS = {
@@ -61,35 +66,61 @@ _PREFLIGHT = {
     "Access-Control-Max-Age": "86400",
 }
 
-#: Bytes of a JSON body.
+#: Maximum length of a JSON body, in bytes.
 MAX_JSON = 64 << 10
 
-# JSON and what is written in it (RFC 6839, section 3.1).
+# JSON, and formats based on it (RFC 6839, section 3.1).
 _JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IGNORECASE)
 
-# RFC 6750, section 2.1; a longer token than this is none of ours.
+# RFC 6750, section 2.1.  No token of the OAuth server is longer.
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
+
+_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_ANONYMOUS = Credentials(uid="", scopes=())
 
 
 @dataclass(frozen=True)
 class ApiResponse:
     """
-    What an endpoint answers.
+    The response of an endpoint.
 
-    :ivar body: bytes, or whatever JSON can say; None for no body.
+    :ivar body: bytes, or a value to encode as JSON; None for no body.
     """
 
     status: int = 200
-    body: Any = None
+    body: object = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def encode(self) -> tuple[bytes, dict[str, str]]:
+        """Return the bytes of the body, and all headers of the response."""
+        headers = dict(self.headers)
+        if self.body is None:
+            body = b""
+        elif isinstance(self.body, bytes):
+            body = self.body
+        else:
+            headers.setdefault("Content-Type", "application/json; charset=utf-8")
+            body = json.dumps(self.body, ensure_ascii=False).encode()
+        if self.status not in (204, 304):
+            headers["Content-Length"] = str(len(body))
+        return body, headers
+
+    def write_head(self, request: StreamingRequest) -> bytes:
+        """Set status and headers on a request, and return the body to write."""
+        body, headers = self.encode()
+        request.setResponseCode(self.status)
+        for name, value in headers.items():
+            request.setHeader(name, value)
+        return body
 
 
 @dataclass(frozen=True)
 class ApiRequest:
     """
-    One request to an endpoint.
+    A request to an endpoint.
 
-    :ivar token: and ``credentials``: who asks; empty if the endpoint is open to all.
+    :ivar token: the bearer token, and ``credentials`` what it stands for; both are empty if
+        the endpoint needs no token.
     """
 
     request: StreamingRequest
@@ -98,25 +129,35 @@ class ApiRequest:
 
     @property
     def uid(self) -> str:
-        """The user that the token speaks for."""
+        """The user of the token."""
         return self.credentials.uid
 
     def header(self, name: str) -> str | None:
-        """A header, or None.  Several of one name are joined, as RFC 9110 has it."""
+        """Return a header, or None; several of one name are joined (RFC 9110, section 5.3)."""
         values = self.request.requestHeaders.getRawHeaders(name.encode())
         return None if values is None else ", ".join(v.decode("latin-1") for v in values)
 
-    async def json(self) -> dict[str, Any]:
-        """
-        The body, a JSON object.
+    def has_current(self, etag: str) -> bool:
+        """Return whether ``If-None-Match`` names this tag, which is given without quotes."""
+        header = self.header("If-None-Match")
+        return header is not None and matches(header, etag)
 
-        :raises ApiError: if it is something else, or too large.
+    async def json(self, model: type[M]) -> M:
         """
-        self._check_type()
-        length = self.header("Content-Length")
-        if length is not None and int(length) > MAX_JSON:
-            raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.")
-        data = await self.request.body.read(MAX_JSON)
+        Read and validate a JSON body.
+
+        :raises BadRequest: if it is not JSON, or not what the model describes.
+        :raises PayloadTooLarge: if it is longer than :data:`MAX_JSON`.
+        :raises UnsupportedMediaType: if its headers say that it is not plain JSON.
+        """
+        # A missing Content-Type counts as JSON.
+        content_type = (self.header("Content-Type") or "application/json").partition(";")[0]
+        if _JSON_TYPE.fullmatch(content_type.strip()) is None:
+            raise UnsupportedMediaType("The Content-Type must be application/json.")
+        if (self.header("Content-Encoding") or "identity").strip().lower() != "identity":
+            raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
+        too_large = int(self.header("Content-Length") or 0) > MAX_JSON
+        data = None if too_large else await self.request.body.read(MAX_JSON)
         if data is None:
             raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.")
         try:
@@ -125,136 +166,147 @@ class ApiRequest:
             raise BadRequest("The body is not JSON in UTF-8.") from None
         if not isinstance(members, dict):
             raise BadRequest("The body is not a JSON object.")
-        return members
-
-    def _check_type(self) -> None:
-        # Who says nothing of the type is believed to know what is wanted here.
-        content_type = (self.header("Content-Type") or "application/json").partition(";")[0]
-        if _JSON_TYPE.fullmatch(content_type.strip()) is None:
-            raise UnsupportedMediaType("The Content-Type must be application/json.")
-        if (self.header("Content-Encoding") or "identity").strip().lower() != "identity":
-            raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
+        return validated(model, members)
 
 
-Endpoint = Callable[..., Coroutine[Any, Any, ApiResponse]]
-NOBODY = Credentials(uid="", scopes=())
+Handler = Callable[..., Coroutine[Any, Any, ApiResponse]]
 
 
 class Api:
     """
-    The routes of the API.
+    The endpoints of the API.
 
     :param identity: verifies tokens.
-    :ivar routes: the scopes of each endpoint, by its method and path.
+    :param secret: the setting ``secret_bearer_token``; empty if it is unset.
+    :ivar operations: the registered endpoints, by OpenAPI operation id: the name of the
+        handler in camel case.
     """
 
     _log = Logger()
 
-    def __init__(self, *, identity: IIdentity, metrics: Metrics, clock: IReactorTime) -> None:
+    def __init__(
+        self, *, identity: IIdentity, metrics: Metrics, clock: IReactorTime, secret: str = ""
+    ) -> None:
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
-        self.routes: dict[tuple[str, str], tuple[str, ...] | None] = {}
-        # Klein's types want handlers that are methods of the class it is made in.
-        klein: Any = Klein()
-        self._klein = klein
+        self._secret = secret.encode()
+        self.operations: dict[str, Operation] = {}
+        # Klein's types expect handlers that are methods of the class that holds it.
+        self._klein: Any = Klein()
         self._klein.handle_errors(Exception)(self._unrouted)
         self._klein.url_map.strict_slashes = False
         self._klein.url_map.merge_slashes = False
 
-    def route(
-        self, method: str, path: str, *, scopes: tuple[str, ...] | None = None
-    ) -> Callable[[Endpoint], Endpoint]:
+    def add(self, group: object) -> None:
+        """Register every method of an object that is decorated with an operation."""
+        for name, function in vars(type(group)).items():
+            operation = getattr(function, "operation", None)
+            if operation is not None:
+                self.route(operation, getattr(group, name))
+
+    def route(self, operation: Operation, handler: Handler) -> None:
         """
         Register an endpoint.
 
-        :param path: in werkzeug's notation.
-        :param scopes: of which a token needs one; empty if any valid token will do,
-            None if there is no need of a token.
+        :raises ValueError: if there already is one of this name, or of this method and path.
         """
+        first, *rest = handler.__name__.split("_")
+        operation_id = first + "".join(word.capitalize() for word in rest)
+        endpoint = f"{operation.method} {operation.path}"
+        if operation_id in self.operations or endpoint in self._klein.endpoints:
+            raise ValueError(f"{endpoint} ({operation_id}) is registered twice")
+        self.operations[operation_id] = operation
 
-        def register(endpoint: Endpoint) -> Endpoint:
-            async def answer(request: StreamingRequest, **parts: str) -> KleinResponse:
-                request.route = path
-                work = self._told(request, self._run(endpoint, scopes, request, parts))
-                # Whether its client waits for it or not, a write goes to its end.
-                return _response(await (work if method == "GET" else detached(work)))
+        async def serve(request: StreamingRequest, **arguments: str) -> bytes:
+            request.route = operation.path
+            work = self._respond(operation, handler, request, arguments)
+            # A client that disconnects cancels a read, but not a write.
+            response = await (work if operation.method == "GET" else detached(work))
+            return response.write_head(request)
 
-            if (method, path) in self.routes:
-                raise ValueError(f"there are two endpoints for {method} {path}")
-            self.routes[method, path] = scopes
-            self._klein.route(path, methods=[method], endpoint=f"{method} {path}")(answer)
-            return endpoint
+        self._klein.route(operation.path, methods=[operation.method], endpoint=endpoint)(serve)
 
-        return register
-
-    async def _run(
+    async def _respond(
         self,
-        endpoint: Endpoint,
-        scopes: tuple[str, ...] | None,
+        operation: Operation,
+        handler: Handler,
         request: StreamingRequest,
-        parts: Mapping[str, str],
+        arguments: dict[str, str],
     ) -> ApiResponse:
-        return await endpoint(await self._admit(request, scopes), **parts)
-
-    async def _admit(self, request: StreamingRequest, scopes: tuple[str, ...] | None) -> ApiRequest:
-        if scopes is None:
-            return ApiRequest(request=request, token="", credentials=NOBODY)
-        token = bearer_token(request)
-        if token is None:
-            raise Unauthorized()
-        credentials: Credentials = await self._identity.verify(token=token)
-        request.uid = credentials.uid
-        if scopes and not Scopes(credentials.scopes).allows(*scopes):
-            raise Forbidden()
-        return ApiRequest(request=request, token=token, credentials=credentials)
-
-    async def _told(
-        self, request: StreamingRequest, work: Coroutine[Any, Any, ApiResponse]
-    ) -> ApiResponse:
-        """The answer of an endpoint, also to what went wrong in it."""
         try:
-            return await work
+            call = await self._authorize(operation, request)
+            if operation.body is None:
+                return await handler(call, **arguments)
+            return await handler(call, body=await call.json(operation.body), **arguments)
         except CancelledError:
             raise
         except Exception as error:
             return self._failed(request, error)
 
-    def _unrouted(self, request: Any, failure: Failure) -> KleinResponse:
-        """No endpoint was found, or a reader has gone away."""
+    async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
+        if operation.scopes is None and not operation.secret:
+            return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
+        token = bearer_token(request)
+        if token is None:
+            raise Unauthorized()
+        if operation.secret:
+            if not self._secret or not hmac.compare_digest(token.encode(), self._secret):
+                raise Unauthorized()
+            return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
+        credentials: Credentials = await self._identity.verify(token=token)
+        request.uid = credentials.uid
+        if operation.scopes and not Scopes(credentials.scopes).allows(*operation.scopes):
+            raise Forbidden()
+        return ApiRequest(request=request, token=token, credentials=credentials)
+
+    def _unrouted(self, request: Any, failure: Failure) -> bytes:
+        """Handle a request without an endpoint, and a read whose client disconnected."""
         failure.trap(Exception)
-        return _response(self._failed(request, failure.value))
+        return self._failed(request, failure.value).write_head(request)
 
     def _failed(self, request: StreamingRequest, error: BaseException | None) -> ApiResponse:
-        told = translate(error or Exception())
-        request.errno = told.errno
-        if told.code == 500:
+        answer = translate(error or Exception())
+        request.errno = answer.errno
+        if answer.code == 500:
             self._log.failure(
                 "Request {request_id} failed",
                 failure=Failure(error),
                 request_id=request.request_id,
             )
-        elif told.code > 500:
+        elif answer.code > 500:
             self._log.warn(
                 "Request {request_id} failed: {error}",
                 request_id=request.request_id,
                 error=error,
                 outage=error,
             )
-        return error_answer(told)
+        return error_response(answer)
 
-    def resource(self) -> IResource:
-        """The root of the API's listener."""
-        return _ApiResource(self._klein, self._metrics, self._clock)
+    def site(self, clock: IReactorTime) -> StreamingSite:
+        """
+        Return the protocol factory of the API's listener.
+
+        :param clock: the reactor.
+        """
+        resource: IResource = _ApiResource(self._klein, self._metrics, self._clock)
+        return StreamingSite(
+            resource,
+            reactor=clock,
+            bad_request=_raw_response("This is not a valid HTTP/1.1 request."),
+            bad_length=_raw_response(
+                "Send one Content-Length header with a whole number, and no Transfer-Encoding."
+            ),
+        )
 
 
 class _ApiResource(Resource):
-    """Gives each response its headers, and each request its line in log and metrics."""
+    """Adds the common headers to each response, and logs and counts each request."""
 
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, klein: Any, metrics: Metrics, clock: IReactorTime) -> None:
+    def __init__(self, klein: Klein, metrics: Metrics, clock: IReactorTime) -> None:
         super().__init__()
         self._routes = klein.resource()
         self._metrics = metrics
@@ -270,7 +322,7 @@ class _ApiResource(Resource):
             for name, value in _PREFLIGHT.items():
                 request.setHeader(name, value)
             request.setResponseCode(204)
-            # What is returned would get a Content-Length, which a 204 has none of (RFC 9110,
+            # A returned body would get a Content-Length, which a 204 must not have (RFC 9110,
             # section 8.6).
             request.finish()
             return NOT_DONE_YET
@@ -280,13 +332,12 @@ class _ApiResource(Resource):
         except UnicodeDecodeError:
             error = BadRequest("The path is not UTF-8.")
             request.errno = error.errno
-            return _write(request, error_answer(error))
+            return error_response(error).write_head(request)
         return self._routes.render(request)
 
     def _finished(self, outcome: object, request: StreamingRequest) -> None:
         seconds = self._clock.seconds() - request.started_at
-        gone = isinstance(outcome, Failure)
-        status = 499 if gone else request.code
+        status = 499 if isinstance(outcome, Failure) else request.code
         method = request.method.decode("ascii", "replace")
         self._metrics.requests.labels(
             "api", method if method in _METHODS else "other", request.route, status
@@ -305,11 +356,8 @@ class _ApiResource(Resource):
         )
 
 
-_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
-
-
 def bearer_token(request: StreamingRequest) -> str | None:
-    """The token of a request (RFC 6750, section 2.1), or None if it has no good one."""
+    """Return the token of a request (RFC 6750, section 2.1), or None if it has no valid one."""
     values = request.requestHeaders.getRawHeaders(b"Authorization", [])
     if len(values) != 1:
         return None
@@ -317,8 +365,8 @@ def bearer_token(request: StreamingRequest) -> str | None:
     return match.group(1).decode() if match else None
 
 
-def error_answer(error: ApiError) -> ApiResponse:
-    """The answer that tells an error."""
+def error_response(error: ApiError) -> ApiResponse:
+    """Return the response for an error."""
     return ApiResponse(
         status=error.code,
         body={
@@ -332,52 +380,13 @@ def error_answer(error: ApiError) -> ApiResponse:
     )
 
 
-def _encode(answer: ApiResponse) -> tuple[bytes, dict[str, str]]:
-    headers = dict(answer.headers)
-    if answer.body is None:
-        return b"", headers
-    if isinstance(answer.body, bytes):
-        return answer.body, headers
-    headers.setdefault("Content-Type", "application/json; charset=utf-8")
-    return json.dumps(answer.body, ensure_ascii=False).encode(), headers
-
-
-def _response(answer: ApiResponse) -> KleinResponse:
-    body, headers = _encode(answer)
-    if answer.status not in (204, 304):
-        headers["Content-Length"] = str(len(body))
-    named: dict[str | bytes, Any] = dict(headers.items())
-    return KleinResponse(answer.status, named, body)
-
-
-def _write(request: StreamingRequest, answer: ApiResponse) -> bytes:
-    body, headers = _encode(answer)
-    request.setResponseCode(answer.status)
-    for name, value in headers.items():
-        request.setHeader(name, value)
-    return body
-
-
-def bad_request() -> bytes:
-    """The whole response to something that is not HTTP, and so has no request."""
-    return _whole_response("This is not an HTTP/1.1 request that can be understood.")
-
-
-def bad_length() -> bytes:
-    """The whole response to something of which nobody knows where it ends."""
-    return _whole_response(
-        "Send one Content-Length header, with a whole number, and no Transfer-Encoding beside it."
-    )
-
-
-def _whole_response(message: str) -> bytes:
-    answer = error_answer(BadRequest(message))
-    body, headers = _encode(answer)
+def _raw_response(message: str) -> bytes:
+    """Return the whole response to bytes that are not HTTP, and so have no request."""
+    body, headers = error_response(BadRequest(message)).encode()
     headers = {
         **SECURITY_HEADERS,
         "X-Request-Id": secrets.token_hex(8),
         **headers,
-        "Content-Length": str(len(body)),
         "Connection": "close",
     }
     lines = ["HTTP/1.1 400 Bad Request", *(f"{k}: {v}" for k, v in headers.items()), "", ""]

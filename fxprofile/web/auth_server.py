@@ -1,50 +1,58 @@
-"""What only the auth server may ask, with the token that the two share."""
+"""The endpoints of the auth server, guarded by the secret bearer token."""
 
 from __future__ import annotations
 
-import hmac
-
-from fxprofile.model.errors import NotFound, Unauthorized
+from fxprofile.model.errors import BackendUnavailable, NotFound
 from fxprofile.model.keys import is_uid
 from fxprofile.profiles.invalidation import Changes
 from fxprofile.profiles.read import Profiles
-from fxprofile.web.api import Api, ApiRequest, ApiResponse, bearer_token
-from fxprofile.web.profile import checked_name
+from fxprofile.web.api import ApiRequest, ApiResponse
+from fxprofile.web.models import UID, SetDisplayNameOfUser
+from fxprofile.web.operations import Operation, ParameterSpec
+from fxprofile.web.profile import DONE
+
+_UID = ParameterSpec("uid", "path", "The user.", UID)
 
 
-class ServerEndpoints:
-    """
-    The endpoints of the auth server.
+class AuthServerEndpoints:
+    """The endpoints of the auth server; register them only if there is a secret."""
 
-    :param secret: the setting ``secret_bearer_token``.
-    """
-
-    def __init__(self, *, profiles: Profiles, changes: Changes, secret: str) -> None:
+    def __init__(self, *, profiles: Profiles, changes: Changes) -> None:
         self._profiles = profiles
         self._changes = changes
-        self._secret = secret.encode()
 
-    def add_to(self, api: Api) -> None:
-        """Register the endpoints."""
-        api.route("DELETE", "/v1/cache/<uid>")(self.drop_cache)
-        api.route("POST", "/v1/_display_name/<uid>")(self.set_name)
-
+    @Operation(
+        "DELETE",
+        "/v1/cache/<uid>",
+        "Remove the cached profile of a user",
+        {200: DONE},
+        secret=True,
+        parameters=(_UID,),
+    )
     async def drop_cache(self, call: ApiRequest, uid: str) -> ApiResponse:
-        """``DELETE /v1/cache/{uid}``: what is kept of this user is old."""
-        self._check(call, uid)
-        await self._changes.forget(uid)
+        """Answer ``DELETE /v1/cache/{uid}``."""
+        await self._changes.forget(_checked(uid))
         return ApiResponse(200, {})
 
-    async def set_name(self, call: ApiRequest, uid: str) -> ApiResponse:
-        """``POST /v1/_display_name/{uid}``: set the name of a user who signed in elsewhere."""
-        self._check(call, uid)
-        name = checked_name((await call.json()).get("name"), "name")
-        await self._profiles.set_display_name(uid, name)
+    @Operation(
+        "POST",
+        "/v1/_display_name/<uid>",
+        "Set the display name of a user; an empty one removes it",
+        {200: DONE},
+        secret=True,
+        parameters=(_UID,),
+        body=SetDisplayNameOfUser,
+        errors=(BackendUnavailable,),
+    )
+    async def set_display_name_of(
+        self, call: ApiRequest, uid: str, body: SetDisplayNameOfUser
+    ) -> ApiResponse:
+        """Answer ``POST /v1/_display_name/{uid}``."""
+        await self._profiles.set_display_name(_checked(uid), body.name or None)
         return ApiResponse(200, {})
 
-    def _check(self, call: ApiRequest, uid: str) -> None:
-        token = bearer_token(call.request)
-        if token is None or not hmac.compare_digest(token.encode(), self._secret):
-            raise Unauthorized()
-        if not is_uid(uid):
-            raise NotFound("There is no user with this uid.")
+
+def _checked(uid: str) -> str:
+    if not is_uid(uid):
+        raise NotFound("There is no user with this uid.")
+    return uid

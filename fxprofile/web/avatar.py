@@ -1,4 +1,4 @@
-"""Read and delete avatars."""
+"""Read and delete avatars, and draw monograms."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import unicodedata
 from html import escape
 
 from fxprofile.model.avatars import Status
-from fxprofile.model.errors import MethodNotAllowed, NotFound, Unauthorized
+from fxprofile.model.errors import (
+    AuthServerUnavailable,
+    BackendUnavailable,
+    MethodNotAllowed,
+    NotFound,
+    Unauthorized,
+)
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, initial, is_id
 from fxprofile.profiles.read import Profiles
-from fxprofile.serving.conditional import matches
 from fxprofile.uploads.selection import NotTheOwner, Selection
-from fxprofile.web.api import Api, ApiRequest, ApiResponse
+from fxprofile.web.api import ApiRequest, ApiResponse
+from fxprofile.web.models import ID, PLACEHOLDER, AvatarBody, AvatarId, Letter
+from fxprofile.web.operations import Operation, ParameterSpec, ResponseSpec
+from fxprofile.web.profile import DONE, IF_NONE_MATCH, NOT_MODIFIED
 
-#: A week, in seconds: a letter never looks other than it did.
+#: How long a monogram may be cached, in seconds: a week.
 MONOGRAM_AGE = 7 * 86400
 
 # Dark enough for white letters (WCAG 2.2, success criterion 1.4.3).
@@ -27,75 +35,139 @@ _MONOGRAM = (
     "{letter}</text></svg>"
 )
 
+_URL = f"https://images.example/a/{ID}"
+_MONOGRAM_URL = "https://profile.example/v1/avatar/Z"
+_SELECTED = {
+    "id": ID,
+    "avatar": _URL,
+    "avatarDefault": False,
+    "url": _URL,
+    "placeholder": PLACEHOLDER,
+}
+_DEFAULT = {
+    "id": DEFAULT_AVATAR_ID,
+    "avatar": _MONOGRAM_URL,
+    "avatarDefault": True,
+    "url": _MONOGRAM_URL,
+    "pending": {"id": ID, "status": "processing"},
+}
 
-class Avatars:
-    """The endpoints of avatars."""
+
+class AvatarEndpoints:
+    """
+    The endpoints of avatars.
+
+    :param monograms: the setting ``monogram.enabled``.
+    """
 
     def __init__(self, *, profiles: Profiles, selection: Selection, monograms: bool) -> None:
         self._profiles = profiles
         self._selection = selection
         self._monograms = monograms
 
-    def add_to(self, api: Api) -> None:
-        """Register the endpoints."""
-        api.route("GET", "/v1/avatar", scopes=("profile:avatar",))(self.avatar)
-        api.route("DELETE", "/v1/avatar", scopes=("profile:avatar:write",))(self.delete_current)
-        api.route("DELETE", "/v1/avatar/<name>", scopes=("profile:avatar:write",))(self.delete)
-        api.route("GET", "/v1/avatar/<name>")(self.monogram)
-
-    async def avatar(self, call: ApiRequest) -> ApiResponse:
-        """``GET /v1/avatar``."""
+    @Operation(
+        "GET",
+        "/v1/avatar",
+        "Return the avatar",
+        {
+            200: ResponseSpec(
+                "The current avatar.",
+                AvatarBody,
+                (_SELECTED, _DEFAULT),
+                {"ETag": "The id of the avatar."},
+            ),
+            304: NOT_MODIFIED,
+        },
+        scopes=("profile:avatar",),
+        errors=(AuthServerUnavailable, BackendUnavailable),
+        parameters=(IF_NONE_MATCH,),
+    )
+    async def get_avatar(self, call: ApiRequest) -> ApiResponse:
+        """Answer ``GET /v1/avatar``."""
         body, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
         headers = {"ETag": f'"{body["id"]}"'}
         if latest is not None and latest.status is Status.PROCESSING:
             body["pending"] = {"id": latest.id, "status": latest.status.value}
-        elif matches(call.header("If-None-Match"), str(body["id"])):
+        elif call.has_current(body["id"]):
             return ApiResponse(304, None, headers)
         return ApiResponse(200, body, headers)
 
-    async def delete_current(self, call: ApiRequest) -> ApiResponse:
-        """``DELETE /v1/avatar``: the present one, and uploads that are being processed."""
+    @Operation(
+        "DELETE",
+        "/v1/avatar",
+        "Delete the avatar, and uploads that are being processed",
+        {200: DONE},
+        scopes=("profile:avatar:write",),
+        errors=(BackendUnavailable,),
+    )
+    async def delete_avatar(self, call: ApiRequest) -> ApiResponse:
+        """Answer ``DELETE /v1/avatar``."""
         if not await self._selection.delete(uid=call.uid, avatar_id=None):
             raise NotFound("There is no avatar to delete.")
         return ApiResponse(200, {})
 
-    async def delete(self, call: ApiRequest, name: str) -> ApiResponse:
-        """``DELETE /v1/avatar/{id}``."""
+    @Operation(
+        "DELETE",
+        "/v1/avatar/<name>",
+        "Delete one avatar",
+        {200: DONE},
+        scopes=("profile:avatar:write",),
+        errors=(BackendUnavailable,),
+        parameters=(ParameterSpec("name", "path", "The id of the avatar.", ID, AvatarId),),
+    )
+    async def delete_avatar_by_id(self, call: ApiRequest, name: str) -> ApiResponse:
+        """Answer ``DELETE /v1/avatar/{id}``."""
         if name == DEFAULT_AVATAR_ID:
             return ApiResponse(200, {})
-        _not_upload(name)
-        if not is_id(name):
-            raise NotFound("There is no avatar with this id.")
+        _check_is_not_upload(name)
         try:
-            deleted = await self._selection.delete(uid=call.uid, avatar_id=name)
+            deleted = is_id(name) and await self._selection.delete(uid=call.uid, avatar_id=name)
         except NotTheOwner:
             raise Unauthorized("This avatar is not yours.") from None
         if not deleted:
             raise NotFound("There is no avatar with this id.")
         return ApiResponse(200, {})
 
-    async def monogram(self, call: ApiRequest, name: str) -> ApiResponse:
-        """``GET /v1/avatar/{c}``: one letter or digit as a picture."""
-        _not_upload(name)
+    @Operation(
+        "GET",
+        "/v1/avatar/<name>",
+        "Return the monogram of a letter or digit",
+        {
+            200: ResponseSpec(
+                "The picture; it may be cached for a week.",
+                str,
+                ("<svg …>",),
+                media_type="image/svg+xml",
+            ),
+            304: NOT_MODIFIED,
+        },
+        parameters=(
+            ParameterSpec("name", "path", "The letter or digit.", "Z", Letter),
+            IF_NONE_MATCH,
+        ),
+    )
+    async def get_monogram(self, call: ApiRequest, name: str) -> ApiResponse:
+        """Answer ``GET /v1/avatar/{c}``."""
+        _check_is_not_upload(name)
         letter = initial(name)
         if not self._monograms or letter is None or len(unicodedata.normalize("NFC", name)) != 1:
             raise NotFound("A monogram is of one letter or digit.")
-        svg = _MONOGRAM.format(
-            letter=escape(letter), colour=_COLOURS[ord(letter) % len(_COLOURS)]
-        ).encode()
+        etag = f"{ord(letter):x}"
         headers = {
             "Content-Type": "image/svg+xml",
             "Cache-Control": f"public, max-age={MONOGRAM_AGE}",
             "Content-Security-Policy": "default-src 'none'; sandbox",
             "Cross-Origin-Resource-Policy": "cross-origin",
-            "ETag": f'"{ord(letter):x}"',
+            "ETag": f'"{etag}"',
         }
-        if matches(call.header("If-None-Match"), f"{ord(letter):x}"):
+        if call.has_current(etag):
             return ApiResponse(304, None, headers)
-        return ApiResponse(200, svg, headers)
+        colour = _COLOURS[ord(letter) % len(_COLOURS)]
+        svg = _MONOGRAM.format(letter=escape(letter), colour=colour)
+        return ApiResponse(200, svg.encode(), headers)
 
 
-def _not_upload(name: str) -> None:
-    """``/v1/avatar/upload`` is a path of its own, which can do one thing only."""
+def _check_is_not_upload(name: str) -> None:
+    """Refuse ``/v1/avatar/upload``, a path of its own that supports POST only."""
     if name == "upload":
         raise MethodNotAllowed(headers={"Allow": "POST"})

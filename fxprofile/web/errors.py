@@ -1,7 +1,4 @@
-"""
-What the API says when something goes wrong: the only place that makes a status out of
-an error.
-"""
+"""The translation of errors into API responses: the only place that maps an error to a status."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ from fxprofile.model.errors import (
 
 
 def translate(error: BaseException) -> ApiError:
-    """What a client is told of an error.  Nothing of the error's text gets out."""
+    """Return the error that a client gets; it contains nothing of the original's text."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, NoSuchMethod):
@@ -41,9 +38,9 @@ def translate(error: BaseException) -> ApiError:
         return MethodNotAllowed(headers={"Allow": allowed})
     if isinstance(error, (NoSuchPath, RequestRedirect)):
         return NotFound()
-    for kind, answer in _ANSWERS:
+    for kind, translation in _TRANSLATIONS:
         if isinstance(error, kind):
-            return answer()
+            return translation()
     if isinstance(error, CrunchError):
         return unprocessable(error.reason)
     return InternalError()
@@ -51,14 +48,14 @@ def translate(error: BaseException) -> ApiError:
 
 def unprocessable(reason: str) -> UnprocessableImage:
     """
-    The answer to an image that could not be processed.
+    Return the error for an image that could not be processed.
 
     :param reason: one word of :data:`fxprofile.model.avatars.REASONS`.
     """
     return UnprocessableImage(REASONS[reason], reason=reason)
 
 
-_ANSWERS: tuple[tuple[type[BaseException], type[ApiError]], ...] = (
+_TRANSLATIONS: tuple[tuple[type[BaseException], type[ApiError]], ...] = (
     (InvalidToken, Unauthorized),
     (AccountUnknown, Unauthorized),
     (OAuthUnavailable, OAuthServerUnavailable),

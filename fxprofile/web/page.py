@@ -1,9 +1,9 @@
 """
-The playground: a page on which developers try the API with their own eyes.
+The playground: a page on which developers try the API in a browser.
 
-It gives away the tokens of the development accounts, so it is only for listeners that
-nobody else can reach; and as any web site may send a developer's browser there, what it
-gives is only for pages of its own origin.
+It exposes the tokens of the development accounts, so it is for loopback listeners only.
+Because any web site can send a developer's browser there, its files and tokens are readable
+by pages of its own origin only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from werkzeug.http import parse_accept_header
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import NotFound
 from fxprofile.settings.model import DevAccount
-from fxprofile.web.api import Api, ApiRequest, ApiResponse
+from fxprofile.web.api import ApiRequest, ApiResponse
+from fxprofile.web.operations import Operation, ResponseSpec
 
 _DIRECTORY: Final = Path(__file__).with_name("playground")
 
-#: What the files of the page are; nothing else in that folder is served.
+#: The types of the page's files; nothing else in that folder is served.
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -37,13 +38,13 @@ _PAGE: Final = "index.html"
 
 class Playground:
     """
-    The page and what belongs to it.
+    The page, its files, and its accounts.
 
-    :param accounts: whom the page can play.
-    :param public_url: the setting ``web.public_url``: monograms come from there.
+    :param accounts: the users that the page can act as.
+    :param public_url: the setting ``web.public_url``, the origin of monograms.
     :param image_template: the setting ``images.url``.
     :param max_bytes: the setting ``uploads.max_bytes``.
-    :param threads: started; it reads the files, once.
+    :param threads: reads the files, once.
     """
 
     def __init__(
@@ -68,13 +69,8 @@ class Playground:
         self._threads = threads
         self._files: Mapping[str, bytes] | None = None
 
-    def add_to(self, api: Api) -> None:
-        """Register the endpoints; the page itself is for whoever has ``/``."""
-        api.route("GET", "/playground/accounts.json")(self.accounts)
-        api.route("GET", "/playground/<name>")(self.asset)
-
     async def page(self, call: ApiRequest) -> ApiResponse:
-        """``GET /``, for a browser."""
+        """Answer ``GET /`` to a browser; :class:`Dockerflow` routes it here."""
         return ApiResponse(
             200,
             (await self._read())[_PAGE],
@@ -85,34 +81,50 @@ class Playground:
             },
         )
 
-    async def asset(self, call: ApiRequest, name: str) -> ApiResponse:
-        """``GET /playground/{name}``: what the page is made of."""
+    @Operation(
+        "GET",
+        "/playground/<name>",
+        "Return a file of the page",
+        {200: ResponseSpec("The file.")},
+        documented=False,
+    )
+    async def get_file(self, call: ApiRequest, name: str) -> ApiResponse:
+        """Answer ``GET /playground/{name}``."""
         data = (await self._read()).get(name)
         if data is None or name == _PAGE:
             raise NotFound()
-        return ApiResponse(200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._ours})
+        return ApiResponse(
+            200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._same_origin}
+        )
 
-    async def accounts(self, call: ApiRequest) -> ApiResponse:
+    @Operation(
+        "GET",
+        "/playground/accounts.json",
+        "Return the accounts that the page can act as",
+        {200: ResponseSpec("The accounts.")},
+        documented=False,
+    )
+    async def get_accounts(self, call: ApiRequest) -> ApiResponse:
         """
-        ``GET /playground/accounts.json``: ``{accounts: [{token, email}], maxBytes}``.
+        Answer ``GET /playground/accounts.json``: ``{accounts: [{token, email}], maxBytes}``.
 
-        :raises NotFound: if a page of another origin asks, or one whose name somebody
-            made point to this machine.
+        :raises NotFound: if the request comes from another origin, or was sent to a foreign
+            host name that resolves to this machine (DNS rebinding).
         """
         if call.header("Sec-Fetch-Site") not in (None, "same-origin", "none"):
             raise NotFound()
-        if not self._is_here(call.header("Host")):
+        if not self._is_own_host(call.header("Host")):
             raise NotFound()
-        return ApiResponse(200, self._accounts, {"Cache-Control": "no-store", **self._ours})
+        return ApiResponse(200, self._accounts, {"Cache-Control": "no-store", **self._same_origin})
 
     @property
-    def _ours(self) -> dict[str, str]:
+    def _same_origin(self) -> dict[str, str]:
         return {
             "Access-Control-Allow-Origin": self._origin,
             "Cross-Origin-Resource-Policy": "same-origin",
         }
 
-    def _is_here(self, authority: str | None) -> bool:
+    def _is_own_host(self, authority: str | None) -> bool:
         try:
             host = urlsplit(f"//{authority}").hostname or ""
             return host in ("localhost", self._host) or ip_address(host).is_loopback
@@ -127,18 +139,18 @@ class Playground:
 
 def read_files() -> Mapping[str, bytes]:
     """
-    The files of the page, by name.
+    Return the files of the page, by name.
 
     This blocks.
 
-    :raises OSError: if the package is not whole.
+    :raises OSError: if the package is incomplete.
     """
     return {path.name: path.read_bytes() for path in _DIRECTORY.iterdir() if path.suffix in _TYPES}
 
 
 def content_security_policy(public_url: str, image_template: str) -> str:
     """
-    What the page may do (Content Security Policy Level 3).
+    Return the policy of the page (Content Security Policy Level 3).
 
     :param public_url: the setting ``web.public_url``.
     :param image_template: the setting ``images.url``.
@@ -160,16 +172,16 @@ def content_security_policy(public_url: str, image_template: str) -> str:
 
 def prefers_html(accept: str | None) -> bool:
     """
-    Whether a client would rather have a page than JSON (RFC 9110, section 12.5.1).
+    Return whether a client prefers HTML to JSON (RFC 9110, section 12.5.1).
 
-    :param accept: its ``Accept`` header.  Who takes both alike gets JSON.
+    :param accept: its ``Accept`` header.  On equal preference it gets JSON.
     """
     accepted = parse_accept_header(accept, MIMEAccept)
     return accepted.best_match(["application/json", "text/html"]) == "text/html"
 
 
 def _origin(url: str) -> str:
-    """The origin of a URL of the settings, which cannot break out of a header."""
+    """Return the origin of a URL from the settings, quoted for use in a header."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2].replace("{id}", "*")
     return f"{parts.scheme}://{quote(host, safe='.:[]*')}"

@@ -1,4 +1,4 @@
-"""Upload an avatar, and ask what became of it."""
+"""Upload an avatar, and read the status of an upload."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from werkzeug.http import parse_list_header
 from fxprofile.model.avatars import REASONS, Avatar, Status
 from fxprofile.model.errors import (
     ApiError,
+    BackendUnavailable,
     BadRequest,
     ClientGone,
     CrunchError,
@@ -20,6 +21,10 @@ from fxprofile.model.errors import (
     LengthRequired,
     NotFound,
     PayloadTooLarge,
+    RequestBlocked,
+    RequestTimeout,
+    TooManyRequests,
+    UnprocessableImage,
     UnsupportedMediaType,
 )
 from fxprofile.model.keys import image_url, is_id
@@ -28,10 +33,12 @@ from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.admission import UploadAdmission
-from fxprofile.web.api import Api, ApiRequest, ApiResponse
+from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.errors import unprocessable
+from fxprofile.web.models import ID, PLACEHOLDER, AvatarId, UploadBody, UploadFailureBody
+from fxprofile.web.operations import Operation, ParameterSpec, ResponseSpec
 
-#: What a client may say that it sends.  What it does send is found out by its bytes.
+#: The accepted values of Content-Type.  The actual type is determined from the bytes.
 TYPES = (
     "image/jpeg",
     "image/jpg",
@@ -44,14 +51,24 @@ TYPES = (
     "image/heif",
 )
 
-#: The longest wait for a result that a client may ask for, in seconds.
-MOST_WAIT = 30
+#: The longest time that a client may ask to wait for the result, in seconds.
+MAX_WAIT = 30
 
-#: After so many seconds on its way an upload has its token verified again.
+#: The token of an upload that took longer than this, in seconds, is verified again.
 SLOW = 1.0
 
+_URL = f"https://images.example/a/{ID}"
+_READY: UploadBody = {"id": ID, "url": _URL, "status": "ready", "placeholder": PLACEHOLDER}
+_PROCESSING: UploadBody = {"id": ID, "url": _URL, "status": "processing"}
+_FAILED: UploadBody = {
+    "id": ID,
+    "url": _URL,
+    "status": "failed",
+    "error": {"reason": "corrupt", "message": REASONS["corrupt"]},
+}
 
-class Uploads:
+
+class UploadEndpoints:
     """
     The endpoints of uploads.
 
@@ -88,13 +105,39 @@ class Uploads:
         self._wait = wait
         self._image_template = image_template
 
-    def add_to(self, api: Api) -> None:
-        """Register the endpoints."""
-        api.route("POST", "/v1/avatar/upload", scopes=("profile:avatar:write",))(self.upload)
-        api.route("GET", "/v1/avatar/upload/<avatar_id>", scopes=("profile:avatar",))(self.status)
-
-    async def upload(self, call: ApiRequest) -> ApiResponse:
-        """``POST /v1/avatar/upload``: the whole way from the headers to the answer."""
+    @Operation(
+        "POST",
+        "/v1/avatar/upload",
+        "Upload an avatar: the body is the image itself",
+        {
+            201: ResponseSpec(
+                "The upload is accepted and stored durably.",
+                UploadBody,
+                (_READY, _PROCESSING),
+                {
+                    "Location": "The URL of its status.",
+                    "Preference-Applied": "The preference that was applied (RFC 7240).",
+                },
+            )
+        },
+        scopes=("profile:avatar:write",),
+        errors=(
+            *(RequestBlocked, RequestTimeout, LengthRequired, PayloadTooLarge),
+            *(UnsupportedMediaType, ExpectationFailed, UnprocessableImage, TooManyRequests),
+            BackendUnavailable,
+        ),
+        parameters=(
+            ParameterSpec(
+                "Prefer",
+                "header",
+                f"`respond-async`, or `wait=N` with at most {MAX_WAIT} seconds (RFC 7240).",
+                "wait=10",
+            ),
+        ),
+        media_types=TYPES,
+    )
+    async def upload_avatar(self, call: ApiRequest) -> ApiResponse:
+        """Answer ``POST /v1/avatar/upload``: check the headers, store the body, wait."""
         try:
             length = self._length(call)
             _check_type(call)
@@ -125,11 +168,11 @@ class Uploads:
 
     async def _verify_again(self, call: ApiRequest, avatar: Avatar) -> None:
         """
-        See that the account is still there.
+        Verify that the account still exists.
 
-        If it was deleted while the body came, there was no row yet to go with it.
+        If it was deleted while the body arrived, there was no row yet to delete with it.
 
-        :raises InvalidToken: if the token is good no longer; then the avatar goes.
+        :raises InvalidToken: if the token has become invalid; the avatar is then deleted.
         """
         try:
             await self._identity.verify(token=call.token)
@@ -137,15 +180,24 @@ class Uploads:
             await self._selection.delete(uid=call.uid, avatar_id=avatar.id)
             raise
         except DriverError as error:
-            # The token was good when it began, and the upload is accepted.
+            # The token was valid at the start, and the upload is already accepted.
             self._log.warn(
                 "The token of upload {id} was not verified again: {error}",
                 id=avatar.id,
                 error=error,
             )
 
-    async def status(self, call: ApiRequest, avatar_id: str) -> ApiResponse:
-        """``GET /v1/avatar/upload/{id}``."""
+    @Operation(
+        "GET",
+        "/v1/avatar/upload/<avatar_id>",
+        "Return the status of an upload",
+        {200: ResponseSpec("The upload.", UploadBody, (_PROCESSING, _FAILED))},
+        scopes=("profile:avatar",),
+        errors=(BackendUnavailable,),
+        parameters=(ParameterSpec("avatar_id", "path", "The id of the upload.", ID, AvatarId),),
+    )
+    async def get_upload(self, call: ApiRequest, avatar_id: str) -> ApiResponse:
+        """Answer ``GET /v1/avatar/upload/{id}``."""
         avatar: Avatar | None = None
         if is_id(avatar_id):
             avatar = await self._store.avatar(avatar_id=avatar_id)
@@ -153,10 +205,10 @@ class Uploads:
             raise NotFound("There is no upload of yours with this id.")
         return ApiResponse(200, self._describe(avatar))
 
-    def _describe(self, avatar: Avatar) -> dict[str, object]:
-        # Who deletes an upload while it is waited for has put nothing in its place.
+    def _describe(self, avatar: Avatar) -> UploadBody:
+        # An upload that its owner deletes while its request waits counts as replaced.
         status = Status.REPLACED if avatar.status is Status.DELETING else avatar.status
-        described: dict[str, object] = {
+        described: UploadBody = {
             "id": avatar.id,
             "url": image_url(self._image_template, avatar.id),
             "status": status.value,
@@ -165,7 +217,7 @@ class Uploads:
             described["placeholder"] = avatar.placeholder
         if avatar.status is Status.FAILED:
             reason = avatar.error or "crashed"
-            described["error"] = {"reason": reason, "message": REASONS[reason]}
+            described["error"] = UploadFailureBody(reason=reason, message=REASONS[reason])
         return described
 
     def _length(self, call: ApiRequest) -> int:
@@ -187,14 +239,18 @@ class Uploads:
         return length
 
     def _preference(self, call: ApiRequest) -> tuple[float, str | None]:
-        """How long to wait for the result: RFC 7240, sections 4.1 and 4.3."""
+        """
+        Return how long to wait for the result, and the preference that was applied.
+
+        See RFC 7240, sections 4.1 and 4.3.
+        """
         text = call.header("Prefer") or ""
         preferences = [part.split(";")[0].strip().lower() for part in parse_list_header(text)]
         for preference in preferences:
             match = re.fullmatch(r'wait\s*=\s*"?0*(\d+)"?', preference, re.ASCII)
             if match:
                 digits = match.group(1)
-                seconds = MOST_WAIT if len(digits) > 2 else min(int(digits), MOST_WAIT)
+                seconds = MAX_WAIT if len(digits) > 2 else min(int(digits), MAX_WAIT)
                 return seconds, f"wait={seconds}"
         if "respond-async" in preferences:
             return 0, "respond-async"
@@ -208,7 +264,7 @@ def _check_type(call: ApiRequest) -> None:
     content_type = (call.header("Content-Type") or "").split(";")[0].strip().lower()
     if content_type == "multipart/form-data":
         raise UnsupportedMediaType(
-            "Send the bytes of the image as the body, not a form that has it in a field."
+            "Send the bytes of the image as the body, not as a field of a form."
         )
     if content_type not in TYPES:
         raise UnsupportedMediaType(

@@ -29,15 +29,15 @@ from fxprofile.uploads.outbox import Outbox
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import Api
-from fxprofile.web.auth_server import ServerEndpoints
-from fxprofile.web.avatar import Avatars
+from fxprofile.web.auth_server import AuthServerEndpoints
+from fxprofile.web.avatar import AvatarEndpoints
 from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.openapi import OpenApi
 from fxprofile.web.profile import ProfileEndpoints
-from fxprofile.web.site import make_site
-from fxprofile.web.upload import Uploads
+from fxprofile.web.upload import UploadEndpoints
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.store import MemoryProfileStore
+from tests.web import conformance
 
 ALICE = "a" * 32
 BOB = "b" * 32
@@ -115,8 +115,11 @@ class ApiCase(TestCase):
             per_hour=self.per_hour,
             address_depth=1,
         )
-        groups = [
-            Uploads(
+        self.api = Api(
+            identity=self.identity, metrics=self.metrics, clock=reactor, secret=self.secret or ""
+        )
+        self.api.add(
+            UploadEndpoints(
                 intake=self.intake,
                 selection=self.selection,
                 store=self.store,
@@ -127,16 +130,15 @@ class ApiCase(TestCase):
                 max_bytes=self.max_bytes,
                 wait=self.wait,
                 image_template="http://images.example/a/{id}",
-            ),
-            Avatars(profiles=profiles, selection=self.selection, monograms=True),
-            ProfileEndpoints(profiles=profiles, started=1_000_000_000, clock=reactor),
-            Dockerflow(health=self.health),
-            OpenApi(public_url="http://api.example"),
-        ]
+            )
+        )
+        self.api.add(AvatarEndpoints(profiles=profiles, selection=self.selection, monograms=True))
+        self.api.add(ProfileEndpoints(profiles=profiles, started=1_000_000_000, clock=reactor))
+        self.api.add(Dockerflow(health=self.health))
+        self.api.add(OpenApi(self.api, public_url="http://api.example"))
         if self.secret is not None:
-            groups.append(ServerEndpoints(profiles=profiles, changes=changes, secret=self.secret))
-        self.api = Api(identity=self.identity, metrics=self.metrics, clock=reactor)
-        self.site = make_site(self.api, groups, reactor)
+            self.api.add(AuthServerEndpoints(profiles=profiles, changes=changes))
+        self.site = self.api.site(reactor)
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self._close)
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
@@ -163,7 +165,7 @@ class ApiCase(TestCase):
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Reply:
-        """Make a request on a connection of its own."""
+        """Send a request on a connection of its own; the response must be as documented."""
         given = {"Connection": "close", **(headers or {})}
         if token is not None:
             given["Authorization"] = f"Bearer {token}"
@@ -176,7 +178,9 @@ class ApiCase(TestCase):
             allow_redirects=False,
             timeout=20,
         )
-        return Reply(response, await response.content())
+        reply = Reply(response, await response.content())
+        conformance.check(self.api, method, path, reply)
+        return reply
 
     async def upload(
         self,
@@ -231,7 +235,7 @@ class ApiCase(TestCase):
 
 
 class Reply:
-    """What came back."""
+    """A response and its body."""
 
     def __init__(self, response: Any, body: bytes) -> None:
         self.status = response.code

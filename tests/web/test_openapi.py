@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import sysconfig
@@ -19,8 +20,10 @@ from fxprofile.model import errors
 from fxprofile.model.errors import ApiError
 from fxprofile.profiles.account_events import EVENTS
 from fxprofile.profiles.read import FIELD_SCOPES
+from fxprofile.web.openapi import OpenApi
 from tests.support.daemon import Daemon
-from tests.web.service import ApiCase, account
+from tests.web import conformance
+from tests.web.service import ALICE, ApiCase, account
 
 
 class DocumentTests(ApiCase):
@@ -36,25 +39,76 @@ class DocumentTests(ApiCase):
         self.assertEqual(reply.json["openapi"], "3.1.0")
         validate(reply.json)
 
-    async def test_routes(self) -> None:
-        """It has every route that there is, and no other."""
-        reply = await self.ask("GET", "/openapi.json", token=None)
-        described = {
-            (method.upper(), path)
-            for path, operations in reply.json["paths"].items()
-            for method in operations
-        }
-        there = {(method, re.sub(r"<(\w+)>", r"{\1}", path)) for method, path in self.api.routes}
-        self.assertEqual(described, there)
-
-    async def test_scopes(self) -> None:
-        """It names the scopes that each route looks at, and no others."""
+    async def test_contains_every_operation(self) -> None:
+        """The document contains each registered operation, under its method and path."""
         paths = (await self.ask("GET", "/openapi.json", token=None)).json["paths"]
-        for (method, path), scopes in self.api.routes.items():
-            operation = paths[re.sub(r"<(\w+)>", r"{\1}", path)][method.lower()]
-            named = tuple(re.findall("`([^`]+)`", operation.get("description", "")))
-            self.assertEqual(named, scopes or (), path)
-            self.assertEqual(operation["security"] == [{"bearer": []}], scopes is not None, path)
+        described = {
+            operation["operationId"]: (method.upper(), path)
+            for path, operations in paths.items()
+            for method, operation in operations.items()
+        }
+        registered = {
+            name: (operation.method, template(operation.path))
+            for name, operation in self.api.operations.items()
+        }
+        self.assertEqual(described, registered)
+
+    async def test_names_required_scopes(self) -> None:
+        """The document names the scopes that each endpoint requires, and no others."""
+        paths = (await self.ask("GET", "/openapi.json", token=None)).json["paths"]
+        for operation in self.api.operations.values():
+            described = paths[template(operation.path)][operation.method.lower()]
+            named = tuple(re.findall("`([^`]+)`", described.get("description", "")))
+            self.assertEqual(named, operation.scopes or (), operation.path)
+            needs_token = operation.scopes is not None
+            self.assertEqual(described["security"] == [{"bearer": []}], needs_token, operation.path)
+
+    def test_operation_is_registered_once(self) -> None:
+        """Registering an operation a second time is refused."""
+        with self.assertRaisesRegex(ValueError, "GET /openapi.json .* is registered twice"):
+            self.api.add(OpenApi(self.api, public_url="http://api.example"))
+
+
+class ConformanceTests(ApiCase):
+    """The check that all tests of the API apply to each response."""
+
+    def check(self, status: int, body: object, path: str = "/v1/uid") -> None:
+        conformance.check(self.api, "GET", path, StaticResponse(status, body))
+
+    def test_accepts_documented_responses(self) -> None:
+        """A success and an error that are as documented pass."""
+        self.check(200, {"uid": ALICE})
+        error = {"code": 404, "errno": 101, "error": "Not Found", "message": "x"}
+        self.check(404, error)
+        self.check(404, error, path="/nothing")
+
+    def test_rejects_undocumented_bodies(self) -> None:
+        """A body with a missing, additional or mistyped member fails."""
+        for body in ({}, {"uid": ALICE, "more": 1}, {"uid": 1}, [], None):
+            self.assertRaises(jsonschema.ValidationError, self.check, 200, body)
+
+    def test_rejects_undocumented_statuses_and_errors(self) -> None:
+        """A status, or an errno, that the endpoint does not declare fails."""
+        self.assertRaises(AssertionError, self.check, 201, {"uid": ALICE})
+        error = {"code": 404, "errno": 106, "error": "Not Found", "message": "x"}
+        self.assertRaises(AssertionError, self.check, 404, error)
+
+
+class StaticResponse:
+    """A JSON response that no server sent."""
+
+    def __init__(self, status: int, body: object) -> None:
+        self.status = status
+        self.json = body
+        self.body = json.dumps(body).encode()
+
+    def header(self, name: str) -> str | None:
+        return {"Content-Type": "application/json; charset=utf-8"}.get(name)
+
+
+def template(path: str) -> str:
+    """Return a path of werkzeug in the notation of OpenAPI."""
+    return re.sub(r"<(\w+)>", r"{\1}", path)
 
 
 class ExampleTests(ApiCase):
@@ -140,8 +194,8 @@ class ReferenceTests(ApiCase):
     def test_endpoints(self) -> None:
         """Each endpoint has a row, and each row is an endpoint."""
         rows = set(re.findall(r"^\| `(GET|POST|DELETE) (/\S*)`", self.text, re.MULTILINE))
-        there = {(method, re.sub(r"<(\w+)>", r"{\1}", path)) for method, path in self.api.routes}
-        self.assertEqual(rows, there)
+        operations = self.api.operations.values()
+        self.assertEqual(rows, {(each.method, template(each.path)) for each in operations})
 
     async def test_statuses(self) -> None:
         """Each status that the description has is in a table, and no other."""
@@ -164,12 +218,10 @@ class ReferenceTests(ApiCase):
             for field in re.findall("[a-zA-Z]+", names)
         }
         self.assertEqual(told, FIELD_SCOPES)
-        for (method, path), scopes in self.api.routes.items():
-            named = re.sub(r"<(\w+)>", r"{\1}", path)
-            (row,) = re.findall(
-                rf"^\| `{method} {re.escape(named)}` \| ([^|]*) \|", self.text, re.M
-            )
-            self.assertEqual(tuple(re.findall("`([^`]+)`", row)), scopes or (), row)
+        for operation in self.api.operations.values():
+            name = re.escape(f"{operation.method} {template(operation.path)}")
+            (row,) = re.findall(rf"^\| `{name}` \| ([^|]*) \|", self.text, re.M)
+            self.assertEqual(tuple(re.findall("`([^`]+)`", row)), operation.scopes or (), row)
 
     def test_events(self) -> None:
         """Each account event that does something is in the table, and no other."""

@@ -22,7 +22,6 @@ from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.api import Api
 from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.page import Playground, content_security_policy, prefers_html, read_files
-from fxprofile.web.site import make_site
 from tests.serving.wire import Answer, Connection
 from tests.support.daemon import Daemon
 from tests.support.fakes.threads import InlineThreads
@@ -70,7 +69,9 @@ class PageCase(SynchronousTestCase):
         clock = Clock()
         api = Api(identity=DevIdentity(accounts), metrics=Metrics(), clock=clock)
         dockerflow = Dockerflow(health=Health(clock), page=playground.page)
-        self.site = make_site(api, [playground, dockerflow], clock)
+        api.add(playground)
+        api.add(dockerflow)
+        self.site = api.site(clock)
 
     def ask(self, path: str, host: str | None = "127.0.0.1:1111", **headers: str) -> Answer:
         """One request on a connection of its own."""

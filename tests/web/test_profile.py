@@ -19,7 +19,7 @@ from fxprofile.model.errors import (
     UpstreamRefused,
 )
 from fxprofile.model.profiles import Credentials
-from fxprofile.web.profile import checked_name
+from fxprofile.web.models import SetDisplayName, SetDisplayNameOfUser, validated
 from tests.web.service import ALICE, BOB, ApiCase, account
 
 
@@ -237,17 +237,20 @@ class DisplayNameTests(ApiCase):
 
 
 def _is_ordinary(character: str) -> bool:
-    """Whether the rules for display names say nothing of this, in words of Unicode's own."""
+    """Return whether the rules allow a character; they are stated in Unicode's own terms."""
     if unicodedata.category(character) in ("Cc", "Co", "Cs", "Zl", "Zp"):
         return False
     return not (0xFFF9 <= ord(character) <= 0xFFFC or ord(character) in (0xFFFE, 0xFFFF))
 
 
-class CheckedNameTests(SynchronousTestCase):
-    """Which display names there may be."""
+class DisplayNameRuleTests(SynchronousTestCase):
+    """The characters of a display name."""
 
-    def test_forbidden(self) -> None:
-        """Controls, separators, private use, annotation and non-characters are refused."""
+    def check(self, name: str) -> str:
+        return validated(SetDisplayName, {"displayName": name}).display_name
+
+    def test_forbidden_characters(self) -> None:
+        """Controls, separators, private use, annotation and noncharacters are refused."""
         for character in (
             *map(chr, range(0x20)),
             *map(chr, range(0x7F, 0xA0)),
@@ -256,23 +259,47 @@ class CheckedNameTests(SynchronousTestCase):
             "\U0010fffd",
         ):
             with self.assertRaises(BadRequest, msg=repr(character)):
-                checked_name(f"a{character}b")
+                self.check(f"a{character}b")
 
     @given(st.text(st.characters().filter(_is_ordinary), max_size=256))
     @example("👩\u200d👩\u200d👧")
     @example("\u200fאבג\u200e")
     @example("\ufeff\U0001fffe")
     @settings(deadline=None)
-    def test_everything_else(self, name: str) -> None:
-        """Any other text is allowed, as it is, also what only joins or turns letters."""
-        self.assertEqual(checked_name(name), name or None)
+    def test_other_characters_are_kept(self, name: str) -> None:
+        """Any other text is accepted unchanged, joiners and direction marks included."""
+        self.assertEqual(self.check(name), name)
 
     @given(st.characters())
     @settings(deadline=None)
-    def test_each_character(self, character: str) -> None:
-        """A character is refused wherever it stands, or nowhere."""
+    def test_position_does_not_matter(self, character: str) -> None:
+        """A forbidden character is refused at any position; another one is accepted at any."""
         for name in (character, f"{character}a", f"a{character}", f"a{character}b"):
             if _is_ordinary(character):
-                self.assertEqual(checked_name(name), name)
+                self.assertEqual(self.check(name), name)
             else:
-                self.assertRaises(BadRequest, checked_name, name)
+                self.assertRaises(BadRequest, self.check, name)
+
+    def test_messages(self) -> None:
+        """The message names the member as the client wrote it, and its problem."""
+        for members, message in (
+            ({}, "displayName must be a string."),
+            ({"displayName": None}, "displayName must be a string."),
+            ({"displayName": 1}, "displayName must be a string."),
+            ({"displayName": b"bytes"}, "displayName must be a string."),
+            ({"displayName": "x" * 257}, "displayName may have at most 256 characters."),
+            (
+                {"displayName": "\0"},
+                "displayName has a control, private or invalid character.",
+            ),
+            (
+                {"displayName": "\ud800"},
+                "displayName has a control, private or invalid character.",
+            ),
+        ):
+            with self.assertRaises(BadRequest) as caught:
+                validated(SetDisplayName, members)
+            self.assertEqual(caught.exception.text, message)
+        with self.assertRaises(BadRequest) as caught:
+            validated(SetDisplayNameOfUser, {"displayName": "Zo"})
+        self.assertEqual(caught.exception.text, "name must be a string.")

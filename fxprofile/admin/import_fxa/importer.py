@@ -235,6 +235,6 @@ class Importer:
 
 
 def _checked(name: str | None) -> str | None:
-    from fxprofile.web.profile import checked_name
+    from fxprofile.web.models import SetDisplayName, validated
 
-    return checked_name(name or "")
+    return validated(SetDisplayName, {"displayName": name or ""}).display_name or None
