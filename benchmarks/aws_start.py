@@ -19,16 +19,15 @@ import time
 # What every process of the service has anyway.
 BASE = """
 import json, resource, time
-import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
-from fxprofile.aio import Threads
+from fxprofile.deferreds.threads import Threads
 began = time.process_time()
 """
 
 OURS = """
-from fxprofile.drivers.aws.client import AwsClient
+from fxprofile.drivers.aws.client.client import AwsClient
 imported = time.process_time()
 threads = Threads(reactor, "files", 2)
 threads.startService()
@@ -43,7 +42,7 @@ def tick():
 async def get_ready():
     beat = LoopingCall(tick)
     beat.start(0.002)
-    await client.credentials.keys()
+    await client.credentials.get()
     for name, bucket in (("s3", "bucket"), ("sqs", None)):
         await client.service(name).endpoint(bucket)
     tick()

@@ -30,7 +30,7 @@ OWNERS = {
     "click": ("admin",),
     "sentry_sdk": ("telemetry",),
     "pydantic": ("settings", "admin", "web"),
-    "treq": ("http_client", "drivers/fxa", "drivers/aws", "admin"),
+    "treq": ("http_client", "drivers/fxa", "admin"),
 }
 
 #: How a folder's docstring names its level.

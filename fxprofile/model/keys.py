@@ -13,6 +13,11 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from fxprofile.model.errors import StorageError
+
+#: S3's limit on the length of an object key, in bytes of UTF-8.  Ours are ASCII.
+MAX_KEY_BYTES: Final = 1024
+
 #: The id of the avatar of everybody who has none.
 DEFAULT_AVATAR_ID: Final = "0" * 32
 
@@ -41,6 +46,33 @@ _ID = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{32}(?:_small|_large)?")
 _PUBLIC = re.compile(PUBLIC_PREFIX + r"([0-9a-f]{32})(?:_small|_large)?(?:\.webp|\.avif)?")
 _UID = re.compile(r"[0-9a-f]{32}")
+_PART = r"[0-9a-zA-Z_-][0-9a-zA-Z._-]*"
+_KEY = re.compile(rf"{_PART}(?:/{_PART})*")
+_PREFIX = re.compile(rf"(?:{_PART}/)*(?:{_PART})?")
+
+
+def key_parts(key: str) -> list[str]:
+    """
+    Return the parts of an object key, which every bucket driver accepts or rejects alike.
+
+    A part holds only ASCII letters, digits, ``.``, ``_`` and ``-``, and does not begin with a
+    dot, so that as a file name it is neither hidden nor leads to another folder.
+
+    :raises StorageError: if this is not a valid key.
+    """
+    if len(key) > MAX_KEY_BYTES or _KEY.fullmatch(key) is None:
+        raise StorageError(f"not a valid object key: {key!r:.80}")
+    return key.split("/")
+
+
+def check_key_prefix(prefix: str) -> None:
+    """
+    Check that a valid key may begin with this text, or sort after it.
+
+    :raises StorageError: if not.
+    """
+    if len(prefix) > MAX_KEY_BYTES or _PREFIX.fullmatch(prefix) is None:
+        raise StorageError(f"not a valid key prefix: {prefix!r:.80}")
 
 
 def new_id() -> str:

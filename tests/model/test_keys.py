@@ -18,12 +18,12 @@ from fxprofile.model.keys import (
     is_id,
     is_image_name,
     is_uid,
+    key_parts,
     new_id,
     private_key,
     public_key,
     public_keys,
 )
-from fxprofile.model.object_keys import key_parts
 
 ID = "0123456789abcdef0123456789abcdef"
 

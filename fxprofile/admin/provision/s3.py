@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from fxprofile.admin.provision.plan import Plan
 from fxprofile.app.services import ORIGINALS_EXPIRE
-from fxprofile.drivers.aws.client import AwsService
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.client import AwsService
+from fxprofile.drivers.aws.client.errors import AwsError
 
 #: Nobody outside of the account gets in, whatever policies and ACLs say.
 CLOSED: Final[Mapping[str, bool]] = {

@@ -13,9 +13,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fxprofile.admin.provision.plan import Plan
-from fxprofile.drivers.aws.client import AwsClient, AwsService
-from fxprofile.drivers.aws.errors import AwsError
-from fxprofile.drivers.aws.sqs import MAX_WAIT, place
+from fxprofile.drivers.aws.client.client import AwsClient, AwsService
+from fxprofile.drivers.aws.client.errors import AwsError
+from fxprofile.drivers.aws.sqs import MAX_WAIT, endpoint_of
 from fxprofile.drivers.queues import RESULTS_MAX_RECEIVES, RESULTS_VISIBILITY
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import Settings
@@ -192,7 +192,7 @@ class Queues:
 
     def _service(self, url: str | None) -> AwsService:
         config = self._settings
-        endpoint, region = place(url) if url is not None else (None, None)
+        endpoint, region = endpoint_of(url) if url is not None else (None, None)
         return self._client.service(
             "sqs",
             endpoint_url=config.queue.endpoint_url or config.aws.endpoint_url or endpoint,

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fxprofile.admin.shared.session import Problem, Session, WrongSetting, line
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.model.errors import ConfigError, DriverError
 
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.model.errors import ConfigError, DriverError
 
 #: Seconds that one check may take.

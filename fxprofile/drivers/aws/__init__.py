@@ -1,6 +1,6 @@
 """
-Amazon Web Services without blocking.
+Amazon S3 and SQS drivers, and the non-blocking AWS client that they use.
 
-botocore knows how the services are spoken to, how requests are signed and where
-credentials come from; the bytes travel by treq.
+``client/`` is a library of its own; ``s3.py`` and ``sqs.py`` implement the ports with it and
+translate its errors.  No error of the client or of botocore leaves this folder's drivers.
 """

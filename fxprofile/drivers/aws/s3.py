@@ -1,42 +1,46 @@
 """
-Buckets of Amazon S3, and of whatever speaks its protocol.
+The S3 driver of :class:`fxprofile.model.ports.IBucket`, for Amazon S3 and compatible servers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.deferreds.threads import Threads
-from fxprofile.drivers.aws.bodies import PIECE, Digests, PlainStream, TrailerStream
-from fxprofile.drivers.aws.call import Answer, Stream
-from fxprofile.drivers.aws.client import Addressing, AwsClient
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.call import AwsResponse
+from fxprofile.drivers.aws.client.client import Addressing, AwsClient
+from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
+from fxprofile.drivers.aws.client.payload import StreamPayload, TrailerPayload
+from fxprofile.drivers.aws.client.transport import ResponseStream
+from fxprofile.drivers.aws.client.wire import Members
 from fxprofile.drivers.aws.shared import client_of
-from fxprofile.drivers.aws.signing import UNSIGNED_PAYLOAD, UNSIGNED_TRAILER
-from fxprofile.drivers.aws.transport import ReplyBody, Unreachable
-from fxprofile.model.errors import ObjectNotFound, StorageError
-from fxprofile.model.object_keys import check_prefix, key_parts
+from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
+from fxprofile.model.keys import check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 from fxprofile.settings.model import Settings
 
 #: S3's limit on the objects of one delete or list.
 BATCH: Final = 1000
 
-#: Tries of a delete, for the objects that S3 says it could not delete.
-DELETE_TRIES: Final = 3
+#: Attempts of a delete, for the objects that S3 failed to delete.
+DELETE_ATTEMPTS: Final = 3
 
-#: What a bucket is written to that may only be put to, to see whether it can be used.
+#: Bytes of the longest body that is read into memory, so that it can be signed and sent again.
+MAX_BUFFERED: Final = 1 << 16
+
+#: The key of the empty object by which a role that may only put checks its bucket.
 PROBE: Final = "probe"
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -44,8 +48,10 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _log = Logger()
 
 
-def s3_bucket(settings: Settings, name: str, *, reactor: Any, threads: Threads) -> S3Bucket:
-    """The bucket of this name, as the settings say."""
+def s3_bucket(
+    settings: Settings, name: str, *, reactor: IReactorTime, threads: Threads
+) -> S3Bucket:
+    """Return the bucket of this name, configured by ``storage`` and ``aws``."""
     storage = settings.storage
     public = name == storage.public_bucket
     return S3Bucket(
@@ -62,14 +68,14 @@ def s3_bucket(settings: Settings, name: str, *, reactor: Any, threads: Threads) 
 @implementer(IBucket)
 class S3Bucket(Service):
     """
-    A bucket of S3.
+    An S3 bucket.
 
     :param name: of the bucket.
     :param endpoint_url: in place of AWS's own.
     :param addressing: whether the bucket is in the path or in the host.
-    :param cache_control: that objects are put with.
-    :param encryption: ``AES256``, ``aws:kms`` or ``aws:kms:dsse`` at rest; what the bucket
-        has for a default if left out.
+    :param cache_control: of the objects that are put.
+    :param encryption: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``; None for the bucket's
+        default.
     :param kms_key_id: of the encryption.
     """
 
@@ -108,80 +114,69 @@ class S3Bucket(Service):
         """
         Put an object.
 
-        Bytes that are all there, or fit into one piece, are signed, and sent again if need
-        be.  Others are sent as they come, once, and are guarded by TLS or by a checksum
-        behind them.  Either way S3 has to have got what was sent.
+        A body in memory, or of at most :data:`MAX_BUFFERED` bytes, is signed, and sent again
+        if necessary.  A longer one is streamed, once, and protected by TLS or by a checksum
+        that follows it.  Either way the digest that S3 reports is compared.
 
-        A put that is given up leaves nothing, unless S3 had all of it by then.  The caller
+        An aborted put leaves nothing, unless S3 already had the whole body.  The caller
         closes the body.
         """
         key_parts(key)
-        digests = Digests(body, length)
-        parameters: dict[str, Any] = {
+        parameters: dict[str, object] = {
             "Bucket": self._bucket,
             "Key": key,
             "ContentType": content_type,
             **self._put_settings,
         }
         with _storage_errors():
-            if isinstance(body, BytesBody) or length <= PIECE:
+            if isinstance(body, BytesBody) or length <= MAX_BUFFERED:
+                payload = StreamPayload(body, length)
                 data = bytearray()
-                while piece := await digests.next():
+                while piece := await payload.read():
                     data += piece
                 parameters["Body"] = bytes(data)
-                answer = await self._service.call("PutObject", parameters)
+                response = await self._service.call("PutObject", parameters)
             else:
-                stream, headers = await self._stream(digests, length)
-                answer = await self._service.call(
-                    "PutObject", parameters, stream=stream, headers=headers
-                )
-        if not self._is_right(answer, digests):
+                payload = await self._payload(body, length)
+                response = await self._service.call("PutObject", parameters, payload=payload)
+        if not _is_intact(response, payload):
             await self._remove_damaged(key)
-            raise StorageError(f"s3:PutObject {self._bucket}/{key}: S3 got other bytes than ours")
+            raise StorageError(
+                f"s3:PutObject {self._bucket}/{key}: S3 reports a digest of other bytes"
+            )
 
-    async def _stream(self, digests: Digests, length: int) -> tuple[Stream, Mapping[str, str]]:
+    async def _payload(self, body: Body, length: int) -> StreamPayload:
         endpoint = await self._service.endpoint(self._bucket)
-        # What is encrypted by KMS has no digest for a tag.
+        # The ETag of an object that is encrypted by KMS is no digest to compare.
         if endpoint.url.startswith("https:") and not self._encrypted_by_kms:
-            return Stream(PlainStream(digests, length), UNSIGNED_PAYLOAD), {}
-        return Stream(TrailerStream(digests, length), UNSIGNED_TRAILER), {
-            "Content-Encoding": "aws-chunked",
-            "X-Amz-Decoded-Content-Length": str(length),
-            "X-Amz-Sdk-Checksum-Algorithm": "CRC32",
-            "X-Amz-Trailer": TrailerStream.TRAILER,
-        }
-
-    def _is_right(self, answer: Answer, digests: Digests) -> bool:
-        """Whether what S3 says of an object is true of what was sent."""
-        if answer.headers.get(TrailerStream.TRAILER, digests.crc32) != digests.crc32:
-            return False
-        return _digest(answer) in (None, digests.md5)
+            return StreamPayload(body, length)
+        return TrailerPayload(body, length)
 
     async def _remove_damaged(self, key: str) -> None:
         try:
             await self.delete(keys=[key])
         except StorageError as error:
-            _log.error("A damaged object stays: {error}", error=error)
+            _log.error("Cannot remove a damaged object: {error}", error=error)
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         key_parts(key)
         with _storage_errors():
-            answer = await self._service.call(
-                "GetObject", {"Bucket": self._bucket, "Key": key}, streamed_answer=True
+            response = await self._service.call(
+                "GetObject", {"Bucket": self._bucket, "Key": key}, stream_response=True
             )
-        what = f"s3:GetObject {self._bucket}/{key}"
-        info = _object_info(key, answer.members.get("ContentLength"), answer.members)
-        body = _S3Body(answer.body, what, info.length, _digest(answer))
+        call = f"s3:GetObject {self._bucket}/{key}"
+        info = _object_info(key, response.members.get("ContentLength"), response.members)
+        body = _S3Body(response.body, call, info.length, _digest(response))
         if not info.etag:
             await body.aclose()
-            raise StorageError(f"{what}: what came has no ETag, so it is not from S3")
+            raise StorageError(f"{call}: the response has no ETag, so it is not from S3")
         return info, body
 
     async def head(self, *, key: str) -> ObjectInfo:
         key_parts(key)
         with _storage_errors():
-            answer = await self._service.call("HeadObject", {"Bucket": self._bucket, "Key": key})
-        return _object_info(key, answer.members.get("ContentLength"), answer.members)
+            response = await self._service.call("HeadObject", {"Bucket": self._bucket, "Key": key})
+        return _object_info(key, response.members.get("ContentLength"), response.members)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
         for key in keys:
@@ -194,17 +189,17 @@ class S3Bucket(Service):
                 await self._delete_batch(list(keys[start : start + BATCH]))
 
     async def _delete_batch(self, keys: list[str]) -> None:
-        for last in (False,) * (DELETE_TRIES - 1) + (True,):
+        for attempt in range(1, DELETE_ATTEMPTS + 1):
             objects = [{"Key": key} for key in keys]
-            answer = await self._service.call(
+            response = await self._service.call(
                 "DeleteObjects",
                 {"Bucket": self._bucket, "Delete": {"Objects": objects, "Quiet": True}},
             )
-            errors = [e for e in answer.members.get("Errors", []) if e.get("Code") != "NoSuchKey"]
+            errors = [e for e in response.members.get("Errors", []) if e.get("Code") != "NoSuchKey"]
             if not errors:
                 return
             refused = [e for e in errors if e.get("Code") not in ("InternalError", "SlowDown")]
-            if refused or last:
+            if refused or attempt == DELETE_ATTEMPTS:
                 worst = (refused or errors)[0]
                 raise StorageError(
                     f"s3:DeleteObjects {self._bucket}/{worst.get('Key')}: {worst.get('Code')}: "
@@ -213,40 +208,39 @@ class S3Bucket(Service):
             keys = [e["Key"] for e in errors]
 
     async def list(self, *, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
-        check_prefix(prefix)
-        check_prefix(after)
+        check_key_prefix(prefix)
+        check_key_prefix(after)
         found: list[ObjectInfo] = []
         while len(found) < limit:
+            parameters = {
+                "Bucket": self._bucket,
+                "Prefix": prefix,
+                "StartAfter": after,
+                "MaxKeys": min(BATCH, limit - len(found)),
+            }
             with _storage_errors():
-                answer = await self._service.call(
-                    "ListObjectsV2",
-                    {
-                        "Bucket": self._bucket,
-                        "Prefix": prefix,
-                        "StartAfter": after,
-                        "MaxKeys": min(BATCH, limit - len(found)),
-                    },
-                )
+                response = await self._service.call("ListObjectsV2", parameters)
             page = [
                 _object_info(entry["Key"], entry.get("Size"), entry)
-                for entry in answer.members.get("Contents", ())
+                for entry in response.members.get("Contents", ())
                 if "Key" in entry
             ]
             found += page
-            if not page or not answer.members.get("IsTruncated"):
+            if not page or not response.members.get("IsTruncated"):
                 break
             after = page[-1].key
         return found
 
     async def check(self) -> None:
         """
-        See whether the bucket can be used: by a look at it, or by a put if that is all that
-        is allowed, as to the web role.
+        Check the bucket with a list, or with a put if the role may only put.
+
+        :raises StorageError: if the bucket cannot be used.
         """
         refusal = ""
         if not self._put_only:
             try:
-                # Unlike the answer to a HEAD, a refusal of this one has a reason.
+                # Unlike that of a HEAD, the refusal of a list states its reason.
                 await self._service.call(
                     "ListObjectsV2", {"Bucket": self._bucket, "Prefix": PROBE, "MaxKeys": 1}
                 )
@@ -267,15 +261,18 @@ class S3Bucket(Service):
 
 class _S3Body:
     """
-    The bytes of an object, all of them or an error.
+    The bytes of an object: all of them, or an error.
 
-    :param digest: their MD5, if that is known.
+    :param call: for the text of an error.
+    :param digest: their MD5 in hex, if it is known.
     """
 
-    def __init__(self, body: ReplyBody | None, what: str, length: int, digest: str | None) -> None:
+    def __init__(
+        self, body: ResponseStream | None, call: str, length: int, digest: str | None
+    ) -> None:
         self._body = body
-        self._what = what
-        self._left = length
+        self._call = call
+        self._missing = length
         self._digest = digest
         self._md5 = hashlib.md5(usedforsecurity=False)
 
@@ -289,16 +286,17 @@ class _S3Body:
             piece = await anext(self._body)
         except StopAsyncIteration:
             self._body = None
-            if self._left:
-                text = f"{self._what}: the body is {abs(self._left)} bytes too "
-                raise StorageError(text + ("short" if self._left > 0 else "long")) from None
+            if self._missing:
+                size = "short" if self._missing > 0 else "long"
+                text = f"{self._call}: the body is {abs(self._missing)} bytes too {size}"
+                raise StorageError(text) from None
             if self._digest not in (None, self._md5.hexdigest()):
-                raise StorageError(f"{self._what}: these are not the bytes of the ETag") from None
+                raise StorageError(f"{self._call}: the body does not match its ETag") from None
             raise
-        except Unreachable as error:
+        except AwsError as error:
             self._body = None
-            raise StorageError(f"{self._what}: {error}") from error
-        self._left -= len(piece)
+            raise StorageError(f"{self._call}: {error}") from error
+        self._missing -= len(piece)
         if self._digest is not None:
             self._md5.update(piece)
         return piece
@@ -310,37 +308,45 @@ class _S3Body:
 
 
 @contextmanager
-def _storage_errors() -> Any:
+def _storage_errors() -> Iterator[None]:
     try:
         yield
+    except PayloadLengthError as error:
+        raise BodyMismatch(str(error)) from error
     except AwsError as error:
         if error.code in ("NoSuchKey", "404"):
             raise ObjectNotFound(str(error)) from error
         raise StorageError(str(error)) from error
 
 
-def _tag(members: Mapping[str, Any]) -> str:
+def _is_intact(response: AwsResponse, payload: StreamPayload) -> bool:
+    """Whether the digests that S3 reports, if any, are those of the bytes sent."""
+    crc32 = response.headers.get(TrailerPayload.TRAILER, payload.crc32)
+    return crc32 == payload.crc32 and _digest(response) in (None, payload.md5)
+
+
+def _etag(members: Members) -> str:
     return str(members.get("ETag", "")).strip('"')
 
 
-def _digest(answer: Answer) -> str | None:
+def _digest(response: AwsResponse) -> str | None:
     """
-    The MD5 of an object in hex, None if its tag is something else: what is encrypted by KMS,
-    or was put in parts, has such a tag.
+    Return the MD5 of an object in hex; None if its ETag is something else, as it is for
+    objects that are encrypted by KMS or were put in parts.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """
-    tag = _tag(answer.members)
-    encryption = answer.headers.get("x-amz-server-side-encryption", "AES256")
-    return tag if encryption == "AES256" and _MD5.fullmatch(tag) else None
+    etag = _etag(response.members)
+    encryption = response.headers.get("x-amz-server-side-encryption", "AES256")
+    return etag if encryption == "AES256" and _MD5.fullmatch(etag) else None
 
 
-def _object_info(key: str, length: int | None, members: Mapping[str, Any]) -> ObjectInfo:
+def _object_info(key: str, length: int | None, members: Members) -> ObjectInfo:
     modified = members.get("LastModified")
     return ObjectInfo(
         key=key,
-        # A body of unknown length is refused at its end, because it has too many bytes.
+        # A body of unknown length is rejected at its end, because it is too long.
         length=length or 0,
-        etag=_tag(members),
+        etag=_etag(members),
         modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
     )

@@ -1,5 +1,5 @@
 """
-Queues of Amazon SQS, and of whatever speaks its protocol.
+The SQS driver of :class:`fxprofile.model.ports.IQueue`, for Amazon SQS and compatible servers.
 """
 
 from __future__ import annotations
@@ -7,57 +7,56 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fxprofile.deferreds.threads import Threads
-from fxprofile.drivers.aws.batch import Batcher, EntryRefused
-from fxprofile.drivers.aws.client import AwsClient
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.batch import Batcher, EntryRefused
+from fxprofile.drivers.aws.client.client import MAX_ATTEMPTS, AwsClient
+from fxprofile.drivers.aws.client.errors import AwsError
+from fxprofile.drivers.aws.client.wire import Members
 from fxprofile.drivers.aws.shared import client_of
 from fxprofile.model.errors import LeaseLost, QueueError
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.ports import IQueue
 from fxprofile.settings.model import Settings
 
-#: SQS's limits: messages of one receive, seconds of a long poll and of invisibility.
+#: SQS's limits: messages of one receive, seconds of a long poll and of a visibility timeout.
 MAX_MESSAGES: Final = 10
 MAX_WAIT: Final = 20
 MAX_VISIBILITY: Final = 43200
 
-#: Seconds for which a message can be hidden in all, counted from its receive.  SQS counts from
-#: a little earlier than we do, and refuses what would be too long.
-MAX_HELD: Final = MAX_VISIBILITY - 60
+#: Seconds that a message can be hidden in all, counted from its receive.  SQS starts to count
+#: a little earlier than we do, and refuses a timeout that exceeds its limit.
+MAX_HIDDEN: Final = MAX_VISIBILITY - 60
 
-#: Seconds without a sign of life after which a call has failed; a long poll gets so much
-#: longer than it may wait.
+#: Seconds without progress after which a call fails; a long poll has its wait in addition.
 TIMEOUT: Final = 10.0
 
-#: The same for a send, and its tries: a client may be waiting, and whoever sends has a way
-#: to send again later.
+#: The same for a send, and its attempts: a client may be waiting, and senders retry later.
 SEND_TIMEOUT: Final = 5.0
-SEND_TRIES: Final = 2
+SEND_ATTEMPTS: Final = 2
 
-#: Tries of one receive.  Whoever polls has a backoff of its own.
-RECEIVE_TRIES: Final = 2
+#: Attempts of one receive; pollers have a backoff of their own.
+RECEIVE_ATTEMPTS: Final = 2
 
-#: Seconds that a poll nobody waits for gets to end, when the queue is stopped.
+#: Seconds that a cancelled long poll has to end when the queue is stopped.
 STOP_GRACE: Final = 1.0
 
-#: Seconds that a lease is remembered which has ended otherwise than by a delete.
-LEASES_KEPT: Final = 3600
-
-#: What SQS says of a receipt that is no longer good.  Some come with a name space.
-LOST: Final = frozenset(
+#: SQS's error codes for a receipt handle that has expired; some have a namespace in front.
+LEASE_LOST: Final = frozenset(
     {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "InvalidIdFormat"}
 )
 
@@ -72,10 +71,10 @@ def sqs_queue(
     name: str,
     url: str,
     visibility_timeout: int,
-    reactor: Any,
+    reactor: IReactorTime,
     threads: Threads,
 ) -> SqsQueue:
-    """The queue with this URL, as the settings say."""
+    """Return the queue with this URL, configured by ``queue`` and ``aws``."""
     return SqsQueue(
         client_of(settings, reactor=reactor, threads=threads),
         name=name,
@@ -87,7 +86,7 @@ def sqs_queue(
 
 @dataclass
 class _Lease:
-    """When a message was received, and until when it is hidden from others."""
+    """When a message was received, and when it becomes visible again."""
 
     received: float
     ends: float
@@ -96,14 +95,14 @@ class _Lease:
 @implementer(IQueue)
 class SqsQueue(Service):
     """
-    A standard queue of SQS.
+    A standard SQS queue.
 
-    It works without being started; stopped, it waits for what is under way.
+    It works without being started; when it is stopped, it waits for the calls in flight.
 
     :param name: for logs and metrics.
-    :param url: of the queue.  It also says where the service is, and in which region.
-    :param visibility_timeout: of what is received, in seconds.
-    :param endpoint_url: in place of the service that the URL names.
+    :param url: of the queue, which also gives the endpoint and the region.
+    :param visibility_timeout: of received messages, in seconds.
+    :param endpoint_url: in place of the endpoint in the URL.
     """
 
     def __init__(
@@ -120,11 +119,13 @@ class SqsQueue(Service):
         self._clock = client.clock
         self._url = url
         self._visibility_timeout = visibility_timeout
-        endpoint, region = place(url)
+        endpoint, region = endpoint_of(url)
         self._service = client.service("sqs", endpoint_url=endpoint_url or endpoint, region=region)
-        self._deletes = Batcher(self._clock, self._send_deletes)
-        self._visibilities = Batcher(self._clock, self._send_visibilities)
-        self._leases: dict[str, _Lease] = {}
+        self._deletes = Batcher(self._clock, partial(self._batch, "DeleteMessageBatch"))
+        self._extensions = Batcher(
+            self._clock, partial(self._batch, "ChangeMessageVisibilityBatch")
+        )
+        self._leases: WeakKeyDictionary[Message, _Lease] = WeakKeyDictionary()
         self._polls: set[Deferred[list[Message]]] = set()
 
     def startService(self) -> None:
@@ -142,25 +143,23 @@ class SqsQueue(Service):
             await DeferredList(polls)
             if overdue.active():
                 overdue.cancel()
-        await self._visibilities.drain()
+        await self._extensions.drain()
         await self._deletes.drain()
         await self._client.release()
 
     async def send(self, *, body: str) -> None:
-        answer = await self._call(
-            "SendMessage", {"MessageBody": body}, timeout=SEND_TIMEOUT, max_attempts=SEND_TRIES
-        )
-        if answer.get("MD5OfMessageBody") != _md5(body):
-            raise QueueError(f"sqs:SendMessage {self._url}: SQS got another body than ours")
+        result = await self._call("SendMessage", {"MessageBody": body}, SEND_TIMEOUT, SEND_ATTEMPTS)
+        if result.get("MD5OfMessageBody") != _md5(body):
+            raise QueueError(f"sqs:SendMessage {self._url}: SQS reports another body's MD5")
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
     ) -> Sequence[Message]:
         """
-        Receive messages by a long poll.
+        Receive messages by long polling.
 
-        When this is cancelled the poll goes on until it ends by itself, because SQS may be
-        about to answer it: what it brings is handed back at once.
+        A cancelled poll continues until its response, because SQS may already have hidden
+        messages for it; these are released at once.
         """
         if not 1 <= max_messages <= MAX_MESSAGES:
             raise ValueError(f"max_messages is {max_messages}")
@@ -171,15 +170,15 @@ class SqsQueue(Service):
         poll = Deferred.fromCoroutine(self._poll(max_messages, math.ceil(wait), hidden))
         self._polls.add(poll)
 
-        def landed(outcome: list[Message] | Failure) -> None:
+        def ended(outcome: list[Message] | Failure) -> None:
             self._polls.discard(poll)
             if not waiter.called:
                 waiter.callback(outcome)
             elif not isinstance(outcome, Failure):
                 for message in outcome:
-                    self._hand_back(message)
+                    self._release(message)
 
-        poll.addBoth(landed)
+        poll.addBoth(ended)
         try:
             return await waiter
         except GeneratorExit:
@@ -188,7 +187,7 @@ class SqsQueue(Service):
             raise
 
     async def _poll(self, max_messages: int, wait: int, hidden: int) -> list[Message]:
-        answer = await self._call(
+        result = await self._call(
             "ReceiveMessage",
             {
                 "MaxNumberOfMessages": max_messages,
@@ -196,32 +195,31 @@ class SqsQueue(Service):
                 "VisibilityTimeout": hidden,
                 "MessageSystemAttributeNames": ["ApproximateReceiveCount", "SentTimestamp"],
             },
-            timeout=wait + TIMEOUT,
-            max_attempts=RECEIVE_TRIES,
+            wait + TIMEOUT,
+            RECEIVE_ATTEMPTS,
         )
         now = self._clock.seconds()
-        self._leases = {
-            receipt: lease
-            for receipt, lease in self._leases.items()
-            if lease.ends > now - LEASES_KEPT
-        }
         messages = []
-        for members in answer.get("Messages") or ():
+        for members in result.get("Messages") or ():
             message = _message(members, now)
             if message is None:
-                # It comes back, and with luck whole.
+                # It becomes visible again, and may then arrive intact.
                 _log.error(
-                    "Message {id} of {queue} is damaged", id=members.get("MessageId"), queue=self
+                    "Received a damaged message: {id} of {queue}",
+                    id=members.get("MessageId"),
+                    queue=self,
                 )
                 continue
-            self._leases[message.receipt_handle] = _Lease(now, now + hidden)
+            # A weak dictionary would keep an older equal key, and lose the lease with it.
+            self._leases.pop(message, None)
+            self._leases[message] = _Lease(now, now + hidden)
             messages.append(message)
         return messages
 
-    def _hand_back(self, message: Message) -> None:
+    def _release(self, message: Message) -> None:
         def failed(failure: Failure) -> None:
             _log.info(
-                "Cannot hand back message {id} of {queue}: {error}",
+                "Cannot release message {id} of {queue}: {error}",
                 id=message.message_id,
                 queue=self,
                 error=failure.value,
@@ -232,45 +230,39 @@ class SqsQueue(Service):
     async def extend(self, *, message: Message, visibility: float) -> None:
         lease = self._lease(message)
         now = self._clock.seconds()
-        left = int(lease.received + MAX_HELD - now)
+        left = int(lease.received + MAX_HIDDEN - now)
         if lease.ends <= now or left <= 0:
-            raise LeaseLost(f"message {message.message_id} of {self.name}: its time was up")
+            raise LeaseLost(f"message {message.message_id} of {self.name}: the lease has expired")
         seconds = min(left, math.ceil(max(0, visibility)))
+        entry = {"ReceiptHandle": message.receipt_handle, "VisibilityTimeout": seconds}
         try:
-            with self._errors():
-                await self._visibilities.add(
-                    {"ReceiptHandle": message.receipt_handle, "VisibilityTimeout": seconds}
-                )
+            with _queue_errors():
+                await self._extensions.add(entry)
         except EntryRefused as error:
             text = f"sqs:ChangeMessageVisibilityBatch {self._url}: {error}"
-            if _short(error.code) in LOST:
+            if _is_lease_lost(error):
                 lease.ends = self._clock.seconds()
                 raise LeaseLost(text) from error
             raise QueueError(text) from error
         lease.ends = now + seconds
 
     async def delete(self, *, message: Message) -> None:
-        lease = self._lease(message)
-        if lease.ends <= self._clock.seconds():
+        if self._lease(message).ends <= self._clock.seconds():
             return
         try:
-            with self._errors():
+            with _queue_errors():
                 await self._deletes.add({"ReceiptHandle": message.receipt_handle})
         except EntryRefused as error:
-            if _short(error.code) not in LOST:
+            if not _is_lease_lost(error):
                 raise QueueError(f"sqs:DeleteMessageBatch {self._url}: {error}") from error
-        # SQS knows that it is gone.  Whoever handles many messages would remember a whole
-        # hour of them, and go through all of these at each receive.
-        self._leases.pop(message.receipt_handle, None)
 
     def _lease(self, message: Message) -> _Lease:
         """
-        For how long the message is hidden for us, as far as we know: of one that another
-        object received, only SQS knows.
-
-        SQS may accept a receipt when the message is somebody else's already.
+        The lease as far as this process knows: SQS may accept a receipt handle after another
+        worker has received the message.  Only SQS knows the lease of a message that another
+        object received.
         """
-        known = self._leases.get(message.receipt_handle)
+        known = self._leases.get(message)
         return known or _Lease(self._clock.seconds(), float("inf"))
 
     async def depth(self) -> QueueDepth:
@@ -279,62 +271,49 @@ class SqsQueue(Service):
             "ApproximateNumberOfMessagesDelayed",
             "ApproximateNumberOfMessagesNotVisible",
         )
-        answer = await self._call("GetQueueAttributes", {"AttributeNames": list(names)})
-        attributes = answer.get("Attributes", {})
+        result = await self._call("GetQueueAttributes", {"AttributeNames": list(names)})
+        attributes = result.get("Attributes", {})
         visible, delayed, in_flight = (_number(attributes.get(name), 0) for name in names)
         return QueueDepth(visible=visible + delayed, in_flight=in_flight)
 
     async def check(self) -> None:
         await self._call("GetQueueAttributes", {"AttributeNames": ["QueueArn"]})
 
-    async def _send_deletes(self, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        return await self._batch("DeleteMessageBatch", entries)
-
-    async def _send_visibilities(self, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        return await self._batch("ChangeMessageVisibilityBatch", entries)
-
-    async def _batch(
-        self, operation: str, entries: Sequence[Mapping[str, Any]]
-    ) -> Mapping[str, Any]:
-        answer = await self._service.call(
-            operation, {"QueueUrl": self._url, "Entries": entries}, timeout=TIMEOUT
-        )
-        return answer.members
+    async def _batch(self, operation: str, entries: Sequence[Members]) -> Members:
+        parameters = {"QueueUrl": self._url, "Entries": entries}
+        return (await self._service.call(operation, parameters, timeout=TIMEOUT)).members
 
     async def _call(
         self,
         operation: str,
-        parameters: Mapping[str, Any],
+        parameters: Members,
         timeout: float = TIMEOUT,
-        max_attempts: int | None = None,
-    ) -> Mapping[str, Any]:
-        with self._errors():
-            answer = await self._service.call(
+        max_attempts: int = MAX_ATTEMPTS,
+    ) -> Members:
+        with _queue_errors():
+            response = await self._service.call(
                 operation,
                 {"QueueUrl": self._url, **parameters},
                 timeout=timeout,
                 max_attempts=max_attempts,
             )
-        return answer.members
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except AwsError as error:
-            raise QueueError(str(error)) from error
+        return response.members
 
     def __repr__(self) -> str:
         return f"<SqsQueue {self.name!r}>"
 
 
-def place(url: str) -> tuple[str | None, str | None]:
-    """
-    Where the service of a queue is.
+def _cancel(polls: Sequence[Deferred[list[Message]]]) -> None:
+    for poll in polls:
+        poll.cancel()
 
-    :param url: of the queue.
-    :returns: the endpoint, and the region if the URL tells; None for the endpoint of an old
-        URL, whose host is not for our protocol.
+
+def endpoint_of(url: str) -> tuple[str | None, str | None]:
+    """
+    Return the endpoint and the region in the URL of a queue.
+
+    :returns: None for a region that the URL does not contain, and for the endpoint of a legacy
+        URL, whose host does not speak the JSON protocol.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -344,12 +323,16 @@ def place(url: str) -> tuple[str | None, str | None]:
     return f"{parts.scheme}://{parts.netloc}", match.group(1) if match else None
 
 
-def _message(members: Mapping[str, Any], now: float) -> Message | None:
-    """
-    A message as SQS gives it.
+@contextmanager
+def _queue_errors() -> Iterator[None]:
+    try:
+        yield
+    except AwsError as error:
+        raise QueueError(str(error)) from error
 
-    :returns: None if it is not what SQS says that it is.
-    """
+
+def _message(members: Members, now: float) -> Message | None:
+    """Return a received message; None if it is incomplete or does not match its MD5."""
     try:
         body = members["Body"]
         if members["MD5OfBody"] != _md5(body):
@@ -366,19 +349,14 @@ def _message(members: Mapping[str, Any], now: float) -> Message | None:
         return None
 
 
-def _number(text: str | None, otherwise: int) -> int:
-    return int(text) if text is not None and text.isdecimal() else otherwise
-
-
-def _cancel(polls: Sequence[Deferred[Any]]) -> None:
-    for poll in polls:
-        poll.cancel()
+def _number(text: str | None, default: int) -> int:
+    return int(text) if text is not None and text.isdecimal() else default
 
 
 def _md5(body: str) -> str:
     return hashlib.md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
-def _short(code: str) -> str:
-    """``MessageNotInflight`` of ``AWS.SimpleQueueService.MessageNotInflight``."""
-    return re.split(r"[.#]", code)[-1]
+def _is_lease_lost(error: EntryRefused) -> bool:
+    """Whether the code, such as ``AWS.SimpleQueueService.MessageNotInflight``, means so."""
+    return re.split(r"[.#]", error.code)[-1] in LEASE_LOST

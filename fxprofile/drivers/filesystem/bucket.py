@@ -25,7 +25,7 @@ from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.filesystem.folder import NO_SUCH_FILE, Folder, object_info
 from fxprofile.drivers.filesystem.upload import INCOMING, Upload, sweep
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
-from fxprofile.model.object_keys import check_prefix, key_parts
+from fxprofile.model.keys import check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 
 #: Seconds from one cleaning to the next.
@@ -149,8 +149,8 @@ class FilesystemBucket(Service):
         await self._run(f"delete {', '.join(keys)}", remove_in_thread)
 
     async def list(self, *, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
-        check_prefix(prefix)
-        check_prefix(after)
+        check_key_prefix(prefix)
+        check_key_prefix(after)
         return await self._run("list", self.folder.list, prefix, after, limit)
 
     async def check(self) -> None:

@@ -8,7 +8,7 @@ from twisted.internet import reactor
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.errors import AwsError
 from tests.drivers.aws.server import ScriptedServer
 from tests.drivers.aws.support import make_client
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fxprofile.drivers.aws.client import Answer, AwsClient, AwsService
+from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsService
 
 POLICIES = Path(__file__).parents[3] / "etc" / "aws"
 
@@ -54,7 +54,7 @@ class RecordingClient(AwsClient):
         made = super().service(name, **options)
         plain_call = made.call
 
-        async def call(operation: str, parameters: Mapping[str, Any], **rest: Any) -> Answer:
+        async def call(operation: str, parameters: Mapping[str, Any], **rest: Any) -> AwsResponse:
             self.needs |= {(RIGHTS[operation], resource) for resource in resources(parameters)}
             return await plain_call(operation, parameters, **rest)
 

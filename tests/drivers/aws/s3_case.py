@@ -26,8 +26,8 @@ class BucketCase(TestCase):
         server = ScriptedServer(self, *script)
         return server, self.bucket(server.url, **options)
 
-    def bucket(self, url: str, http: Any = None, **options: Any) -> S3Bucket:
-        client = make_client(reactor, http=http)
+    def bucket(self, url: str, agent: Any = None, **options: Any) -> S3Bucket:
+        client = make_client(reactor, agent=agent)
         self.addCleanup(client.transport.close)
         return S3Bucket(client, "bucket", endpoint_url=url, **options)
 

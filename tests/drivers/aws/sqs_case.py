@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.call import Answer
+from fxprofile.drivers.aws.client.call import AwsResponse
 from fxprofile.drivers.aws.sqs import SqsQueue
 from fxprofile.model.messages import Message
 
@@ -44,11 +44,11 @@ class FakeService:
         self.waiting: list[Deferred[Any]] = []
         self.cancelled = 0
 
-    async def call(self, operation: str, parameters: dict[str, Any], **options: Any) -> Answer:
+    async def call(self, operation: str, parameters: dict[str, Any], **options: Any) -> AwsResponse:
         self.calls.append((operation, parameters, options))
         waiter: Deferred[Any] = Deferred(self._cancel)
         self.waiting.append(waiter)
-        return Answer(members=await waiter, headers={})
+        return AwsResponse(members=await waiter, headers={})
 
     def _cancel(self, waiter: Any) -> None:
         self.cancelled += 1

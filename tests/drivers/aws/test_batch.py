@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.batch`.
+Tests of :mod:`fxprofile.drivers.aws.client.batch`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.batch import LINGER, MAX_BYTES, MAX_ENTRIES, Batcher, EntryRefused
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.batch import LINGER, MAX_BYTES, MAX_ENTRIES, Batcher, EntryRefused
+from fxprofile.drivers.aws.client.errors import AwsError
 
 
 class BatcherTests(SynchronousTestCase):

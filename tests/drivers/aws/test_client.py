@@ -1,6 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.client` and :mod:`fxprofile.drivers.aws.call`, over real
-connections.
+Tests of calls of the AWS client over real connections.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
-from fxprofile.drivers.aws.bodies import Digests, PlainStream
-from fxprofile.drivers.aws.call import Stream
-from fxprofile.drivers.aws.errors import AwsError, AwsMalformed, AwsRefused, AwsUnreachable
-from fxprofile.drivers.aws.signing import UNSIGNED_PAYLOAD
+from fxprofile.drivers.aws.client.errors import AwsError, AwsMalformed, AwsRefused, AwsUnreachable
+from fxprofile.drivers.aws.client.payload import StreamPayload
 from tests.drivers.aws.client_case import GET, TOKEN, ClientCase
 from tests.drivers.aws.server import (
     RawServer,
@@ -35,13 +32,13 @@ from tests.support.servers.moto import SECRET_KEY
 class StreamTests(ClientCase):
     """A stream is sent once."""
 
-    def stream(self, data: bytes) -> Stream:
-        return Stream(PlainStream(Digests(BytesBody(data), len(data)), len(data)), UNSIGNED_PAYLOAD)
+    def stream(self, data: bytes) -> StreamPayload:
+        return StreamPayload(BytesBody(data), len(data))
 
     async def test_not_sent_again(self) -> None:
         """A call some of whose stream is gone is not tried again."""
         server, s3 = self.serve(xml_error(503, "SlowDown"), answer(200))
-        await self.error(AwsRefused, s3.call("PutObject", GET, stream=self.stream(b"x" * 1000)))
+        await self.error(AwsRefused, s3.call("PutObject", GET, payload=self.stream(b"x" * 1000)))
         self.assertEqual(len(server.seen), 1)
 
     async def test_sent_again_if_untouched(self) -> None:
@@ -49,12 +46,12 @@ class StreamTests(ClientCase):
         good = ScriptedServer(self, answer(200))
         error = await self.error(
             AwsUnreachable,
-            self.s3("http://127.0.0.1:1").call("PutObject", GET, stream=self.stream(b"x" * 1000)),
+            self.s3("http://127.0.0.1:1").call("PutObject", GET, payload=self.stream(b"x" * 1000)),
         )
-        self.assertIn("try 4", str(error))
-        await self.s3(good.url).call("PutObject", GET, stream=self.stream(b"x" * 1000))
+        self.assertIn("attempt 4", str(error))
+        await self.s3(good.url).call("PutObject", GET, payload=self.stream(b"x" * 1000))
         self.assertEqual(good.seen[0].body, b"x" * 1000)
-        self.assertEqual(good.seen[0].headers["x-amz-content-sha256"], UNSIGNED_PAYLOAD)
+        self.assertEqual(good.seen[0].headers["x-amz-content-sha256"], StreamPayload.content_sha256)
 
 
 class AnswerTests(ClientCase):
@@ -181,7 +178,7 @@ class SecrecyTests(ClientCase):
             credentials=credentials,
         )
         error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
-        keys = await credentials.keys()
+        keys = await credentials.get()
         self.assertEqual(keys.token, TOKEN)
         texts = [*self.events, str(error), repr(error), repr(keys), repr(credentials), repr(s3)]
         self.assertGreater(len(self.events), 2)
@@ -216,19 +213,16 @@ class DownloadTests(ClientCase):
     """An answer that is a stream."""
 
     async def get(self, s3: Any, **options: Any) -> Any:
-        return (await s3.call("GetObject", GET, streamed_answer=True, **options)).body
+        return (await s3.call("GetObject", GET, stream_response=True, **options)).body
 
     async def test_cut(self) -> None:
         """A stream that ends early ends in an error."""
-        from fxprofile.drivers.aws.transport import Unreachable
-
         _, s3 = self.serve(cut(100_000, b"x" * 1000))
-        with self.assertRaises(Unreachable):
+        with self.assertRaises(AwsUnreachable):
             await read_all(await self.get(s3), 1 << 20)
 
     async def test_stalls(self) -> None:
         """So does one of which no more comes."""
-        from fxprofile.drivers.aws.transport import Unreachable
 
         def stall(request: Any) -> int:
             request.setHeader("content-length", "100")
@@ -238,7 +232,7 @@ class DownloadTests(ClientCase):
         _, s3 = self.serve(stall)
         body = await self.get(s3, timeout=0.1)
         self.assertEqual(await body.__anext__(), b"x" * 50)
-        with self.assertRaises(Unreachable):
+        with self.assertRaises(AwsUnreachable):
             await body.__anext__()
         self.assertEqual([piece async for piece in body], [])
 

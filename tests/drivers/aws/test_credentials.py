@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.credentials`.
+Tests of :mod:`fxprofile.drivers.aws.client.signing`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.credentials import PACE, PATIENCE, CredentialChain, Keys, find_in_thread
-from fxprofile.drivers.aws.errors import NoCredentials
+from fxprofile.drivers.aws.client.errors import NoCredentials
+from fxprofile.drivers.aws.client.signing import (
+    PATIENCE,
+    REFRESH_INTERVAL,
+    AccessKey,
+    CredentialChain,
+    find_credentials,
+)
 from tests.drivers.aws.support import InlineThreads
 
 
@@ -49,8 +55,8 @@ class ChainTests(SynchronousTestCase):
         self.found = list(found)
         return CredentialChain(threads or InlineThreads(), self.clock, "us-east-1", self.find)
 
-    def keys(self, chain: CredentialChain) -> Keys:
-        return self.successResultOf(Deferred.fromCoroutine(chain.keys()))
+    def keys(self, chain: CredentialChain) -> AccessKey:
+        return self.successResultOf(Deferred.fromCoroutine(chain.get()))
 
     def ending(self, minutes: float, *renewals: Any) -> RefreshableCredentials:
         """Credentials that end so soon, and what they are renewed with."""
@@ -84,7 +90,7 @@ class ChainTests(SynchronousTestCase):
         """It is searched once for all who ask while it is being searched."""
         threads = HeldThreads()
         chain = self.chain(Credentials("A", "s"), threads=threads)
-        asking = [Deferred.fromCoroutine(chain.keys()) for _ in range(3)]
+        asking = [Deferred.fromCoroutine(chain.get()) for _ in range(3)]
         asking[1].cancel()
         self.assertEqual(len(threads.calls), 1)
         threads.calls[0]()
@@ -93,10 +99,10 @@ class ChainTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(asking[2]).access_key, "A")
 
     def test_renewed_early(self) -> None:
-        """Keys that end soon are renewed while they are still used."""
+        """AccessKey that end soon are renewed while they are still used."""
         threads = HeldThreads()
         chain = self.chain(self.ending(60, "second"), threads=threads)
-        asking = Deferred.fromCoroutine(chain.keys())
+        asking = Deferred.fromCoroutine(chain.get())
         threads.calls.pop()()
         self.assertEqual(self.successResultOf(asking).access_key, "first")
         self.clock.advance(50 * 60)
@@ -107,14 +113,14 @@ class ChainTests(SynchronousTestCase):
         self.assertEqual(self.keys(chain).access_key, "second")
 
     def test_renewed_late(self) -> None:
-        """Keys that are about to end are not used without renewing them."""
+        """AccessKey that are about to end are not used without renewing them."""
         threads = HeldThreads()
         chain = self.chain(self.ending(60, "second"), threads=threads)
-        asking = Deferred.fromCoroutine(chain.keys())
+        asking = Deferred.fromCoroutine(chain.get())
         threads.calls.pop()()
         self.successResultOf(asking)
         self.clock.advance(59.5 * 60)
-        asking = Deferred.fromCoroutine(chain.keys())
+        asking = Deferred.fromCoroutine(chain.get())
         self.assertNoResult(asking)
         threads.calls.pop()()
         self.assertEqual(self.successResultOf(asking).access_key, "second")
@@ -127,25 +133,25 @@ class ChainTests(SynchronousTestCase):
         self.clock.advance(52 * 60)
         for _ in range(3):
             self.assertEqual(self.keys(chain).access_key, "first")
-        self.clock.advance(PACE)
+        self.clock.advance(REFRESH_INTERVAL)
         for _ in range(3):
             self.assertEqual(self.keys(chain).access_key, "first")
-        self.clock.advance(PACE)
+        self.clock.advance(REFRESH_INTERVAL)
         self.keys(chain)
         self.assertEqual(self.keys(chain).access_key, "second")
 
     def test_not_found(self) -> None:
         """If nothing is found that is the error, and the next call searches again."""
         chain = self.chain(None, Credentials("A", "s"))
-        failure = self.failureResultOf(Deferred.fromCoroutine(chain.keys()), NoCredentials)
-        self.assertIn("finds none", str(failure.value))
+        failure = self.failureResultOf(Deferred.fromCoroutine(chain.get()), NoCredentials)
+        self.assertIn("found none", str(failure.value))
         self.assertEqual(self.keys(chain).access_key, "A")
 
     def test_fails(self) -> None:
         """Whatever goes wrong in the search is one kind of error, without what was read."""
         chain = self.chain(ValueError("aws_secret_access_key = hunter2"), OSError("x"))
         for _ in range(2):
-            failure = self.failureResultOf(Deferred.fromCoroutine(chain.keys()), NoCredentials)
+            failure = self.failureResultOf(Deferred.fromCoroutine(chain.get()), NoCredentials)
             self.assertNotIn("hunter2", str(failure.value))
 
     def test_named(self) -> None:
@@ -154,7 +160,7 @@ class ChainTests(SynchronousTestCase):
         members = {"Error": {"Code": "AccessDenied", "Message": "not\nyou"}}
         chain = self.chain(missing, ClientError(members, "AssumeRole"))
         for wanted in ("/run/token: No such file", "AccessDenied"):
-            failure = self.failureResultOf(Deferred.fromCoroutine(chain.keys()), NoCredentials)
+            failure = self.failureResultOf(Deferred.fromCoroutine(chain.get()), NoCredentials)
             self.assertIn(wanted, str(failure.value))
             self.assertNotIn("\n", str(failure.value))
 
@@ -162,29 +168,29 @@ class ChainTests(SynchronousTestCase):
         """A source that does not answer keeps nobody for long, and serves those who come later."""
         threads = HeldThreads()
         chain = self.chain(Credentials("A", "s"), threads=threads)
-        asking = [Deferred.fromCoroutine(chain.keys()) for _ in range(2)]
+        asking = [Deferred.fromCoroutine(chain.get()) for _ in range(2)]
         self.clock.advance(PATIENCE)
         for waiter in asking:
             failure = self.failureResultOf(waiter, NoCredentials)
-            self.assertIn("has not answered", str(failure.value))
-        later = Deferred.fromCoroutine(chain.keys())
+            self.assertIn("did not answer within", str(failure.value))
+        later = Deferred.fromCoroutine(chain.get())
         self.assertEqual(len(threads.calls), 1)
         threads.calls[0]()
         self.assertEqual(self.successResultOf(later).access_key, "A")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_distrusted(self) -> None:
-        """Keys that AWS refuses are searched for again, but not all the time."""
+        """AccessKey that AWS refuses are searched for again, but not all the time."""
         chain = self.chain(Credentials("A", "s"), Credentials("B", "s"), Credentials("C", "s"))
         first = self.keys(chain)
-        chain.distrust(first)
+        chain.invalidate(first)
         second = self.keys(chain)
         self.assertEqual(second.access_key, "B")
-        chain.distrust(first)
-        chain.distrust(second)
+        chain.invalidate(first)
+        chain.invalidate(second)
         self.assertEqual(self.keys(chain).access_key, "B")
-        self.clock.advance(PACE)
-        chain.distrust(second)
+        self.clock.advance(REFRESH_INTERVAL)
+        chain.invalidate(second)
         self.assertEqual(self.keys(chain).access_key, "C")
 
     def test_standard_chain(self) -> None:
@@ -197,7 +203,7 @@ class ChainTests(SynchronousTestCase):
         }
         for name, value in environ.items():
             self.patch_environ(name, value)
-        found = find_in_thread("us-east-1").get_frozen_credentials()
+        found = find_credentials("us-east-1").get_frozen_credentials()
         self.assertEqual((found.access_key, found.token), ("AKIAENV", "t"))
         file = Path(self.mktemp())
         file.write_text("[one]\naws_access_key_id=AKIAFILE\naws_secret_access_key=s\n")
@@ -205,7 +211,7 @@ class ChainTests(SynchronousTestCase):
             self.patch_environ(name, None)
         self.patch_environ("AWS_SHARED_CREDENTIALS_FILE", str(file))
         self.patch_environ("AWS_PROFILE", "one")
-        found = find_in_thread("us-east-1").get_frozen_credentials()
+        found = find_credentials("us-east-1").get_frozen_credentials()
         self.assertEqual(found.access_key, "AKIAFILE")
 
     def patch_environ(self, name: str, value: str | None) -> None:

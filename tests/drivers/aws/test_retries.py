@@ -1,25 +1,46 @@
-"""
-Tests of :mod:`fxprofile.drivers.aws.retries`.
-"""
+"""Tests of what the AWS client tries again, and what it corrects first."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import time
+from email.utils import formatdate
+from typing import Any
+
+from botocore.credentials import Credentials
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.errors import AwsMalformed, AwsRefused, AwsUnreachable
-from fxprofile.drivers.aws.retries import Backoff, Budget, is_retryable, is_throttling
-
-FAULT = AwsRefused("", code="InternalError", status=500)
-GONE = AwsUnreachable("", code="Unreachable")
-SLOW = AwsRefused("", code="SlowDown", status=503)
+from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.drivers.aws.client.call import is_retryable, is_throttled
+from fxprofile.drivers.aws.client.errors import (
+    AwsMalformed,
+    AwsRefused,
+    AwsUnreachable,
+    NoCredentials,
+)
+from fxprofile.drivers.aws.client.payload import StreamPayload
+from tests.drivers.aws.client_case import GET, ClientCase
+from tests.drivers.aws.server import (
+    RawServer,
+    ScriptedServer,
+    answer,
+    hang,
+    json_answer,
+    json_error,
+    reset,
+    xml_error,
+)
+from tests.drivers.aws.support import chain, make_client
+from tests.support.servers.moto import SECRET_KEY
 
 
 class RetryableTests(SynchronousTestCase):
-    def test_table(self) -> None:
-        """The errors that AWS documents as retryable are, and no others."""
-        for code, status, retryable, throttling in [
+    def test_the_errors_that_aws_documents_are_retryable(self) -> None:
+        """Throttling and transient errors are retryable, and no others."""
+        for code, status, retryable, throttled in [
             ("SlowDown", 503, True, True),
             ("ThrottlingException", 400, True, True),
             ("429", 429, True, True),
@@ -36,57 +57,239 @@ class RetryableTests(SynchronousTestCase):
         ]:
             error = AwsRefused("", code=code, status=status)
             self.assertEqual(is_retryable(error), retryable, code)
-            self.assertEqual(is_throttling(error), throttling, code)
-        self.assertTrue(is_retryable(GONE))
+            self.assertEqual(is_throttled(error), throttled, code)
+        self.assertTrue(is_retryable(AwsUnreachable("")))
         self.assertFalse(is_retryable(AwsMalformed("", code="Malformed")))
 
 
-class BudgetTests(SynchronousTestCase):
-    def test_runs_out(self) -> None:
-        """Retries without successes end, those without an answer sooner."""
-        for error, number in ((FAULT, 100), (GONE, 50)):
-            budget = Budget()
-            taken = 0
-            while budget.take(error) is not None:
-                taken += 1
-            self.assertEqual(taken, number)
+class RetryTests(ClientCase):
+    async def test_documented_errors(self) -> None:
+        """Throttling and faults of AWS are tried again, and the call succeeds."""
+        failures = [
+            xml_error(503, "SlowDown"),
+            answer(500),
+            xml_error(400, "RequestTimeout"),
+        ]
+        server, s3 = self.serve(*failures, answer(204))
+        await s3.call("DeleteObject", GET)
+        self.assertEqual(len(server.seen), 4)
+        self.assertEqual({seen.uri for seen in server.seen}, {"/bucket/key"})
 
-    def test_earned(self) -> None:
-        """A retry that succeeds gives back its cost, and a first try one token."""
-        budget = Budget(capacity=5)
-        paid = budget.take(FAULT)
-        self.assertIsNone(budget.take(FAULT))
-        budget.succeeded(paid)
-        self.assertEqual(budget.take(FAULT), 5)
-        for _ in range(4):
-            budget.succeeded(None)
-        self.assertIsNone(budget.take(FAULT))
-        budget.succeeded(None)
-        self.assertEqual(budget.take(FAULT), 5)
+    async def test_throttling_of_sqs(self) -> None:
+        """SQS says it in other words."""
+        failures = [json_error(400, "RequestThrottled"), json_error(403, "ThrottlingException")]
+        server, sqs = self.sqs(*failures, json_answer("{}"))
+        await sqs.call("ListQueues", {})
+        self.assertEqual(len(server.seen), 3)
 
-    @given(st.lists(st.sampled_from([FAULT, GONE, None])))
-    def test_bounds(self, outcomes: list[AwsRefused | AwsUnreachable | None]) -> None:
-        """It is never overdrawn and never overflows."""
-        budget = Budget(capacity=20)
-        for outcome in outcomes:
-            if outcome is None:
-                budget.succeeded(None)
+    async def test_other_errors(self) -> None:
+        """Whatever else AWS refuses is not tried again."""
+        for status, code in [(403, "AccessDenied"), (400, "InvalidRequest"), (404, "NoSuchBucket")]:
+            server, s3 = self.serve(xml_error(status, code))
+            error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
+            self.assertEqual((error.code, error.status), (code, status))
+            self.assertEqual(len(server.seen), 1)
+
+    async def test_attempts(self) -> None:
+        """After a few tries the error comes out, and says how many there were."""
+        server, s3 = self.serve(*[xml_error(503, "SlowDown", "Reduce your rate")] * 9)
+        error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
+        self.assertEqual(len(server.seen), 4)
+        self.assertEqual(
+            str(error),
+            "s3:DeleteObject bucket/key: SlowDown: Reduce your rate"
+            " (status 503, request REQ1, attempt 4)",
+        )
+
+    async def test_budget(self) -> None:
+        """When everything fails, retries end before AWS gets several times the load."""
+        server, s3 = self.serve()
+        calls = 130
+        for _ in range(calls):
+            await self.error(AwsRefused, s3.call("DeleteObject", GET))
+        self.assertLessEqual(len(server.seen), calls + 100)
+        self.assertGreaterEqual(len(server.seen), calls)
+
+    async def test_reset(self) -> None:
+        """A connection that ends without an answer is tried again."""
+        server, s3 = self.serve(reset, reset, answer(204))
+        await s3.call("DeleteObject", GET)
+        self.assertGreaterEqual(len(server.seen), 3)
+
+    async def test_refused(self) -> None:
+        """A server that is not there is tried again, and the error says where it was."""
+        server = ScriptedServer(self)
+        port = self._cleanups.pop()
+        await port[0]()
+        error = await self.error(AwsUnreachable, self.s3(server.url).call("DeleteObject", GET))
+        self.assertIn("refused", str(error))
+        self.assertIn("attempt 4", str(error))
+
+    async def test_hangs(self) -> None:
+        """A server that says nothing is given up, and tried again."""
+        server, s3 = self.serve(hang, answer(204))
+        await s3.call("DeleteObject", GET, timeout=0.1)
+        self.assertEqual(len(server.seen), 2)
+
+    async def test_hangs_again(self) -> None:
+        """A server that says nothing twice is not tried until nobody waits any longer."""
+        server, s3 = self.serve(hang, xml_error(503, "SlowDown"), hang, answer(204))
+        await self.error(AwsUnreachable, s3.call("DeleteObject", GET, timeout=0.1))
+        self.assertEqual(len(server.seen), 3)
+
+    async def test_cancelled(self) -> None:
+        """A call that is cancelled ends its connection, and is not tried again."""
+        server = RawServer(self)
+        calling = Deferred.fromCoroutine(self.s3(server.url).call("DeleteObject", GET))
+        while not (server.connections and server.connections[0].data):
+            await deferLater(reactor, 0.005)
+        calling.cancel()
+        with self.assertRaises(CancelledError):
+            await calling
+        await server.connections[0].lost
+        self.assertEqual(len(server.connections), 1)
+
+    async def test_cancelled_at_once(self) -> None:
+        """So does one that is cancelled before there is a connection."""
+        server, s3 = self.serve(answer(204))
+        calling = Deferred.fromCoroutine(s3.call("DeleteObject", GET))
+        calling.cancel()
+        with self.assertRaises(CancelledError):
+            await calling
+        self.assertEqual(server.seen, [])
+
+    async def test_cancelled_between_tries(self) -> None:
+        """So does one that is cancelled while it waits for its next try."""
+        server, s3 = self.serve(backoff=Backoff(first=60, cap=60, chance=lambda: 1))
+        calling = Deferred.fromCoroutine(s3.call("DeleteObject", GET))
+        while not any("retrying" in event for event in self.events):
+            await deferLater(reactor, 0.005)
+        calling.cancel()
+        with self.assertRaises(CancelledError):
+            await calling
+        self.assertEqual(len(server.seen), 1)
+
+    async def test_connections_are_kept(self) -> None:
+        """One connection serves many calls."""
+        ports = set()
+
+        def note(request: Any) -> bytes:
+            ports.add(request.transport.getPeer().port)
+            request.setResponseCode(204)
+            return b""
+
+        _, s3 = self.serve(note, note, note)
+        for _ in range(3):
+            await s3.call("DeleteObject", GET)
+        self.assertEqual(len(ports), 1)
+
+
+class CorrectionTests(ClientCase):
+    """What AWS finds wrong with us is put right, once."""
+
+    def skewed(self, seconds: float, code: str = "RequestTimeTooSkewed", status: int = 403) -> Any:
+        return xml_error(status, code, Date=formatdate(time.time() + seconds, usegmt=True))
+
+    async def test_clock(self) -> None:
+        """The time of the next try is the server's, and so is that of later calls."""
+        server, s3 = self.serve(self.skewed(7200), answer(204), answer(204))
+        await s3.call("DeleteObject", GET)
+        await s3.call("DeleteObject", GET)
+        times = [seen.headers["x-amz-date"] for seen in server.seen]
+        there = time.strftime("%Y%m%dT%H", time.gmtime(time.time() + 7200))
+        self.assertFalse(times[0].startswith(there))
+        self.assertTrue(times[1].startswith(there), times)
+        self.assertTrue(times[2].startswith(there), times)
+        signed = [seen.headers["authorization"].split("/")[1] for seen in server.seen[1:]]
+        self.assertEqual(signed, [times[1][:8]] * 2)
+
+    async def test_clock_by_any_name(self) -> None:
+        """Whatever SQS calls it: the date of the answer tells."""
+        late = json_answer(
+            '{"__type": "com.amazon.coral.service#InvalidSignatureException"}',
+            403,
+            Date=formatdate(time.time() - 3600, usegmt=True),
+        )
+        server, sqs = self.sqs(late, json_answer("{}"))
+        await sqs.call("ListQueues", {})
+        self.assertEqual(len(server.seen), 2)
+
+    async def test_clock_once(self) -> None:
+        """A server whose time runs away is not followed for ever."""
+        server, s3 = self.serve(*[self.skewed(n * 7200) for n in range(1, 9)])
+        await self.error(AwsRefused, s3.call("DeleteObject", GET))
+        self.assertEqual(len(server.seen), 2)
+
+    async def test_right_clock(self) -> None:
+        """A refusal from a server with our time changes nothing, nor does a strange date."""
+        for date in (formatdate(usegmt=True), "yesterday", ""):
+            server, s3 = self.serve(xml_error(403, "AccessDenied", Date=date))
+            await self.error(AwsRefused, s3.call("DeleteObject", GET))
+            self.assertEqual(len(server.seen), 1)
+            self.assertEqual(self.client.skew, 0)
+
+    async def test_expired_token(self) -> None:
+        """When AWS says that the token has expired, a new one is found and used."""
+        for service, refusal, good in [
+            ("s3", xml_error(400, "ExpiredToken"), answer(204)),
+            ("sqs", json_error(400, "ExpiredTokenException"), json_answer("{}")),
+        ]:
+            tokens = iter(["old", "new"])
+            credentials = chain(
+                reactor, lambda tokens=tokens: Credentials("AKIA", SECRET_KEY, next(tokens))
+            )
+            server = ScriptedServer(self, refusal, good)
+            client = make_client(reactor, credentials=credentials)
+            self.addCleanup(client.transport.close)
+            called = client.service(service, endpoint_url=server.url)
+            if service == "s3":
+                await called.call("DeleteObject", GET)
             else:
-                budget.take(outcome)
-            self.assertTrue(0 <= budget._tokens <= 20)
+                await called.call("ListQueues", {})
+            self.assertEqual(
+                [seen.headers["x-amz-security-token"] for seen in server.seen], ["old", "new"]
+            )
 
+    async def test_expired_token_of_a_head(self) -> None:
+        """The answer to a HEAD does not say why; its status is enough."""
+        tokens = iter(["old", "new"])
+        credentials = chain(reactor, lambda: Credentials("AKIA", SECRET_KEY, next(tokens)))
+        server, s3 = self.serve(answer(400), answer(200), credentials=credentials)
+        await s3.call("HeadObject", GET)
+        self.assertEqual(server.seen[1].headers["x-amz-security-token"], "new")
 
-class BackoffTests(SynchronousTestCase):
-    def test_grows(self) -> None:
-        """Waits double up to a limit, and are longer when AWS is asked too much."""
-        backoff = Backoff(first=0.1, first_if_throttled=1, most=20, chance=lambda: 1)
-        delays = [backoff.delay(attempt, FAULT) for attempt in range(1, 10)]
-        self.assertEqual(delays, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 20])
-        self.assertEqual(backoff.delay(1, SLOW), 1)
+    async def test_still_expired(self) -> None:
+        """If the new token is no better, the call fails."""
+        server, s3 = self.serve(*[xml_error(400, "ExpiredToken")] * 5)
+        await self.error(AwsRefused, s3.call("DeleteObject", GET))
+        self.assertEqual(len(server.seen), 2)
 
-    def test_full_jitter(self) -> None:
-        """Any wait from none to the longest is as likely."""
-        delays = [Backoff().delay(3, FAULT) for _ in range(2000)]
-        self.assertLess(min(delays), 0.04)
-        self.assertGreater(max(delays), 0.36)
-        self.assertTrue(0.17 < sum(delays) / len(delays) < 0.23)
+    async def test_no_credentials(self) -> None:
+        """Without credentials nothing is sent."""
+        server, s3 = self.serve(credentials=chain(reactor, lambda: None))
+        await self.error(NoCredentials, s3.call("DeleteObject", GET))
+        self.assertEqual(server.seen, [])
+
+    async def test_region(self) -> None:
+        """A bucket of another region is asked there, from then on."""
+        moved = [
+            xml_error(301, "PermanentRedirect", x_amz_bucket_region="eu-central-1"),
+            xml_error(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-central-1"),
+            answer(301, b"", x_amz_bucket_region="eu-central-1"),
+        ]
+        for refusal in moved:
+            server, s3 = self.serve(refusal, answer(204), answer(204))
+            await s3.call("DeleteObject", GET)
+            await s3.call("DeleteObject", GET)
+            regions = [seen.headers["authorization"].split("/")[2] for seen in server.seen]
+            self.assertEqual(regions, ["us-east-1", "eu-central-1", "eu-central-1"])
+
+    async def test_region_of_a_stream(self) -> None:
+        """A stream that is gone is not sent there, but the next one is."""
+        server, s3 = self.serve(
+            xml_error(301, "PermanentRedirect", x_amz_bucket_region="eu-central-1"), answer(200)
+        )
+        streams = [StreamPayload(BytesBody(b"x"), 1) for _ in range(2)]
+        await self.error(AwsRefused, s3.call("PutObject", GET, payload=streams[0]))
+        await s3.call("PutObject", GET, payload=streams[1])
+        self.assertIn("/eu-central-1/", server.seen[1].headers["authorization"])

@@ -14,7 +14,7 @@ from fxprofile.drivers.aws.s3 import S3Bucket
 from fxprofile.model.errors import StorageError
 from tests.contracts.bucket import BucketContract
 from tests.drivers.aws.support import chain, make_client
-from tests.drivers.aws.tls import trusting_client
+from tests.drivers.aws.tls import trusting_agent
 from tests.support.servers import moto, s3rver
 
 
@@ -55,7 +55,7 @@ class S3rverBucketTests(BucketContract, TestCase):
         url = s3rver.shared.url
         client = make_client(
             reactor,
-            http=trusting_client(self, s3rver.shared.certificate),
+            agent=trusting_agent(self, s3rver.shared.certificate),
             credentials=chain(reactor, lambda: Credentials(s3rver.ACCESS_KEY, secret)),
         )
         return S3Bucket(client, "bucket", endpoint_url=url, cache_control="no-store")

@@ -14,8 +14,8 @@ from fxprofile.model.errors import BodyMismatch
 from tests.contracts.bucket import ScriptedBody
 from tests.drivers.aws.s3_case import CRC32, DATA, MD5, BucketCase
 from tests.drivers.aws.server import RawServer, ScriptedServer, answer, xml_error
-from tests.drivers.aws.test_bodies import decoded
-from tests.drivers.aws.tls import make_certificate, trusting_client
+from tests.drivers.aws.test_payload import decoded
+from tests.drivers.aws.tls import make_certificate, trusting_agent
 
 
 class PutTests(BucketCase):
@@ -58,11 +58,11 @@ class PutTests(BucketCase):
             context=certificate.options(),
         )
         url = f"https://localhost:{server.host.partition(':')[2]}"
-        bucket = self.bucket(url, http=trusting_client(self, certificate))
+        bucket = self.bucket(url, agent=trusting_agent(self, certificate))
         await self.put(bucket)
         self.assertEqual(server.seen[0].body, DATA)
         self.assertEqual(server.seen[0].headers["x-amz-content-sha256"], "UNSIGNED-PAYLOAD")
-        self.assertIn("other bytes", await self.fails(self.put(bucket)))
+        self.assertIn("digest of other bytes", await self.fails(self.put(bucket)))
 
     async def test_tls_of_strangers(self) -> None:
         """A server whose certificate nobody vouches for gets nothing."""
@@ -107,16 +107,16 @@ class PutTests(BucketCase):
             self.assertIn(name, headers["authorization"])
 
     async def test_wrong_digest(self) -> None:
-        """If S3 has got other bytes the put fails, and what it has got is removed."""
+        """If S3 has got digest of other bytes the put fails, and what it has got is removed."""
         for headers in ({"ETag": f'"{"0" * 32}"'}, {"x_amz_checksum_crc32": "AAAAAA=="}):
             server, bucket = self.serve(answer(200, **headers), answer(204))
-            self.assertIn("other bytes", await self.fails(self.put(bucket)))
+            self.assertIn("digest of other bytes", await self.fails(self.put(bucket)))
             self.assertEqual([seen.method for seen in server.seen], ["PUT", "DELETE"])
 
     async def test_wrong_digest_and_no_right_to_delete(self) -> None:
         """If it cannot be removed the put fails all the same."""
         _, bucket = self.serve(answer(200, ETag=f'"{"0" * 32}"'), xml_error(403, "AccessDenied"))
-        self.assertIn("other bytes", await self.fails(self.put(bucket)))
+        self.assertIn("digest of other bytes", await self.fails(self.put(bucket)))
 
     async def test_tags_that_are_no_digests(self) -> None:
         """What is encrypted by KMS, or was put in parts, has a tag of another kind."""

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.signing` with the examples of AWS's documentation:
+Tests of :mod:`fxprofile.drivers.aws.client.signing` with the examples of AWS's documentation:
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
 
@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from botocore.awsrequest import AWSRequest
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.credentials import Keys
-from fxprofile.drivers.aws.signing import UNSIGNED_PAYLOAD, sign
+from fxprofile.drivers.aws.client.signing import AccessKey, sign
 
-KEYS = Keys("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+KEY = AccessKey("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 MOMENT = datetime(2013, 5, 24, tzinfo=UTC).timestamp()
 HOST = "https://examplebucket.s3.amazonaws.com"
 
@@ -22,7 +21,7 @@ HOST = "https://examplebucket.s3.amazonaws.com"
 class SignTests(SynchronousTestCase):
     def signature(self, request: AWSRequest, **options: object) -> str:
         options = {
-            "keys": KEYS,
+            "key": KEY,
             "service": "s3",
             "region": "us-east-1",
             "seconds": MOMENT,
@@ -59,15 +58,15 @@ class SignTests(SynchronousTestCase):
     def test_payload(self) -> None:
         """What stands for the digest of a body is sent and signed."""
         request = AWSRequest("PUT", f"{HOST}/k", data=b"")
-        first = self.signature(request, payload=UNSIGNED_PAYLOAD)
-        self.assertEqual(request.headers["X-Amz-Content-SHA256"], UNSIGNED_PAYLOAD)
+        first = self.signature(request, content_sha256="UNSIGNED-PAYLOAD")
+        self.assertEqual(request.headers["X-Amz-Content-SHA256"], "UNSIGNED-PAYLOAD")
         self.assertNotEqual(first, self.signature(AWSRequest("PUT", f"{HOST}/k", data=b"")))
 
     def test_token(self) -> None:
         """A session token is sent and signed."""
         request = AWSRequest("GET", f"{HOST}/k")
-        keys = Keys("AKIA", "secret", "token")
-        self.signature(request, keys=keys)
+        key = AccessKey("AKIA", "secret", "token")
+        self.signature(request, key=key)
         self.assertEqual(request.headers["X-Amz-Security-Token"], "token")
         self.assertIn("x-amz-security-token", request.headers["Authorization"])
 
@@ -84,4 +83,4 @@ class SignTests(SynchronousTestCase):
     def test_not_logged(self) -> None:
         """What botocore's own signer logs, tokens included, is not logged."""
         with self.assertNoLogs("botocore", logging.DEBUG):
-            self.signature(AWSRequest("GET", f"{HOST}/k"), keys=Keys("A", "s", "token"))
+            self.signature(AWSRequest("GET", f"{HOST}/k"), key=AccessKey("A", "s", "token"))

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.credentials` with the sources that the standard chain has.
+Tests of :mod:`fxprofile.drivers.aws.client.signing` with the sources that the standard chain has.
 
 The source is a server on the reactor of the test, which could not answer if whoever asks it
 kept the reactor's thread.
@@ -19,8 +19,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.http import Request
 
 from fxprofile.deferreds.threads import Threads
-from fxprofile.drivers.aws.credentials import PACE, CredentialChain
-from fxprofile.drivers.aws.errors import NoCredentials
+from fxprofile.drivers.aws.client.errors import NoCredentials
+from fxprofile.drivers.aws.client.signing import REFRESH_INTERVAL, CredentialChain
 from tests.drivers.aws.server import Behaviour, ScriptedServer
 
 ROLE = "arn:aws:iam::123456789012:role/web"
@@ -84,7 +84,7 @@ class Source:
 
 
 class SourceTests(TestCase):
-    """Keys are found in every place, and off the reactor's thread."""
+    """AccessKey are found in every place, and off the reactor's thread."""
 
     def setUp(self) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -123,7 +123,7 @@ class SourceTests(TestCase):
         self.server.otherwise = self.source.metadata
         self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
         self.environ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in")
-        keys = await self.chain.keys()
+        keys = await self.chain.get()
         self.assertEqual((keys.access_key, keys.token), ("AKIA1", "t"))
         self.assertEqual(self.server.seen[0].headers["authorization"], "let me in")
 
@@ -133,7 +133,7 @@ class SourceTests(TestCase):
         self.environ("AWS_METADATA_SERVICE_TIMEOUT", "60")
         self.environ("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{self.server.url}/")
         self.server.script = [last(b"TOKEN"), last(b"web"), self.source.metadata]
-        self.assertEqual((await self.chain.keys()).access_key, "AKIA1")
+        self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         token, *rest = self.server.seen
         self.assertEqual(token.method, "PUT")
         self.assertEqual({seen.headers["x-aws-ec2-metadata-token"] for seen in rest}, {"TOKEN"})
@@ -144,7 +144,7 @@ class SourceTests(TestCase):
         self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
         self.environ("AWS_ROLE_ARN", ROLE)
         self.environ("AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
-        self.assertEqual((await self.chain.keys()).access_key, "AKIA1")
+        self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         self.assertIn(b"WebIdentityToken=header.payload.sum", self.server.seen[0].body)
 
     async def test_assumed_role(self) -> None:
@@ -161,7 +161,7 @@ class SourceTests(TestCase):
         """
         self.environ("AWS_CONFIG_FILE", self.file("config", config.replace("  ", "")))
         self.environ("AWS_PROFILE", "web")
-        self.assertEqual((await self.chain.keys()).access_key, "AKIA1")
+        self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         # No other setting says which STS to ask.
         signed = self.server.seen[0].headers["authorization"]
         self.assertIn("AKIABASE", signed)
@@ -174,16 +174,16 @@ class SourceTests(TestCase):
         self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
         self.environ("AWS_ROLE_ARN", ROLE)
         self.environ("AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
-        failed = await self.assertFailure(Deferred.fromCoroutine(self.chain.keys()), NoCredentials)
+        failed = await self.assertFailure(Deferred.fromCoroutine(self.chain.get()), NoCredentials)
         self.assertIn("AccessDenied", str(failed))
 
     async def test_renewed(self) -> None:
-        """Keys are renewed before they end, while those that are still good are used."""
+        """AccessKey are renewed before they end, while those that are still good are used."""
         self.source.life = timedelta(minutes=9)
         self.server.otherwise = self.source.metadata
         self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
-        first = await self.chain.keys()
-        self.clock.advance(PACE)
-        self.assertEqual(await self.chain.keys(), first)
-        while (await self.chain.keys()) == first:
+        first = await self.chain.get()
+        self.clock.advance(REFRESH_INTERVAL)
+        self.assertEqual(await self.chain.get(), first)
+        while (await self.chain.get()) == first:
             await deferLater(reactor, 0.01)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+
 from twisted.internet.defer import CancelledError, Deferred
 
-from fxprofile.drivers.aws.errors import AwsError
-from fxprofile.drivers.aws.sqs import MAX_HELD, STOP_GRACE
+from fxprofile.drivers.aws.client.errors import AwsError
+from fxprofile.drivers.aws.sqs import MAX_HIDDEN, STOP_GRACE
 from fxprofile.model.errors import LeaseLost, QueueError
 from fxprofile.model.messages import Message
 from tests.drivers.aws.sqs_case import QueueCase, entry
@@ -102,7 +104,7 @@ class LeaseTests(QueueCase):
 
     def test_seconds(self) -> None:
         """SQS counts whole seconds, and no more than it allows."""
-        for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, MAX_HELD)):
+        for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, MAX_HIDDEN)):
             [message] = self.receive(entry())
             self.start(self.queue.extend(message=message, visibility=wanted))
             self.assertEqual(self.entries()[0]["VisibilityTimeout"], said)
@@ -113,7 +115,7 @@ class LeaseTests(QueueCase):
         [message] = self.receive(entry())
         self.start(self.queue.extend(message=message, visibility=1e9))
         self.all_well()
-        self.clock.advance(MAX_HELD - 100)
+        self.clock.advance(MAX_HIDDEN - 100)
         self.start(self.queue.extend(message=message, visibility=300))
         self.assertEqual(self.entries()[0]["VisibilityTimeout"], 100)
         self.all_well()
@@ -186,18 +188,22 @@ class LeaseTests(QueueCase):
         self.all_well()
         self.successResultOf(deleting)
 
-    def test_deleted_messages_are_forgotten(self) -> None:
-        """Nothing is kept of a message that was deleted, however many are handled in an hour."""
+    def test_leases_end_with_their_messages(self) -> None:
+        """The queue keeps no lease of a message that the worker has dropped."""
         for number in range(50):
             [message] = self.receive(entry(number))
-            deleting = self.start(self.queue.delete(message=message))
-            self.all_well()
-            self.successResultOf(deleting)
-        self.assertEqual(self.queue._leases, {})
+        gc.collect()
+        self.assertEqual(list(self.queue._leases), [message])
 
-    def test_leases_are_forgotten(self) -> None:
-        """What is known of leases does not grow for ever."""
-        for number in range(50):
-            self.receive(entry(number))
-            self.clock.advance(200)
-        self.assertLess(len(self.queue._leases), 25)
+    def test_a_lease_belongs_to_the_latest_receive(self) -> None:
+        """A message that is received twice has the lease of the second receive."""
+        self.receive(entry())
+        self.clock.advance(50)
+        [message] = self.receive(entry())
+        gc.collect()
+        self.clock.advance(50)
+        self.start(self.queue.extend(message=message, visibility=60))
+        self.assertEqual(self.operations()[2:], ["ChangeMessageVisibilityBatch"])
+        self.clock.advance(10)
+        late = self.start(self.queue.extend(message=message, visibility=60))
+        self.failureResultOf(late, LeaseLost)

@@ -15,8 +15,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from fxprofile.drivers.aws.errors import AwsError, AwsUnreachable
-from fxprofile.drivers.aws.sqs import SqsQueue, place, sqs_queue
+from fxprofile.drivers.aws.client.errors import AwsError, AwsUnreachable
+from fxprofile.drivers.aws.sqs import SqsQueue, endpoint_of, sqs_queue
 from fxprofile.model.errors import QueueError
 from fxprofile.model.messages import Message
 from fxprofile.settings.model import Settings
@@ -244,7 +244,7 @@ class PlaceTests(SynchronousTestCase):
             "https://eu-west-1.queue.amazonaws.com/1/q": (None, "eu-west-1"),
             "http://127.0.0.1:9324/1/q": ("http://127.0.0.1:9324", None),
         }.items():
-            self.assertEqual(place(url), expected, url)
+            self.assertEqual(endpoint_of(url), expected, url)
 
     def test_from_settings(self) -> None:
         """The settings may name another endpoint."""

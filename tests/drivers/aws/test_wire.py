@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.wire`.
+Tests of :mod:`fxprofile.drivers.aws.client.wire`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.errors import AwsError
-from fxprofile.drivers.aws.wire import Endpoint, Unreadable, Wire, load_in_thread
+from fxprofile.drivers.aws.client.errors import AwsError, AwsMalformed
+from fxprofile.drivers.aws.client.wire import Endpoint, WireProtocol, load_protocol
 
 ELSEWHERE = "http://storage.example:9000"
 
@@ -18,8 +18,8 @@ ELSEWHERE = "http://storage.example:9000"
 class LoadTests(SynchronousTestCase):
     def test_once(self) -> None:
         """The description of a service is read once, also if many threads want it."""
-        found: list[Wire] = []
-        threads = [Thread(target=lambda: found.append(load_in_thread("sqs"))) for _ in range(4)]
+        found: list[WireProtocol] = []
+        threads = [Thread(target=lambda: found.append(load_protocol("sqs"))) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -35,7 +35,7 @@ class EndpointTests(SynchronousTestCase):
             "bucket": "bucket" if service == "s3" else None,
             "path_style": False,
         } | options
-        return load_in_thread(service).endpoint(**options)
+        return load_protocol(service).endpoint(**options)
 
     def test_s3(self) -> None:
         """A bucket is in the host, or in the path."""
@@ -76,7 +76,7 @@ class EndpointTests(SynchronousTestCase):
 
 class RequestTests(SynchronousTestCase):
     def request(self, operation: str, parameters: dict[str, Any], path_style: bool = False) -> Any:
-        wire = load_in_thread("s3")
+        wire = load_protocol("s3")
         endpoint = wire.endpoint(region="us-east-1", url=None, bucket="b-1", path_style=path_style)
         return wire.request(operation, {"Bucket": "b-1", **parameters}, endpoint, "tests")
 
@@ -109,7 +109,7 @@ class RequestTests(SynchronousTestCase):
 class ParseTests(SynchronousTestCase):
     def test_no_messages(self) -> None:
         """An answer that leaves something out is an answer."""
-        wire = load_in_thread("sqs")
+        wire = load_protocol("sqs")
         for body in (b"{}", b""):
             _, members = wire.parse("ReceiveMessage", 200, {}, body)
             self.assertNotIn("Messages", members)
@@ -118,16 +118,16 @@ class ParseTests(SynchronousTestCase):
         """SQS's errors have the names that they had before it spoke JSON, if it says them."""
         headers = {"x-amzn-query-error": "AWS.SimpleQueueService.NonExistentQueue;Sender"}
         body = b'{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "no"}'
-        _, members = load_in_thread("sqs").parse("SendMessage", 400, headers, body)
+        _, members = load_protocol("sqs").parse("SendMessage", 400, headers, body)
         self.assertEqual(members["Error"]["Code"], "AWS.SimpleQueueService.NonExistentQueue")
 
     def test_garbage(self) -> None:
         """What is no answer raises one kind of error, whatever it is."""
-        wire = load_in_thread("sqs")
+        wire = load_protocol("sqs")
         for body in (b"\xff\xfe", b"<a></a>", b"{", b"[1]", b'{"Messages": 3}'):
-            with self.assertRaises(Unreadable):
+            with self.assertRaises(AwsMalformed):
                 wire.parse("ReceiveMessage", 200, {}, body)
-        wire = load_in_thread("s3")
+        wire = load_protocol("s3")
         for body in (b"\xff\xfe", b"<", b"{}", b"<a><b></a>", b"<ListBucketResult>"):
-            with self.assertRaises(Unreadable):
+            with self.assertRaises(AwsMalformed):
                 wire.parse("ListObjectsV2", 200, {}, body)

@@ -1,5 +1,5 @@
 """
-A certificate for servers of tests, and a client that trusts it.
+A self-signed certificate for test servers, and an agent that trusts it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 
 
 def make_certificate() -> PrivateCertificate:
-    """A certificate for ``localhost``, signed by itself."""
+    """Return a self-signed certificate for ``localhost``."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -42,9 +41,9 @@ def make_certificate() -> PrivateCertificate:
     return PrivateCertificate.loadPEM(pem)
 
 
-def trusting_client(test: Any, certificate: PrivateCertificate) -> HTTPClient:
-    """A client that trusts this certificate and no other."""
+def trusting_agent(test: Any, certificate: PrivateCertificate) -> Agent:
+    """Return an agent that trusts this certificate and no other."""
     pool = HTTPConnectionPool(reactor)
     test.addCleanup(pool.closeCachedConnections)
     trust = trustRootFromCertificates([Certificate(certificate.original)])
-    return HTTPClient(Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust), pool=pool))
+    return Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust), pool=pool)

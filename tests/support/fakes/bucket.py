@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound
-from fxprofile.model.object_keys import check_prefix, key_parts
+from fxprofile.model.keys import check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 
 #: Called with the operation (``put``, ``get``, …), ``before`` or ``after`` its effect, and
@@ -98,8 +98,8 @@ class MemoryBucket:
         await self._moment("delete", "after", keys)
 
     async def list(self, *, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
-        check_prefix(prefix)
-        check_prefix(after)
+        check_key_prefix(prefix)
+        check_key_prefix(after)
         await self._moment("list", "before", [])
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         found = [self._info(key) for key in keys[:limit]]

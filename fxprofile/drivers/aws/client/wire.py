@@ -1,15 +1,14 @@
 """
-How a service is spoken to: botocore's descriptions, serializers, parsers and endpoint
-rules, without its HTTP.
+The wire protocols of AWS services: botocore's models, serializers, parsers and endpoint rules.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,48 +22,45 @@ from botocore.awsrequest import (
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import BotoCoreError
 from botocore.loaders import Loader
-from botocore.model import OperationModel, ServiceModel
+from botocore.model import ServiceModel
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
-from fxprofile.drivers.aws.errors import AwsError
+from fxprofile.drivers.aws.client.errors import AwsError, AwsMalformed
 
-#: The versions of the descriptions that we read.  With a version, the loader does not have
-#: to look through the folders of some four hundred services for the newest.
+#: The parameters or the result of an operation, by AWS's names: structures of botocore, which
+#: is untyped.
+Members = Mapping[str, Any]
+
+#: The API versions in use.  Without one, botocore's loader searches the folders of some four
+#: hundred services for the newest.
 VERSIONS: Final = {"s3": "2006-03-01", "sqs": "2012-11-05"}
 
-#: S3 may begin an answer with 200 and then change its mind.
+#: S3 may report an error in the body of a response with status 200.
 _ERROR_IN_SUCCESS = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where requests go, and what they are signed for."""
+    """The base URL of requests, and what they are signed for."""
 
     url: str
     signing_name: str
     signing_region: str
 
 
-class Unreadable(Exception):
-    """What came is not an answer of this service."""
-
-
-class Wire:
+class WireProtocol:
     """
-    One service.
+    How one service is called over HTTP.
 
+    :param name: of the service.
     :param description: botocore's ``service-2``.
     :param rules: botocore's ``endpoint-rule-set-1``.
     :param partitions: botocore's ``partitions``.
     """
 
     def __init__(
-        self,
-        name: str,
-        description: Mapping[str, Any],
-        rules: Mapping[str, Any],
-        partitions: Mapping[str, Any],
+        self, name: str, description: Members, rules: Members, partitions: Members
     ) -> None:
         self._name = name
         self._model = ServiceModel(description, name)
@@ -77,14 +73,14 @@ class Wire:
         self, *, region: str, url: str | None, bucket: str | None, path_style: bool
     ) -> Endpoint:
         """
-        Where to send a request.
+        Return where to send a request.
 
         :param url: in place of AWS's own endpoint.
-        :param bucket: that it is about, if the service is S3.
-        :param path_style: whether the bucket is to be in the path and not in the host.
-        :raises AwsError: if there is no such place.
+        :param bucket: of the request, if the service is S3.
+        :param path_style: whether the bucket is in the path and not in the host.
+        :raises AwsError: if there is no such endpoint.
         """
-        parameters: dict[str, Any] = {"Region": region}
+        parameters: dict[str, object] = {"Region": region}
         if url is not None:
             parameters["Endpoint"] = url
         if self._name == "s3":
@@ -95,7 +91,7 @@ class Wire:
             found = self._endpoints.resolve_endpoint(**parameters)
         except BotoCoreError as error:
             raise AwsError(f"{self._name}: {error}", code="NoEndpoint") from None
-        scheme: Mapping[str, Any] = (found.properties.get("authSchemes") or [{}])[0]
+        scheme: Members = (found.properties.get("authSchemes") or [{}])[0]
         return Endpoint(
             url=found.url,
             signing_name=scheme.get("signingName") or self._model.signing_name,
@@ -103,18 +99,18 @@ class Wire:
         )
 
     def request(
-        self, operation: str, parameters: Mapping[str, Any], endpoint: Endpoint, user_agent: str
+        self, operation: str, parameters: Members, endpoint: Endpoint, user_agent: str
     ) -> AWSRequest:
         """
-        Write a request.
+        Serialize a request.
 
-        :raises botocore.exceptions.ParamValidationError: if the parameters are not those of
-            the operation.
+        :raises botocore.exceptions.ParamValidationError: if the parameters do not fit the
+            operation.
         """
-        model = self._operation(operation)
+        model = self._model.operation_model(operation)
         request = self._serializer.serialize_to_request(parameters, model)
         if self._name == "s3" and "Bucket" in parameters:
-            # The endpoint has the bucket already, in its host or in its path.
+            # The endpoint already contains the bucket, in its host or its path.
             request["url_path"] = request["url_path"].removeprefix(f"/{parameters['Bucket']}")
         if model.http_checksum.get("requestChecksumRequired"):
             digest = hashlib.md5(request["body"], usedforsecurity=False).digest()
@@ -124,53 +120,44 @@ class Wire:
 
     def parse(
         self, operation: str, status: int, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, Any]]:
+    ) -> tuple[int, Members]:
         """
-        Read an answer.
+        Parse a response.
 
         :param headers: with names in lower case.
-        :param body: empty if the operation has a stream for an answer.
-        :returns: the status, which may have been wrong, and the members.
-        :raises Unreadable: if this is no answer.
+        :param body: empty if the response is streamed.
+        :returns: the status, corrected if a success contains an error, and the result.
+        :raises AwsMalformed: if this is not a response of the operation.
         """
         if status < 300 and self._protocol == "rest-xml" and _ERROR_IN_SUCCESS.match(body):
             status = 500
-        shape = self._operation(operation).output_shape
+        shape = self._model.operation_model(operation).output_shape
         try:
             if status < 300 and self._protocol == "json" and body:
-                # botocore takes what is not JSON for an empty answer.
+                # botocore's parser turns invalid JSON into an empty result.
                 json.loads(body)
             parsed = self._parser.parse(
                 {"status_code": status, "headers": HeadersDict(headers), "body": body}, shape
             )
         except Exception as error:
-            raise Unreadable(f"{type(error).__name__}: {error}") from error
+            raise AwsMalformed(f"{type(error).__name__}: {error}", code="Malformed") from error
         if not isinstance(parsed, dict):
-            raise Unreadable("not a structure")
+            raise AwsMalformed("not a structure", code="Malformed")
         return status, parsed
 
-    def _operation(self, name: str) -> OperationModel:
-        return self._model.operation_model(name)
 
-
-_lock = threading.Lock()
-_wires: dict[str, Wire] = {}
-
-
-def load_in_thread(name: str) -> Wire:
+@functools.cache
+def load_protocol(name: str) -> WireProtocol:
     """
-    Read the description of a service: once in the life of a process.
+    Read the description of a service, once per process; this blocks for some 100 ms.
 
-    :raises KeyError: if this is no service of ours.
+    :raises KeyError: if the service is not one of :data:`VERSIONS`.
     """
-    with _lock:
-        if name not in _wires:
-            loader = Loader()
-            folder = f"{name}/{VERSIONS[name]}"
-            _wires[name] = Wire(
-                name,
-                loader.load_data(f"{folder}/service-2"),
-                loader.load_data(f"{folder}/endpoint-rule-set-1"),
-                loader.load_data("partitions"),
-            )
-        return _wires[name]
+    loader = Loader()
+    folder = f"{name}/{VERSIONS[name]}"
+    return WireProtocol(
+        name,
+        loader.load_data(f"{folder}/service-2"),
+        loader.load_data(f"{folder}/endpoint-rule-set-1"),
+        loader.load_data("partitions"),
+    )
