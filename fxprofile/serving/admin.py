@@ -1,9 +1,9 @@
-"""The admin listener: figures for Prometheus, and the Dockerflow paths."""
+"""The admin listener: Prometheus metrics, and the Dockerflow paths."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,16 +14,25 @@ from twisted.web.server import NOT_DONE_YET, Request
 from fxprofile.serving.health import Health
 from fxprofile.telemetry.metrics import CONTENT_TYPE, Metrics
 
+Report = tuple[int, Mapping[str, object]]
+
 
 class AdminResource(Resource):
     """The root of the admin listener."""
 
     def __init__(self, *, health: Health, metrics: Metrics) -> None:
         super().__init__()
+        self._health = health
         self.putChild(b"metrics", _Metrics(metrics))
-        self.putChild(b"__heartbeat__", _Heartbeat(health))
-        self.putChild(b"__lbheartbeat__", _Static(health.load_balancer_heartbeat))
-        self.putChild(b"__version__", _Static(health.version))
+        self.putChild(b"__heartbeat__", _Json(health.heartbeat))
+        self.putChild(b"__lbheartbeat__", _Json(self._load_balancer_heartbeat))
+        self.putChild(b"__version__", _Json(self._version))
+
+    async def _load_balancer_heartbeat(self) -> Report:
+        return self._health.load_balancer_heartbeat()
+
+    async def _version(self) -> Report:
+        return 200, self._health.version()
 
 
 class _Metrics(Resource):
@@ -38,44 +47,29 @@ class _Metrics(Resource):
         return self._metrics.render()
 
 
-class _Static(Resource):
+class _Json(Resource):
     isLeaf = True
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, report: Callable[[], Coroutine[Any, Any, Report]]) -> None:
         super().__init__()
-        self._answer = answer
-
-    def render_GET(self, request: Request) -> bytes:
-        return _say(request, *self._answer())
-
-
-class _Heartbeat(Resource):
-    isLeaf = True
-
-    def __init__(self, health: Health) -> None:
-        super().__init__()
-        self._health = health
+        self._report = report
 
     def render_GET(self, request: Request) -> int:
-        asked = Deferred.fromCoroutine(self._health.heartbeat())
-        request.notifyFinish().addErrback(lambda _: asked.cancel())
-
-        def answer(state: tuple[int, Mapping[str, Any]]) -> None:
-            body = _say(request, *state)
-            request.setHeader(b"Content-Length", b"%d" % len(body))
-            request.write(body)
-            request.finish()
-
-        def failed(failure: Failure) -> None:
-            if not failure.check(CancelledError):
-                request.processingFailed(failure)
-
-        asked.addCallback(answer).addErrback(failed)
+        answering = Deferred.fromCoroutine(self._answer(request))
+        request.notifyFinish().addErrback(lambda _: answering.cancel())
+        answering.addErrback(self._failed, request)
         return NOT_DONE_YET
 
+    async def _answer(self, request: Request) -> None:
+        status, members = await self._report()
+        body = json.dumps(members).encode()
+        request.setResponseCode(status)
+        request.setHeader(b"Content-Type", b"application/json")
+        request.setHeader(b"Cache-Control", b"no-store")
+        request.setHeader(b"Content-Length", b"%d" % len(body))
+        request.write(body)
+        request.finish()
 
-def _say(request: Request, status: int, members: Mapping[str, Any]) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader(b"Content-Type", b"application/json")
-    request.setHeader(b"Cache-Control", b"no-store")
-    return json.dumps(members).encode()
+    def _failed(self, failure: Failure, request: Request) -> None:
+        if not failure.check(CancelledError):
+            request.processingFailed(failure)

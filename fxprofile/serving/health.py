@@ -1,5 +1,5 @@
 """
-The Dockerflow paths: what load balancers and operators ask a process.
+The Dockerflow checks: what load balancers and operators ask of a process.
 
 See https://github.com/mozilla-services/Dockerflow.
 """
@@ -9,31 +9,51 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, NotRequired
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+# pydantic, which describes these types to clients, cannot read typing's before Python 3.12.
+from typing_extensions import TypedDict
+
 from fxprofile import __version__
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.deferreds.tasks import detached
 
-#: Seconds that one dependency may take to answer.
+#: How long one check may take, in seconds.
 TIMEOUT = 3
 
-#: Seconds that an answer is good for: a heartbeat is asked often, by many.
+#: How long the results of the checks are reused, in seconds.
 FRESH = 1
 
 Check = Callable[[], Awaitable[object]]
+
+
+class HealthBody(TypedDict):
+    """Every check passes."""
+
+    status: str
+    checks: NotRequired[Mapping[str, str]]
+
+
+class VersionBody(TypedDict):
+    """The running version, as Dockerflow defines it."""
+
+    source: str
+    version: str
+    commit: str
+    build: str
 
 
 class Health:
     """
     Whether a process can do its work.
 
-    :ivar starting: set until the process can do its work.
-    :ivar stopping: set when it has been asked to end.
+    :ivar starting: set while the process cannot do its work yet.
+    :ivar stopping: set when the process has been asked to stop.
     """
 
     _log = Logger()
@@ -44,79 +64,63 @@ class Health:
         self._clock = clock
         self._checks: dict[str, Check] = {}
         self._last: tuple[float, dict[str, str]] | None = None
-        # Who waits for the answers, while the dependencies are being asked.
-        self._waiting: list[Deferred[Mapping[str, str]]] | None = None
-        self._version: dict[str, str] | None = None
+        self._flights: SingleFlight[str, dict[str, str]] = SingleFlight()
+        self._version: VersionBody | None = None
 
     def add(self, name: str, check: Check) -> None:
         """
-        Name a dependency.
+        Add a dependency.
 
-        :param check: raises if it cannot be used, or returns False.
+        :param check: raises or returns False if the dependency cannot be used.
         """
         self._checks[name] = check
 
-    async def heartbeat(self) -> tuple[int, Mapping[str, Any]]:
-        """Ask each dependency: a status, and what to say."""
-        # Who asks and goes away must not make a dependency look ill to the next one.
-        checks = dict(await detached(self._answers()))
+    async def heartbeat(self) -> tuple[int, HealthBody]:
+        """Check each dependency, and return an HTTP status and the results."""
+        # A caller that disconnects must not fail a check for the next one.
+        checks = dict(await detached(self._results()))
         if self.stopping:
             checks["process"] = "stopping"
-        good = all(state == "ok" for state in checks.values())
-        return 200 if good else 503, {"status": "ok" if good else "fail", "checks": checks}
+        passed = all(result == "ok" for result in checks.values())
+        return 200 if passed else 503, {"status": "ok" if passed else "fail", "checks": checks}
 
-    async def _answers(self) -> Mapping[str, str]:
-        now = self._clock.seconds()
-        if self._last is not None and now - self._last[0] < FRESH:
+    async def _results(self) -> dict[str, str]:
+        if self._last is not None and self._clock.seconds() - self._last[0] < FRESH:
             return self._last[1]
-        if self._waiting is not None:
-            # A dependency that is slow already is not asked by each of many as well.
-            waiter: Deferred[Mapping[str, str]] = Deferred()
-            self._waiting.append(waiter)
-            return await waiter
-        self._waiting = []
-        asked = {name: self._ask(name, check) for name, check in self._checks.items()}
-        answers = {name: "ok" if await answer else "fail" for name, answer in asked.items()}
-        self._last = (now, answers)
-        waiting, self._waiting = self._waiting, None
-        for waiter in waiting:
-            waiter.callback(answers)
-        return answers
+        return await self._flights.join("checks", self._run_checks)
 
-    def _ask(self, name: str, check: Check) -> Deferred[bool]:
-        async def ask() -> bool:
-            return (await check()) is not False
+    async def _run_checks(self) -> dict[str, str]:
+        now = self._clock.seconds()
+        running = {
+            name: Deferred.fromCoroutine(self._passes(name, check))
+            for name, check in self._checks.items()
+        }
+        results = {name: "ok" if await passed else "fail" for name, passed in running.items()}
+        self._last = (now, results)
+        return results
 
-        answer = Deferred.fromCoroutine(ask()).addTimeout(TIMEOUT, self._clock)
+    async def _passes(self, name: str, check: Check) -> bool:
+        checked: Deferred[Any] = ensureDeferred(check())  # type: ignore[arg-type]
+        try:
+            return await checked.addTimeout(TIMEOUT, self._clock) is not False
+        except DeferredTimeout:
+            problem: object = f"no response in {TIMEOUT} s"
+        except Exception as error:
+            problem = error
+        self._log.warn("Health check {name} failed: {error}", name=name, error=problem)
+        return False
 
-        def failed(failure: Any) -> bool:
-            error = failure.value
-            if failure.check(DeferredTimeout):
-                error = f"no answer in {TIMEOUT} s"
-            self._log.warn("{name} is not well: {error}", name=name, error=error)
-            return False
-
-        return answer.addErrback(failed)
-
-    def load_balancer_heartbeat(self) -> tuple[int, Mapping[str, Any]]:
-        """Whether this process wants requests: it asks nobody."""
-        if self._state():
-            return 503, {"status": self._state()}
+    def load_balancer_heartbeat(self) -> tuple[int, HealthBody]:
+        """Return whether this process accepts requests; dependencies are not checked."""
+        if self.starting or self.stopping:
+            return 503, {"status": "stopping" if self.stopping else "starting"}
         return 200, {"status": "ok"}
 
-    def _state(self) -> str:
-        return "stopping" if self.stopping else "starting" if self.starting else ""
-
-    def version(self) -> tuple[int, Mapping[str, Any]]:
-        """What ``version.json`` says, which a build writes into the package."""
+    def version(self) -> VersionBody:
+        """Return ``version.json``, which the build writes into the package."""
         if self._version is None:
-            self._version = {
-                "source": "",
-                "version": __version__,
-                "commit": "",
-                "build": "",
-            }
+            self._version = {"source": "", "version": __version__, "commit": "", "build": ""}
             file = resources.files("fxprofile").joinpath("version.json")
             if file.is_file():
                 self._version.update(json.loads(file.read_text()))
-        return 200, self._version
+        return self._version

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
@@ -75,12 +75,14 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IG
 # RFC 6750, section 2.1.  No token of the OAuth server is longer.
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
 
+T = TypeVar("T")
+
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _ANONYMOUS = Credentials(uid="", scopes=())
 
 
 @dataclass(frozen=True)
-class ApiResponse:
+class ApiResponse(Generic[T]):
     """
     The response of an endpoint.
 
@@ -88,7 +90,7 @@ class ApiResponse:
     """
 
     status: int = 200
-    body: object = None
+    body: T | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, dict[str, str]]:
@@ -169,7 +171,7 @@ class ApiRequest:
         return validated(model, members)
 
 
-Handler = Callable[..., Coroutine[Any, Any, ApiResponse]]
+Handler = Callable[..., Coroutine[Any, Any, ApiResponse[Any]]]
 
 
 class Api:
@@ -178,8 +180,7 @@ class Api:
 
     :param identity: verifies tokens.
     :param secret: the setting ``secret_bearer_token``; empty if it is unset.
-    :ivar operations: the registered endpoints, by OpenAPI operation id: the name of the
-        handler in camel case.
+    :ivar operations: the registered endpoints, by their ids.
     """
 
     _log = Logger()
@@ -211,21 +212,19 @@ class Api:
 
         :raises ValueError: if there already is one of this name, or of this method and path.
         """
-        first, *rest = handler.__name__.split("_")
-        operation_id = first + "".join(word.capitalize() for word in rest)
-        endpoint = f"{operation.method} {operation.path}"
-        if operation_id in self.operations or endpoint in self._klein.endpoints:
-            raise ValueError(f"{endpoint} ({operation_id}) is registered twice")
-        self.operations[operation_id] = operation
+        if operation.id in self.operations or operation.route in self._klein.endpoints:
+            raise ValueError(f"{operation.route} ({operation.id}) is registered twice")
+        self.operations[operation.id] = operation
+        method, path = operation.method, operation.path
 
         async def serve(request: StreamingRequest, **arguments: str) -> bytes:
-            request.route = operation.path
+            request.route = path
             work = self._respond(operation, handler, request, arguments)
             # A client that disconnects cancels a read, but not a write.
-            response = await (work if operation.method == "GET" else detached(work))
+            response = await (work if method == "GET" else detached(work))
             return response.write_head(request)
 
-        self._klein.route(operation.path, methods=[operation.method], endpoint=endpoint)(serve)
+        self._klein.route(path, methods=[method], endpoint=operation.route)(serve)
 
     async def _respond(
         self,
@@ -233,7 +232,7 @@ class Api:
         handler: Handler,
         request: StreamingRequest,
         arguments: dict[str, str],
-    ) -> ApiResponse:
+    ) -> ApiResponse[Any]:
         try:
             call = await self._authorize(operation, request)
             if operation.body is None:
@@ -265,7 +264,7 @@ class Api:
         failure.trap(Exception)
         return self._failed(request, failure.value).write_head(request)
 
-    def _failed(self, request: StreamingRequest, error: BaseException | None) -> ApiResponse:
+    def _failed(self, request: StreamingRequest, error: BaseException | None) -> ApiResponse[Any]:
         answer = translate(error or Exception())
         request.errno = answer.errno
         if answer.code == 500:
@@ -365,7 +364,7 @@ def bearer_token(request: StreamingRequest) -> str | None:
     return match.group(1).decode() if match else None
 
 
-def error_response(error: ApiError) -> ApiResponse:
+def error_response(error: ApiError) -> ApiResponse[Any]:
     """Return the response for an error."""
     return ApiResponse(
         status=error.code,

@@ -7,11 +7,8 @@ from fxprofile.model.keys import is_uid
 from fxprofile.profiles.invalidation import Changes
 from fxprofile.profiles.read import Profiles
 from fxprofile.web.api import ApiRequest, ApiResponse
-from fxprofile.web.models import UID, SetDisplayNameOfUser
-from fxprofile.web.operations import Operation, ParameterSpec
-from fxprofile.web.profile import DONE
-
-_UID = ParameterSpec("uid", "path", "The user.", UID)
+from fxprofile.web.models import EmptyBody, SetDisplayNameOfUser, Uid
+from fxprofile.web.operations import Operation
 
 
 class AuthServerEndpoints:
@@ -21,33 +18,17 @@ class AuthServerEndpoints:
         self._profiles = profiles
         self._changes = changes
 
-    @Operation(
-        "DELETE",
-        "/v1/cache/<uid>",
-        "Remove the cached profile of a user",
-        {200: DONE},
-        secret=True,
-        parameters=(_UID,),
-    )
-    async def drop_cache(self, call: ApiRequest, uid: str) -> ApiResponse:
-        """Answer ``DELETE /v1/cache/{uid}``."""
+    @Operation("DELETE /v1/cache/<uid>", secret=True)
+    async def drop_cache(self, call: ApiRequest, uid: Uid) -> ApiResponse[EmptyBody]:
+        """Remove the cached profile of a user."""
         await self._changes.forget(_checked(uid))
         return ApiResponse(200, {})
 
-    @Operation(
-        "POST",
-        "/v1/_display_name/<uid>",
-        "Set the display name of a user; an empty one removes it",
-        {200: DONE},
-        secret=True,
-        parameters=(_UID,),
-        body=SetDisplayNameOfUser,
-        errors=(BackendUnavailable,),
-    )
+    @Operation("POST /v1/_display_name/<uid>", secret=True, errors=(BackendUnavailable,))
     async def set_display_name_of(
-        self, call: ApiRequest, uid: str, body: SetDisplayNameOfUser
-    ) -> ApiResponse:
-        """Answer ``POST /v1/_display_name/{uid}``."""
+        self, call: ApiRequest, uid: Uid, body: SetDisplayNameOfUser
+    ) -> ApiResponse[EmptyBody]:
+        """Set the display name of a user; an empty one removes it."""
         await self._profiles.set_display_name(_checked(uid), body.name or None)
         return ApiResponse(200, {})
 

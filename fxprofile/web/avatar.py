@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from html import escape
+from typing import cast
 
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import (
@@ -17,9 +18,10 @@ from fxprofile.model.keys import DEFAULT_AVATAR_ID, initial, is_id
 from fxprofile.profiles.read import Profiles
 from fxprofile.uploads.selection import NotTheOwner, Selection
 from fxprofile.web.api import ApiRequest, ApiResponse
-from fxprofile.web.models import ID, PLACEHOLDER, AvatarBody, AvatarId, Letter
-from fxprofile.web.operations import Operation, ParameterSpec, ResponseSpec
-from fxprofile.web.profile import DONE, IF_NONE_MATCH, NOT_MODIFIED
+from fxprofile.web.models import AvatarBody, AvatarId, EmptyBody, IfNoneMatch, Letter, Svg
+from fxprofile.web.operations import Operation
+
+_WRITE = ("profile:avatar:write",)
 
 #: How long a monogram may be cached, in seconds: a week.
 MONOGRAM_AGE = 7 * 86400
@@ -35,23 +37,6 @@ _MONOGRAM = (
     "{letter}</text></svg>"
 )
 
-_URL = f"https://images.example/a/{ID}"
-_MONOGRAM_URL = "https://profile.example/v1/avatar/Z"
-_SELECTED = {
-    "id": ID,
-    "avatar": _URL,
-    "avatarDefault": False,
-    "url": _URL,
-    "placeholder": PLACEHOLDER,
-}
-_DEFAULT = {
-    "id": DEFAULT_AVATAR_ID,
-    "avatar": _MONOGRAM_URL,
-    "avatarDefault": True,
-    "url": _MONOGRAM_URL,
-    "pending": {"id": ID, "status": "processing"},
-}
-
 
 class AvatarEndpoints:
     """
@@ -66,57 +51,33 @@ class AvatarEndpoints:
         self._monograms = monograms
 
     @Operation(
-        "GET",
-        "/v1/avatar",
-        "Return the avatar",
-        {
-            200: ResponseSpec(
-                "The current avatar.",
-                AvatarBody,
-                (_SELECTED, _DEFAULT),
-                {"ETag": "The id of the avatar."},
-            ),
-            304: NOT_MODIFIED,
-        },
+        "GET /v1/avatar",
         scopes=("profile:avatar",),
         errors=(AuthServerUnavailable, BackendUnavailable),
-        parameters=(IF_NONE_MATCH,),
+        headers={"ETag": "The id of the avatar."},
+        responses={304: "The avatar has not changed."},
+        parameters={"If-None-Match": IfNoneMatch},
     )
-    async def get_avatar(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /v1/avatar``."""
+    async def get_avatar(self, call: ApiRequest) -> ApiResponse[AvatarBody]:
+        """Return the avatar."""
         body, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
         headers = {"ETag": f'"{body["id"]}"'}
         if latest is not None and latest.status is Status.PROCESSING:
             body["pending"] = {"id": latest.id, "status": latest.status.value}
         elif call.has_current(body["id"]):
             return ApiResponse(304, None, headers)
-        return ApiResponse(200, body, headers)
+        return ApiResponse(200, cast(AvatarBody, body), headers)
 
-    @Operation(
-        "DELETE",
-        "/v1/avatar",
-        "Delete the avatar, and uploads that are being processed",
-        {200: DONE},
-        scopes=("profile:avatar:write",),
-        errors=(BackendUnavailable,),
-    )
-    async def delete_avatar(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``DELETE /v1/avatar``."""
+    @Operation("DELETE /v1/avatar", scopes=_WRITE, errors=(BackendUnavailable,))
+    async def delete_avatar(self, call: ApiRequest) -> ApiResponse[EmptyBody]:
+        """Delete the avatar, and uploads that are being processed."""
         if not await self._selection.delete(uid=call.uid, avatar_id=None):
             raise NotFound("There is no avatar to delete.")
         return ApiResponse(200, {})
 
-    @Operation(
-        "DELETE",
-        "/v1/avatar/<name>",
-        "Delete one avatar",
-        {200: DONE},
-        scopes=("profile:avatar:write",),
-        errors=(BackendUnavailable,),
-        parameters=(ParameterSpec("name", "path", "The id of the avatar.", ID, AvatarId),),
-    )
-    async def delete_avatar_by_id(self, call: ApiRequest, name: str) -> ApiResponse:
-        """Answer ``DELETE /v1/avatar/{id}``."""
+    @Operation("DELETE /v1/avatar/<name>", scopes=_WRITE, errors=(BackendUnavailable,))
+    async def delete_avatar_by_id(self, call: ApiRequest, name: AvatarId) -> ApiResponse[EmptyBody]:
+        """Delete one avatar."""
         if name == DEFAULT_AVATAR_ID:
             return ApiResponse(200, {})
         _check_is_not_upload(name)
@@ -129,25 +90,13 @@ class AvatarEndpoints:
         return ApiResponse(200, {})
 
     @Operation(
-        "GET",
-        "/v1/avatar/<name>",
-        "Return the monogram of a letter or digit",
-        {
-            200: ResponseSpec(
-                "The picture; it may be cached for a week.",
-                str,
-                ("<svg …>",),
-                media_type="image/svg+xml",
-            ),
-            304: NOT_MODIFIED,
-        },
-        parameters=(
-            ParameterSpec("name", "path", "The letter or digit.", "Z", Letter),
-            IF_NONE_MATCH,
-        ),
+        "GET /v1/avatar/<name>",
+        produces=("image/svg+xml",),
+        responses={304: "The picture has not changed."},
+        parameters={"If-None-Match": IfNoneMatch},
     )
-    async def get_monogram(self, call: ApiRequest, name: str) -> ApiResponse:
-        """Answer ``GET /v1/avatar/{c}``."""
+    async def get_monogram(self, call: ApiRequest, name: Letter) -> ApiResponse[Svg]:
+        """Return the monogram of a letter or digit."""
         _check_is_not_upload(name)
         letter = initial(name)
         if not self._monograms or letter is None or len(unicodedata.normalize("NFC", name)) != 1:

@@ -5,26 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fxprofile import __version__
-from fxprofile.serving.health import Health
+from fxprofile.serving.health import Health, HealthBody, VersionBody
 from fxprofile.web.api import ApiRequest, ApiResponse, Handler
-from fxprofile.web.models import HealthBody, VersionBody
-from fxprofile.web.operations import Operation, ResponseSpec
+from fxprofile.web.operations import Operation
 from fxprofile.web.page import prefers_html
 
-_VERSION = ResponseSpec(
-    "The running version.",
-    VersionBody,
-    (
-        {
-            "source": "https://github.com/example/fxprofile",
-            "version": __version__,
-            "commit": "1950210f0c6ab1d2b3d0a6a5a3a3e6ed2b5c8a41",
-            "build": "https://ci.example/1234",
-        },
-    ),
-)
-_PASSING = {"status": "ok", "checks": {"database": "ok", "jobs queue": "ok"}}
-_FAILING = {"status": "fail", "checks": {"database": "fail", "jobs queue": "ok"}}
+_VERSION: VersionBody = {
+    "source": "https://github.com/example/fxprofile",
+    "version": __version__,
+    "commit": "1950210f0c6ab1d2b3d0a6a5a3a3e6ed2b5c8a41",
+    "build": "https://ci.example/1234",
+}
+_PASSING: HealthBody = {"status": "ok", "checks": {"database": "ok", "jobs queue": "ok"}}
+_FAILING: HealthBody = {"status": "fail", "checks": {"database": "fail", "jobs queue": "ok"}}
 
 
 class Dockerflow:
@@ -38,47 +31,34 @@ class Dockerflow:
         self._health = health
         self._page = page
 
-    @Operation(
-        "GET",
-        "/",
-        "Return the version; in development, a page for browsers",
-        {200: replace(_VERSION, text_types=("text/html",))},
-    )
-    async def get_root(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /``."""
+    @Operation("GET /", produces=("application/json", "text/html"), examples={200: (_VERSION,)})
+    async def get_root(self, call: ApiRequest) -> ApiResponse[VersionBody]:
+        """Return the version; in development, a page for browsers."""
         if self._page is None:
             return await self.get_version(call)
         page = prefers_html(call.header("Accept"))
         response = await (self._page(call) if page else self.get_version(call))
         return replace(response, headers={**response.headers, "Vary": "Accept"})
 
-    @Operation("GET", "/__version__", "Return the version", {200: _VERSION})
-    async def get_version(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /__version__``."""
-        return ApiResponse(*self._health.version())
+    @Operation("GET /__version__", examples={200: (_VERSION,)})
+    async def get_version(self, call: ApiRequest) -> ApiResponse[VersionBody]:
+        """Return the version."""
+        return ApiResponse(200, self._health.version())
 
     @Operation(
-        "GET",
-        "/__heartbeat__",
-        "Check this process and its dependencies",
-        {
-            200: ResponseSpec("Every check passes.", HealthBody, (_PASSING,)),
-            503: ResponseSpec("A check fails.", HealthBody, (_FAILING,)),
-        },
+        "GET /__heartbeat__",
+        responses={503: "A check fails."},
+        examples={200: (_PASSING,), 503: (_FAILING,)},
     )
-    async def get_heartbeat(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /__heartbeat__``."""
+    async def get_heartbeat(self, call: ApiRequest) -> ApiResponse[HealthBody]:
+        """Check this process and its dependencies."""
         return ApiResponse(*await self._health.heartbeat())
 
     @Operation(
-        "GET",
-        "/__lbheartbeat__",
-        "Check whether this process accepts requests",
-        {
-            200: ResponseSpec("It does.", HealthBody, ({"status": "ok"},)),
-            503: ResponseSpec("It is starting or stopping.", HealthBody, ({"status": "stopping"},)),
-        },
+        "GET /__lbheartbeat__",
+        responses={503: "The process is starting or stopping."},
+        examples={200: ({"status": "ok"},), 503: ({"status": "stopping"},)},
     )
-    async def get_load_balancer_heartbeat(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /__lbheartbeat__``."""
+    async def get_load_balancer_heartbeat(self, call: ApiRequest) -> ApiResponse[HealthBody]:
+        """Check whether this process accepts requests."""
         return ApiResponse(*self._health.load_balancer_heartbeat())

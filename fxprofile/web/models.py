@@ -9,10 +9,11 @@ that build them, and nothing validates them at run time.  A class ``ThingBody`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Final, NotRequired, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, with_config
+from pydantic.config import JsonDict
 
 # pydantic cannot read the TypedDict of the standard library before Python 3.12.
 from typing_extensions import TypedDict
@@ -22,12 +23,15 @@ from fxprofile.model.errors import ApiError, BadRequest
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 #: Maximum length of a display name, in characters.
 MAX_NAME: Final = 256
 
 #: Values for the examples in the document.
 ID: Final = "9f86d081884c7d659a2feaa0c55ad015"
+URL: Final = f"https://images.example/a/{ID}"
+MONOGRAM_URL: Final = "https://profile.example/v1/avatar/Z"
 UID: Final = "6d940dd41e636cc156074109b8092f96"
 PLACEHOLDER: Final = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 
@@ -50,9 +54,12 @@ _PROBLEMS: Final = {
 DisplayName = Annotated[
     str, Field(strict=True, max_length=MAX_NAME, pattern=_ALLOWED, examples=["Zoë"])
 ]
-AvatarId = Annotated[str, Field(pattern="^[0-9a-f]{32}$", examples=[ID])]
-Letter = Annotated[str, Field(min_length=1)]
-Uid = Annotated[str, Field(examples=[UID])]
+AvatarId = Annotated[
+    str,
+    Field(pattern="^[0-9a-f]{32}$", examples=[ID], description="The id of an avatar or upload."),
+]
+Letter = Annotated[str, Field(min_length=1, examples=["Z"], description="A letter or digit.")]
+Uid = Annotated[str, Field(examples=[UID], description="The id of a user.")]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
 Placeholder = Annotated[
     str,
@@ -65,19 +72,34 @@ UploadStatus = Annotated[
     str, Field(json_schema_extra={"enum": [s.value for s in Status if s is not Status.DELETING]})
 ]
 FailureReason = Annotated[str, Field(json_schema_extra={"enum": list(REASONS)})]
+IfNoneMatch = Annotated[
+    str, Field(description="ETags that the client has; a match gives 304.", examples=[f'"{ID}"'])
+]
+Svg = Annotated[
+    str, Field(description="The picture; it may be cached for a week.", examples=["<svg …>"])
+]
+OpenApiDocument = Annotated[
+    dict[str, object], Field(description="The document.", examples=[{"openapi": "3.1.0"}])
+]
 
-_closed = with_config(ConfigDict(extra="forbid"))
+
+def _closed(*examples: JsonDict) -> Callable[[type[T]], type[T]]:
+    """Forbid other members than the declared ones, and give examples."""
+    extra: JsonDict = {"examples": list(examples)} if examples else {}
+    return with_config(ConfigDict(extra="forbid", json_schema_extra=extra))
 
 
 class SetDisplayName(BaseModel):
-    """The body of ``POST /v1/display_name``; an empty name removes the name."""
+    """The new display name; an empty one removes it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"displayName": "Zoë"}]})
     display_name: DisplayName = Field(alias="displayName")
 
 
 class SetDisplayNameOfUser(BaseModel):
-    """The body of ``POST /v1/_display_name/{uid}``; an empty name removes the name."""
+    """The new display name of a user; an empty one removes it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Zoë"}]})
     name: DisplayName
 
 
@@ -95,33 +117,33 @@ def validated(model: type[M], members: Mapping[str, object]) -> M:
     raise BadRequest(f"{name} {_PROBLEMS.get(first['type'], 'is not valid.')}")
 
 
-@_closed
+@_closed({})
 class EmptyBody(TypedDict):
-    """An empty object."""
+    """Done."""
 
 
-@_closed
+@_closed({"uid": UID})
 class UidBody(TypedDict):
     """The user id."""
 
     uid: Uid
 
 
-@_closed
+@_closed({"email": "user@example.com"})
 class EmailBody(TypedDict, total=False):
     """The email address; absent if the account has none."""
 
     email: str
 
 
-@_closed
+@_closed({"displayName": "Zoë"})
 class DisplayNameBody(TypedDict):
     """The display name."""
 
     displayName: DisplayName
 
 
-@_closed
+@_closed({"uid": UID, "displayName": "Zoë", "avatarDefault": True})
 class ProfileBody(TypedDict, total=False):
     """The fields that the scopes of the token allow; absent data is left out."""
 
@@ -136,7 +158,7 @@ class ProfileBody(TypedDict, total=False):
     avatarDefault: bool
 
 
-@_closed
+@_closed()
 class PendingUploadBody(TypedDict):
     """A newer upload that is being processed."""
 
@@ -144,7 +166,16 @@ class PendingUploadBody(TypedDict):
     status: UploadStatus
 
 
-@_closed
+@_closed(
+    {"id": ID, "avatar": URL, "avatarDefault": False, "url": URL, "placeholder": PLACEHOLDER},
+    {
+        "id": DEFAULT_AVATAR_ID,
+        "avatar": MONOGRAM_URL,
+        "avatarDefault": True,
+        "url": MONOGRAM_URL,
+        "pending": {"id": ID, "status": "processing"},
+    },
+)
 class AvatarBody(TypedDict):
     """The current avatar."""
 
@@ -158,7 +189,7 @@ class AvatarBody(TypedDict):
     pending: NotRequired[PendingUploadBody]
 
 
-@_closed
+@_closed()
 class UploadFailureBody(TypedDict):
     """Why an upload failed."""
 
@@ -166,9 +197,9 @@ class UploadFailureBody(TypedDict):
     message: str
 
 
-@_closed
+@_closed()
 class UploadBody(TypedDict):
-    """An upload and its status."""
+    """The upload and its status."""
 
     id: AvatarId
     url: Url
@@ -177,28 +208,12 @@ class UploadBody(TypedDict):
     error: NotRequired[UploadFailureBody]
 
 
-class VersionBody(TypedDict):
-    """The running version, as Dockerflow defines it."""
-
-    source: str
-    version: str
-    commit: str
-    build: str
-
-
-class HealthBody(TypedDict):
-    """The state of the process and of its dependencies."""
-
-    status: str
-    checks: NotRequired[dict[str, str]]
-
-
 def _errnos(kind: type[ApiError]) -> set[int]:
     own = {kind.errno} if hasattr(kind, "errno") else set()
     return own.union(*map(_errnos, kind.__subclasses__()))
 
 
-@_closed
+@_closed()
 class ErrorBody(TypedDict):
     """An error."""
 

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, Final
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from fxprofile import __version__
 from fxprofile.model.errors import ApiError, MethodNotAllowed, TooManyRequests, UnprocessableImage
 from fxprofile.web.api import MAX_JSON, Api, ApiRequest, ApiResponse, error_response
 from fxprofile.web.errors import unprocessable
-from fxprofile.web.models import ErrorBody
-from fxprofile.web.operations import Operation, ParameterSpec, ResponseSpec
+from fxprofile.web.models import ErrorBody, OpenApiDocument
+from fxprofile.web.operations import Operation
 
 Json = dict[str, Any]
+
+_COMPONENTS: Final = "#/components/schemas/"
 
 _ERROR_HEADERS: Final = {
     "WWW-Authenticate": "The authentication scheme that is required.",
@@ -45,37 +47,32 @@ class OpenApi:
         self._api = api
         self._public_url = public_url
 
-    @Operation(
-        "GET",
-        "/openapi.json",
-        "Return this document",
-        {200: ResponseSpec("The document.", dict[str, object], ({"openapi": "3.1.0"},))},
-    )
-    async def get_open_api(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /openapi.json``."""
+    @Operation("GET /openapi.json")
+    async def get_open_api(self, call: ApiRequest) -> ApiResponse[OpenApiDocument]:
+        """Return this document."""
         headers = {
             "Cache-Control": "public, max-age=3600",
             "Content-Type": "application/json; charset=utf-8",
         }
-        return ApiResponse(200, self._body, headers)
+        return ApiResponse(200, self._encoded, headers)
 
     @cached_property
-    def _body(self) -> bytes:
-        described = document(self._api.operations, self._public_url)
+    def _encoded(self) -> bytes:
+        described = document(self._api.operations.values(), self._public_url)
         return json.dumps(described, ensure_ascii=False).encode()
 
 
-def document(operations: Mapping[str, Operation], public_url: str) -> Json:
+def document(operations: Iterable[Operation], public_url: str) -> Json:
     """
     Describe an API.
 
-    :param operations: its endpoints, by operation id.
+    :param operations: its endpoints.
     :param public_url: the setting ``web.public_url``.
     """
     builder = _Builder()
-    for operation_id, operation in operations.items():
+    for operation in operations:
         if operation.documented:
-            builder.add(operation_id, operation)
+            builder.add(operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -115,15 +112,13 @@ class _Builder:
         self.paths: Json = {}
         self.schemas: Json = {}
 
-    def add(self, operation_id: str, operation: Operation) -> None:
+    def add(self, operation: Operation) -> None:
         described: Json = {
-            "operationId": operation_id,
+            "operationId": operation.id,
             "summary": operation.summary,
             "security": [],
-            "responses": {
-                **self._errors(operation.all_errors),
-                **{str(s): self._response(spec) for s, spec in operation.responses.items()},
-            },
+            "responses": self._errors(operation.all_errors) | self._responses(operation),
+            "parameters": self._parameters(operation),
         }
         if operation.scopes is not None:
             described["security"] = [{"bearer": []}]
@@ -135,21 +130,25 @@ class _Builder:
             )
         if operation.secret:
             described["security"] = [{"secret": []}]
-        if operation.parameters:
-            described["parameters"] = [self._parameter(spec) for spec in operation.parameters]
         if operation.body is not None:
-            described["requestBody"] = self._json_body(operation.body)
-        if operation.media_types:
+            content = self._content(operation.body)
+            described["requestBody"] = {
+                "required": True,
+                "description": f"At most {MAX_JSON} bytes of UTF-8.",
+                "content": {"application/json": content},
+            }
+        if operation.accepts:
             binary = {"schema": {"type": "string", "format": "binary"}}
-            content = dict.fromkeys(operation.media_types, binary)
+            content = dict.fromkeys(operation.accepts, binary)
             described["requestBody"] = {"required": True, "content": content}
         path = re.sub(r"<(\w+)>", r"{\1}", operation.path)
         self.paths.setdefault(path, {})[operation.method.lower()] = described
 
     def _schema(self, kind: Any) -> Json:
+        """Return the schema of a type, for use in the document."""
         schemas, shared = TypeAdapter.json_schemas(
             [("it", "validation", TypeAdapter(kind))],
-            ref_template="#/components/schemas/{model}",
+            ref_template=f"{_COMPONENTS}{{model}}",
             schema_generator=_Schemas,
         )
         for name, schema in shared.get("$defs", {}).items():
@@ -157,45 +156,58 @@ class _Builder:
             self.schemas[name] = schema
         return schemas["it", "validation"]
 
-    def _response(self, spec: ResponseSpec) -> Json:
-        described: Json = {"description": spec.description}
-        if spec.body is not None:
-            content: Json = {"schema": self._schema(spec.body)}
-            if len(spec.examples) == 1:
-                content["example"] = spec.examples[0]
-            else:
-                numbered = enumerate(spec.examples, 1)
-                content["examples"] = {str(n): {"value": value} for n, value in numbered}
-            text = {"schema": {"type": "string"}}
-            described["content"] = {
-                spec.media_type: content,
-                **dict.fromkeys(spec.text_types, text),
-            }
-        if spec.headers:
-            described["headers"] = {
-                name: {"description": text, "schema": {"type": "string"}}
-                for name, text in spec.headers.items()
-            }
-        return described
+    def _resolved(self, schema: Json) -> Json:
+        return self.schemas.get(schema.get("$ref", "").removeprefix(_COMPONENTS), schema)
 
-    def _parameter(self, spec: ParameterSpec) -> Json:
-        return {
-            "name": spec.name,
-            "in": spec.location,
-            "required": spec.location == "path",
-            "description": spec.description,
-            "schema": self._schema(spec.type),
-            "example": spec.example,
-        }
+    def _content(self, kind: Any, examples: tuple[object, ...] = ()) -> Json:
+        schema = self._schema(kind)
+        examples = examples or tuple(self._resolved(schema).get("examples", ()))
+        if len(examples) == 1:
+            return {"schema": schema, "example": examples[0]}
+        numbered = {str(n): {"value": value} for n, value in enumerate(examples, 1)}
+        return {"schema": schema, "examples": numbered}
 
-    def _json_body(self, model: type[BaseModel]) -> Json:
-        fields = model.model_fields.items()
-        example = {info.alias or name: (info.examples or [None])[0] for name, info in fields}
-        return {
-            "required": True,
-            "description": f"At most {MAX_JSON} bytes of UTF-8.",
-            "content": {"application/json": {"schema": self._schema(model), "example": example}},
+    def _responses(self, operation: Operation) -> Json:
+        schema = self._resolved(self._schema(operation.response))
+        headers = {
+            name: {"description": text, "schema": {"type": "string"}}
+            for name, text in operation.headers.items()
         }
+        descriptions = {operation.status: schema.get("description", ""), **operation.responses}
+        responses: Json = {}
+        for status, description in descriptions.items():
+            responses[str(status)] = {"description": description}
+            if status in (204, 304):
+                continue
+            media_type, *text_types = operation.produces
+            content: Json = {name: {"schema": {"type": "string"}} for name in text_types}
+            content[media_type] = self._content(
+                operation.response, operation.examples.get(status, ())
+            )
+            responses[str(status)]["content"] = content
+            if headers:
+                responses[str(status)]["headers"] = headers
+        return responses
+
+    def _parameters(self, operation: Operation) -> list[Json]:
+        parameters = []
+        for location, types in (
+            ("path", operation.path_parameters),
+            ("header", operation.parameters),
+        ):
+            for name, kind in types.items():
+                schema = self._schema(kind)
+                parameters.append(
+                    {
+                        "name": name,
+                        "in": location,
+                        "required": location == "path",
+                        "description": schema.pop("description"),
+                        "example": schema["examples"][0],
+                        "schema": schema,
+                    }
+                )
+        return parameters
 
     def _errors(self, kinds: Iterable[type[ApiError]]) -> Json:
         """Describe the error responses: one for each status, with an example of each errno."""

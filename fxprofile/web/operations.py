@@ -1,13 +1,16 @@
 """
 The declaration of an endpoint: the one place that drives its routing, its authorization, the
 validation of its body, and its description in ``/openapi.json``.
+
+An :class:`Operation` decorates a handler, and takes the rest from the handler's signature and
+docstring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel
 
@@ -28,72 +31,69 @@ from fxprofile.model.errors import (
 F = TypeVar("F", bound=Callable[..., object])
 
 
-@dataclass(frozen=True)
-class ResponseSpec:
-    """
-    A successful response.
-
-    :ivar body: the type of the body, for pydantic to describe; None for no body.
-    :ivar examples: bodies.
-    :ivar headers: descriptions by header name.
-    :ivar text_types: further media types in which the body may come as text.
-    """
-
-    description: str
-    body: object = None
-    examples: tuple[object, ...] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    media_type: str = "application/json"
-    text_types: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ParameterSpec:
-    """
-    A parameter of the path, or a request header.
-
-    :ivar location: ``path`` or ``header``.
-    :ivar type: the type of its value, for pydantic to describe.
-    """
-
-    name: str
-    location: str
-    description: str
-    example: str
-    type: object = str
-
-
-@dataclass(frozen=True)
+@dataclass
 class Operation:
     """
-    An endpoint; it decorates the method that handles it.
+    An endpoint.
 
-    :ivar path: in werkzeug's notation.
-    :ivar responses: successful responses by status.
-    :ivar errors: errors that can occur besides those of every endpoint, of a token, and of a
-        JSON body.
+    :ivar route: method and path, the path in werkzeug's notation.
     :ivar scopes: a token needs one of them; empty if any valid token will do, None if no
         token is needed.
     :ivar secret: whether the secret bearer token is needed.
-    :ivar body: the model of a JSON body, which the handler gets as its argument ``body``.
-    :ivar media_types: the types of any other body, which the handler reads itself.
+    :ivar errors: errors that can occur besides those of every endpoint, of a token, and of a
+        JSON body.
+    :ivar status: the status of success.
+    :ivar responses: descriptions of further responses by status.
+    :ivar examples: bodies by status; those of the body's type unless given.
+    :ivar headers: descriptions of response headers.
+    :ivar parameters: types of request headers.
+    :ivar accepts: media types of a body that the handler reads itself.
+    :ivar produces: media types of the response; all but the first are plain text.
     :ivar documented: whether ``/openapi.json`` contains it.
+    :ivar id: the ``operationId``: the name of the handler in camel case.
+    :ivar summary: the first line of the handler's docstring.
+    :ivar path_parameters: types of the handler's arguments that come from the path.
+    :ivar body: the type of the handler's argument ``body``, a JSON body; None without one.
+    :ivar response: the type of the response's body.
     """
 
-    method: str
-    path: str
-    summary: str
-    responses: Mapping[int, ResponseSpec]
-    errors: tuple[type[ApiError], ...] = ()
+    route: str
     scopes: tuple[str, ...] | None = None
     secret: bool = False
-    parameters: tuple[ParameterSpec, ...] = ()
-    body: type[BaseModel] | None = None
-    media_types: tuple[str, ...] = ()
+    errors: tuple[type[ApiError], ...] = ()
+    status: int = 200
+    responses: Mapping[int, str] = field(default_factory=dict)
+    examples: Mapping[int, tuple[object, ...]] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    accepts: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ("application/json",)
     documented: bool = True
+    id: str = field(init=False)
+    summary: str = field(init=False)
+    path_parameters: Mapping[str, Any] = field(init=False)
+    body: type[BaseModel] | None = field(init=False)
+    response: Any = field(init=False)
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return self.route.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """The path, in werkzeug's notation."""
+        return self.route.partition(" ")[2]
 
     def __call__(self, handler: F) -> F:
         """Mark a method as the handler; :meth:`fxprofile.web.api.Api.add` registers it."""
+        first, *rest = handler.__name__.split("_")
+        types = get_type_hints(handler, include_extras=True)
+        self.id = first + "".join(word.capitalize() for word in rest)
+        self.summary = (handler.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        self.path_parameters = {n: kind for n, kind in types.items() if f"<{n}>" in self.route}
+        self.body = types.get("body")
+        (self.response,) = get_args(types["return"])
         handler.operation = self  # type: ignore[attr-defined]
         return handler
 

@@ -21,7 +21,7 @@ from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import NotFound
 from fxprofile.settings.model import DevAccount
 from fxprofile.web.api import ApiRequest, ApiResponse
-from fxprofile.web.operations import Operation, ResponseSpec
+from fxprofile.web.operations import Operation
 
 _DIRECTORY: Final = Path(__file__).with_name("playground")
 
@@ -69,7 +69,7 @@ class Playground:
         self._threads = threads
         self._files: Mapping[str, bytes] | None = None
 
-    async def page(self, call: ApiRequest) -> ApiResponse:
+    async def page(self, call: ApiRequest) -> ApiResponse[str]:
         """Answer ``GET /`` to a browser; :class:`Dockerflow` routes it here."""
         return ApiResponse(
             200,
@@ -81,15 +81,9 @@ class Playground:
             },
         )
 
-    @Operation(
-        "GET",
-        "/playground/<name>",
-        "Return a file of the page",
-        {200: ResponseSpec("The file.")},
-        documented=False,
-    )
-    async def get_file(self, call: ApiRequest, name: str) -> ApiResponse:
-        """Answer ``GET /playground/{name}``."""
+    @Operation("GET /playground/<name>", documented=False)
+    async def get_file(self, call: ApiRequest, name: str) -> ApiResponse[str]:
+        """Return a file of the page."""
         data = (await self._read()).get(name)
         if data is None or name == _PAGE:
             raise NotFound()
@@ -97,16 +91,10 @@ class Playground:
             200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._same_origin}
         )
 
-    @Operation(
-        "GET",
-        "/playground/accounts.json",
-        "Return the accounts that the page can act as",
-        {200: ResponseSpec("The accounts.")},
-        documented=False,
-    )
-    async def get_accounts(self, call: ApiRequest) -> ApiResponse:
+    @Operation("GET /playground/accounts.json", documented=False)
+    async def get_accounts(self, call: ApiRequest) -> ApiResponse[dict[str, object]]:
         """
-        Answer ``GET /playground/accounts.json``: ``{accounts: [{token, email}], maxBytes}``.
+        Return the accounts that the page can act as, and the size limit of an upload.
 
         :raises NotFound: if the request comes from another origin, or was sent to a foreign
             host name that resolves to this machine (DNS rebinding).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -10,23 +11,15 @@ from fxprofile.model.errors import AuthServerUnavailable, BackendUnavailable, Fo
 from fxprofile.profiles.read import FIELD_SCOPES, Profiles
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.models import (
-    ID,
-    UID,
     DisplayNameBody,
     EmailBody,
     EmptyBody,
+    IfNoneMatch,
     ProfileBody,
     SetDisplayName,
     UidBody,
 )
-from fxprofile.web.operations import Operation, ParameterSpec, ResponseSpec
-
-#: What responses with an ETag have in common.
-IF_NONE_MATCH = ParameterSpec(
-    "If-None-Match", "header", "ETags that the client has; a match gives 304.", f'"{ID}"'
-)
-NOT_MODIFIED = ResponseSpec("The client already has the current version.")
-DONE = ResponseSpec("Done.", EmptyBody, ({},))
+from fxprofile.web.operations import Operation
 
 
 class ProfileEndpoints:
@@ -44,24 +37,19 @@ class ProfileEndpoints:
         self._clock = clock
 
     @Operation(
-        "GET",
-        "/v1/profile",
-        "Return the profile; this is also the UserInfo endpoint of OpenID Connect",
-        {
-            200: ResponseSpec(
-                "The fields that the scopes of the token allow. Absent data is left out.",
-                ProfileBody,
-                ({"uid": UID, "displayName": "Zoë", "avatarDefault": True},),
-                {"ETag": "Tag of these fields.", "Last-Modified": "When the profile changed."},
-            ),
-            304: NOT_MODIFIED,
-        },
+        "GET /v1/profile",
         scopes=(),
         errors=(AuthServerUnavailable, BackendUnavailable),
-        parameters=(IF_NONE_MATCH,),
+        headers={"ETag": "Tag of these fields.", "Last-Modified": "When the profile changed."},
+        responses={304: "The profile has not changed."},
+        parameters={"If-None-Match": IfNoneMatch},
     )
-    async def get_profile(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /v1/profile`` (OpenID Connect Core 1.0, section 5.3)."""
+    async def get_profile(self, call: ApiRequest) -> ApiResponse[ProfileBody]:
+        """
+        Return the profile; this is also the UserInfo endpoint of OpenID Connect.
+
+        See OpenID Connect Core 1.0, section 5.3.
+        """
         view = await self._profiles.view(token=call.token, credentials=call.credentials)
         if view is None:
             raise Forbidden()
@@ -70,62 +58,38 @@ class ProfileEndpoints:
         headers = {"ETag": f'"{view.etag}"', "Last-Modified": formatdate(modified, usegmt=True)}
         if call.has_current(view.etag):
             return ApiResponse(304, None, headers)
-        return ApiResponse(200, view.fields, headers)
+        return ApiResponse(200, cast(ProfileBody, view.fields), headers)
 
-    @Operation(
-        "GET",
-        "/v1/email",
-        "Return the email address",
-        {
-            200: ResponseSpec(
-                "The address, if there is one.", EmailBody, ({"email": "user@example.com"},)
-            )
-        },
-        scopes=FIELD_SCOPES["email"],
-        errors=(AuthServerUnavailable,),
-    )
-    async def get_email(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /v1/email``."""
+    @Operation("GET /v1/email", scopes=FIELD_SCOPES["email"], errors=(AuthServerUnavailable,))
+    async def get_email(self, call: ApiRequest) -> ApiResponse[EmailBody]:
+        """Return the email address."""
         email = await self._profiles.email(token=call.token, credentials=call.credentials)
         return ApiResponse(200, {} if email is None else {"email": email})
 
-    @Operation(
-        "GET",
-        "/v1/uid",
-        "Return the user id",
-        {200: ResponseSpec("The uid.", UidBody, ({"uid": UID},))},
-        scopes=FIELD_SCOPES["uid"],
-    )
-    async def get_uid(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /v1/uid``."""
+    @Operation("GET /v1/uid", scopes=FIELD_SCOPES["uid"])
+    async def get_uid(self, call: ApiRequest) -> ApiResponse[UidBody]:
+        """Return the user id."""
         return ApiResponse(200, {"uid": call.uid})
 
     @Operation(
-        "GET",
-        "/v1/display_name",
-        "Return the display name",
-        {
-            200: ResponseSpec("The name.", DisplayNameBody, ({"displayName": "Zoë"},)),
-            204: ResponseSpec("No name is set."),
-        },
+        "GET /v1/display_name",
         scopes=FIELD_SCOPES["displayName"],
         errors=(BackendUnavailable,),
+        responses={204: "No name is set."},
     )
-    async def get_display_name(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``GET /v1/display_name``."""
+    async def get_display_name(self, call: ApiRequest) -> ApiResponse[DisplayNameBody]:
+        """Return the display name."""
         name = await self._profiles.display_name(call.uid)
         return ApiResponse(200, {"displayName": name}) if name else ApiResponse(204)
 
     @Operation(
-        "POST",
-        "/v1/display_name",
-        "Set the display name; an empty one removes it",
-        {200: DONE},
+        "POST /v1/display_name",
         scopes=("profile:display_name:write",),
-        body=SetDisplayName,
         errors=(BackendUnavailable,),
     )
-    async def set_display_name(self, call: ApiRequest, body: SetDisplayName) -> ApiResponse:
-        """Answer ``POST /v1/display_name``."""
+    async def set_display_name(
+        self, call: ApiRequest, body: SetDisplayName
+    ) -> ApiResponse[EmptyBody]:
+        """Set the display name; an empty one removes it."""
         await self._profiles.set_display_name(call.uid, body.display_name or None)
         return ApiResponse(200, {})

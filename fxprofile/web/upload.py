@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
+from pydantic import Field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from werkzeug.http import parse_list_header
@@ -35,8 +37,8 @@ from fxprofile.uploads.selection import Selection
 from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.errors import unprocessable
-from fxprofile.web.models import ID, PLACEHOLDER, AvatarId, UploadBody, UploadFailureBody
-from fxprofile.web.operations import Operation, ParameterSpec, ResponseSpec
+from fxprofile.web.models import ID, PLACEHOLDER, URL, AvatarId, UploadBody, UploadFailureBody
+from fxprofile.web.operations import Operation
 
 #: The accepted values of Content-Type.  The actual type is determined from the bytes.
 TYPES = (
@@ -57,15 +59,21 @@ MAX_WAIT = 30
 #: The token of an upload that took longer than this, in seconds, is verified again.
 SLOW = 1.0
 
-_URL = f"https://images.example/a/{ID}"
-_READY: UploadBody = {"id": ID, "url": _URL, "status": "ready", "placeholder": PLACEHOLDER}
-_PROCESSING: UploadBody = {"id": ID, "url": _URL, "status": "processing"}
+_READY: UploadBody = {"id": ID, "url": URL, "status": "ready", "placeholder": PLACEHOLDER}
+_PROCESSING: UploadBody = {"id": ID, "url": URL, "status": "processing"}
 _FAILED: UploadBody = {
     "id": ID,
-    "url": _URL,
+    "url": URL,
     "status": "failed",
     "error": {"reason": "corrupt", "message": REASONS["corrupt"]},
 }
+_Prefer = Annotated[
+    str,
+    Field(
+        description=f"`respond-async`, or `wait=N` with at most {MAX_WAIT} seconds (RFC 7240).",
+        examples=["wait=10"],
+    ),
+]
 
 
 class UploadEndpoints:
@@ -106,38 +114,24 @@ class UploadEndpoints:
         self._image_template = image_template
 
     @Operation(
-        "POST",
-        "/v1/avatar/upload",
-        "Upload an avatar: the body is the image itself",
-        {
-            201: ResponseSpec(
-                "The upload is accepted and stored durably.",
-                UploadBody,
-                (_READY, _PROCESSING),
-                {
-                    "Location": "The URL of its status.",
-                    "Preference-Applied": "The preference that was applied (RFC 7240).",
-                },
-            )
-        },
+        "POST /v1/avatar/upload",
         scopes=("profile:avatar:write",),
         errors=(
             *(RequestBlocked, RequestTimeout, LengthRequired, PayloadTooLarge),
             *(UnsupportedMediaType, ExpectationFailed, UnprocessableImage, TooManyRequests),
             BackendUnavailable,
         ),
-        parameters=(
-            ParameterSpec(
-                "Prefer",
-                "header",
-                f"`respond-async`, or `wait=N` with at most {MAX_WAIT} seconds (RFC 7240).",
-                "wait=10",
-            ),
-        ),
-        media_types=TYPES,
+        status=201,
+        examples={201: (_READY, _PROCESSING)},
+        headers={
+            "Location": "The URL of its status.",
+            "Preference-Applied": "The preference that was applied (RFC 7240).",
+        },
+        parameters={"Prefer": _Prefer},
+        accepts=TYPES,
     )
-    async def upload_avatar(self, call: ApiRequest) -> ApiResponse:
-        """Answer ``POST /v1/avatar/upload``: check the headers, store the body, wait."""
+    async def upload_avatar(self, call: ApiRequest) -> ApiResponse[UploadBody]:
+        """Upload an avatar: the body is the image itself."""
         try:
             length = self._length(call)
             _check_type(call)
@@ -188,16 +182,13 @@ class UploadEndpoints:
             )
 
     @Operation(
-        "GET",
-        "/v1/avatar/upload/<avatar_id>",
-        "Return the status of an upload",
-        {200: ResponseSpec("The upload.", UploadBody, (_PROCESSING, _FAILED))},
+        "GET /v1/avatar/upload/<avatar_id>",
         scopes=("profile:avatar",),
         errors=(BackendUnavailable,),
-        parameters=(ParameterSpec("avatar_id", "path", "The id of the upload.", ID, AvatarId),),
+        examples={200: (_PROCESSING, _FAILED)},
     )
-    async def get_upload(self, call: ApiRequest, avatar_id: str) -> ApiResponse:
-        """Answer ``GET /v1/avatar/upload/{id}``."""
+    async def get_upload(self, call: ApiRequest, avatar_id: AvatarId) -> ApiResponse[UploadBody]:
+        """Return the status of an upload."""
         avatar: Avatar | None = None
         if is_id(avatar_id):
             avatar = await self._store.avatar(avatar_id=avatar_id)

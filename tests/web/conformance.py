@@ -75,5 +75,5 @@ def _operation(described: Any, method: str, path: str) -> Any:
 def _described(api: Api) -> Any:
     key = tuple(sorted(api.operations))
     if key not in _documents:
-        _documents[key] = document(api.operations, "http://api.example")
+        _documents[key] = document(api.operations.values(), "http://api.example")
     return _documents[key]
