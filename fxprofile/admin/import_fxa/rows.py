@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, exists, select, update
 
-from fxprofile.drivers.sql import rows, transitions
+from fxprofile.drivers.sql import store
 from fxprofile.drivers.sql.schema import avatars, profiles
 from fxprofile.model.avatars import Status, Variant
 
@@ -76,15 +76,15 @@ def import_names(
             if not dry_run:
                 _change_name(connection, uid, name)
     if new and not dry_run:
-        rows.insert_if_absent(connection, profiles, *new)
+        store.insert_if_absent(connection, profiles, *new)
     return fates
 
 
 def _change_name(connection: Connection, uid: str, name: str | None) -> None:
-    row = rows.lock(connection, uid)
+    row = store.lock_profile(connection, uid)
     # Between the look and the lock its user may have come.
     if row is not None and _is_untouched(connection, row):
-        rows.change_profile(connection, row, IMPORTED_AT, display_name=name)
+        store.change_profile(connection, row, IMPORTED_AT, display_name=name)
 
 
 def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:
@@ -100,7 +100,7 @@ def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:
 def _standing(connection: Connection, profile: Any, uid: str, avatar_id: str) -> Fate | None:
     if profile is not None and profile.avatar_id == avatar_id:
         return Fate.THERE
-    row = rows.avatar(connection, avatar_id)
+    row = store.find_avatar(connection, avatar_id)
     if row is not None or not _is_untouched(connection, profile, uid):
         # It was imported, and then deleted or replaced; or the user has another one.
         return Fate.CHANGED_HERE
@@ -120,16 +120,16 @@ def select_avatar(
 
     One that an earlier import selected is replaced, and its pictures go.
     """
-    profile = rows.lock_or_create(connection, uid)
+    profile = store.lock_or_create_profile(connection, uid)
     fate = _standing(connection, profile, uid, avatar_id)
     if fate is not None:
         return fate
-    rows.insert_avatar(connection, uid, avatar_id, now)
-    transitions.ready(connection, avatar_id, variants, now, placeholder)
+    store.insert_avatar(connection, uid, avatar_id, now)
+    store.make_ready(connection, avatar_id, variants, now, placeholder)
     connection.execute(
         update(profiles)
         .where(profiles.c.uid == uid)
-        .values(changed_at=max(IMPORTED_AT, profile.changed_at + rows.TICK))
+        .values(changed_at=max(IMPORTED_AT, profile.changed_at + store.TICK))
     )
     return Fate.IMPORTED if profile.avatar_id is None else Fate.UPDATED
 

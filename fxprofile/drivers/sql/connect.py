@@ -1,5 +1,5 @@
 """
-Engines for the three databases, set up so that nothing waits for ever.
+SQLAlchemy engines for the three databases, with a time limit on every wait.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import os
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool, QueuePool
@@ -19,15 +19,18 @@ from sqlalchemy.pool import NullPool, QueuePool
 from fxprofile.drivers.sql.failures import is_read_only
 from fxprofile.model.errors import ConfigError
 
-#: The execution option of a transaction that only reads.
+if TYPE_CHECKING:
+    import sqlite3
+
+#: The execution option of a read-only transaction.
 READ_ONLY: Final = "fxprofile_read_only"
 
 _CONNECT_SECONDS = 5
 
-#: Seconds from one try to have a new file of SQLite to the next.
-_LOOK_AGAIN: Final = 0.01
+#: Seconds between two attempts to switch a busy SQLite file to write-ahead logging.
+_WAL_RETRY_DELAY: Final = 0.01
 
-#: The module of each driver, and the extra of this package that brings it.
+#: The driver module of each dialect, and the extra of this package that installs it.
 _DRIVERS = {
     "sqlite": ("sqlite3", ""),
     "mysql+pymysql": ("pymysql", "mysql"),
@@ -37,10 +40,10 @@ _DRIVERS = {
 
 def parse_url(text: str) -> URL:
     """
-    Read the setting ``database.url``.
+    Parse the setting ``database.url``.
 
-    :raises ConfigError: if it names no database that this service can use; the text
-        does not hold the password.
+    :raises ConfigError: if the URL names no usable database; the error text does not
+        contain the password.
     """
     try:
         url = make_url(text)
@@ -56,18 +59,21 @@ def parse_url(text: str) -> URL:
 
 
 def is_embedded(url: URL) -> bool:
-    """Whether this database is a file of this service's own."""
+    """Return whether the database is an SQLite file, which only this service uses."""
     return url.get_backend_name() == "sqlite"
 
 
 def make_engine(url: URL, *, connections: int, timeout: float) -> Engine:
     """
-    An engine that opens at most so many connections, none of them now.
+    Make an engine; it opens its connections when they are needed.
 
-    :param connections: how many; 0 opens and closes one for each use, and sets no
-        limit to how long a statement may take: it is for migrations.
+    SQLite connections are in autocommit mode: a transaction has to begin with an explicit
+    ``BEGIN``.
+
+    :param connections: the size of the connection pool.  0 is for migrations: each use
+        opens a connection and closes it, and statements have no time limit.
     :param timeout: seconds that a statement, and the wait for a free connection, may
-        take; the wait for a lock gets half of it.
+        take; the wait for a lock is limited to half of it.
     :raises ConfigError: if the driver of this database is not installed.
     """
     module, extra = _DRIVERS[url.drivername]
@@ -77,30 +83,32 @@ def make_engine(url: URL, *, connections: int, timeout: float) -> Engine:
         raise ConfigError(
             f"database.url: {url.drivername} needs fxprofile[{extra}] to be installed"
         ) from None
-    options: dict[str, Any] = {"hide_parameters": True}
+    limit = timeout if connections else None
+    options: dict[str, Any] = {"hide_parameters": True, "poolclass": NullPool}
     if connections:
-        options.update(
-            poolclass=QueuePool,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=timeout,
-            pool_pre_ping=not is_embedded(url),
-        )
-    else:
-        options.update(poolclass=NullPool)
-    prepare = {
-        "sqlite": _sqlite_engine,
-        "mysql": _mysql_engine,
-        "postgresql": _postgresql_engine,
-    }[url.get_backend_name()]
-    engine = prepare(url, options, timeout if connections else None)
-    if not is_embedded(url):
-        event.listen(engine, "handle_error", _let_go_if_read_only)
+        options["poolclass"] = QueuePool
+        options |= {"pool_size": connections, "max_overflow": 0, "pool_timeout": timeout}
+    if is_embedded(url):
+        return _sqlite_engine(url, options, limit)
+    arguments = _mysql_arguments if url.get_backend_name() == "mysql" else _postgresql_arguments
+    engine = create_engine(
+        url,
+        # At MySQL's default level InnoDB also locks the gaps between rows, and
+        # transactions of unrelated users would conflict.
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=bool(connections),
+        # The query of the URL takes precedence.
+        connect_args={k: v for k, v in arguments(limit).items() if k not in url.query},
+        **options,
+    )
+    event.listen(engine, "handle_error", _disconnect_if_read_only)
+    if limit and url.get_backend_name() == "postgresql":
+        _limit_waits(engine, limit)
     return engine
 
 
-def _let_go_if_read_only(context: ExceptionContext) -> None:
-    # The next connection, which is made anew, may lead to the new primary.
+def _disconnect_if_read_only(context: ExceptionContext) -> None:
+    # After a failover a new connection may reach the new primary.
     reads = context.connection and context.connection.get_execution_options().get(READ_ONLY)
     if not reads and is_read_only(context.original_exception):
         context.is_disconnect = True
@@ -108,10 +116,10 @@ def _let_go_if_read_only(context: ExceptionContext) -> None:
 
 def make_file(path: Path) -> None:
     """
-    Create the file of an embedded database and the directories above it, for nobody
-    else to read, unless they are there.
+    Create the file of an embedded database and the directories above it, unless they
+    exist, with access for this user only.
 
-    :raises OSError: if that is not possible.
+    :raises OSError: if that fails.
     """
     missing = []
     for directory in path.parents:
@@ -124,40 +132,33 @@ def make_file(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def _sqlite_engine(url: URL, options: dict[str, Any], timeout: float | None) -> Engine:
-    # Without an isolation level the sqlite3 module leaves BEGIN to us.
-    patience = (timeout or 60.0) / 2
-    arguments = {"isolation_level": None, "timeout": patience}
+def _sqlite_engine(url: URL, options: dict[str, Any], limit: float | None) -> Engine:
+    lock_seconds = (limit or 60.0) / 2
+    # Without an isolation level the sqlite3 module issues no BEGIN of its own.
+    arguments = {"isolation_level": None, "timeout": lock_seconds}
     engine = create_engine(url, connect_args=arguments, **options)
 
     @event.listens_for(engine, "connect")
-    def connected(connection: Any, record: object) -> None:
-        _write_ahead(connection, patience)
-        # A commit survives a power cut, not only a crash.
+    def connected(connection: sqlite3.Connection, record: object) -> None:
+        _enable_wal(connection, lock_seconds)
+        # A commit survives a power failure, not only a crash of the process.
         connection.execute("PRAGMA synchronous = FULL").close()
         connection.execute("PRAGMA foreign_keys = ON").close()
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        # A transaction that reads first and then wants to write fails at once if another
-        # one wrote in between, however long it would wait: so it takes the lock first.
-        reads = connection.get_execution_options().get(READ_ONLY)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
 
 
-def _write_ahead(connection: Any, patience: float) -> None:
+def _enable_wal(connection: sqlite3.Connection, seconds: float) -> None:
     """
-    Have a database write ahead (https://www.sqlite.org/wal.html), which stays with its
-    file: readers do not wait for the writer, nor it for them.
+    Switch a database file to write-ahead logging (https://www.sqlite.org/wal.html), which
+    is permanent: readers and the writer do not block each other.
 
-    :param patience: seconds to wait for others.  SQLite itself does not wait here for
-        somebody who is just writing, as another process does to the same new file.
+    :param seconds: how long to retry while another process writes to the file; SQLite's
+        own busy timeout does not apply to this statement.
     """
     import sqlite3
 
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + seconds
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").close()
@@ -165,38 +166,31 @@ def _write_ahead(connection: Any, patience: float) -> None:
             busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() >= deadline:
                 raise
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_WAL_RETRY_DELAY)
         else:
             return
 
 
-def _mysql_engine(url: URL, options: dict[str, Any], timeout: float | None) -> Engine:
-    lock = math.ceil(timeout / 2) if timeout else 60
-    arguments: dict[str, Any] = {
+def _mysql_arguments(limit: float | None) -> dict[str, object]:
+    lock_seconds = math.ceil(limit / 2) if limit else 60
+    arguments: dict[str, object] = {
         "charset": "utf8mb4",
         "connect_timeout": _CONNECT_SECONDS,
-        # A value that does not fit is an error, and not cut off.
-        "init_command": f"SET SESSION innodb_lock_wait_timeout = {lock},"
+        # A value that is too long is an error instead of being truncated.
+        "init_command": f"SET SESSION innodb_lock_wait_timeout = {lock_seconds},"
         " sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",
     }
-    if timeout:
-        arguments.update(read_timeout=math.ceil(timeout), write_timeout=math.ceil(timeout))
-    return create_engine(
-        url,
-        # At the default level InnoDB locks the gaps between rows as well, and
-        # transactions of users who have nothing to do with one another collide.
-        isolation_level="READ COMMITTED",
-        connect_args=_unless_in_url(url, arguments),
-        **options,
-    )
+    if limit:
+        arguments |= {"read_timeout": math.ceil(limit), "write_timeout": math.ceil(limit)}
+    return arguments
 
 
-def _postgresql_engine(url: URL, options: dict[str, Any], timeout: float | None) -> Engine:
-    milliseconds = math.ceil(timeout * 1000) if timeout else 0
-    arguments: dict[str, Any] = {
+def _postgresql_arguments(limit: float | None) -> dict[str, object]:
+    milliseconds = math.ceil(limit * 1000) if limit else 0
+    return {
         "connect_timeout": _CONNECT_SECONDS,
         "application_name": "fxprofile",
-        # Of the encoding of the database by default, which may have no texts at all.
+        # The default is the encoding of the database, which may not be a text encoding.
         "client_encoding": "UTF8",
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -206,24 +200,15 @@ def _postgresql_engine(url: URL, options: dict[str, Any], timeout: float | None)
         f" -c lock_timeout={milliseconds // 2 or 60_000}"
         f" -c idle_in_transaction_session_timeout={milliseconds * 2}",
     }
-    engine = create_engine(
-        url,
-        isolation_level="READ COMMITTED",
-        connect_args=_unless_in_url(url, arguments),
-        **options,
-    )
-    if timeout:
-        from fxprofile.drivers.sql.postgresql import PatientConnection
-
-        @event.listens_for(engine, "do_connect")
-        def connect(dialect: object, record: object, args: Any, keywords: Any) -> Any:
-            connection = PatientConnection.connect(*args, **keywords)
-            connection.patience = timeout
-            return connection
-
-    return engine
 
 
-def _unless_in_url(url: URL, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the operator says in the query of the URL comes first."""
-    return {name: value for name, value in arguments.items() if name not in url.query}
+def _limit_waits(engine: Engine, limit: float) -> None:
+    from fxprofile.drivers.sql.postgresql import TimeoutConnection
+
+    @event.listens_for(engine, "do_connect")
+    def connect(
+        dialect: object, record: object, args: tuple[str, ...], keywords: dict[str, Any]
+    ) -> TimeoutConnection:
+        connection = TimeoutConnection.connect(*args, **keywords)
+        connection.seconds = limit
+        return connection

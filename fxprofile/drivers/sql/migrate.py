@@ -1,5 +1,5 @@
 """
-The schema: which one a database has, and how it gets the one this version needs.
+Check the schema revision of a database, and upgrade it with Alembic.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fxprofile.model.errors import StoreError
 #: Where Alembic finds its environment and the revisions.
 SCRIPTS: Final = Path(__file__).parent / "migrations"
 
-#: The first version of each database that has all that is used here: SKIP LOCKED, and of
-#: SQLite, which has no rows to lock, its tables and upserts.
+#: The oldest supported version of each database: the first one with SKIP LOCKED, or, for
+#: SQLite, which has no row locks, with the upserts and DDL used here.
 OLDEST: Final = {
     "sqlite": (3, 35),
     "mysql": (8, 0),
@@ -29,27 +29,27 @@ OLDEST: Final = {
     "postgresql": (12,),
 }
 
-#: What names the lock of a migration: any number that nobody else uses.
+#: The key of PostgreSQL's advisory lock for migrations: an arbitrary number.
 _LOCK_NUMBER = 0x66787072
 _LOCK_SECONDS = 60
 
-#: Seconds that a look at the schema may take.  A migration may take as long as it takes.
-_LOOK_SECONDS = 10.0
+#: Seconds that reading the revision may take.  Migrations have no limit.
+_READ_SECONDS = 10.0
 
-# Alembic works on one migration a process: its context is a global of its module.
-_one_at_a_time = Lock()
+# Alembic's context is a module global, so a process runs one migration at a time.
+_migration_lock = Lock()
 
 
 class SchemaMismatch(StoreError):
-    """The schema of the database is not the one that this version needs."""
+    """The schema of the database is not the one that this version requires."""
 
 
 def revision(connection: Connection) -> str | None:
     """
-    The revision that the schema of a database has, or None if it has none.
+    Return the revision of the schema, or None if there is no schema.
 
-    :raises SchemaMismatch: if tables of another program are in the way, the server is too
-        old, or the database cannot hold every text.
+    :raises SchemaMismatch: if the database has tables of another program, the server is
+        too old, or the encoding of the database is not UTF-8.
     """
     _check_version(connection.dialect)
     _check_encoding(connection)
@@ -58,8 +58,8 @@ def revision(connection: Connection) -> str | None:
     if "alembic_version" not in tables:
         if ours:
             raise SchemaMismatch(
-                f"a table {ours[0]} already exists, and it is not of this program:"
-                " use a database of its own"
+                f"a table {ours[0]} already exists, and belongs to another program:"
+                " use a separate database"
             )
         return None
     found: str | None = connection.execute(
@@ -67,7 +67,7 @@ def revision(connection: Connection) -> str | None:
     ).scalar_one_or_none()
     if found is not None and not ours:
         raise SchemaMismatch(
-            f"the schema of the database is {found} of another program: use a database of its own"
+            f"the schema revision {found} belongs to another program: use a separate database"
         )
     return found
 
@@ -84,27 +84,27 @@ def _check_version(dialect: Dialect) -> None:
 
 
 def _check_encoding(connection: Connection) -> None:
-    # That of a server that was set up without a locale is SQL_ASCII. With MySQL it is a
-    # matter of our tables.
+    # A server that was set up without a locale has SQL_ASCII.  On MySQL our tables set
+    # their encoding.
     if connection.dialect.name == "postgresql":
         encoding = connection.execute(text("SHOW server_encoding")).scalar()
         if encoding != "UTF8":
             raise SchemaMismatch(
-                f"the encoding of the database is {encoding}, and has to be UTF8: create it"
+                f"the encoding of the database is {encoding}, and must be UTF8: create it"
                 " with TEMPLATE template0 ENCODING 'UTF8'"
             )
 
 
 def ensure_schema(engine: Engine, *, migrate: bool) -> None:
     """
-    See that a database has the schema that this version needs.
+    Ensure that a database has the schema that this version requires.
 
-    Any number of processes may do so at the same time, and one that is killed half-way
-    leaves what the next one goes on with.
+    Several processes may run this at the same time, and the next one continues the
+    migration of one that was killed.
 
-    :param migrate: whether to create or upgrade it.
-    :raises SchemaMismatch: if it has another one and may not be changed, or comes from
-        a newer version.
+    :param migrate: whether to create or upgrade the schema.
+    :raises SchemaMismatch: if the schema is of another version and may not be changed, or
+        of a newer version.
     """
     with engine.connect() as connection:
         connection.execution_options(**{READ_ONLY: True})
@@ -118,30 +118,30 @@ def ensure_schema(engine: Engine, *, migrate: bool) -> None:
             f"the schema of the database is {found or 'missing'},"
             f" and this version needs {REVISION}: run fxprofile-admin migrate"
         )
-    with _one_at_a_time, engine.connect() as connection, connection.begin(), _locked(connection):
+    with _migration_lock, engine.connect() as connection, connection.begin(), _locked(connection):
         _upgrade(connection, REVISION)
 
 
 def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
     """
-    Create or upgrade the schema of a database; for operators.  Blocks.
+    Create or upgrade the schema of a database, for operators.  This blocks.
 
     :param url: as in :class:`fxprofile.drivers.sql.engine.Database`.
     :param target: the revision to upgrade to.
     :returns: the revision before and after.
     :raises SchemaMismatch: if the database comes from a newer version.
-    :raises StoreError: if that is not possible.
+    :raises StoreError: if the upgrade failed.
     """
     parsed = parse_url(url)
     if not is_embedded(parsed):
-        # A server that takes connections and never says a word is found out by this.
+        # This detects a server that accepts connections and never responds.
         current(url)
     engine = make_engine(parsed, connections=0, timeout=0)
     try:
         if is_embedded(parsed):
             make_file(Path(str(parsed.database)).absolute())
         with (
-            _one_at_a_time,
+            _migration_lock,
             engine.connect() as connection,
             connection.begin(),
             _locked(connection),
@@ -155,14 +155,14 @@ def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
 
 def current(url: str) -> str | None:
     """
-    The revision that the schema of a database has, or None; for operators.  Blocks.
+    Return the revision of a database's schema, or None, for operators.  This blocks.
 
     :raises StoreError: if the database cannot be read.
     """
     parsed = parse_url(url)
     if is_embedded(parsed) and not Path(str(parsed.database)).exists():
         return None
-    engine = make_engine(parsed, connections=1, timeout=_LOOK_SECONDS)
+    engine = make_engine(parsed, connections=1, timeout=_READ_SECONDS)
     try:
         with engine.connect() as connection:
             connection.execution_options(**{READ_ONLY: True})
@@ -175,28 +175,29 @@ def current(url: str) -> str | None:
 
 @contextmanager
 def _locked(connection: Connection) -> Iterator[None]:
-    """Only one process migrates.  On SQLite its transaction has the lock already."""
+    """Lock the database for a migration, for the rest of the transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_NUMBER})
         yield
     elif connection.dialect.name in ("mysql", "mariadb"):
-        # One for each database of the server.
+        # MySQL's named locks are per server, not per database.
         lock = {"lock": f"fxprofile {connection.engine.url.database}"[:64]}
         seconds = {"seconds": _LOCK_SECONDS}
         query = text("SELECT GET_LOCK(:lock, :seconds)")
         if connection.execute(query, lock | seconds).scalar() != 1:
-            raise StoreError("mysql: another migration did not end in time")
+            raise StoreError(f"mysql: another migration still runs after {_LOCK_SECONDS} s")
         try:
             yield
         finally:
             connection.execute(text("SELECT RELEASE_LOCK(:lock)"), lock)
     else:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         yield
 
 
 def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
-    # Imported here because most processes find the schema as they need it, and this
-    # takes longer than the rest of their start.
+    # Imported here because most processes need no migration, and Alembic takes longer to
+    # import than the rest of their start.
     from alembic import command
     from alembic.config import Config
 
@@ -212,7 +213,7 @@ def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
 
 
 def _known() -> set[str]:
-    """The revisions that this version has, each in a file that is named after it."""
+    """Return the revisions that this version has; each file is named after its revision."""
     names = (path.name for path in (SCRIPTS / "versions").glob("v*.py"))
     return {name.removeprefix("v").partition("_")[0] for name in names}
 
@@ -220,5 +221,5 @@ def _known() -> set[str]:
 def _unknown(found: str) -> SchemaMismatch:
     return SchemaMismatch(
         f"the schema of the database is {found}, which this version does not know:"
-        " a newer fxprofile made it, or another program"
+        " it was created by a newer fxprofile or by another program"
     )

@@ -1,47 +1,52 @@
 """
-A connection to PostgreSQL that gives up on a silent server.
+A connection to PostgreSQL that times out when the server does not respond.
 
-PostgreSQL ends a statement that takes too long itself (``statement_timeout``), and TCP
-notices a host that is gone.  A server that is there and says nothing, stopped or
-swapped out, is what neither of them sees.
+``statement_timeout`` makes the server end a slow statement, and TCP detects a host that
+is gone; neither detects a server process that is stopped or swapped out.  psycopg has no
+such time limit for its blocking connections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from time import monotonic
 from typing import Any
 
 import psycopg
+from psycopg.abc import RV, PQGen
+from psycopg.rows import TupleRow
+
+#: Seconds more than the server's own limit, which should be reached first.
+_MARGIN = 1
 
 
-class PatientConnection(psycopg.Connection[Any]):
+class TimeoutConnection(psycopg.Connection[TupleRow]):
     """
-    Waits for an answer for a while and then closes itself.
+    Closes itself when a response takes too long.
 
-    :ivar patience: seconds.  The server's own limit should come first, so this gets a
-        second more.
+    :ivar seconds: how long a response may take.
     """
 
-    patience: float = 60.0
+    seconds: float = 60.0
 
-    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **keywords: Any) -> Any:
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         """
-        What psycopg does to wait for the server.
+        Wait for the server, as psycopg does.
 
-        :raises psycopg.OperationalError: if there was no answer in time.
+        :raises psycopg.OperationalError: if there is no response in time.
         """
-        return super().wait(self._with_patience(gen), *args, **keywords)
+        return super().wait(self._with_timeout(gen), *args, **kwargs)
 
-    def _with_patience(self, gen: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        # psycopg sends what became ready, and every tenth of a second or so a 0.
-        deadline = monotonic() + self.patience + 1
-        ready: Any = None
+    def _with_timeout(self, gen: PQGen[RV]) -> PQGen[RV]:
+        # psycopg sends the events that are ready, and READY_NONE after each interval.
+        deadline = monotonic() + self.seconds + _MARGIN
         try:
+            waiting_for = next(gen)
             while True:
-                ready = yield gen.send(ready)
+                ready = yield waiting_for
                 if not ready and monotonic() > deadline:
                     self.pgconn.finish()
-                    raise psycopg.OperationalError("the server does not answer")
+                    raise psycopg.OperationalError("the server does not respond")
+                waiting_for = gen.send(ready)
         except StopIteration as stop:
-            return stop.value
+            value: RV = stop.value
+            return value

@@ -1,15 +1,29 @@
 """
-Queues in the database.
+Queues in the database: durable, with visibility timeouts and dead letters.
+
+No library does this on Twisted for all three databases: the known ones run their own
+worker processes (Celery, RQ) or support PostgreSQL only (pgmq, procrastinate).
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Row, and_, case, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -19,17 +33,16 @@ from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.schema import queue_messages as table
 from fxprofile.model.errors import LeaseLost, QueueError, StoreError
 from fxprofile.model.messages import Message, QueueDepth
-from fxprofile.model.ports import IQueue
+from fxprofile.model.ports import BATCH, IQueue
 
 T = TypeVar("T")
 
-#: Seconds between two looks for messages that another process may have sent.
+#: Seconds between two checks for messages that another process may have sent.
 POLL: Final = 0.25
 
-#: The most that one receive gives, as with SQS.
-MAX_MESSAGES: Final = 10
-
+#: Batches that one receive reads at most while it removes dead letters.
 _ROUNDS = 10
+
 _DEAD = "-dead"
 
 
@@ -38,21 +51,22 @@ class DatabaseQueue:
     """
     An :class:`fxprofile.model.ports.IQueue` in a table, for any number of processes.
 
-    A message that comes from this process wakes who waits for it; others are looked for
-    every :data:`POLL` seconds, by a read that takes no lock.
+    A message from this process notifies waiting receives at once; for messages of other
+    processes they check every :data:`POLL` seconds, with a read that takes no lock.
 
-    Visibility is reckoned in the time of the processes, so several machines have to
-    agree about it, roughly: what their clocks differ comes off the visibility timeout.
-    On the reactor of the daemon the clock gives the seconds since the epoch.
+    Visibility is computed with the clocks of the processes, so the clocks of several
+    machines must agree: their difference shortens the visibility timeout.
 
-    Dead letters move to the queue :attr:`dead` when somebody looks for messages after
-    the last receipt ran out.  A queue of dead letters has none of its own.
+    A message whose last receipt ran out moves to the queue :attr:`dead` at the next
+    receive.  A dead-letter queue has no dead letters.
 
     :param database: holds the messages.
     :param name: at most 59 characters.
     :param visibility_timeout: seconds.
-    :param max_receives: after how many receipts a message is dead; None for never.
-    :param clock: gives the seconds since the epoch.
+    :param max_receives: the number of receives after which a message is dead-lettered;
+        None for no limit.
+    :param clock: provides the time in seconds since the epoch, as the reactor of the
+        daemon does.
     """
 
     def __init__(
@@ -71,7 +85,7 @@ class DatabaseQueue:
 
     @property
     def dead(self) -> DatabaseQueue:
-        """The queue of the dead letters of this one."""
+        """The dead-letter queue."""
         return DatabaseQueue(
             self._database,
             dead_name(self.name),
@@ -82,26 +96,20 @@ class DatabaseQueue:
 
     async def send(self, *, body: str) -> None:
         now = self._clock.seconds()
-        message = {
-            "queue": self.name,
-            "body": body,
-            "sent": now,
-            "visible_at": now,
-            "receive_count": 0,
-        }
-        await self._run(lambda c: c.execute(insert(table).values(message)) and None)
+        message = {"queue": self.name, "body": body, "sent": now, "visible_at": now}
+        await self._execute(insert(table).values(**message, receive_count=0))
         self._database.notifier.notify(self.name)
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
     ) -> Sequence[Message]:
-        if not 1 <= max_messages <= MAX_MESSAGES:
-            raise ValueError(f"max_messages is {max_messages}")
+        if not 1 <= max_messages <= BATCH:
+            raise ValueError(f"max_messages is {max_messages}; it must be 1 to {BATCH}")
         hidden = self._visibility if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
             with self._database.notifier.subscribe(self.name) as subscription:
-                messages = await self._take(max_messages, hidden)
+                messages = await self._receive(max_messages, hidden)
                 left = deadline - self._clock.seconds()
                 if messages or left <= 0:
                     return messages
@@ -109,29 +117,27 @@ class DatabaseQueue:
 
     async def extend(self, *, message: Message, visibility: float) -> None:
         now = self._clock.seconds()
-        statement = (
+        extended = await self._execute(
             update(table)
-            .where(self._ours(message), table.c.visible_at > now)
+            .where(self._holds(message), table.c.visible_at > now)
             .values(visible_at=now + visibility)
         )
-        if not await self._run(lambda c: c.execute(statement).rowcount):
-            raise LeaseLost(f"{self.name}: message {message.message_id} is no longer ours")
+        if not extended:
+            raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
         if visibility <= 0:
             self._database.notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
-        statement = delete(table).where(
-            self._ours(message), table.c.visible_at > self._clock.seconds()
-        )
-        await self._run(lambda c: c.execute(statement) and None)
+        is_leased = table.c.visible_at > self._clock.seconds()
+        await self._execute(delete(table).where(self._holds(message), is_leased))
 
     async def depth(self) -> QueueDepth:
         now = self._clock.seconds()
-        waits = table.c.visible_at <= now
+        is_visible = table.c.visible_at <= now
         query = select(
-            func.count(case((waits, 1))).label("visible"),
-            func.count(case((~waits, 1))).label("in_flight"),
-            func.min(case((waits, table.c.sent))).label("oldest"),
+            func.count(case((is_visible, 1))).label("visible"),
+            func.count(case((~is_visible, 1))).label("in_flight"),
+            func.min(case((is_visible, table.c.sent))).label("oldest"),
         ).where(table.c.queue == self.name)
         row = await self._run(lambda c: c.execute(query).one(), read_only=True)
         return QueueDepth(
@@ -147,13 +153,13 @@ class DatabaseQueue:
 
     async def browse(self, *, limit: int, after: str = "") -> Sequence[Message]:
         """
-        Look at the oldest messages without receiving them.
+        Return the oldest messages without receiving them.
 
-        :param after: only messages that came after the one with this id.
+        :param after: only messages that were sent after the one with this id.
         """
         query = (
             select(table)
-            .where(table.c.queue == self.name, table.c.seq > (_seq(after) or 0))
+            .where(table.c.queue == self.name, table.c.seq > _seq(after))
             .order_by(table.c.seq)
             .limit(limit)
         )
@@ -162,64 +168,92 @@ class DatabaseQueue:
 
     async def redrive(self, *, message_id: str) -> bool:
         """
-        Put a dead letter of this queue back on it, as if it had never been received.
+        Return a dead letter to this queue, with a receive count of zero.
 
-        :returns: whether there was one.
+        :returns: whether there was such a dead letter.
         """
-        statement = (
+        moved = await self._execute(
             update(table)
-            .where(self._is(message_id, dead_name(self.name)))
-            .values(_moved(self.name, self._clock.seconds()))
+            .where(_is(message_id, dead_name(self.name)))
+            .values(_moved_to(self.name, self._clock.seconds()))
         )
-        moved = await self._run(lambda c: c.execute(statement).rowcount)
         self._database.notifier.notify(self.name)
         return bool(moved)
 
     async def drop(self, *, message_id: str) -> bool:
         """
-        Remove a message, whoever has received it.
+        Remove a message, whether or not it is in flight.
 
-        :returns: whether there was one.
+        :returns: whether there was such a message.
         """
-        statement = delete(table).where(self._is(message_id, self.name))
-        return bool(await self._run(lambda c: c.execute(statement).rowcount))
+        return bool(await self._execute(delete(table).where(_is(message_id, self.name))))
 
-    async def _take(self, limit: int, hidden: float) -> Sequence[Message]:
+    async def _receive(self, limit: int, hidden: float) -> Sequence[Message]:
         """
-        Receive what is there.  If nobody waits for it any longer by then, the receive is
-        undone.
-        """
-        taking = _Taking(
-            queue=self.name,
-            limit=limit,
-            visibility=hidden,
-            max_receives=self._max_receives,
-        )
-        given_up = False
+        Receive the messages that are visible now.
 
-        async def take() -> Sequence[Message]:
-            looked = self._clock.seconds()
-            found = await self._run(lambda c: taking.look(c, looked), read_only=True)
-            if given_up or not found:
+        If the caller cancels this, the receive is undone as soon as it has ended.
+        """
+        cancelled = False
+
+        async def receive() -> Sequence[Message]:
+            if not await self._has_visible() or cancelled:
                 return []
-            # The time is that at which it has its turn: it may wait long for that.
-            messages, died = await self._run(lambda c: taking.take(c, self._clock.seconds()))
-            if died:
+            # The transaction may wait for a thread, so it reads the clock when it starts.
+            messages, dead = await self._run(lambda c: self._take(c, limit, hidden))
+            if dead:
                 self._database.notifier.notify(dead_name(self.name))
-            if given_up and messages:
-                await self._hand_back(messages)
+            if cancelled and messages:
+                await self._undo(messages)
             return messages
 
-        waiter = detached(take())
+        receiving = detached(receive())
         try:
-            return await waiter
+            return await receiving
         except CancelledError:
-            given_up = True
+            cancelled = True
             raise
 
-    async def _hand_back(self, messages: Sequence[Message]) -> None:
-        """Undo a receive whose messages nobody has seen."""
-        undone = {
+    async def _has_visible(self) -> bool:
+        query = select(table.c.seq).where(self._is_visible(self._clock.seconds())).limit(1)
+        return await self._run(lambda c: c.execute(query).first(), read_only=True) is not None
+
+    def _take(self, connection: Connection, limit: int, hidden: float) -> tuple[list[Message], int]:
+        """Receive messages in a transaction; return them and the number of dead letters."""
+        now = self._clock.seconds()
+        messages: list[Message] = []
+        dead = 0
+        # There may be any number of dead letters; the next receive goes on.
+        for _ in range(_ROUNDS):
+            # Rows that another consumer is receiving are skipped.
+            rows = connection.execute(
+                select(table)
+                .where(self._is_visible(now))
+                .order_by(table.c.visible_at, table.c.seq)
+                .limit(limit - len(messages))
+                .with_for_update(skip_locked=True)
+            ).all()
+            for row in rows:
+                values: dict[str, object]
+                if self._max_receives is not None and row.receive_count >= self._max_receives:
+                    values = _moved_to(dead_name(self.name), now)
+                    dead += 1
+                else:
+                    message = _message(row, secrets.token_hex(16), row.receive_count + 1)
+                    messages.append(message)
+                    values = {
+                        "receipt": message.receipt_handle,
+                        "receive_count": message.receive_count,
+                        "visible_at": now + hidden,
+                    }
+                connection.execute(update(table).where(table.c.seq == row.seq).values(values))
+            if not rows or len(messages) == limit:
+                break
+        return messages, dead
+
+    async def _undo(self, messages: Sequence[Message]) -> None:
+        """Undo a receive whose messages were not delivered to the caller."""
+        values = {
             "visible_at": self._clock.seconds(),
             "receive_count": table.c.receive_count - 1,
             "receipt": None,
@@ -227,19 +261,21 @@ class DatabaseQueue:
 
         def undo(connection: Connection) -> None:
             for message in messages:
-                connection.execute(update(table).where(self._ours(message)).values(undone))
+                connection.execute(update(table).where(self._holds(message)).values(values))
 
         await self._run(undo)
         self._database.notifier.notify(self.name)
 
-    def _ours(self, message: Message) -> Any:
-        return and_(
-            self._is(message.message_id, self.name), table.c.receipt == message.receipt_handle
-        )
+    def _is_visible(self, now: float) -> ColumnElement[bool]:
+        return and_(table.c.queue == self.name, table.c.visible_at <= now)
 
-    @staticmethod
-    def _is(message_id: str, queue: str) -> Any:
-        return and_(table.c.seq == (_seq(message_id) or 0), table.c.queue == queue)
+    def _holds(self, message: Message) -> ColumnElement[bool]:
+        receipt = table.c.receipt == message.receipt_handle
+        return and_(_is(message.message_id, self.name), receipt)
+
+    async def _execute(self, statement: Executable) -> int:
+        """Execute one statement in a transaction; return the number of rows changed."""
+        return await self._run(lambda connection: connection.execute(statement).rowcount)
 
     async def _run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         try:
@@ -249,64 +285,15 @@ class DatabaseQueue:
 
 
 def dead_name(name: str) -> str:
-    """The name of the queue of another one's dead letters."""
+    """Return the name of the dead-letter queue of a queue."""
     return name + _DEAD
 
 
-@dataclass(frozen=True)
-class _Taking:
-    """One receive: what of it runs in a thread."""
-
-    queue: str
-    limit: int
-    visibility: float
-    max_receives: int | None
-
-    def look(self, connection: Connection, now: float) -> bool:
-        """Whether a message seems to be there."""
-        query = select(table.c.seq).where(self._visible(now)).limit(1)
-        return connection.execute(query).first() is not None
-
-    def take(self, connection: Connection, now: float) -> tuple[list[Message], int]:
-        """
-        Receive messages.
-
-        :returns: them, and how many died on the way.
-        """
-        messages: list[Message] = []
-        died = 0
-        # Any number of messages may be dead; the next look goes on with them.
-        for _ in range(_ROUNDS):
-            # What another consumer is about to receive is passed over, not waited for.
-            rows = connection.execute(
-                select(table)
-                .where(self._visible(now))
-                .order_by(table.c.visible_at, table.c.seq)
-                .limit(self.limit - len(messages))
-                .with_for_update(skip_locked=True)
-            ).all()
-            for row in rows:
-                if self.max_receives is not None and row.receive_count >= self.max_receives:
-                    values = _moved(dead_name(self.queue), now)
-                    died += 1
-                else:
-                    receipt = secrets.token_hex(16)
-                    messages.append(_message(row, receipt, row.receive_count + 1))
-                    values = {
-                        "receipt": receipt,
-                        "receive_count": row.receive_count + 1,
-                        "visible_at": now + self.visibility,
-                    }
-                connection.execute(update(table).where(table.c.seq == row.seq).values(values))
-            if not rows or len(messages) == self.limit:
-                break
-        return messages, died
-
-    def _visible(self, now: float) -> Any:
-        return and_(table.c.queue == self.queue, table.c.visible_at <= now)
+def _is(message_id: str, queue: str) -> ColumnElement[bool]:
+    return and_(table.c.seq == _seq(message_id), table.c.queue == queue)
 
 
-def _moved(queue: str, now: float) -> dict[str, Any]:
+def _moved_to(queue: str, now: float) -> dict[str, object]:
     return {"queue": queue, "visible_at": now, "receive_count": 0, "receipt": None}
 
 
@@ -320,8 +307,8 @@ def _message(row: Row[Any], receipt: str, receive_count: int) -> Message:
     )
 
 
-def _seq(message_id: str) -> int | None:
-    """The number of a message, which its id is the text of."""
+def _seq(message_id: str) -> int:
+    """Return the sequence number in a message id; 0, which no row has, if there is none."""
     if message_id.isascii() and message_id.isdigit() and len(message_id) < 19:
         return int(message_id)
-    return None
+    return 0

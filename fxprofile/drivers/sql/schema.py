@@ -1,8 +1,8 @@
 """
 The tables.
 
-:mod:`fxprofile.drivers.sql.migrations` makes them; a test holds the two against each
-other on every kind of database.
+:mod:`fxprofile.drivers.sql.migrations` creates them; a test compares the two on every
+kind of database.
 """
 
 from __future__ import annotations
@@ -29,40 +29,33 @@ from sqlalchemy.types import TypeEngine
 REVISION: Final = "0003"
 
 
-class Exact(TypeDecorator[str]):
-    """
-    A short text that equals nothing but itself.
+class _Utf8Bytes(TypeDecorator[str]):
+    """A text that MySQL stores and compares as bytes."""
 
-    MySQL compares texts by a collation, and even a binary one takes no notice of blanks
-    at the end: there these are bytes.
-    """
-
-    impl = String
+    impl = VARBINARY
     cache_ok = True
 
-    def __init__(self, length: int) -> None:
-        super().__init__(length)
-        self._length = length
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else value.encode()
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name in ("mysql", "mariadb"):
-            return dialect.type_descriptor(VARBINARY(self._length * 4))
-        return dialect.type_descriptor(String(self._length))
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
-        if value is not None and dialect.name in ("mysql", "mariadb"):
-            return value.encode()
-        return value
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        return value.decode() if isinstance(value, bytes) else value
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+        return None if value is None else value.decode()
 
 
-#: SQLite gives numbers of its own only to a primary key of this very type.
+def _exact(length: int) -> TypeEngine[str]:
+    """
+    A short text that is compared by its exact characters.
+
+    MySQL's collations, even the binary ones, ignore trailing spaces.
+    """
+    return String(length).with_variant(_Utf8Bytes(length * 4), "mysql", "mariadb")
+
+
+#: SQLite generates numbers only for a primary key of type INTEGER.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 
 _OPTIONS: Final[dict[str, Any]] = {
-    # A number that was given once is not given again, even if its row is gone.
+    # A number is never reused, even after its row was removed.
     "sqlite_autoincrement": True,
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
@@ -71,19 +64,18 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 metadata = MetaData()
 
-#: One row for each accepted upload.
+#: One row per accepted upload.
 #:
-#: ``owed_since`` is when the row came into a state in which it waits for a job and its
-#: result: None once nothing is owed any more.  For a row in ``replaced`` that means
-#: that its objects are gone.  ``updated`` is when the status last changed.
-#: ``variants`` is what the worker said of the pictures, in JSON; ``placeholder`` is a
-#: BlurHash of them.
+#: ``owed_since`` is the time since which the row has waited for a job and its result, or
+#: None if it does not; a ``replaced`` row with None has no objects any more.  ``updated``
+#: is when the status last changed.  ``variants`` is the worker's description of the
+#: pictures, in JSON; ``placeholder`` is their BlurHash.
 avatars = Table(
     "avatars",
     metadata,
     Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("id", Exact(32), nullable=False),
-    Column("uid", Exact(64), nullable=False),
+    Column("id", _exact(32), nullable=False),
+    Column("uid", _exact(64), nullable=False),
     Column("status", String(16), nullable=False),
     Column("job_sent", Double),
     Column("owed_since", Double),
@@ -99,46 +91,45 @@ avatars = Table(
     **_OPTIONS,
 )
 
-#: One row for each user who ever uploaded an avatar or set a name.
+#: One row per user who has uploaded an avatar or set a name.
 #:
-#: ``selected_seq`` is a high-water mark: only an upload above it is ever selected.
-#: ``removed_at`` is set when the account was deleted; the row goes with the last avatar.
+#: ``selected_seq`` is a high-water mark: only an upload above it can become selected.
+#: ``removed_at`` is set when the account is deleted; the row is removed with the last avatar.
 profiles = Table(
     "profiles",
     metadata,
-    Column("uid", Exact(64), primary_key=True),
+    Column("uid", _exact(64), primary_key=True),
     Column("display_name", String(256)),
-    Column("avatar_id", Exact(32)),
+    Column("avatar_id", _exact(32)),
     Column("selected_seq", BigInteger, nullable=False),
     Column("changed_at", Double, nullable=False),
     Column("removed_at", Double),
     **_OPTIONS,
 )
 
-#: Who does what only one process may do at a time.
+#: The holder of each task that only one process may run at a time.
 leases = Table(
     "leases",
     metadata,
-    Column("name", Exact(32), primary_key=True),
+    Column("name", _exact(32), primary_key=True),
     Column("owner", String(255), nullable=False),
     Column("expires", Double, nullable=False),
     **_OPTIONS,
 )
 
-#: The messages of every queue.
+#: The messages of all queues.
 #:
-#: A message can be received once ``visible_at`` is past; ``receipt`` names the last
-#: receipt.
+#: A message can be received after ``visible_at``; ``receipt`` is the last receipt handle.
 queue_messages = Table(
     "queue_messages",
     metadata,
     Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("queue", Exact(64), nullable=False),
+    Column("queue", _exact(64), nullable=False),
     Column("body", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
     Column("sent", Double, nullable=False),
     Column("visible_at", Double, nullable=False),
     Column("receive_count", Integer, nullable=False),
-    Column("receipt", Exact(32)),
+    Column("receipt", _exact(32)),
     Index("queue_messages_visible", "queue", "visible_at"),
     **_OPTIONS,
 )

@@ -1,126 +1,521 @@
 """
 Profiles and avatars in a database.
+
+Each method of the store is one transaction: the function body is the SQL, which runs in a
+database thread.  Locks are always taken in the same order: first the user's profile,
+then avatars.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+import json
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Row,
+    Select,
+    Table,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from zope.interface import implementer
 
-from fxprofile.drivers.sql import rows, transitions, upkeep
+from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
+from fxprofile.model.errors import StoreError
 from fxprofile.model.ports import IProfileStore
 from fxprofile.model.profiles import Profile
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+#: A row of one of our tables; SQLAlchemy does not type the columns of a ``Table``.
+AnyRow: TypeAlias = Row[Any]
+
+#: The shortest time in seconds between two changes of a profile.
+TICK: Final = 0.001
+
+#: The statuses that a ready result changes.  A late one still counts for a failed upload,
+#: whose job was sent again.
+_BEFORE_READY: Final = (Status.PROCESSING, Status.FAILED)
+
+#: The statuses from which an avatar can be deleted.
+_DELETABLE: Final = (Status.PROCESSING, Status.READY, Status.FAILED, Status.REPLACED)
+
+#: The statuses with a delete job.
+_WITH_DELETE_JOB: Final = (Status.DELETING, Status.REPLACED)
+
+#: The name of the lease on the repair loops.
+_REPAIR: Final = "repair"
+
+_AVATAR = select(*(avatars.c[field.name] for field in fields(Avatar)))
 
 
 class Transactions(Protocol):
-    """What the store needs of :class:`fxprofile.drivers.sql.engine.Database`."""
+    """The part of :class:`fxprofile.drivers.sql.engine.Database` that the store uses."""
 
     async def run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         """Run one transaction in a thread and commit it."""
+
+
+def _transaction(
+    *, read_only: bool = False
+) -> Callable[
+    [Callable[Concatenate[SqlProfileStore, Connection, P], T]],
+    Callable[Concatenate[SqlProfileStore, P], Coroutine[Any, Any, T]],
+]:
+    """Make a method run as one transaction in a database thread."""
+
+    def decorate(
+        work: Callable[Concatenate[SqlProfileStore, Connection, P], T],
+    ) -> Callable[Concatenate[SqlProfileStore, P], Coroutine[Any, Any, T]]:
+        @wraps(work)
+        async def method(self: SqlProfileStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.database.run(
+                lambda connection: work(self, connection, *args, **kwargs), read_only=read_only
+            )
+
+        return method
+
+    return decorate
 
 
 @implementer(IProfileStore)
 class SqlProfileStore:
     """
     An :class:`fxprofile.model.ports.IProfileStore` on SQLite, MySQL, MariaDB or
-    PostgreSQL, which all behave the same.
+    PostgreSQL, with the same behaviour on each.
 
     Beyond what the interface says:
 
-    - :meth:`delete_current` and :meth:`delete_user` also keep every upload so far from
-      being selected by a late result.
-    - :meth:`delete_user` leaves an empty row, which goes with the user's last avatar.
-    - :meth:`redelete` also holds for a ``replaced`` row, whose objects are deleted too;
-      so do :meth:`unsent`, :meth:`stuck` and :meth:`counts` while they are not gone.
-    - The lease of :meth:`leadership` is as good as the clocks of the processes that ask
-      for it: a lease should be much longer than these differ.
+    - :meth:`delete_current` and :meth:`delete_user` also prevent a late result from
+      selecting any earlier upload.
+    - :meth:`delete_user` leaves an empty row, which is removed with the user's last avatar.
+    - :meth:`redelete` also applies to ``replaced`` rows, whose objects are deleted too;
+      :meth:`unsent`, :meth:`stuck` and :meth:`counts` include them until that is done.
+    - The lease of :meth:`leadership` compares the clocks of the processes: it should last
+      much longer than these differ.
 
     :param database: runs the transactions.
     """
 
     def __init__(self, database: Transactions) -> None:
-        self._database = database
+        self.database = database
 
-    async def accept(self, *, avatar_id: str, uid: str, now: float) -> Avatar:
-        return await self._write(transitions.accept, avatar_id, uid, now)
+    # Reads.
 
-    async def avatar(self, *, avatar_id: str) -> Avatar | None:
-        return await self._read(rows.avatar, avatar_id)
+    @_transaction(read_only=True)
+    def avatar(self, connection: Connection, *, avatar_id: str) -> Avatar | None:
+        return find_avatar(connection, avatar_id)
 
-    async def latest(self, *, uid: str) -> Avatar | None:
-        return await self._read(transitions.latest, uid)
+    @_transaction(read_only=True)
+    def latest(self, connection: Connection, *, uid: str) -> Avatar | None:
+        newest = (
+            _AVATAR.where(avatars.c.uid == uid, avatars.c.status != Status.DELETING)
+            .order_by(avatars.c.seq.desc())
+            .limit(1)
+        )
+        return next(iter(_avatars(connection, newest)), None)
 
-    async def profile(self, *, uid: str) -> Profile:
-        return await self._read(rows.profile, uid)
+    @_transaction(read_only=True)
+    def profile(self, connection: Connection, *, uid: str) -> Profile:
+        row = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
+        if row is None:
+            return Profile(uid=uid)
+        return Profile(
+            uid=row.uid,
+            display_name=row.display_name,
+            avatar_id=row.avatar_id,
+            changed_at=row.changed_at,
+        )
 
-    async def job_sent(self, *, avatar_id: str, status: Status, now: float) -> None:
-        await self._write(transitions.job_sent, avatar_id, status, now)
+    @_transaction(read_only=True)
+    def check(self, connection: Connection) -> None:
+        connection.execute(select(1)).scalar()
 
-    async def ready(
+    # Uploads and results.
+
+    @_transaction()
+    def accept(self, connection: Connection, *, avatar_id: str, uid: str, now: float) -> Avatar:
+        # The lock makes the order of the sequence numbers that of the commits.
+        lock_or_create_profile(connection, uid)
+        return insert_avatar(connection, uid, avatar_id, now)
+
+    @_transaction()
+    def job_sent(
+        self, connection: Connection, *, avatar_id: str, status: Status, now: float
+    ) -> None:
+        _change_avatar(connection, avatar_id, (status,), job_sent=now)
+
+    @_transaction()
+    def ready(
         self,
+        connection: Connection,
         *,
         avatar_id: str,
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
     ) -> Avatar | None:
-        return await self._write(transitions.ready, avatar_id, variants, now, placeholder)
+        return make_ready(connection, avatar_id, variants, now, placeholder)
 
-    async def failed(self, *, avatar_id: str, reason: str, now: float) -> Avatar | None:
-        return await self._write(transitions.failed, avatar_id, reason, now)
+    @_transaction()
+    def failed(
+        self, connection: Connection, *, avatar_id: str, reason: str, now: float
+    ) -> Avatar | None:
+        _fail(connection, avatar_id, reason, now)
+        return find_avatar(connection, avatar_id)
 
-    async def delete(self, *, avatar_id: str, uid: str, now: float) -> bool:
-        return await self._write(transitions.delete_one, avatar_id, uid, now)
+    @_transaction()
+    def set_display_name(
+        self, connection: Connection, *, uid: str, name: str | None, now: float
+    ) -> None:
+        lock = lock_profile if name is None else lock_or_create_profile
+        profile = lock(connection, uid)
+        if profile is not None and profile.display_name != name:
+            change_profile(connection, profile, now, display_name=name)
 
-    async def delete_current(self, *, uid: str, now: float) -> Sequence[str]:
-        return await self._write(transitions.delete_current, uid, now)
+    # Deletion.
 
-    async def delete_user(self, *, uid: str, now: float) -> Sequence[str]:
-        return await self._write(transitions.delete_user, uid, now)
+    @_transaction()
+    def delete(self, connection: Connection, *, avatar_id: str, uid: str, now: float) -> bool:
+        profile = lock_profile(connection, uid)
+        deleted = _start_delete(connection, avatar_id, now, avatars.c.uid == uid)
+        if deleted and profile is not None and profile.avatar_id == avatar_id:
+            change_profile(connection, profile, now, avatar_id=None)
+        return deleted
 
-    async def deleted(self, *, avatar_id: str, now: float) -> Avatar | None:
-        return await self._write(transitions.deleted, avatar_id, now)
+    @_transaction()
+    def delete_current(self, connection: Connection, *, uid: str, now: float) -> Sequence[str]:
+        profile = lock_profile(connection, uid)
+        if profile is None:
+            return []
+        _exclude_earlier_uploads(connection, profile)
+        in_use = (avatars.c.status == Status.PROCESSING) | (avatars.c.id == profile.avatar_id)
+        ids = _start_delete_all(connection, uid, now, in_use)
+        if profile.avatar_id is not None:
+            change_profile(connection, profile, now, avatar_id=None)
+        return ids
 
-    async def redelete(self, *, avatar_id: str) -> bool:
-        return await self._write(transitions.redelete, avatar_id)
+    @_transaction()
+    def delete_user(self, connection: Connection, *, uid: str, now: float) -> Sequence[str]:
+        profile = lock_profile(connection, uid)
+        if profile is None:
+            return []
+        _exclude_earlier_uploads(connection, profile)
+        ids = _start_delete_all(connection, uid, now)
+        if profile.avatar_id is not None or profile.display_name is not None:
+            change_profile(connection, profile, now, avatar_id=None, display_name=None)
+        connection.execute(update(profiles).where(profiles.c.uid == uid).values(removed_at=now))
+        _remove_empty_profile(connection, uid)
+        return ids
 
-    async def set_display_name(self, *, uid: str, name: str | None, now: float) -> None:
-        await self._write(transitions.set_display_name, uid, name, now)
+    @_transaction()
+    def deleted(self, connection: Connection, *, avatar_id: str, now: float) -> Avatar | None:
+        avatar = find_avatar(connection, avatar_id)
+        if avatar is None:
+            return None
+        lock_profile(connection, avatar.uid)
+        removed = connection.execute(
+            delete(avatars).where(avatars.c.id == avatar_id, avatars.c.status == Status.DELETING)
+        )
+        if removed.rowcount:
+            _remove_empty_profile(connection, avatar.uid)
+            return None
+        pending = avatars.c.owed_since.is_not(None)
+        done = {"owed_since": None, "job_sent": now}
+        _change_avatar(connection, avatar_id, (Status.REPLACED,), pending, **done)
+        return find_avatar(connection, avatar_id)
 
-    async def unsent(self, *, before: float, limit: int) -> Sequence[Avatar]:
-        return await self._read(upkeep.unsent, before, limit)
+    @_transaction()
+    def redelete(self, connection: Connection, *, avatar_id: str) -> bool:
+        pending = {"job_sent": None, "owed_since": avatars.c.updated}
+        return _change_avatar(connection, avatar_id, _WITH_DELETE_JOB, **pending)
 
-    async def stuck(self, *, sent_before: float, limit: int) -> Sequence[Avatar]:
-        return await self._read(upkeep.stuck, sent_before, limit)
+    # Repair loops.
 
-    async def expire(self, *, processing_before: float, now: float, limit: int) -> Sequence[str]:
-        return await self._write(upkeep.expire, processing_before, now, limit)
+    @_transaction(read_only=True)
+    def unsent(self, connection: Connection, *, before: float, limit: int) -> Sequence[Avatar]:
+        pending = _AVATAR.where(avatars.c.owed_since < before, avatars.c.job_sent.is_(None))
+        return _avatars(connection, _oldest(pending, limit))
 
-    async def purge(
-        self, *, failed_before: float, replaced_before: float, now: float, limit: int
+    @_transaction(read_only=True)
+    def stuck(self, connection: Connection, *, sent_before: float, limit: int) -> Sequence[Avatar]:
+        without_result = _AVATAR.where(
+            avatars.c.owed_since.is_not(None), avatars.c.job_sent < sent_before
+        )
+        return _avatars(connection, _oldest(without_result, limit))
+
+    @_transaction()
+    def expire(
+        self, connection: Connection, *, processing_before: float, now: float, limit: int
+    ) -> Sequence[str]:
+        old = select(avatars.c.id).where(
+            avatars.c.owed_since < processing_before, avatars.c.status == Status.PROCESSING
+        )
+        ids = connection.execute(_oldest(old, limit)).scalars().all()
+        return [avatar_id for avatar_id in ids if _fail(connection, avatar_id, "lost", now)]
+
+    @_transaction()
+    def purge(
+        self,
+        connection: Connection,
+        *,
+        failed_before: float,
+        replaced_before: float,
+        now: float,
+        limit: int,
     ) -> int:
-        return await self._write(upkeep.purge, failed_before, replaced_before, now, limit)
+        failed = (
+            select(avatars.c.id)
+            .where(avatars.c.status == Status.FAILED, avatars.c.updated < failed_before)
+            .order_by(avatars.c.updated, avatars.c.seq)
+            .limit(limit)
+        )
+        changed = sum(
+            _start_delete(connection, avatar_id, now, avatars.c.status == Status.FAILED)
+            for avatar_id in connection.execute(failed).scalars().all()
+        )
+        is_done = (
+            avatars.c.status == Status.REPLACED,
+            avatars.c.updated < replaced_before,
+            avatars.c.owed_since.is_(None),
+        )
+        replaced = (
+            select(avatars.c.id, avatars.c.uid)
+            .where(*is_done)
+            .order_by(avatars.c.updated, avatars.c.seq)
+            .limit(limit - changed)
+        )
+        for row in connection.execute(replaced).all():
+            removed = connection.execute(delete(avatars).where(avatars.c.id == row.id, *is_done))
+            changed += removed.rowcount
+            _remove_empty_profile(connection, row.uid)
+        return changed
 
-    async def counts(self) -> Mapping[Status, int]:
-        return await self._read(upkeep.counts)
+    @_transaction(read_only=True)
+    def counts(self, connection: Connection) -> Mapping[Status, int]:
+        found = connection.execute(
+            select(avatars.c.status, func.count())
+            .where(avatars.c.owed_since.is_not(None))
+            .group_by(avatars.c.status)
+        )
+        pending = dict.fromkeys((Status.PROCESSING, Status.DELETING, Status.REPLACED), 0)
+        pending.update({Status(status): number for status, number in found})
+        return pending
 
-    async def leadership(self, *, owner: str, now: float, seconds: float) -> bool:
-        return await self._write(upkeep.leadership, owner, now, seconds)
+    @_transaction()
+    def leadership(self, connection: Connection, *, owner: str, now: float, seconds: float) -> bool:
+        lease = {"owner": owner, "expires": now + seconds}
+        is_free = or_(leases.c.owner == owner, leases.c.expires <= now)
+        taken = connection.execute(
+            update(leases).where(leases.c.name == _REPAIR, is_free).values(**lease)
+        )
+        if taken.rowcount:
+            return True
+        insert_if_absent(connection, leases, {"name": _REPAIR, **lease})
+        holder = connection.execute(select(leases.c.owner).where(leases.c.name == _REPAIR)).scalar()
+        return bool(holder == owner)
 
-    async def resign(self, *, owner: str) -> None:
-        await self._write(upkeep.resign, owner)
+    @_transaction()
+    def resign(self, connection: Connection, *, owner: str) -> None:
+        connection.execute(delete(leases).where(leases.c.name == _REPAIR, leases.c.owner == owner))
 
-    async def check(self) -> None:
-        await self._read(upkeep.check)
 
-    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self._database.run(lambda c: function(c, *arguments), read_only=True)
+def find_avatar(connection: Connection, avatar_id: str) -> Avatar | None:
+    """Return one avatar, or None if it has no row."""
+    return next(iter(_avatars(connection, _AVATAR.where(avatars.c.id == avatar_id))), None)
 
-    async def _write(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await self._database.run(lambda c: function(c, *arguments))
+
+def _avatars(connection: Connection, query: Select[Any]) -> list[Avatar]:
+    return [
+        Avatar(**{**row._asdict(), "status": Status(row.status)})
+        for row in connection.execute(query)
+    ]
+
+
+def _oldest(query: Select[Any], limit: int) -> Select[Any]:
+    return query.order_by(avatars.c.owed_since, avatars.c.seq).limit(limit)
+
+
+def lock_profile(connection: Connection, uid: str) -> AnyRow | None:
+    """
+    Lock the profile of a user until the transaction ends, and return its row, if any.
+
+    Every transition that concerns a user's selection takes this lock before any other, so
+    the transitions of one user are serialized, and those of two users never wait for each
+    other.
+    """
+    query = select(profiles).where(profiles.c.uid == uid).with_for_update()
+    return connection.execute(query).one_or_none()
+
+
+def lock_or_create_profile(connection: Connection, uid: str) -> AnyRow:
+    """Lock the profile of a user, and insert it first if there is none."""
+    for _ in range(3):
+        row = lock_profile(connection, uid)
+        if row is not None:
+            return row
+        # The row that prevents this insert may be removed before it can be locked.
+        insert_if_absent(connection, profiles, {"uid": uid, "selected_seq": 0, "changed_at": 0.0})
+    row = lock_profile(connection, uid)
+    if row is None:
+        raise StoreError("a profile was repeatedly removed while it was being locked")
+    return row
+
+
+def insert_if_absent(connection: Connection, table: Table, *rows: Mapping[str, object]) -> None:
+    """Insert rows, except those whose primary key exists."""
+    dialect = connection.dialect.name
+    statement: Insert
+    if dialect == "sqlite":
+        statement = sqlite.insert(table).on_conflict_do_nothing()
+    elif dialect == "postgresql":
+        statement = postgresql.insert(table).on_conflict_do_nothing()
+    else:
+        # INSERT IGNORE would also truncate a value that is too long.
+        key = next(iter(table.primary_key))
+        statement = mysql.insert(table).on_duplicate_key_update({key.name: key})
+    connection.execute(statement, list(rows))
+
+
+def insert_avatar(connection: Connection, uid: str, avatar_id: str, now: float) -> Avatar:
+    """Add a row in ``processing``, with a pending job, and return it."""
+    row = {"id": avatar_id, "uid": uid, "status": Status.PROCESSING, "created": now}
+    result = connection.execute(insert(avatars).values(**row, owed_since=now, updated=now))
+    return Avatar(
+        id=avatar_id,
+        uid=uid,
+        seq=next(iter(result.inserted_primary_key or ())),
+        status=Status.PROCESSING,
+        job_sent=None,
+        created=now,
+    )
+
+
+def change_profile(connection: Connection, row: AnyRow, now: float, **values: object) -> None:
+    """
+    Change the public part of a locked profile.
+
+    ``changed_at`` always increases, even if the clocks of two processes differ.
+    """
+    changed_at = max(now, row.changed_at + TICK)
+    connection.execute(
+        update(profiles)
+        .where(profiles.c.uid == row.uid)
+        .values(changed_at=changed_at, removed_at=None, **values)
+    )
+
+
+def make_ready(
+    connection: Connection,
+    avatar_id: str,
+    variants: Mapping[str, Variant],
+    now: float,
+    placeholder: str | None,
+) -> Avatar | None:
+    """Apply a ready result, see :meth:`fxprofile.model.ports.IProfileStore.ready`."""
+    avatar = find_avatar(connection, avatar_id)
+    if avatar is None or avatar.status not in _BEFORE_READY:
+        return avatar
+    profile = lock_or_create_profile(connection, avatar.uid)
+    is_newest = avatar.seq > profile.selected_seq
+    status = {"status": Status.READY, "owed_since": None}
+    became_ready = _change_avatar(
+        connection,
+        avatar_id,
+        _BEFORE_READY,
+        error=None,
+        updated=now,
+        variants=json.dumps({name: asdict(variant) for name, variant in variants.items()}),
+        placeholder=placeholder,
+        **(status if is_newest else _pending_delete(Status.REPLACED, now)),
+    )
+    if became_ready and is_newest:
+        if profile.avatar_id is not None:
+            replaced = _pending_delete(Status.REPLACED, now)
+            _change_avatar(connection, profile.avatar_id, (Status.READY,), updated=now, **replaced)
+        change_profile(connection, profile, now, avatar_id=avatar_id, selected_seq=avatar.seq)
+    return find_avatar(connection, avatar_id)
+
+
+def _change_avatar(
+    connection: Connection,
+    avatar_id: str,
+    statuses: tuple[Status, ...],
+    *conditions: ColumnElement[bool],
+    **values: object,
+) -> bool:
+    """
+    Run the one UPDATE statement that is a transition of an avatar.
+
+    :returns: whether the avatar was in one of these statuses.
+    """
+    result = connection.execute(
+        update(avatars)
+        .where(avatars.c.id == avatar_id, avatars.c.status.in_(statuses), *conditions)
+        .values(**values)
+    )
+    return result.rowcount > 0
+
+
+def _fail(connection: Connection, avatar_id: str, reason: str, now: float) -> bool:
+    failed = {"status": Status.FAILED, "error": reason, "owed_since": None, "updated": now}
+    return _change_avatar(connection, avatar_id, (Status.PROCESSING,), **failed)
+
+
+def _pending_delete(status: Status, now: float) -> dict[str, object]:
+    return {"status": status, "job_sent": None, "owed_since": now}
+
+
+def _start_delete(
+    connection: Connection, avatar_id: str, now: float, *conditions: ColumnElement[bool]
+) -> bool:
+    deleting = _pending_delete(Status.DELETING, now)
+    return _change_avatar(connection, avatar_id, _DELETABLE, *conditions, updated=now, **deleting)
+
+
+def _start_delete_all(
+    connection: Connection, uid: str, now: float, *conditions: ColumnElement[bool]
+) -> Sequence[str]:
+    candidates = (
+        select(avatars.c.id)
+        .where(avatars.c.uid == uid, avatars.c.status.in_(_DELETABLE), *conditions)
+        .order_by(avatars.c.seq)
+    )
+    ids = connection.execute(candidates).scalars().all()
+    return [i for i in ids if _start_delete(connection, i, now, *conditions)]
+
+
+def _exclude_earlier_uploads(connection: Connection, profile: AnyRow) -> None:
+    """Raise the high-water mark, so that no late result selects an upload made so far."""
+    newest = connection.execute(
+        select(func.max(avatars.c.seq)).where(avatars.c.uid == profile.uid)
+    ).scalar()
+    if newest is not None and newest > profile.selected_seq:
+        connection.execute(
+            update(profiles).where(profiles.c.uid == profile.uid).values(selected_seq=newest)
+        )
+
+
+def _remove_empty_profile(connection: Connection, uid: str) -> None:
+    """Remove the profile of a deleted account if the user has no avatars left."""
+    connection.execute(
+        delete(profiles).where(
+            profiles.c.uid == uid,
+            profiles.c.removed_at.is_not(None),
+            ~exists().where(avatars.c.uid == uid),
+        )
+    )

@@ -14,15 +14,13 @@ from sqlalchemy import Connection, select, update
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 
-from fxprofile.drivers.sql import rows
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.schema import profiles
+from fxprofile.drivers.sql.store import insert_if_absent
 
 
 def add_one(connection: Connection) -> None:
-    rows.insert_if_absent(
-        connection, profiles, {"uid": "count", "selected_seq": 0, "changed_at": 0.0}
-    )
+    insert_if_absent(connection, profiles, {"uid": "count", "selected_seq": 0, "changed_at": 0.0})
     query = select(profiles.c.selected_seq).where(profiles.c.uid == "count")
     number = connection.execute(query.with_for_update()).scalar_one()
     connection.execute(

@@ -1,4 +1,4 @@
-"""What Alembic runs to get its connection; :mod:`fxprofile.drivers.sql.migrate` gives it."""
+"""Alembic environment; the connection comes from :mod:`fxprofile.drivers.sql.migrate`."""
 
 from alembic import context
 
@@ -8,8 +8,8 @@ from fxprofile.drivers.sql.schema import metadata
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
-    # SQLite can; Alembic does not count on it because the sqlite3 module gets in the way
-    # unless it is told to leave transactions alone, as fxprofile.drivers.sql.connect does.
+    # SQLite can; Alembic does not rely on it because the sqlite3 module commits implicitly
+    # unless it is in autocommit mode, as fxprofile.drivers.sql.connect has it.
     transactional_ddl=context.config.attributes["transactional_ddl"],
 )
 
