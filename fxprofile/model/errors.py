@@ -1,7 +1,7 @@
 """
 The two families of error.
 
-A driver (:mod:`fxprofile.drivers.storage`, :mod:`fxprofile.drivers.queues`, …) raises a
+A driver (a folder of :mod:`fxprofile.drivers`) raises a
 :class:`DriverError`; it knows nothing of HTTP and of other drivers, and no error
 of an outside library passes it.  What a client of the API may be told is an
 :class:`ApiError`; :mod:`fxprofile.web.errors` is the only place that makes one out

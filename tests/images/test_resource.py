@@ -338,5 +338,5 @@ class ImportTests(SynchronousTestCase):
             check=True,
         ).stdout.split()
         self.assertIn("fxprofile.images.memory_cache", loaded)
-        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.drivers.queues"):
+        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.drivers.sql"):
             self.assertNotIn(name, loaded)

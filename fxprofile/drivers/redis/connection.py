@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from txredisapi import RedisError, RedisProtocol, ResponseError
 
 from fxprofile.model.errors import CacheError, ConfigError
+from fxprofile.settings.model import Settings
 
 #: Seconds for one command.  A user waits for it, and can do without.
 TIMEOUT: Final = 0.5
@@ -95,6 +96,18 @@ class RedisAddress:
             return UNIXClientEndpoint(reactor, self.path, timeout=5)
         plain = HostnameEndpoint(reactor, self.host, self.port, timeout=5)
         return wrapClientTLS(optionsForClientTLS(self.host), plain) if self.tls else plain
+
+
+def redis_connection(settings: Settings, reactor: Any) -> RedisConnection:
+    """
+    The connection to the server of ``cache.url``.
+
+    :raises ConfigError: if the URL is unset or malformed.
+    """
+    if settings.cache.url is None:
+        raise ConfigError("cache.url: must be set when cache.driver is redis")
+    address = RedisAddress.parse(settings.cache.url.get_secret_value())
+    return RedisConnection(reactor, address)
 
 
 class RedisConnection(Service):

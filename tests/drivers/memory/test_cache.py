@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from fxprofile.drivers.cache import cache_from_config
+from fxprofile.app.services import Services
 from fxprofile.drivers.memory.cache import MemoryCache
 from fxprofile.settings.load import load
 from tests.contracts.cache import ALICE, BOB, CacheContract
@@ -25,7 +25,7 @@ class MemoryCacheTests(CacheContract, TestCase):
 
     async def test_from_config(self) -> None:
         """The default settings give this driver, with the time to live that is set."""
-        cache = cache_from_config(load(environ={}, overrides=["cache.ttl=5"]), self.clock)
+        cache = Services(load(environ={}, overrides=["cache.ttl=5"]), self.clock).cache
         self.assertIsInstance(cache, MemoryCache)
         await cache.set(uid=ALICE, variant="profile", value="1")
         self.clock.advance(4.9)

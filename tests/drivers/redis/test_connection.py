@@ -8,7 +8,7 @@ from twisted.internet.ssl import KeyPair
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.cache import cache_from_config, windows_from_config
+from fxprofile.app.services import Services
 from fxprofile.model.errors import CacheError, ConfigError
 from fxprofile.settings.load import load
 from tests.contracts.cache import ALICE
@@ -240,12 +240,12 @@ class ConfigTests(RedisCase):
         """The cache and the limits share a connection."""
         url = self.server().url()
         settings = load(environ={}, overrides=["cache.driver=redis", f"cache.url={url}"])
-        cache = cache_from_config(settings, reactor)
-        windows = windows_from_config(settings, reactor, cache)
+        services = Services(settings, reactor)
+        cache, windows = services.cache, services.rate_windows
         self.assertIsInstance(cache, RedisCache)
         self.assertIsInstance(windows, RedisRateWindows)
-        cache.startService()
-        self.addCleanup(cache.stopService)
+        services.stack.startService()
+        self.addCleanup(services.stack.stopService)
         await cache.check()
         self.assertEqual(await windows.hit(limits={"a": 1}), 0)
 
@@ -255,7 +255,7 @@ class ConfigTests(RedisCase):
             environ={}, overrides=["cache.driver=redis", f"cache.url=http://:{PASSWORD}@host"]
         )
         with self.assertRaises(ConfigError) as raised:
-            cache_from_config(settings, reactor)
+            _ = Services(settings, reactor).cache
         self.assertTrue(str(raised.exception).startswith("cache.url: "))
         self.assertNotIn(PASSWORD, str(raised.exception))
 
