@@ -194,7 +194,8 @@ class Process(MultiService):
         except ConfigError as error:
             self._say(error)
             self._tell_twistd()
-            raise SystemExit(1) from None
+            # SystemExit would wait for the threads of services that have started.
+            self._leave()
 
     def _tell_twistd(self) -> None:
         """Do what twistd does if a start fails, apart from the trace that it leaves."""
