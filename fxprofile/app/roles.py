@@ -15,8 +15,8 @@ from twisted.application.service import Service
 from fxprofile.app.services import RESULTS_VISIBILITY, Services
 from fxprofile.model.ports import Handler, IBucket, IQueue
 from fxprofile.serving.admin import AdminResource
+from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
-from fxprofile.serving.site import StreamingSite
 from fxprofile.settings.model import Role
 
 #: Results that a web process applies at one time.

@@ -30,8 +30,9 @@ from fxprofile.model.ports import (
 )
 from fxprofile.profiles.invalidation import Changes
 from fxprofile.profiles.read import Profiles
+from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
-from fxprofile.serving.site import Listener, StreamingSite
+from fxprofile.serving.listener import Listener
 from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake

@@ -13,7 +13,7 @@ from fxprofile.images.memory_cache import HotPictures
 from fxprofile.images.negotiation import Offers
 from fxprofile.images.resource import HEADERS, ImagesResource
 from fxprofile.model.ports import IBucket
-from fxprofile.serving.site import StreamingSite
+from fxprofile.serving.channel import StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 
 

@@ -39,9 +39,8 @@ from fxprofile.model.errors import (
 from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Credentials
 from fxprofile.profiles.scopes import Scopes
-from fxprofile.serving.channel import StreamingRequest
+from fxprofile.serving.channel import StreamingRequest, StreamingSite
 from fxprofile.serving.conditional import matches
-from fxprofile.serving.site import StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
 from fxprofile.web.models import M, validated

@@ -12,7 +12,7 @@ from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
 from fxprofile.images.producer import Tap
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import ObjectInfo
-from fxprofile.serving.site import IDLE
+from fxprofile.serving.channel import IDLE
 from tests.contracts.bucket import ScriptedBody
 from tests.images.listener import AVATAR, KEY, Listener
 from tests.serving.wire import BUFFER
