@@ -60,7 +60,7 @@ def add_admin(services: Services, role: Role) -> None:
 
 def add_images(services: Services) -> None:
     """Add the images role, which serves the public bucket."""
-    from fxprofile.images.site import make_site
+    from fxprofile.images.resource import make_site
 
     settings = services.settings
     services.health.add("public bucket", services.public_bucket.check)

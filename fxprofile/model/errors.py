@@ -10,6 +10,7 @@ of the other.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 
@@ -141,6 +142,17 @@ class ApiError(Exception):
         super().__init__(self.text)
         self.details = details
         self.headers = headers or {}
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The JSON body that describes the error to a client."""
+        return {
+            "code": self.code,
+            "errno": self.errno,
+            "error": HTTPStatus(self.code).phrase,
+            "message": self.text,
+            **self.details,
+        }
 
 
 class Unauthorized(ApiError):

@@ -16,7 +16,6 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from klein import Klein
@@ -365,17 +364,7 @@ def bearer_token(request: StreamingRequest) -> str | None:
 
 def error_response(error: ApiError) -> ApiResponse[Any]:
     """Return the response for an error."""
-    return ApiResponse(
-        status=error.code,
-        body={
-            "code": error.code,
-            "errno": error.errno,
-            "error": HTTPStatus(error.code).phrase,
-            "message": error.text,
-            **error.details,
-        },
-        headers=error.headers,
-    )
+    return ApiResponse(error.code, error.body, error.headers)
 
 
 def _raw_response(message: str) -> bytes:
