@@ -106,12 +106,10 @@ MAKE = """
 import sys
 from fxprofile.settings.model import Role
 from fxprofile.settings.load import load
-from fxprofile.app.roles import add_role
-from fxprofile.app.services import Services
+from fxprofile.app.roles import make_role
 from twisted.internet.testing import MemoryReactorClock
 role = Role(sys.argv[1])
-settings = load(overrides=sys.argv[2:], environ={}, role=role)
-add_role(role, Services(settings, MemoryReactorClock()))
+make_role(role, load(overrides=sys.argv[2:], environ={}, role=role), MemoryReactorClock())
 print(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
 """
 

@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110, section 13): whether the client has the current version."""
+"""Whether a client already has what it asks for (RFC 9110, section 13)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from email.utils import parsedate_to_datetime
 from twisted.web.http_headers import Headers
 
 
-def matches(if_none_match: str, etag: str) -> bool:
+def matches(if_none_match: str | None, etag: str) -> bool:
     """
-    Return whether a header names a tag; the comparison is weak (section 13.1.2).
+    Whether the tag is one of those that a client has: section 13.1.2, which compares
+    weakly.
 
-    :param if_none_match: the header; several are joined by commas.
+    :param if_none_match: the header, or None; several are joined by commas.
     :param etag: without quotes.
     """
-    return if_none_match.strip() == "*" or etag in re.findall(r'(?:W/)?"([^"]*)"', if_none_match)
+    if if_none_match is None:
+        return False
+    if if_none_match.strip() == "*":
+        return True
+    return etag in re.findall(r'(?:W/)?"([^"]*)"', if_none_match)
 
 
 def not_modified(headers: Headers, *, etag: str, modified: float) -> bool:
     """
-    Return whether the response to a GET or HEAD is 304 (section 13.2.2).
+    Whether the answer to a GET or HEAD is 304: section 13.2.2.
 
-    :param headers: the headers of the request.
+    :param headers: of the request.
     :param etag: without quotes.
-    :param modified: seconds since the epoch; the header has whole seconds.
+    :param modified: seconds since the epoch; what was made of it has whole seconds.
     """
     tags = headers.getRawHeaders(b"If-None-Match")
     if tags is not None:
@@ -38,5 +43,5 @@ def not_modified(headers: Headers, *, etag: str, modified: float) -> bool:
 
 
 def is_conditional(headers: Headers) -> bool:
-    """Return whether the response to a request may be 304."""
+    """Whether the answer to a request may be 304."""
     return headers.hasHeader(b"If-None-Match") or headers.hasHeader(b"If-Modified-Since")

@@ -9,13 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.deferreds.bodies import read_all
-from fxprofile.images.memory_cache import (
-    FRESH_SECONDS,
-    OVERHEAD,
-    CachedObject,
-    ObjectCache,
-    OpenObject,
-)
+from fxprofile.images.memory_cache import FRESH_SECONDS, OVERHEAD, Held, HotPictures, Picture
 from fxprofile.model.errors import ObjectNotFound, StorageError
 from fxprofile.model.ports import Body, ObjectInfo
 from tests.contracts.bucket import ScriptedBody
@@ -26,15 +20,15 @@ OTHER = "a/" + "2" * 32
 THIRD = "a/" + "3" * 32
 
 ALWAYS = "a/" + "0" * 32
-PINNED = {ALWAYS: CachedObject(ObjectInfo(ALWAYS, 6, "tag", 0.0), b"pinned", source="default")}
+PINNED = {ALWAYS: Held(ObjectInfo(ALWAYS, 6, "tag", 0.0), b"pinned", source="default")}
 
 
-class ObjectCacheTests(SynchronousTestCase):
+class HotPicturesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.bucket = MemoryBucket()
         self.bucket.objects[KEY] = b"picture"
-        self.cache = ObjectCache(
+        self.pictures = HotPictures(
             bucket=self.bucket,
             clock=self.clock,
             pinned=PINNED,
@@ -42,19 +36,19 @@ class ObjectCacheTests(SynchronousTestCase):
             max_object=50_000,
         )
 
-    def open(self, key: str = KEY) -> OpenObject:
-        return self.successResultOf(Deferred.fromCoroutine(self.cache.open(key)))
+    def open(self, key: str = KEY) -> Picture:
+        return self.successResultOf(Deferred.fromCoroutine(self.pictures.open(key)))
 
-    def start(self, key: str = KEY) -> Deferred[OpenObject]:
-        return Deferred.fromCoroutine(self.cache.open(key))
+    def start(self, key: str = KEY) -> Deferred[Picture]:
+        return Deferred.fromCoroutine(self.pictures.open(key))
 
     def look(self, key: str = KEY) -> tuple[ObjectInfo, str]:
-        return self.successResultOf(Deferred.fromCoroutine(self.cache.head(key)))
+        return self.successResultOf(Deferred.fromCoroutine(self.pictures.look(key)))
 
-    def read(self, picture: OpenObject) -> bytes:
+    def read(self, picture: Picture) -> bytes:
         return self.successResultOf(Deferred.fromCoroutine(read_all(picture.body, 1 << 20)))
 
-    def close(self, picture: OpenObject) -> None:
+    def close(self, picture: Picture) -> None:
         self.successResultOf(Deferred.fromCoroutine(picture.body.aclose()))
 
     def calls(self) -> list[str]:
@@ -122,8 +116,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.close(self.open())
         self.clock.advance(0.25)
         self.failureResultOf(self.start(), ObjectNotFound)
-        self.assertEqual(self.cache.used, 0)
-        self.failureResultOf(Deferred.fromCoroutine(self.cache.head(KEY)), ObjectNotFound)
+        self.assertEqual(self.pictures.used, 0)
+        self.failureResultOf(Deferred.fromCoroutine(self.pictures.look(KEY)), ObjectNotFound)
 
     def test_deleted_while_it_was_got(self) -> None:
         """The time counts from the question to the bucket, not from its last byte."""
@@ -143,7 +137,7 @@ class ObjectCacheTests(SynchronousTestCase):
         self.bucket.objects[KEY] = b"another picture"
         self.clock.advance(FRESH_SECONDS)
         self.assertEqual(self.read(self.open()), b"another picture")
-        self.assertEqual(self.cache.used, len(b"another picture") + OVERHEAD)
+        self.assertEqual(self.pictures.used, len(b"another picture") + OVERHEAD)
 
     def test_missing_is_not_remembered(self) -> None:
         """An object that was not there a moment ago is asked for again."""
@@ -155,7 +149,7 @@ class ObjectCacheTests(SynchronousTestCase):
         """A failure of the bucket is raised, and the next one asks again."""
         self.bucket.fail_next("get", StorageError("down"))
         self.failureResultOf(self.start(), StorageError)
-        self.assertEqual(self.cache.used, 0)
+        self.assertEqual(self.pictures.used, 0)
         self.assertEqual(self.read(self.open()), b"picture")
 
     def test_failing_look(self) -> None:
@@ -175,7 +169,7 @@ class ObjectCacheTests(SynchronousTestCase):
         self.close(self.open(KEY))
         self.bucket.objects[THIRD] = b"x" * size
         self.close(self.open(THIRD))
-        self.assertEqual(self.cache.used, 2 * (size + OVERHEAD))
+        self.assertEqual(self.pictures.used, 2 * (size + OVERHEAD))
         self.calls()
         self.assertEqual([self.open(k).source for k in (KEY, THIRD)], ["memory", "memory"])
         self.assertEqual(self.calls(), [])
@@ -187,13 +181,13 @@ class ObjectCacheTests(SynchronousTestCase):
             key = f"a/{number:032x}"
             self.bucket.objects[key] = b"x"
             self.close(self.open(key))
-            self.assertLessEqual(self.cache.used, 100_000)
+            self.assertLessEqual(self.pictures.used, 100_000)
 
     def test_read_while_put_out(self) -> None:
         """Who reads an object that is put out of the memory has it to its end."""
         self.bucket.objects.update(dict.fromkeys((KEY, OTHER, THIRD), b"y" * 48_000))
         reading = [self.open(key) for key in (KEY, OTHER, THIRD)]
-        self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
+        self.assertEqual(self.pictures.used, 2 * (48_000 + OVERHEAD))
         for picture in reading:
             self.assertEqual(self.read(picture), b"y" * 48_000)
 
@@ -210,13 +204,13 @@ class ObjectCacheTests(SynchronousTestCase):
 
         self.bucket.get = slow_get  # type: ignore[method-assign]
         first, second = self.start(KEY), self.start(OTHER)
-        self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
+        self.assertEqual(self.pictures.used, 2 * (48_000 + OVERHEAD))
         self.assertEqual(self.read(self.open(THIRD)), b"y" * 48_000)
-        self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
+        self.assertEqual(self.pictures.used, 2 * (48_000 + OVERHEAD))
         for waiting in (first, second):
             waiting.cancel()
             self.failureResultOf(waiting, CancelledError)
-        self.assertEqual(self.cache.used, 0)
+        self.assertEqual(self.pictures.used, 0)
 
     def test_not_copied(self) -> None:
         """Many readers share the bytes."""
@@ -235,7 +229,7 @@ class ObjectCacheTests(SynchronousTestCase):
         picture = self.open(ALWAYS)
         self.assertEqual((self.read(picture), picture.source), (b"pinned", "default"))
         self.assertEqual(self.look(ALWAYS), (PINNED[ALWAYS].info, "default"))
-        self.assertEqual((self.calls(), self.cache.used), ([], 0))
+        self.assertEqual((self.calls(), self.pictures.used), ([], 0))
 
     def test_large(self) -> None:
         """A large object is not held: each who asks has it from the bucket."""
@@ -246,7 +240,7 @@ class ObjectCacheTests(SynchronousTestCase):
         for one in waiting:
             self.assertEqual(len(self.read(self.successResultOf(one))), 50_001)
         self.assertEqual(self.calls(), ["get"] * 3)
-        self.assertEqual(self.cache.used, 0)
+        self.assertEqual(self.pictures.used, 0)
 
     def test_look(self) -> None:
         """Looking at an object does not get it, and asks nobody if it is in memory."""
@@ -267,7 +261,7 @@ class ObjectCacheTests(SynchronousTestCase):
         self.bucket.objects[KEY] = b"another picture"
         self.clock.advance(FRESH_SECONDS)
         self.assertEqual(self.look()[0].length, len(b"another picture"))
-        self.assertEqual(self.cache.used, 0)
+        self.assertEqual(self.pictures.used, 0)
 
 
 class BrokenBodyTests(SynchronousTestCase):
@@ -275,7 +269,7 @@ class BrokenBodyTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.body = ScriptedBody()
-        self.cache = ObjectCache(bucket=self, clock=Clock(), pinned={})  # type: ignore[arg-type]
+        self.pictures = HotPictures(bucket=self, clock=Clock(), pinned={})  # type: ignore[arg-type]
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, ScriptedBody]:
         return ObjectInfo(key, 10, "tag", 0.0), self.body
@@ -284,16 +278,16 @@ class BrokenBodyTests(SynchronousTestCase):
         """Short, long and failing bodies are closed and held by nobody."""
         for script in ([b"short"], [b"much too long"], [b"ab", StorageError("cut")]):
             self.body = ScriptedBody(*script)
-            self.failureResultOf(Deferred.fromCoroutine(self.cache.open(KEY)), StorageError)
+            self.failureResultOf(Deferred.fromCoroutine(self.pictures.open(KEY)), StorageError)
             self.assertTrue(self.body.closed)
-            self.assertEqual(self.cache.used, 0)
+            self.assertEqual(self.pictures.used, 0)
 
     def test_all_leave(self) -> None:
         """When everybody who waits has gone, the body is closed."""
         self.body = ScriptedBody(b"ab", Deferred())
-        waiting = Deferred.fromCoroutine(self.cache.open(KEY))
-        self.assertGreater(self.cache.used, 0)
+        waiting = Deferred.fromCoroutine(self.pictures.open(KEY))
+        self.assertGreater(self.pictures.used, 0)
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         self.assertTrue(self.body.closed)
-        self.assertEqual(self.cache.used, 0)
+        self.assertEqual(self.pictures.used, 0)

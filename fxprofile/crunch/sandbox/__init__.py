@@ -1,9 +1,8 @@
 """
-The sandbox of a child: layers each of which holds if the others fail.
+The lock of a child: layers that each hold alone what the others let through.
 
-Each layer is a function that returns whether it is in force; none raises if the kernel
-lacks it.  :func:`lock` applies them in order.  No library does this without a helper program
-of its own (bubblewrap, nsjail), which would have to start a new interpreter for each image.
+Each layer is one function that says whether it is in force; none raises when the
+kernel does not have it.  :func:`lock` puts them on in their order.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections.abc import Collection
 from typing import Final, Literal
 
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.sandbox import landlock, process, seccomp
+from fxprofile.crunch.sandbox import landlock, process, rlimits, seccomp
 
 Mode = Literal["strict", "best-effort", "off"]
 
-#: The layers, as logs and metrics name them, in the order in which they are applied.
+#: The layers, as logs and metrics name them, in the order in which a child puts them on.
 LAYERS: Final = (
     "namespaces",
     "oom_score",
@@ -38,52 +37,52 @@ def lock(*, parent: int, limits: Limits, mode: Mode) -> set[str]:
     """
     Lock this process, for good.
 
-    Its resources are limited in every mode; ``off`` leaves out the layers that isolate it.
+    What it may take is limited in every mode; ``off`` leaves out what keeps it apart.
 
-    :param parent: the process whose end also ends this one.
+    :param parent: the process whose death is to be this one's.
     :returns: the layers in force, by their names in :data:`LAYERS`.
     """
-    isolated = mode != "off"
-    # Made while this process may still open descriptors.
-    rules = landlock.ruleset() if isolated else None
-    in_force = {
+    apart = mode != "off"
+    # Made while descriptors can still be had.
+    rules = landlock.ruleset() if apart else None
+    force = {
         "priority": process.lower_priority(),
-        "uid": isolated and process.leave_root(),
-        "capabilities": isolated and process.drop_capabilities(),
+        "uid": apart and process.leave_root(),
+        "capabilities": apart and process.drop_capabilities(),
         # After the change of user, which would undo it.
         "parent_death": process.die_with(parent),
-        "undumpable": isolated and process.forbid_inspection(),
-        "rlimits": process.limit_resources(limits),
-        "no_new_privs": isolated and process.forbid_new_privileges(),
+        "undumpable": apart and process.forbid_inspection(),
+        "rlimits": rlimits.apply(limits),
+        "no_new_privs": apart and process.forbid_new_privileges(),
     }
     if rules is not None:
         descriptor, layers = rules
-        in_force |= dict.fromkeys(layers, landlock.restrict(descriptor))
+        force.update(dict.fromkeys(layers, landlock.restrict(descriptor)))
     # Last: the others need system calls that this one forbids.
-    in_force["seccomp"] = isolated and seccomp.restrict(threads=limits.heic)
-    return {name for name, holds in in_force.items() if holds}
+    force["seccomp"] = apart and seccomp.apply(threads=limits.heic)
+    return {name for name, holds in force.items() if holds}
 
 
 def prepare(*, limits: Limits, mode: Mode) -> set[str]:
     """
-    Apply, in the helper, the layers that its children inherit.
+    Put on, in the helper, what its children then have from their birth.
 
-    :param limits: those of its children.
+    :param limits: those that its children will have.
     :returns: the layers in force.
     """
-    in_force = {
+    force = {
         "namespaces": mode != "off" and process.leave_namespaces(),
         "oom_score": process.die_first(),
     }
     if mode != "off":
         process.forbid_inspection()
-        # Cached, so that no child has to make it.
+        # No child has to make it again.
         seccomp.program_here(threads=limits.heic)
-    return {name for name, holds in in_force.items() if holds}
+    return {name for name, holds in force.items() if holds}
 
 
-def is_enough(layers: Collection[str], mode: Mode) -> bool:
-    """Return whether these layers are enough for this mode."""
+def holds(layers: Collection[str], mode: Mode) -> bool:
+    """Whether these layers are enough for this mode."""
     if mode != "strict":
         return True
     return "no_new_privs" in layers and ("seccomp" in layers or "landlock" in layers)
@@ -91,14 +90,14 @@ def is_enough(layers: Collection[str], mode: Mode) -> bool:
 
 def verified(layers: Collection[str], pid: int) -> set[str]:
     """
-    Return the layers that a child claims, without those that the kernel denies.
+    The layers that a child says it has, less those of which the kernel knows better.
 
-    :param pid: the child, which waits before its job.
+    :param pid: the child, stopped before its job.
     """
-    confirmed = set(layers) & set(LAYERS)
+    believed = set(layers) & set(LAYERS)
     status = process.status(pid)
     if status.get("NoNewPrivs") != "1":
-        confirmed.discard("no_new_privs")
+        believed.discard("no_new_privs")
     if status.get("Seccomp") != "2":
-        confirmed.discard("seccomp")
-    return confirmed
+        believed.discard("seccomp")
+    return believed

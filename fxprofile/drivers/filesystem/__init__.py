@@ -1,5 +1,5 @@
 """
-Buckets that are folders of this host: atomic and durable puts, validated keys.
+Buckets in a local folder.
 
-``bucket.py`` implements the port in threads; ``folder.py`` holds the blocking calls.
+Atomic, durable, and validated keys.  For one host only.
 """

@@ -1,6 +1,6 @@
 """
-Tests of :mod:`fxprofile.images.resource` with clients and buckets that are slow, or that
-disconnect.
+Tests of :mod:`fxprofile.images.producer`, and of :mod:`fxprofile.images.resource` with clients
+and buckets that are slow, or leave in the middle.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
-from fxprofile.images.resource import StreamProducer
+from fxprofile.images.producer import Tap
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import ObjectInfo
-from fxprofile.serving.channel import IDLE
+from fxprofile.serving.site import IDLE
 from tests.contracts.bucket import ScriptedBody
 from tests.images.listener import AVATAR, KEY, Listener
 from tests.serving.wire import BUFFER
@@ -22,30 +22,30 @@ PIECE = b"p" * 65536
 LARGE = 16
 
 
-class StreamProducerTests(SynchronousTestCase):
+class TapTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.producer = StreamProducer()
+        self.tap = Tap()
 
     def test_open(self) -> None:
         """A tap is open until it is closed."""
-        self.successResultOf(self.producer.writable())
+        self.successResultOf(self.tap.opened())
 
     def test_closed(self) -> None:
         """Who waits at a closed tap goes on when it is opened."""
-        self.producer.pauseProducing()
-        waiting = self.producer.writable()
+        self.tap.pauseProducing()
+        waiting = self.tap.opened()
         self.assertNoResult(waiting)
-        self.producer.resumeProducing()
+        self.tap.resumeProducing()
         self.successResultOf(waiting)
-        self.successResultOf(self.producer.writable())
+        self.successResultOf(self.tap.opened())
 
     def test_given_up(self) -> None:
         """Whoever gives up waiting is no trouble when it is opened after all."""
-        self.producer.pauseProducing()
-        waiting = self.producer.writable()
+        self.tap.pauseProducing()
+        waiting = self.tap.opened()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
-        self.producer.resumeProducing()
+        self.tap.resumeProducing()
 
 
 class ScriptedBucket:
