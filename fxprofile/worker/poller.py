@@ -1,10 +1,13 @@
 """
-The loop that takes messages from a queue and has them handled.
+Consume a queue: receive messages, run a handler for each, and acknowledge them.
 
-It receives only as many as it can start at once, keeps each one invisible while it is
-handled, deletes it last, and survives every error.  A message whose handling failed
-comes back after a delay that grows with its receive count, until the queue declares it
-dead.
+A poller receives only as many messages as it can start at once, extends the lease of each
+message while its handler runs, deletes a message last, and survives every error.  A message
+whose handler failed becomes visible again after a delay that grows with its receive
+count, until the queue dead-letters it.
+
+boto3 and the known queue workers block a thread or a process per consumer; this runs on
+the reactor and serves any :class:`fxprofile.model.ports.IQueue`.
 """
 
 from __future__ import annotations
@@ -12,69 +15,82 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.model.errors import DriverError, LeaseLost, MalformedMessage
 from fxprofile.model.messages import Message
 from fxprofile.model.ports import BATCH, Handler, IQueue
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.worker.lease import FIRST, Lease
 
-#: Seconds of a long poll; Amazon SQS allows no more.
-WAIT = 20
+#: Seconds of a long poll, which is the maximum of Amazon SQS.
+WAIT: Final = 20
 
-#: Seconds until a message whose handling failed comes back, by its receive count.
-RETRY_DELAYS = (10, 30, 120, 600)
+#: Seconds that a receive hides a message, at most.  If the response is lost because the
+#: process dies, another one receives the message soon.
+FIRST_VISIBILITY: Final = 15
 
-#: Receives after which a message that is not understood no longer comes back at once:
-#: nothing declares it dead, as its queue is without a redrive policy.  That of the account
-#: events is not ours.  It would go round and round until it expires.
-PROMPT_RECEIVES = 10
+#: Seconds between two attempts to extend a lease, at least.
+_MIN_EXTEND_DELAY: Final = 1
 
-#: A loop whose last good receive is older than so many seconds is not healthy.
-STALE_AFTER = 90
+#: Seconds until a failed message becomes visible again, by its receive count.
+RETRY_DELAYS: Final = (10, 30, 120, 600)
 
-#: Seconds that the handling of one message may take: a handler that hangs would keep
-#: its message from everybody else for ever.
-LONGEST = 600
+#: The part by which these delays vary at random, so that messages that failed together
+#: are not retried together.
+RETRY_JITTER: Final = 0.2
 
-#: Seconds from a receive that gave nothing to the next one, at the least.
-EMPTY_PAUSE = 1
+#: Receives after which a malformed message is no longer released at once: the queue does
+#: not dead-letter it, because it has no redrive policy.  The account events queue, which
+#: is not ours, may be such a queue.
+PROMPT_RECEIVES: Final = 10
 
-#: Seconds that cancelled work may take to end when the service stops.
-CLEANUP = 1
+#: Seconds without a successful receive after which the poller is unhealthy.
+STALE_AFTER: Final = 90
 
-#: Gives a random number between two.
-Uniform = Callable[[float, float], float]
+#: Seconds that a handler may take; a handler that hangs must not keep its message for ever.
+HANDLER_TIMEOUT: Final = 600
+
+#: Seconds from an empty receive to the next one, at least.
+EMPTY_PAUSE: Final = 1
+
+#: Seconds that cancelled handlers may take to end when the service stops.
+CLEANUP: Final = 1
+
+_SLOT_FREED: Final = "slot freed"
 
 
-class _Why(StrEnum):
-    """Why the work on a message was cancelled."""
+class Outcome(StrEnum):
+    """The outcome of a delivery, as the metric ``fxprofile_queue_handled`` counts it."""
 
-    LEASE_LOST = "lease_lost"
-    OVERDUE = "retry"
+    DONE = "done"
+    RETRY = "retry"
+    MALFORMED = "malformed"
     RELEASED = "released"
+    LEASE_LOST = "lease_lost"
 
 
 class Poller(Service):
     """
-    Receives from one queue, and handles in so many slots.
+    Receives from one queue and runs a handler for each message.
 
-    :param handler: does the work of one message.  When it returns, the work is done.
-        It raises :class:`MalformedMessage` if the message can never be understood, and
-        anything else if it is to be tried again.
-    :param slots: how many messages are handled at one time.
+    :param handler: handles one message.  It returns when its work is done; it raises
+        :class:`MalformedMessage` if the message is invalid, and any other error if it has
+        to be retried.
+    :param slots: how many handlers run at the same time.
     :param visibility_timeout: of the queue, in seconds.
-    :param first: see :data:`fxprofile.worker.lease.FIRST`.
-    :param grace: seconds that messages in hand may take when the service stops.
-    :param longest: see :data:`LONGEST`.
+    :param first: see :data:`FIRST_VISIBILITY`.
+    :param grace: seconds that handlers may take to end when the service stops.
+    :param handler_timeout: see :data:`HANDLER_TIMEOUT`.
     :param retry_delays: see :data:`RETRY_DELAYS`.
-    :param uniform: the source of all jitter.
+    :param chance: returns random numbers from 0 to 1, for all jitter.
     """
 
     _log = Logger()
@@ -86,13 +102,13 @@ class Poller(Service):
         handler: Handler,
         slots: int,
         visibility_timeout: float,
-        first: float = FIRST,
+        first: float = FIRST_VISIBILITY,
         metrics: Metrics,
         clock: IReactorTime,
         grace: float = 25,
-        longest: float = LONGEST,
+        handler_timeout: float = HANDLER_TIMEOUT,
         retry_delays: tuple[float, ...] = RETRY_DELAYS,
-        uniform: Uniform = random.uniform,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.setName(f"poller of {queue.name}")
         self._queue = queue
@@ -103,23 +119,26 @@ class Poller(Service):
         self._metrics = metrics
         self._clock = clock
         self._grace = grace
-        self._longest = longest
+        self._handler_timeout = handler_timeout
         self._retry_delays = retry_delays
-        self._uniform = uniform
+        self._chance = chance
+        self._backoff = Backoff(first=1, cap=60, shortest=0.1, chance=chance)
         self._loop: Deferred[None] | None = None
-        self._turn = 0
-        self._in_hand: dict[_Handling, None] = {}
-        self._hand_freed: Deferred[None] | None = None
+        self._generation = 0
+        # An ordered set.
+        self._in_flight: dict[Delivery, None] = {}
+        self._notifier = Notifier()
         self._last_receive = 0.0
 
     def startService(self) -> None:
         super().startService()
         self._last_receive = self._clock.seconds()
-        self._turn += 1
-        self._loop = Deferred.fromCoroutine(self._run(self._turn))
+        self._generation += 1
+        self._loop = Deferred.fromCoroutine(self._run(self._generation))
         self._loop.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     def stopService(self) -> Deferred[None]:
+        """Stop receiving, wait for the handlers for the grace period, and release the rest."""
         super().stopService()
         loop, self._loop = self._loop, None
         if loop is None:
@@ -128,29 +147,28 @@ class Poller(Service):
 
     @property
     def healthy(self) -> bool:
-        """Whether the loop runs, and the queue has answered lately if it was asked."""
+        """Whether the poller is running and receives, or is at capacity."""
         if self._loop is None:
             return False
-        # Whose hands are full asks for nothing.
-        asks = len(self._in_hand) < self._slots
-        return not asks or self._clock.seconds() - self._last_receive < STALE_AFTER
+        at_capacity = len(self._in_flight) >= self._slots
+        return at_capacity or self._clock.seconds() - self._last_receive < STALE_AFTER
 
-    async def _run(self, turn: int) -> None:
+    async def _run(self, generation: int) -> None:
         failures = 0
-        # Who was stopped and started again in the meantime has another loop.
-        while self.running and self._turn == turn:
+        # After a stop and a new start another loop is running.
+        while self.running and self._generation == generation:
             try:
                 pause = await self._receive()
                 failures = 0
             except Exception as error:
-                # This may also be a CancelledError that is the driver's own affair.
+                # A CancelledError may also come from the driver.
                 if not self.running:
                     return
                 failures += 1
-                pause = backoff(failures, uniform=self._uniform)
+                pause = self._backoff.delay(failures)
                 self._metrics.receive_errors.labels(self._queue.name).inc()
                 self._log.warn(
-                    "Cannot receive from {queue}, next try in {delay:.1f} s: {error!r}",
+                    "Receive from {queue} failed; retrying in {delay:.1f} s: {error!r}",
                     queue=self._queue.name,
                     delay=pause,
                     error=error,
@@ -160,15 +178,15 @@ class Poller(Service):
 
     async def _receive(self) -> float:
         """
-        Receive what there are hands for, and start to handle it.
+        Receive messages for the free slots and start their handlers.
 
-        :returns: how many seconds to wait before the next time.
+        :returns: seconds to wait before the next receive.
         """
-        free = self._slots - len(self._in_hand)
+        free = self._slots - len(self._in_flight)
         if free <= 0:
-            self._hand_freed = Deferred()
-            await self._hand_freed
-            # Time spent with full hands is not the queue's fault.
+            with self._notifier.subscribe(_SLOT_FREED) as subscription:
+                await subscription.wait(self._clock, WAIT)
+            # The time at capacity does not count as time without a receive.
             self._last_receive = self._clock.seconds()
             return 0
         asked = self._clock.seconds()
@@ -178,7 +196,7 @@ class Poller(Service):
         self._last_receive = self._clock.seconds()
         for message in messages:
             self._start(message)
-        # A queue that does not wait must not make this a busy loop.
+        # A queue without long polling must not cause a busy loop.
         return 0 if messages else asked + EMPTY_PAUSE - self._last_receive
 
     def _start(self, message: Message) -> None:
@@ -186,208 +204,251 @@ class Poller(Service):
         self._metrics.received.labels(name).inc()
         self._metrics.receive_count.labels(name).observe(message.receive_count)
         self._metrics.message_age.labels(name).observe(max(0, self._clock.seconds() - message.sent))
-        handling = _Handling(message)
-        self._in_hand[handling] = None
+        delivery = Delivery(
+            message,
+            self._queue,
+            self._clock,
+            first=self._first,
+            visibility_timeout=self._visibility_timeout,
+        )
+        self._in_flight[delivery] = None
         self._metrics.in_hand.labels(name).inc()
-        handled = Deferred.fromCoroutine(self._handle(handling))
+        handled = Deferred.fromCoroutine(self._handle(delivery))
         handled.addErrback(
             lambda failure: self._log.failure("Handling a message failed", failure=failure)
         )
-        handled.addBoth(lambda _: self._let_go(handling))
+        handled.addBoth(lambda _: self._free_slot(delivery))
 
-    def _let_go(self, handling: _Handling) -> None:
-        if handling not in self._in_hand:
+    def _free_slot(self, delivery: Delivery) -> None:
+        if delivery not in self._in_flight:
             return
-        del self._in_hand[handling]
+        del self._in_flight[delivery]
         self._metrics.in_hand.labels(self._queue.name).dec()
-        if self._hand_freed is not None and not self._hand_freed.called:
-            self._hand_freed.callback(None)
+        self._notifier.notify(_SLOT_FREED)
 
-    async def _handle(self, handling: _Handling) -> None:
-        message = handling.message
+    async def _handle(self, delivery: Delivery) -> None:
         started = self._clock.seconds()
-        handling.work = Deferred.fromCoroutine(_call(self._handler, message))
-        self._watch(handling)
-        try:
-            await handling.work
-            outcome = "done"
-        except MalformedMessage as error:
-            outcome = "malformed"
-            self._log_malformed(message, error)
-        except Exception as error:
-            outcome = handling.why or "retry"
-            if handling.why is None:
-                self._log_failed(message, error)
-        finally:
-            handling.work = None
-            handling.watch_no_longer()
-        if handling not in self._in_hand:
-            # Handed back already, because it would not end.
+        outcome = await self._run_handler(delivery)
+        if delivery not in self._in_flight:
+            # The stop released it, because the handler ignored its cancellation.
             return
-        if handling.why is _Why.LEASE_LOST:
-            # Whatever this came to: the message is somebody else's now.
-            outcome = _Why.LEASE_LOST
+        if delivery.cancelled_as is Outcome.LEASE_LOST:
+            # Another consumer has the message, even if the handler succeeded here.
+            outcome = Outcome.LEASE_LOST
         self._metrics.handled.labels(self._queue.name, outcome).inc()
         self._metrics.handle_seconds.labels(self._queue.name).observe(
             self._clock.seconds() - started
         )
-        await self._conclude(message, outcome)
+        await self._settle(delivery.message, outcome)
 
-    def _watch(self, handling: _Handling) -> None:
-        handling.lease = Lease(
-            queue=self._queue,
-            message=handling.message,
-            first=self._first,
-            visibility_timeout=self._visibility_timeout,
-            clock=self._clock,
-            lost=lambda: handling.cancel(_Why.LEASE_LOST),
-        )
-        handling.lease.begin()
-        handling.overdue = self._clock.callLater(self._longest, self._take_no_longer, handling)
+    async def _run_handler(self, delivery: Delivery) -> Outcome:
+        """Run the handler, with a time limit and a lease; return the outcome."""
+        message = delivery.message
+        try:
+            await delivery.start(self._handler, self._handler_timeout, self._time_out)
+            return Outcome.DONE
+        except MalformedMessage as error:
+            if message.receive_count == 1:
+                self._log_failed(self._log.error, message, "is malformed", error)
+            return Outcome.MALFORMED
+        except Exception as error:
+            if delivery.cancelled_as is not None:
+                return delivery.cancelled_as
+            log = self._log.warn if isinstance(error, DriverError) else self._log.failure
+            self._log_failed(log, message, "failed and will be retried", error)
+            return Outcome.RETRY
+        finally:
+            delivery.work = None
+            delivery.stop_watching()
 
-    def _take_no_longer(self, handling: _Handling) -> None:
+    def _time_out(self, delivery: Delivery) -> None:
         self._log.error(
-            "Message {id} on {queue} took longer than {seconds} s and is tried again later",
-            id=handling.message.message_id,
+            "Message {id} on {queue} timed out after {seconds} s and will be retried",
+            id=delivery.message.message_id,
             queue=self._queue.name,
-            seconds=self._longest,
+            seconds=self._handler_timeout,
         )
-        handling.cancel(_Why.OVERDUE)
+        delivery.cancel(Outcome.RETRY)
 
-    def _log_malformed(self, message: Message, error: MalformedMessage) -> None:
-        if message.receive_count == 1:
-            self._log.error(
-                "Message {id} on {queue} is not understood: {error}",
-                id=message.message_id,
-                queue=self._queue.name,
-                error=error,
-            )
-
-    def _log_failed(self, message: Message, error: Exception) -> None:
-        known = isinstance(error, DriverError)
-        log: Callable[..., None] = self._log.warn if known else self._log.failure
+    def _log_failed(
+        self, log: Callable[..., None], message: Message, what: str, error: Exception
+    ) -> None:
         log(
-            "Message {id} on {queue} is tried again later: {error!r}",
+            "Message {id} on {queue} {what}: {error!r}",
             id=message.message_id,
             queue=self._queue.name,
+            what=what,
             error=error,
         )
 
-    async def _conclude(self, message: Message, outcome: str) -> None:
+    async def _settle(self, message: Message, outcome: Outcome) -> None:
+        """Acknowledge, retry or release a message; the queue dead-letters it if need be."""
         try:
-            if outcome == "done":
+            if outcome is Outcome.DONE:
                 await self._queue.delete(message=message)
-            elif outcome == "retry":
-                await self._queue.extend(
-                    message=message, visibility=self._delay(message.receive_count)
-                )
-            elif outcome == "malformed":
-                await self._queue.extend(message=message, visibility=self._malformed_delay(message))
-            elif outcome == _Why.RELEASED:
-                await self._queue.extend(message=message, visibility=0)
+            elif outcome is not Outcome.LEASE_LOST:
+                delay = self._delay(message.receive_count, outcome)
+                await self._queue.extend(message=message, visibility=delay)
         except LeaseLost:
             self._log.info(
-                "The lease of message {id} on {queue} had run out",
+                "The lease of message {id} on {queue} has expired",
                 id=message.message_id,
                 queue=self._queue.name,
             )
         except DriverError as error:
-            # The message comes back by itself, and is then handled once more.
+            # The message becomes visible again by itself, and is handled once more.
             self._metrics.conclude_errors.labels(self._queue.name).inc()
-            self._log.warn(
-                "Cannot conclude message {id} on {queue}: {error}",
-                id=message.message_id,
-                queue=self._queue.name,
-                error=error,
+            self._log_failed(
+                self._log.warn, message, f"cannot be settled as {outcome.value}", error
             )
 
-    def _malformed_delay(self, message: Message) -> float:
-        if message.receive_count <= PROMPT_RECEIVES:
+    def _delay(self, receive_count: int, outcome: Outcome) -> float:
+        if outcome is Outcome.MALFORMED:
+            receive_count -= PROMPT_RECEIVES
+        if outcome is Outcome.RELEASED or receive_count <= 0:
             return 0
-        return self._delay(message.receive_count - PROMPT_RECEIVES)
-
-    def _delay(self, count: int) -> float:
-        step = min(count, len(self._retry_delays)) - 1
-        return self._retry_delays[max(0, step)] * self._uniform(0.8, 1.2)
+        step = self._retry_delays[min(receive_count, len(self._retry_delays)) - 1]
+        return step * (1 + RETRY_JITTER * (2 * self._chance() - 1))
 
     async def _stop(self, loop: Deferred[None]) -> None:
         loop.cancel()
         await loop
-        await self._hands_empty(self._grace)
-        if not self._in_hand:
+        await self._wait_until_idle(self._grace)
+        if not self._in_flight:
             return
         self._log.warn(
-            "{count} messages of {queue} are handed back unfinished",
-            count=len(self._in_hand),
+            "Releasing {count} unfinished messages of {queue}",
+            count=len(self._in_flight),
             queue=self._queue.name,
         )
-        for handling in list(self._in_hand):
-            handling.cancel(_Why.RELEASED)
-        await self._hands_empty(CLEANUP)
-        # Whatever does not listen: all at once, because each may take its time.
-        await DeferredList(
-            [Deferred.fromCoroutine(self._abandon(handling)) for handling in list(self._in_hand)],
-            consumeErrors=True,
-        )
+        for delivery in list(self._in_flight):
+            delivery.cancel(Outcome.RELEASED)
+        await self._wait_until_idle(CLEANUP)
+        # Handlers that ignored their cancellation; concurrently, as each release may be slow.
+        abandoned = [self._abandon(delivery) for delivery in list(self._in_flight)]
+        await DeferredList(map(Deferred.fromCoroutine, abandoned), consumeErrors=True)
 
-    async def _abandon(self, handling: _Handling) -> None:
-        self._let_go(handling)
-        handling.watch_no_longer()
-        if handling.work is not None:
-            await self._conclude(handling.message, _Why.RELEASED)
-
-    async def _hands_empty(self, seconds: float) -> None:
-        """Wait until nothing is in hand, and so many seconds at most."""
+    async def _wait_until_idle(self, seconds: float) -> None:
+        """Wait until no handler runs, for at most this many seconds."""
         deadline = self._clock.seconds() + seconds
-        while self._in_hand and self._clock.seconds() < deadline:
-            self._hand_freed = Deferred()
-            late = self._clock.callLater(
-                deadline - self._clock.seconds(), self._hand_freed.callback, None
-            )
-            await self._hand_freed
-            if late.active():
-                late.cancel()
+        while self._in_flight and (left := deadline - self._clock.seconds()) > 0:
+            with self._notifier.subscribe(_SLOT_FREED) as subscription:
+                await subscription.wait(self._clock, left)
+
+    async def _abandon(self, delivery: Delivery) -> None:
+        self._free_slot(delivery)
+        delivery.stop_watching()
+        # If the handler has ended, its message is being settled.
+        if delivery.work is not None:
+            await self._settle(delivery.message, Outcome.RELEASED)
 
 
-class _Handling:
-    """A message in hand, and the work on it."""
+class Delivery:
+    """
+    A message in flight: its handler call, and its lease, which keeps the message invisible.
 
-    def __init__(self, message: Message) -> None:
+    The lease is extended after half of its time.  It is lost when the queue says so, or
+    when it expires because the queue could not be reached in time; then the handler is
+    cancelled.
+
+    :param first: seconds for which the receive has hidden the message.
+    :param visibility_timeout: seconds for which each extension hides it.
+    :ivar work: the handler call while it runs, else None.
+    :ivar cancelled_as: the outcome for which the handler was cancelled.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        message: Message,
+        queue: IQueue,
+        clock: IReactorTime,
+        *,
+        first: float,
+        visibility_timeout: float,
+    ) -> None:
         self.message = message
-        #: None before it begins and when it has ended.
         self.work: Deferred[None] | None = None
-        self.why: _Why | None = None
-        self.lease: Lease | None = None
-        self.overdue: IDelayedCall | None = None
+        self.cancelled_as: Outcome | None = None
+        self._queue = queue
+        self._clock = clock
+        self._first = first
+        self._visibility_timeout = visibility_timeout
+        self._extending: Deferred[None] | None = None
+        self._expires = 0.0
+        self._timers: list[IDelayedCall] = []
 
-    def watch_no_longer(self) -> None:
-        """Whatever happens now, neither the lease nor the time is looked at."""
-        if self.lease is not None:
-            self.lease.end()
-        if self.overdue is not None and self.overdue.active():
-            self.overdue.cancel()
+    def start(
+        self, handler: Handler, timeout: float, timed_out: Callable[[Delivery], None]
+    ) -> Deferred[None]:
+        """
+        Run the handler and extend the lease; the message has just been received.
 
-    def cancel(self, why: _Why) -> None:
-        """Cancel the work, if it goes on."""
-        if self.why is not _Why.LEASE_LOST:
-            self.why = why
+        :param timed_out: called if the handler runs for longer than ``timeout`` seconds.
+        :returns: fires when the handler ends.
+        """
+        self._expires = self._clock.seconds() + self._first
+        self.work = work = Deferred.fromCoroutine(_call(handler, self.message))
+        self._timers = [
+            self._clock.callLater(self._first, self._expire),
+            self._clock.callLater(timeout, timed_out, self),
+        ]
+        self._extending = Deferred.fromCoroutine(self._extend())
+        self._extending.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        return work
+
+    def cancel(self, outcome: Outcome) -> None:
+        """Cancel the handler, if it runs; a lost lease takes precedence over other outcomes."""
+        if self.cancelled_as is not Outcome.LEASE_LOST:
+            self.cancelled_as = outcome
         if self.work is not None:
             self.work.cancel()
+
+    def stop_watching(self) -> None:
+        """Stop extending the lease, and the time limit.  Repeated calls have no effect."""
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        if self._extending is not None:
+            self._extending.cancel()
+
+    async def _extend(self) -> None:
+        pause = self._first / 2
+        while True:
+            await sleep(self._clock, pause)
+            # The queue counts from when it receives the request, which is later than now.
+            asked = self._clock.seconds()
+            try:
+                await self._queue.extend(message=self.message, visibility=self._visibility_timeout)
+            except CancelledError:
+                raise
+            except LeaseLost:
+                self._expire_at(self._clock.seconds())
+                return
+            except Exception as error:
+                self._log.warn(
+                    "Cannot extend message {id} on {queue}: {error}",
+                    id=self.message.message_id,
+                    queue=self._queue.name,
+                    error=error,
+                )
+                left = self._expires - self._clock.seconds()
+                pause = max(_MIN_EXTEND_DELAY, left / 3)
+            else:
+                pause = self._visibility_timeout / 2
+                self._expire_at(asked + self._visibility_timeout)
+
+    def _expire_at(self, when: float) -> None:
+        self._expires = when
+        if self._timers[0].active():
+            self._timers[0].reset(max(0, when - self._clock.seconds()))
+
+    def _expire(self) -> None:
+        if self._extending is not None:
+            self._extending.cancel()
+        self.cancel(Outcome.LEASE_LOST)
 
 
 async def _call(handler: Handler, message: Message) -> None:
     await handler(message)
-
-
-def backoff(
-    failures: int, *, first: float = 1, most: float = 60, uniform: Uniform = random.uniform
-) -> float:
-    """
-    How many seconds to wait before the next try, with full jitter.
-
-    :param failures: in a row, so far; at least 1.
-    :param first: the longest wait after the first one.
-    :param most: the longest wait of all.
-    :param uniform: the source of the jitter.
-    """
-    return uniform(0.1, 1) * min(most, first * 2 ** min(failures - 1, 30))

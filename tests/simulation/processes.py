@@ -172,7 +172,7 @@ class Head(Process):
             visibility_timeout=RESULTS_VISIBILITY,
             metrics=world.metrics,
             clock=self.clock,
-            uniform=world.rng.uniform,
+            chance=world.rng.random,
             retry_delays=world.weather.retry_delays,
         )
         self.services = [invalidator, repair, poller]
@@ -208,7 +208,7 @@ class Worker(Process):
             visibility_timeout=JOBS_VISIBILITY,
             metrics=world.metrics,
             clock=self.clock,
-            uniform=world.rng.uniform,
+            chance=world.rng.random,
             retry_delays=world.weather.retry_delays,
         )
         self.services = [poller]

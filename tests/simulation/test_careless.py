@@ -17,7 +17,7 @@ from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.repair import Repair
 from fxprofile.uploads.selection import Selection
 from fxprofile.worker.jobs import JobRunner
-from fxprofile.worker.poller import Poller
+from fxprofile.worker.poller import Outcome, Poller
 from tests.simulation.ledger import Violation
 from tests.simulation.processes import Head, Worker
 from tests.simulation.state import MemoryState
@@ -87,7 +87,7 @@ class HastyPoller(Poller):
     """Deletes messages before they are handled."""
 
     def _start(self, message: Any) -> None:
-        Deferred.fromCoroutine(self._conclude(message, "done"))
+        Deferred.fromCoroutine(self._settle(message, Outcome.DONE))
         super()._start(message)
 
 
@@ -98,7 +98,7 @@ class FrailPoller(Poller):
         try:
             return await super()._receive()
         except Exception:
-            self._turn += 1
+            self._generation += 1
             return 0
 
 

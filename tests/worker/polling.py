@@ -19,7 +19,7 @@ from tests.support.fakes.queue import ScriptedQueue, make_message
 VISIBILITY = 60
 
 
-class Hands:
+class ManualHandler:
     """
     A handler whose work ends when a test says so.
 
@@ -54,20 +54,20 @@ class PollerTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.queue = ScriptedQueue()
-        self.hands = Hands()
+        self.handler = ManualHandler()
         self.metrics = Metrics()
 
     def start(self, **options: Any) -> Poller:
         """Start a poller with two slots and no jitter, unless told otherwise."""
         given = {
             "queue": self.queue,
-            "handler": self.hands,
+            "handler": self.handler,
             "slots": 2,
             "visibility_timeout": VISIBILITY,
             "first": VISIBILITY,
             "metrics": self.metrics,
             "clock": self.clock,
-            "uniform": lambda low, high: high,
+            "chance": lambda: 1.0,
             **options,
         }
         self.poller = Poller(**given)

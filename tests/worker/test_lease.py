@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.worker.lease`, and of what the poller makes of it.
+Tests of :mod:`fxprofile.worker.poller`: leases, and what follows when one is lost.
 """
 
 from __future__ import annotations
@@ -8,129 +8,136 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.model.errors import LeaseLost, QueueError
+from fxprofile.model.errors import LeaseLost, MalformedMessage, QueueError
 from fxprofile.model.messages import Message
-from fxprofile.worker.lease import Lease
+from fxprofile.worker.poller import RETRY_DELAYS, Delivery, Outcome
 from tests.support.fakes.queue import ScriptedQueue, make_message
-from tests.worker.polling import PollerTestCase
+from tests.worker.polling import ManualHandler, PollerTestCase
 
 
 class LeaseTests(SynchronousTestCase):
-    """A message is kept invisible."""
+    """The lease of a message while its handler runs."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.queue = ScriptedQueue()
-        self.losses = 0
-        self.begin(first=60)
+        self.handler = ManualHandler()
+        self.deliver(first=60)
 
-    def begin(self, first: float) -> None:
-        self.lease = Lease(
-            queue=self.queue,
-            message=make_message("a"),
+    def deliver(self, first: float, visibility_timeout: float = 60) -> None:
+        """Start the handler for a message that was just received."""
+        self.delivery = Delivery(
+            make_message("a"),
+            self.queue,
+            self.clock,
             first=first,
-            visibility_timeout=60,
-            clock=self.clock,
-            lost=self.lost,
+            visibility_timeout=visibility_timeout,
         )
-        self.lease.begin()
-        self.addCleanup(self.lease.end)
+        work = self.delivery.start(self.handler, 1e6, lambda delivery: None)
+        work.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self.addCleanup(self.delivery.stop_watching)
 
-    def lost(self) -> None:
-        self.losses += 1
+    def is_lost(self) -> bool:
+        """Whether the lease was lost, and the handler therefore cancelled, once."""
+        lost = self.delivery.cancelled_as is Outcome.LEASE_LOST
+        self.assertEqual(self.handler.cancelled, ["a"] * lost)
+        return lost
 
-    def test_beats(self) -> None:
-        """It is extended at half the visibility timeout, by all of it, for as long as need be."""
+    def test_extended_at_half_of_the_visibility_timeout(self) -> None:
+        """A lease is extended by the visibility timeout whenever half of it has passed."""
         self.clock.advance(29)
         self.assertEqual(self.queue.extended, [])
         self.clock.pump([1] + [30] * 19)
         self.assertEqual(self.queue.extended, [("a", 60)] * 20)
-        self.assertEqual(self.losses, 0)
+        self.assertFalse(self.is_lost())
 
-    def test_short_at_first(self) -> None:
-        """What is hidden for a short time at first is extended at half of that, by all of it."""
-        self.lease.end()
-        self.begin(first=10)
+    def test_first_extension_after_half_of_the_first_visibility(self) -> None:
+        """A message hidden for 10 s by its receive is extended after 5 s, by the full timeout."""
+        self.delivery.stop_watching()
+        self.deliver(first=10)
         self.clock.pump([4.9, 0.1])
         self.assertEqual(self.queue.extended, [("a", 60)])
         self.clock.pump([29.9, 0.1])
         self.assertEqual(self.queue.extended, [("a", 60)] * 2)
-        self.assertEqual(self.losses, 0)
+        self.assertFalse(self.is_lost())
 
-    def test_short_and_lost(self) -> None:
-        """And is lost when that time has passed, if it cannot be extended."""
-        self.lease.end()
-        self.begin(first=10)
+    def test_lost_when_the_first_visibility_expires(self) -> None:
+        """A lease that cannot be extended is lost after the first visibility."""
+        self.delivery.stop_watching()
+        self.deliver(first=10)
         self.queue.held["extend"] = [Deferred()]
         self.clock.pump([9.9])
-        self.assertEqual(self.losses, 0)
+        self.assertFalse(self.is_lost())
         self.clock.advance(0.1)
-        self.assertEqual(self.losses, 1)
+        self.assertTrue(self.is_lost())
 
-    def test_end(self) -> None:
-        """After its end nothing is asked and nothing is left on the clock."""
-        self.lease.end()
-        self.lease.end()
+    def test_stop_watching_leaves_no_timers(self) -> None:
+        """After stop_watching, even when repeated, no extension is sent and no timer is left."""
+        self.delivery.stop_watching()
+        self.delivery.stop_watching()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(600)
-        self.assertEqual((self.queue.extended, self.losses), ([], 0))
+        self.assertEqual(self.queue.extended, [])
+        self.assertFalse(self.is_lost())
 
-    def test_end_in_mid_beat(self) -> None:
-        """An extension that is on its way when the work ends is given up."""
+    def test_stop_watching_cancels_a_pending_extension(self) -> None:
+        """An extension in progress when the work ends is cancelled."""
         self.queue.held["extend"] = [Deferred()]
         self.clock.advance(30)
-        self.lease.end()
+        self.delivery.stop_watching()
         self.clock.advance(600)
-        self.assertEqual((len(self.queue.extended), self.losses), (1, 0))
+        self.assertEqual(len(self.queue.extended), 1)
+        self.assertFalse(self.is_lost())
 
-    def test_lost(self) -> None:
-        """When the queue says that it is lost, that is told, once, and nothing more asked."""
+    def test_lost_when_the_queue_says_so(self) -> None:
+        """A LeaseLost error cancels the handler once, and nothing more is extended."""
         self.queue.errors["extend"] = [LeaseLost("gone")]
         self.clock.advance(30)
         self.clock.advance(0)
-        self.assertEqual(self.losses, 1)
+        self.assertTrue(self.is_lost())
         self.clock.advance(600)
-        self.assertEqual((len(self.queue.extended), self.losses), (1, 1))
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertTrue(self.is_lost())
+        self.assertEqual(len(self.queue.extended), 1)
 
-    def test_failure_is_tried_again(self) -> None:
-        """A failed extension is tried again sooner, while there is time."""
+    def test_failed_extension_is_retried_sooner(self) -> None:
+        """A failed extension is retried before the lease expires."""
         self.queue.errors["extend"] = [QueueError("down"), QueueError("down")]
         self.clock.advance(30)
         self.clock.pump([1] * 17)
         self.assertEqual(len(self.queue.extended), 3)
         self.clock.pump([30] * 4)
-        self.assertEqual((len(self.queue.extended), self.losses), (7, 0))
+        self.assertEqual(len(self.queue.extended), 7)
+        self.assertFalse(self.is_lost())
 
-    def test_any_failure(self) -> None:
-        """An error of whatever class does not end the heartbeat."""
+    def test_extension_is_retried_after_any_error(self) -> None:
+        """An unexpected error of the driver does not stop the extensions."""
         self.queue.errors["extend"] = [TypeError("odd")]
         self.clock.advance(30)
         self.clock.pump([10] * 5)
         self.assertGreater(len(self.queue.extended), 1)
-        self.assertEqual(self.losses, 0)
+        self.assertFalse(self.is_lost())
 
-    def test_runs_out(self) -> None:
-        """If the queue cannot be told in time, the lease is lost when it has run out."""
+    def test_lost_when_the_queue_stays_unreachable(self) -> None:
+        """If every extension fails, the lease is lost when it expires, after a few retries."""
         self.queue.errors["extend"] = [QueueError("down") for _ in range(100)]
         self.clock.pump([0.5] * 119)
-        self.assertEqual(self.losses, 0)
+        self.assertFalse(self.is_lost())
         self.clock.advance(0.5)
-        self.assertEqual(self.losses, 1)
+        self.assertTrue(self.is_lost())
         asked = len(self.queue.extended)
         self.assertLess(asked, 15)
         self.clock.advance(600)
         self.assertEqual(len(self.queue.extended), asked)
 
-    def test_hangs(self) -> None:
-        """An extension that hangs does not hide that the lease has run out."""
+    def test_lost_while_an_extension_hangs(self) -> None:
+        """A lease expires although an extension is still waiting for its response."""
         self.queue.held["extend"] = [Deferred()]
         self.clock.advance(30)
         self.clock.advance(30)
-        self.assertEqual(self.losses, 1)
+        self.assertTrue(self.is_lost())
 
-    def test_late_answer(self) -> None:
-        """The time counts from when the extension was asked for, not from its answer."""
+    def test_extension_counts_from_its_request(self) -> None:
+        """An extended lease expires one visibility timeout after the request was sent."""
         held: Deferred[None] = Deferred()
         self.queue.held["extend"] = [held]
         self.clock.advance(30)
@@ -138,38 +145,51 @@ class LeaseTests(SynchronousTestCase):
         held.callback(None)
         self.queue.held["extend"] = [Deferred()]
         self.clock.advance(30)
-        self.assertEqual(self.losses, 0)
+        self.assertFalse(self.is_lost())
         self.clock.advance(5)
-        self.assertEqual(self.losses, 1)
+        self.assertTrue(self.is_lost())
 
-    def test_short_timeout(self) -> None:
-        """Two seconds, the shortest that can be set, do."""
-        clock, queue = Clock(), ScriptedQueue()
-        lease = Lease(
-            queue=queue,
-            message=make_message("a"),
-            first=2,
-            visibility_timeout=2,
-            clock=clock,
-            lost=self.lost,
-        )
-        lease.begin()
-        self.addCleanup(lease.end)
-        clock.pump([0.5] * 20)
-        self.assertEqual(len(queue.extended), 10)
-        self.assertEqual(self.losses, 0)
+    def test_shortest_visibility_timeout(self) -> None:
+        """A visibility timeout of two seconds, the minimum of the setting, works."""
+        self.delivery.stop_watching()
+        self.deliver(first=2, visibility_timeout=2)
+        self.clock.pump([0.5] * 20)
+        self.assertEqual(len(self.queue.extended), 10)
+        self.assertFalse(self.is_lost())
 
 
-class LostWorkTests(PollerTestCase):
-    """What the poller does with work whose lease is lost."""
+class LeaseLostTests(PollerTestCase):
+    """The poller when the lease of a message in flight is lost."""
 
     def lose(self) -> None:
+        """Let the next extension of a lease, which is due after 30 s, report it as lost."""
         self.queue.errors["extend"] = [LeaseLost("gone")]
         self.clock.advance(30)
         self.clock.advance(0)
 
-    def test_heartbeat_per_message(self) -> None:
-        """Each message has a heartbeat of its own, from when it came."""
+    def assert_lost(self) -> None:
+        """The message was neither deleted nor made visible, and counts as lost, once."""
+        self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], 1))
+        self.assertEqual(self.handled("lease_lost"), 1)
+        for outcome in ("done", "retry", "malformed", "released"):
+            self.assertEqual(self.handled(outcome), 0, outcome)
+
+    def ignore_cancellation(self) -> Deferred[None]:
+        """Start with a handler that ignores its cancellation and waits for the result."""
+        done: Deferred[None] = Deferred()
+
+        async def handle(message: Message) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await done
+
+        self.start(handler=handle, slots=1, handler_timeout=100)
+        self.give("a")
+        return done
+
+    def test_leases_are_independent(self) -> None:
+        """Each message is extended from its own receive."""
         self.start()
         self.give("a")
         self.clock.advance(10)
@@ -179,18 +199,17 @@ class LostWorkTests(PollerTestCase):
         self.clock.advance(10)
         self.assertEqual(self.queue.extended, [("a", 60), ("b", 60)])
 
-    def test_cancelled(self) -> None:
-        """The work is cancelled, and the message neither deleted nor touched again."""
+    def test_handler_is_cancelled(self) -> None:
+        """A handler whose lease is lost is cancelled, and its slot is free again."""
         self.start(slots=1)
         self.give("a")
         self.lose()
-        self.assertEqual(self.hands.cancelled, ["a"])
-        self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], 1))
-        self.assertEqual(self.handled("lease_lost"), 1)
+        self.assertEqual(self.handler.cancelled, ["a"])
+        self.assert_lost()
         self.assertTrue(self.queue.polling)
 
-    def test_others_go_on(self) -> None:
-        """Only the work of that message is cancelled."""
+    def test_other_handlers_continue(self) -> None:
+        """Only the handler of the lost message is cancelled."""
         self.start()
         self.give("a")
         self.clock.advance(10)
@@ -198,38 +217,81 @@ class LostWorkTests(PollerTestCase):
         self.queue.errors["extend"] = [LeaseLost("gone")]
         self.clock.advance(20)
         self.clock.advance(0)
-        self.assertEqual(self.hands.cancelled, ["a"])
-        self.hands.finish("b")
+        self.assertEqual(self.handler.cancelled, ["a"])
+        self.handler.finish("b")
         self.assertEqual(self.queue.deleted, ["b"])
 
-    def test_swallows_the_cancellation(self) -> None:
-        """Work that gets done all the same deletes nothing: another may be at it."""
-        done: Deferred[None] = Deferred()
-
-        async def handle(message: Message) -> None:
-            try:
-                await Deferred()
-            except CancelledError:
-                await done
-
-        self.start(handler=handle, slots=1)
-        self.give("a")
+    def test_lost_and_handler_succeeds(self) -> None:
+        """A message whose handler succeeds after the loss is not deleted."""
+        done = self.ignore_cancellation()
         self.lose()
         self.assertFalse(self.queue.polling)
         done.callback(None)
-        self.assertEqual(self.queue.deleted, [])
+        self.assert_lost()
         self.assertTrue(self.queue.polling)
 
-    def test_fails_on_cancellation(self) -> None:
-        """Work that ends in an error of its own when cancelled does not touch it either."""
-
-        async def handle(message: Message) -> None:
-            try:
-                await Deferred()
-            except CancelledError:
-                raise QueueError("cannot clean up") from None
-
-        self.start(handler=handle)
-        self.give("a")
+    def test_lost_and_handler_fails(self) -> None:
+        """A message whose handler fails after the loss is not retried by this process."""
+        done = self.ignore_cancellation()
         self.lose()
-        self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], 1))
+        done.errback(QueueError("cannot clean up"))
+        self.assert_lost()
+
+    def test_lost_and_message_is_malformed(self) -> None:
+        """A message that turns out malformed after the loss is not released."""
+        done = self.ignore_cancellation()
+        self.lose()
+        done.errback(MalformedMessage("not JSON"))
+        self.assert_lost()
+
+    def test_lost_and_then_timed_out(self) -> None:
+        """A handler that exceeds its time limit after the loss still counts as lost."""
+        done = self.ignore_cancellation()
+        self.lose()
+        self.clock.advance(100)
+        done.errback(QueueError("down"))
+        self.assert_lost()
+
+    def test_timed_out_and_then_lost(self) -> None:
+        """A message whose lease is lost after its handler timed out is not retried."""
+        done = self.ignore_cancellation()
+        self.clock.pump([10] * 11)
+        extended = len(self.queue.extended)
+        self.queue.errors["extend"] = [LeaseLost("gone")]
+        self.clock.advance(10)
+        self.clock.advance(0)
+        done.errback(QueueError("down"))
+        self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], extended + 1))
+        self.assertEqual((self.handled("lease_lost"), self.handled("retry")), (1, 0))
+
+    def test_lost_and_then_stopped(self) -> None:
+        """A stop during the grace period of which a lease was lost does not release its message."""
+        done = self.ignore_cancellation()
+        self.lose()
+        stopping = self.stop()
+        self.clock.advance(25)
+        done.errback(QueueError("down"))
+        self.successResultOf(stopping)
+        self.assert_lost()
+
+    def test_lost_while_stopping(self) -> None:
+        """A message whose lease is lost while the poller stops is not released."""
+        done = self.ignore_cancellation()
+        self.clock.advance(20)
+        self.queue.errors["extend"] = [LeaseLost("gone")]
+        stopping = self.stop()
+        self.clock.advance(10)
+        self.clock.advance(0)
+        done.callback(None)
+        self.successResultOf(stopping)
+        self.assert_lost()
+
+    def test_lost_while_the_outcome_is_settled(self) -> None:
+        """A retry that comes too late is no error of the queue."""
+        self.start(slots=1)
+        self.give("a")
+        self.queue.errors["extend"] = [LeaseLost("late")]
+        self.handler.fail("a", QueueError("down"))
+        self.assertEqual(self.queue.extended, [("a", RETRY_DELAYS[0] * 1.2)])
+        self.assertEqual(self.figure("conclude_errors_total"), 0)
+        self.assertTrue(self.queue.polling)

@@ -13,7 +13,7 @@ from fxprofile.model.errors import QueueError
 from fxprofile.model.messages import Message
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.worker.poller import CLEANUP, RETRY_DELAYS, Poller
-from tests.worker.polling import Hands, PollerTestCase
+from tests.worker.polling import ManualHandler, PollerTestCase
 
 
 class StoppingTests(PollerTestCase):
@@ -49,9 +49,9 @@ class StoppingTests(PollerTestCase):
         self.give("a", "b")
         stopping = self.stop()
         self.clock.advance(10)
-        self.hands.finish("a")
+        self.handler.finish("a")
         self.assertNoResult(stopping)
-        self.hands.finish("b")
+        self.handler.finish("b")
         self.successResultOf(stopping)
         self.assertEqual(self.queue.deleted, ["a", "b"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -61,7 +61,7 @@ class StoppingTests(PollerTestCase):
         self.start(slots=1)
         self.give("a")
         self.stop()
-        self.hands.finish("a")
+        self.handler.finish("a")
         self.assertFalse(self.queue.polling)
 
     def test_keeps_leases(self) -> None:
@@ -77,7 +77,7 @@ class StoppingTests(PollerTestCase):
         self.start()
         self.give("a")
         stopping = self.stop()
-        self.hands.fail("a", QueueError("down"))
+        self.handler.fail("a", QueueError("down"))
         self.successResultOf(stopping)
         self.assertEqual(self.queue.extended, [("a", RETRY_DELAYS[0] * 1.2)])
 
@@ -87,10 +87,10 @@ class StoppingTests(PollerTestCase):
         self.give("a", "b")
         stopping = self.stop()
         self.clock.advance(24)
-        self.assertEqual(self.hands.cancelled, [])
+        self.assertEqual(self.handler.cancelled, [])
         self.clock.advance(1)
         self.successResultOf(stopping)
-        self.assertEqual(self.hands.cancelled, ["a", "b"])
+        self.assertEqual(self.handler.cancelled, ["a", "b"])
         self.assertEqual(self.queue.extended, [("a", 0), ("b", 0)])
         self.assertEqual(self.queue.deleted, [])
         self.assertEqual(self.handled("released"), 2)
@@ -163,7 +163,7 @@ class StoppingTests(PollerTestCase):
         self.give("a")
         held: Deferred[None] = Deferred()
         self.queue.held["delete"] = [held]
-        self.hands.finish("a")
+        self.handler.finish("a")
         stopping = self.stop()
         self.clock.advance(25)
         held.callback(None)
@@ -175,7 +175,7 @@ class StoppingTests(PollerTestCase):
         self.start(grace=25)
         self.give("a")
         self.queue.held["delete"] = [Deferred()]
-        self.hands.finish("a")
+        self.handler.finish("a")
         stopping = self.stop()
         self.clock.pump([25, CLEANUP])
         self.successResultOf(stopping)
@@ -200,7 +200,7 @@ class StoppingTests(PollerTestCase):
         self.assertNoResult(stopping)
         self.give("a")
         self.assertNoResult(stopping)
-        self.hands.finish("a")
+        self.handler.finish("a")
         self.successResultOf(stopping)
         self.assertEqual(self.queue.deleted, ["a"])
 
@@ -210,7 +210,7 @@ class StoppingTests(PollerTestCase):
         self.give("a")
         first = self.stop()
         self.successResultOf(self.stop())
-        self.hands.finish("a")
+        self.handler.finish("a")
         self.successResultOf(first)
         self.successResultOf(self.stop())
 
@@ -218,7 +218,7 @@ class StoppingTests(PollerTestCase):
         """A poller that was not started can be stopped."""
         poller = Poller(
             queue=self.queue,
-            handler=self.hands,
+            handler=self.handler,
             slots=1,
             visibility_timeout=60,
             metrics=self.metrics,
@@ -231,12 +231,12 @@ class StoppingTests(PollerTestCase):
         poller = self.start()
         self.give("a")
         stopping = self.stop()
-        self.hands.finish("a")
+        self.handler.finish("a")
         self.successResultOf(stopping)
         poller.startService()
         self.assertTrue(poller.healthy)
         self.give("b")
-        self.hands.finish("b")
+        self.handler.finish("b")
         self.assertEqual(self.queue.deleted, ["a", "b"])
         self.successResultOf(self.stop())
 
@@ -253,6 +253,16 @@ class StoppingTests(PollerTestCase):
         self.clock.pump([10] * 10)
         self.assertEqual(len(self.queue.polls), 2)
 
+    def test_restart_at_capacity_while_stopping(self) -> None:
+        """The end of a handler wakes both the stop that waits for it and a restarted loop."""
+        poller = self.start(slots=1)
+        self.give("a")
+        stopping = self.stop()
+        poller.startService()
+        self.handler.finish("a")
+        self.successResultOf(stopping)
+        self.assertTrue(self.queue.polling)
+
 
 class RealQueueTests(SynchronousTestCase):
     """The poller and a queue together."""
@@ -260,10 +270,10 @@ class RealQueueTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.queue = MemoryQueue("jobs", 60, 3, self.clock)
-        self.hands = Hands()
+        self.handler = ManualHandler()
         self.poller = Poller(
             queue=self.queue,
-            handler=self.hands,
+            handler=self.handler,
             slots=2,
             visibility_timeout=60,
             metrics=Metrics(),
@@ -319,7 +329,7 @@ class RealQueueTests(SynchronousTestCase):
         self.poller.startService()
         self.send("a")
         self.clock.pump([1] * 500)
-        self.assertEqual(len(self.hands.seen), 1)
-        self.hands.finish(self.hands.seen[0])
+        self.assertEqual(len(self.handler.seen), 1)
+        self.handler.finish(self.handler.seen[0])
         self.assertEqual(self.depth(self.queue), (0, 0))
         self.successResultOf(self.poller.stopService())
