@@ -1,23 +1,28 @@
-# Two commands are all that is needed: "make run" and "make test".
+# The two main commands are "make run" and "make test".
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 TESTS ?= tests
+# Tests wait more than they compute, so there are more workers than cores.
+JOBS ?= $(shell echo $$(($$(nproc) + 1)))
+TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 
-.PHONY: help run test lint types check lock clean
+.PHONY: help run test test-fast lint types check soak simulate fuzz lock clean
 
 help:
-	@echo "make run     start the whole service here, with a page to try it on"
-	@echo "make test    run the tests"
-	@echo "make check   run the tests, the linters and the type checks"
-	@echo "make soak    upload while processes are killed (UPLOADS=2000)"
-	@echo "make simulate   the whole service on one clock, in all weathers (SEEDS=10000 FIRST=0)"
-	@echo "make lock    write the exact versions in requirements*.lock anew"
-	@echo "make clean   remove what the others have made, but not var/"
+	@echo "make run        run the whole service here, with a page to try it on"
+	@echo "make test       run the tests in parallel (TESTS=tests.web JOBS=3)"
+	@echo "make test-fast  run the tests that start no other program"
+	@echo "make check      run the tests, the linters and the type checks"
+	@echo "make soak       upload while processes are killed (UPLOADS=2000)"
+	@echo "make simulate   run many simulated worlds of the whole service (SEEDS=10000 FIRST=0)"
+	@echo "make fuzz       fuzz the parsers, and crunch damaged images (TARGETS=png SECONDS=60 MUTANTS=100000)"
+	@echo "make lock       update the exact versions in requirements*.lock"
+	@echo "make clean      remove what these commands have made, except var/"
 
-# What an installation is made of: a change to any of it is installed anew.
+# The files of an installation: a change to any of them installs the package again.
 SOURCES = $(shell find fxprofile twisted -type f ! -name '*.pyc' ! -name dropin.cache)
 
 $(VENV)/ready: requirements.lock setup.py
@@ -41,13 +46,16 @@ run: $(VENV)/installed
 	@echo "  The playground:   http://127.0.0.1:1111/"
 	@echo "  The API:          http://127.0.0.1:1111/v1/profile   (tokens: alice, bob)"
 	@echo "  The images:       http://127.0.0.1:1112/a/{id}"
-	@echo "  Figures:          http://127.0.0.1:1114/metrics"
-	@echo "  Data:             var/   (remove it to start afresh; Ctrl-C ends the service)"
+	@echo "  The metrics:      http://127.0.0.1:1114/metrics"
+	@echo "  The data:         var/   (remove it to start afresh; Ctrl-C stops the service)"
 	@echo
 	$(BIN)/twistd -n fxprofile
 
 test: $(VENV)/ready-for-tests
-	$(BIN)/python -m twisted.trial --random=0 $(TESTS)
+	$(TRIAL) $(TESTS)
+
+test-fast: $(VENV)/ready-for-tests
+	$(TRIAL) $$($(BIN)/python -m tests.fast)
 
 lint: $(VENV)/ready-for-tests
 	$(BIN)/ruff check .
@@ -77,10 +85,17 @@ FORCE:
 clean:
 	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
 
-# Minutes to hours, on real processes.
-.PHONY: soak simulate
+# These take minutes to hours: they do more of what "make test" does a little of.
 soak: $(VENV)/ready-for-tests
 	$(BIN)/python -m benchmarks.soak --uploads=$(or $(UPLOADS),2000)
 
 simulate: $(VENV)/ready-for-tests
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+fuzz: TARGETS ?= sniff jpeg webp stored result png extras
+fuzz: $(VENV)/ready-for-tests
+	$(PIP) install '.[fuzz]'
+	set -e; for target in $(TARGETS); do \
+		$(BIN)/python -m tests.crunch.fuzz $$target -max_total_time=$(or $(SECONDS),60); \
+	done
+	FXPROFILE_MUTANTS=$(or $(MUTANTS),100000) $(BIN)/python -m twisted.trial tests.crunch.test_mutants

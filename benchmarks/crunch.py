@@ -84,8 +84,7 @@ async def measure_ours(
             sys.exit(f"{report.outcome.reason}: {report.outcome.detail}")
         found.add([reactor.seconds() - started], [report.cpu], report.resident)
     outcome = report.outcome
-    made = outcome.pictures if form == "png" else outcome.extras[form]
-    found.pictures = {name: body for name, (_, body) in made.items()}
+    found.pictures = {name: body for name, (_, body) in outcome.pictures[form].items()}
 
 
 async def measure_case(

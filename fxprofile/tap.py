@@ -21,6 +21,7 @@ from twisted.python.logfile import LogFile
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from fxprofile.app.crashpoints import crash_point
 from fxprofile.model.errors import ConfigError, DriverError
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role, Settings
@@ -121,14 +122,20 @@ class Process(MultiService):
 
     def __init__(self, options: Options, reactor: Any) -> None:
         super().__init__()
-        from fxprofile.app.roles import make_role
+        from fxprofile.app.roles import add_role
+        from fxprofile.app.services import Services
 
         self._options = options
         self._settings: Settings = options.settings
         self._role: Role = options["role"]
         self._reactor = reactor
-        self._parts = make_role(self._role, self._settings, reactor)
-        self._parts.stack.setServiceParent(self)
+        self._services = Services(self._settings, reactor)
+        point = crash_point()
+        if point is not None:
+            name = point.driver.replace(" ", "_")
+            setattr(self._services, name, point.guard(getattr(self._services, name)))
+        add_role(self._role, self._services)
+        self._services.stack.setServiceParent(self)
         self._problem = ""
 
     def setServiceParent(self, parent: Any) -> None:
@@ -158,15 +165,27 @@ class Process(MultiService):
     def privilegedStartService(self) -> None:
         # If twistd is to become another user, this is the time for ports below 1024.
         super().privilegedStartService()
-        self._or_end(self._parts.check_listeners)
+        self._or_end(self._check_listeners)
 
     def startService(self) -> None:
         _raise_descriptor_limit()
-        self._or_end(self._parts.check_files)
-        self._parts.health.starting = True
+        self._or_end(self._make_files)
+        self._services.health.starting = True
         self._or_end(super().startService)
         starting = Deferred.fromCoroutine(self._start())
         starting.addErrback(self._failed)
+
+    def _check_listeners(self) -> None:
+        for listener in self._services.listeners:
+            listener.check()
+
+    def _make_files(self) -> None:
+        for key, make in self._services.on_disk:
+            try:
+                make()
+            except OSError as error:
+                where = f" {error.filename}" if error.filename else ""
+                raise ConfigError(f"{key}: cannot write to{where}: {error.strerror}") from None
 
     def _or_end(self, call: Callable[[], None]) -> None:
         """End the process with one line, if this raises."""
@@ -175,7 +194,8 @@ class Process(MultiService):
         except ConfigError as error:
             self._say(error)
             self._tell_twistd()
-            raise SystemExit(1) from None
+            # SystemExit would wait for the threads of services that have started.
+            self._leave()
 
     def _tell_twistd(self) -> None:
         """Do what twistd does if a start fails, apart from the trace that it leaves."""
@@ -189,8 +209,11 @@ class Process(MultiService):
                 os.unlink(given["pidfile"])
 
     async def _start(self) -> None:
-        await self._parts.ready()
-        self._parts.health.starting = False
+        for listener in self._services.listeners:
+            await listener.ready()
+        for ready in self._services.readiness:
+            await ready()
+        self._services.health.starting = False
         self._warn_of_local_drivers()
         self._log.info("{role} is ready: {where}", role=self._role, where=self._where())
 

@@ -106,10 +106,12 @@ MAKE = """
 import sys
 from fxprofile.settings.model import Role
 from fxprofile.settings.load import load
-from fxprofile.app.roles import make_role
+from fxprofile.app.roles import add_role
+from fxprofile.app.services import Services
 from twisted.internet.testing import MemoryReactorClock
 role = Role(sys.argv[1])
-make_role(role, load(overrides=sys.argv[2:], environ={}, role=role), MemoryReactorClock())
+settings = load(overrides=sys.argv[2:], environ={}, role=role)
+add_role(role, Services(settings, MemoryReactorClock()))
 print(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
 """
 

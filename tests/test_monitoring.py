@@ -1,5 +1,5 @@
 """
-Tests of what operators watch: ``etc/grafana/``, ``etc/prometheus/``, ``docs/operations.md``.
+Tests that dashboard, alerts and ``docs/operations.md`` agree with the metrics of the service.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text()
 RULES = yaml.safe_load((ROOT / "etc/prometheus/fxprofile.yml").read_text())
 DASHBOARD = json.loads((ROOT / "etc/grafana/fxprofile.json").read_text())
 
-#: Labels that Prometheus itself gives.
+#: Labels that Prometheus itself adds.
 OWN_LABELS = {"le", "job", "instance"}
 
 
 def known() -> dict[str, set[str]]:
-    """The names that Prometheus sees, and the labels of each."""
+    """Return the name of each time series, and its labels."""
     found = {}
     for metric in vars(Metrics()).values():
         if not hasattr(metric, "_labelnames"):
@@ -40,7 +40,7 @@ def known() -> dict[str, set[str]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Each expression, and where it stands."""
+    """Yield each expression with the title of its alert or panel."""
     for group in RULES["groups"]:
         for rule in group["rules"]:
             yield rule["alert"], rule["expr"]
@@ -50,17 +50,17 @@ def expressions() -> Iterator[tuple[str, str]]:
 
 
 class MonitoringTests(SynchronousTestCase):
-    """Dashboard and alerts ask for what there is."""
+    """``etc/grafana/``, ``etc/prometheus/`` and ``docs/operations.md`` against the metrics."""
 
-    def test_names(self) -> None:
-        """Every metric that they name exists."""
+    def test_expressions_name_existing_metrics(self) -> None:
+        """Every metric in an expression of the dashboard or the alerts exists."""
         for where, expression in expressions():
             names = re.findall(r"fxprofile_\w+", expression)
             self.assertTrue(names, where)
             self.assertLessEqual(set(names), set(known()), where)
 
-    def test_labels(self) -> None:
-        """Every label that they name is one of the metric's."""
+    def test_expressions_name_existing_labels(self) -> None:
+        """Every label in an expression is a label of its metric."""
         for where, expression in expressions():
             (name,) = set(re.findall(r"fxprofile_\w+", expression))
             asked = set(re.findall(r"(\w+)(?==~|!=\"|=\")", expression))
@@ -68,8 +68,8 @@ class MonitoringTests(SynchronousTestCase):
                 asked |= set(re.split(r",\s*", several))
             self.assertLessEqual(asked - OWN_LABELS, known()[name], where)
 
-    def test_everything_is_shown(self) -> None:
-        """There is a panel for every metric but those that are only for counting along."""
+    def test_every_metric_has_a_panel_or_an_alert(self) -> None:
+        """Every metric is in a panel or an alert, except three totals that others break down."""
         shown = " ".join(expression for _, expression in expressions())
         missing = {name for name in known() if name.rpartition("_")[0] not in shown}
         self.assertEqual(
@@ -77,8 +77,8 @@ class MonitoringTests(SynchronousTestCase):
             {"fxprofile_queue_received", "fxprofile_results", "fxprofile_account_events"},
         )
 
-    def test_documented(self) -> None:
-        """What the operators' page names exists too."""
+    def test_documented_metrics_exist(self) -> None:
+        """Every metric that ``docs/operations.md`` names exists."""
         names = set(re.findall(r"fxprofile_\w+", OPERATIONS))
         self.assertTrue(names)
         self.assertLessEqual(names, set(known()))

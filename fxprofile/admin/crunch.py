@@ -147,7 +147,7 @@ async def _examined(tools: Tools, pool: Any, path: Path, out: Path | None) -> di
     if about["bytes"] > limit:
         reason, detail = "too_many_bytes", f"over uploads.max_bytes, {limit} bytes: status 413"
         permanent = True
-    made = {"png": outcome.pictures, **outcome.extras} if outcome.reason is None else {}
+    made = outcome.pictures
     described = {form: _described(path, out, form, pictures) for form, pictures in made.items()}
     if out is not None:
         for form, pictures in made.items():

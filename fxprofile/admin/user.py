@@ -62,7 +62,7 @@ def delete(session: Session, uid: str, yes: bool) -> None:
             say(_text(about))
         session.confirm("Delete all of this?", yes)
         await tools.selection.delete_user(uid)
-        await tools.invalidator.flush_updates()
+        await tools.changes.told()
         return {"uid": uid, "deleted": True, "avatars": [row["id"] for row in about["avatars"]]}
 
     settings = session.settings()

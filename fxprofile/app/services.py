@@ -1,288 +1,442 @@
 """
-What the roles of one process are made of.
+The object graph of a process: every driver and every use case, made from the settings.
 
-Imports of drivers are inside the functions, so that no process loads what its roles do
-not need.
+This is the only module that chooses a driver.  Drivers are imported where they are made, so
+that a process loads only what its role uses.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
-from twisted.application.service import IService
+from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
 
-from fxprofile.app.crashpoints import crash_point
 from fxprofile.deferreds.services import Stack
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import ConfigError, StoreError
-from fxprofile.model.ports import IBucket, IIdentity, IProfileCache, IProfileStore, IQueue
-from fxprofile.profiles.invalidation import ProfileInvalidator
+from fxprofile.model.ports import (
+    IBucket,
+    ICruncher,
+    IIdentity,
+    IProfileCache,
+    IProfileStore,
+    IQueue,
+    IRateWindows,
+    IRevocations,
+)
+from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.read import Profiles
+from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
-from fxprofile.serving.site import Listener, StreamingSite
+from fxprofile.serving.listener import Listener
 from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
+from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
 from fxprofile.uploads.selection import Selection
+from fxprofile.worker.jobs import JobRunner
+
+if TYPE_CHECKING:
+    from fxprofile.drivers.fxa.customs import Customs
+    from fxprofile.drivers.redis.connection import RedisConnection
+    from fxprofile.drivers.sql.engine import Database
 
 #: Threads for work on files.
 FILE_THREADS = 16
 
-#: Connections that may wait until the reactor takes them, unless the setting says how many:
-#: if many clients come at one time, those that find no room are cut off.
+#: Connections that wait in the kernel until the reactor accepts them, unless the endpoint says
+#: how many.  The kernel refuses further ones.
 BACKLOG = 1024
-_QUEUING = ("tcp:", "tcp6:", "ssl:", "unix:")
+_HAVE_BACKLOG = ("tcp:", "tcp6:", "ssl:", "unix:")
 
-#: Seconds after which an original expires that nothing else removed: longer than any
+#: Age in seconds at which an original is removed if nothing else removed it: longer than any
 #: message or failed upload is kept.
 ORIGINALS_EXPIRE = 30 * 86400
 
+#: Visibility timeout (seconds) and maximum receives of the results and events queues.  Both
+#: outlast a short outage of the database.
+RESULTS_VISIBILITY = 30
+RESULTS_MAX_RECEIVES = 10
 
-class Parts:
+S = TypeVar("S", bound=Service)
+
+
+class Drivers(TypedDict, total=False):
+    """The drivers that can be passed to :class:`Services` instead of the configured ones."""
+
+    files: Threads
+    metrics: Metrics
+    store: IProfileStore
+    private_bucket: IBucket
+    public_bucket: IBucket
+    jobs_queue: IQueue
+    results_queue: IQueue
+    dead_jobs_queue: IQueue | None
+    dead_results_queue: IQueue | None
+    events_queue: IQueue | None
+    updates_queue: IQueue | None
+    cache: IProfileCache
+    identity: IIdentity
+    cruncher: ICruncher
+
+
+class Services:
     """
-    What the roles of one process share, made when it is first asked for.
+    The services of one process, each made when it is first used.
 
-    :param stack: what is made becomes part of it; what is asked for first starts first
-        and ends last.
+    A service that must be started joins :attr:`stack` when it is made, after everything that
+    it uses: so services start in the order of their dependencies, and stop in reverse.
+
+    :param reactor: the Twisted reactor; a test may pass a clock and every driver.
+    :param read_only: create, upgrade and clean nothing: no schema, no folder.
+    :param drivers: used instead of the configured ones; the caller starts and stops them.
+    :ivar on_disk: what must exist before the reactor runs: a setting, and a blocking call that
+        creates what it names.
+    :ivar readiness: calls that return when the process can work, or raise.
     """
 
-    def __init__(self, settings: Settings, reactor: Any, stack: Stack) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        *,
+        read_only: bool = False,
+        **drivers: Unpack[Drivers],
+    ) -> None:
         self.settings = settings
         self.reactor = reactor
-        self.stack = stack
-        self.metrics = Metrics()
+        self.stack = Stack()
         self.health = Health(reactor)
-        self._crash_point = crash_point()
-        self._made: dict[str, Any] = {}
-        self._ready: list[Callable[[], Awaitable[object]]] = []
-        self._listeners: list[Listener] = []
-        self._files: list[tuple[str, Callable[[], None]]] = []
+        self.listeners: list[Listener] = []
+        self.on_disk: list[tuple[str, Callable[[], None]]] = []
+        self.readiness: list[Callable[[], Awaitable[object]]] = []
+        self._read_only = read_only
+        # An attribute that is set takes the place of the cached property of its name.
+        vars(self).update(drivers)
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """The part of this name; the first time it is made, and becomes part of the stack."""
-        if name not in self._made:
-            made = make()
-            if IService.providedBy(made):
-                made.setServiceParent(self.stack)
-            if self._crash_point is not None and self._crash_point.driver == name:
-                made = self._crash_point.guard(made)
-            self._made[name] = made
-        return self._made[name]
+    def started(self, service: S) -> S:
+        """Have a service started and stopped with the process."""
+        service.setServiceParent(self.stack)
+        return service
 
-    @property
+    # What drivers share.
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """The metrics of this process."""
+        return Metrics()
+
+    @cached_property
     def files(self) -> Threads:
         """Threads for work on files."""
-        return self.once("files", lambda: Threads(self.reactor, "files", FILE_THREADS))
+        return self.started(Threads(self.reactor, "files", FILE_THREADS))
 
-    @property
-    def database(self) -> Any:
-        """The database."""
+    @cached_property
+    def database(self) -> Database:
+        """The database of the store and, with ``queue.driver = database``, of the queues."""
+        from fxprofile.drivers.sql.engine import Database
 
-        def make() -> Any:
-            from fxprofile.drivers.sql.engine import Database
+        url = self.settings.database.url.get_secret_value()
+        migrate = self.settings.environment == "development" and not self._read_only
+        database = self.started(Database(self.reactor, url, migrate=migrate))
 
-            database = Database(
-                self.reactor,
-                self.settings.database.url.get_secret_value(),
-                migrate=self.settings.environment == "development",
-            )
+        async def ready() -> None:
+            try:
+                await database.ready()
+            except StoreError as error:
+                raise ConfigError(f"database.url: {error}") from None
 
-            async def ready() -> None:
-                try:
-                    await database.ready()
-                except StoreError as error:
-                    raise ConfigError(f"database.url: {error}") from None
+        self.readiness.append(ready)
+        self.on_disk.append(("database.url", database.make_file))
+        return database
 
-            self.must_be_ready(ready)
-            self._files.append(("database.url", database.make_file))
-            return database
-
-        return self.once("database", make)
-
-    @property
-    def store(self) -> IProfileStore:
-        """The profile store."""
-
-        def make() -> Any:
-            from fxprofile.drivers.sql.store import SqlProfileStore
-
-            return SqlProfileStore(self.database)
-
-        return self.once("store", make)
-
-    def bucket(self, which: str, *, writes: bool = True) -> IBucket:
-        """
-        The ``private`` or the ``public`` bucket.
-
-        :param writes: whether whoever is the first to ask puts or deletes something.
-        """
-
-        def make() -> Any:
-            from fxprofile.drivers.storage import bucket_from_config
-
-            bucket: Any = bucket_from_config(
-                self.settings,
-                which,
-                reactor=self.reactor,
-                threads=self.files,
-                expire_after=ORIGINALS_EXPIRE if which == "private" else None,
-            )
-            if writes and self.settings.storage.driver == "filesystem":
-                self._files.append(("storage.directory", bucket.make_folder))
-            return bucket
-
-        return self.once(f"{which} bucket", make)
-
-    def queue(self, name: str) -> IQueue | None:
-        """
-        The queue ``jobs``, ``results``, ``dead``, ``results_dead``, ``events`` or
-        ``updates``.
-        """
-
-        def make() -> Any:
-            from fxprofile.drivers.queues import queue_from_config
-
-            database = self.database if self.settings.queue.driver == "database" else None
-            return queue_from_config(
-                self.settings,
-                name,
-                reactor=self.reactor,
-                database=database,
-                threads=self.files,
-            )
-
-        return self.once(f"{name} queue", make)
-
-    def needed_queue(self, name: str) -> IQueue:
-        """A queue without which there is no service."""
-        queue = self.queue(name)
-        if queue is None:
-            raise ConfigError(f"queue.{name}_url: must be set")
-        return queue
-
-    def endpoint(self, key: str, description: str) -> IStreamServerEndpoint:
-        """The endpoint that a setting names."""
-        queues = description.startswith(_QUEUING) and ":backlog=" not in description
-        backlog = f":backlog={BACKLOG}" if queues else ""
+    @cached_property
+    def redis(self) -> RedisConnection | None:
+        """The connection of the cache, the rate limits and the revocations, if configured."""
+        if self.settings.cache.driver != "redis":
+            return None
         try:
-            return serverFromString(self.reactor, description + backlog)
+            from fxprofile.drivers.redis.connection import redis_connection
+        except ImportError as error:
+            raise ConfigError(f"cache.driver: redis needs fxprofile[redis]: {error}") from None
+        return redis_connection(self.settings, self.reactor)
+
+    # Drivers.
+
+    @cached_property
+    def store(self) -> IProfileStore:
+        """Profiles and avatars."""
+        from fxprofile.drivers.sql.store import SqlProfileStore
+
+        return SqlProfileStore(self.database)
+
+    @cached_property
+    def private_bucket(self) -> IBucket:
+        """Originals, which are never served."""
+        name = self.settings.storage.private_bucket
+        return self._bucket(name, expire_after=ORIGINALS_EXPIRE, shared=False)
+
+    @cached_property
+    def public_bucket(self) -> IBucket:
+        """Avatars in every size, which the images role serves."""
+        return self._bucket(self.settings.storage.public_bucket, expire_after=None, shared=True)
+
+    def _bucket(self, name: str, *, expire_after: float | None, shared: bool) -> IBucket:
+        settings = self.settings
+        if settings.storage.driver == "s3":
+            from fxprofile.drivers.aws.s3 import s3_bucket
+
+            return self.started(s3_bucket(settings, name, reactor=self.reactor, threads=self.files))
+        from fxprofile.drivers.filesystem.bucket import FilesystemBucket
+
+        bucket = FilesystemBucket(
+            self.files,
+            settings.storage.directory.absolute() / name,
+            self.reactor,
+            expire_after=expire_after,
+            shared=shared,
+        )
+        # It works without being started; started, it cleans its folder.
+        return bucket if self._read_only else self.started(bucket)
+
+    @cached_property
+    def jobs_queue(self) -> IQueue:
+        """Jobs for workers."""
+        return self._queue("jobs", self.settings.queue.jobs_url)
+
+    @cached_property
+    def results_queue(self) -> IQueue:
+        """Results of jobs, for web processes."""
+        return self._queue("results", self.settings.queue.results_url)
+
+    @cached_property
+    def dead_jobs_queue(self) -> IQueue | None:
+        """Dead letters of the jobs queue, if configured."""
+        config = self.settings.queue
+        return self._dead_letters("dead", config.dead_url, "jobs", config.jobs_url)
+
+    @cached_property
+    def dead_results_queue(self) -> IQueue | None:
+        """Dead letters of the results queue, if configured."""
+        config = self.settings.queue
+        return self._dead_letters(
+            "results_dead", config.results_dead_url, "results", config.results_url
+        )
+
+    @cached_property
+    def events_queue(self) -> IQueue | None:
+        """Account events from the auth server, if configured."""
+        url = self.settings.queue.events_url
+        return None if url is None else self._queue("events", url)
+
+    @cached_property
+    def updates_queue(self) -> IQueue | None:
+        """Notifications of profile changes for other services, if configured."""
+        url = self.settings.queue.updates_url
+        return None if url is None else self._queue("updates", url)
+
+    def _dead_letters(
+        self, name: str, url: str | None, source: str, source_url: str | None
+    ) -> IQueue | None:
+        if self.settings.queue.driver == "database":
+            from fxprofile.drivers.sql.queue import dead_name
+
+            return self._queue(name, dead_name(_queue_name(source, source_url)))
+        return None if url is None else self._queue(name, url)
+
+    def _queue(self, name: str, url: str | None) -> IQueue:
+        visibility, max_receives = self.settings.queue.visibility_timeout, None
+        if name in ("results", "results_dead", "events"):
+            visibility, max_receives = RESULTS_VISIBILITY, RESULTS_MAX_RECEIVES
+        if self.settings.queue.driver == "sqs":
+            from fxprofile.drivers.aws.sqs import sqs_queue
+
+            if url is None:
+                raise ConfigError(f"queue.{name}_url: must be set")
+            return self.started(
+                sqs_queue(
+                    self.settings,
+                    name=name,
+                    url=url,
+                    visibility_timeout=visibility,
+                    reactor=self.reactor,
+                    threads=self.files,
+                )
+            )
+        from fxprofile.drivers.sql.queue import DatabaseQueue
+
+        return DatabaseQueue(
+            self.database,
+            name=_queue_name(name, url),
+            visibility_timeout=visibility,
+            max_receives=max_receives or self.settings.queue.max_receives,
+            clock=self.reactor,
+        )
+
+    @cached_property
+    def cache(self) -> IProfileCache:
+        """Profiles that were read recently."""
+        if self.redis is not None:
+            from fxprofile.drivers.redis.cache import RedisCache
+
+            # It starts and stops the connection.
+            return self.started(RedisCache(self.redis, ttl=self.settings.cache.ttl))
+        from fxprofile.drivers.memory.cache import MemoryCache
+
+        return MemoryCache(self.reactor, ttl=self.settings.cache.ttl)
+
+    @cached_property
+    def revocations(self) -> IRevocations | None:
+        """Revoked tokens that web processes share, if they share a Redis."""
+        if self.redis is None:
+            return None
+        from fxprofile.drivers.redis.revocations import KEEP, RedisRevocations
+
+        seconds = math.ceil(self.settings.identity.token_cache_seconds)
+        return RedisRevocations(self.redis, keep=max(KEEP, seconds))
+
+    @cached_property
+    def rate_windows(self) -> IRateWindows:
+        """The counters of the rate limits."""
+        if self.redis is not None:
+            from fxprofile.drivers.redis.windows import RedisRateWindows
+
+            return RedisRateWindows(self.redis)
+        from fxprofile.drivers.memory.windows import MemoryRateWindows
+
+        return MemoryRateWindows(self.reactor)
+
+    @cached_property
+    def identity(self) -> IIdentity:
+        """Verifies tokens and looks up accounts."""
+        if self.settings.identity.driver == "fxa":
+            from fxprofile.drivers.fxa.identity import fxa_identity
+
+            return self.started(
+                fxa_identity(self.settings, self.reactor, self.metrics, self.revocations)
+            )
+        from fxprofile.drivers.dev.identity import DevIdentity
+
+        return DevIdentity(self.settings.identity.dev.accounts)
+
+    @cached_property
+    def customs(self) -> Customs | None:
+        """The fraud and abuse server, if configured."""
+        url = self.settings.customs.url
+        if url is None:
+            return None
+        from fxprofile.drivers.fxa.customs import customs_server
+
+        return self.started(customs_server(url, self.reactor, self.metrics))
+
+    @cached_property
+    def cruncher(self) -> ICruncher:
+        """Decodes and encodes images in sandboxed child processes."""
+        from fxprofile.crunch.pool import pool_from_settings
+
+        pool = self.started(pool_from_settings(self.reactor, self.settings))
+
+        async def ready() -> None:
+            for layer, in_force in (await pool.when_ready()).items():
+                self.metrics.sandbox_layer.labels(layer).set(in_force)
+
+        self.readiness.append(ready)
+        return pool
+
+    # Use cases.
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Sends the jobs of avatars."""
+        return Outbox(jobs=self.jobs_queue, store=self.store, clock=self.reactor)
+
+    @cached_property
+    def changes(self) -> Changes:
+        """Invalidates cached profiles and notifies other services."""
+        return Changes(cache=self.cache, updates=self.updates_queue, metrics=self.metrics)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """Applies results, selects and deletes avatars."""
+        return Selection(
+            store=self.store,
+            outbox=self.outbox,
+            changes=self.changes,
+            metrics=self.metrics,
+            clock=self.reactor,
+        )
+
+    @cached_property
+    def intake(self) -> Intake:
+        """Accepts uploads."""
+        return Intake(
+            private=self.private_bucket,
+            store=self.store,
+            outbox=self.outbox,
+            clock=self.reactor,
+            heic=self.settings.crunch.heic,
+        )
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        """Reads profiles."""
+        monogram_url = f"{self.settings.web.public_url}/v1/avatar/"
+        return Profiles(
+            identity=self.identity,
+            store=self.store,
+            cache=self.cache,
+            changes=self.changes,
+            metrics=self.metrics,
+            clock=self.reactor,
+            image_template=self.settings.images.url,
+            monogram_url=monogram_url if self.settings.monogram.enabled else None,
+        )
+
+    @cached_property
+    def job_runner(self) -> JobRunner:
+        """Runs the jobs of a worker."""
+        return JobRunner(
+            private=self.private_bucket,
+            public=self.public_bucket,
+            results=self.results_queue,
+            cruncher=self.cruncher,
+            threads=self.files,
+            metrics=self.metrics,
+            clock=self.reactor,
+        )
+
+    # Listeners.
+
+    def listen(self, key: str, description: str, site: StreamingSite) -> None:
+        """
+        Add a listener.
+
+        :param key: the setting that describes the endpoint, for errors.
+        :param description: as :func:`twisted.internet.endpoints.serverFromString` reads it.
+        :raises ConfigError: if it describes no endpoint.
+        """
+        backlog = ""
+        if description.startswith(_HAVE_BACKLOG) and ":backlog=" not in description:
+            backlog = f":backlog={BACKLOG}"
+        try:
+            endpoint = serverFromString(self.reactor, description + backlog)
         except Exception as error:
             # Each kind of endpoint has its own parser, and some read certificates.
             raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None
-
-    @property
-    def identity(self) -> IIdentity:
-        """Who a token speaks for."""
-
-        def make() -> Any:
-            from fxprofile.drivers.cache import revocations_from_config
-            from fxprofile.drivers.identity import identity_from_config
-
-            return identity_from_config(
-                self.settings,
-                self.reactor,
-                self.metrics,
-                revocations_from_config(self.settings, self.cache),
-            )
-
-        return self.once("identity", make)
-
-    @property
-    def cache(self) -> IProfileCache:
-        """Profiles that were read lately."""
-
-        def make() -> Any:
-            from fxprofile.drivers.cache import cache_from_config
-
-            cache: Any = cache_from_config(self.settings, self.reactor)
-            if self.settings.cache.driver == "redis":
-                cache.connection.setServiceParent(self.stack)
-            return cache
-
-        return self.once("cache", make)
-
-    @property
-    def outbox(self) -> Outbox:
-        """The jobs that rows owe."""
-        return self.once(
-            "outbox",
-            lambda: Outbox(jobs=self.needed_queue("jobs"), store=self.store, clock=self.reactor),
-        )
-
-    @property
-    def invalidator(self) -> ProfileInvalidator:
-        """Invalidates cached profiles and notifies other services."""
-        return self.once(
-            "invalidator",
-            lambda: ProfileInvalidator(
-                cache=self.cache,
-                updates=self.queue("updates"),
-                metrics=self.metrics,
-                clock=self.reactor,
-            ),
-        )
-
-    @property
-    def selection(self) -> Selection:
-        """Who decides which avatar a user has."""
-        return self.once(
-            "selection",
-            lambda: Selection(
-                store=self.store,
-                outbox=self.outbox,
-                invalidator=self.invalidator,
-                metrics=self.metrics,
-                clock=self.reactor,
-            ),
-        )
-
-    def listen(self, key: str, description: str, site: StreamingSite) -> None:
-        """Add a listener."""
         listener = Listener(
-            endpoint=self.endpoint(key, description),
+            endpoint=endpoint,
             site=site,
             clock=self.reactor,
             where=key,
             description=description,
         )
-        listener.setServiceParent(self.stack)
-        self._listeners.append(listener)
+        self.listeners.append(self.started(listener))
 
-    def must_be_ready(self, ready: Callable[[], Awaitable[object]]) -> None:
-        """Name something without which the process had better end at its start."""
-        self._ready.append(ready)
 
-    async def ready(self) -> None:
-        """
-        Wait until the process can do its work.
-
-        :raises ConfigError: or another error with one line, if it cannot.
-        """
-        for ready in (*(listener.ready for listener in self._listeners), *self._ready):
-            await ready()
-
-    def check_listeners(self) -> None:
-        """
-        Look whether it is known already that a listener cannot be opened.
-
-        :raises ConfigError: if it is.
-        """
-        for listener in self._listeners:
-            listener.check()
-
-    def check_files(self) -> None:
-        """
-        Make what this process keeps on its own disk, unless it is there.
-
-        This blocks, so it is for the time before the reactor runs.
-
-        :raises ConfigError: if something cannot be written to.
-        """
-        for key, make in self._files:
-            try:
-                make()
-            except OSError as error:
-                where = f" {error.filename}" if error.filename else ""
-                raise ConfigError(f"{key}: cannot write to{where}: {error.strerror}") from None
+def _queue_name(name: str, url: str | None) -> str:
+    """The name of a queue in the database: the end of its URL, if it has one."""
+    return (url or name).rpartition("/")[2]

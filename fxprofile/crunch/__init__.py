@@ -1,6 +1,6 @@
 """
-Level 2. Crunching, the parent's side: the pool, the helper connection, checking results.
+Level 2. Crunching, the parent side: the pool, the helper connection, checking results.
 
 ``helper/`` forks a child per image, ``sandbox/`` locks it, ``codec/`` decodes inside it.
-Nothing in this folder itself imports Pillow or numpy.
+This folder itself imports nothing from ``helper/`` or ``codec/``, so neither Pillow nor numpy.
 """

@@ -1,15 +1,15 @@
 """
-What the pool and its helpers say to each other, in AMP.
+The protocol between the pool and its helpers: a configuration and three AMP commands.
 
-Files travel as open descriptors, so that nothing has a name that could be guessed, and
-the kernel cleans up after whoever is killed.
+Files travel as open descriptors: they have no name that could be guessed, and the kernel
+frees them when the last process that has them open ends.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 from twisted.protocols.amp import Command, Descriptor, Float, Integer, String, Unicode
 
@@ -19,17 +19,20 @@ from fxprofile.crunch.sandbox import Mode
 #: The descriptor of a helper's end of the connection.
 CONNECTION = 3
 
-#: What a child runs in production: the name of a module, a colon, that of a function.
+#: The function that children run in production, as ``module:function``.
 JOB = "fxprofile.crunch.codec.job:run"
 
 
 @dataclass(frozen=True)
 class HelperConfig:
     """
-    What a helper is told on its command line, where everybody can read it.
+    The configuration of a helper, which it gets on its command line: not for secrets.
 
-    :ivar parent: the pool's process.
-    :ivar job: what a child runs, and called with the mapped original and the limits.
+    :ivar parent: the process id of the pool.
+    :ivar limits: those of each child.
+    :ivar mode: how strict the sandbox is.
+    :ivar job: the function that a child runs, as ``module:function``; it is called with the
+        mapped original and the limits.
     """
 
     parent: int
@@ -38,37 +41,58 @@ class HelperConfig:
     job: str = JOB
 
     def encode(self) -> str:
-        """The configuration as JSON."""
-        return json.dumps({**asdict(self), "limits": self.limits.encode()})
+        """Return the configuration as JSON."""
+        return json.dumps(asdict(self))
 
     @classmethod
     def decode(cls, text: str) -> HelperConfig:
-        """Read what :meth:`encode` wrote."""
-        members: dict[str, Any] = json.loads(text)
-        members["limits"] = Limits.decode(members["limits"])
-        return cls(**members)
+        """Return the configuration that :meth:`encode` wrote."""
+        members = json.loads(text)
+        limits = members.pop("limits")
+        limits["formats"] = tuple(limits["formats"])
+        return cls(limits=Limits(**limits), **members)
 
 
-class NoChild(Exception):
-    """The system did not let a helper fork."""
+class ForkFailed(Exception):
+    """A helper could not fork a child."""
 
 
-class Ready(Command):
-    """Ask a helper whether it is ready: it answers with what a child of its can rely on."""
-
-    arguments: ClassVar = []
-    response: ClassVar = [
-        # One name a line.
-        (b"layers", Unicode()),
-        (b"versions", Unicode()),
-    ]
-
-
-class Crunch(Command):
+class ChildExit(TypedDict):
     """
-    Ask a helper for a child; it answers when the child is gone.
+    How a child ended; the response to :class:`CrunchCommand`.
 
-    The descriptors must stay open until then: they may still wait to be sent.
+    ``ended`` says why the helper killed the child: ``timeout``, ``cancelled``, ``unlocked``
+    (a layer of its sandbox was missing) or ``failed``; it is empty if the helper did not.
+    ``status`` is the exit status, or the signal as a negative number.  ``cpu`` and ``wall``
+    are in seconds; ``resident``, the peak of the memory in use, and ``base``, the address
+    space that the child inherited from the helper, in bytes.
+    """
+
+    ended: str
+    status: int
+    cpu: float
+    wall: float
+    resident: int
+    base: int
+    stderr: bytes
+
+
+class ReadyCommand(Command):
+    """
+    Ask a helper whether it is ready.
+
+    The response names the sandbox layers that its children have, one per line, and its
+    codecs with their versions, one per line.
+    """
+
+    response: ClassVar = [(b"layers", Unicode()), (b"versions", Unicode())]
+
+
+class CrunchCommand(Command):
+    """
+    Ask a helper to crunch an image in a child; it responds when the child has ended.
+
+    The descriptors must stay open until then: they may still wait in the send buffer.
     """
 
     arguments: ClassVar = [
@@ -77,26 +101,18 @@ class Crunch(Command):
         (b"output", Descriptor()),
     ]
     response: ClassVar = [
-        # Why the helper ended the child: empty, timeout, cancelled, unlocked or failed.
         (b"ended", Unicode()),
-        # The exit status, or the signal as a negative number.
         (b"status", Integer()),
         (b"cpu", Float()),
         (b"wall", Float()),
-        # The most memory that it had in use, in bytes.
         (b"resident", Integer()),
-        # What the address space was of which it is a copy, in bytes.
         (b"base", Integer()),
         (b"stderr", String()),
     ]
+    errors: ClassVar = {ForkFailed: b"FORK_FAILED"}
 
-    errors: ClassVar = {NoChild: b"NO_CHILD"}
 
+class CancelCommand(Command):
+    """Ask a helper to kill the child of a job."""
 
-class Cancel(Command):
-    """End a child."""
-
-    arguments: ClassVar = [
-        (b"job", Integer()),
-    ]
-    response: ClassVar = []
+    arguments: ClassVar = [(b"job", Integer())]

@@ -1,4 +1,4 @@
-"""The pool's side of one helper: its process, and the connection to it."""
+"""The pool's connection to one helper, and the helper's process."""
 
 from __future__ import annotations
 
@@ -9,31 +9,45 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessDone
+from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.amp import AMP
 from twisted.python.failure import Failure
 
 import fxprofile
-from fxprofile.crunch.commands import CONNECTION, Cancel, Crunch, HelperConfig, Ready
-from fxprofile.crunch.heap import TUNABLES
+from fxprofile.crunch.commands import CONNECTION, CancelCommand, HelperConfig, ReadyCommand
 
 _log = Logger()
 
-#: Seconds in which a helper must have everything loaded.
-PATIENCE: Final = 60
-#: Seconds in which it must be gone after its connection was closed.
-_STOP: Final = 5
-#: How much of what a helper has to complain about is logged.
+#: Seconds that a helper gets to import everything and become ready.
+START_TIMEOUT: Final = 60
+#: Seconds that a helper gets to exit after its connection was closed.
+_STOP_TIMEOUT: Final = 5
+#: How much of the standard error of a helper is logged, in bytes.
 _MAX_STDERR: Final = 8 << 10
 
 _BOOT: Final = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
     "from fxprofile.crunch.helper.main import main; main(sys.argv[2])"
 )
-#: A library that starts threads at its import would do so in each helper.
+
+#: The C library's allocator in a helper and its children.  Large pages, where it knows them
+#: (glibc 2.35): a child touches all of its memory for the first time, and asking the kernel
+#: for each page takes longer than most of the work on it.  Pictures come from the heap, where
+#: freed memory is reused, and not from mappings of their own.
+TUNABLES: Final = ":".join(
+    (
+        "glibc.malloc.hugetlb=1",
+        "glibc.malloc.mmap_threshold=33554432",
+        "glibc.malloc.trim_threshold=1073741824",
+        "glibc.malloc.top_pad=0",
+    )
+)
+#: The whole environment of a helper, but for ``LD_LIBRARY_PATH``.  Libraries that start
+#: threads when they are imported would do so in each helper.
 _ENVIRONMENT: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
@@ -44,40 +58,36 @@ _ENVIRONMENT: Final = {
 
 
 def _search_path() -> list[str]:
-    """Where this process finds its modules, for one that starts without an environment."""
+    """Return this process's module search path, for a process without an environment."""
     package = str(Path(fxprofile.__file__).resolve().parent.parent)
-    # Other entries are the marks of import hooks, which that process does not have.
+    # Entries that are no paths belong to import hooks, which that process does not have.
     found = [os.path.abspath(entry) for entry in sys.path if os.path.exists(entry or ".")]
     return found if package in found else [package, *found]
 
 
-def _environment() -> dict[str, str]:
-    """All that a helper sees of ours: where the interpreter finds its libraries."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return _ENVIRONMENT | kept
-
-
-class HelperLink:
+class HelperConnection(AMP):
     """
-    One helper process.
+    The pool's end of the connection to one helper process.
 
-    :ivar jobs: how many children it has.
-    :ivar lost: fires when it can no longer be spoken to.
-    :ivar ended: fires when its process is gone.
+    :ivar jobs: how many children it has now; counted by the pool.
+    :ivar is_ready: whether the pool may give it jobs; set by the pool.
+    :ivar lost: fires when the connection is lost.
+    :ivar ended: fires when the process has ended.
     """
 
     def __init__(self, reactor: Any, config: HelperConfig) -> None:
+        super().__init__()
         self._reactor = reactor
         self._config = config
-        self._amp = _Connection(self)
-        self._process: Any = None
+        self._process: IProcessTransport | None = None
         self.jobs = 0
+        self.is_ready = False
         self.lost: Deferred[None] = Deferred()
         self.ended: Deferred[None] = Deferred()
 
     @property
     def pid(self) -> int | None:
-        """Of the helper, while there is one."""
+        """The process id of the helper, while it runs."""
         pid: int | None = getattr(self._process, "pid", None)
         return pid
 
@@ -85,111 +95,81 @@ class HelperLink:
         """
         Spawn the helper and wait until it is ready.
 
-        :returns: the layers that its children have, and the versions of its codecs.
-        :raises Exception: if it does not get there; it is gone then.
+        :returns: the sandbox layers of its children, and the versions of its codecs by name.
+        :raises Exception: if it is not ready within :data:`START_TIMEOUT`.
         """
         ours, theirs = socket.socketpair()
-        with ours, theirs:
+        with ours, theirs, open(os.devnull, "r+b") as null:  # noqa: ASYNC230
             ours.setblocking(False)
-            nothing = os.open(os.devnull, os.O_RDWR)
-            try:
-                self._process = self._reactor.spawnProcess(
-                    _Process(self),
-                    sys.executable,
-                    [
-                        sys.executable,
-                        *("-I", "-S", "-c", _BOOT),
-                        json.dumps(_search_path()),
-                        self._config.encode(),
-                    ],
-                    env=_environment(),
-                    path="/",
-                    childFDs={0: nothing, 1: nothing, 2: "r", CONNECTION: theirs.fileno()},
-                )
-            finally:
-                os.close(nothing)
-            factory = Factory.forProtocol(lambda: self._amp)
+            boot = [sys.executable, "-I", "-S", "-c", _BOOT]
+            kept = {n: value for n, value in os.environ.items() if n == "LD_LIBRARY_PATH"}
+            self._process = self._reactor.spawnProcess(
+                _HelperProcess(self),
+                sys.executable,
+                [*boot, json.dumps(_search_path()), self._config.encode()],
+                env=_ENVIRONMENT | kept,
+                path="/",
+                childFDs={
+                    0: null.fileno(),
+                    1: null.fileno(),
+                    2: "r",
+                    CONNECTION: theirs.fileno(),
+                },
+            )
+            factory = Factory.forProtocol(lambda: self)
             self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
-        try:
-            answer = await self._amp.callRemote(Ready).addTimeout(PATIENCE, self._reactor)
-        except BaseException:
-            self.kill()
-            raise
-        versions = dict(line.split(" ", 1) for line in answer["versions"].splitlines())
-        return frozenset(answer["layers"].split()), versions
-
-    def crunch(self, job: int, original: int, output: int) -> Deferred[dict[str, Any]]:
-        """
-        Have an image crunched in a child.
-
-        :param original: a descriptor; it must stay open until the answer is here.
-        :param output: likewise.
-        :returns: the members of the response to
-            :class:`fxprofile.crunch.commands.Crunch`, or whatever error AMP has.
-        """
-        self.jobs += 1
-
-        def done(result: Any) -> Any:
-            self.jobs -= 1
-            return result
-
-        call = self._amp.callRemote(Crunch, job=job, original=original, output=output)
-        return call.addBoth(done)
+        response = await self.callRemote(ReadyCommand).addTimeout(START_TIMEOUT, self._reactor)
+        versions = dict(line.split(" ", 1) for line in response["versions"].splitlines())
+        return frozenset(response["layers"].split()), versions
 
     def cancel(self, job: int) -> None:
-        """End the child of a job; the answer to the job comes all the same."""
+        """Kill the child of a job; the job's response still comes."""
         # If the helper is gone, so is the child.
-        self._amp.callRemote(Cancel, job=job).addErrback(lambda _: None)
+        self.callRemote(CancelCommand, job=job).addErrback(lambda _: None)
 
     def close(self) -> Deferred[None]:
-        """Let the helper end; it takes its children with it."""
-        self._amp.hang_up()
+        """Close the connection, on which the helper and its children end; wait for that."""
+        self._abort()
+        if self._process is None:
+            return succeed(None)
         if not self.ended.called:
-            late = self._reactor.callLater(_STOP, self.kill)
+            late = self._reactor.callLater(_STOP_TIMEOUT, self.kill)
             self.ended.addBoth(lambda _: late.cancel() if late.active() else None)
         return self.ended
 
     def kill(self) -> None:
-        """End the helper at once."""
-        self._amp.hang_up()
-        if self.pid is not None:
+        """Kill the helper."""
+        self._abort()
+        if self._process is not None and self.pid is not None:
             self._process.signalProcess("KILL")
 
-
-class _Connection(AMP):
-    """Says when a helper can no longer be spoken to."""
-
-    def __init__(self, link: HelperLink) -> None:
-        super().__init__()
-        self._link = link
-
-    def hang_up(self) -> None:
-        """Drop the connection and what waits in it, if there is one."""
+    def _abort(self) -> None:
         transport: Any = self.transport
         if transport is not None:
             transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # First, so that nobody who hears of a failed job comes here with the next one.
-        self._link.lost.callback(None)
+        self.is_ready = False
+        # First, so that a caller whose job fails does not get this helper for its next one.
+        self.lost.callback(None)
         super().connectionLost(reason)
 
 
-class _Process(ProcessProtocol):
-    """Says what a helper complains of, and that it is gone."""
+class _HelperProcess(ProcessProtocol):
+    """Logs the standard error and the end of a helper's process."""
 
-    def __init__(self, link: HelperLink) -> None:
-        self._link = link
+    def __init__(self, connection: HelperConnection) -> None:
+        self._connection = connection
         self._left = _MAX_STDERR
 
     def errReceived(self, data: bytes) -> None:
         if self._left > 0:
             text = ascii(data[: self._left].decode("utf-8", "replace"))[1:-1]
             self._left -= len(data)
-            _log.warn("The crunch helper says: {text}", text=text)
+            _log.warn("Crunch helper wrote to standard error: {text}", text=text)
 
-    def processEnded(self, reason: Any) -> None:
+    def processEnded(self, reason: Failure) -> None:
         if not reason.check(ProcessDone):
-            _log.warn("A crunch helper ended: {reason}", reason=reason.getErrorMessage())
-        self._link.kill()
-        self._link.ended.callback(None)
+            _log.warn("Crunch helper ended: {reason}", reason=reason.getErrorMessage())
+        self._connection.kill()
+        self._connection.ended.callback(None)

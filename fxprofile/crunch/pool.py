@@ -1,34 +1,42 @@
 """
-The cruncher: slots, helpers and the verdict on each image.
+The cruncher's pool: slots for images, and helper processes that are replaced when they end.
 
-The order in which things are let go matters.  A descriptor that was handed to the
-connection may still wait in its buffer, and closing it could send another file in its
-place; so a job holds its files and its slot until its helper has answered or is gone,
-whether or not anybody still waits for the outcome.
+It is Twisted's process support and AMP.  ampoule reuses a child for many images, and
+``ProcessPoolExecutor`` unpickles what a child sends; here each image gets a fresh locked child.
+
+Release order matters.  A descriptor that was given to a connection may still wait in its send
+buffer, and closing it could send another file in its place; so a job holds its files and its
+slot until its helper has responded or is gone, even if its caller was cancelled.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO, Any, Final
 
 from twisted.application.service import Service
-from twisted.internet import defer
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredSemaphore,
+    TimeoutError,
+    gatherResults,
+)
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from fxprofile.crunch import result, sandbox
-from fxprofile.crunch.commands import JOB, HelperConfig, NoChild
-from fxprofile.crunch.helper_connection import PATIENCE, HelperLink
+from fxprofile.crunch.commands import JOB, ChildExit, CrunchCommand, ForkFailed, HelperConfig
+from fxprofile.crunch.helper_connection import START_TIMEOUT, HelperConnection
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.outcome import Ended, judged
-from fxprofile.crunch.sandbox import LAYERS, Mode, process
-from fxprofile.deferreds.tasks import sleep
+from fxprofile.crunch.result import InvalidResult, Outcome, Report, decode, judge
+from fxprofile.crunch.sandbox import LAYERS, Mode, is_enough, process
+from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.notifier import Notifier
+from fxprofile.deferreds.tasks import detached
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.avatars import Crunched
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable, ImageRefused
@@ -37,29 +45,13 @@ from fxprofile.settings.model import Settings
 
 _log = Logger()
 
-#: A helper forks for so many slots: more would wait for one another.
-_SLOTS_A_HELPER: Final = 8
-_GRACE: Final = 5.0
-_FIRST_DELAY, _LAST_DELAY = 0.1, 30.0
+#: How many slots share a helper: forks for more would wait for one another.
+_SLOTS_PER_HELPER: Final = 8
+#: The delay before a helper that ended soon is replaced.
+_BACKOFF: Final = Backoff(first=0.1, cap=30.0, shortest=0.5)
 
-
-@dataclass(frozen=True)
-class Report:
-    """
-    All that is known of how an image was crunched.
-
-    :ivar outcome: the pictures, or the reason why there are none.
-    :ivar permanent: whether the image is at fault, if there is a reason.
-    :ivar cpu: seconds of processor time.
-    :ivar wall: seconds, the fork and the lock included.
-    :ivar resident: the most memory in use, in bytes.
-    """
-
-    outcome: result.Outcome
-    permanent: bool
-    cpu: float = 0.0
-    wall: float = 0.0
-    resident: int = 0
+#: Notifications: a helper became ready or will not; the pool stops.
+_HELPERS, _STOP = "helpers", "stop"
 
 
 @implementer(ICruncher)
@@ -67,20 +59,14 @@ class CrunchPool(Service):
     """
     Crunches images in fresh locked children.
 
-    :ivar slots: how many at one time.
-    :ivar versions: of the codecs, by name, once a helper is up.
+    :ivar slots: how many images it works on at one time.
+    :ivar versions: of the codecs, by name, once a helper is ready.
     :ivar grace: seconds that a helper gets beyond the timeout of an image before it is
-        taken to hang.
+        considered hung.
     """
 
     def __init__(
-        self,
-        reactor: Any,
-        *,
-        processes: int,
-        limits: Limits,
-        mode: Mode,
-        job: str = JOB,
+        self, reactor: Any, *, processes: int, limits: Limits, mode: Mode, job: str = JOB
     ) -> None:
         """
         :param processes: how many images to work on at one time.
@@ -89,53 +75,58 @@ class CrunchPool(Service):
         :param job: what a child runs; other than the default only in tests.
         """
         self.slots = processes
+        self.versions: Mapping[str, str] = {}
+        self.grace = 5.0
         self._reactor = reactor
         self._config = HelperConfig(parent=0, limits=limits, mode=mode, job=job)
+        self._max_result = limits.max_result
         self._free = DeferredSemaphore(processes)
         self._threads = Threads(reactor, "crunch results", min(processes, 4))
-        self._links: list[HelperLink] = []
+        self._jobs = itertools.count(1)
+        self._helpers: list[HelperConnection] = []
         self._keepers: list[Deferred[None]] = []
-        self._working: set[Deferred[Any]] = set()
-        self._waiting: list[Deferred[None]] = []
-        self._numbers = 0
+        self._notifier = Notifier()
         self._unfit = ""
         self._layers: frozenset[str] | None = None
-        self.versions: Mapping[str, str] = {}
-        self.grace = _GRACE
 
     def layers(self) -> Mapping[str, bool] | None:
-        """Which layers of the sandbox are in force; None before that is known."""
+        """Return which layers of the sandbox are in force; None until a helper is ready."""
         if self._layers is None:
             return None
         return {layer: layer in self._layers for layer in LAYERS}
 
     def helpers(self) -> list[int]:
-        """The process ids of the helpers that are up."""
-        return [link.pid for link in self._links if link.pid is not None]
+        """Return the process ids of the helpers that are ready."""
+        return [helper.pid for helper in self._ready() if helper.pid is not None]
+
+    def _ready(self) -> list[HelperConnection]:
+        return [helper for helper in self._helpers if helper.is_ready]
 
     def startService(self) -> None:
         super().startService()
         if self._config.mode != "off":
-            # A child that got out of everything else could read credentials out of us.
+            # A child that escaped from all other layers could read credentials from us.
             process.forbid_inspection()
         self._config = replace(self._config, parent=os.getpid())
         self._threads.startService()
-        helpers = -(-self.slots // _SLOTS_A_HELPER)
-        self._keepers = [Deferred.fromCoroutine(self._keep()) for _ in range(helpers)]
+        helpers = -(-self.slots // _SLOTS_PER_HELPER)
+        self._keepers = [Deferred.fromCoroutine(self._keep_helper()) for _ in range(helpers)]
 
     def stopService(self) -> Deferred[None]:
-        """Stop when the images in hand are done, which their time limit bounds."""
+        """Stop after the images in flight, which their time limit bounds."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        await gatherResults([_settled(work) for work in self._working])
-        keepers, self._keepers = self._keepers, []
-        for link in self._links:
-            link.close()
-        for keeper in keepers:
-            keeper.cancel()
-        await gatherResults([_settled(keeper) for keeper in keepers])
+        self._notifier.notify(_HELPERS)
+        # All slots are free when no image is in flight.
+        await gatherResults([self._free.acquire() for _ in range(self.slots)])
+        self._notifier.notify(_STOP)
+        for helper in self._helpers:
+            helper.close()
+        await gatherResults(self._keepers)
+        for _ in range(self.slots):
+            self._free.release()
         await self._threads.stopService()
 
     async def when_ready(self) -> Mapping[str, bool]:
@@ -143,9 +134,9 @@ class CrunchPool(Service):
         Wait for the first helper.
 
         :returns: :meth:`layers`.
-        :raises CruncherUnavailable: if the mode is strict and the sandbox cannot be had.
+        :raises CruncherUnavailable: if the mode is strict and the sandbox is unavailable.
         """
-        await self._link(PATIENCE)
+        await self._least_busy(START_TIMEOUT)
         return self.layers() or {}
 
     async def crunch(self, *, original: IO[bytes]) -> Crunched:
@@ -153,14 +144,13 @@ class CrunchPool(Service):
         report = await self.examine(original=original)
         outcome = report.outcome
         if outcome.reason is None:
-            pictures = {"png": outcome.pictures, **outcome.extras}
-            return Crunched(pictures, outcome.placeholder or None)
+            return Crunched(outcome.pictures, outcome.placeholder or None)
         error = ImageRefused if report.permanent else ChildFailed
         raise error(outcome.reason, outcome.detail)
 
     async def examine(self, *, original: IO[bytes]) -> Report:
         """
-        Crunch an image and tell all about it.
+        Crunch an image and return everything that is known about it.
 
         Cancelling this kills the child.
 
@@ -168,133 +158,110 @@ class CrunchPool(Service):
         """
         await self._free.acquire()
         try:
-            link = await self._link(self._config.limits.timeout)
-            self._numbers += 1
-            job = self._numbers
-            work = Deferred.fromCoroutine(self._work(link, job, _reopened(original)))
+            helper = await self._least_busy(self._config.limits.timeout)
+            source = _reopen(original)
         except BaseException:
             self._free.release()
             raise
-        self._working.add(work)
-
-        def finished(outcome: Any) -> Any:
-            self._working.discard(work)
-            self._free.release()
-            return outcome
-
-        work.addBoth(finished)
-        waited = _waited(work)
-        # Whoever waits hears of it; if nobody does any longer, there is nobody to tell.
-        work.addErrback(lambda _: None)
+        job = next(self._jobs)
         try:
-            return await waited
+            return await detached(self._run(helper, job, source))
         except CancelledError:
-            link.cancel(job)
+            helper.cancel(job)
             raise
 
-    async def _work(self, link: HelperLink, job: int, original: int) -> Report:
-        """Have one image crunched.  Not to be cancelled; it ends in time by itself."""
-        output = _unnamed_file()
-        late = self._reactor.callLater(
-            self._config.limits.timeout + self.grace, self._hung, link, job
-        )
+    async def _run(self, helper: HelperConnection, job: int, source: IO[bytes]) -> Report:
+        """Crunch one image, then free its slot.  It ends in time by itself."""
+        limits = self._config.limits
+        helper.jobs += 1
         try:
-            ended = Ended(**await link.crunch(job, original, output))
-            outcome = await self._threads.run(_read, output, self._config.limits.max_result)
-        except NoChild as error:
-            raise CruncherUnavailable(f"there can be no child: {error}") from None
+            with source, _unnamed_file() as output:
+                response = helper.callRemote(
+                    CrunchCommand, job=job, original=source.fileno(), output=output.fileno()
+                )
+                end: ChildExit = await response.addTimeout(
+                    limits.timeout + self.grace, self._reactor
+                )
+                written = await self._threads.run(_read, output, self._max_result)
+        except ForkFailed as error:
+            raise CruncherUnavailable(f"cannot fork a child: {error}") from None
+        except TimeoutError:
+            _log.error("Crunch helper hangs in job {job}; killing it", job=job)
+            helper.kill()
+            return Report(Outcome("crashed", "the helper hung"), permanent=False)
         except Exception as error:
-            # The helper is gone, or did not understand us.
-            _log.warn("A crunch helper failed: {error}", error=repr(error))
-            return Report(result.Outcome(reason="crashed", detail="the helper failed"), False)
+            # The helper is gone, or did not understand the command.
+            _log.warn("Crunch helper failed: {error}", error=repr(error))
+            return Report(Outcome("crashed", "the helper failed"), permanent=False)
         finally:
-            if late.active():
-                late.cancel()
-            os.close(original)
-            os.close(output)
-        if ended.ended == "unlocked":
-            _log.error("A child did not have the layers that the first one had; it got no job")
-        outcome, permanent = judged(ended, outcome, self._config.limits)
-        return Report(outcome, permanent, ended.cpu, ended.wall, ended.resident)
+            helper.jobs -= 1
+            self._free.release()
+        if end["ended"] == "unlocked":
+            _log.error("Child lacked sandbox layers that the first child had; its job did not run")
+        return judge(end, written, limits)
 
-    def _hung(self, link: HelperLink, job: int) -> None:
-        _log.error("A crunch helper hangs over job {job}; it is killed", job=job)
-        link.kill()
-
-    async def _link(self, patience: float) -> HelperLink:
+    async def _least_busy(self, patience: float) -> HelperConnection:
         """
-        The helper that has the least to do.
+        Return the ready helper with the fewest jobs.
 
-        :param patience: seconds to wait for one to come up.
+        :param patience: seconds to wait for one to become ready.
         :raises CruncherUnavailable: if none does.
         """
-        if not self._links and not self._unfit and self.running:
-            waiter: Deferred[None] = Deferred()
-            self._waiting.append(waiter)
-            try:
-                await waiter.addTimeout(patience, self._reactor)
-            except defer.TimeoutError:
-                raise CruncherUnavailable("no helper came up") from None
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
-        if not self._links:
-            raise CruncherUnavailable(self._unfit or "the pool does not run")
-        return min(self._links, key=lambda link: link.jobs)
+        if self.running and not self._unfit and not self._ready():
+            with self._notifier.subscribe(_HELPERS) as change:
+                await change.wait(self._reactor, patience)
+        ready = self._ready()
+        if not self.running or not ready:
+            problem = "no helper became ready" if self.running else "the pool is not running"
+            raise CruncherUnavailable(self._unfit or problem)
+        return min(ready, key=lambda helper: helper.jobs)
 
-    async def _keep(self) -> None:
-        """Keep one helper alive."""
-        delay = 0.0
-        while self.running and not self._unfit:
-            link = HelperLink(self._reactor, self._config)
-            started = self._reactor.seconds()
-            try:
-                await self._serve(link)
-            except CancelledError:
-                link.close()
-                await _settled(link.ended)
-                return
-            except Exception as error:
-                _log.error("A crunch helper did not start: {error}", error=repr(error))
-            lived = self._reactor.seconds() - started
-            delay = 0.0 if lived > _LAST_DELAY else min(max(_FIRST_DELAY, delay * 2), _LAST_DELAY)
-            if self.running and not self._unfit:
-                with suppress(CancelledError):
-                    await sleep(self._reactor, delay)
+    async def _keep_helper(self) -> None:
+        """Start a helper, and another one whenever it ends, until the pool stops."""
+        failures = 0
+        with self._notifier.subscribe(_STOP) as stop:
+            while self.running and not self._unfit:
+                helper = HelperConnection(self._reactor, self._config)
+                self._helpers.append(helper)
+                started = self._reactor.seconds()
+                try:
+                    self._admit(helper, *await helper.start())
+                    if helper.is_ready:
+                        await helper.lost
+                except Exception as error:
+                    if self.running:
+                        _log.error("Crunch helper did not start: {error}", error=repr(error))
+                self._helpers.remove(helper)
+                await helper.close()
+                lived = self._reactor.seconds() - started
+                failures = 0 if lived > _BACKOFF.cap else failures + 1
+                if failures and not self._unfit:
+                    await stop.wait(self._reactor, _BACKOFF.delay(failures))
 
-    async def _serve(self, link: HelperLink) -> None:
-        """Start a helper and offer it until it is gone."""
-        layers, self.versions = await link.start()
-        first, self._layers = self._layers is None, layers
-        if first:
-            missing = [layer for layer in LAYERS if layer not in layers]
+    def _admit(
+        self, helper: HelperConnection, layers: frozenset[str], versions: Mapping[str, str]
+    ) -> None:
+        """Give a helper jobs from now on, if the sandbox of its children is good enough."""
+        if self._layers is None:
             _log.info(
-                "Images are crunched in children locked by {layers}; not to be had: {missing}",
+                "Crunch sandbox: layers in force: {layers}; unavailable: {missing}",
                 layers=", ".join(layer for layer in LAYERS if layer in layers),
-                missing=", ".join(missing) or "none",
+                missing=", ".join(layer for layer in LAYERS if layer not in layers) or "none",
             )
-        if not sandbox.holds(layers, self._config.mode):
+        self._layers, self.versions = layers, versions
+        if is_enough(layers, self._config.mode):
+            helper.is_ready = True
+        else:
             self._unfit = (
-                "crunch.sandbox is strict, and this system has neither seccomp nor Landlock for it"
+                "crunch.sandbox is strict, but neither seccomp nor Landlock is available;"
+                " allow one of them, or set it to best-effort"
             )
             _log.critical("{problem}", problem=self._unfit)
-            link.close()
-        else:
-            self._links.append(link)
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.callback(None)
-        try:
-            await _waited(link.lost)
-        finally:
-            if link in self._links:
-                self._links.remove(link)
-        # It ends by itself when the connection does; if not, this sees to it.
-        await _waited(link.close())
+        self._notifier.notify(_HELPERS)
 
 
 def pool_from_settings(reactor: Any, settings: Settings) -> CrunchPool:
-    """The pool that the settings describe."""
+    """Return the pool that the settings describe."""
     crunch = settings.crunch
     limits = Limits(
         timeout=crunch.timeout,
@@ -309,55 +276,28 @@ def pool_from_settings(reactor: Any, settings: Settings) -> CrunchPool:
     return CrunchPool(reactor, processes=crunch.processes, limits=limits, mode=settings.sandbox)
 
 
-def _waited(work: Deferred[Any]) -> Deferred[Any]:
-    """Another Deferred for the same outcome: cancelling it leaves the first alone."""
-    waiter: Deferred[Any] = Deferred()
-
-    def tell(outcome: Any) -> Any:
-        if not waiter.called:
-            waiter.callback(outcome)
-        return outcome
-
-    work.addBoth(tell)
-    return waiter
-
-
-def _settled(work: Deferred[Any]) -> Deferred[None]:
-    """When this has ended, however it did."""
-    settled: Deferred[None] = Deferred()
-
-    def tell(outcome: Any) -> Any:
-        settled.callback(None)
-        return outcome
-
-    work.addBoth(tell)
-    return settled
-
-
-def _reopened(original: IO[bytes]) -> int:
+def _reopen(original: IO[bytes]) -> IO[bytes]:
     """
-    A descriptor of the original that can only be read, and has a position of its own.
+    Open an original again, read-only and with a position of its own.
 
-    A file without a name has one under /proc; where there is no /proc, the descriptor
-    is a copy that shares the position.
+    A file without a name has one under /proc; without /proc, the copy shares the position.
     """
     try:
-        return os.open(f"/proc/self/fd/{original.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        return open(f"/proc/self/fd/{original.fileno()}", "rb", buffering=0)
     except OSError:
-        return os.dup(original.fileno())
+        return os.fdopen(os.dup(original.fileno()), "rb", buffering=0)
 
 
-def _unnamed_file() -> int:
-    """A descriptor of an empty file that ends with the last who has it open."""
+def _unnamed_file() -> IO[bytes]:
+    """Open an empty file that is freed when the last process that has it open ends."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("crunched")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return os.fdopen(os.memfd_create("crunched"), "r+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
 
 
-def _read(descriptor: int, most: int) -> result.Outcome | str:
-    """What a child wrote, in a thread; a text if it is no result."""
+def _read(output: IO[bytes], limit: int) -> Outcome | str:
+    """Return a child's result, or what is wrong with it; runs in a thread."""
     try:
-        return result.decode(os.pread(descriptor, most + 1, 0))
-    except result.BadResult as problem:
+        return decode(os.pread(output.fileno(), limit + 1, 0))
+    except InvalidResult as problem:
         return str(problem)

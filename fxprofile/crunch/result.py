@@ -1,59 +1,84 @@
 """
-What a child hands back, and the check of it.
+Read and check the result file that a child wrote, and judge how its image came out.
 
-Four bytes of length, a header in JSON of at most 4 KiB, then the three pictures, one
-behind the other.  The child may by then be in the hands of whoever made the image, so
-this is read as data, never as a program (a pickle is one), and believed in nothing:
-what is published is what this check has understood down to the last byte.
+A result file is four bytes of length, a header in JSON of at most 4 KiB, and the pictures
+one after the other, largest first, PNG first.  The child may by then run the code of an
+attacker, so the file is parsed as data, never unpickled, and nothing in it is trusted: only
+pictures that this module understands down to the last byte are published.  No library does
+that: decoders accept far more than our encoders write.
+
+What a child wrote before it was killed, or crashed, is ignored.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fxprofile.crunch.codec import extras
-from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES
-from fxprofile.model.avatars import REASONS, Pictures, Variant, is_placeholder
+from fxprofile.crunch.commands import ChildExit
+from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Limits
+from fxprofile.crunch.signature import webp_canvas
+from fxprofile.model.avatars import Pictures, Variant, is_placeholder
 from fxprofile.model.keys import FORMATS, VARIANTS
 
-_LENGTH: Final = struct.Struct(">I")
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-#: The colour types of PNG and the bit depths that we write of each.
-_DEPTHS: Final = {0: (8,), 2: (8,), 3: (1, 2, 4, 8), 4: (8,), 6: (8,)}
-#: The chunks that we write, in the order in which they come.
-_CHUNKS: Final = (b"IHDR", b"sRGB", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_NEEDED: Final = frozenset({b"IHDR", b"IDAT", b"IEND"})
-#: What a child may call the type of an image, in a log line.
-_KINDS: Final = frozenset({"jpeg", "png", "gif", "webp", "avif", "heic"})
-#: Reasons that a child may give.
-_CHILD_REASONS: Final = frozenset(
-    {"unsupported", "corrupt", "too_many_pixels", "too_large", "memory"}
+#: The length of the header, at the beginning of a result file.
+LENGTH: Final = struct.Struct(">I")
+#: How many characters of a detail are kept.
+MAX_DETAIL: Final = 200
+
+#: The types of image that a child may name.
+_KINDS: Final = ("jpeg", "png", "gif", "webp", "avif", "heic")
+#: Reasons that a child may give for which the image is at fault.
+_PERMANENT: Final = ("unsupported", "corrupt", "too_many_pixels", "too_large")
+
+#: Above this share of the memory limit, "corrupt" may mean "out of memory": several
+#: decoders do not tell the two apart.
+_NEAR_LIMIT: Final = 0.8
+
+_PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+#: The PNG chunks that we write, in their order.
+_PNG_CHUNKS: Final = (b"IHDR", b"sRGB", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+#: The PNG colour types, and the bit depths that we write of each.
+_BIT_DEPTHS: Final = {0: (8,), 2: (8,), 3: (1, 2, 4, 8), 4: (8,), 6: (8,)}
+
+#: The sequences of WebP chunks that we write.
+_WEBP_CHUNKS: Final = (
+    [b"VP8 "],
+    [b"VP8L"],
+    [b"VP8X", b"ALPH", b"VP8 "],
+    [b"VP8X", b"VP8L"],
 )
-_MOST_DETAIL: Final = 200
+
+#: The AVIF boxes that may be in ``meta``, and the item properties that may be in ``ipco``
+#: (ISO/IEC 14496-12, 8.11; ISO/IEC 23008-12, 6.5; AV1 Image File Format, 2).
+_META_BOXES: Final = frozenset({b"hdlr", b"pitm", b"iloc", b"iinf", b"iprp", b"iref"})
+_PROPERTIES: Final = frozenset({b"ispe", b"pixi", b"av1C", b"colr", b"auxC"})
+#: The largest AVIF box that may contain text: brands, a handler's or an item's name.
+_MAX_TEXT_BOX: Final = 64
 
 
-class BadResult(Exception):
-    """What the child wrote is not a result."""
+class InvalidResult(Exception):
+    """A child wrote something that is not a result file."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """
-    What came of an image.
+    The outcome of an image.
 
-    :ivar reason: one word of :data:`fxprofile.model.avatars.REASONS`; None if it went well.
+    :ivar reason: one word of :data:`fxprofile.model.avatars.REASONS`; None on success.
     :ivar detail: for operators.
-    :ivar kind: what the image was, as far as it was found out, else empty.
+    :ivar kind: the type of the image; empty if unknown.
     :ivar sides: of the source, in pixels; 0 if unknown.
-    :ivar peak: the most address space that the child had, in bytes; 0 if unknown.
+    :ivar peak: the peak of the child's address space, in bytes; 0 if unknown.
     :ivar placeholder: a BlurHash of the picture; empty if there is none.
-    :ivar pictures: for each name of :data:`fxprofile.model.keys.VARIANTS`, a PNG.
-    :ivar extras: for each other format that was asked for, the same.
+    :ivar pictures: by format, PNG first, then by the names of
+        :data:`fxprofile.model.keys.VARIANTS`; empty if there is a reason.
     """
 
     reason: str | None = None
@@ -62,211 +87,317 @@ class Outcome:
     sides: tuple[int, int] = (0, 0)
     peak: int = 0
     placeholder: str = ""
-    pictures: Pictures = field(default_factory=dict)
-    extras: Mapping[str, Pictures] = field(default_factory=dict)
+    pictures: Mapping[str, Pictures] = field(default_factory=dict)
 
 
-def encode(outcome: Outcome) -> bytes:
-    """The result file for an outcome; in the child."""
-    header: dict[str, Any] = {
-        "v": 1,
-        "kind": outcome.kind,
-        "sides": outcome.sides,
-        "peak": outcome.peak,
-    }
-    bodies = []
-    if outcome.reason is not None:
-        header["reason"] = outcome.reason
-        header["detail"] = outcome.detail[:_MOST_DETAIL]
-    else:
-        header["placeholder"] = outcome.placeholder
-        header["pictures"] = _described(outcome.pictures)
-        header["extras"] = {form: _described(made) for form, made in outcome.extras.items()}
-        bodies = [made[name][1] for made in _each_format(outcome) for name in SIZES]
-    text = json.dumps(header).encode()
-    return b"".join((_LENGTH.pack(len(text)), text, *bodies))
+@dataclass(frozen=True)
+class Report:
+    """
+    The outcome of an image and what it cost.
+
+    :ivar outcome: the pictures, or the reason why there are none.
+    :ivar permanent: whether the image is at fault, if there is a reason.
+    :ivar cpu: processor time, in seconds.
+    :ivar wall: wall clock, in seconds, from the fork to the end of the child.
+    :ivar resident: the peak of the memory in use, in bytes.
+    """
+
+    outcome: Outcome
+    permanent: bool
+    cpu: float = 0.0
+    wall: float = 0.0
+    resident: int = 0
 
 
-def _described(pictures: Pictures) -> dict[str, list[int]]:
-    return {name: [v.width, v.height, v.bytes] for name, (v, _) in pictures.items()}
+def judge(end: ChildExit, written: Outcome | str, limits: Limits) -> Report:
+    """
+    Combine what a child wrote with how it ended.
+
+    :param end: from the helper, which a child cannot influence.
+    :param written: the child's result, or what is wrong with it.
+    """
+    outcome = _outcome(end, written, limits)
+    permanent = outcome.reason in _PERMANENT
+    return Report(outcome, permanent, end["cpu"], end["wall"], end["resident"])
 
 
-def _each_format(outcome: Outcome) -> list[Pictures]:
-    return [outcome.pictures, *outcome.extras.values()]
+def _outcome(end: ChildExit, written: Outcome | str, limits: Limits) -> Outcome:
+    if end["ended"] == "timeout":
+        return Outcome("timeout", f"not finished after {limits.timeout} seconds")
+    if end["ended"]:
+        return Outcome("crashed", end["ended"])
+    if end["status"] != 0:
+        return _death(end, limits)
+    if isinstance(written, str):
+        return Outcome("crashed", f"invalid result: {written}")
+    used = max(written.peak - end["base"], end["resident"])
+    if written.reason == "corrupt" and used > _NEAR_LIMIT * limits.memory:
+        return replace(written, reason="memory")
+    return written
+
+
+def _death(end: ChildExit, limits: Limits) -> Outcome:
+    """Return why a child ended that neither exited with 0 nor was killed by its helper."""
+    stderr = ascii(end["stderr"][-200:].decode("utf-8", "replace"))[1:-1]
+    if end["status"] > 0:
+        return Outcome("crashed", f"exit status {end['status']} {stderr}".strip())
+    number = -end["status"]
+    name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+    out_of_time = number == signal.SIGKILL and end["cpu"] >= limits.cpu
+    if number in (signal.SIGXCPU, signal.SIGALRM) or out_of_time:
+        return Outcome("timeout", f"{name} after {end['cpu']:.1f} seconds of processor time")
+    if number == signal.SIGKILL or end["resident"] > _NEAR_LIMIT * limits.memory:
+        # Our processes did not kill it; the kernel does when memory runs out.
+        detail = f"{name} with {end['resident'] >> 20} MiB in use {stderr}"
+        return Outcome("memory", detail.strip())
+    return Outcome("crashed", f"{name} {stderr}".strip())
 
 
 def decode(data: bytes) -> Outcome:
     """
-    Read and check a result file; in the parent.
+    Read and check a result file.
 
-    :raises BadResult: if anything about it is not as :func:`encode` and
-        :mod:`fxprofile.crunch.codec.png` write it.
+    :raises InvalidResult: if anything in it differs from what
+        :mod:`fxprofile.crunch.codec.job` writes.
     """
-    if len(data) < _LENGTH.size:
-        raise BadResult("no header" if data else "nothing")
-    (length,) = _LENGTH.unpack_from(data)
-    if not 0 < length <= MAX_HEADER or _LENGTH.size + length > len(data):
-        raise BadResult("the header has no possible length")
-    try:
-        header = json.loads(data[_LENGTH.size : _LENGTH.size + length])
-    except (ValueError, RecursionError):
-        raise BadResult("the header is not JSON") from None
-    if not isinstance(header, dict) or header.get("v") != 1:
-        raise BadResult("the header is not an object of version 1")
-    kind = header.get("kind")
-    about = Outcome(
-        kind=kind if isinstance(kind, str) and kind in _KINDS else "",
-        sides=_sides(header.get("sides")),
+    header, bodies = _split(data)
+    kind, sides = header.get("kind"), header.get("sides")
+    if not isinstance(sides, list) or len(sides) != 2:
+        raise InvalidResult("sides are not two numbers")
+    width, height = (_number(side, 0, 1 << 32, "side") for side in sides)
+    outcome = Outcome(
+        kind=kind if kind in _KINDS else "",
+        sides=(width, height),
         peak=_number(header.get("peak"), 0, 1 << 50, "peak"),
     )
-    bodies = data[_LENGTH.size + length :]
     if "reason" in header:
-        return _refused(header, about, bodies)
-    pictures, at = _pictures(header.get("pictures"), bodies, 0, "png")
-    described, others = header.get("extras"), {}
-    if not isinstance(described, dict) or not described.keys() <= FORMATS.keys() - {"png"}:
-        raise BadResult("formats that nobody asks for")
-    for form, members in described.items():
-        others[form], at = _pictures(members, bodies, at, form)
-        for name, (variant, _) in others[form].items():
-            if (variant.width, variant.height) != _sides_of(pictures[name]):
-                raise BadResult(f"{name} has other sides in {form}")
-    if at != len(bodies):
-        raise BadResult("more or less than the pictures")
-    return Outcome(
-        kind=about.kind,
-        sides=about.sides,
-        peak=about.peak,
-        placeholder=_placeholder(header.get("placeholder")),
-        pictures=pictures,
-        extras=others,
-    )
+        reason, detail = header["reason"], header.get("detail", "")
+        if reason not in (*_PERMANENT, "memory"):
+            raise InvalidResult("unknown reason")
+        if not isinstance(detail, str) or bodies:
+            raise InvalidResult("more than a reason")
+        return replace(outcome, reason=reason, detail=ascii(detail[:MAX_DETAIL])[1:-1])
+    placeholder = header.get("placeholder")
+    if placeholder != "" and not is_placeholder(placeholder):
+        raise InvalidResult("the placeholder is not a BlurHash")
+    pictures = _pictures(header.get("pictures"), bodies)
+    return replace(outcome, placeholder=placeholder, pictures=pictures)
 
 
-def _refused(header: Mapping[str, Any], about: Outcome, bodies: bytes) -> Outcome:
-    reason, detail = header["reason"], header.get("detail", "")
-    if not isinstance(reason, str) or reason not in _CHILD_REASONS or reason not in REASONS:
-        raise BadResult("the reason is none")
-    if not isinstance(detail, str) or bodies:
-        raise BadResult("a reason, and more than that")
-    return Outcome(
-        reason=reason,
-        detail=ascii(detail[:_MOST_DETAIL])[1:-1],
-        kind=about.kind,
-        sides=about.sides,
-        peak=about.peak,
-    )
-
-
-def _pictures(members: object, bodies: bytes, at: int, form: str) -> tuple[Pictures, int]:
-    """The pictures of one format, which begin here, and where they end."""
-    if not isinstance(members, dict) or set(members) != set(VARIANTS):
-        raise BadResult("the pictures are not " + ", ".join(VARIANTS))
-    pictures = {}
-    for name in SIZES:
-        numbers = members[name]
-        if not isinstance(numbers, list) or len(numbers) != 3:
-            raise BadResult(f"{name} is not three numbers")
-        box = VARIANTS[name][1]
-        variant = Variant(
-            width=_number(numbers[0], 1, box, f"width of {name}"),
-            height=_number(numbers[1], 1, box, f"height of {name}"),
-            bytes=_number(numbers[2], 1, MAX_BYTES[name], f"bytes of {name}"),
-        )
-        body = bodies[at : at + variant.bytes]
-        at += variant.bytes
-        if _checked(body, form) != (variant.width, variant.height):
-            raise BadResult(f"{name} has other sides than the header says")
-        pictures[name] = (variant, body)
-    return pictures, at
-
-
-def _sides_of(picture: tuple[Variant, bytes]) -> tuple[int, int]:
-    return picture[0].width, picture[0].height
-
-
-def _checked(body: bytes, form: str) -> tuple[int, int]:
-    if form == "png":
-        return check_png(body)
+def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header, and the bytes after it."""
+    if len(data) < LENGTH.size:
+        raise InvalidResult("no header" if data else "empty")
+    (length,) = LENGTH.unpack_from(data)
+    if not 0 < length <= MAX_HEADER or LENGTH.size + length > len(data):
+        raise InvalidResult("impossible length of the header")
     try:
-        return extras.check(body, form)
-    except (extras.BadPicture, IndexError) as error:
-        raise BadResult(f"{form}: {error}") from None
-
-
-def _placeholder(value: object) -> str:
-    if value != "" and not is_placeholder(value):
-        raise BadResult("the placeholder is no BlurHash")
-    return str(value)
+        header = json.loads(data[LENGTH.size : LENGTH.size + length])
+    except (ValueError, RecursionError):
+        raise InvalidResult("the header is not JSON") from None
+    if not isinstance(header, dict) or header.get("v") != 1:
+        raise InvalidResult("the header is not an object of version 1")
+    return header, data[LENGTH.size + length :]
 
 
 def _number(value: object, least: int, most: int, what: str) -> int:
     if type(value) is not int or not least <= value <= most:
-        raise BadResult(f"{what} is not a number from {least} to {most}")
+        raise InvalidResult(f"{what} is not a number from {least} to {most}")
     return value
 
 
-def _sides(value: object) -> tuple[int, int]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise BadResult("sides are not two numbers")
-    width, height = (_number(side, 0, 1 << 32, "side") for side in value)
-    return width, height
+def _pictures(described: object, bodies: bytes) -> dict[str, Pictures]:
+    """Return the checked pictures of all formats."""
+    if not isinstance(described, dict) or not described.keys() <= FORMATS.keys():
+        raise InvalidResult("unknown formats")
+    if list(described)[:1] != ["png"]:
+        raise InvalidResult("PNG is not the first format")
+    pictures: dict[str, Pictures] = {}
+    sides: dict[str, tuple[int, int]] = {}
+    at = 0
+    for form, members in described.items():
+        if not isinstance(members, dict) or members.keys() != VARIANTS.keys():
+            raise InvalidResult("the pictures are not " + ", ".join(VARIANTS))
+        made = {}
+        for name in SIZES:
+            variant = _variant(name, members[name])
+            body = bodies[at : at + variant.bytes]
+            at += variant.bytes
+            found = CHECKS[form](body)
+            if found != (variant.width, variant.height):
+                raise InvalidResult(f"the sides of {name} are not those in the header")
+            if found != sides.setdefault(name, found):
+                raise InvalidResult(f"the sides of {name} in {form} are not those of its PNG")
+            made[name] = (variant, body)
+        pictures[form] = made
+    if at != len(bodies):
+        raise InvalidResult("bytes before or after the pictures")
+    return pictures
+
+
+def _variant(name: str, numbers: object) -> Variant:
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise InvalidResult(f"{name} is not three numbers")
+    box = VARIANTS[name][1]
+    return Variant(
+        width=_number(numbers[0], 1, box, f"width of {name}"),
+        height=_number(numbers[1], 1, box, f"height of {name}"),
+        bytes=_number(numbers[2], 1, MAX_BYTES[name], f"bytes of {name}"),
+    )
 
 
 def check_png(body: bytes) -> tuple[int, int]:
     """
-    Check a PNG without decoding it: chunks, their order and their checksums.
+    Check a PNG without decoding it: its chunks, their order and their checksums.
 
     :returns: its width and height.
-    :raises BadResult: if it is not one that :mod:`fxprofile.crunch.codec.png` could write.
+    :raises InvalidResult: if :mod:`fxprofile.crunch.codec.png` would not write it.
     """
-    if not body.startswith(_SIGNATURE):
-        raise BadResult("not a PNG")
-    seen: dict[bytes, bytes] = {}
-    at, place = len(_SIGNATURE), -1
-    while b"IEND" not in seen:
-        name, chunk = _chunk(body, at)
-        if name not in _CHUNKS or _CHUNKS.index(name) <= place:
-            raise BadResult(f"chunk {name!r} is not wanted there")
-        place = _CHUNKS.index(name)
-        seen[name] = chunk
-        at += 12 + len(chunk)
-    if at != len(body):
-        raise BadResult("bytes after IEND")
-    if not seen.keys() >= _NEEDED or seen[b"IEND"] or len(seen[b"IHDR"]) != 13:
-        raise BadResult("a chunk is missing")
-    return _check_chunks(seen)
+    if not body.startswith(_PNG_SIGNATURE):
+        raise InvalidResult("not a PNG")
+    chunks: dict[bytes, bytes] = {}
+    at, expected = len(_PNG_SIGNATURE), iter(_PNG_CHUNKS)
+    while at < len(body):
+        length = int.from_bytes(body[at : at + 4], "big")
+        end = at + 8 + length
+        if end + 4 > len(body):
+            raise InvalidResult("a chunk is cut off")
+        if zlib.crc32(memoryview(body)[at + 4 : end]) != int.from_bytes(body[end : end + 4], "big"):
+            raise InvalidResult("wrong checksum of a chunk")
+        name = body[at + 4 : at + 8]
+        # This moves on in the expected chunks: each may come once, in their order.
+        if name not in expected:
+            raise InvalidResult(f"unexpected chunk {name!r}")
+        chunks[name] = body[at + 8 : end]
+        at = end + 4
+    if not chunks.keys() >= {b"IHDR", b"IDAT", b"IEND"} or chunks[b"IEND"]:
+        raise InvalidResult("a chunk is missing")
+    return _check_png_chunks(chunks)
 
 
-def _chunk(body: bytes, at: int) -> tuple[bytes, bytes]:
-    if at + 12 > len(body):
-        raise BadResult("cut off")
-    length = int.from_bytes(body[at : at + 4], "big")
-    if length > len(body) - at - 12:
-        raise BadResult("a chunk longer than the file")
-    end = at + 8 + length
-    if zlib.crc32(memoryview(body)[at + 4 : end]) != int.from_bytes(body[end : end + 4], "big"):
-        raise BadResult("a wrong checksum")
-    return body[at + 4 : at + 8], body[at + 8 : end]
-
-
-def _check_chunks(seen: Mapping[bytes, bytes]) -> tuple[int, int]:
-    width, height, depth, colour, packing, filtering, lacing = struct.unpack(
-        ">IIBBBBB", seen[b"IHDR"]
-    )
-    if depth not in _DEPTHS.get(colour, ()) or (packing, filtering, lacing) != (0, 0, 0):
-        raise BadResult("a kind of PNG that we do not write")
-    palette, clear = seen.get(b"PLTE"), seen.get(b"tRNS")
-    if (palette is not None) != (colour == 3):
-        raise BadResult("a palette and no palette")
+def _check_png_chunks(chunks: Mapping[bytes, bytes]) -> tuple[int, int]:
+    try:
+        width, height, bit_depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    except struct.error:
+        raise InvalidResult("wrong length of IHDR") from None
+    # The methods of compression, filtering and interlacing.
+    if bit_depth not in _BIT_DEPTHS.get(colour_type, ()) or any(methods):
+        raise InvalidResult("a kind of PNG that we do not write")
+    palette, alpha = chunks.get(b"PLTE"), chunks.get(b"tRNS")
+    if (palette is not None) != (colour_type == 3):
+        raise InvalidResult("a palette that is missing or not needed")
     if palette is not None:
         colours, rest = divmod(len(palette), 3)
-        if rest or not 1 <= colours <= 1 << depth:
-            raise BadResult("a palette of no possible length")
-        if clear is not None and not 1 <= len(clear) <= colours:
-            raise BadResult("tRNS of no possible length")
-    elif clear is not None:
-        raise BadResult("tRNS without a palette")
-    if seen.get(b"sRGB", b"\0") != b"\0":
-        raise BadResult("an sRGB chunk that we do not write")
+        if rest or not 1 <= colours <= 1 << bit_depth:
+            raise InvalidResult("impossible length of PLTE")
+        if alpha is not None and not 1 <= len(alpha) <= colours:
+            raise InvalidResult("impossible length of tRNS")
+    elif alpha is not None:
+        raise InvalidResult("tRNS without a palette")
+    if chunks.get(b"sRGB", b"\0") != b"\0":
+        raise InvalidResult("an sRGB chunk that we do not write")
     return width, height
+
+
+def check_webp(body: bytes) -> tuple[int, int]:
+    """
+    Check a WebP without decoding it (RFC 9649, section 2): its chunks and their lengths.
+
+    :returns: its width and height.
+    :raises InvalidResult: if our encoder would not write it.
+    """
+    if body[:4] != b"RIFF" or body[8:12] != b"WEBP":
+        raise InvalidResult("not a WebP")
+    if int.from_bytes(body[4:8], "little") != len(body) - 8:
+        raise InvalidResult("wrong length of the WebP")
+    at, chunks = 12, []
+    while at < len(body):
+        length = int.from_bytes(body[at + 4 : at + 8], "little")
+        chunks.append(body[at : at + 4])
+        at += 8 + length + length % 2
+    if at != len(body) or chunks not in _WEBP_CHUNKS:
+        raise InvalidResult("WebP chunks that we do not write")
+    # Of the flags before the canvas, only that of alpha; three bytes are reserved.
+    if chunks[0] == b"VP8X" and (
+        int.from_bytes(body[16:20], "little") != 10 or body[20] & ~0x10 or any(body[21:24])
+    ):
+        raise InvalidResult("more than a picture in the WebP")
+    canvas = webp_canvas(body)
+    if canvas is None:
+        raise InvalidResult("no sides in the WebP")
+    return canvas
+
+
+def check_avif(body: bytes) -> tuple[int, int]:
+    """
+    Check an AVIF without decoding it: its boxes, items and properties.
+
+    :returns: its width and height.
+    :raises InvalidResult: if our encoder would not write it.
+    """
+    boxes = list(_boxes(body, 0, len(body)))
+    if [name for name, _, _ in boxes] != [b"ftyp", b"meta", b"mdat"]:
+        raise InvalidResult("AVIF boxes that we do not write")
+    (_, start, end), (_, meta, meta_end), _ = boxes
+    if body[start : start + 4] != b"avif" or end - start > _MAX_TEXT_BOX:
+        raise InvalidResult("not an AVIF")
+    # A full box: four bytes of version and flags come first.
+    found = list(_boxes(body, meta + 4, meta_end))
+    members = {name: (first, last) for name, first, last in found}
+    # Of two boxes with the same name, a decoder might use the one that is not checked here.
+    if len(members) != len(found) or not members.keys() <= _META_BOXES:
+        raise InvalidResult("meta boxes that we do not write")
+    if not {b"hdlr", b"iinf", b"iprp"} <= members.keys():
+        raise InvalidResult("a meta box is missing")
+    start, end = members[b"hdlr"]
+    if body[start + 8 : start + 12] != b"pict" or end - start > _MAX_TEXT_BOX:
+        raise InvalidResult("not the handler of a picture")
+    _check_items(body, *members[b"iinf"])
+    return _check_properties(body, *members[b"iprp"])
+
+
+def _check_items(body: bytes, start: int, end: int) -> None:
+    """Check that every item is a coded picture: no EXIF, no XMP."""
+    # A full box of version 0, and the number of its items.
+    count = int.from_bytes(body[start + 4 : start + 6], "big")
+    items = list(_boxes(body, start + 6, end))
+    if body[start : start + 1] != b"\0" or len(items) != count or not 1 <= count <= 2:
+        raise InvalidResult("items that we do not write")
+    for name, first, last in items:
+        # A full box of version 2: number, protection and type of the item.
+        version, kind = body[first : first + 1], body[first + 8 : first + 12]
+        if (name, version, kind) != (b"infe", b"\x02", b"av01") or last - first > _MAX_TEXT_BOX:
+            raise InvalidResult("an item that is not a picture")
+
+
+def _check_properties(body: bytes, start: int, end: int) -> tuple[int, int]:
+    """Return the sides that the properties of all items state."""
+    boxes = list(_boxes(body, start, end))
+    if [name for name, _, _ in boxes] != [b"ipco", b"ipma"]:
+        raise InvalidResult("property boxes that we do not write")
+    sides = set()
+    for name, first, last in _boxes(body, *boxes[0][1:]):
+        if name not in _PROPERTIES or last - first > _MAX_TEXT_BOX:
+            raise InvalidResult("a property that we do not write")
+        if name == b"colr" and body[first : first + 4] != b"nclx":
+            raise InvalidResult("a colour profile")
+        if name == b"ispe":
+            width, height = (int.from_bytes(body[first + i : first + i + 4], "big") for i in (4, 8))
+            sides.add((width, height))
+    if len(sides) != 1:
+        raise InvalidResult("items of different sides, or of none")
+    return sides.pop()
+
+
+def _boxes(body: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the name of each box, and where its content begins and ends."""
+    while start < end:
+        length = int.from_bytes(body[start : start + 4], "big")
+        if not 8 <= length <= end - start:
+            raise InvalidResult("impossible length of a box")
+        yield body[start + 4 : start + 8], start + 8, start + length
+        start += length
+
+
+#: The check of each output format.
+CHECKS: Final = {"png": check_png, "webp": check_webp, "avif": check_avif}

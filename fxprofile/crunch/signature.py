@@ -1,18 +1,18 @@
 """
-What an upload claims to be, from its first bytes.
+The type and canvas that an upload claims, from its first bytes.
 
-This is all that the web role ever looks at, so there is no decoder in here: Pillow's
-own header parsers can be made to burn seconds.
+The web role looks at nothing else of an upload, so there is no decoder in here: Pillow's own
+header parsers can be made to run for seconds.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: How many bytes :func:`sniff` wants; fewer will do if the upload has no more.
+#: How many bytes :func:`sniff` needs; fewer are enough if the upload has no more.
 SIGNATURE_BYTES: Final = 32
 
-#: What :func:`sniff` can answer, ``heic`` aside, and the media type of each.
+#: The types that :func:`sniff` returns, ``heic`` aside, and their media types.
 MEDIA_TYPES: Final = {
     "jpeg": "image/jpeg",
     "png": "image/png",
@@ -24,18 +24,18 @@ MEDIA_TYPES: Final = {
 _WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X")
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-#: Brands that only say that this is a picture in an ISO base media file.
+#: Brands of any picture in an ISO base media file.
 _CONTAINER_BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"miaf"})
 
 
 def sniff(first_bytes: bytes, *, heic: bool = False) -> str | None:
     """
-    Tell the type of an image.
+    Return the type of an image.
 
-    :param first_bytes: the first :data:`SIGNATURE_BYTES` of it, or all there are.
-    :param heic: whether HEIC is wanted too; it needs an optional decoder.
-    :returns: ``jpeg``, ``png``, ``gif``, ``webp``, ``avif`` or ``heic``; None for
-        whatever else.  A type is a claim: only decoding tells whether it is true.
+    :param first_bytes: its first :data:`SIGNATURE_BYTES`, or all of it.
+    :param heic: whether HEIC is accepted too; it needs an optional decoder.
+    :returns: ``jpeg``, ``png``, ``gif``, ``webp``, ``avif`` or ``heic``; None for anything
+        else.  The type is a claim: only decoding shows whether it is true.
     """
     if first_bytes.startswith(b"\xff\xd8\xff"):
         return "jpeg"
@@ -61,4 +61,24 @@ def _iso_brand(first_bytes: bytes, heic: bool) -> str | None:
             return "avif"
         if brand in _HEIC_BRANDS:
             return "heic" if heic else None
+    return None
+
+
+def webp_canvas(first_bytes: bytes) -> tuple[int, int] | None:
+    """
+    Return the width and height of a WebP (RFC 9649, section 2).
+
+    :param first_bytes: at least its first 30 bytes, if it has that many.
+    :returns: None if they do not say.
+    """
+    chunk, body = first_bytes[12:16], first_bytes[20:30]
+    if chunk == b"VP8 " and len(body) == 10 and body[3:6] == b"\x9d\x01\x2a":
+        width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
+        return width, height
+    if chunk == b"VP8X" and len(body) == 10:
+        width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
+        return width, height
+    if chunk == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return None

@@ -1,4 +1,6 @@
-"""Single-flight: concurrent callers share one call."""
+"""
+One piece of work for everybody who wants its outcome at the same time.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,10 @@ class _Flight(Generic[T]):
 
 class SingleFlight(Generic[K, T]):
     """
-    Calls in flight, by key.
+    Pieces of work in the air, by key.
 
-    Cancelling a waiter does not disturb the others; a call without waiters is cancelled.
+    Who stops waiting does not disturb the others; when nobody waits any longer the
+    work is cancelled.
     """
 
     _log = Logger()
@@ -36,25 +39,22 @@ class SingleFlight(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._flights)
 
-    def __contains__(self, key: K) -> bool:
-        return key in self._flights
-
     def join(self, key: K, work: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
         """
-        Wait for the call under a key, and start it unless it is in flight.
+        Wait for the work under this key.
 
-        :param work: starts the call.
-        :returns: its outcome.  Cancelling this stops waiting.
+        :param work: starts it, if nobody has.
+        :returns: its outcome.  Cancelling this gives up the waiting.
         """
         flight = self._flights.get(key)
         if flight is not None:
-            return self._wait(key, flight)
+            return self._board(key, flight)
         flight = self._flights[key] = _Flight()
-        waiter = self._wait(key, flight)
-        flight.work = Deferred.fromCoroutine(work()).addBoth(self._finish, key, flight)
+        waiter = self._board(key, flight)
+        flight.work = Deferred.fromCoroutine(work()).addBoth(self._land, key, flight)
         return waiter
 
-    def _wait(self, key: K, flight: _Flight[T]) -> Deferred[T]:
+    def _board(self, key: K, flight: _Flight[T]) -> Deferred[T]:
         waiter: Deferred[T] = Deferred(lambda waiter: self._leave(key, flight, waiter))
         flight.waiters.append(waiter)
         return waiter
@@ -62,26 +62,27 @@ class SingleFlight(Generic[K, T]):
     def _leave(self, key: K, flight: _Flight[T], waiter: Deferred[T]) -> None:
         flight.waiters.remove(waiter)
         if not flight.waiters and flight.work is not None:
-            # A later caller starts a new call instead of joining the cancelled one.
+            # Whoever comes now starts anew, and does not join what is being given up.
             self._remove(key, flight)
             flight.work.cancel()
 
-    def _finish(self, outcome: T | Failure, key: K, flight: _Flight[T]) -> None:
+    def _land(self, outcome: Any, key: K, flight: _Flight[T]) -> None:
         self._remove(key, flight)
-        failure: Any = outcome if isinstance(outcome, Failure) else None
-        # A driver may turn the cancellation into an error of its own.
-        if failure and not flight.waiters and not failure.check(CancelledError, DriverError):
-            self._log.failure("An abandoned call failed", failure=failure)
-        # A waiter's callback may cancel other waiters, which removes them from the list.
+        error = outcome.value if isinstance(outcome, Failure) else None
+        # A driver may make another error of the cancellation.
+        expected = error is None or isinstance(error, (CancelledError, DriverError))
+        if not flight.waiters and not expected:
+            self._log.failure("Work that nobody waits for any longer failed", failure=outcome)
+        # One that is told may give up others, which then are no longer among them.
         while flight.waiters:
             waiter = flight.waiters.pop(0)
-            if failure:
-                # A shared exception would collect the traceback of every waiter.
-                waiter.errback(Failure(failure.value.with_traceback(None)))
+            if error is not None:
+                # An error that is raised in several places would grow.
+                waiter.errback(Failure(error.with_traceback(None)))
             else:
                 waiter.callback(outcome)
 
     def _remove(self, key: K, flight: _Flight[T]) -> None:
-        # A cancelled call may end after its successor has started.
+        # One that was given up may end after the next one has started.
         if self._flights.get(key) is flight:
             del self._flights[key]

@@ -1,24 +1,22 @@
 """
-The public bucket behind a small memory.
+A memory cache of small public objects, in front of the bucket.
 
-What many ask for at the same time is got once, and stays in memory for those who come
-after.  After :data:`FRESH_SECONDS` the bucket is asked whether the object is still there
-and still the same: a deleted avatar is served from memory for at most that long, and a hot
-one costs its bucket one ``head`` in that time.  That an object is not there is never
-remembered.
+Concurrent requests for an object share one ``get``.  After :data:`FRESH_SECONDS` a cached
+object is revalidated by a ``head``, so a deleted avatar is served from memory for at most that
+long, and a popular one costs its bucket one ``head`` in that time.  A missing object is not
+cached.
 
-Only small objects are held.  A client that reads one slowly keeps it alive when it has been
-put out of the memory, but no more than that: it is no longer than what a client may leave
-unread of a body that comes straight from the bucket.
+The bytes of an evicted object stay in memory while a slow client reads them.  That is bounded:
+a cached object is no longer than what may be buffered of a response from the bucket.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
@@ -26,45 +24,46 @@ from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.errors import ObjectNotFound, StorageError
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 
-#: How long an object is served from memory before the bucket is asked again, in seconds.
+#: How long an object is served without revalidation, in seconds.
 FRESH_SECONDS: Final = 2.0
 
-#: How many bytes are held at most.
+#: The size of the cache.
 MAX_BYTES: Final = 64 << 20
 
-#: A longer object is not held.  A photograph of 200 by 200 pixels is shorter.
+#: Longer objects are not cached.  A photograph of 200 by 200 pixels is shorter.
 MAX_OBJECT_BYTES: Final = 128 << 10
 
-#: About what an object costs besides its bytes.
+#: The approximate cost of an object besides its bytes.
 OVERHEAD: Final = 1024
 
 
 @dataclass
-class Held:
+class CachedObject:
     """
     An object in memory.
 
-    :ivar seen: when the bucket was last asked about it, in seconds; what never was in a
-        bucket is fresh for ever.
-    :ivar source: where it comes from, for the figures.
+    :ivar validated: when the bucket last confirmed it, in seconds; an object that is not from
+        a bucket is always fresh.
+    :ivar source: ``memory`` or ``default``, for metrics.
     """
 
     info: ObjectInfo
     data: bytes = field(repr=False)
-    seen: float = float("inf")
+    validated: float = float("inf")
     source: str = "memory"
 
-    def body(self) -> Body:
-        """Its bytes in one piece, which is not copied."""
-        return BytesBody(self.data, piece=max(1, len(self.data)))
+    @property
+    def size(self) -> int:
+        """What it costs, in bytes."""
+        return len(self.data) + OVERHEAD
 
 
 @dataclass(frozen=True)
-class Picture:
+class OpenObject:
     """
-    An object and its bytes.  Whoever gets one closes the body.
+    An object and its bytes.  The caller closes the body.
 
-    :ivar source: ``default``, ``memory`` or ``bucket``.
+    :ivar source: ``default``, ``memory`` or ``bucket``, for metrics.
     """
 
     info: ObjectInfo
@@ -72,16 +71,14 @@ class Picture:
     source: str = "bucket"
 
 
-class HotPictures:
+class ObjectCache:
     """
-    Objects of a bucket, the hot ones from memory.
+    A bounded LRU cache of the objects of a bucket.
 
-    :param bucket: an :class:`fxprofile.model.ports.IBucket`.
-    :param clock: tells how old something is.
-    :param pinned: objects that are always in memory, and never asked of the bucket.
-    :param max_bytes: how much is held at most.
-    :param max_object: a longer object is not held.
-    :param fresh: seconds before the bucket is asked again.
+    :param clock: measures ages.
+    :param pinned: objects that are always served from memory.
+    :param max_bytes: the size of the cache, objects that are being read included.
+    :param max_object: longer objects are not cached.
     """
 
     def __init__(
@@ -89,111 +86,106 @@ class HotPictures:
         *,
         bucket: IBucket,
         clock: IReactorTime,
-        pinned: Mapping[str, Held],
+        pinned: Mapping[str, CachedObject],
         max_bytes: int = MAX_BYTES,
         max_object: int = MAX_OBJECT_BYTES,
-        fresh: float = FRESH_SECONDS,
     ) -> None:
         self._bucket = bucket
         self._clock = clock
         self._pinned = pinned
-        self._max_bytes = max_bytes
         self._max_object = max_object
-        self._fresh = fresh
-        self._known: OrderedDict[str, Held] = OrderedDict()
-        self._flights: SingleFlight[str, Held | list[Picture]] = SingleFlight()
-        self._used = 0
+        self._cached: LRUCache[str, CachedObject] = LRUCache(max_bytes, lambda held: held.size)
+        self._flights: SingleFlight[str, CachedObject | list[OpenObject]] = SingleFlight()
+        # Bytes that are reserved for objects that are being read from the bucket.
+        self._reserved = 0
 
     @property
     def used(self) -> int:
-        """How many bytes are held or on their way in, the overhead included."""
-        return self._used
+        """How many bytes are cached or reserved, the overhead included."""
+        return int(self._cached.currsize) + self._reserved
 
-    async def open(self, key: str) -> Picture:
+    async def open(self, key: str) -> OpenObject:
         """
-        An object with its bytes.
+        Return an object with its bytes.
 
         :raises ObjectNotFound: if there is none.
-        :raises StorageError: here, or out of the body.
+        :raises StorageError: here, or from the body.
         """
-        held = self._at_hand(key)
+        held = self._if_fresh(key)
         if held is not None:
-            return Picture(held.info, held.body(), held.source)
-        got = await self._flights.join(key, lambda: self._get(key))
-        if isinstance(got, Held):
-            return Picture(got.info, got.body())
-        # Its bytes can go to one client only: the first of those who waited for it.
-        return got.pop() if got else Picture(*await self._bucket.get(key=key))
+            return _opened(held, held.source)
+        fetched = await self._flights.join(key, lambda: self._fetch(key))
+        if isinstance(fetched, CachedObject):
+            return _opened(fetched, "bucket")
+        # The body of an uncached object is for one caller: the first that gets here.
+        return fetched.pop() if fetched else OpenObject(*await self._bucket.get(key=key))
 
-    async def look(self, key: str) -> tuple[ObjectInfo, str]:
+    async def head(self, key: str) -> tuple[ObjectInfo, str]:
         """
-        An object without its bytes, and where that is known from.
+        Return an object without its bytes, and its source.
 
         :raises ObjectNotFound: if there is none.
-        :raises StorageError: if nobody knows.
+        :raises StorageError: if the bucket fails.
         """
-        held = self._at_hand(key)
+        held = self._if_fresh(key)
         if held is not None:
             return held.info, held.source
-        return await self._ask(key), "bucket"
+        return await self._revalidate(key), "bucket"
 
-    def _at_hand(self, key: str) -> Held | None:
-        held = self._pinned.get(key) or self._known.get(key)
-        if held is None or self._clock.seconds() - held.seen >= self._fresh:
+    def _if_fresh(self, key: str) -> CachedObject | None:
+        held = self._pinned.get(key) or self._cached.get(key)
+        if held is None or self._clock.seconds() - held.validated >= FRESH_SECONDS:
             return None
-        if key in self._known:
-            self._known.move_to_end(key)
         return held
 
-    async def _ask(self, key: str) -> ObjectInfo:
-        """What the bucket says of an object; what is held of it is fresh again, or goes."""
-        # The age counts from before the question: the answer may be as old as that.
+    async def _revalidate(self, key: str) -> ObjectInfo:
+        """Ask the bucket about an object, and mark the cached one as fresh or drop it."""
+        # The age counts from before the request: the response may be that old.
         now = self._clock.seconds()
         try:
             info = await self._bucket.head(key=key)
         except ObjectNotFound:
-            self._forget(key)
+            self._cached.pop(key, None)
             raise
-        held = self._known.get(key)
+        held = self._cached.get(key)
         if held is not None:
             if (held.info.etag, held.info.length) == (info.etag, info.length):
-                held.seen = max(held.seen, now)
+                held.validated = max(held.validated, now)
             else:
-                self._forget(key)
+                del self._cached[key]
         return info
 
-    async def _get(self, key: str) -> Held | list[Picture]:
-        if key in self._known:
-            await self._ask(key)
-            if key in self._known:
-                return self._known[key]
+    async def _fetch(self, key: str) -> CachedObject | list[OpenObject]:
+        """Get an object; one that cannot be cached comes in a list, for one caller."""
+        if key in self._cached:
+            await self._revalidate(key)
+            if key in self._cached:
+                return self._cached[key]
         now = self._clock.seconds()
         info, body = await self._bucket.get(key=key)
         size = info.length + OVERHEAD
         if info.length > self._max_object or not self._make_room(size):
-            return [Picture(info, body)]
-        self._used += size
+            return [OpenObject(info, body)]
+        self._reserved += size
         try:
-            data = await _exactly(info, body)
-        except BaseException:
-            self._used -= size
-            raise
-        self._forget(key)
-        held = self._known[key] = Held(info, data, now)
+            data = await _read_exactly(info, body)
+        finally:
+            self._reserved -= size
+        held = self._cached[key] = CachedObject(info, data, now)
         return held
 
     def _make_room(self, size: int) -> bool:
-        while self._known and self._used + size > self._max_bytes:
-            self._forget(next(iter(self._known)))
-        return self._used + size <= self._max_bytes
-
-    def _forget(self, key: str) -> None:
-        held = self._known.pop(key, None)
-        if held is not None:
-            self._used -= len(held.data) + OVERHEAD
+        while self._cached and self.used + size > self._cached.maxsize:
+            self._cached.popitem()
+        return self.used + size <= self._cached.maxsize
 
 
-async def _exactly(info: ObjectInfo, body: Body) -> bytes:
+def _opened(held: CachedObject, source: str) -> OpenObject:
+    # In one piece, which is not copied.
+    return OpenObject(held.info, BytesBody(held.data, piece=max(1, len(held.data))), source)
+
+
+async def _read_exactly(info: ObjectInfo, body: Body) -> bytes:
     try:
         data = await read_all(body, info.length)
     except OverflowError:

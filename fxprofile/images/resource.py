@@ -1,25 +1,25 @@
 """
-What the images listener answers.
+The images listener: it serves user content on an origin of its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Final
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
-from fxprofile.images.memory_cache import HotPictures, Picture
-from fxprofile.images.negotiation import Offers
-from fxprofile.images.producer import Tap
+from fxprofile.images.default_avatar import read_default_avatar
+from fxprofile.images.memory_cache import ObjectCache, OpenObject
+from fxprofile.images.negotiation import FormatNegotiation
 from fxprofile.model.errors import (
     ApiError,
     BackendUnavailable,
@@ -30,12 +30,12 @@ from fxprofile.model.errors import (
     StorageError,
 )
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_name, public_key
-from fxprofile.model.ports import ObjectInfo
-from fxprofile.serving.channel import StreamingRequest
+from fxprofile.model.ports import IBucket, ObjectInfo
+from fxprofile.serving.channel import StreamingRequest, StreamingSite
 from fxprofile.serving.conditional import is_conditional, not_modified
 from fxprofile.telemetry.metrics import Metrics
 
-#: On every response: they keep a browser from taking it for anything but a picture.
+#: On every response: a browser must treat it as a picture and nothing else.
 HEADERS: Final = {
     b"X-Content-Type-Options": b"nosniff",
     b"Content-Security-Policy": b"default-src 'none'; sandbox",
@@ -51,8 +51,45 @@ _METHODS: Final = (b"GET", b"HEAD")
 _log = Logger()
 
 
-def picture_of(path: bytes) -> tuple[str, str] | None:
-    """The avatar and the variant that a URL path names, or None if it names none."""
+def make_site(
+    *,
+    bucket: IBucket,
+    max_age: int,
+    clock: IReactorTime,
+    metrics: Metrics,
+    formats: Sequence[str] = ("png",),
+) -> StreamingSite:
+    """
+    Make the protocol factory of the images listener.
+
+    This reads the default avatar, which blocks for 15 KiB: call it before the reactor runs.
+
+    :param bucket: the public bucket.
+    :param max_age: the setting ``images.max_age``, in seconds.
+    :param clock: the reactor.
+    :param formats: the setting ``crunch.formats``: the formats in the bucket.
+    :raises OSError: if the package is incomplete.
+    """
+    resource = ImagesResource(
+        objects=ObjectCache(bucket=bucket, clock=clock, pinned=read_default_avatar()),
+        formats=FormatNegotiation(formats, clock),
+        max_age=max_age,
+        clock=clock,
+        metrics=metrics,
+    )
+    headers = {
+        **HEADERS,
+        b"Server": b"fxprofile",
+        b"Cache-Control": b"no-store",
+        b"Content-Length": b"0",
+        b"Connection": b"close",
+    }
+    lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % header for header in headers.items())]
+    return StreamingSite(resource, reactor=clock, bad_request=b"\r\n".join([*lines, b"", b""]))
+
+
+def parse_path(path: bytes) -> tuple[str, str] | None:
+    """Return the avatar and the variant that a URL path names, or None if it names none."""
     name = path.removeprefix(_PREFIX).decode("latin-1")
     if not path.startswith(_PREFIX) or not is_image_name(name):
         return None
@@ -63,11 +100,10 @@ class ImagesResource(Resource):
     """
     ``GET|HEAD /a/{id}[_small|_large]``, and nothing else.
 
-    :param pictures: the public bucket.
-    :param offers: the formats that are in it.
+    :param objects: the public bucket.
+    :param formats: its formats.
     :param max_age: of the Cache-Control header, in seconds.
-    :param clock: times the answers.
-    :param metrics: where they are counted.
+    :param clock: measures the duration of responses.
     """
 
     isLeaf = True
@@ -75,15 +111,15 @@ class ImagesResource(Resource):
     def __init__(
         self,
         *,
-        pictures: HotPictures,
-        offers: Offers,
+        objects: ObjectCache,
+        formats: FormatNegotiation,
         max_age: int,
         clock: IReactorTime,
         metrics: Metrics,
     ) -> None:
         super().__init__()
-        self._pictures = pictures
-        self._offers = offers
+        self._objects = objects
+        self._formats = formats
         self._cache_control = f"public, max-age={max_age}".encode()
         self._clock = clock
         self._metrics = metrics
@@ -94,23 +130,23 @@ class ImagesResource(Resource):
         request.notifyFinish().addBoth(self._count, request)
         work = Deferred.fromCoroutine(self._answer(request))
         request.notifyFinish().addErrback(lambda _: work.cancel())
-        work.addErrback(self._refuse, request)
-        work.addErrback(lambda failure: _log.failure("An answer was lost", failure=failure))
+        work.addErrback(self._answer_error, request)
+        work.addErrback(lambda failure: _log.failure("Response failed", failure=failure))
         return NOT_DONE_YET
 
     async def _answer(self, request: StreamingRequest) -> None:
-        named = picture_of(request.path)
+        named = parse_path(request.path)
         if named is None:
             raise NotFound
         request.route = "/a/{id}"
         if request.method not in _METHODS:
             raise MethodNotAllowed(headers={"Allow": "GET, HEAD"})
-        if self._offers.vary:
+        if self._formats.varies:
             request.setHeader(b"Vary", b"Accept")
         absent = []
-        for form in self._forms(request, named[0]):
+        for form in self._preferred_formats(request, named[0]):
             key = public_key(*named, form)
-            if self._offers.lacks(key):
+            if self._formats.is_absent(key):
                 continue
             try:
                 await self._answer_with(request, key, FORMATS[form][1])
@@ -121,23 +157,22 @@ class ImagesResource(Resource):
             else:
                 break
         for key in absent:
-            self._offers.note_absence(key)
+            self._formats.note_absence(key)
 
-    def _forms(self, request: StreamingRequest, avatar_id: str) -> Sequence[str]:
-        """The formats in which the client would have the picture, the best first."""
+    def _preferred_formats(self, request: StreamingRequest, avatar_id: str) -> Sequence[str]:
         if avatar_id == DEFAULT_AVATAR_ID:
             return ("png",)
         accept = request.requestHeaders.getRawHeaders(b"Accept", [])
-        return self._offers.best_first(b",".join(accept).decode("latin-1"))
+        return self._formats.preferred(b",".join(accept).decode("latin-1"))
 
     async def _answer_with(self, request: StreamingRequest, key: str, media_type: str) -> None:
         """
         Answer with one object.
 
-        :raises ObjectNotFound: if it is not there; then nothing was written.
+        :raises ObjectNotFound: if it does not exist; nothing is written then.
         """
         if request.method == b"HEAD" or is_conditional(request.requestHeaders):
-            info, source = await self._pictures.look(key)
+            info, source = await self._objects.head(key)
             unchanged = not_modified(request.requestHeaders, etag=info.etag, modified=info.modified)
             if unchanged or request.method == b"HEAD":
                 self._metrics.image_cache.labels(source).inc()
@@ -145,26 +180,26 @@ class ImagesResource(Resource):
                 request.setResponseCode(304 if unchanged else 200)
                 request.finish()
                 return
-        picture = await self._pictures.open(key)
-        self._metrics.image_cache.labels(picture.source).inc()
+        opened = await self._objects.open(key)
+        self._metrics.image_cache.labels(opened.source).inc()
         try:
-            await self._send(request, picture, media_type)
+            await self._send(request, opened, media_type)
         finally:
-            await picture.body.aclose()
+            await opened.body.aclose()
 
-    async def _send(self, request: StreamingRequest, picture: Picture, media_type: str) -> None:
-        """Write a picture: each piece is asked for when the one before has left our hands."""
-        info, sent, tap = picture.info, 0, Tap()
-        async for piece in picture.body:
+    async def _send(self, request: StreamingRequest, opened: OpenObject, media_type: str) -> None:
+        """Write an object; each piece is read when the client has taken the one before."""
+        info, sent, producer = opened.info, 0, StreamProducer()
+        async for piece in opened.body:
             sent += len(piece)
             if sent > info.length:
                 raise StorageError(f"get {info.key}: more than {info.length} bytes")
             if not request.startedWriting:
-                # Not before: a bucket that fails at once leaves the answer open.
+                # Only now, so that a body that fails at once can be answered with an error.
                 self._set_headers(request, info, media_type)
-                request.registerProducer(tap, True)
+                request.registerProducer(producer, True)
             request.write(piece)
-            await tap.opened()
+            await producer.writable()
         if sent < info.length:
             raise StorageError(f"get {info.key}: {sent} of {info.length} bytes")
         if request.startedWriting:
@@ -181,13 +216,13 @@ class ImagesResource(Resource):
         request.setHeader(b"ETag", f'"{info.etag}"'.encode())
         request.setHeader(b"Last-Modified", datetimeToString(info.modified))
 
-    def _refuse(self, failure: Failure, request: StreamingRequest) -> None:
+    def _answer_error(self, failure: Failure, request: StreamingRequest) -> None:
         if request.channel is None:
-            # Nobody waits any longer.
+            # The client has disconnected.
             failure.trap(CancelledError, StorageError)
         elif request.startedWriting:
-            # A clean end would pass a part off as the whole.
-            _log.warn("{path}: cut off: {error}", path=request.path, error=failure.value)
+            # A regular end would make a truncated response look complete.
+            _log.warn("Aborted {path}: {error}", path=request.path, error=failure.value)
             request.channel.forceAbortClient()
         else:
             _write_error(request, _error_of(failure, request.path))
@@ -201,29 +236,54 @@ class ImagesResource(Resource):
         )
 
 
+@implementer(IPushProducer)
+class StreamProducer:
+    """
+    The producer of a response, which the transport pauses and resumes.
+
+    The end of the request cancels a caller that waits.
+    """
+
+    def __init__(self) -> None:
+        self._paused = False
+        self._waiter: Deferred[None] | None = None
+
+    def writable(self) -> Deferred[None]:
+        """Fire when the client can take more."""
+        if not self._paused:
+            return succeed(None)
+        self._waiter = Deferred()
+        return self._waiter
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.called:
+            waiter.callback(None)
+
+    def stopProducing(self) -> None:
+        pass
+
+
 def _error_of(failure: Failure, path: bytes) -> ApiError:
-    """What a client is told of a failure; what it is not told is logged."""
+    """Return the error for the client; what it does not tell is logged."""
     if isinstance(failure.value, ApiError):
         return failure.value
     if failure.check(ObjectNotFound):
         return NotFound()
     if failure.check(StorageError):
-        _log.warn("{path}: {error}", path=path, error=failure.value)
+        _log.warn("Cannot serve {path}: {error}", path=path, error=failure.value)
         return BackendUnavailable()
-    _log.failure("{path}", failure=failure, path=path)
+    _log.failure("Cannot serve {path}", failure=failure, path=path)
     return InternalError()
 
 
 def _write_error(request: StreamingRequest, error: ApiError) -> None:
-    """Answer in the words of the API, for no cache to keep."""
-    body = json.dumps(
-        {
-            "code": error.code,
-            "errno": error.errno,
-            "error": HTTPStatus(error.code).phrase,
-            "message": error.text,
-        }
-    ).encode()
+    """Write an error as the API does, and forbid caching."""
+    body = json.dumps(error.body).encode()
     request.setResponseCode(error.code)
     request.setHeader(b"Cache-Control", b"no-store")
     request.setHeader(b"Content-Type", b"application/json")

@@ -1,7 +1,7 @@
 """
 The two families of error.
 
-A driver (:mod:`fxprofile.drivers.storage`, :mod:`fxprofile.drivers.queues`, …) raises a
+A driver (a folder of :mod:`fxprofile.drivers`) raises a
 :class:`DriverError`; it knows nothing of HTTP and of other drivers, and no error
 of an outside library passes it.  What a client of the API may be told is an
 :class:`ApiError`; :mod:`fxprofile.web.errors` is the only place that makes one out
@@ -10,6 +10,7 @@ of the other.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 
@@ -141,6 +142,17 @@ class ApiError(Exception):
         super().__init__(self.text)
         self.details = details
         self.headers = headers or {}
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The JSON body that describes the error to a client."""
+        return {
+            "code": self.code,
+            "errno": self.errno,
+            "error": HTTPStatus(self.code).phrase,
+            "message": self.text,
+            **self.details,
+        }
 
 
 class Unauthorized(ApiError):

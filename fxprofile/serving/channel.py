@@ -1,50 +1,184 @@
 """
-HTTP connections whose requests are answered as soon as their headers are in.
+A streaming HTTP server: each request is answered as soon as its headers have arrived.
 
 :class:`twisted.web.http.HTTPChannel` collects the whole body of a request before it
 renders it, in memory or in a temporary file (https://github.com/twisted/twisted/issues/4688).
-Here a request with a body is rendered at once, and reads the body itself, if it wants
-it.  If the answer comes before the end of the body, the connection is closed after it.
+Here a request with a body is rendered at once, and its handler reads the body if it wants
+it.  If the response is complete before the body, the connection is closed after it.
+
+The parts are read together, and so share a module: :class:`RequestBody`,
+:class:`StreamingRequest`, :class:`StreamingChannel` and :class:`StreamingSite`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
-from twisted.web.server import Request
+from twisted.web.server import Request, Site
 from zope.interface import implementer
 
-from fxprofile.serving.body import RequestBody
+from fxprofile.model.errors import ClientGone, RequestTimeout
 
-#: After an answer that came before the end of the body, the rest is read and dropped for
-#: so many seconds, up to so many bytes: a client whose bytes meet a closed socket would
-#: get a reset, and might never see the answer (RFC 9112, section 9.6).
+#: A client must send :data:`PROGRESS` bytes of a body every so many seconds; a client that
+#: sends a byte now and then times out too.
+PATIENCE = 15
+PROGRESS = 8192
+
+#: After a response that preceded the end of the body, the rest of the body is read and
+#: discarded for so many seconds and bytes: a client that writes to a closed socket gets a
+#: reset, and may never see the response (RFC 9112, section 9.6).
 LINGER_SECONDS = 5
 LINGER_BYTES = 32 << 20
 
-#: The header that says how long a body is, or how it is sent.
+#: How long a connection may be idle, in seconds.
+IDLE = 60
+
+#: The headers that tell the length of a body.
 _LENGTH = re.compile(rb"(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\n"
+    b"Connection: close\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+
+
+class RequestBody:
+    """
+    The body of one request, as a :class:`fxprofile.model.ports.Body`.
+
+    The transport is read only while a consumer waits for the next piece, so a slow bucket
+    slows its client down, and at most one read of the socket is buffered.
+
+    :param transport: paused while no consumer waits.
+    :param continue_: sends ``100 Continue``, if the client waits for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Any,
+        clock: IReactorTime,
+        continue_: Callable[[], object] | None = None,
+    ) -> None:
+        self.complete = False
+        self._transport = transport
+        self._clock = clock
+        self._continue = continue_
+        self._pieces: list[bytes] = []
+        self._error: Exception | None = None
+        self._waiter: Deferred[None] | None = None
+        self._waited = 0.0
+        self._progress = 0
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """
+        Return the next piece.
+
+        :raises ClientGone: if the client disconnected.
+        :raises RequestTimeout: if the client sends too slowly.
+        """
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self.complete:
+                raise StopAsyncIteration
+            await self._wait()
+        return self._pieces.pop(0)
+
+    async def aclose(self) -> None:
+        """Stop reading; the rest of the body is discarded."""
+        if not self.complete and self._error is None:
+            self._error = ClientGone("the body was closed before its end")
+        self._pieces.clear()
+
+    async def read(self, limit: int) -> bytes | None:
+        """Return the whole body, or None if it is longer than ``limit`` bytes."""
+        data = bytearray()
+        async for piece in self:
+            data += piece
+            if len(data) > limit:
+                await self.aclose()
+                return None
+        return bytes(data)
+
+    async def _wait(self) -> None:
+        if self._continue is not None:
+            self._continue()
+            self._continue = None
+        self._transport.resumeProducing()
+        started = self._clock.seconds()
+        timeout = self._clock.callLater(
+            max(0, PATIENCE - self._waited), self._fail, RequestTimeout()
+        )
+        self._waiter = Deferred()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timeout.active():
+                timeout.cancel()
+        self._waited += self._clock.seconds() - started
+        if self._progress >= PROGRESS:
+            self._progress = 0
+            self._waited = 0
+
+    def received(self, data: bytes) -> None:
+        """Add a piece that the client sent."""
+        self._continue = None
+        if self._error is not None:
+            return
+        self._pieces.append(data)
+        self._progress += len(data)
+        self._transport.pauseProducing()
+        self._wake()
+
+    def completed(self) -> None:
+        """Mark the end of the body."""
+        self.complete = True
+        self._wake()
+
+    def lost(self) -> None:
+        """Mark the body as aborted, unless it is complete."""
+        if not self.complete:
+            self._fail(ClientGone("the client disconnected before the end of the body"))
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self._pieces.clear()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.called:
+            self._waiter.callback(None)
+
 
 class StreamingRequest(Request):
     """
-    A request that can be rendered before its body has come.
+    A request that is rendered before its body has arrived.
 
-    :ivar body: what the client sends, as it comes.
-    :ivar started_at: when its headers were in.
-    :ivar route: the path template that answered it, for logs and metrics; so are
-        ``request_id``, ``uid`` (empty if nobody's) and ``errno`` (0 if all went well).
+    :ivar body: the body, as it arrives.
+    :ivar started_at: when its headers had arrived.
+    :ivar route: the path template of its endpoint.  Logs and metrics use it, as well as
+        ``request_id``, ``uid`` (empty without a user) and ``errno`` (0 if there was no error).
     """
 
     defaultContentType = None
@@ -60,7 +194,7 @@ class StreamingRequest(Request):
 
     @property
     def begun(self) -> bool:
-        """Whether its headers are in; what is no HTTP never gets so far."""
+        """Whether its headers have arrived; those of invalid HTTP never do."""
         return hasattr(self, "body")
 
     def gotLength(self, length: int | None) -> None:
@@ -73,7 +207,7 @@ class StreamingRequest(Request):
         )
 
     def body_follows(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The headers are in, and a body is to come: answer now."""
+        """Render now: the headers have arrived, and a body follows."""
         self._early = True
         self.channel.transport.pauseProducing()
         super().requestReceived(command, path, version)
@@ -95,7 +229,7 @@ class StreamingRequest(Request):
 
     def process(self) -> None:
         if self.path == b"*":
-            # Twisted would answer for the server as a whole, in its own name.
+            # Twisted would answer ``*`` itself, with its own headers.
             self.path = b"/*"
         super().process()
 
@@ -108,30 +242,30 @@ class StreamingRequest(Request):
         super().write(data)
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
-        # Twisted has no words for some statuses, 422 among them.
+        # Twisted has no phrases for some statuses, 422 among them.
         if message is None and code in _PHRASES:
             message = _PHRASES[code]
         super().setResponseCode(code, message)
 
     def render(self, resource: IResource) -> None:
-        # Which versions run here is nobody's business.
+        # Twisted's own header would reveal versions.
         self.setHeader(b"Server", b"fxprofile")
         super().render(resource)
 
     def getRequestHostname(self) -> bytes:
-        # Nothing is routed by host, and a client may put anything into that header.
+        # The Host header is untrusted, and nothing is routed by it.
         return b"localhost"
 
 
 @implementer(IHalfCloseableProtocol)
 class StreamingChannel(HTTPChannel):
     """
-    One connection.
+    A connection.
 
-    Its timer runs while the client has the next move: to send the headers of a request, or
-    to take what is written to it.
+    Its timer runs while it waits for the client: for the headers of a request, or for the
+    client to read a response.
 
-    :ivar lingering: whether the last answer is out, and what comes is dropped.
+    :ivar lingering: whether the last response is sent, and further input is discarded.
     """
 
     requestFactory = StreamingRequest
@@ -141,7 +275,7 @@ class StreamingChannel(HTTPChannel):
     _abortingCall: Any
     _dataBuffer: list[bytes]
     _waitingForTransport: bool
-    _untaken: StreamingRequest | None = None
+    _unread: StreamingRequest | None = None
     _bad: bytes | None = None
     lingering = False
     _lingered = 0
@@ -156,9 +290,10 @@ class StreamingChannel(HTTPChannel):
 
     def readConnectionLost(self) -> None:
         """
-        The client will send no more, but may still take the answer to what it has sent.
+        Keep the connection if a complete request waits for its response.
 
-        That it has gone altogether looks the same, and shows when the answer is written.
+        A client that has closed its connection altogether looks the same here; that shows when
+        the response is written.
         """
         if any(request.begun and request.body.complete for request in self.requests):
             self.persistent = False
@@ -167,13 +302,14 @@ class StreamingChannel(HTTPChannel):
             self.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """We will send no more."""
+        """Ignore that our side is closed, which only lingering does."""
 
-    def continue_for(self, request: Request) -> Any:
-        """What sends ``100 Continue``, if the client of this request waits for it."""
+    def continue_for(self, request: Request) -> Callable[[], object] | None:
+        """Return what sends ``100 Continue``, if the client of this request waits for it."""
         expect = request.requestHeaders.getRawHeaders(b"Expect", [b""])[0]
         if expect.lower() == b"100-continue" and self._version == b"HTTP/1.1":
-            return self._send100Continue
+            send: Callable[[], object] = self._send100Continue
+            return send
         return None
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
@@ -194,14 +330,14 @@ class StreamingChannel(HTTPChannel):
         try:
             return super().headerReceived(line)
         except ValueError:
-            # Python makes no number of so many digits.
+            # Python refuses to convert a number of so many digits.
             self._respondToBadRequestAndDisconnect()
             return False
         finally:
             self._bad = None
 
     def lineReceived(self, line: bytes) -> None:
-        # The rest of the piece in which something was no HTTP.
+        # The rest of input that was not HTTP.
         if not self.lingering:
             super().lineReceived(line)
 
@@ -217,17 +353,17 @@ class StreamingChannel(HTTPChannel):
             self.transport.abortConnection()
 
     def rawDataReceived(self, data: bytes) -> None:
-        # The rest of the piece whose headers were answered at once.
+        # The body of a request that was answered from its headers.
         if not self.lingering:
             super().rawDataReceived(data)
 
     def allContentReceived(self) -> None:
-        # The answer may have been given while the last piece was being handed over.
+        # The response may have been sent while the last piece was delivered.
         if not self.lingering:
             super().allContentReceived()
 
     def read_on(self) -> None:
-        """Read the transport: only one that is read tells that its peer has gone."""
+        """Read the transport, which reports a disconnected client only while it is read."""
         enough = sum(map(len, self._dataBuffer)) > self._optimisticEagerReadSize
         if not enough and not self._waitingForTransport:
             self.transport.resumeProducing()
@@ -237,8 +373,8 @@ class StreamingChannel(HTTPChannel):
             self.requests.remove(request)
             self._linger()
         elif self._waitingForTransport:
-            # Who asks and asks and takes no answer could else fill our memory.
-            self._untaken = request
+            # A client that pipelines requests and reads no response must not fill our memory.
+            self._unread = request
         else:
             self._next(request)
 
@@ -247,18 +383,18 @@ class StreamingChannel(HTTPChannel):
         super().requestDone(request)
 
     def resetTimeout(self) -> None:
-        """Leave the timer: no client can stretch it with a byte now and then."""
+        """Keep the timer running: single bytes do not extend it."""
 
     def pauseProducing(self) -> None:
         super().pauseProducing()
-        # Twisted reads on while a request is being answered, and keeps what it reads.
+        # Twisted reads on while a request is being answered, and buffers what it reads.
         self._networkProducer.pauseProducing()
         if not self.lingering:
             self.setTimeout(self.site.timeOut)
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
-        request, self._untaken = self._untaken, None
+        request, self._unread = self._unread, None
         if request is not None:
             self._next(request)
         elif any(request.begun for request in self.requests):
@@ -273,7 +409,7 @@ class StreamingChannel(HTTPChannel):
 
     def loseConnection(self) -> None:
         self.setTimeout(None)
-        # The last bytes may never be taken.
+        # The client may never read the last bytes.
         self._abort_after(self.site.timeOut)
         super().loseConnection()
 
@@ -294,10 +430,66 @@ class StreamingChannel(HTTPChannel):
         close_write()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        # Twisted's own answer to what is not HTTP has neither headers nor a body.
+        # Twisted's own response to invalid HTTP has neither headers nor a body.
         if not any(request.startedWriting for request in self.requests):
             self.transport.write(self._bad or self.site.bad_request)
         requests, self.requests = self.requests, []
         self._linger()
         for request in requests:
             request.connectionLost(Failure(ConnectionDone()))
+
+
+class StreamingSite(Site):
+    """
+    The protocol factory of a listener.
+
+    :param bad_request: the whole response to input that is not HTTP.
+    :param bad_length: the same if the length of a body is invalid, repeated or ambiguous;
+        ``bad_request`` by default.
+    :ivar channels: the open connections.
+    """
+
+    protocol: Any = StreamingChannel
+    displayTracebacks = False
+    noisy = False
+
+    def __init__(
+        self,
+        resource: IResource,
+        *,
+        reactor: IReactorTime,
+        bad_request: bytes = _BAD_REQUEST,
+        bad_length: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            resource,
+            requestFactory=StreamingRequest,
+            reactor=reactor,
+            timeout=IDLE,
+            parsePOSTFormSubmission=False,
+        )
+        self.bad_request = bad_request
+        self.bad_length = bad_length or bad_request
+        self.stopping = False
+        self.channels: set[StreamingChannel] = set()
+
+    def log(self, request: Any) -> None:
+        """Do nothing: the resources log requests, because they know what is secret."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Offer only HTTP/1.1 over TLS; a proxy in front can speak HTTP/2."""
+        return [b"http/1.1"]
+
+    def close_idle(self) -> None:
+        """Close the connections without a request, and the others after their response."""
+        self.stopping = True
+        for channel in list(self.channels):
+            if channel.requests:
+                channel.persistent = False
+            elif not channel.lingering:
+                channel.loseConnection()
+
+    def abort_all(self) -> None:
+        """Close every connection immediately."""
+        for channel in list(self.channels):
+            channel.transport.abortConnection()

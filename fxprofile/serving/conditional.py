@@ -1,4 +1,4 @@
-"""Whether a client already has what it asks for (RFC 9110, section 13)."""
+"""Conditional requests (RFC 9110, section 13): whether the client has the current version."""
 
 from __future__ import annotations
 
@@ -8,28 +8,23 @@ from email.utils import parsedate_to_datetime
 from twisted.web.http_headers import Headers
 
 
-def matches(if_none_match: str | None, etag: str) -> bool:
+def matches(if_none_match: str, etag: str) -> bool:
     """
-    Whether the tag is one of those that a client has: section 13.1.2, which compares
-    weakly.
+    Return whether a header names a tag; the comparison is weak (section 13.1.2).
 
-    :param if_none_match: the header, or None; several are joined by commas.
+    :param if_none_match: the header; several are joined by commas.
     :param etag: without quotes.
     """
-    if if_none_match is None:
-        return False
-    if if_none_match.strip() == "*":
-        return True
-    return etag in re.findall(r'(?:W/)?"([^"]*)"', if_none_match)
+    return if_none_match.strip() == "*" or etag in re.findall(r'(?:W/)?"([^"]*)"', if_none_match)
 
 
 def not_modified(headers: Headers, *, etag: str, modified: float) -> bool:
     """
-    Whether the answer to a GET or HEAD is 304: section 13.2.2.
+    Return whether the response to a GET or HEAD is 304 (section 13.2.2).
 
-    :param headers: of the request.
+    :param headers: the headers of the request.
     :param etag: without quotes.
-    :param modified: seconds since the epoch; what was made of it has whole seconds.
+    :param modified: seconds since the epoch; the header has whole seconds.
     """
     tags = headers.getRawHeaders(b"If-None-Match")
     if tags is not None:
@@ -43,5 +38,5 @@ def not_modified(headers: Headers, *, etag: str, modified: float) -> bool:
 
 
 def is_conditional(headers: Headers) -> bool:
-    """Whether the answer to a request may be 304."""
+    """Return whether the response to a request may be 304."""
     return headers.hasHeader(b"If-None-Match") or headers.hasHeader(b"If-Modified-Since")

@@ -204,7 +204,7 @@ def _unusable_queues(settings: Settings) -> Iterator[str]:
     used: dict[str, str] = {}
     for name, url in (names | optional).items():
         if queue.driver == "database":
-            # A queue in the database has a name only; see fxprofile.drivers.queues.
+            # A queue in the database has a name only; see fxprofile.app.services.
             url = (url or (name if name in names else "")).rpartition("/")[2]
             if url.endswith("-dead"):
                 yield f"queue.{name}_url: must not end in -dead, as dead-letter queues do"

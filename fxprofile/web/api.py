@@ -16,7 +16,6 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 from klein import Klein
@@ -38,10 +37,9 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Credentials
-from fxprofile.profiles.scopes import allows
-from fxprofile.serving.channel import StreamingRequest
+from fxprofile.profiles.scopes import Scopes
+from fxprofile.serving.channel import StreamingRequest, StreamingSite
 from fxprofile.serving.conditional import matches
-from fxprofile.serving.site import StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
 from fxprofile.web.models import M, validated
@@ -255,7 +253,7 @@ class Api:
             return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
         credentials: Credentials = await self._identity.verify(token=token)
         request.uid = credentials.uid
-        if operation.scopes and not allows(credentials.scopes, *operation.scopes):
+        if operation.scopes and not Scopes(credentials.scopes).allows(*operation.scopes):
             raise Forbidden()
         return ApiRequest(request=request, token=token, credentials=credentials)
 
@@ -366,17 +364,7 @@ def bearer_token(request: StreamingRequest) -> str | None:
 
 def error_response(error: ApiError) -> ApiResponse[Any]:
     """Return the response for an error."""
-    return ApiResponse(
-        status=error.code,
-        body={
-            "code": error.code,
-            "errno": error.errno,
-            "error": HTTPStatus(error.code).phrase,
-            "message": error.text,
-            **error.details,
-        },
-        headers=error.headers,
-    )
+    return ApiResponse(error.code, error.body, error.headers)
 
 
 def _raw_response(message: str) -> bytes:

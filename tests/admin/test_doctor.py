@@ -14,8 +14,7 @@ from twisted.web.server import Site
 from fxprofile.admin.shared.checks import _codecs, _layers, _probe
 from fxprofile.admin.shared.findings import PATIENCE, Check, Level, fine, run_checks
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.crunch.pool import Report
-from fxprofile.crunch.result import Outcome
+from fxprofile.crunch.result import Outcome, Report
 from fxprofile.crunch.sandbox import LAYERS
 from fxprofile.crunch.signature import sniff
 from fxprofile.model.errors import ConfigError, StorageError, StoreError

@@ -1,5 +1,5 @@
 """
-What every bucket does.
+The contract of every bucket driver.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.model.ports import IBucket, ObjectInfo
 
-NOT_KEYS = [
+INVALID_KEYS = [
     "",
     "/",
     "/a",
@@ -40,11 +40,10 @@ NOT_KEYS = [
 
 class ScriptedBody:
     """
-    A body that a test leads: bytes are pieces, errors are raised, and a Deferred is
-    waited for.
+    A body with a script: bytes are pieces, errors are raised, and Deferreds are awaited.
 
-    :ivar taken: how many pieces were asked for.
-    :ivar closed: whether it was given up.
+    :ivar taken: the number of pieces that were read.
+    :ivar closed: whether it was closed.
     """
 
     def __init__(self, *script: bytes | Exception | Deferred[None]) -> None:
@@ -74,9 +73,9 @@ class ScriptedBody:
 
 class BucketContract:
     """
-    Mixed into a trial ``TestCase``.
+    A mixin for a trial ``TestCase``.
 
-    :ivar bucket: what ``setUp`` makes: an empty bucket.
+    :ivar bucket: an empty bucket, made by ``setUp``.
     """
 
     bucket: Any
@@ -95,7 +94,7 @@ class BucketContract:
         return [info.key for info in found]
 
     async def rejected(self, kind: type[Exception], work: Any) -> Exception:
-        """The error of this kind and no other that the work ends with."""
+        """Return the error of the work, which must be of exactly this kind."""
         try:
             result = await work
         except kind as error:
@@ -104,12 +103,12 @@ class BucketContract:
             return error
         raise AssertionError(f"expected {kind.__name__}, got {result!r}")
 
-    async def test_interface(self) -> None:
-        """A bucket is an IBucket."""
+    async def test_it_provides_the_interface(self) -> None:
+        """A bucket provides IBucket."""
         verifyObject(IBucket, self.bucket)
 
-    async def test_round_trip(self) -> None:
-        """What was put is got back, byte for byte, whatever its length."""
+    async def test_an_object_is_read_as_it_was_put(self) -> None:
+        """An object of any length is read back byte for byte."""
         for length in (0, 1, 65535, 65536, 65537, 300_000):
             data = hashlib.shake_128(b"%d" % length).digest(length)
             await self.put("a/object", data)
@@ -117,14 +116,14 @@ class BucketContract:
             self.assertEqual(await read_all(body, 1 << 24), data)
             self.assertEqual((info.key, info.length), ("a/object", length))
 
-    async def test_pieces_of_any_size(self) -> None:
-        """The body may come in pieces of any size, empty ones too."""
+    async def test_a_body_has_pieces_of_any_size(self) -> None:
+        """The pieces of a body may have any size, and be empty."""
         body = ScriptedBody(b"ab", b"", b"c", b"d" * 100_000)
         await self.bucket.put(key="k", body=body, length=100_003, content_type="image/png")
         self.assertEqual(await self.bytes_of("k"), b"abc" + b"d" * 100_000)
 
-    async def test_got_in_pieces(self) -> None:
-        """A large object comes in pieces of at most 64 KiB."""
+    async def test_a_large_object_is_read_in_pieces(self) -> None:
+        """A large object is read in pieces of at most 64 KiB."""
         await self.put("k", b"x" * 1_000_000)
         _, body = await self.bucket.get(key="k")
         sizes = [len(piece) async for piece in body]
@@ -132,8 +131,8 @@ class BucketContract:
         self.assertLessEqual(max(sizes), 65536)
         self.assertGreater(min(sizes), 0)
 
-    async def test_head(self) -> None:
-        """Head tells of an object what get and list tell."""
+    async def test_head_agrees_with_get_and_list(self) -> None:
+        """Head, get and list report the same ETag and time of an object."""
         await self.put("k", b"12345")
         info = await self.bucket.head(key="k")
         self.assertIsInstance(info, ObjectInfo)
@@ -146,8 +145,8 @@ class BucketContract:
         self.assertLessEqual(abs(got.modified - info.modified), 1)
         self.assertLessEqual(abs(listed.modified - info.modified), 1)
 
-    async def test_etag(self) -> None:
-        """Other bytes under a key have another tag, also if they are as many."""
+    async def test_other_bytes_have_another_etag(self) -> None:
+        """Objects with other bytes have another ETag, even if they have the same length."""
         tags = set()
         for data in (b"one", b"two", b"four"):
             await self.put("k", data)
@@ -155,15 +154,15 @@ class BucketContract:
         self.assertEqual(len(tags), 3)
         self.assertFalse([tag for tag in tags if '"' in tag])
 
-    async def test_replace(self) -> None:
-        """A put takes the place of an older object."""
+    async def test_a_put_replaces_an_older_object(self) -> None:
+        """A put replaces the older object of its key."""
         await self.put("k", b"older and longer")
         await self.put("k", b"new")
         self.assertEqual(await self.bytes_of("k"), b"new")
         self.assertEqual(await self.keys(), ["k"])
 
-    async def test_replaced_while_read(self) -> None:
-        """Who reads an object that is replaced or deleted gets the old bytes or an error."""
+    async def test_a_replaced_object_is_read_whole_or_not(self) -> None:
+        """A reader of an object that is replaced or deleted gets the old bytes or an error."""
         old = b"o" * 500_000
         for change in ("replace", "delete"):
             await self.put("k", old)
@@ -182,20 +181,20 @@ class BucketContract:
                 await body.aclose()
             self.assertEqual(data, old)
 
-    async def test_not_found(self) -> None:
+    async def test_a_missing_object_is_not_found(self) -> None:
         """Get and head of a key without an object raise ObjectNotFound."""
         await self.put("a/b", b"x")
         for key in ("nothing", "a", "a/c", "a/b/c", "no/where"):
             await self.rejected(ObjectNotFound, self.bucket.get(key=key))
             await self.rejected(ObjectNotFound, self.bucket.head(key=key))
 
-    async def test_too_short(self) -> None:
+    async def test_a_short_body_is_refused(self) -> None:
         """A body that is shorter than announced is refused, and nothing is stored."""
         put = self.bucket.put(key="k", body=BytesBody(b"1234"), length=5, content_type="image/png")
         await self.rejected(BodyMismatch, put)
         self.assertEqual(await self.keys(), [])
 
-    async def test_too_long(self) -> None:
+    async def test_a_long_body_is_refused(self) -> None:
         """A body that is longer than announced is refused, and nothing is stored."""
         for pieces in ([b"1234", b"56"], [b"123456"], [b"12345", b"6"]):
             body = ScriptedBody(*pieces)
@@ -203,8 +202,8 @@ class BucketContract:
             await self.rejected(BodyMismatch, put)
             self.assertEqual(await self.keys(), [])
 
-    async def test_body_fails(self) -> None:
-        """The error of a body comes out of the put; nothing is stored, the old object stays."""
+    async def test_a_failing_body_stores_nothing(self) -> None:
+        """A put raises the error of its body, stores nothing and keeps the old object."""
         for script in ([], [b"abc"], [b"a" * 200_000]):
             put = self.bucket.put(
                 key="k",
@@ -224,7 +223,7 @@ class BucketContract:
         await self.rejected(ZeroDivisionError, put)
         self.assertEqual(await self.bytes_of("k"), b"old")
 
-    async def test_put_cancelled(self) -> None:
+    async def test_a_cancelled_put_stores_nothing(self) -> None:
         """A put that is cancelled while it waits for the body stores nothing."""
         for script in ([], [b"abc"], [b"a" * 200_000]):
             body = ScriptedBody(*script, Deferred())
@@ -237,8 +236,8 @@ class BucketContract:
             await self.rejected(CancelledError, putting)
             self.assertEqual(await self.keys(), [])
 
-    async def test_invisible_until_complete(self) -> None:
-        """Nobody sees an object before it is complete."""
+    async def test_an_object_is_invisible_until_complete(self) -> None:
+        """An object is not visible before it is complete."""
         gate: Deferred[None] = Deferred()
         body = ScriptedBody(b"abc", gate, b"def")
         putting = Deferred.fromCoroutine(
@@ -252,8 +251,8 @@ class BucketContract:
         await putting
         self.assertEqual(await self.bytes_of("a/k"), b"abcdef")
 
-    async def test_back_pressure(self) -> None:
-        """A put asks for a piece only when it has dealt with those before, but a few."""
+    async def test_a_put_reads_its_body_with_back_pressure(self) -> None:
+        """A put reads a piece only after it has processed the earlier ones."""
         gate: Deferred[None] = Deferred()
         body = ScriptedBody(*[b"x" * 65536] * 4, gate, *[b"x" * 65536] * 4)
         putting = Deferred.fromCoroutine(
@@ -266,16 +265,16 @@ class BucketContract:
         await putting
         self.assertEqual(body.taken, 8)
 
-    async def test_simultaneous_puts(self) -> None:
-        """Of several puts under one key at one time, one wins as a whole."""
+    async def test_one_of_simultaneous_puts_wins(self) -> None:
+        """Of several concurrent puts under one key, one wins as a whole."""
         bodies = [bytes([n]) * 100_000 for n in range(4)]
         puts = [Deferred.fromCoroutine(self.put("k", data)) for data in bodies]
         for putting in puts:
             await putting
         self.assertIn(await self.bytes_of("k"), bodies)
 
-    async def test_delete(self) -> None:
-        """Delete removes objects, and those that are not there count as removed."""
+    async def test_deletes_are_idempotent(self) -> None:
+        """Delete removes objects, and ignores those that do not exist."""
         for key in ("a/1", "a/2", "b"):
             await self.put(key, b"x")
         await self.bucket.delete(keys=["a/1", "nothing", "no/thing", "b", "b/c"])
@@ -286,8 +285,8 @@ class BucketContract:
         await self.put("a/1", b"again")
         self.assertEqual(await self.bytes_of("a/1"), b"again")
 
-    async def test_list(self) -> None:
-        """List gives keys in order, those with a prefix, those after one, and a few."""
+    async def test_a_list_is_sorted_and_filtered(self) -> None:
+        """A list is sorted, and limited by prefix, start and number."""
         keys = sorted(["a", "a-b", "a.b", "b/1", "b/2", "b-1", "b/1-", "c/d/e", "c/d-e", "c/d.e"])
         keys.remove("a")
         for key in reversed(keys):
@@ -303,8 +302,8 @@ class BucketContract:
             expected = [key for key in expected if key.startswith("b")]
             self.assertEqual(await self.keys(prefix="b", after=after), expected, after)
 
-    async def test_list_in_pages(self) -> None:
-        """Page after page, list gives each object once."""
+    async def test_pages_contain_each_object_once(self) -> None:
+        """Successive pages of a list contain each object once."""
         keys = [f"{n % 3}/{n:02}" for n in range(25)]
         for key in keys:
             await self.put(key, b"x")
@@ -314,10 +313,10 @@ class BucketContract:
             found.extend(page)
         self.assertEqual(found, sorted(keys))
 
-    async def test_keys_are_jailed(self) -> None:
-        """A text that is not a key is refused by every method, before anything is done."""
+    async def test_an_invalid_key_is_refused(self) -> None:
+        """Every method refuses an invalid key before it does anything."""
         await self.put("k", b"x")
-        for key in NOT_KEYS:
+        for key in INVALID_KEYS:
             body = ScriptedBody(b"x")
             put = self.bucket.put(key=key, body=body, length=1, content_type="image/png")
             await self.rejected(StorageError, put)
@@ -330,8 +329,8 @@ class BucketContract:
             await self.rejected(StorageError, self.bucket.list(prefix="", after=prefix, limit=1))
         self.assertEqual(await self.keys(), ["k"])
 
-    async def test_given_up_early(self) -> None:
-        """A body may be given up early, and more than once, and is then at its end."""
+    async def test_a_body_can_be_closed_early(self) -> None:
+        """A body can be closed early and repeatedly, and is then at its end."""
         await self.put("k", b"x" * 300_000)
         for pieces in (0, 1, 2):
             _, body = await self.bucket.get(key="k")
@@ -341,6 +340,6 @@ class BucketContract:
             await body.aclose()
             self.assertEqual([piece async for piece in body], [])
 
-    async def test_check(self) -> None:
-        """A bucket that can be used says so."""
+    async def test_a_usable_bucket_passes_its_check(self) -> None:
+        """The check of a usable bucket succeeds."""
         self.assertIsNone(await self.bucket.check())

@@ -34,9 +34,9 @@ def chunk(name: bytes, body: bytes = b"", *, right: bool = True) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
 
 
-def header(width: int, height: int, depth: int = 8, colour: int = 2, lacing: int = 0) -> bytes:
+def header(width: int, height: int, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
     """IHDR (W3C PNG, 11.2.1)."""
-    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, lacing))
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
 
 
 def rows(width: int, height: int, channels: int, pixel: bytes) -> bytes:
@@ -223,7 +223,9 @@ def entries() -> Iterator[Entry]:
     yield entry("PNG, 16-bit grey", deep_grey, check=_is_grey_scale)
     yield entry("PNG, 16-bit grey with a key", deep_grey_with_key, check=_clear_and_next_to_it)
     yield entry("PNG, 16-bit RGBA", deep_colour, check=_half_white)
-    yield entry("PNG, interlaced", lambda: handmade(header(1, 1, lacing=1), body=b"\0\x01\x02\x03"))
+    yield entry(
+        "PNG, interlaced", lambda: handmade(header(1, 1, interlace=1), body=b"\0\x01\x02\x03")
+    )
     yield entry(
         "PNG, sRGB profile",
         lambda: saved(drawing(), "PNG", icc_profile=srgb()),

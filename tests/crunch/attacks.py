@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 
 from fxprofile.crunch import sandbox
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.sandbox import landlock, process, rlimits, seccomp
+from fxprofile.crunch.sandbox import landlock, process, seccomp
 from fxprofile.crunch.sandbox.libc import call, prctl
 
 #: The kernel got as far as to look at the arguments, which are nonsense on purpose.
@@ -218,13 +218,13 @@ def _apply(layers: list[str]) -> None:
     if "capabilities" in layers:
         process.drop_capabilities()
     if "rlimits" in layers:
-        rlimits.apply(Limits())
+        process.limit_resources(Limits())
     if "landlock" in layers or "seccomp" in layers:
         process.forbid_new_privileges()
     if rules is not None:
         landlock.restrict(rules[0])
     if "seccomp" in layers:
-        seccomp.apply()
+        seccomp.restrict()
 
 
 def _attack(config: Mapping[str, object], descriptor: int, parent: int) -> None:
@@ -251,7 +251,7 @@ def fake(errors: Mapping[str, int]) -> None:
     machine = platform.machine()
     numbers = {
         "landlock": [444, 445, 446],
-        "seccomp": [seccomp._SECCOMP_NUMBER[machine]],
+        "seccomp": [{"x86_64": 317, "aarch64": 277}[machine]],
         "unshare": [{"x86_64": 272, "aarch64": 97}[machine]],
     }
     if not errors:
@@ -263,7 +263,7 @@ def fake(errors: Mapping[str, int]) -> None:
         for number in numbers[name]:
             steps += [(0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | code)]
     if "seccomp" in errors:
-        # prctl(PR_SET_SECCOMP) is the older way to the same thing.
+        # prctl(PR_SET_SECCOMP) does the same.
         prctl_number = {"x86_64": 157, "aarch64": 167}[machine]
         steps += [
             (0x15, 0, 3, prctl_number),

@@ -1,10 +1,11 @@
 """
-Fuzzing of our own parsers, guided by what they cover, with Atheris (the extra ``fuzz``).
+Coverage-guided fuzzing of our own parsers, with Atheris (the extra ``fuzz``).
 
-    python -m tests.crunch.fuzz sniff|jpeg|webp|stored|result|png|extras [options of libFuzzer]
+    python -m tests.crunch.fuzz TARGET [options of libFuzzer]
 
-It begins with honest files of its own and goes on until it finds something, or for as
-many seconds as ``-max_total_time`` says; it leaves what it found as ``crash-…``.
+TARGET is ``sniff``, ``jpeg``, ``webp``, ``stored``, ``result``, ``png`` or ``other_formats``.
+It starts from honest files and runs until it finds a fault, or for as many seconds as
+``-max_total_time`` says; it writes the input of a fault to ``crash-…``.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def crunch_batch(mutants: Sequence[tuple[int, bytes]], output: int, parent: int)
         os.write(output, f"{number} ".encode())
         try:
             said = job.crunch(data, LIMITS)
-            read = result.decode(result.encode(said))
+            read = result.decode(job.encode_result(said))
             word = read.reason or "ready"
         except Exception as error:
             word = f"mistake: {error!r}"

@@ -34,7 +34,7 @@ async def crunched(reactor: Any, mode: Any) -> dict[str, Any]:
         return {"unavailable": str(error)}
     finally:
         await pool.stopService()
-    for _, body in report.outcome.pictures.values():
+    for _, body in report.outcome.pictures.get("png", {}).values():
         Image.open(io.BytesIO(body)).load()
     return {
         "layers": sorted(layer for layer, in_force in layers.items() if in_force),

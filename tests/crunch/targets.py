@@ -15,9 +15,8 @@ from contextlib import suppress
 from PIL import Image
 
 from fxprofile.crunch import result, signature
-from fxprofile.crunch.codec import deflate, extras, headers
-from fxprofile.crunch.codec.job import _encoded
-from fxprofile.crunch.limits import MAX_BYTES, MAX_SEGMENTS, Refused
+from fxprofile.crunch.codec import deflate, headers, job
+from fxprofile.crunch.limits import MAX_BYTES, Refused
 from fxprofile.model.keys import FORMATS, VARIANTS
 from tests.corpus import seeds
 from tests.corpus.drawing import photo
@@ -39,7 +38,7 @@ def sniff(data: bytes) -> None:
             data[: signature.SIGNATURE_BYTES], heic=heic
         )
     if kind == "webp":
-        headers.webp_sides(data[:30])
+        signature.webp_canvas(data[:30])
 
 
 def jpeg(data: bytes) -> None:
@@ -52,7 +51,7 @@ def jpeg(data: bytes) -> None:
     except Refused as refused:
         reason = refused.reason
     # The other limits take more than this to reach.
-    if len(data) < MAX_SEGMENTS:
+    if len(data) < headers.MAX_SEGMENTS:
         assert reason == ("too_large" if scans > MAX_SCANS else None)
 
 
@@ -75,7 +74,7 @@ def _scans(data: bytes) -> int:
 
 def webp(data: bytes) -> None:
     """Whatever the codec opens has the sides that were read before it was."""
-    sides = headers.webp_sides(data[:30])
+    sides = signature.webp_canvas(data[:30])
     if signature.sniff(data) != "webp" or sides is None or sides[0] * sides[1] > MOST_PIXELS:
         return
     assert _opened(data, "WEBP") in (None, sides)
@@ -94,11 +93,11 @@ def decode(data: bytes) -> None:
     """What is taken for a result is one to the last byte."""
     try:
         outcome = result.decode(data)
-    except result.BadResult:
+    except result.InvalidResult:
         return
     if outcome.reason is None:
-        assert set(outcome.pictures) == set(VARIANTS)
-    for form, pictures in (("png", outcome.pictures), *outcome.extras.items()):
+        assert set(outcome.pictures["png"]) == set(VARIANTS)
+    for form, pictures in outcome.pictures.items():
         for name, (variant, body) in pictures.items():
             assert 0 < max(variant.width, variant.height) <= VARIANTS[name][1], form
             assert variant.bytes == len(body) <= MAX_BYTES[name]
@@ -112,7 +111,7 @@ def png(data: bytes) -> None:
     data = _with_checksums(data)
     try:
         sides = result.check_png(data)
-    except result.BadResult:
+    except result.InvalidResult:
         return
     if 0 < sides[0] * sides[1] <= MOST_PIXELS:
         assert _opened(data, "PNG") in (None, sides)
@@ -131,8 +130,8 @@ def stored(data: bytes) -> None:
         if header & 0x8F20 != zlib.DEFLATED << 8 or header % 31:
             wanted = None
     found: bytes | None = None
-    with suppress(ValueError, deflate.fast.error):
-        pieces = deflate.Stored(io.BytesIO(data).read)
+    with suppress(ValueError, deflate.library.error):
+        pieces = deflate.StoredStream(io.BytesIO(data).read)
         found = zlib.decompressobj().decompress(b"".join(iter(pieces.read, b"")))
     assert found == wanted
 
@@ -149,12 +148,12 @@ def _with_checksums(data: bytes) -> bytes:
     return bytes(whole)
 
 
-def others(data: bytes) -> None:
+def other_formats(data: bytes) -> None:
     """What is taken for a WebP or an AVIF of ours has these sides to the codec too."""
     for form in FORMATS.keys() - {"png"}:
         try:
-            sides = extras.check(data, form)
-        except (extras.BadPicture, IndexError):
+            sides = result.CHECKS[form](data)
+        except result.InvalidResult:
             continue
         if 0 < sides[0] * sides[1] <= MOST_PIXELS:
             assert _opened(data, form.upper()) in (None, sides)
@@ -167,7 +166,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "stored": stored,
     "result": decode,
     "png": png,
-    "extras": others,
+    "other_formats": other_formats,
 }
 
 
@@ -175,7 +174,7 @@ def beginnings(name: str) -> Iterator[bytes]:
     """Honest input for a target."""
     honest = seeds()
     images = {size: photo(40, 30) for size in VARIANTS}
-    made = {form: _encoded(images, form) for form in FORMATS}
+    made = {form: job.encode_sizes(images, form) for form in FORMATS}
     if name == "sniff":
         yield from (data[: signature.SIGNATURE_BYTES] for data in honest.values())
     elif name == "jpeg":
@@ -185,18 +184,17 @@ def beginnings(name: str) -> Iterator[bytes]:
         yield from (data for kind, data in honest.items() if kind.startswith("webp"))
         yield from (extended(9, 9), lossless_header(9, 9))
     elif name == "result":
-        yield result.encode(result.Outcome(reason="corrupt", detail="cut"))
-        whole = result.Outcome(kind="png", sides=(40, 30), pictures=made.pop("png"), extras={})
-        yield result.encode(whole)
-        yield result.encode(
-            result.Outcome(kind="png", sides=(40, 30), pictures=whole.pictures, extras=made)
-        )
+        yield job.encode_result(result.Outcome(reason="corrupt", detail="cut"))
+        for forms in (["png"], list(FORMATS)):
+            pictures = {form: made[form] for form in forms}
+            outcome = result.Outcome(kind="png", sides=(40, 30), pictures=pictures)
+            yield job.encode_result(outcome)
     elif name == "stored":
         yield from (zlib.compress(images["small"].tobytes(), level) for level in (0, 1, 9))
     elif name == "png":
         for image in (photo(40, 30), photo(8, 6).quantize(4).convert("RGBA")):
-            yield from (body for _, body in _encoded({"small": image}, "png").values())
+            yield from (body for _, body in job.encode_sizes({"small": image}, "png").values())
     else:
         for mode in ("RGB", "RGBA"):
             for form in FORMATS.keys() - {"png"}:
-                yield extras.encode(photo(40, 30).convert(mode), form)
+                yield job.encode(photo(40, 30).convert(mode), form)

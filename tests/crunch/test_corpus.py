@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.trial.unittest import SkipTest, TestCase
 
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.pool import CrunchPool, Report
+from fxprofile.crunch.pool import CrunchPool
+from fxprofile.crunch.result import Report
 from fxprofile.model.keys import VARIANTS
 from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, webp
 from tests.corpus.drawing import STORED, drawing, exif, saved, shows
@@ -64,7 +65,7 @@ def problems_of(entry: Entry, report: Report) -> list[str]:
         return [] if report.permanent else ["the image is not blamed"]
     pictures: dict[str, Any] = {}
     problems = []
-    for name, (variant, body) in outcome.pictures.items():
+    for name, (variant, body) in outcome.pictures["png"].items():
         pictures[name] = picture = Image.open(io.BytesIO(body), formats=("PNG",))
         picture.load()
         box = VARIANTS[name][1]
@@ -156,7 +157,7 @@ class RepeatTests(CorpusCase):
             self.pool, locked = unlocked, self.pool
             elsewhere = (await self.report(data)).outcome.pictures
             self.pool = locked
-            self.assertEqual(len(first), 3)
+            self.assertEqual(len(first["png"]), 3)
             self.assertEqual(first, again)
             self.assertEqual(first, elsewhere)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from fxprofile.crunch.heap import TUNABLES
+from fxprofile.crunch.helper_connection import TUNABLES
 
 LARGE = 2 << 20
 #: As a helper, use some of the heap; as its child, say where the memory for a picture is.
 PROGRAM = """
 import os, sys
-from fxprofile.crunch import heap
+from fxprofile.crunch.helper import heap
 
 used = [heap._malloc(100_000) for _ in range(int(sys.argv[1]))]
 if os.fork() == 0:
-    heap.start_afresh()
+    heap.start_at_large_page()
     print(heap._malloc(300_000), heap._malloc(1_000_000), max(used), flush=True)
     os._exit(0)
 os.wait()

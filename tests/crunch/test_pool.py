@@ -1,4 +1,4 @@
-"""Tests of the pool, with real helpers and real children."""
+"""The pool, with real helpers and real children."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def children_of(pid: int) -> list[int]:
 
 
 class PoolCase(TestCase):
-    """A pool whose children do what their image says."""
+    """Makes pools whose children do what their image says."""
 
     timeout = 120
     limits = Limits(timeout=20, cpu=10)
@@ -77,10 +77,10 @@ class PoolCase(TestCase):
 
 
 class CrunchPoolTests(PoolCase):
-    """What the pool does with images."""
+    """Crunching images in the pool."""
 
-    async def test_small_limits(self) -> None:
-        """However little an image may have, the pool starts, and says what is too much."""
+    async def test_the_smallest_limits_are_enough_to_start(self) -> None:
+        """A pool with the smallest limits starts, and refuses images above them."""
         limits = Limits(timeout=20, cpu=10, max_pixels=12, max_side=4, max_scans=1)
         pool = self.make_pool(limits=limits, job=JOB)
         with self.assertRaises(ImageRefused) as caught:
@@ -88,7 +88,7 @@ class CrunchPoolTests(PoolCase):
         self.assertEqual(caught.exception.reason, "too_many_pixels")
         await self.crunch(pool, picture(3, 3))
 
-    async def test_pictures(self) -> None:
+    async def test_an_image_becomes_three_pngs(self) -> None:
         """An image becomes three PNGs that fit their boxes."""
         pool = self.make_pool()
         verifyObject(ICruncher, pool)
@@ -104,8 +104,8 @@ class CrunchPoolTests(PoolCase):
             sides[name] = image.size
         self.assertEqual(sides, {"large": (600, 400), "default": (200, 133), "small": (100, 67)})
 
-    async def test_formats(self) -> None:
-        """What is wanted in other formats comes beside the PNGs, with the same sides."""
+    async def test_other_formats_are_made_too(self) -> None:
+        """Pictures in other formats are made besides the PNGs, with the same sides."""
         pool = self.make_pool(limits=replace(self.limits, formats=("avif", "webp")))
         crunched = await self.crunch(pool, picture(1200, 800, "JPEG"))
         self.assertEqual(set(crunched.pictures), {"png", "webp", "avif"})
@@ -116,16 +116,16 @@ class CrunchPoolTests(PoolCase):
                 self.assertEqual(image.size, (variant.width, variant.height))
                 self.assertEqual(variant.width, crunched.pictures["png"][name][0].width)
 
-    async def test_position(self) -> None:
-        """The original is read from its beginning, and its position is left alone."""
+    async def test_the_position_of_the_original_is_irrelevant(self) -> None:
+        """The original is read from its beginning, and its position is unchanged."""
         pool = self.make_pool()
         with file_of(picture()) as original:
             original.seek(17)
             await pool.crunch(original=original)
             self.assertEqual(os.lseek(original.fileno(), 0, os.SEEK_CUR), 17)
 
-    async def test_refused(self) -> None:
-        """An image that is at fault is refused for good, with the reason."""
+    async def test_images_at_fault_are_refused(self) -> None:
+        """An image that is at fault raises ImageRefused with the reason."""
         pool = self.make_pool()
         for data, reason in (
             (b"", "unsupported"),
@@ -136,8 +136,8 @@ class CrunchPoolTests(PoolCase):
                 await self.crunch(pool, data)
             self.assertEqual(caught.exception.reason, reason)
 
-    async def test_ready(self) -> None:
-        """The pool tells which layers are in force once a helper is up."""
+    async def test_layers_are_known_once_a_helper_is_ready(self) -> None:
+        """The pool reports its sandbox layers and codecs once a helper is ready."""
         pool = self.make_pool()
         self.assertIsNone(pool.layers())
         layers = await pool.when_ready()
@@ -145,8 +145,8 @@ class CrunchPoolTests(PoolCase):
         self.assertEqual(layers, pool.layers())
         self.assertIn("webp", pool.versions)
 
-    async def test_slots(self) -> None:
-        """No more images are worked on at one time than there are slots."""
+    async def test_slots_limit_concurrent_children(self) -> None:
+        """There are never more children than slots."""
         pool = self.make_pool(processes=2)
         await pool.when_ready()
         jobs = [Deferred.fromCoroutine(self.crunch(pool, b"sleep")) for _ in range(4)]
@@ -156,7 +156,7 @@ class CrunchPoolTests(PoolCase):
             job.cancel()
             await self.assertFailure(job, CancelledError)
 
-    async def test_cancel(self) -> None:
+    async def test_cancelling_a_job_kills_its_child(self) -> None:
         """Cancelling a job kills its child and frees its slot."""
         pool = self.make_pool(processes=1)
         await pool.when_ready()
@@ -167,8 +167,8 @@ class CrunchPoolTests(PoolCase):
         await self.crunch(pool, picture())
         self.assertEqual(children_of(pool.helpers()[0]), [])
 
-    async def test_cancel_in_line(self) -> None:
-        """A job that is cancelled before it has a slot takes none."""
+    async def test_a_job_cancelled_before_its_slot_takes_none(self) -> None:
+        """A job that is cancelled while it waits for a slot takes none."""
         pool = self.make_pool(processes=1)
         first = Deferred.fromCoroutine(self.crunch(pool, picture()))
         second = Deferred.fromCoroutine(self.crunch(pool, picture()))
@@ -177,8 +177,8 @@ class CrunchPoolTests(PoolCase):
         await first
         await self.crunch(pool, picture())
 
-    async def test_many_helpers(self) -> None:
-        """More slots than one helper should fork for get more helpers."""
+    async def test_many_slots_get_several_helpers(self) -> None:
+        """A pool with more slots than one helper serves starts several helpers."""
         pool = self.make_pool(processes=9)
         await pool.when_ready()
         while len(pool.helpers()) < 2:
@@ -187,8 +187,8 @@ class CrunchPoolTests(PoolCase):
             [Deferred.fromCoroutine(self.crunch(pool, picture())) for _ in range(18)]
         )
 
-    async def test_environment(self) -> None:
-        """A helper has nothing of our environment, and no descriptor of ours."""
+    async def test_a_helper_inherits_no_environment_or_descriptor(self) -> None:
+        """A helper inherits neither the environment nor the descriptors of the pool."""
         os.environ["FXPROFILE_TEST_SECRET"] = "s3cret"
         self.addCleanup(os.environ.pop, "FXPROFILE_TEST_SECRET")
         leak, other = os.pipe()
@@ -204,10 +204,10 @@ class CrunchPoolTests(PoolCase):
 
 
 class HelperDeathTests(PoolCase):
-    """What the pool does when a helper is in trouble."""
+    """Helpers that end, hang or do not start."""
 
-    async def test_killed(self) -> None:
-        """Jobs of a helper that dies fail as crashed, and the next one succeeds."""
+    async def test_jobs_of_a_killed_helper_crash(self) -> None:
+        """Jobs of a helper that is killed fail as crashed, and the next job succeeds."""
         pool = self.make_pool()
         await pool.when_ready()
         job = Deferred.fromCoroutine(self.failure(pool, b"sleep"))
@@ -218,11 +218,11 @@ class HelperDeathTests(PoolCase):
         self.assertEqual((await job).reason, "crashed")
         await self.crunch(pool, picture())
         self.assertNotEqual(pool.helpers(), [helper])
-        # Whoever inherits it may not have waited for it yet.
+        # The process that inherits it may not have reaped it yet.
         self.assertIn(process.status(child).get("State", "gone"), ("gone", "Z (zombie)"))
 
-    async def test_hangs(self) -> None:
-        """A helper that no longer answers is killed, and the next job succeeds."""
+    async def test_a_hung_helper_is_replaced(self) -> None:
+        """A helper that stops responding is killed, and the next job succeeds."""
         pool = self.make_pool(limits=Limits(timeout=1, cpu=10))
         self.patch(pool, "grace", 0.5)
         await pool.when_ready()
@@ -233,8 +233,8 @@ class HelperDeathTests(PoolCase):
             await deferLater(reactor, 0.05)
         await self.crunch(pool, picture())
 
-    async def test_stop(self) -> None:
-        """Stopping waits for the images in hand and leaves no process."""
+    async def test_stopping_waits_for_images_in_flight(self) -> None:
+        """Stopping waits for the images in flight and leaves no process."""
         pool = self.make_pool()
         await pool.when_ready()
         (helper,) = pool.helpers()
@@ -245,26 +245,33 @@ class HelperDeathTests(PoolCase):
         with self.assertRaises(CruncherUnavailable):
             await self.crunch(pool, picture())
 
-    async def test_stop_early(self) -> None:
-        """A pool that is stopped before its helper is up leaves no process."""
+    async def test_stopping_refuses_waiting_jobs(self) -> None:
+        """A job that waits for a slot or a helper when the pool stops raises at once."""
+        pool = self.make_pool(processes=1)
+        jobs = [Deferred.fromCoroutine(self.crunch(pool, picture())) for _ in range(3)]
+        await pool.stopService()
+        for job in jobs:
+            await self.assertFailure(job, CruncherUnavailable)
+
+    async def test_stopping_before_a_helper_is_ready(self) -> None:
+        """A pool that is stopped before its helper is ready leaves no process."""
         before = children_of(os.getpid())
         pool = self.make_pool()
         await deferLater(reactor, 0.05)
         await pool.stopService()
         self.assertEqual(children_of(os.getpid()), before)
 
-    async def test_cannot_start(self) -> None:
-        """Where no helper comes up, a job fails in a way that asks for another try."""
+    async def test_no_helper_is_unavailable(self) -> None:
+        """If no helper becomes ready, a job raises CruncherUnavailable."""
         pool = self.make_pool(job="tests.crunch.children:missing", limits=Limits(timeout=2))
         with self.assertRaises(CruncherUnavailable):
             await self.crunch(pool, picture())
 
 
 class BadChildTests(PoolCase):
-    """What a child may do: it fails alone, with the right reason, and the next succeeds."""
+    """A hostile child fails alone, with the right reason, and the next job succeeds."""
 
-    # Generous, since the machine of the tests may be busy; and short, for the tests that
-    # have to wait for their end.
+    # Generous, since the machine may be busy; and short, for tests that wait for the timeout.
     limits = Limits(timeout=60, cpu=20, memory=256 << 20)
     short: ClassVar = {"limits": Limits(timeout=4, cpu=1, memory=256 << 20)}
 
@@ -278,63 +285,63 @@ class BadChildTests(PoolCase):
         await self.crunch(pool, picture())
         self.assertEqual(children_of(pool.helpers()[0]), [])
 
-    async def test_spin(self) -> None:
-        """A child that spins runs out of processor time."""
+    async def test_a_busy_loop_times_out(self) -> None:
+        """A child in a busy loop exceeds its processor time."""
         await self._fails(b"spin", "timeout", **self.short)
 
-    async def test_sleep(self) -> None:
-        """A child that sleeps runs out of time."""
+    async def test_sleeping_times_out(self) -> None:
+        """A child that sleeps exceeds its wall time."""
         await self._fails(b"sleep", "timeout", **self.short)
 
-    async def test_stop(self) -> None:
-        """A child that stops itself runs out of time."""
+    async def test_a_stopped_child_times_out(self) -> None:
+        """A child that stops itself with SIGSTOP exceeds its wall time."""
         await self._fails(b"stop", "timeout", mode="off", **self.short)
 
-    async def test_allocate(self) -> None:
-        """A child that takes too much memory is told apart from a bad image."""
+    async def test_allocating_too_much_is_not_the_image(self) -> None:
+        """A child that allocates more than its limit crashes; the image is not called corrupt."""
         await self._fails(b"allocate", "crashed")
 
-    async def test_flood_stderr(self) -> None:
-        """A child that floods standard error troubles nobody."""
+    async def test_flooding_standard_error_blocks_no_process(self) -> None:
+        """A child that floods its standard error blocks neither itself nor the helper."""
         await self._fails(b"flood_stderr", "crashed")
 
-    async def test_flood_result(self) -> None:
-        """A child cannot write more than a result may have."""
+    async def test_an_endless_result_is_stopped(self) -> None:
+        """A child that writes more than the largest result file crashes."""
         await self._fails(b"flood_result", "crashed")
 
-    async def test_half_result(self) -> None:
-        """Half a result is none."""
+    async def test_half_a_result_is_a_crash(self) -> None:
+        """A child that writes half a result file has crashed."""
         await self._fails(b"half_result", "crashed")
 
-    async def test_nothing(self) -> None:
-        """A child that ends well without a result has failed."""
+    async def test_no_result_is_a_crash(self) -> None:
+        """A child that exits with 0 without a result file has crashed."""
         await self._fails(b"nothing", "crashed")
 
-    async def test_leave(self) -> None:
-        """A child that leaves with a status has failed."""
+    async def test_an_exit_status_is_a_crash(self) -> None:
+        """A child that exits with another status than 0 has crashed."""
         await self._fails(b"leave", "crashed")
 
-    async def test_segfault(self) -> None:
-        """A child that touches wrong memory has failed."""
+    async def test_a_segmentation_fault_is_a_crash(self) -> None:
+        """A child that is ended by SIGSEGV has crashed."""
         await self._fails(b"segfault", "crashed")
 
-    async def test_raise(self) -> None:
-        """A mistake in the job is a failure of the child."""
+    async def test_an_exception_is_a_crash(self) -> None:
+        """A child whose job raises an unexpected exception has crashed."""
         await self._fails(b"raise_error", "crashed")
 
-    async def test_hang_up(self) -> None:
-        """A child that closes all it has is still killed in time."""
+    async def test_closing_all_descriptors_times_out(self) -> None:
+        """A child that closes all of its descriptors is still killed at its timeout."""
         await self._fails(b"hang_up", "timeout", **self.short)
 
-    async def test_chatter(self) -> None:
-        """A child that goes on talking to the helper is not listened to."""
+    async def test_further_reports_are_ignored(self) -> None:
+        """A child that sends more reports to the helper is ignored, and times out."""
         await self._fails(b"chatter", "timeout", **self.short)
 
 
 class LeakTests(PoolCase):
-    """What is left after many images."""
+    """Resources after many images."""
 
-    async def test_a_thousand(self) -> None:
+    async def test_a_thousand_children_leak_nothing(self) -> None:
         """A thousand children, good and bad, leave no zombie, descriptor or temporary file."""
         directory = self.mktemp()
         os.mkdir(directory)

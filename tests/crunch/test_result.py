@@ -1,40 +1,40 @@
-"""Tests of the check of what children hand back."""
+"""Reading the result file of a child, and judging how its image came out."""
 
 from __future__ import annotations
 
 import json
+import signal
 import struct
-import zlib
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.crunch import result
-from fxprofile.crunch.codec import png
-from fxprofile.model.avatars import Variant
-from tests.corpus.drawing import drawing, photo, saved
-from tests.corpus.png import chunk, header
+from fxprofile.crunch.codec.job import encode_result, encode_sizes
+from fxprofile.crunch.commands import ChildExit
+from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.result import InvalidResult, Outcome, decode, judge
+from fxprofile.model.avatars import REASONS, Pictures
+from tests.corpus.drawing import photo
 
-SIGNATURE = png.SIGNATURE
-IDAT = chunk(b"IDAT", zlib.compress(bytes(8 * 25)))
-IEND = chunk(b"IEND")
-IHDR = header(8, 8)
+SIDES = {"large": 60, "default": 20, "small": 10}
 
 
 @cache
-def pictures() -> dict[str, tuple[Variant, bytes]]:
-    found = {}
-    for name, side in (("large", 60), ("default", 20), ("small", 10)):
-        body = png.encode(photo(side, side))
-        found[name] = (Variant(side, side, len(body)), body)
-    return found
+def pictures(form: str = "png") -> Pictures:
+    """Return small pictures in one format."""
+    return encode_sizes({name: photo(side, side) for name, side in SIDES.items()}, form)
 
 
-GOOD = result.encode(result.Outcome(kind="png", sides=(80, 80), peak=1 << 27, pictures=pictures()))
+def encoded(formats: Mapping[str, Pictures]) -> bytes:
+    """Return a result file with these pictures."""
+    return encode_result(Outcome(kind="png", sides=(80, 80), peak=1 << 27, pictures=formats))
+
+
+GOOD = encoded({"png": pictures()})
 
 
 def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -42,59 +42,62 @@ def header_of(data: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[4 : 4 + length]), data[4 + length :]
 
 
-def with_header(**changes: Any) -> bytes:
-    """A good result with another header."""
+def with_header(**changes: object) -> bytes:
+    """Return a valid result file with another header."""
     found, bodies = header_of(GOOD)
     text = json.dumps({k: v for k, v in (found | changes).items() if v is not None}).encode()
     return struct.pack(">I", len(text)) + text + bodies
 
 
 class DecodeTests(SynchronousTestCase):
-    """What is taken for a result."""
+    """Which bytes are accepted as a result file."""
 
     def refuse(self, data: bytes) -> None:
-        with self.assertRaises(result.BadResult):
-            result.decode(data)
+        with self.assertRaises(InvalidResult):
+            decode(data)
 
-    def test_good(self) -> None:
-        """What a child writes is read as it was meant."""
-        outcome = result.decode(GOOD)
-        self.assertEqual(outcome.pictures, pictures())
+    def test_a_result_is_decoded_as_it_was_encoded(self) -> None:
+        """Decoding returns the outcome that a child has encoded."""
+        outcome = decode(GOOD)
+        self.assertEqual(outcome.pictures, {"png": pictures()})
         self.assertEqual((outcome.kind, outcome.sides, outcome.reason), ("png", (80, 80), None))
 
-    def test_reason(self) -> None:
-        """A reason is read, and its detail cannot break a log."""
-        wanted = result.Outcome(reason="corrupt", detail="bad \n\x1b[31m ü" + "x" * 500, peak=3)
-        outcome = result.decode(result.encode(wanted))
+    def test_a_detail_cannot_break_a_log(self) -> None:
+        """The detail of a refusal is shortened, and control characters in it are escaped."""
+        wanted = Outcome(reason="corrupt", detail="bad \n\x1b[31m ü" + "x" * 500, peak=3)
+        outcome = decode(encode_result(wanted))
         self.assertEqual(outcome.reason, "corrupt")
         self.assertTrue(outcome.detail.isascii() and outcome.detail.isprintable())
         self.assertLess(len(outcome.detail), 400)
 
-    def test_cut(self) -> None:
-        """A result that was cut anywhere is none."""
+    def test_a_truncated_result_is_invalid(self) -> None:
+        """A result file is invalid wherever it is cut off."""
         for length in (*range(40), *range(40, len(GOOD), 97), len(GOOD) - 1):
             self.refuse(GOOD[:length])
 
-    def test_longer(self) -> None:
-        """Nor is one with something behind it."""
+    def test_trailing_bytes_are_invalid(self) -> None:
+        """A result file with a byte after its last picture is invalid."""
         self.refuse(GOOD + b"\0")
 
-    def test_header(self) -> None:
-        """Every member of the header has to be what it ought to be."""
+    def test_each_member_of_the_header_is_checked(self) -> None:
+        """A header with a missing, mistyped or impossible member is invalid."""
         sides = {"default": [20, 20, 1], "small": [10, 10, 1], "large": [60, 60, 1]}
         for changes in (
             {"v": 2},
             {"v": None},
             {"pictures": None},
             {"pictures": []},
-            {"pictures": {**sides, "huge": [1, 1, 1]}},
-            {"pictures": {**sides, "small": [10, 10]}},
-            {"pictures": {**sides, "small": [10, 10, 1.0]}},
-            {"pictures": {**sides, "small": [True, 10, 1]}},
-            {"pictures": {**sides, "small": [10, 0, 1]}},
-            {"pictures": {**sides, "small": [101, 10, 1]}},
-            {"pictures": {**sides, "small": [10, 10, (64 << 10) + 1]}},
-            {"pictures": {**sides, "small": [10, 10, -1]}},
+            {"pictures": {}},
+            {"pictures": {"png": None}},
+            {"pictures": {"png": []}},
+            {"pictures": {"png": {**sides, "huge": [1, 1, 1]}}},
+            {"pictures": {"png": {**sides, "small": [10, 10]}}},
+            {"pictures": {"png": {**sides, "small": [10, 10, 1.0]}}},
+            {"pictures": {"png": {**sides, "small": [True, 10, 1]}}},
+            {"pictures": {"png": {**sides, "small": [10, 0, 1]}}},
+            {"pictures": {"png": {**sides, "small": [101, 10, 1]}}},
+            {"pictures": {"png": {**sides, "small": [10, 10, (64 << 10) + 1]}}},
+            {"pictures": {"png": {**sides, "small": [10, 10, -1]}}},
             {"sides": [1]},
             {"sides": ["1", 1]},
             {"placeholder": "<script>"},
@@ -104,124 +107,153 @@ class DecodeTests(SynchronousTestCase):
             {"peak": 10**30},
             {"reason": "corrupt"},
             {"reason": 7},
+            {"reason": ["corrupt"]},
             {"reason": "crashed"},
             {"reason": "no such reason"},
         ):
             self.refuse(with_header(**changes))
 
-    def test_unknown_kind(self) -> None:
-        """A kind that nobody knows is not repeated."""
+    def test_an_unknown_kind_is_dropped(self) -> None:
+        """A type of image that is not on our list is not passed on."""
         for kind in ("<script>", "", None, 7, ["png"], {"png": 1}):
-            self.assertEqual(result.decode(with_header(kind=kind)).kind, "")
-        self.assertEqual(result.decode(with_header(kind="png")).kind, "png")
+            self.assertEqual(decode(with_header(kind=kind)).kind, "")
+        self.assertEqual(decode(with_header(kind="png")).kind, "png")
 
-    def test_no_header(self) -> None:
-        """A header that is no JSON object, or too long, or too deep, is none."""
+    def test_a_header_must_be_a_short_json_object(self) -> None:
+        """A header that is not a JSON object, too long or too deep is invalid."""
         for text in (b"", b"[]", b"nul", b"\xff", b"[" * 4000, b'{"v": 1}' + b" " * 5000):
             self.refuse(struct.pack(">I", len(text)) + text)
         self.refuse(b"\xff\xff\xff\xff" + GOOD[4:])
 
-    def test_swapped(self) -> None:
-        """Pictures in another order than they are in are none."""
+    def test_swapped_pictures_are_invalid(self) -> None:
+        """A header that describes the pictures in another order is invalid."""
         found, _ = header_of(GOOD)
-        members = found["pictures"]
+        members = found["pictures"]["png"]
         members["small"], members["default"] = members["default"], members["small"]
-        self.refuse(with_header(pictures=members))
+        self.refuse(with_header(pictures={"png": members}))
+
+    def test_pictures_in_other_formats_are_decoded(self) -> None:
+        """A result file may have the same pictures in further formats, after the PNGs."""
+        formats = {form: pictures(form) for form in ("png", "avif", "webp")}
+        self.assertEqual(decode(encoded(formats)).pictures, formats)
+
+    def test_other_formats_must_match_the_png(self) -> None:
+        """Pictures of other sides than the PNGs, of another format or of none are invalid."""
+        wide = {name: photo(side, side - 1) for name, side in SIDES.items()}
+        for formats in (
+            {"png": pictures(), "webp": encode_sizes(wide, "webp")},
+            {"png": pictures(), "avif": pictures("webp")},
+            {"png": pictures(), "gif": pictures("webp")},
+            {"webp": pictures("webp"), "png": pictures()},
+            {"webp": pictures("webp")},
+        ):
+            self.refuse(encoded(formats))
 
     @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
-    def test_flipped(self, at: int, bits: int) -> None:
-        """A change of any byte is seen, or changes nothing that is published."""
+    def test_a_changed_byte_never_changes_a_picture(self, at: int, bits: int) -> None:
+        """A change of any byte makes the file invalid, or changes nothing that is published."""
         data = bytearray(GOOD)
         data[at] ^= bits
         try:
-            outcome = result.decode(bytes(data))
-        except result.BadResult:
+            outcome = decode(bytes(data))
+        except InvalidResult:
             return
-        self.assertEqual(outcome.pictures, pictures())
+        self.assertEqual(outcome.pictures, {"png": pictures()})
 
     @given(st.binary(max_size=300))
-    def test_anything(self, data: bytes) -> None:
-        """Any bytes are a result or none."""
+    def test_arbitrary_bytes_raise_no_other_error(self, data: bytes) -> None:
+        """Arbitrary bytes are a result file, or raise InvalidResult."""
         try:
-            result.decode(data)
-        except result.BadResult:
+            decode(data)
+        except InvalidResult:
             return
         self.assertTrue(data)
 
 
-class CheckPngTests(SynchronousTestCase):
-    """What is taken for a PNG of ours."""
+LIMITS = Limits(cpu=10, memory=1000 << 20)
+EXITED: ChildExit = {
+    "ended": "",
+    "status": 0,
+    "cpu": 0.1,
+    "wall": 0.1,
+    "resident": 50 << 20,
+    "base": 100 << 20,
+    "stderr": b"",
+}
+READY = Outcome(kind="png")
 
-    def refuse(self, *parts: bytes) -> None:
-        with self.assertRaises(result.BadResult):
-            result.check_png(b"".join(parts))
 
-    def test_good(self) -> None:
-        """The least PNG that there can be."""
-        self.assertEqual(result.check_png(b"".join((SIGNATURE, IHDR, IDAT, IEND))), (8, 8))
+class JudgeTests(SynchronousTestCase):
+    """The reason of a failure, and whether it is permanent."""
 
-    def test_metadata(self) -> None:
-        """No chunk that could tell something of anybody."""
-        text = chunk(b"tEXt", b"Comment\0GPS")
-        self.refuse(SIGNATURE, IHDR, text, IDAT, IEND)
-        for options in (
-            {"exif": b"Exif\0\0II*\0"},
-            {"icc_profile": b"icc"},
-            {"dpi": (72, 72)},
+    def judge(self, written: Outcome | str = READY, **changes: object) -> tuple[str | None, bool]:
+        end: Any = {**EXITED, **changes}
+        report = judge(end, written, LIMITS)
+        if report.outcome.reason is not None:
+            self.assertIn(report.outcome.reason, REASONS)
+            self.assertTrue(report.outcome.detail.isascii())
+        return report.outcome.reason, report.permanent
+
+    def test_a_result_counts_after_exit_status_0(self) -> None:
+        """The result of a child that exited with 0 is the outcome."""
+        self.assertEqual(self.judge(), (None, False))
+
+    def test_refusals_are_permanent(self) -> None:
+        """A refusal by the child is the fault of the image."""
+        for reason in ("unsupported", "corrupt", "too_many_pixels", "too_large"):
+            self.assertEqual(self.judge(Outcome(reason=reason)), (reason, True))
+
+    def test_results_of_killed_children_are_ignored(self) -> None:
+        """What a child wrote before its helper killed it is ignored."""
+        for written in (READY, Outcome(reason="corrupt"), "nothing"):
+            self.assertEqual(self.judge(written, ended="timeout", status=-9), ("timeout", False))
+            self.assertEqual(self.judge(written, ended="cancelled", status=-9), ("crashed", False))
+            self.assertEqual(self.judge(written, ended="unlocked", status=-9), ("crashed", False))
+
+    def test_results_of_crashed_children_are_ignored(self) -> None:
+        """What a child wrote before a signal or an exit status other than 0 is ignored."""
+        for status, reason in (
+            (-signal.SIGSEGV, "crashed"),
+            (-signal.SIGSYS, "crashed"),
+            (-signal.SIGXFSZ, "crashed"),
+            (-signal.SIGXCPU, "timeout"),
+            (-signal.SIGALRM, "timeout"),
+            (-signal.SIGKILL, "memory"),
+            (70, "crashed"),
+            (-64, "crashed"),
         ):
-            self.refuse(saved(drawing(8, 8), "PNG", **options))
+            for written in (READY, Outcome(reason="corrupt"), "half of it"):
+                self.assertEqual(self.judge(written, status=status), (reason, False))
 
-    def test_order(self) -> None:
-        """Each chunk once, and in its place."""
-        srgb = chunk(b"sRGB", b"\0")
-        self.refuse(SIGNATURE, IDAT, IHDR, IEND)
-        self.refuse(SIGNATURE, IHDR, IDAT, srgb, IEND)
-        self.refuse(SIGNATURE, IHDR, IHDR, IDAT, IEND)
-        self.refuse(SIGNATURE, IHDR, IDAT, IDAT, IEND)
-        self.refuse(SIGNATURE, IHDR, IEND)
-        self.refuse(SIGNATURE, IDAT, IEND)
+    def test_sigkill_at_the_cpu_limit_is_a_timeout(self) -> None:
+        """A child killed by the hard limit of processor time timed out, not ran out of memory."""
+        self.assertEqual(self.judge(status=-signal.SIGKILL, cpu=10.9), ("timeout", False))
 
-    def test_ends(self) -> None:
-        """Nothing before the signature, nothing behind the end."""
-        self.refuse(b"GIF89a", SIGNATURE, IHDR, IDAT, IEND)
-        self.refuse(SIGNATURE, IHDR, IDAT, IEND, b"<script>")
-        self.refuse(SIGNATURE, IHDR, IDAT, chunk(b"IEND", b"x"))
-        self.refuse(SIGNATURE, IHDR, IDAT)
-        self.refuse(b"")
+    def test_an_abort_near_the_memory_limit_is_a_lack_of_memory(self) -> None:
+        """A child that aborted with nearly all memory in use ran out of memory."""
+        self.assertEqual(self.judge(status=-signal.SIGABRT, resident=900 << 20), ("memory", False))
 
-    def test_checksum(self) -> None:
-        """Each checksum is right."""
-        self.refuse(SIGNATURE, IHDR, chunk(b"IDAT", b"x", right=False), IEND)
-        self.refuse(SIGNATURE, IHDR, IDAT, IEND[:-1] + b"\0")
+    def test_exit_status_0_without_a_result_is_a_crash(self) -> None:
+        """A child that exited with 0 without a valid result file has crashed."""
+        self.assertEqual(self.judge("nothing"), ("crashed", False))
 
-    def test_length(self) -> None:
-        """No chunk is longer than the file."""
-        self.refuse(SIGNATURE, IHDR, b"\xff\xff\xff\xffIDAT", IEND)
-        self.refuse(SIGNATURE, struct.pack(">I", 12) + b"IHDR", bytes(16), IDAT, IEND)
+    def test_a_lack_of_memory_is_not_permanent(self) -> None:
+        """An image for which a child had too little memory may be tried again."""
+        self.assertEqual(self.judge(Outcome(reason="memory")), ("memory", False))
 
-    def test_kinds(self) -> None:
-        """Only kinds that our encoder writes."""
-        for depth, colour in ((16, 2), (1, 0), (2, 6), (8, 5), (8, 3)):
-            self.refuse(SIGNATURE, header(8, 8, depth, colour), IDAT, IEND)
-        self.refuse(SIGNATURE, header(8, 8, lacing=1), IDAT, IEND)
+    def test_corrupt_near_the_memory_limit_is_a_lack_of_memory(self) -> None:
+        """An image called damaged after nearly all memory was used may be tried again."""
+        for peak, resident, expected in (
+            (850 << 20, 50 << 20, ("corrupt", True)),
+            (950 << 20, 50 << 20, ("memory", False)),
+            (0, 900 << 20, ("memory", False)),
+        ):
+            outcome = Outcome(reason="corrupt", peak=peak)
+            self.assertEqual(self.judge(outcome, resident=resident), expected)
 
-    def test_palettes(self) -> None:
-        """A palette only where one is needed, and of a length that it can have."""
-        indexed = header(8, 8, 2, 3)
-        palette = chunk(b"PLTE", bytes(12))
-        good = b"".join((SIGNATURE, indexed, palette, chunk(b"tRNS", b"\0"), IDAT, IEND))
-        self.assertEqual(result.check_png(good), (8, 8))
-        self.refuse(SIGNATURE, IHDR, palette, IDAT, IEND)
-        self.refuse(SIGNATURE, indexed, chunk(b"PLTE", bytes(11)), IDAT, IEND)
-        self.refuse(SIGNATURE, indexed, chunk(b"PLTE", bytes(15)), IDAT, IEND)
-        self.refuse(SIGNATURE, indexed, chunk(b"PLTE"), IDAT, IEND)
-        self.refuse(SIGNATURE, indexed, palette, chunk(b"tRNS", bytes(5)), IDAT, IEND)
-        self.refuse(SIGNATURE, IHDR, chunk(b"tRNS", bytes(6)), IDAT, IEND)
-        self.refuse(SIGNATURE, IHDR, chunk(b"sRGB", b"\x03"), IDAT, IEND)
-
-    def test_ours(self) -> None:
-        """Whatever our encoder writes passes."""
-        for mode in ("L", "LA", "RGB", "RGBA"):
-            for image in (photo(50, 40), drawing(50, 40), Image.new("RGB", (1, 1))):
-                body = png.encode(image.convert(mode))
-                self.assertEqual(result.check_png(body), image.size)
+    def test_standard_error_is_escaped(self) -> None:
+        """What a child wrote to standard error is quoted so that it cannot break a log."""
+        end: ChildExit = {**EXITED, "status": 70, "stderr": b"\x1b[2J\n\xff oops"}
+        detail = judge(end, READY, LIMITS).outcome.detail
+        self.assertTrue(detail.isprintable())
+        self.assertIn("oops", detail)

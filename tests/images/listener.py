@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from fxprofile.images.site import make_site
+from fxprofile.images.resource import make_site
 from fxprofile.telemetry.metrics import Metrics
 from tests.serving.wire import Answer, Connection
 

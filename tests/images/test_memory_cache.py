@@ -9,7 +9,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.deferreds.bodies import read_all
-from fxprofile.images.memory_cache import FRESH_SECONDS, OVERHEAD, Held, HotPictures, Picture
+from fxprofile.images.memory_cache import (
+    FRESH_SECONDS,
+    OVERHEAD,
+    CachedObject,
+    ObjectCache,
+    OpenObject,
+)
 from fxprofile.model.errors import ObjectNotFound, StorageError
 from fxprofile.model.ports import Body, ObjectInfo
 from tests.contracts.bucket import ScriptedBody
@@ -20,15 +26,15 @@ OTHER = "a/" + "2" * 32
 THIRD = "a/" + "3" * 32
 
 ALWAYS = "a/" + "0" * 32
-PINNED = {ALWAYS: Held(ObjectInfo(ALWAYS, 6, "tag", 0.0), b"pinned", source="default")}
+PINNED = {ALWAYS: CachedObject(ObjectInfo(ALWAYS, 6, "tag", 0.0), b"pinned", source="default")}
 
 
-class HotPicturesTests(SynchronousTestCase):
+class ObjectCacheTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.bucket = MemoryBucket()
         self.bucket.objects[KEY] = b"picture"
-        self.pictures = HotPictures(
+        self.cache = ObjectCache(
             bucket=self.bucket,
             clock=self.clock,
             pinned=PINNED,
@@ -36,19 +42,19 @@ class HotPicturesTests(SynchronousTestCase):
             max_object=50_000,
         )
 
-    def open(self, key: str = KEY) -> Picture:
-        return self.successResultOf(Deferred.fromCoroutine(self.pictures.open(key)))
+    def open(self, key: str = KEY) -> OpenObject:
+        return self.successResultOf(Deferred.fromCoroutine(self.cache.open(key)))
 
-    def start(self, key: str = KEY) -> Deferred[Picture]:
-        return Deferred.fromCoroutine(self.pictures.open(key))
+    def start(self, key: str = KEY) -> Deferred[OpenObject]:
+        return Deferred.fromCoroutine(self.cache.open(key))
 
     def look(self, key: str = KEY) -> tuple[ObjectInfo, str]:
-        return self.successResultOf(Deferred.fromCoroutine(self.pictures.look(key)))
+        return self.successResultOf(Deferred.fromCoroutine(self.cache.head(key)))
 
-    def read(self, picture: Picture) -> bytes:
+    def read(self, picture: OpenObject) -> bytes:
         return self.successResultOf(Deferred.fromCoroutine(read_all(picture.body, 1 << 20)))
 
-    def close(self, picture: Picture) -> None:
+    def close(self, picture: OpenObject) -> None:
         self.successResultOf(Deferred.fromCoroutine(picture.body.aclose()))
 
     def calls(self) -> list[str]:
@@ -116,8 +122,8 @@ class HotPicturesTests(SynchronousTestCase):
         self.close(self.open())
         self.clock.advance(0.25)
         self.failureResultOf(self.start(), ObjectNotFound)
-        self.assertEqual(self.pictures.used, 0)
-        self.failureResultOf(Deferred.fromCoroutine(self.pictures.look(KEY)), ObjectNotFound)
+        self.assertEqual(self.cache.used, 0)
+        self.failureResultOf(Deferred.fromCoroutine(self.cache.head(KEY)), ObjectNotFound)
 
     def test_deleted_while_it_was_got(self) -> None:
         """The time counts from the question to the bucket, not from its last byte."""
@@ -137,7 +143,7 @@ class HotPicturesTests(SynchronousTestCase):
         self.bucket.objects[KEY] = b"another picture"
         self.clock.advance(FRESH_SECONDS)
         self.assertEqual(self.read(self.open()), b"another picture")
-        self.assertEqual(self.pictures.used, len(b"another picture") + OVERHEAD)
+        self.assertEqual(self.cache.used, len(b"another picture") + OVERHEAD)
 
     def test_missing_is_not_remembered(self) -> None:
         """An object that was not there a moment ago is asked for again."""
@@ -149,7 +155,7 @@ class HotPicturesTests(SynchronousTestCase):
         """A failure of the bucket is raised, and the next one asks again."""
         self.bucket.fail_next("get", StorageError("down"))
         self.failureResultOf(self.start(), StorageError)
-        self.assertEqual(self.pictures.used, 0)
+        self.assertEqual(self.cache.used, 0)
         self.assertEqual(self.read(self.open()), b"picture")
 
     def test_failing_look(self) -> None:
@@ -169,7 +175,7 @@ class HotPicturesTests(SynchronousTestCase):
         self.close(self.open(KEY))
         self.bucket.objects[THIRD] = b"x" * size
         self.close(self.open(THIRD))
-        self.assertEqual(self.pictures.used, 2 * (size + OVERHEAD))
+        self.assertEqual(self.cache.used, 2 * (size + OVERHEAD))
         self.calls()
         self.assertEqual([self.open(k).source for k in (KEY, THIRD)], ["memory", "memory"])
         self.assertEqual(self.calls(), [])
@@ -181,13 +187,13 @@ class HotPicturesTests(SynchronousTestCase):
             key = f"a/{number:032x}"
             self.bucket.objects[key] = b"x"
             self.close(self.open(key))
-            self.assertLessEqual(self.pictures.used, 100_000)
+            self.assertLessEqual(self.cache.used, 100_000)
 
     def test_read_while_put_out(self) -> None:
         """Who reads an object that is put out of the memory has it to its end."""
         self.bucket.objects.update(dict.fromkeys((KEY, OTHER, THIRD), b"y" * 48_000))
         reading = [self.open(key) for key in (KEY, OTHER, THIRD)]
-        self.assertEqual(self.pictures.used, 2 * (48_000 + OVERHEAD))
+        self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
         for picture in reading:
             self.assertEqual(self.read(picture), b"y" * 48_000)
 
@@ -204,13 +210,13 @@ class HotPicturesTests(SynchronousTestCase):
 
         self.bucket.get = slow_get  # type: ignore[method-assign]
         first, second = self.start(KEY), self.start(OTHER)
-        self.assertEqual(self.pictures.used, 2 * (48_000 + OVERHEAD))
+        self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
         self.assertEqual(self.read(self.open(THIRD)), b"y" * 48_000)
-        self.assertEqual(self.pictures.used, 2 * (48_000 + OVERHEAD))
+        self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
         for waiting in (first, second):
             waiting.cancel()
             self.failureResultOf(waiting, CancelledError)
-        self.assertEqual(self.pictures.used, 0)
+        self.assertEqual(self.cache.used, 0)
 
     def test_not_copied(self) -> None:
         """Many readers share the bytes."""
@@ -229,7 +235,7 @@ class HotPicturesTests(SynchronousTestCase):
         picture = self.open(ALWAYS)
         self.assertEqual((self.read(picture), picture.source), (b"pinned", "default"))
         self.assertEqual(self.look(ALWAYS), (PINNED[ALWAYS].info, "default"))
-        self.assertEqual((self.calls(), self.pictures.used), ([], 0))
+        self.assertEqual((self.calls(), self.cache.used), ([], 0))
 
     def test_large(self) -> None:
         """A large object is not held: each who asks has it from the bucket."""
@@ -240,7 +246,7 @@ class HotPicturesTests(SynchronousTestCase):
         for one in waiting:
             self.assertEqual(len(self.read(self.successResultOf(one))), 50_001)
         self.assertEqual(self.calls(), ["get"] * 3)
-        self.assertEqual(self.pictures.used, 0)
+        self.assertEqual(self.cache.used, 0)
 
     def test_look(self) -> None:
         """Looking at an object does not get it, and asks nobody if it is in memory."""
@@ -261,7 +267,7 @@ class HotPicturesTests(SynchronousTestCase):
         self.bucket.objects[KEY] = b"another picture"
         self.clock.advance(FRESH_SECONDS)
         self.assertEqual(self.look()[0].length, len(b"another picture"))
-        self.assertEqual(self.pictures.used, 0)
+        self.assertEqual(self.cache.used, 0)
 
 
 class BrokenBodyTests(SynchronousTestCase):
@@ -269,7 +275,7 @@ class BrokenBodyTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.body = ScriptedBody()
-        self.pictures = HotPictures(bucket=self, clock=Clock(), pinned={})  # type: ignore[arg-type]
+        self.cache = ObjectCache(bucket=self, clock=Clock(), pinned={})  # type: ignore[arg-type]
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, ScriptedBody]:
         return ObjectInfo(key, 10, "tag", 0.0), self.body
@@ -278,16 +284,16 @@ class BrokenBodyTests(SynchronousTestCase):
         """Short, long and failing bodies are closed and held by nobody."""
         for script in ([b"short"], [b"much too long"], [b"ab", StorageError("cut")]):
             self.body = ScriptedBody(*script)
-            self.failureResultOf(Deferred.fromCoroutine(self.pictures.open(KEY)), StorageError)
+            self.failureResultOf(Deferred.fromCoroutine(self.cache.open(KEY)), StorageError)
             self.assertTrue(self.body.closed)
-            self.assertEqual(self.pictures.used, 0)
+            self.assertEqual(self.cache.used, 0)
 
     def test_all_leave(self) -> None:
         """When everybody who waits has gone, the body is closed."""
         self.body = ScriptedBody(b"ab", Deferred())
-        waiting = Deferred.fromCoroutine(self.pictures.open(KEY))
-        self.assertGreater(self.pictures.used, 0)
+        waiting = Deferred.fromCoroutine(self.cache.open(KEY))
+        self.assertGreater(self.cache.used, 0)
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         self.assertTrue(self.body.closed)
-        self.assertEqual(self.pictures.used, 0)
+        self.assertEqual(self.cache.used, 0)

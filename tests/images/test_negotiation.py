@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.images.negotiation import ABSENT_SECONDS, MOST_ABSENT, Offers
+from fxprofile.images.negotiation import ABSENT_SECONDS, MAX_ABSENT, FormatNegotiation
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, public_key
 from tests.images.listener import AVATAR, Listener
 from tests.serving.wire import Answer
@@ -24,7 +24,7 @@ class ChoiceTests(SynchronousTestCase):
     """What an Accept header says."""
 
     def best(self, accept: str, *formats: str) -> list[str]:
-        return list(Offers(("png", *formats), Clock()).best_first(accept))
+        return list(FormatNegotiation(("png", *formats), Clock()).preferred(accept))
 
     def test_browsers(self) -> None:
         """A browser gets the format with the fewest bytes that it names, and PNG without."""
@@ -49,7 +49,7 @@ class ChoiceTests(SynchronousTestCase):
     def test_turned_off(self) -> None:
         """Where there is only PNG, everybody gets it."""
         self.assertEqual(self.best(CHROME), ["png"])
-        self.assertFalse(Offers(("png",), Clock()).vary)
+        self.assertFalse(FormatNegotiation(("png",), Clock()).varies)
 
     @given(st.text() | st.text(alphabet="image/webpavf*;q=0.,1 "))
     def test_any_header(self, accept: str) -> None:
@@ -61,12 +61,12 @@ class ChoiceTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """What is remembered is bounded, and forgotten in time."""
         clock = Clock()
-        offers = Offers(("png", "webp"), clock)
-        for number in range(MOST_ABSENT + 1):
-            offers.note_absence(str(number))
-        self.assertEqual([offers.lacks(key) for key in ("0", "1")], [False, True])
+        negotiation = FormatNegotiation(("png", "webp"), clock)
+        for number in range(MAX_ABSENT + 1):
+            negotiation.note_absence(str(number))
+        self.assertEqual([negotiation.is_absent(key) for key in ("0", "1")], [False, True])
         clock.advance(ABSENT_SECONDS)
-        self.assertFalse(offers.lacks("1"))
+        self.assertFalse(negotiation.is_absent("1"))
 
 
 class NegotiationTests(SynchronousTestCase):

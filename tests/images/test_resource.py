@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.images.resource import picture_of
+from fxprofile.images.resource import parse_path
 from fxprofile.model.errors import StorageError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, public_key
 from tests.images.listener import AVATAR, KEY, Listener
@@ -222,7 +222,7 @@ class RefusalTests(ResourceTestCase):
     @given(st.binary())
     def test_any_path(self, name: bytes) -> None:
         """A path is either that of a picture or nothing."""
-        named = picture_of(b"/a/" + name)
+        named = parse_path(b"/a/" + name)
         if named is not None:
             self.assertRegex(public_key(*named), r"\Aa/[0-9a-f]{32}(_small|_large)?\Z")
             self.assertEqual(public_key(*named).encode(), b"a/" + name)
@@ -329,7 +329,7 @@ class DefaultAvatarTests(ResourceTestCase):
 class ImportTests(SynchronousTestCase):
     def test_little(self) -> None:
         """The listener needs neither Pillow nor a database, a queue or an identity."""
-        program = "import sys, fxprofile.images.site; print(*sys.modules)"
+        program = "import sys, fxprofile.images.resource; print(*sys.modules)"
         loaded = subprocess.run(
             [sys.executable, "-c", program],
             cwd=Path(__file__).parents[2],
@@ -338,5 +338,5 @@ class ImportTests(SynchronousTestCase):
             check=True,
         ).stdout.split()
         self.assertIn("fxprofile.images.memory_cache", loaded)
-        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.drivers.queues"):
+        for name in ("PIL", "klein", "sqlalchemy", "botocore", "fxprofile.drivers.sql"):
             self.assertNotIn(name, loaded)

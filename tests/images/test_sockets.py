@@ -9,10 +9,10 @@ import socket
 from twisted.internet import reactor
 
 from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
-from fxprofile.images.site import make_site
+from fxprofile.images.resource import make_site
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import Body, ObjectInfo
-from fxprofile.serving.site import StreamingSite
+from fxprofile.serving.channel import StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 from tests.images.listener import AVATAR
 from tests.serving.sockets import Client, LoopbackCase, buffered, until

@@ -1,4 +1,4 @@
-"""Cached profiles and verified tokens spare requests to the identity servers."""
+"""A profile that is kept is read without asking anybody who need not be asked."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tests.support.servers.redis import RedisServer
 BASIC = ("profile:display_name", "profile:email", "profile:uid")
 
 
-class ProfileCacheTests:
-    """Behaviour of the service with each cache driver."""
+class Kept:
+    """What holds for each driver of the cache."""
 
     def asked(self) -> tuple[int, int]:
-        """Return how often the OAuth and the auth server were asked since the last call."""
+        """How often the OAuth and the auth server were asked since this was last called."""
         counts = len(self.oauth.seen), len(self.auth.seen)
         self.oauth.seen.clear()
         self.auth.seen.clear()
         return counts
 
     async def locale(self, who: FakeAccount, locale: str, path: str = "/v1/profile") -> Any:
-        """Change the locale of an account, and return the one that the profile shows."""
+        """The auth server has another locale of a user now: what does the profile say?"""
         who.locale = locale
         return (await self.profile(who)).get("locale")
 
-    async def test_second_read_is_served_from_the_cache(self) -> None:
-        """A cached profile costs the verification of the token and nothing else."""
+    async def test_kept(self) -> None:
+        """A kept profile is read from the cache, after the token was verified."""
         for scopes in (("profile",), BASIC):
             alice = self.account(*scopes, locale="en")
             first = await self.profile(alice)
@@ -39,28 +39,29 @@ class ProfileCacheTests:
             other = self.account(*reversed(scopes), locale="en")
             other.uid = alice.uid
             self.assertEqual(await self.profile(other), first)
-            self.assertEqual(self.asked(), (1, 0), "another token with the same scopes")
+            self.assertEqual(self.asked(), (1, 0), "another token for the same")
 
-    async def test_tokens_share_entries_by_visible_fields(self) -> None:
-        """Tokens share a cached profile if they see the same fields, whatever their scopes."""
+    async def test_not_kept(self) -> None:
+        """What other scopes show is not kept, and what is kept is not shown to them."""
         full = self.account("profile", locale="en")
-        shown = set(await self.profile(full))
-        for scopes, fields, asked in (
-            (("profile", "profile:write"), shown, (2, 0)),
-            (("profile", "openid"), shown | {"sub"}, (2, 1)),
-            (("profile:email",), {"email"}, (2, 1)),
-            ((*BASIC, "profile:locale"), {"uid", "email", "locale"}, (2, 1)),
-            (BASIC[1:], {"uid", "email"}, (2, 1)),
+        await self.profile(full)
+        self.asked()
+        for scopes, fields in (
+            (("profile:email",), {"email"}),
+            (("profile", "openid"), {"uid", "email", "locale", "avatar", "avatarDefault", "sub"}),
+            (("profile", "profile:write"), set(await self.profile(full))),
+            ((*BASIC, "profile:locale"), {"uid", "email", "locale"}),
+            (BASIC[1:], {"uid", "email"}),
         ):
-            other = self.account(*scopes, locale="en", email=full.email)
+            other = self.account(*scopes, locale="en", email="other@example.com")
             other.uid = full.uid
             self.asked()
             for _ in range(2):
-                self.assertEqual(set(await self.profile(other)), fields, scopes)
-            self.assertEqual(self.asked(), asked, scopes)
+                self.assertEqual(set(await self.profile(other)), fields)
+            self.assertEqual(self.asked(), (2, 2), scopes)
 
-    async def test_changes_invalidate_the_profile(self) -> None:
-        """A write, an event, the auth server's request and a newer token each invalidate."""
+    async def test_invalidation(self) -> None:
+        """A write, an event, the auth server's word and a newer token each end what is kept."""
         alice = self.account("profile", locale="a", profile_changed_at=1_000)
         writer = self.account()
         writer.uid = alice.uid
@@ -84,12 +85,12 @@ class ProfileCacheTests:
         alice.profile_changed_at = 2_000
         self.assertEqual(await self.locale(alice, "g"), "g")
         alice.profile_changed_at = 1_500
-        self.assertEqual(await self.locale(alice, "h"), "g", "an older token invalidates nothing")
+        self.assertEqual(await self.locale(alice, "h"), "g", "an older token ends nothing")
         alice.profile_changed_at = None
         self.assertEqual(await self.locale(alice, "h"), "g")
 
-    async def test_concurrent_reads_are_shared(self) -> None:
-        """Concurrent requests for the same profile read it once."""
+    async def test_no_stampede(self) -> None:
+        """Many who want the same profile at one time have it read once."""
         alice = self.account("profile")
         self.auth.hold = True
         waiting = [self.profile(alice) for _ in range(20)]
@@ -103,22 +104,22 @@ class ProfileCacheTests:
             requests = await self.ask("GET", "/v1/uid", self.account())
             return requests.status == 200 and bool(self.auth.held)
 
-        await self.until(all_are_verified, "the auth server is not asked")
+        await self.until(all_are_verified, "nobody asks the auth server")
         self.auth.hold = False
         self.auth.release()
 
 
-class MemoryCacheTests(ProfileCacheTests, AccountsCase):
-    """Profiles are cached in the memory of the process."""
+class MemoryTests(Kept, AccountsCase):
+    """In the memory of the process."""
 
 
 class TokenCacheTests(AccountsCase):
-    """Verified tokens are cached with ``identity.token_cache_seconds``."""
+    """Tokens that are trusted for a while."""
 
     settings: ClassVar[dict[str, object]] = {"identity.token_cache_seconds": 600}
 
-    async def test_cached_token_and_profile_need_no_server(self) -> None:
-        """A cached profile and a cached token are served without any identity server."""
+    async def test_nobody_is_asked(self) -> None:
+        """A kept profile of a trusted token is read without asking anybody at all."""
         alice = self.account("profile")
         first = await self.profile(alice)
         await self.close(self.place.oauth_port)
@@ -129,8 +130,8 @@ class TokenCacheTests(AccountsCase):
         reply = await self.ask("GET", "/v1/uid", self.account())
         self.assertEqual(reply.error, (503, 104))
 
-    async def test_password_change_invalidates_tokens(self) -> None:
-        """A password change invalidates cached tokens; a profile change does not."""
+    async def test_events(self) -> None:
+        """Who changed the password has no token that is trusted; a mere change does not matter."""
         alice, bob = self.account("profile"), self.account("profile")
         events = self.queue("events")
         for who in (alice, bob):
@@ -142,11 +143,11 @@ class TokenCacheTests(AccountsCase):
         async def refused() -> bool:
             return (await self.ask("GET", "/v1/profile", alice)).status == 401
 
-        await self.until(refused, "the token is still accepted")
+        await self.until(refused, "the token is still trusted")
         self.assertEqual((await self.ask("GET", "/v1/uid", bob)).json, {"uid": bob.uid})
 
-    async def test_deleted_account_invalidates_tokens(self) -> None:
-        """Deleting an account invalidates its cached tokens."""
+    async def test_deleted(self) -> None:
+        """The tokens of a deleted account are trusted no longer."""
         alice = self.account("profile")
         await self.profile(alice)
         del self.accounts[alice.token]
@@ -155,31 +156,31 @@ class TokenCacheTests(AccountsCase):
         async def refused() -> bool:
             return (await self.ask("GET", "/v1/uid", alice)).status == 401
 
-        await self.until(refused, "the token is still accepted")
+        await self.until(refused, "the token is still trusted")
 
-    async def test_refused_tokens_are_not_cached(self) -> None:
-        """A refused token is verified again on each request."""
+    async def test_refused_tokens(self) -> None:
+        """That a token is not good is asked again each time."""
         for _ in range(2):
             self.assertEqual((await self.ask("GET", "/v1/uid", "unknown")).error, (401, 100))
         self.assertEqual(self.oauth.verified, ["unknown"] * 2)
 
 
-class RedisCacheTests(ProfileCacheTests, AccountsCase):
-    """Profiles are cached in Redis."""
+class RedisTests(Kept, AccountsCase):
+    """In Redis."""
 
     skip = redis.missing()
     redis: ClassVar[RedisServer | None] = None
 
     async def setUp(self) -> None:
-        if RedisCacheTests.redis is None:
-            RedisCacheTests.redis = RedisServer(password="redis-passw0rd")
-            RedisCacheTests.redis.start()
-            RedisCacheTests.settings = {"cache.driver": "redis"}
-            RedisCacheTests.environ = {"FXPROFILE_CACHE__URL": RedisCacheTests.redis.url()}
+        if RedisTests.redis is None:
+            RedisTests.redis = RedisServer(password="redis-passw0rd")
+            RedisTests.redis.start()
+            RedisTests.settings = {"cache.driver": "redis"}
+            RedisTests.environ = {"FXPROFILE_CACHE__URL": RedisTests.redis.url()}
         await super().setUp()
 
-    async def test_redis_is_killed(self) -> None:
-        """While Redis is down requests succeed without it; afterwards it is used again."""
+    async def test_killed(self) -> None:
+        """While Redis is dead the service goes on without it; later it is used again."""
         alice = self.account("profile", "profile:write")
         await self.set_name(alice, "Alice")
         kept = self.account("profile", locale="en")
@@ -202,8 +203,8 @@ class RedisCacheTests(ProfileCacheTests, AccountsCase):
 
         await self.until_kept(kept)
 
-    async def test_redis_hangs(self) -> None:
-        """While Redis hangs requests succeed, and writes are visible at once."""
+    async def test_hangs(self) -> None:
+        """A Redis that says nothing costs a moment, and no answer."""
         alice, writer = self.account("profile"), self.account()
         writer.uid = alice.uid
         first = await self.profile(alice)
@@ -219,11 +220,11 @@ class RedisCacheTests(ProfileCacheTests, AccountsCase):
         self.assertEqual((await self.profile(alice))["displayName"], "Alice")
 
     async def until_kept(self, who: FakeAccount) -> None:
-        """Wait until the daemon uses Redis again."""
+        """Wait until the daemon has found Redis again."""
 
         async def kept() -> bool:
             self.asked()
             await self.profile(who)
             return self.asked() == (1, 0)
 
-        await self.until(kept, "Redis is not used again")
+        await self.until(kept, "Redis was not found again")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.serving.site import StreamingSite
+from fxprofile.serving.channel import StreamingSite
 from tests.serving.resources import Handled, Handler, read_all
 from tests.serving.wire import Connection, Wire
 

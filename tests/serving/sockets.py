@@ -17,7 +17,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from fxprofile.serving.site import StreamingSite
+from fxprofile.serving.channel import StreamingSite
 
 #: Seconds after which a test gives up on something that should have happened at once.
 SOON = 60

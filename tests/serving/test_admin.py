@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.serving.admin import AdminResource
+from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health, HealthBody
-from fxprofile.serving.site import StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 from tests.serving.wire import Answer, Connection
 

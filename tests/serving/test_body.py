@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.serving.body`.
+Tests of :mod:`fxprofile.serving.channel`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.model.errors import ClientGone, RequestTimeout
-from fxprofile.serving.body import PATIENCE, PROGRESS, RequestBody
+from fxprofile.serving.channel import PATIENCE, PROGRESS, RequestBody
 from tests.serving.wire import Wire
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.model.errors import ClientGone, RequestTimeout
-from fxprofile.serving.body import PATIENCE
-from fxprofile.serving.channel import StreamingRequest
-from fxprofile.serving.site import IDLE
+from fxprofile.serving.channel import IDLE, PATIENCE, StreamingRequest
 from tests.serving.channel import ChannelCase
 from tests.serving.resources import read_all, refuse
 from tests.serving.wire import BUFFER

@@ -8,8 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from fxprofile.model.errors import ClientGone
-from fxprofile.serving.channel import LINGER_SECONDS, StreamingRequest
-from fxprofile.serving.site import IDLE
+from fxprofile.serving.channel import IDLE, LINGER_SECONDS, StreamingRequest
 from tests.serving.channel import ChannelCase
 from tests.serving.resources import refuse
 from tests.serving.wire import BUFFER

@@ -8,8 +8,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.model.errors import ClientGone
-from fxprofile.serving.channel import StreamingRequest
-from fxprofile.serving.site import StreamingSite
+from fxprofile.serving.channel import StreamingRequest, StreamingSite
 from tests.serving.resources import Handled, Handler, read_all, refuse
 from tests.serving.sockets import Client, LoopbackCase, until
 

@@ -4,7 +4,6 @@ The processes of a world: web heads and workers, of the very parts that the daem
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -12,8 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 
 from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
-from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
-from fxprofile.profiles.read import Profiles
+from fxprofile.profiles.read import Changes, Profiles
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
@@ -114,7 +112,7 @@ class Head(Process):
     kind = "head"
     selection_class = Selection
     intake_class = Intake
-    invalidator_class = ProfileInvalidator
+    changes_class = Changes
     repair_class = Repair
     poller_class = Poller
 
@@ -123,18 +121,12 @@ class Head(Process):
         store, jobs = self.driver("store"), self.driver("jobs")
         outbox = Outbox(jobs=jobs, store=store, clock=self.clock)
         cache = self.driver("cache")
-        invalidator = self.invalidator_class(
-            cache=cache,
-            updates=None,
-            metrics=world.metrics,
-            clock=self.clock,
-            backoff=replace(RETRIES, chance=world.rng.random),
-        )
+        changes = self.changes_class(cache=cache, updates=None, metrics=world.metrics)
         self.profiles = Profiles(
             identity=world.identity,
             store=store,
             cache=cache,
-            invalidator=invalidator,
+            changes=changes,
             metrics=world.metrics,
             clock=self.clock,
             image_template=IMAGES,
@@ -143,7 +135,7 @@ class Head(Process):
         self.selection = self.selection_class(
             store=store,
             outbox=outbox,
-            invalidator=invalidator,
+            changes=changes,
             metrics=world.metrics,
             clock=self.clock,
         )
@@ -175,7 +167,7 @@ class Head(Process):
             chance=world.rng.random,
             retry_delays=world.weather.retry_delays,
         )
-        self.services = [invalidator, repair, poller]
+        self.services = [repair, poller]
 
 
 class Worker(Process):

@@ -14,12 +14,12 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.drivers.fxa.customs import Customs
-from fxprofile.drivers.memory.cache import MemoryProfileCache
+from fxprofile.drivers.memory.cache import MemoryCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.drivers.memory.windows import MemoryRateWindows
 from fxprofile.model.avatars import Variant
 from fxprofile.model.messages import Result, ResultStatus
-from fxprofile.profiles.invalidation import ProfileInvalidator
+from fxprofile.profiles.invalidation import Changes
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.health import Health
 from fxprofile.settings.model import DevAccount
@@ -84,16 +84,14 @@ class ApiCase(TestCase):
         self.store = MemoryProfileStore()
         self.private = MemoryBucket(reactor)
         self.jobs = self.queue("jobs")
-        self.cache = MemoryProfileCache(reactor, ttl=60)
+        self.cache = MemoryCache(reactor, ttl=60)
         self.updates = self.queue("updates")
         outbox = Outbox(jobs=self.jobs, store=self.store, clock=reactor)
-        invalidator = ProfileInvalidator(
-            cache=self.cache, updates=self.updates, metrics=self.metrics, clock=reactor
-        )
+        changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
         self.selection = Selection(
             store=self.store,
             outbox=outbox,
-            invalidator=invalidator,
+            changes=changes,
             metrics=self.metrics,
             clock=reactor,
         )
@@ -104,7 +102,7 @@ class ApiCase(TestCase):
             identity=self.identity,
             store=self.store,
             cache=self.cache,
-            invalidator=invalidator,
+            changes=changes,
             metrics=self.metrics,
             clock=reactor,
             image_template="http://images.example/a/{id}",
@@ -139,7 +137,7 @@ class ApiCase(TestCase):
         self.api.add(Dockerflow(health=self.health))
         self.api.add(OpenApi(self.api, public_url="http://api.example"))
         if self.secret is not None:
-            self.api.add(AuthServerEndpoints(profiles=profiles, invalidator=invalidator))
+            self.api.add(AuthServerEndpoints(profiles=profiles, changes=changes))
         self.site = self.api.site(reactor)
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self._close)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tests.contracts.cache import cached, put
 from tests.web.service import ALICE, ApiCase
 
 SECRET = "tell-nobody"
@@ -15,10 +14,10 @@ class ServerTests(ApiCase):
 
     async def test_drop_cache(self) -> None:
         """What is kept of a user is forgotten."""
-        await put(self.cache, ALICE, "full", "{}")
+        await self.cache.set(uid=ALICE, variant="profile", value="{}")
         reply = await self.ask("DELETE", f"/v1/cache/{ALICE}", token=SECRET)
         self.assertEqual((reply.status, reply.json), (200, {}))
-        self.assertIsNone(await cached(self.cache, ALICE, "full"))
+        self.assertIsNone(await self.cache.get(uid=ALICE, variant="profile"))
 
     async def test_set_name(self) -> None:
         """The name of a user is set, with the rules that their own endpoint has."""

@@ -13,10 +13,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fxprofile.admin.provision.plan import Plan
+from fxprofile.app.services import RESULTS_MAX_RECEIVES, RESULTS_VISIBILITY
 from fxprofile.drivers.aws.client.client import AwsClient, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.drivers.aws.sqs import MAX_WAIT, endpoint_of
-from fxprofile.drivers.queues import RESULTS_MAX_RECEIVES, RESULTS_VISIBILITY
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import Settings
 

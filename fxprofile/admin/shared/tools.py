@@ -13,10 +13,9 @@ from typing import Any
 
 from twisted.application.service import Service
 
-from fxprofile.app.services import Parts
-from fxprofile.deferreds.services import Stack
-from fxprofile.model.errors import StoreError
-from fxprofile.model.ports import IBucket
+from fxprofile.app.services import Services
+from fxprofile.model.errors import ConfigError, StoreError
+from fxprofile.model.ports import IBucket, IQueue
 from fxprofile.settings.model import Settings
 
 
@@ -24,15 +23,15 @@ class NotMigrated(StoreError):
     """The database is not there, or its schema is of another version."""
 
 
-class Tools(Parts):
+class Tools(Services):
     """
-    The parts of the service, made when they are first asked for, and then running.
+    The services that commands work with.
 
-    :param settings: say which drivers they are.
+    :param settings: choose the drivers.
     """
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
-        super().__init__(settings, reactor, Stack())
+        super().__init__(settings, reactor, read_only=True)
 
     @property
     def database_url(self) -> str:
@@ -45,17 +44,6 @@ class Tools(Parts):
         from fxprofile.drivers.sql.connect import is_embedded, parse_url
 
         return is_embedded(parse_url(self.database_url))
-
-    @property
-    def database(self) -> Any:
-        """The database; :meth:`open_database` sees to its schema first."""
-
-        def make() -> Any:
-            from fxprofile.drivers.sql.engine import Database
-
-            return Database(self.reactor, self.database_url, migrate=False)
-
-        return self.once("database", make)
 
     async def open_database(self) -> Any:
         """
@@ -80,17 +68,37 @@ class Tools(Parts):
             )
         return self.database
 
-    def bucket(self, which: str, *, writes: bool = True) -> IBucket:
-        """The ``private`` or the ``public`` bucket; a folder is left as untidy as it is."""
-        name = f"{which} bucket"
-        if name not in self._made and self.settings.storage.driver == "filesystem":
-            from fxprofile.drivers.storage import bucket_from_config
+    def bucket(self, which: str) -> IBucket:
+        """The ``private`` or the ``public`` bucket."""
+        return self.private_bucket if which == "private" else self.public_bucket
 
-            # Started, it would clean the folder; it works without that.
-            self._made[name] = bucket_from_config(
-                self.settings, which, reactor=self.reactor, threads=self.files
-            )
-        return super().bucket(which, writes=writes)
+    def queue(self, name: str) -> IQueue | None:
+        """A queue by the name that operators know; None if it is not configured."""
+        match name:
+            case "jobs":
+                return self.jobs_queue
+            case "results":
+                return self.results_queue
+            case "dead":
+                return self.dead_jobs_queue
+            case "results_dead":
+                return self.dead_results_queue
+            case "events":
+                return self.events_queue
+            case "updates":
+                return self.updates_queue
+        raise ValueError(f"no such queue: {name}")
+
+    def needed_queue(self, name: str) -> IQueue:
+        """
+        A queue by the name that operators know.
+
+        :raises ConfigError: if it is not configured.
+        """
+        queue = self.queue(name)
+        if queue is None:
+            raise ConfigError(f"queue.{name}_url: must be set")
+        return queue
 
     def at_end(self, call: Callable[[], Any]) -> None:
         """Call something when the command has done its work, and wait for it."""

@@ -1,5 +1,6 @@
 """
 What runs in the locked child: decode, orient, convert, downscale, encode.
 
-The only folder that imports Pillow and numpy.  Whatever it returns is untrusted.
+The only folder that imports Pillow and numpy.  It imports nothing from the helper or the
+sandbox, and whatever it returns is untrusted.
 """

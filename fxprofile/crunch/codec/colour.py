@@ -1,22 +1,22 @@
 """
-Colours to sRGB, on a picture that is already small.
+Convert colours to sRGB, in a picture that is already small.
 
-What a camera or a press says of its colours is hostile input like the rest: a profile
-that cannot be used is as good as none.
+The colour profile of an image is hostile input like the rest of it; one that cannot be used
+is ignored.
 """
 
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageCms
 
-#: The colour space of a profile (ICC.1:2022, table 19), and the modes it fits.
+#: The colour spaces of profiles (ICC.1:2022, table 19), and the modes they fit.
 _SPACES: Final = {"RGB": ("RGB", "RGBA"), "GRAY": ("L", "LA"), "CMYK": ("CMYK",)}
 
-#: As many show whether there is any colour, if there is much of it.
+#: So many rows show whether a picture has any colour, if it has much.
 _FEW_ROWS: Final = 8
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
@@ -27,45 +27,39 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     Convert a picture to sRGB.
 
     :param image: of mode L, LA, RGB, RGBA or CMYK.
-    :param profile: the ICC profile that came with it.
+    :param profile: the ICC profile of the image.
     :returns: the picture in mode L, LA, RGB or RGBA.
     """
-    if profile:
-        converted = _by_profile(image, profile)
-        if converted is not None:
-            return converted
+    converted = _by_profile(image, profile) if profile else None
+    if converted is not None:
+        return converted
     return image.convert("RGB") if image.mode == "CMYK" else image
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The picture by its profile; None if the profile is no good for it."""
+    """Convert a picture by its profile; None if the profile is not usable for it."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         if image.mode not in _SPACES.get(source.profile.xcolor_space.strip(), ()):
             return None
-        if image.mode in ("RGB", "RGBA") and _is_srgb(source.profile):
+        # Nearly all profiles that cameras write call themselves sRGB.
+        description = source.profile.profile_description or ""
+        if image.mode in ("RGB", "RGBA") and "srgb" in description.lower():
             return image
-        opaque: Any = image.convert(image.mode.removesuffix("A")) if "A" in image.mode else image
+        opaque = image.convert(image.mode.removesuffix("A")) if "A" in image.mode else image
         converted = ImageCms.profileToProfile(opaque, source, _SRGB, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
-    if converted is None:
-        return None
-    if "A" in image.mode:
+    if converted is not None and "A" in image.mode:
         converted.putalpha(image.getchannel("A"))
     return converted
 
 
-def _is_srgb(profile: Any) -> bool:
-    """Whether a profile calls itself sRGB: nearly all that cameras write do."""
-    return "srgb" in (profile.profile_description or "").lower()
-
-
 def without_false_colour(image: Image.Image) -> Image.Image:
-    """A picture of greys, stored as colours, as the greys that it is."""
+    """Return a picture without colours in a mode without colours."""
     if image.mode not in ("RGB", "RGBA"):
         return image
-    # Most pictures show their colours in the first few rows that are looked at.
+    # Most pictures with colours show some in the first few rows that are checked.
     few = image.resize((image.width, min(image.height, _FEW_ROWS)), Image.Resampling.NEAREST)
     if _has_colour(few) or _has_colour(image):
         return image
@@ -83,9 +77,9 @@ def _has_colour(image: Image.Image) -> bool:
 
 def without_hidden_colour(image: Image.Image) -> Image.Image:
     """
-    A picture without what lies under its fully transparent pixels.
+    Erase the colours of fully transparent pixels.
 
-    Nobody sees it, and it may be what its owner cut away.
+    They are invisible, and may show what the owner of the image cut away.
     """
     if image.mode not in ("LA", "RGBA"):
         return image

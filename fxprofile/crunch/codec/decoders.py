@@ -1,17 +1,18 @@
 """
-Opening an image of a known type, and refusing it before a pixel is decoded.
+Open an image of a known type, and refuse it before a pixel is decoded.
 
-Only the child of one job calls this with a stranger's bytes; the helper imports it, so
-that all codecs are there before the child locks itself.
+Only the child of one job calls this with uploaded bytes; the helper imports it, so that all
+codecs are loaded before the child locks itself.
 """
 
 from __future__ import annotations
 
 import warnings
 from io import BytesIO
-from typing import Any, Final
+from typing import Final
 
-from PIL import (
+# Most are imported because of what they register, or because others need them to decode.
+from PIL import (  # noqa: F401
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
@@ -26,12 +27,12 @@ from PIL import (
     features,
 )
 
-from fxprofile.crunch.codec.deflate import Stored
-from fxprofile.crunch.codec.headers import Buffer, check_jpeg, webp_sides
+from fxprofile.crunch.codec.deflate import StoredStream
+from fxprofile.crunch.codec.headers import Buffer, check_jpeg
 from fxprofile.crunch.limits import Limits, Refused
-from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff
+from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff, webp_canvas
 
-#: What Pillow calls each type that :func:`fxprofile.crunch.signature.sniff` names.
+#: Pillow's names of the types that :func:`fxprofile.crunch.signature.sniff` returns.
 FORMATS: Final = {
     "jpeg": "JPEG",
     "png": "PNG",
@@ -41,31 +42,17 @@ FORMATS: Final = {
     "heic": "HEIF",
 }
 
-#: Imported for what they register, and what they in turn need while they decode.
-_PLUGINS = (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
-)
-
-#: Bytes of address space that a pixel of the source takes at the worst, by type: the
-#: decoders of WebP and AVIF hold several copies of the whole picture.
+#: The most bytes of address space that a pixel of the source takes, by type: the decoders
+#: of WebP and AVIF hold several copies of the whole picture.
 _BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 17, "avif": 12, "heic": 12}
 
 
-class Png(PngImagePlugin.PngImageFile):
-    """A PNG whose rows are inflated before they come to the codec."""
+class PngFile(PngImagePlugin.PngImageFile):
+    """A PNG whose rows are inflated by :mod:`fxprofile.crunch.codec.deflate`."""
 
     def load_prepare(self) -> None:
         super().load_prepare()
-        self._stored = Stored(super().load_read)
+        self._stored = StoredStream(super().load_read)
 
     def load_read(self, read_bytes: int) -> bytes:
         return self._stored.read()
@@ -73,14 +60,14 @@ class Png(PngImagePlugin.PngImageFile):
 
 def prepare(limits: Limits) -> None:
     """
-    Set Pillow up, once, in the process that the children are forked from.
+    Configure Pillow, once, in the process that the children are forked from.
 
-    :raises ImportError: if HEIC is wanted and its decoder is not installed.
+    :raises ImportError: if HEIC is enabled and its decoder is not installed.
     """
-    # One thread a picture: the children may not start any, and the other cores have
-    # pictures of their own.
+    # One thread per picture: the children may not start any, and the other cores work on
+    # other pictures.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    Image.register_open("PNG", Png)
+    Image.register_open("PNG", PngFile)
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     # A file can cause a hundred thousand warnings.
     warnings.simplefilter("ignore")
@@ -97,32 +84,29 @@ def open_image(data: Buffer, limits: Limits) -> tuple[str, Image.Image]:
     Open an image without decoding it.
 
     :returns: its type, and the image.
-    :raises Refused: if it is none, or over a limit.
-    :raises MemoryError: if there is too little.
+    :raises Refused: if it is not an image, or exceeds a limit.
+    :raises MemoryError: if there is too little memory.
     """
     kind = sniff(data[:SIGNATURE_BYTES], heic=limits.heic)
-    enough = True
+    enough_memory = True
     if kind is None:
         raise Refused("unsupported")
     if kind == "jpeg":
         check_jpeg(data, max_scans=limits.max_scans)
     elif kind == "webp":
-        sides = webp_sides(data[:30])
-        if sides is None:
-            raise Refused("corrupt", "no sides")
-        _check_sides(*sides, limits)
-        # Its memory is reserved when it is opened.
-        enough = is_enough_memory(kind, sides, limits)
+        # Its decoder reserves memory for the canvas when it opens the file.
+        canvas = webp_canvas(data[:SIGNATURE_BYTES])
+        if canvas is None:
+            raise Refused("corrupt", "no canvas size")
+        _check_sides(*canvas, limits)
+        enough_memory = is_enough_memory(kind, canvas, limits)
     try:
-        image = Image.open(_file(data), formats=(FORMATS[kind],))
+        file = BytesIO(data) if isinstance(data, bytes) else data
+        image = Image.open(file, formats=(FORMATS[kind],))  # type: ignore[arg-type]
     except Exception as error:
-        raise refusal(error, enough_memory=enough) from error
+        raise refusal(error, enough_memory=enough_memory) from error
     _check_sides(*image.size, limits)
     return kind, image
-
-
-def _file(data: Buffer) -> Any:
-    return BytesIO(data) if isinstance(data, bytes) else data
 
 
 def _check_sides(width: int, height: int, limits: Limits) -> None:
@@ -133,16 +117,16 @@ def _check_sides(width: int, height: int, limits: Limits) -> None:
 
 
 def is_enough_memory(kind: str, sides: tuple[int, int], limits: Limits) -> bool:
-    """Whether the memory of a child is enough to decode such an image."""
+    """Return whether the memory of a child is enough to decode such an image."""
     return sides[0] * sides[1] * _BYTES_PER_PIXEL[kind] <= limits.memory
 
 
 def refusal(error: Exception, *, enough_memory: bool) -> Exception:
     """
-    What an error of a decoder means.
+    Translate an error of a decoder.
 
-    :param enough_memory: whether there was enough; if not, what a decoder calls a
-        damaged image may well be a good one.
+    :param enough_memory: whether there was enough; if not, an image that a decoder calls
+        damaged may be intact.
     :returns: a :class:`Refused`, or a MemoryError.
     """
     if isinstance(error, (Refused, MemoryError)):
@@ -153,7 +137,7 @@ def refusal(error: Exception, *, enough_memory: bool) -> Exception:
         return MemoryError(str(error))
     if isinstance(error, UnidentifiedImageError):
         # Its text shows the object that held the bytes, and nothing else.
-        return Refused("corrupt", "not what its first bytes say")
+        return Refused("corrupt", "not the type of its first bytes")
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
         return Refused("too_large", text)

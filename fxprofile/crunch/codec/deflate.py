@@ -1,9 +1,9 @@
 """
-Deflate (RFC 1951), by zlib-ng where it is installed, and else by zlib.
+Deflate (RFC 1951), by zlib-ng if it is installed, otherwise by zlib.
 
-The codec of PNG is linked to the zlib of the system, which inflates a photo half as fast as
-zlib-ng, and a drawing a tenth.  So what a PNG holds is inflated before the codec sees it; the
-codec then finds blocks that are only stored.
+Pillow's PNG decoder is linked to the system's zlib, which inflates a photo at half the speed
+of zlib-ng, and a drawing at a tenth.  So the data of a PNG is inflated before the decoder
+gets it; the decoder then reads stored blocks only.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-fast: Any = zlib
+#: The module that inflates and deflates; it has the interface of :mod:`zlib`.
+library: Any = zlib
 with suppress(ImportError):
     from zlib_ng import zlib_ng
 
-    fast = zlib_ng
+    library = zlib_ng
 
-#: How much is read at one time.
+#: How much is read at a time, in bytes.
 _PIECE: Final = 64 << 10
-#: What a stored block holds at most (RFC 1951, section 3.2.4).
-_MOST_STORED: Final = (1 << 16) - 1
+#: The most bytes in a stored block (RFC 1951, section 3.2.4).
+_MAX_STORED: Final = (1 << 16) - 1
 #: The first bytes of a zlib stream without a dictionary (RFC 1950, section 2.2).
 _HEADER: Final = b"\x78\x01"
 
 
-class Stored:
+class StoredStream:
     """A zlib stream of the same bytes as another one, in blocks that are not compressed."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         """
-        :param read: gives some more of the other stream, at most so many bytes; none at its
+        :param read: returns more of the other stream, at most so many bytes; empty at its
             end, after which it is not called again.
         """
         self._read = read
         self._inflater: Any = None
-        self._packed = b""
+        self._compressed = b""
         self._checksum = 1
         self._ended = False
 
     def read(self) -> bytes:
         """
-        Some more of the stream; nothing at its end, and where the other one is cut off.
+        Return more of the stream; empty at its end, and where the other one is cut off.
 
-        The checksum behind the other one is not looked at: what is before it may well be
-        whole without it.
+        The checksum of the other stream is ignored: the data before it may be intact even
+        if the checksum is wrong or missing.
 
-        :raises ValueError: if the other one is none.
+        :raises ValueError: if the other stream is not a zlib stream.
         :raises Exception: if it is damaged.
         """
         if self._ended:
@@ -57,37 +58,37 @@ class Stored:
         if self._inflater is None:
             return self._begin()
         while True:
-            # Without more to inflate there may still be some that did not fit in before.
-            data = self._inflater.decompress(self._packed, _MOST_STORED)
-            self._packed = self._inflater.unconsumed_tail
+            # Even without more input there may be output that did not fit before.
+            data = self._inflater.decompress(self._compressed, _MAX_STORED)
+            self._compressed = self._inflater.unconsumed_tail
             if data:
-                self._checksum = fast.adler32(data, self._checksum)
+                self._checksum = library.adler32(data, self._checksum)
                 return _block(len(data)) + data
             if self._inflater.eof:
                 self._ended = True
                 return _block(0, last=True) + struct.pack(">I", self._checksum)
-            self._packed = self._read(_PIECE)
-            if not self._packed:
+            self._compressed = self._read(_PIECE)
+            if not self._compressed:
                 self._ended = True
                 return b""
 
     def _begin(self) -> bytes:
-        """Read the header; what is behind it has no checksum of its own."""
-        while len(self._packed) < 2:
+        """Read the header; the deflate stream after it has no checksum of its own."""
+        while len(self._compressed) < 2:
             more = self._read(_PIECE)
             if not more:
                 self._ended = True
                 return b""
-            self._packed += more
-        method, flags = self._packed[:2]
-        # The window is of 32 KiB at the most, so this bit is never set.
+            self._compressed += more
+        method, flags = self._compressed[:2]
+        # The window has at most 32 KiB, so the highest bit of the method is never set.
         if method & 0x8F != zlib.DEFLATED or flags & 32 or (method << 8 | flags) % 31:
             raise ValueError("not a zlib stream")
-        self._packed = self._packed[2:]
-        self._inflater = fast.decompressobj(-zlib.MAX_WBITS)
+        self._compressed = self._compressed[2:]
+        self._inflater = library.decompressobj(-zlib.MAX_WBITS)
         return _HEADER
 
 
 def _block(length: int, *, last: bool = False) -> bytes:
-    """What comes before the bytes of a stored block."""
-    return struct.pack("<?HH", last, length, length ^ _MOST_STORED)
+    """Return the header of a stored block."""
+    return struct.pack("<?HH", last, length, length ^ _MAX_STORED)

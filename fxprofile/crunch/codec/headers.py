@@ -1,24 +1,31 @@
 """
-What has to be known of a file before Pillow may open it.
+Limits on a JPEG that are checked before Pillow opens it.
 
-A decoder's header parser can be the costly part: some read a JPEG's segments byte by
-byte in Python, some reserve memory for whatever canvas a file claims.  Nothing here
-allocates, and no loop has more turns than its limit.
+A decoder's header parser can be the expensive part: Pillow reads the segments of a JPEG byte
+by byte in Python, and decodes each scan over all pixels.  Nothing here allocates, and each
+loop is bounded.  No library counts scans without decoding them.
 """
 
 from __future__ import annotations
 
 import re
 from mmap import mmap
+from typing import Final
 
-from fxprofile.crunch.limits import MAX_PADDING, MAX_SEGMENTS, Refused
+from fxprofile.crunch.limits import Refused
 
 Buffer = bytes | mmap
 
-#: A marker's code with the last of the fill bytes before it (ITU-T T.81, B.1.1.2).
+#: Segments that a file may have before its first scan.  A real photo has some dozens;
+#: without a limit, Pillow spends seconds of Python on a file that has only those.
+MAX_SEGMENTS: Final = 4096
+#: Bytes outside of any segment that a file may have before its first scan.
+MAX_PADDING: Final = 64 << 10
+
+#: The code of a marker with the last of the fill bytes before it (ITU-T T.81, B.1.1.2).
 #: A "+" after the fill byte would make the search quadratic in the length of the fill.
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
-#: A marker that may end a scan: not a restart, which belongs to it.
+#: A marker that may end a scan: not a restart marker, which belongs to it.
 _AFTER_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7\x01])")
 
 _SOS, _EOI = 0xDA, 0xD9
@@ -38,8 +45,8 @@ def check_jpeg(data: Buffer, *, max_scans: int) -> None:
     first = _first_scan(data)
     if first is None:
         return
-    # A real scan has these two bytes, so this is at least the number of scans, and
-    # for an honest file nothing more has to be read.
+    # A scan begins with these two bytes, so there are at most so many scans, and of an
+    # honest file nothing more has to be read.
     if _count(data, b"\xff\xda", first, max_scans) <= max_scans:
         return
     scans, segments, at = 0, 0, first
@@ -59,7 +66,7 @@ def check_jpeg(data: Buffer, *, max_scans: int) -> None:
 
 
 def _first_scan(data: Buffer) -> int | None:
-    """Where the first scan begins, None if there is none."""
+    """Return where the first scan begins, or None if there is none."""
     at = 2
     padding = 0
     for _ in range(MAX_SEGMENTS):
@@ -82,28 +89,9 @@ def _length(data: Buffer, at: int) -> int:
 
 
 def _count(data: Buffer, needle: bytes, start: int, enough: int) -> int:
-    """How often this occurs, counted to one more than is enough."""
+    """Count the occurrences of some bytes, up to one more than ``enough``."""
     found = 0
     while found <= enough and (start := data.find(needle, start)) >= 0:
         found += 1
         start += len(needle)
     return found
-
-
-def webp_sides(first_bytes: bytes) -> tuple[int, int] | None:
-    """
-    The canvas of a WebP, from its first 30 bytes (RFC 9649, section 2).
-
-    :returns: None if they do not tell.
-    """
-    chunk, body = first_bytes[12:16], first_bytes[20:30]
-    if chunk == b"VP8 " and len(body) == 10 and body[3:6] == b"\x9d\x01\x2a":
-        width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
-        return width, height
-    if chunk == b"VP8X" and len(body) == 10:
-        width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
-        return width, height
-    if chunk == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
-        bits = int.from_bytes(body[1:5], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return None

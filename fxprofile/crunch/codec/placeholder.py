@@ -1,8 +1,9 @@
 """
-A BlurHash: a picture in some characters, to be shown until the real one is there.
+BlurHash: a picture in 28 characters, to be shown until the real one has loaded.
 
-The form is that of https://github.com/woltapp/blurhash/blob/master/Algorithm.md: the
-coefficients of a cosine transform in linear light, in digits of base 83.
+The format is that of https://github.com/woltapp/blurhash/blob/master/Algorithm.md: the
+coefficients of a cosine transform in linear light, in digits of base 83.  Its libraries are
+slow, in pure Python, or add a C extension to the child.
 """
 
 from __future__ import annotations
@@ -20,52 +21,53 @@ _DIGITS: Final = (
 )
 #: Components across and down.
 _ACROSS, _DOWN = 4, 3
-#: More pixels than this change nothing that is seen.
+#: More pixels than this make no visible difference.
 _SIDE: Final = 32
 
 
 def blurhash(image: Image.Image) -> str:
     """
-    The BlurHash of a picture: 28 characters for 4 x 3 components.
+    Return the BlurHash of a picture: 28 characters for 4 x 3 components.
 
-    :param image: of mode L, LA, RGB or RGBA; what is transparent counts as white.
+    :param image: of mode L, LA, RGB or RGBA; transparency is shown on white.
     """
     rgba = image.resize(
         (min(image.width, _SIDE), min(image.height, _SIDE)), Image.Resampling.BOX
     ).convert("RGBA")
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    mean, *waves = _transformed(_LIGHT[np.asarray(flat)])
+    mean, *waves = _transform(_LIGHT[np.asarray(flat)])
     scale = int(np.clip(np.floor(np.abs(waves).max() * 166 - 0.5), 0, 82))
-    # The strength of a wave, from -1 to 1, in 19 steps that are finer near nothing.
+    # The strength of a wave, from -1 to 1, in 19 steps that are finer near 0.
     strength = np.array(waves) * 166 / (scale + 1)
     steps = np.floor(np.sign(strength) * np.sqrt(np.abs(strength)) * 9 + 9.5)
     return "".join(
         (
-            _written([_ACROSS - 1, _DOWN - 1][::-1], 9, 1),
-            _written([scale], 83, 1),
-            _written(_gamma(mean), 256, 4),
-            *(_written(step, 19, 2) for step in np.clip(steps, 0, 18)),
+            _base83([_ACROSS - 1, _DOWN - 1][::-1], 9, 1),
+            _base83([scale], 83, 1),
+            _base83(_gamma(mean), 256, 4),
+            *(_base83(step, 19, 2) for step in np.clip(steps, 0, 18)),
         )
     )
 
 
 def _linear(values: Plane) -> Plane:
-    """Light of sRGB values from 0 to 1 (IEC 61966-2-1)."""
+    """Convert sRGB values from 0 to 1 to linear light (IEC 61966-2-1)."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
-#: The light of each value that a byte has.
+#: The linear light of each value of a byte.
 _LIGHT: Final = _linear(np.arange(256) / 255)
 
 
 def _gamma(light: Plane) -> Plane:
+    """Convert linear light to sRGB values from 0 to 255."""
     values = np.clip(light, 0, 1)
     curved = np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
     return np.floor(curved * 255 + 0.5)
 
 
-def _transformed(light: Plane) -> Plane:
-    """The components, a row each; the first is the mean."""
+def _transform(light: Plane) -> Plane:
+    """Return the components, one per row; the first is the mean."""
     height, width, _ = light.shape
     across = np.cos(np.pi * np.outer(np.arange(_ACROSS), np.arange(width)) / width)
     down = np.cos(np.pi * np.outer(np.arange(_DOWN), np.arange(height)) / height)
@@ -76,8 +78,8 @@ def _transformed(light: Plane) -> Plane:
     return found.reshape(-1, 3)
 
 
-def _written(values: Plane | list[int], base: int, digits: int) -> str:
-    """Numbers below a base as one number, in so many digits of base 83."""
+def _base83(values: Plane | list[int], base: int, digits: int) -> str:
+    """Write numbers below a base as one number, in so many digits of base 83."""
     number = 0
     for value in values:
         number = number * base + int(value)

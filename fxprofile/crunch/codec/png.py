@@ -1,15 +1,17 @@
 """
-A PNG encoder that looks at the picture before it chooses how to compress it.
+A PNG encoder that looks at a picture before it chooses how to compress it.
 
-A photo and a drawing want opposite things.  In a photo the matches that deflate
-searches for are noise: leaving the search out is five times faster and makes smaller
-files.  In a drawing they are everything: leaving it out makes a file up to eighty
-times larger.  So of flat art all ways are tried, and of the rest a few rows tell the best.
-The filters run in NumPy, one for all rows at a time, which takes a quarter of the time
-that the codec needs for them.  Where zlib-ng is installed, it takes half the time for the
-ways without a search, with the same bytes, and less for a search that finds more.
+Photos and drawings need opposite settings of deflate.  In a photo the matches that deflate
+searches for are noise: without the search, encoding is five times faster and makes smaller
+files.  In a drawing they are everything: without the search, a file is up to eighty times
+larger.  So flat art is deflated with all settings, and for the rest a few rows show which is
+best.  Pillow's encoder uses one setting for all; that is why this one exists.
 
-Every way is lossless.  The format is that of the W3C recommendation "Portable Network
+The filters run in NumPy, one for all rows at a time, which takes a quarter of the time of
+Pillow's.  If zlib-ng is installed, it takes half the time without a search, for the same
+bytes, and less for a search that finds more.
+
+Every choice is lossless.  The format is that of the W3C recommendation "Portable Network
 Graphics", third edition.
 """
 
@@ -19,12 +21,12 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprofile.crunch.codec.deflate import fast
+from fxprofile.crunch.codec import deflate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,43 +35,46 @@ Pixels = NDArray[np.uint8]
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
-#: The colour types by the number of channels, and their modes in Pillow.
+#: The colour type of each mode of Pillow.
 _COLOUR_TYPES: Final = {"L": 0, "LA": 4, "RGB": 2, "RGBA": 6}
 
+#: Filter types (section 9.2); 0 is no filter.
 _SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4
 
 #: Greys compress better as filtered bytes than through a palette, unless they are few.
 _FEW_GREYS: Final = 16
 
-#: Each way is tried on three bands of rows, each this part of the picture, so that
-#: there is something above a row to match it, and of at least so many rows.
+#: Settings are tried on three bands of rows, each this part of the picture and of at least
+#: so many rows, so that a row has rows above it to match.
 _BAND, _LEAST_ROWS = 30, 16
 
-#: Ways to deflate filtered rows without a search: each byte by itself, or runs of bytes.
-_BYTES, _RUNS = (1, zlib.Z_HUFFMAN_ONLY), (1, zlib.Z_RLE)
-#: A search in full, and two that are quick enough to see whether that is worth a trial.
+#: Settings of deflate, a level and a strategy.  Without a search: single bytes, or runs.
+_HUFFMAN, _RLE = (1, zlib.Z_HUFFMAN_ONLY), (1, zlib.Z_RLE)
+#: With a search: a full one, and two that are quick enough to see whether it is worth trying.
 _SEARCH, _QUICK_SEARCH = (6, zlib.Z_DEFAULT_STRATEGY), (4, zlib.Z_DEFAULT_STRATEGY)
 _QUICKEST_SEARCH: Final = (2, zlib.Z_DEFAULT_STRATEGY)
-#: One that goes on, which pays in rows that no filter was used on.
+#: A longer search, which pays in rows without a filter.
 _LONG_SEARCH: Final = (9, zlib.Z_DEFAULT_STRATEGY)
-#: What it leaves, of most of them, of what the search in full does.
+#: The size after a long search, by the size after a full one, of most such rows.
 _LONG_GAIN: Final = 0.9
-#: Among filtered bytes, which are nearly noise, a search takes long for what it finds.
+#: Among filtered bytes, which are nearly noise, a search takes long for what it finds, so it
+#: must save as much as this.
 _WORTH_THE_TIME: Final = 0.95
-#: Of two ways that are so near to each other on a few rows, either may be better on all.
+#: Of two settings that differ by less on a few rows, either may be better on all.
 _AS_GOOD: Final = 1.15
 
-#: Where fewer bytes than this go on what is before them, it is most likely a photo, which has
-#: no use for runs; one of so few rows needs no further proof.
+#: With a smaller share of runs than this, a picture is most likely a photo; one of so few
+#: rows is deflated as such without a trial.
 _FEW_RUNS, _FEW_ROWS = 0.03, 200
-#: Where more do, it is flat art: each way is then quick, and a few rows tell little of it.
+#: With a larger share of runs, it is flat art: each setting is then quick, and a few rows
+#: show little of it.
 _MANY_RUNS: Final = 0.5
-#: Looking for runs takes twice as long as none, so they must save as much as this.
+#: Looking for runs doubles the time, so they must save as much as this.
 _RUNS_PAY: Final = 0.99
-#: Where they save less than this, a look that is even quicker shows most photos.
+#: If they save less than this, a quicker trial is enough to tell most photos.
 _RUNS_TELL: Final = 0.98
 
-#: Bytes of rows that are filtered at one time: they stay near the processor.
+#: Bytes of rows that are filtered at a time: few enough for the processor's cache.
 _STRIP_BYTES: Final = 96 << 10
 
 
@@ -89,9 +94,16 @@ def encode(image: Image.Image) -> bytes:
 
 
 def _file(
-    width: int, height: int, depth: int, colour: int, body: bytes, extra: bytes = b""
+    width: int, height: int, bit_depth: int, colour_type: int, data: bytes, extra: bytes = b""
 ) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    """
+    Return a PNG.
+
+    :param data: of IDAT: the deflated rows.
+    :param extra: chunks to put before it.
+    """
+    # The methods of compression, filtering and interlacing are 0.
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
     return b"".join(
         (
             SIGNATURE,
@@ -99,33 +111,23 @@ def _file(
             # Without it some browsers leave the colours to the screen.
             _chunk(b"sRGB", b"\0"),
             extra,
-            _chunk(b"IDAT", body),
+            _chunk(b"IDAT", data),
             _chunk(b"IEND", b""),
         )
     )
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return b"".join(
-        (
-            struct.pack(">I", len(body)),
-            name,
-            body,
-            struct.pack(">I", fast.crc32(body, fast.crc32(name))),
-        )
-    )
+def _chunk(name: bytes, data: bytes) -> bytes:
+    checksum = deflate.library.crc32(data, deflate.library.crc32(name))
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
 
-def _deflate(rows: Pixels, way: tuple[int, int], library: Any = zlib) -> bytes:
-    """
-    Deflate rows.
-
-    :param way: the level and the strategy.
-    """
-    level, strategy = way
-    packer = library.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
-    packed: bytes = packer.compress(rows.data) + packer.flush()
-    return packed
+def _deflate(rows: Pixels, setting: tuple[int, int]) -> bytes:
+    """Deflate rows at this level and with this strategy."""
+    level, strategy = setting
+    deflater = deflate.library.compressobj(level, zlib.DEFLATED, 15, 9, strategy)
+    deflated: bytes = deflater.compress(rows.data) + deflater.flush()
+    return deflated
 
 
 def _compress(rows: Pixels, channels: int) -> bytes:
@@ -135,53 +137,53 @@ def _compress(rows: Pixels, channels: int) -> bytes:
     runs = _share_of_runs(some)
     if runs >= _MANY_RUNS:
         return min(
-            _deflate(filtered, _RUNS, fast),
-            _deflate(filtered, _SEARCH, fast),
-            _deflate(_unfiltered(rows), _thorough(), fast),
+            _deflate(filtered, _RLE),
+            _deflate(filtered, _SEARCH),
+            _deflate(_unfiltered(rows), _thorough()),
             key=len,
         )
     if runs < _FEW_RUNS and len(rows) <= _FEW_ROWS:
-        return _deflate(filtered, _BYTES, fast)
+        return _deflate(filtered, _HUFFMAN)
     sizes = {
-        _BYTES: len(_deflate(some, _BYTES, fast)),
-        _RUNS: len(_deflate(some, _RUNS, fast)) if runs >= _FEW_RUNS else math.inf,
+        _HUFFMAN: len(_deflate(some, _HUFFMAN)),
+        _RLE: len(_deflate(some, _RLE)) if runs >= _FEW_RUNS else math.inf,
     }
-    best = _RUNS if sizes[_RUNS] < _RUNS_PAY * sizes[_BYTES] else _BYTES
+    best = _RLE if sizes[_RLE] < _RUNS_PAY * sizes[_HUFFMAN] else _HUFFMAN
     if _may_search(some, sizes):
         found = _searched(rows, filtered, some, sizes[best])
         if found:
             return min(found, key=len)
-    return _deflate(filtered, best, fast)
+    return _deflate(filtered, best)
 
 
 def _thorough() -> tuple[int, int]:
-    """The longest search that there is time for; zlib takes many times as long as zlib-ng."""
-    return _SEARCH if fast is zlib else _LONG_SEARCH
+    """Return the longest search that is fast enough; zlib takes many times as long as zlib-ng."""
+    return _SEARCH if deflate.library is zlib else _LONG_SEARCH
 
 
 def _searched(rows: Pixels, filtered: Pixels, some: Pixels, least: float) -> list[bytes]:
     """
-    What searches make of the rows, if they promise anything.
+    Deflate the rows with the searches that are promising, which may be none.
 
     :param some: bands of the filtered rows.
-    :param least: what the best way without a search makes of the bands, in bytes.
+    :param least: the size of the bands with the best setting without a search, in bytes.
     """
-    # More is often found in rows that no filter has made different from others.
-    plain = float(len(_deflate(_unfiltered(_bands(rows)), _SEARCH, fast)))
+    # A search often finds more in rows that no filter has made different from others.
+    plain = float(len(_deflate(_unfiltered(_bands(rows)), _SEARCH)))
     if _thorough() == _LONG_SEARCH:
         plain *= _LONG_GAIN
-    searched = len(_deflate(some, _SEARCH, fast))
+    searched = len(_deflate(some, _SEARCH))
     good = _AS_GOOD * min(plain, searched)
     found = []
     if plain < min(least, good):
-        found.append(_deflate(_unfiltered(rows), _thorough(), fast))
+        found.append(_deflate(_unfiltered(rows), _thorough()))
     if searched < min(_WORTH_THE_TIME * least, good):
-        found.append(_deflate(filtered, _SEARCH, fast))
+        found.append(_deflate(filtered, _SEARCH))
     return found
 
 
 def _share_of_runs(rows: Pixels) -> float:
-    """The share of bytes that are the same as the three before them."""
+    """Return the share of bytes that are equal to the three before them."""
     line = rows.reshape(-1)
     same = line[1:] == line[:-1]
     return float(np.count_nonzero(same[2:] & same[1:-1] & same[:-2]) / line.size)
@@ -189,20 +191,20 @@ def _share_of_runs(rows: Pixels) -> float:
 
 def _may_search(some: Pixels, sizes: Mapping[tuple[int, int], float]) -> bool:
     """
-    Whether a search may find enough.
+    Return whether a search may find enough.
 
     :param some: bands of the filtered rows.
-    :param sizes: what the ways without a search make of the bands, in bytes.
+    :param sizes: the size of the bands with each setting without a search, in bytes.
     """
     least = min(sizes.values())
-    told = sizes[_RUNS] < _RUNS_TELL * sizes[_BYTES]
-    if not told and len(_deflate(some, _QUICKEST_SEARCH, fast)) >= least:
+    runs_tell = sizes[_RLE] < _RUNS_TELL * sizes[_HUFFMAN]
+    if not runs_tell and len(_deflate(some, _QUICKEST_SEARCH)) >= least:
         return False
-    return len(_deflate(some, _QUICK_SEARCH, fast)) < least
+    return len(_deflate(some, _QUICK_SEARCH)) < least
 
 
 def _bands(rows: Pixels) -> Pixels:
-    """Three bands of rows; all of them if there are few."""
+    """Return three bands of rows, or all rows if there are few."""
     height = len(rows)
     band = max(_LEAST_ROWS, height // _BAND)
     if height <= 3 * band:
@@ -212,7 +214,7 @@ def _bands(rows: Pixels) -> Pixels:
 
 
 def _unfiltered(rows: Pixels) -> Pixels:
-    """The rows, each behind a byte that says that it is not filtered."""
+    """Return the rows, each after a filter type of 0."""
     plain = np.zeros((rows.shape[0], rows.shape[1] + 1), np.uint8)
     plain[:, 1:] = rows
     return plain
@@ -220,17 +222,17 @@ def _unfiltered(rows: Pixels) -> Pixels:
 
 def _filtered(rows: Pixels, channels: int) -> Pixels:
     """
-    Filter each row by whichever filter leaves the least (section 12.7 of the standard).
+    Filter each row by the filter with the smallest sum of differences (section 12.7).
 
-    :returns: the filtered rows, each behind the byte that names its filter.
+    :returns: the filtered rows, each after its filter type.
     """
     height, length = rows.shape
-    # With nothing around them, so that neighbours are the same rows a bit off.
+    # With zeros above and to the left, so that neighbours are slices of the same array.
     framed = np.zeros((height + 1, length + channels), np.uint8)
     framed[1:, channels:] = rows
     filtered = np.empty((height, length + 1), np.uint8)
     strip = max(1, _STRIP_BYTES // length)
-    # A fresh process pays for each page that it touches first, so few are touched.
+    # A fresh process pays for each page that it touches first, so this is reused.
     scratch = np.empty((5, strip, length), np.uint8)
     for top in range(0, height, strip):
         part = framed[top : top + strip + 1]
@@ -239,7 +241,7 @@ def _filtered(rows: Pixels, channels: int) -> Pixels:
 
 
 def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixels) -> None:
-    """Filter some rows, given with the row above them and the pixels to their left."""
+    """Filter a strip of rows, given with the row above it and the pixels to its left."""
     current, left = framed[1:, channels:], framed[1:, :-channels]
     above, diagonal = framed[:-1, channels:], framed[:-1, :-channels]
     best = np.full(len(current), np.iinfo(np.uint32).max, np.uint32)
@@ -257,7 +259,7 @@ def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixe
             np.subtract(current, found, out=found)
         else:
             np.subtract(current, _paeth(left, above, diagonal, scratch[1:]), out=found)
-        # Of -128 it is 128, which is a byte again.
+        # The absolute value of -128 is 128, which fits an unsigned byte.
         np.absolute(found.view(np.int8), out=spare.view(np.int8))
         score = np.add.reduce(spare, axis=1, dtype=np.uint32)
         better = score < best
@@ -268,12 +270,12 @@ def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixe
 
 def _paeth(left: Pixels, above: Pixels, diagonal: Pixels, scratch: Pixels) -> Pixels:
     """
-    The Paeth predictor in eight bits.
+    Return the Paeth predictor (section 9.4), computed in eight bits.
 
-    It is whichever of the three is nearest to p = left + above - diagonal, which needs
-    nine.  But the lower of left and above is as far from p as the higher is from the
-    diagonal, and the other way round; where the diagonal is not between the two, one
-    of these is nothing, and the one farther from the diagonal is the nearest.
+    It is the one of the three that is nearest to p = left + above - diagonal, which needs
+    nine bits.  But the lower of left and above is as far from p as the higher is from the
+    diagonal, and vice versa; if the diagonal is not between the two, one of these distances
+    is cut to 0, and the one farther from the diagonal is the nearest.
 
     :param scratch: four arrays of the same shape; the result is one of them.
     """
@@ -289,7 +291,7 @@ def _paeth(left: Pixels, above: Pixels, diagonal: Pixels, scratch: Pixels) -> Pi
 
 
 def _select(where: NDArray[np.bool_], yes: Pixels, no: Pixels) -> Pixels:
-    """``np.where`` for bytes, several times as fast; the result is in ``yes``."""
+    """Do ``np.where`` for bytes, several times as fast; the result is in ``yes``."""
     mask = where.view(np.uint8)
     np.negative(mask, out=mask)
     np.bitwise_xor(yes, no, out=yes)
@@ -298,39 +300,41 @@ def _select(where: NDArray[np.bool_], yes: Pixels, no: Pixels) -> Pixels:
 
 
 def _encode_palette(image: Image.Image, counted: Sequence[tuple[int, object]]) -> bytes:
-    """Encode a picture of at most 256 colours by number."""
+    """Encode a picture of at most 256 colours with a palette."""
     width, height, channels = image.width, image.height, len(image.mode)
     colours = np.array([colour for _, colour in counted], np.uint8).reshape(-1, channels)
     if channels in (2, 4):
         # The transparent ones first: tRNS may then be short.
         colours = colours[np.argsort(colours[:, -1], kind="stable")]
-    numbers = _numbers(_packed(image), colours @ (1 << 8 * np.arange(channels, dtype="<u4")))
-    depth = next(bits for bits in (1, 2, 4, 8) if len(colours) <= 1 << bits)
-    rows = np.zeros((height, 1 + -(-width * depth // 8)), np.uint8)
-    rows[:, 1:] = _bits(numbers.reshape(height, width), depth)
+    indices = _indices(_packed(image), colours @ (1 << 8 * np.arange(channels, dtype="<u4")))
+    bit_depth = next(bits for bits in (1, 2, 4, 8) if len(colours) <= 1 << bits)
+    rows = np.zeros((height, 1 + -(-width * bit_depth // 8)), np.uint8)
+    rows[:, 1:] = _pack_bits(indices.reshape(height, width), bit_depth)
     red_green_blue = colours[:, :3] if channels >= 3 else colours[:, [0, 0, 0]]
     extra = _chunk(b"PLTE", red_green_blue.tobytes())
     if channels in (2, 4):
         alpha = colours[:, -1]
-        seen_through = alpha[: np.count_nonzero(alpha < 255)]
-        if len(seen_through):
-            extra += _chunk(b"tRNS", seen_through.tobytes())
-    return _file(width, height, depth, 3, _deflate(rows, _LONG_SEARCH, fast), extra)
+        transparent = alpha[: np.count_nonzero(alpha < 255)]
+        if len(transparent):
+            extra += _chunk(b"tRNS", transparent.tobytes())
+    return _file(width, height, bit_depth, 3, _deflate(rows, _LONG_SEARCH), extra)
 
 
 def _packed(image: Image.Image) -> NDArray[np.uint32]:
-    """One number a pixel, the first channel in its lowest bits."""
+    """Return one number per pixel, with the first channel in its lowest bits."""
     if image.mode == "RGB":
-        # The byte behind the colours may be anything.
+        # The byte after the colours is undefined.
         return np.frombuffer(image.tobytes("raw", "RGBX"), "<u4") & np.uint32(0xFFFFFF)
     line = np.asarray(image).reshape(-1)
     return line.view(f"<u{len(image.mode)}").astype("<u4", copy=False)
 
 
-def _numbers(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
+def _indices(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
     """
-    The number of each pixel's colour, through a table of 65,536 hashes in which no two
-    colours of the picture meet.
+    Return the palette index of each pixel.
+
+    It is looked up in a table of 65,536 hashes, in which no two colours of the picture
+    collide.
     """
     random = np.random.default_rng(1)
     while True:
@@ -340,19 +344,19 @@ def _numbers(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
             break
     table = np.zeros(1 << 16, np.uint8)
     table[hashes] = np.arange(len(colours))
-    # Faster than an index, which would look whether each is in the table.
+    # Faster than indexing, which would check the bounds of each.
     return np.take(table, (pixels * factor) >> np.uint32(16), mode="wrap")
 
 
-def _bits(numbers: Pixels, depth: int) -> Pixels:
-    """Pack numbers of so many bits into bytes, the first in the highest bits."""
-    if depth == 8:
-        return numbers
-    height, width = numbers.shape
-    each = 8 // depth
+def _pack_bits(indices: Pixels, bit_depth: int) -> Pixels:
+    """Pack indices of so many bits into bytes, the first in the highest bits."""
+    if bit_depth == 8:
+        return indices
+    height, width = indices.shape
+    each = 8 // bit_depth
     padded = np.zeros((height, -(-width // each) * each), np.uint8)
-    padded[:, :width] = numbers
+    padded[:, :width] = indices
     packed = np.zeros((height, padded.shape[1] // each), np.uint8)
     for place in range(each):
-        packed |= padded[:, place::each] << np.uint8(8 - depth * (place + 1))
+        packed |= padded[:, place::each] << np.uint8(8 - bit_depth * (place + 1))
     return packed

@@ -1,5 +1,5 @@
 """
 The helper process: preloaded, forks one child per image, never decodes an upload itself.
 
-Trusted, but without credentials or network.  Imported by no other process.
+Trusted, but without credentials or network.  No other process imports it.
 """

@@ -1,8 +1,8 @@
 """
-The children of a helper: from the fork to the last word on how they ended.
+A child of a helper: fork it, verify its sandbox, let it work, and report how it ended.
 
-The helper itself never reads an image, nor what a child writes except for one line
-from before its job and a little of its standard error.
+The helper never reads an image, nor what a child writes, except for one line from before
+its job and the beginning of its standard error.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from fxprofile.crunch import heap, sandbox
+from fxprofile.crunch import sandbox
 from fxprofile.crunch.codec.headers import Buffer
 from fxprofile.crunch.codec.job import CONTROL, INPUT, OUTPUT, STATUS, STDERR
-from fxprofile.crunch.commands import HelperConfig
+from fxprofile.crunch.commands import ChildExit, HelperConfig
+from fxprofile.crunch.helper import heap
 from fxprofile.crunch.limits import Limits
 
 Job = Callable[[Buffer, Limits], None]
@@ -39,13 +42,13 @@ RAISED: Final = 70
 _MAX_STDERR: Final = 2 << 10
 _MAX_REPORT: Final = 4 << 10
 _GO: Final = b"G"
-#: Seconds between two looks at a process where the kernel has no descriptor for it.
-_LOOK: Final = 0.005
+#: Seconds between two looks at a process if the kernel has no descriptor for it.
+_POLL: Final = 0.005
 
 
 @implementer(IReadDescriptor)
 class _Readable:
-    """Calls back whenever a descriptor can be read."""
+    """Calls back when a descriptor can be read."""
 
     def __init__(self, descriptor: int, name: str, read: Callable[[], None]) -> None:
         self._descriptor = descriptor
@@ -58,24 +61,28 @@ class _Readable:
     def logPrefix(self) -> str:
         return self._name
 
-    def connectionLost(self, reason: Any) -> None:
-        """The reactor ends; so do the children."""
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops; so does the helper."""
 
 
 class Child:
     """
-    One child, in the helper.
+    One child of a helper.
 
-    :ivar gone: fires with the members of a response to
-        :class:`fxprofile.crunch.commands.Crunch` when the child is gone for good.
+    :ivar layers: its sandbox layers, once it has reported them.
+    :ivar gone: fires when the child has ended.
     """
 
     def __init__(
-        self, reactor: Any, config: HelperConfig, base: int, baseline: set[str] | None
+        self,
+        reactor: PosixReactorBase,
+        config: HelperConfig,
+        base: int,
+        baseline: set[str] | None,
     ) -> None:
         """
         :param base: the address space of the helper, in bytes.
-        :param baseline: layers that each child is to have; None if it is not yet known.
+        :param baseline: the layers that each child must have; None if not yet known.
         """
         self._reactor = reactor
         self._config = config
@@ -85,74 +92,69 @@ class Child:
         self._report = b""
         self._open: list[int] = []
         self._readers: list[_Readable] = []
-        self._calls: list[Any] = []
+        self._timers: list[IDelayedCall] = []
         self.layers: set[str] = set()
-        self.gone: Deferred[dict[str, Any]] = Deferred()
+        self.gone: Deferred[ChildExit] = Deferred()
 
     def start(self, job: Job, original: int, output: int) -> None:
         """
         Fork the child.
 
-        :param original: a descriptor of the image, to be read.
-        :param output: a descriptor of the result, to be written.
+        :param original: a descriptor of the image, for reading.
+        :param output: a descriptor of the result file, for writing.
         :raises OSError: if there can be no child.
         """
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            stderr, stderr_of_child = os.pipe()
+            stderr, childs_stderr = os.pipe()
             try:
-                # Nobody reads it before the end: what does not fit in is lost.
+                # It is read only at the end: what does not fit is lost.
                 os.set_blocking(stderr, False)
-                os.set_blocking(stderr_of_child, False)
+                os.set_blocking(childs_stderr, False)
                 parent = os.getpid()
                 self._started = time.monotonic()
                 self._pid = os.fork()
                 if self._pid == 0:
-                    wanted = (original, output, stderr_of_child, theirs.fileno())
-                    _be_child(job, wanted, parent, self._config)
+                    kept = (original, output, childs_stderr, theirs.fileno())
+                    _be_child(job, kept, parent, self._config)
             except BaseException:
                 os.close(stderr)
                 raise
             finally:
-                os.close(stderr_of_child)
+                os.close(childs_stderr)
             ours.setblocking(False)
             self._stderr, self._control = stderr, ours.detach()
-            self._open += [self._stderr, self._control]
-        self._watch()
+        self._open += [self._stderr, self._control]
+        self._read_when_ready(self._control, self._read_report)
+        timeout = self._reactor.callLater(self._config.limits.timeout, self.kill, "timeout")
+        self._timers.append(timeout)
+        try:
+            handle = os.pidfd_open(self._pid)
+        except (OSError, AttributeError):
+            self._poll()
+        else:
+            self._open.append(handle)
+            self._read_when_ready(handle, self._reap)
 
-    def end(self, why: str) -> None:
+    def kill(self, why: str) -> None:
         """
-        Kill the child, wherever it is.
+        Kill the child, in whatever state it is.
 
-        :param why: the word for it in the response.
+        :param why: for ``ended`` in the response.
         """
         if self.gone.called:
             return
         self._ended = self._ended or why
-        # It is our child and not yet waited for, so nobody else can have this number.
+        # It is our child and not yet reaped, so no other process has this number.
         os.kill(self._pid, signal.SIGKILL)
 
-    def _watch(self) -> None:
-        self._read_with(self._control, self._heard)
-        try:
-            handle = os.pidfd_open(self._pid)
-        except (OSError, AttributeError):
-            self._later(_LOOK, self._look)
-        else:
-            self._open.append(handle)
-            self._read_with(handle, self._reap)
-        self._later(self._config.limits.timeout, self.end, "timeout")
-
-    def _read_with(self, descriptor: int, read: Callable[[], None]) -> None:
+    def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> None:
         reader = _Readable(descriptor, f"child {self._pid}", read)
         self._readers.append(reader)
         self._reactor.addReader(reader)
 
-    def _later(self, seconds: float, call: Callable[..., None], *arguments: Any) -> None:
-        self._calls.append(self._reactor.callLater(seconds, call, *arguments))
-
-    def _heard(self) -> None:
-        """The child has something to say: what holds it, and nothing else ever."""
+    def _read_report(self) -> None:
+        """Read the line in which the child names its layers, and nothing after it."""
         try:
             piece = os.read(self._control, _MAX_REPORT)
         except BlockingIOError:
@@ -162,27 +164,27 @@ class Child:
         self._report += piece
         if piece and not self._report.endswith(b"\n") and len(self._report) < _MAX_REPORT:
             return
-        # It has said all that it may; its end is told by other means.
         self._reactor.removeReader(self._readers[0])
         if not piece:
+            # It is about to end.
             return
-        said = self._report.decode("ascii", "replace").split()
-        self.layers = sandbox.verified(said, self._pid)
-        missing = (self._baseline or set()) - self.layers
-        if missing or (
-            self._baseline is not None and not sandbox.holds(self.layers, self._config.mode)
+        claimed = self._report.decode("ascii", "replace").split()
+        self.layers = sandbox.verified(claimed, self._pid)
+        # The first child has no job, and defines what the others must have.
+        if self._baseline is not None and not (
+            self._baseline <= self.layers and sandbox.is_enough(self.layers, self._config.mode)
         ):
-            self.end("unlocked")
+            self.kill("unlocked")
             return
         try:
             os.write(self._control, _GO)
         except OSError:
-            self.end("failed")
+            self.kill("failed")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         self._reap()
         if not self.gone.called:
-            self._later(_LOOK, self._look)
+            self._timers.append(self._reactor.callLater(_POLL, self._poll))
 
     def _reap(self) -> None:
         pid, status, usage = os.wait4(self._pid, os.WNOHANG)
@@ -195,9 +197,9 @@ class Child:
             stderr = b""
         for reader in self._readers:
             self._reactor.removeReader(reader)
-        for call in self._calls:
-            if call.active():
-                call.cancel()
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
         for descriptor in self._open:
             os.close(descriptor)
         self.gone.callback(
@@ -214,20 +216,20 @@ class Child:
 
 
 def _be_child(
-    job: Job, wanted: tuple[int, int, int, int], parent: int, config: HelperConfig
+    job: Job, kept: tuple[int, int, int, int], parent: int, config: HelperConfig
 ) -> NoReturn:
-    """The whole life of the child.  Nothing leaves this function but the end of it."""
+    """Run the whole life of the child, which ends in here."""
     try:
         gc.disable()
         signal.set_wakeup_fd(-1)
-        _keep_only(wanted)
-        data = _mapped()
+        _keep_only(kept)
+        data = _map_original()
         layers = sandbox.lock(parent=parent, limits=config.limits, mode=config.mode)
         os.write(CONTROL, " ".join(sorted(layers)).encode() + b"\n")
-        # The helper asks the kernel whether that is so.
+        # The helper asks the kernel whether that is true.
         if os.read(CONTROL, 1) != _GO:
             os._exit(1)
-        heap.start_afresh()
+        heap.start_at_large_page()
         job(data, config.limits)
         os._exit(0)
     except BaseException:
@@ -236,10 +238,10 @@ def _be_child(
         os._exit(RAISED)
 
 
-def _keep_only(wanted: tuple[int, int, int, int]) -> None:
-    """Give the wanted descriptors their numbers, and close all others."""
-    # First out of one another's way: a wanted number may be taken by another of them.
-    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 16) for descriptor in wanted]
+def _keep_only(kept: tuple[int, int, int, int]) -> None:
+    """Give these descriptors the numbers that a job expects, and close all others."""
+    # Out of the way first: one of them may have a number that another one gets.
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 16) for descriptor in kept]
     for descriptor, number in zip(high, (INPUT, OUTPUT, STDERR, CONTROL), strict=True):
         os.dup2(descriptor, number)
     try:
@@ -249,8 +251,8 @@ def _keep_only(wanted: tuple[int, int, int, int]) -> None:
     os.closerange(STATUS + 1, MAX_DESCRIPTORS)
 
 
-def _mapped() -> Buffer:
-    """The original, which nobody has read yet."""
+def _map_original() -> Buffer:
+    """Map the original into memory, without reading it."""
     length = os.fstat(INPUT).st_size
     data: Buffer = mmap.mmap(INPUT, length, access=mmap.ACCESS_READ) if length else b""
     os.close(INPUT)
@@ -258,7 +260,7 @@ def _mapped() -> Buffer:
 
 
 def bound_descriptors() -> None:
-    """See to it that :data:`MAX_DESCRIPTORS` is true of this process."""
+    """Ensure that no descriptor of this process reaches :data:`MAX_DESCRIPTORS`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,8 +1,9 @@
 """
-The lock of a child: layers that each hold alone what the others let through.
+The sandbox of a child: layers each of which holds if the others fail.
 
-Each layer is one function that says whether it is in force; none raises when the
-kernel does not have it.  :func:`lock` puts them on in their order.
+Each layer is a function that returns whether it is in force; none raises if the kernel
+lacks it.  :func:`lock` applies them in order.  No library does this without a helper program
+of its own (bubblewrap, nsjail), which would have to start a new interpreter for each image.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Collection
 from typing import Final, Literal
 
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.sandbox import landlock, process, rlimits, seccomp
+from fxprofile.crunch.sandbox import landlock, process, seccomp
 
 Mode = Literal["strict", "best-effort", "off"]
 
-#: The layers, as logs and metrics name them, in the order in which a child puts them on.
+#: The layers, as logs and metrics name them, in the order in which they are applied.
 LAYERS: Final = (
     "namespaces",
     "oom_score",
@@ -37,52 +38,52 @@ def lock(*, parent: int, limits: Limits, mode: Mode) -> set[str]:
     """
     Lock this process, for good.
 
-    What it may take is limited in every mode; ``off`` leaves out what keeps it apart.
+    Its resources are limited in every mode; ``off`` leaves out the layers that isolate it.
 
-    :param parent: the process whose death is to be this one's.
+    :param parent: the process whose end also ends this one.
     :returns: the layers in force, by their names in :data:`LAYERS`.
     """
-    apart = mode != "off"
-    # Made while descriptors can still be had.
-    rules = landlock.ruleset() if apart else None
-    force = {
+    isolated = mode != "off"
+    # Made while this process may still open descriptors.
+    rules = landlock.ruleset() if isolated else None
+    in_force = {
         "priority": process.lower_priority(),
-        "uid": apart and process.leave_root(),
-        "capabilities": apart and process.drop_capabilities(),
+        "uid": isolated and process.leave_root(),
+        "capabilities": isolated and process.drop_capabilities(),
         # After the change of user, which would undo it.
         "parent_death": process.die_with(parent),
-        "undumpable": apart and process.forbid_inspection(),
-        "rlimits": rlimits.apply(limits),
-        "no_new_privs": apart and process.forbid_new_privileges(),
+        "undumpable": isolated and process.forbid_inspection(),
+        "rlimits": process.limit_resources(limits),
+        "no_new_privs": isolated and process.forbid_new_privileges(),
     }
     if rules is not None:
         descriptor, layers = rules
-        force.update(dict.fromkeys(layers, landlock.restrict(descriptor)))
+        in_force |= dict.fromkeys(layers, landlock.restrict(descriptor))
     # Last: the others need system calls that this one forbids.
-    force["seccomp"] = apart and seccomp.apply(threads=limits.heic)
-    return {name for name, holds in force.items() if holds}
+    in_force["seccomp"] = isolated and seccomp.restrict(threads=limits.heic)
+    return {name for name, holds in in_force.items() if holds}
 
 
 def prepare(*, limits: Limits, mode: Mode) -> set[str]:
     """
-    Put on, in the helper, what its children then have from their birth.
+    Apply, in the helper, the layers that its children inherit.
 
-    :param limits: those that its children will have.
+    :param limits: those of its children.
     :returns: the layers in force.
     """
-    force = {
+    in_force = {
         "namespaces": mode != "off" and process.leave_namespaces(),
         "oom_score": process.die_first(),
     }
     if mode != "off":
         process.forbid_inspection()
-        # No child has to make it again.
+        # Cached, so that no child has to make it.
         seccomp.program_here(threads=limits.heic)
-    return {name for name, holds in force.items() if holds}
+    return {name for name, holds in in_force.items() if holds}
 
 
-def holds(layers: Collection[str], mode: Mode) -> bool:
-    """Whether these layers are enough for this mode."""
+def is_enough(layers: Collection[str], mode: Mode) -> bool:
+    """Return whether these layers are enough for this mode."""
     if mode != "strict":
         return True
     return "no_new_privs" in layers and ("seccomp" in layers or "landlock" in layers)
@@ -90,14 +91,14 @@ def holds(layers: Collection[str], mode: Mode) -> bool:
 
 def verified(layers: Collection[str], pid: int) -> set[str]:
     """
-    The layers that a child says it has, less those of which the kernel knows better.
+    Return the layers that a child claims, without those that the kernel denies.
 
-    :param pid: the child, stopped before its job.
+    :param pid: the child, which waits before its job.
     """
-    believed = set(layers) & set(LAYERS)
+    confirmed = set(layers) & set(LAYERS)
     status = process.status(pid)
     if status.get("NoNewPrivs") != "1":
-        believed.discard("no_new_privs")
+        confirmed.discard("no_new_privs")
     if status.get("Seccomp") != "2":
-        believed.discard("seccomp")
-    return believed
+        confirmed.discard("seccomp")
+    return confirmed

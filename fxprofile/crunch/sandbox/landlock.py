@@ -1,8 +1,8 @@
 """
-Landlock: no file, no network, no signal, not even for a process that finds a way to ask.
+Landlock: no file, no TCP, no signal, whatever system calls a process may make.
 
 Constants and structures are from include/uapi/linux/landlock.h; what each version of
-the interface knows is in Documentation/userspace-api/landlock.rst.
+the interface handles is in Documentation/userspace-api/landlock.rst.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CREATE_RULESET: Final = 444
 _RESTRICT_SELF: Final = 446
 _CREATE_RULESET_VERSION: Final = 1
 
-#: How many of the rights on files, network and scope each version knows:
+#: By version, how many rights on files, on the network and of scope it handles:
 #: EXECUTE to MAKE_SYM, then REFER, TRUNCATE, IOCTL_DEV; BIND_TCP and CONNECT_TCP;
 #: ABSTRACT_UNIX_SOCKET and SIGNAL.
 _RIGHTS: Final = {
@@ -29,33 +29,33 @@ _RIGHTS: Final = {
     5: (16, 2, 0),
     6: (16, 2, 2),
 }
+_LAYERS: Final = ("landlock", "landlock_network", "landlock_scope")
 
 
 def ruleset() -> tuple[int, list[str]] | None:
     """
-    Make the rules: allow nothing of what Landlock knows.
+    Create a ruleset that allows nothing of what Landlock handles.
 
-    :returns: a descriptor for :func:`restrict`, and the layers that this will put in
-        force: ``landlock``, ``landlock_network``, ``landlock_scope``.
+    :returns: a descriptor for :func:`restrict`, and the layers that it will put in
+        force; None if Landlock is unavailable.
     """
     try:
         version = call("syscall", _CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
         rights = _RIGHTS[min(version, max(_RIGHTS))]
-        # The structure grew with the versions; the kernel knows by its size.
+        # The structure grew with the versions; the kernel tells them apart by its size.
         words = 1 + (version >= 4) + (version >= 6)
         attributes = struct.pack(f"={words}Q", *((1 << count) - 1 for count in rights[:words]))
         descriptor = call("syscall", _CREATE_RULESET, attributes, len(attributes), 0)
     except (OSError, KeyError):
         return None
-    names = ("landlock", "landlock_network", "landlock_scope")
-    return descriptor, [name for name, count in zip(names, rights, strict=True) if count]
+    return descriptor, [name for name, count in zip(_LAYERS, rights, strict=True) if count]
 
 
 def restrict(descriptor: int) -> bool:
     """
-    Put this process under the rules; it must have given up gaining privileges before.
+    Put this process under a ruleset; it must have given up gaining privileges before.
 
-    :param descriptor: of the rules; it is closed.
+    :param descriptor: of the ruleset; it is closed.
     """
     try:
         call("syscall", _RESTRICT_SELF, descriptor, 0)

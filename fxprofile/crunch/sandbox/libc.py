@@ -1,4 +1,4 @@
-"""System calls that Python has no function for."""
+"""System calls that the standard library lacks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def call(name: str, *arguments: int | ctypes.Array[ctypes.c_char] | bytes | None) -> int:
+def call(name: str, *arguments: int | bytes | None) -> int:
     """
     Call a function of the C library.
 
-    :param arguments: integers go as unsigned long, which is what variadic system call
-        wrappers read.
-    :raises OSError: if it returned -1, or if there is none.
+    :param arguments: integers are passed as unsigned long, which is what variadic system
+        call wrappers read.
+    :raises OSError: if it returned -1, or does not exist.
     """
     function = getattr(_libc, name, None)
     if function is None:

@@ -1,5 +1,5 @@
 """
-What a process can give up of itself: its user, its capabilities, its place in line.
+Layers by which a process restricts itself: user, capabilities, limits, priority, namespaces.
 
 Constants are from include/uapi/linux/prctl.h, sched.h and capability.h.
 """
@@ -10,8 +10,11 @@ import os
 import resource
 import signal
 import struct
-from typing import Final
+from collections.abc import Callable
+from functools import wraps
+from typing import Final, ParamSpec
 
+from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.sandbox.libc import call, prctl
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -25,18 +28,31 @@ _CLONE_NEWNET: Final = 0x40000000
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
 _NOBODY: Final = 65534
-#: Users whom nothing else belongs to: each child of root becomes one of its own.
+#: User ids that nothing else uses: each child of root gets one of its own.
 _FIRST_USER: Final = 0x7F000000
 _NICE: Final = 10
 
+P = ParamSpec("P")
 
-def lower_priority() -> bool:
-    """Let everything else go first."""
-    try:
-        os.nice(_NICE)
-    except OSError:
-        return False
-    return True
+
+def layer(apply: Callable[P, object]) -> Callable[P, bool]:
+    """Make a function that applies a layer return whether that worked, instead of OSError."""
+
+    @wraps(apply)
+    def applied(*args: P.args, **kwargs: P.kwargs) -> bool:
+        try:
+            apply(*args, **kwargs)
+        except OSError:
+            return False
+        return True
+
+    return applied
+
+
+@layer
+def lower_priority() -> None:
+    """Run only when nothing else wants the processor."""
+    os.nice(_NICE)
 
 
 def leave_root() -> bool:
@@ -53,89 +69,102 @@ def leave_root() -> bool:
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         except OSError:
-            # In a user namespace most ids stand for nobody.
+            # In a user namespace most ids are not mapped.
             continue
         return os.geteuid() != 0
     return False
 
 
-def drop_capabilities() -> bool:
+@layer
+def drop_capabilities() -> None:
     """Give up every capability."""
-    try:
-        call(
-            "capset",
-            struct.pack("=Ii", _CAPABILITY_VERSION_3, 0),
-            struct.pack("=6I", 0, 0, 0, 0, 0, 0),
-        )
-    except OSError:
-        return False
-    return True
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    call("capset", header, struct.pack("=6I", 0, 0, 0, 0, 0, 0))
 
 
-def die_with(parent: int) -> bool:
-    """Be killed when the parent ends, and at once if it already has."""
+@layer
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, and exit at once if it already has."""
     try:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except OSError:
-        return False
     finally:
         if os.getppid() != parent:
             os._exit(1)
-    return True
 
 
-def forbid_inspection() -> bool:
+@layer
+def forbid_inspection() -> None:
     """
-    Let no other process of the same user read this one's memory and environment, or
-    trace it; for a process with credentials, and for its children.
+    Let no process of the same user read this one's memory and environment, or trace it.
+
+    For a process with credentials, and for its children.
     """
-    try:
-        prctl(_PR_SET_DUMPABLE, 0)
-    except OSError:
-        return False
-    return True
+    prctl(_PR_SET_DUMPABLE, 0)
 
 
-def forbid_new_privileges() -> bool:
-    """Gain nothing from set-user-id programs; Landlock and seccomp ask for this."""
-    try:
-        prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    except OSError:
-        return False
-    return True
+@layer
+def forbid_new_privileges() -> None:
+    """Gain nothing from set-user-id programs; Landlock and seccomp require this."""
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def die_first() -> bool:
-    """Be what the kernel ends first when memory runs out; children inherit it."""
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        return False
-    return True
+@layer
+def die_first() -> None:
+    """Be what the kernel kills first when memory runs out; children inherit it."""
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
-def leave_namespaces() -> bool:
+@layer
+def leave_namespaces() -> None:
     """
-    Move to a network and an IPC namespace with nothing in them; children inherit them.
+    Move to an empty network and IPC namespace; children inherit them.
 
-    Many hosts do not let unprivileged processes do this.
+    Many hosts do not allow this to unprivileged processes.
     """
     flags = _CLONE_NEWNET | _CLONE_NEWIPC
-    if os.geteuid() != 0:
-        flags |= _CLONE_NEWUSER
-    try:
+    if os.geteuid() == 0:
         call("unshare", flags)
-    except OSError:
-        return False
-    if flags & _CLONE_NEWUSER:
-        # The new namespace gave them all, over things of its own.
+    else:
+        call("unshare", flags | _CLONE_NEWUSER)
+        # The new user namespace granted all of them, over its own objects.
         drop_capabilities()
-    return True
+
+
+def limit_resources(limits: Limits) -> bool:
+    """
+    Limit what this process may take (``setrlimit(2)``).
+
+    The memory is that of the image: what the helper had before the fork, and shares,
+    is added to it.
+    """
+    wanted = {
+        resource.RLIMIT_AS: (address_space() + limits.memory,) * 2,
+        # The signal of the soft limit can be ignored, that of the hard one cannot.
+        resource.RLIMIT_CPU: (limits.cpu, limits.cpu + 1),
+        resource.RLIMIT_FSIZE: (limits.max_result,) * 2,
+        resource.RLIMIT_CORE: (0, 0),
+        # All that is needed is open: it gets no further file, socket or pipe.
+        resource.RLIMIT_NOFILE: (0, 0),
+    }
+    if not limits.heic:
+        # Not even threads, except for root; the HEIC decoder starts one.
+        wanted[resource.RLIMIT_NPROC] = (0, 0)
+    in_force = True
+    for kind, (soft, hard) in wanted.items():
+        try:
+            resource.setrlimit(kind, (soft, hard))
+        except (OSError, ValueError):
+            # The limit of this process may be lower already.
+            in_force = resource.getrlimit(kind)[1] in range(hard + 1) and in_force
+    # The helper kills a child in time; this is for a child whose helper cannot.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limits.timeout + 1)
+    return in_force
 
 
 def status(pid: int) -> dict[str, str]:
-    """What the kernel says of a process; nothing if it says nothing."""
+    """Return ``/proc/PID/status`` by field; empty if the kernel has none."""
     try:
         with open(f"/proc/{pid}/status") as file:
             return {
@@ -146,7 +175,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def address_space() -> int:
-    """The bytes of address space that this process has; 0 if nobody tells."""
+    """Return the size of this process's address space, in bytes; 0 if unknown."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             # The first of its numbers, in pages (Documentation/filesystems/proc.rst).

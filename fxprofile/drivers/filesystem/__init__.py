@@ -1,5 +1,5 @@
 """
-Buckets in a local folder.
+Buckets that are folders of this host: atomic and durable puts, validated keys.
 
-Atomic, durable, and validated keys.  For one host only.
+``bucket.py`` implements the port in threads; ``folder.py`` holds the blocking calls.
 """

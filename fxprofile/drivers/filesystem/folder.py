@@ -1,39 +1,54 @@
 """
-The files of a bucket: calls that block, for threads.
+The files of a bucket: blocking calls, to be made in threads.
 
-Everything is reached from an open folder by one name at a time, and no link is
-followed, so that whatever lies in the folder no path leads out of it.  Only the folder
-of the bucket itself may be a link.
+Every file is opened relative to an open folder, one path component at a time and without
+following links, so that no content of the folder leads out of it.  Only the bucket's own
+folder may be a link.  ``pathlib`` and ``shutil`` resolve whole paths, which follows links.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import heapq
 import os
+import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from fxprofile.model.ports import ObjectInfo
 
-FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: For everything below the bucket's folder.
-LINKLESS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
-#: What the system says when there is no such file, or something that is not one.
+#: Bytes that one call reads at most.
+PIECE: Final = 1 << 16
+
+#: The folder of unfinished uploads.  No key begins with a dot.
+INCOMING: Final = ".incoming"
+
+#: Errors that mean there is no such file, or that it is not a regular one.
 NO_SUCH_FILE: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO}
 )
+
+#: Names that one scan of a folder keeps while objects expire.
+EXPIRY_PAGE: Final = 10_000
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_LINKS = os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: Attempts to create or rename a file while other processes remove its folder.
+_ATTEMPTS = 10
 
 
 class Folder:
     """
     The folder of a bucket.
 
-    :param path: is made when it is first written to.
+    :param path: created when it is first written to.
     :param shared: whether the group may read it.
     """
 
@@ -41,20 +56,20 @@ class Folder:
         self.path = path
         self.file_mode = 0o640 if shared else 0o600
         self._folder_mode = 0o750 if shared else 0o700
-        self._stamp_lock = threading.Lock()
-        self._stamp = 0
+        self._timestamp_lock = threading.Lock()
+        self._timestamp = 0
 
     @contextmanager
     def opened(self, parts: Sequence[str] = (), make: bool = False) -> Iterator[int]:
         """
-        Open the bucket's folder or one below it.
+        Open the bucket's folder or one below it, and return its descriptor.
 
-        :param make: whether to make the folders that are missing.
-        :raises OSError: if there is none.
+        :param make: whether to create the missing folders.
+        :raises OSError: if there is no such folder.
         """
         if make:
             self._make_root()
-        current = os.open(self.path, FOLDER)
+        current = os.open(self.path, _FOLDER)
         try:
             for part in parts:
                 below = self._below(current, part, make)
@@ -63,6 +78,29 @@ class Folder:
             yield current
         finally:
             os.close(current)
+
+    def make(self) -> None:
+        """
+        Create the folder if it is missing.
+
+        :raises OSError: if it is not writable.
+        """
+        try:
+            with self.opened([INCOMING], make=True) as incoming, self.opened() as root:
+                for opened in (root, incoming):
+                    if not os.access(".", os.W_OK | os.X_OK, dir_fd=opened, effective_ids=True):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    def check(self) -> None:
+        """
+        Read the folder, and create it if it is missing.
+
+        :raises OSError: if it is not readable.
+        """
+        with self.opened(make=True) as folder, os.scandir(folder) as entries:
+            next(entries, None)
 
     def _make_root(self) -> None:
         missing: list[Path] = []
@@ -77,107 +115,277 @@ class Folder:
 
     def _below(self, above: int, name: str, make: bool) -> int:
         try:
-            return os.open(name, FOLDER | LINKLESS, dir_fd=above)
+            return os.open(name, _FOLDER | _NO_LINKS, dir_fd=above)
         except FileNotFoundError:
             if not make:
                 raise
         with suppress(FileExistsError):
             os.mkdir(name, self._folder_mode, dir_fd=above)
-        below = os.open(name, FOLDER | LINKLESS, dir_fd=above)
+        below = os.open(name, _FOLDER | _NO_LINKS, dir_fd=above)
         try:
-            # The umask of the process is for files that nobody thought about.
+            # The mode of mkdir is subject to the umask.
             os.fchmod(below, self._folder_mode)
-            sync_folder(above)
+            _sync(above)
         except BaseException:
             os.close(below)
             raise
         return below
 
-    def open_file(self, parts: Sequence[str]) -> tuple[int, os.stat_result]:
+    def open_object(self, parts: Sequence[str]) -> tuple[ObjectFile, bytes]:
         """
-        Open an object.
+        Open an object, and return it with its first piece.
 
-        :returns: a descriptor, and what the system knows of the file.
         :raises OSError: with one of :data:`NO_SUCH_FILE` if there is none.
         """
         with self.opened(parts[:-1]) as folder:
-            # A pipe that somebody left here must not stop the thread.
-            file = os.open(parts[-1], os.O_RDONLY | os.O_NONBLOCK | LINKLESS, dir_fd=folder)
+            # Without O_NONBLOCK, opening a named pipe would block the thread.
+            flags = os.O_RDONLY | os.O_NONBLOCK | _NO_LINKS
+            descriptor = os.open(parts[-1], flags, dir_fd=folder)
         try:
-            return file, _of_a_file(os.fstat(file))
+            status = _regular(os.fstat(descriptor))
         except BaseException:
-            os.close(file)
+            os.close(descriptor)
             raise
+        file = ObjectFile(descriptor, status)
+        return file, file.read()
 
-    def look(self, parts: Sequence[str]) -> os.stat_result:
+    def stat(self, parts: Sequence[str]) -> os.stat_result:
         """
-        What the system knows of the file of an object.
+        Return the status of an object's file.
 
         :raises OSError: with one of :data:`NO_SUCH_FILE` if there is none.
         """
         with self.opened(parts[:-1]) as folder:
-            return _of_a_file(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
+            return _regular(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
 
     def remove(self, parts: Sequence[str]) -> None:
-        """Remove an object, if it is there, and the folders that are empty without it."""
-        try:
-            with self.opened(parts[:-1]) as folder:
-                os.unlink(parts[-1], dir_fd=folder)
-                sync_folder(folder)
-        except OSError as error:
-            if error.errno not in NO_SUCH_FILE:
-                raise
-        for end in range(len(parts) - 1, 0, -1):
-            try:
+        """Remove an object if it exists, and the folders that become empty."""
+        with _ignore_missing(), self.opened(parts[:-1]) as folder:
+            os.unlink(parts[-1], dir_fd=folder)
+            _sync(folder)
+        # A folder that another process has put something in stays.  A put whose folder was
+        # removed creates it again.
+        with suppress(OSError):
+            for end in range(len(parts) - 1, 0, -1):
                 with self.opened(parts[: end - 1]) as above:
-                    # Fails if somebody has put something in.  A put that finds the
-                    # folder gone makes it again.
                     os.rmdir(parts[end - 1], dir_fd=above)
-            except OSError:
-                return
 
     def list(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
-        """At most ``limit`` objects, in the order of their keys."""
-        found: list[ObjectInfo] = []
-        if limit > 0:
-            with suppress(FileNotFoundError), self.opened() as root:
-                for info in _walk(root, "", prefix, after, limit):
-                    found.append(info)
-                    if len(found) >= limit:
-                        break
-        return found
+        """Return at most ``limit`` objects, in the order of their keys."""
+        with suppress(FileNotFoundError), self.opened() as root:
+            return list(islice(_walk(root, "", prefix, after, limit), limit))
+        return []
 
     def expire(self, before: float, stopped: Callable[[], bool]) -> int:
         """
         Remove the objects that were last put before a time.
 
         :param before: seconds since the epoch.
-        :param stopped: whether to leave the rest for another time.
-        :returns: how many there were.
+        :param stopped: whether to leave the rest for the next time.
+        :returns: the number of removed objects.
         """
         removed = 0
         with suppress(FileNotFoundError), self.opened() as root:
-            for parts in _older(root, [], before):
+            for info in _walk(root, "", "", "", EXPIRY_PAGE):
                 if stopped():
                     break
-                self.remove(parts)
-                removed += 1
+                if info.modified < before:
+                    self.remove(info.key.split("/"))
+                    removed += 1
         return removed
 
-    def stamp(self, seconds: float, above: int) -> int:
+    def sweep(self) -> int:
         """
-        The time to give to a new file, in nanoseconds: never the same one twice, so
-        that files of the same length have different tags.
+        Remove the unfinished uploads of processes that were killed.
 
-        :param above: that of the file it replaces.
+        A process holds a lock on the file of its upload, which the kernel releases when the
+        process ends.
+
+        :returns: the number of removed files.
         """
-        with self._stamp_lock:
-            self._stamp = max(int(seconds * 1e9), self._stamp + 1, above + 1)
-            return self._stamp
+        removed = 0
+        with suppress(FileNotFoundError), self.opened([INCOMING]) as incoming:
+            for name in os.listdir(incoming):
+                with _ignore_missing():
+                    flags = os.O_RDWR | os.O_NONBLOCK | _NO_LINKS
+                    file = os.open(name, flags, dir_fd=incoming)
+                    try:
+                        if _lock(file):
+                            os.unlink(name, dir_fd=incoming)
+                            removed += 1
+                    finally:
+                        os.close(file)
+        return removed
+
+    def timestamp(self, seconds: float, replaced: int) -> int:
+        """
+        Return the modification time of a new file, in nanoseconds; never the same twice, so
+        that files of the same length have different ETags.
+
+        :param replaced: that of the file that it replaces.
+        """
+        with self._timestamp_lock:
+            self._timestamp = max(int(seconds * 1e9), self._timestamp + 1, replaced + 1)
+            return self._timestamp
+
+
+class ObjectFile:
+    """
+    An object that is open for reading.  It closes itself at its end, and when it is dropped.
+
+    A cancelled read still runs in its thread; closing waits for it.
+
+    :ivar status: of the file.
+    :ivar remaining: bytes that have not been read.
+    """
+
+    def __init__(self, descriptor: int, status: os.stat_result) -> None:
+        self.status = status
+        self.remaining = status.st_size
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
+        self._lock = threading.Lock()
+
+    def read(self) -> bytes:
+        """
+        Return the next piece.
+
+        :raises OSError: if the file has been truncated.
+        """
+        with self._lock:
+            piece = self._file.read(min(PIECE, self.remaining))
+            if not piece and self.remaining:
+                raise OSError(errno.EIO, "the file was truncated")
+            self.remaining -= len(piece)
+            if not self.remaining:
+                self._file.close()
+            return piece
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+
+class ObjectWriter:
+    """
+    An object that is being written to a temporary file, invisible until it is published.
+
+    Its calls may overlap in several threads, because a cancelled call still runs.
+
+    :param parts: of the key.
+    :param seconds: returns the time.
+    """
+
+    def __init__(self, folder: Folder, parts: Sequence[str], seconds: Callable[[], float]) -> None:
+        self._folder = folder
+        self._parts = parts
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._file: int | None = None
+        self._name = ""
+        self._aborted = False
+        self._published: tuple[int, int] | None = None
+
+    def write(self, piece: bytes) -> None:
+        """Append to the file."""
+        with self._lock:
+            file = self._opened()
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(file, view) :]
+
+    def publish(self) -> None:
+        """Make the file durable, and rename it to its key in place of an older file."""
+        with self._lock:
+            file = self._opened()
+            try:
+                replaced = self._folder.stat(self._parts).st_mtime_ns
+            except OSError as error:
+                if error.errno not in NO_SUCH_FILE:
+                    raise
+                replaced = 0
+            timestamp = self._folder.timestamp(self._seconds(), replaced)
+            os.utime(file, ns=(timestamp, timestamp))
+            os.fsync(file)
+            self._rename(keep=bool(replaced))
+            if not replaced:
+                self._published = _identity(os.fstat(file))
+            self._close()
+
+    def abort(self) -> None:
+        """
+        Remove the file, even if it has just been published.
+
+        A file that has replaced an older one stays, because the older one is gone and a whole
+        object is better than none.  So does a file that another put has published since.
+        """
+        with self._lock:
+            self._aborted = True
+            if self._file is not None:
+                try:
+                    with suppress(FileNotFoundError), self._folder.opened([INCOMING]) as incoming:
+                        os.unlink(self._name, dir_fd=incoming)
+                finally:
+                    self._close()
+            if self._published is not None:
+                with suppress(FileNotFoundError):
+                    if _identity(self._folder.stat(self._parts)) == self._published:
+                        self._folder.remove(self._parts)
+
+    def _opened(self) -> int:
+        if self._aborted:
+            raise OSError(errno.ECANCELED, "the upload was cancelled")
+        attempts = 0
+        while self._file is None:
+            attempts += 1
+            if attempts > _ATTEMPTS:
+                raise OSError(errno.EAGAIN, "other processes remove the files of uploads")
+            self._create()
+        return self._file
+
+    def _create(self) -> None:
+        self._name = secrets.token_hex(16)
+        mode = self._folder.file_mode
+        with self._folder.opened([INCOMING], make=True) as incoming:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS
+            self._file = os.open(self._name, flags, mode, dir_fd=incoming)
+        os.fchmod(self._file, mode)
+        if not _lock(self._file) or os.fstat(self._file).st_nlink == 0:
+            # A sweep locked the file first, and removes it.
+            self._close()
+
+    def _rename(self, keep: bool) -> None:
+        """
+        :param keep: whether the file stays if its new name cannot be made durable; see abort.
+        """
+        name = self._parts[-1]
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with (
+                    self._folder.opened([INCOMING]) as incoming,
+                    self._folder.opened(self._parts[:-1], make=True) as folder,
+                ):
+                    os.rename(self._name, name, src_dir_fd=incoming, dst_dir_fd=folder)
+                    try:
+                        _sync(folder)
+                    except OSError:
+                        if not keep:
+                            os.unlink(name, dir_fd=folder)
+                        raise
+                return
+            except FileNotFoundError:
+                # A delete may remove the empty folder after it was opened.
+                if attempt == _ATTEMPTS:
+                    raise
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 def object_info(key: str, status: os.stat_result) -> ObjectInfo:
-    """What a bucket says of a file; the tag is made as nginx makes it."""
+    """Return what the port reports of a file; the ETag has nginx's format."""
     return ObjectInfo(
         key=key,
         length=status.st_size,
@@ -186,56 +394,73 @@ def object_info(key: str, status: os.stat_result) -> ObjectInfo:
     )
 
 
-def sync_folder(folder: int) -> None:
+@contextmanager
+def _ignore_missing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SUCH_FILE:
+            raise
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _lock(file: int) -> bool:
+    """Lock a file unless another process has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sync(folder: int) -> None:
     """Make the names in an open folder durable."""
     try:
         os.fsync(folder)
     except OSError as error:
-        # Some network file systems have nothing to do here, and say so this way.
+        # Some network file systems do not support this on a folder.
         if error.errno != errno.EINVAL:
             raise
 
 
-def _of_a_file(status: os.stat_result) -> os.stat_result:
+def _regular(status: os.stat_result) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EISDIR, "not a file")
+        raise OSError(errno.EISDIR, "not a regular file")
     return status
 
 
 def _walk(folder: int, path: str, prefix: str, after: str, page: int) -> Iterator[ObjectInfo]:
-    """The objects below an open folder, in order; at most a page of names is kept."""
-    handled = ""
+    """Yield the objects below an open folder, in order; at most a page of names is kept."""
+    last = ""
     while True:
-        names = heapq.nsmallest(page, _children(folder, path, prefix, after, handled))
+        names = heapq.nsmallest(page, _children(folder, path, prefix, after, last))
         for name in names:
-            try:
+            # An entry may be removed during the walk.
+            with _ignore_missing():
                 if name.endswith("/"):
-                    below = os.open(name[len(path) : -1], FOLDER | LINKLESS, dir_fd=folder)
+                    below = os.open(name[len(path) : -1], _FOLDER | _NO_LINKS, dir_fd=folder)
                     try:
                         yield from _walk(below, name, prefix, after, page)
                     finally:
                         os.close(below)
                 else:
                     status = os.stat(name[len(path) :], dir_fd=folder, follow_symlinks=False)
-                    yield object_info(name, _of_a_file(status))
-            except OSError as error:
-                if error.errno not in NO_SUCH_FILE:
-                    raise
-                # It went while we looked.
+                    yield object_info(name, _regular(status))
         if len(names) < page:
             return
-        handled = names[-1]
+        last = names[-1]
 
 
-def _children(folder: int, path: str, prefix: str, after: str, handled: str) -> Iterator[str]:
+def _children(folder: int, path: str, prefix: str, after: str, last: str) -> Iterator[str]:
     """
-    The keys of the files in a folder, and of the folders in it with a slash behind,
-    which is where the order of keys has them.
+    Yield the keys of the files in a folder, and of its folders with a slash, by which they
+    sort among the keys.
     """
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
             name = path + entry.name
             if entry.is_dir(follow_symlinks=False):
                 name += "/"
@@ -248,28 +473,5 @@ def _children(folder: int, path: str, prefix: str, after: str, handled: str) -> 
                     and name > after
                     and entry.is_file(follow_symlinks=False)
                 )
-            if wanted and name > handled:
+            if wanted and name > last and not entry.name.startswith("."):
                 yield name
-
-
-def _older(folder: int, parts: list[str], before: float) -> Iterator[list[str]]:
-    """The parts of the keys of old objects below an open folder, in no order."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            here = [*parts, entry.name]
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    below = os.open(entry.name, FOLDER | LINKLESS, dir_fd=folder)
-                    try:
-                        yield from _older(below, here, before)
-                    finally:
-                        os.close(below)
-                    continue
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and status.st_mtime < before:
-                    yield here
-            except OSError as error:
-                if error.errno not in NO_SUCH_FILE:
-                    raise

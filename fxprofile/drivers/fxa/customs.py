@@ -12,7 +12,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
-from fxprofile.http_client.upstream import Answer, Upstream, UpstreamFailure
+from fxprofile.http_client.upstream import (
+    Answer,
+    Upstream,
+    UpstreamFailure,
+    client_for,
+    pool_for,
+)
 from fxprofile.model.errors import RequestBlocked, TooManyRequests
 from fxprofile.telemetry.metrics import Metrics
 
@@ -21,6 +27,13 @@ TIMEOUT: Final = 1.0
 
 #: The longest wait that is passed on, in seconds.
 _MAX_RETRY_AFTER: Final = 86_400
+
+
+def customs_server(url: str, reactor: Any, metrics: Metrics) -> Customs:
+    """Return the driver of the customs server at this URL, with connections of its own."""
+    pool = pool_for(reactor)
+    client = client_for(reactor, pool, TIMEOUT)
+    return Customs(client, reactor, metrics, url, pool=pool)
 
 
 class Customs(Service):

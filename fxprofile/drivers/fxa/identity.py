@@ -24,6 +24,8 @@ from fxprofile.http_client.upstream import (
     as_number,
     as_text,
     as_texts,
+    client_for,
+    pool_for,
     within,
 )
 from fxprofile.model.errors import (
@@ -37,13 +39,28 @@ from fxprofile.model.errors import (
 from fxprofile.model.keys import is_uid
 from fxprofile.model.ports import IIdentity, IRevocations
 from fxprofile.model.profiles import Account, Credentials
-from fxprofile.settings.model import IdentitySettings
+from fxprofile.settings.model import IdentitySettings, Settings
 from fxprofile.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
 #: The auth server's number for an account that is not there.
 _UNKNOWN_ACCOUNT = 102
+
+
+def fxa_identity(
+    settings: Settings, reactor: Any, metrics: Metrics, revocations: IRevocations | None = None
+) -> FxaIdentity:
+    """
+    The identity that the settings describe, with connections of its own.
+
+    :param revocations: shared with other web processes; None if they share nothing.
+    """
+    pool = pool_for(reactor)
+    client = client_for(reactor, pool, settings.identity.timeout)
+    return FxaIdentity(
+        client, reactor, metrics, settings.identity, pool=pool, revocations=revocations
+    )
 
 
 @implementer(IIdentity)
@@ -181,7 +198,7 @@ class FxaIdentity(Service):
                 self._trusted.drop(digest(token))
             raise
 
-    async def invalidate_tokens(self, *, uid: str) -> None:
+    async def forget(self, *, uid: str) -> None:
         """See :class:`fxprofile.model.ports.IIdentity`."""
         if self._trusted is not None:
             self._trusted.forget(uid)

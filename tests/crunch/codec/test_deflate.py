@@ -12,11 +12,11 @@ from PIL import PngImagePlugin
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.crunch.codec import deflate
-from fxprofile.crunch.codec.decoders import Png
-from fxprofile.crunch.codec.deflate import Stored
+from fxprofile.crunch.codec.decoders import PngFile
+from fxprofile.crunch.codec.deflate import StoredStream
 from tests.corpus.drawing import drawing, photo, saved
 
-LIBRARIES = (zlib, deflate.fast)
+LIBRARIES = (zlib, deflate.library)
 
 
 def in_pieces(data: bytes, most: int) -> Callable[[int], bytes]:
@@ -25,7 +25,7 @@ def in_pieces(data: bytes, most: int) -> Callable[[int], bytes]:
     return lambda size: pieces.pop(0)
 
 
-def all_of(stored: Stored) -> bytes:
+def all_of(stored: StoredStream) -> bytes:
     return b"".join(iter(stored.read, b""))
 
 
@@ -44,19 +44,19 @@ class StoredTests(SynchronousTestCase):
         self, seed: bytes, times: int, level: int, strategy: int, most: int, library: object
     ) -> None:
         """Whatever was compressed, however, and however little is read at one time."""
-        self.patch(deflate, "fast", library)
+        self.patch(deflate, "library", library)
         packer = zlib.compressobj(level, strategy=strategy)
         packed = packer.compress(seed * times) + packer.flush()
         most = max(most, len(packed) // 1000)
-        stored = all_of(Stored(in_pieces(packed + b"more", most)))
+        stored = all_of(StoredStream(in_pieces(packed + b"more", most)))
         self.assertEqual(zlib.decompress(stored), seed * times)
 
     def test_size(self) -> None:
         """No more is inflated at one time than a block holds, whatever there is."""
         packed = zlib.compress(bytes(5 << 20))
         for library in LIBRARIES:
-            self.patch(deflate, "fast", library)
-            stored = Stored(io.BytesIO(packed).read)
+            self.patch(deflate, "library", library)
+            stored = StoredStream(io.BytesIO(packed).read)
             pieces = list(iter(stored.read, b""))
             self.assertLessEqual(max(map(len, pieces)), (1 << 16) + 4)
             self.assertEqual(zlib.decompress(b"".join(pieces)), bytes(5 << 20))
@@ -65,16 +65,16 @@ class StoredTests(SynchronousTestCase):
         """The checksum is that of what was found, be the one that came wrong or cut off."""
         packed = zlib.compress(b"avatar" * 100)
         for damaged in (packed[:-4], packed[:-4] + b"none", packed[:-1]):
-            stored = all_of(Stored(in_pieces(damaged, 50)))
+            stored = all_of(StoredStream(in_pieces(damaged, 50)))
             self.assertEqual(zlib.decompress(stored), b"avatar" * 100)
 
     @given(st.integers(0, 700), st.sampled_from(LIBRARIES))
     def test_cut(self, length: int, library: object) -> None:
         """Of a stream that is cut off, what is before the cut, and then nothing for ever."""
-        self.patch(deflate, "fast", library)
+        self.patch(deflate, "library", library)
         whole = photo(20, 12).tobytes()
         packed = zlib.compress(whole)[:length]
-        stored = Stored(in_pieces(packed, 100))
+        stored = StoredStream(in_pieces(packed, 100))
         inflater = zlib.decompressobj()
         found = inflater.decompress(all_of(stored))
         self.assertFalse(inflater.eof)
@@ -86,9 +86,9 @@ class StoredTests(SynchronousTestCase):
         packed = zlib.compress(photo(40, 30).tobytes(), 0)
         for damaged in (b"\x79" + packed[1:], b"\x78\x21" + packed[2:], packed[:2] + b"\x07" * 9):
             for library in LIBRARIES:
-                self.patch(deflate, "fast", library)
+                self.patch(deflate, "library", library)
                 with self.assertRaises((ValueError, library.error)):
-                    all_of(Stored(in_pieces(damaged, 30)))
+                    all_of(StoredStream(in_pieces(damaged, 30)))
 
 
 class PngTests(SynchronousTestCase):
@@ -99,7 +99,7 @@ class PngTests(SynchronousTestCase):
         for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
             for image in (photo(300, 200), drawing(300, 200)):
                 data = saved(image.convert("L" if mode == "I;16" else mode).convert(mode), "PNG")
-                found = Png(io.BytesIO(data))
+                found = PngFile(io.BytesIO(data))
                 wanted = PngImagePlugin.PngImageFile(io.BytesIO(data))
                 self.assertEqual(found.tobytes(), wanted.tobytes())
                 self.assertEqual((found.mode, found.info), (wanted.mode, wanted.info))
@@ -110,7 +110,7 @@ class PngTests(SynchronousTestCase):
         frames = [photo(90, 60).rotate(angle) for angle in (0, 30, 60)]
         frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
         data = file.getvalue()
-        found, wanted = Png(io.BytesIO(data)), PngImagePlugin.PngImageFile(io.BytesIO(data))
+        found, wanted = PngFile(io.BytesIO(data)), PngImagePlugin.PngImageFile(io.BytesIO(data))
         for number in range(3):
             found.seek(number)
             wanted.seek(number)
@@ -121,7 +121,7 @@ class PngTests(SynchronousTestCase):
         data = saved(photo(90, 60), "PNG")
         text = b"tEXtkey\0value"
         chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
-        found = Png(io.BytesIO(data[:-12] + chunk + data[-12:]))
+        found = PngFile(io.BytesIO(data[:-12] + chunk + data[-12:]))
         found.load()
         self.assertEqual(found.text, {"key": "value"})
 
@@ -132,4 +132,4 @@ class PngTests(SynchronousTestCase):
             with self.assertRaises((OSError, SyntaxError)):
                 PngImagePlugin.PngImageFile(io.BytesIO(data[:length])).load()
             with self.assertRaises((OSError, SyntaxError)):
-                Png(io.BytesIO(data[:length])).load()
+                PngFile(io.BytesIO(data[:length])).load()

@@ -8,10 +8,9 @@ import tempfile
 
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.crunch.codec.headers import Buffer, check_jpeg, webp_sides
+from fxprofile.crunch.codec.headers import Buffer, check_jpeg
 from fxprofile.crunch.limits import Refused
 from tests.corpus.drawing import drawing, photo, saved
 from tests.corpus.jpeg import (
@@ -23,7 +22,6 @@ from tests.corpus.jpeg import (
     two_pictures,
     with_segments,
 )
-from tests.corpus.webp import extended
 
 
 class CheckJpegTests(SynchronousTestCase):
@@ -118,29 +116,3 @@ class CheckJpegTests(SynchronousTestCase):
             scans += piece.startswith(b"\xff\xda")
         data = b"\xff\xd8" + b"".join(pieces)
         self.assertEqual(self.refused(data, max_scans=5), scans > 5)
-
-
-class WebpSidesTests(SynchronousTestCase):
-    """What a WebP says of its canvas."""
-
-    def test_layouts(self) -> None:
-        """It is read from each layout as Pillow reads it."""
-        image = drawing(321, 123)
-        for options in ({"quality": 50}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}):
-            data = saved(image, "WEBP", **options)
-            self.assertEqual(webp_sides(data[:30]), (321, 123))
-        self.assertEqual(webp_sides(extended(16_777_216, 1)), (16_777_216, 1))
-
-    def test_cut(self) -> None:
-        """Of a file that ends before its sides nothing is said."""
-        for options in ({"quality": 50}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"}):
-            data = saved(drawing(32, 32), "WEBP", **options)
-            for length in range(25):
-                self.assertIsNone(webp_sides(data[:length]))
-
-    def test_reserves_nothing(self) -> None:
-        """It needs 30 bytes to refuse what Pillow would reserve gigabytes for."""
-        self.assertLessEqual(len(extended(16_000, 16_000)), 30)
-        self.assertEqual(
-            Image.MAX_IMAGE_PIXELS and webp_sides(extended(16_000, 16_000)), (16_000,) * 2
-        )

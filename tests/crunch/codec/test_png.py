@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.crunch import result
-from fxprofile.crunch.codec import png
+from fxprofile.crunch.codec import deflate, png
 from tests.corpus.drawing import drawing, grain, photo
 
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
@@ -140,16 +140,20 @@ class EncodeTests(SynchronousTestCase):
         ):
             file = io.BytesIO()
             image.save(file, "PNG")
-            for library in (zlib, png.fast):
-                self.patch(png, "fast", library)
+            for library in (zlib, deflate.library):
+                self.patch(deflate, "library", library)
                 most = 1.1 * len(file.getvalue()) + 1000
                 self.assertLess(len(png.encode(image)), most)
 
-    def test_fast(self) -> None:
-        """Without a search, zlib-ng writes what zlib writes."""
+    def test_zlib_ng_writes_the_bytes_of_zlib_without_a_search(self) -> None:
+        """Without a search for matches, zlib-ng writes the same bytes as zlib."""
         rows = np.asarray(photo(200, 120)).reshape(120, -1)
-        for way in (png._BYTES, png._RUNS):
-            self.assertEqual(png._deflate(rows, way, png.fast), png._deflate(rows, way, zlib))
+        for setting in (png._HUFFMAN, png._RLE):
+            found = []
+            for library in (deflate.library, zlib):
+                self.patch(deflate, "library", library)
+                found.append(png._deflate(rows, setting))
+            self.assertEqual(*found)
 
     def test_paeth(self) -> None:
         """The predictor in eight bits is that of the standard, for all that there can be."""

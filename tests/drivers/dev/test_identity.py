@@ -6,12 +6,11 @@ from pydantic import SecretStr
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
+from fxprofile.app.services import Services
 from fxprofile.drivers.dev.identity import DevIdentity
-from fxprofile.drivers.identity import identity_from_config
 from fxprofile.model.errors import AccountUnknown
 from fxprofile.settings.load import load
 from fxprofile.settings.model import DevAccount, DevSettings
-from fxprofile.telemetry.metrics import Metrics
 from tests.contracts.identity import ALICE, IdentityContract
 
 
@@ -23,7 +22,7 @@ class DevIdentityTests(IdentityContract, TestCase):
 
     async def test_from_config(self) -> None:
         """The default settings give this driver with alice and bob."""
-        identity = identity_from_config(load(environ={}), Clock(), Metrics())
+        identity = Services(load(environ={}), Clock()).identity
         self.assertIsInstance(identity, DevIdentity)
         for token in ("alice", "bob"):
             await identity.verify(token=token)

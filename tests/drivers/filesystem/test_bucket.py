@@ -20,10 +20,10 @@ from twisted.trial.unittest import TestCase
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.filesystem.bucket import FilesystemBucket
-from fxprofile.drivers.filesystem.upload import INCOMING
+from fxprofile.drivers.filesystem.folder import INCOMING
 from fxprofile.model.errors import ObjectNotFound, StorageError
 from tests.contracts.bucket import BucketContract, ScriptedBody
-from tests.drivers.filesystem.folders import NOBODY, Harness, descriptors, files_below
+from tests.drivers.filesystem.folder_case import NOBODY, FolderCase, descriptors, files_below
 
 
 class FilesystemBucketContractTests(BucketContract, TestCase):
@@ -42,8 +42,8 @@ class FilesystemBucketContractTests(BucketContract, TestCase):
         self.assertEqual([d for d in descriptors() if str(self.path) in d], [])
 
 
-class FailureTests(Harness):
-    """What the system refuses is a StorageError that says so."""
+class FailureTests(FolderCase):
+    """An error of the system is a StorageError with its reason."""
 
     @contextmanager
     def as_nobody(self) -> Iterator[None]:
@@ -56,8 +56,8 @@ class FailureTests(Harness):
         finally:
             os.seteuid(0)
 
-    def test_no_permission(self) -> None:
-        """A folder that may not be written to: EACCES."""
+    def test_a_folder_without_permission_is_an_error(self) -> None:
+        """A put into a folder that is not writable fails with "Permission denied"."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.mkdir(mode=0o500)
         if os.getuid() == 0:
@@ -75,8 +75,8 @@ class FailureTests(Harness):
             self.assertEqual(caught.exception.filename, str(self.path))
         self.assertEqual(files_below(self.path), [])
 
-    def test_disk_full(self) -> None:
-        """A write that the system cuts short and then refuses stores nothing."""
+    def test_a_write_over_the_file_size_limit_stores_nothing(self) -> None:
+        """A write that is cut short and then refused stores nothing."""
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         before = descriptors()
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -88,8 +88,8 @@ class FailureTests(Harness):
         self.assertEqual(files_below(self.path), [])
         self.assertEqual(descriptors(), before)
 
-    def test_no_space(self) -> None:
-        """A file system without space: ENOSPC; it works again when there is some."""
+    def test_a_full_file_system_stores_nothing(self) -> None:
+        """A put without disk space fails, and one that fits succeeds."""
         self.path.mkdir(parents=True)
         mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", self.path],
@@ -104,8 +104,8 @@ class FailureTests(Harness):
         self.assertEqual(files_below(self.path), [])
         self.result(self.put("k", b"x" * 100_000))
 
-    def test_not_a_folder(self) -> None:
-        """A file where the bucket's folder should be: every method says so."""
+    def test_a_file_in_place_of_the_folder_is_an_error(self) -> None:
+        """Every method fails if the folder of the bucket is a file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_bytes(b"")
         self.assertIn("Not a directory", self.failure(StorageError, self.put("k")))
@@ -113,8 +113,8 @@ class FailureTests(Harness):
         self.failure(StorageError, self.bucket.list(prefix="", after="", limit=1))
         self.failure(ObjectNotFound, self.bucket.get(key="k"))
 
-    def test_file_shrinks(self) -> None:
-        """A file that somebody cuts while it is read ends in an error, not in silence."""
+    def test_a_truncated_file_is_an_error(self) -> None:
+        """A file that is truncated while it is read ends with an error."""
         self.result(self.put("k", b"x" * 200_000))
         _, body = self.result(self.bucket.get(key="k"))
         os.truncate(self.path / "k", 70_000)
@@ -122,16 +122,16 @@ class FailureTests(Harness):
         self.failure(StorageError, read_all(body, 1 << 20))
         self.assertLess(len(descriptors()), len(before))
 
-    def test_folder_under_an_object(self) -> None:
-        """An object cannot be a folder too."""
+    def test_an_object_cannot_be_a_folder_too(self) -> None:
+        """A key below another key is refused."""
         self.result(self.put("a"))
         self.failure(StorageError, self.put("a/b"))
         self.result(self.put("b/c"))
         self.failure(StorageError, self.put("b"))
         self.assertEqual(files_below(self.path), ["a", "b/c"])
 
-    def test_folder_removed(self) -> None:
-        """If the folder is removed under our feet the next put makes it again."""
+    def test_a_removed_folder_is_created_again(self) -> None:
+        """The next put creates a folder that was removed."""
         self.result(self.put("a/k"))
         shutil.rmtree(self.path)
         self.assertEqual(self.keys(), [])
@@ -140,8 +140,8 @@ class FailureTests(Harness):
         self.result(self.put("a/k"))
         self.assertEqual(self.keys(), ["a/k"])
 
-    def test_folder_removed_in_the_middle(self) -> None:
-        """A put whose file is removed with the folder fails, and leaves nothing."""
+    def test_a_put_whose_file_was_removed_fails(self) -> None:
+        """A put whose temporary file is removed fails, and leaves nothing."""
         gate: Deferred[None] = Deferred()
         putting = Deferred.fromCoroutine(
             self.bucket.put(

@@ -1,4 +1,4 @@
-"""Tests of objects in folders that are there whole or not at all."""
+"""Tests of atomic puts, and of cancelled puts and gets, in the filesystem bucket."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.drivers.filesystem.bucket import FilesystemBucket
 from tests.contracts.bucket import ScriptedBody
-from tests.drivers.filesystem.folders import InlineThreads, SteppedThreads, descriptors, files_below
+from tests.drivers.filesystem.folder_case import (
+    InlineThreads,
+    SteppedThreads,
+    descriptors,
+    files_below,
+)
 
 
 class AtomicityTests(SynchronousTestCase):
-    """Each put and get, given up at each moment there is."""
+    """Puts and gets that are cancelled at every step."""
 
-    def given_up(self, start: Callable[[FilesystemBucket], Any], how: str) -> Iterator[Path]:
+    def interrupted(self, start: Callable[[FilesystemBucket], Any], how: str) -> Iterator[Path]:
         """
-        Run an operation again and again, giving it up one step later each time.
+        Run an operation repeatedly, and cancel it one step later each time.
 
-        :param how: ``cancel``, or ``twice`` to cancel the cleaning as well, or ``close``
-            for what happens to a coroutine that nobody refers to any more.
-        :returns: after each run, the folder.
+        :param how: ``cancel``; ``twice`` to cancel the clean-up as well; ``close`` to close
+            the coroutine, as garbage collection does.
+        :returns: the folder, after each run.
         """
         moment = 0
         finished = False
@@ -76,11 +81,11 @@ class AtomicityTests(SynchronousTestCase):
         coroutine.close()
         return False
 
-    def test_put(self) -> None:
-        """A put that is given up leaves nothing; one that is not, a whole object."""
+    def test_a_cancelled_put_leaves_nothing(self) -> None:
+        """A put that is cancelled at any step leaves nothing; a finished one leaves the object."""
         for how in ("cancel", "twice", "close"):
             left = []
-            for path in self.given_up(
+            for path in self.interrupted(
                 lambda bucket: bucket.put(
                     key="a/k", body=ScriptedBody(b"ab", b"cd"), length=4, content_type="image/png"
                 ),
@@ -91,8 +96,8 @@ class AtomicityTests(SynchronousTestCase):
             self.assertEqual([files for files in left if files], [])
             self.assertEqual((path / "a/k").read_bytes(), b"abcd")
 
-    def cancelled_while_it_publishes(self, between: bytes | None = None) -> Path:
-        """Cancel a put whose file has its name already; somebody else may put in between."""
+    def cancelled_while_publishing(self, between: bytes | None = None) -> Path:
+        """Cancel a put whose object is already visible; another put may precede the clean-up."""
         threads = SteppedThreads()
         path = Path(self.mktemp())
         bucket = FilesystemBucket(threads, path, Clock())
@@ -119,22 +124,22 @@ class AtomicityTests(SynchronousTestCase):
         self.failureResultOf(putting, CancelledError)
         return path
 
-    def test_cancelled_while_it_publishes(self) -> None:
-        """A put that is cancelled when the object has its name takes it away again."""
-        self.assertEqual(files_below(self.cancelled_while_it_publishes()), [])
+    def test_a_put_cancelled_while_publishing_is_removed(self) -> None:
+        """A put that is cancelled when its object is already visible removes it."""
+        self.assertEqual(files_below(self.cancelled_while_publishing()), [])
 
-    def test_cancelled_after_it_replaced(self) -> None:
-        """It does not take away what has replaced an older object."""
-        path = self.cancelled_while_it_publishes(b"older")
+    def test_a_replacement_stays_after_a_cancel(self) -> None:
+        """A cancelled put that has replaced an older object does not remove it."""
+        path = self.cancelled_while_publishing(b"older")
         self.assertEqual((path / "k").read_bytes(), b"ab")
 
-    def test_cancelled_after_it_was_replaced(self) -> None:
-        """Nor what somebody else has put there since."""
-        path = self.cancelled_while_it_publishes(b"newer")
+    def test_a_newer_object_stays_after_a_cancel(self) -> None:
+        """A cancelled put does not remove what another put has stored since."""
+        path = self.cancelled_while_publishing(b"newer")
         self.assertEqual((path / "k").read_bytes(), b"new")
 
-    def test_get(self) -> None:
-        """A get that is given up leaves no descriptor open."""
+    def test_a_cancelled_get_closes_its_file(self) -> None:
+        """A get that is cancelled at any step leaves no open descriptor."""
 
         async def read(bucket: FilesystemBucket) -> None:
             inline = FilesystemBucket(InlineThreads(), bucket.folder.path, Clock())
@@ -144,11 +149,11 @@ class AtomicityTests(SynchronousTestCase):
             await read_all(body, 1 << 20)
 
         for how in ("cancel", "twice", "close"):
-            for path in self.given_up(read, how):
+            for path in self.interrupted(read, how):
                 self.assertEqual(files_below(path), ["k"])
 
-    def test_body_collected(self) -> None:
-        """A body that nobody closes is closed when nobody refers to it."""
+    def test_a_dropped_body_closes_its_file(self) -> None:
+        """A body that is garbage-collected without aclose closes its descriptor."""
         bucket = FilesystemBucket(InlineThreads(), Path(self.mktemp()), Clock())
         put = bucket.put(
             key="k", body=BytesBody(b"x" * 100_000), length=100_000, content_type="x/y"

@@ -1,4 +1,4 @@
-"""Tests of where the objects of a bucket lie, and of what is swept there."""
+"""Tests of the files of a bucket, and of their clean-up."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from twisted.logger import globalLogPublisher
 
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.filesystem.bucket import CLEANING_PERIOD, FilesystemBucket
-from fxprofile.drivers.filesystem.upload import INCOMING
+from fxprofile.drivers.filesystem.folder import INCOMING
 from fxprofile.model.errors import ObjectNotFound, StorageError
 from tests.contracts.bucket import ScriptedBody
-from tests.drivers.filesystem.folders import Harness, InlineThreads, SteppedThreads, files_below
+from tests.drivers.filesystem.folder_case import (
+    FolderCase,
+    InlineThreads,
+    SteppedThreads,
+    files_below,
+)
 
 
-class JailTests(Harness):
-    """Nothing outside the bucket is reached, whatever lies in it."""
+class JailTests(FolderCase):
+    """Nothing outside the bucket is reached, whatever its folder contains."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -35,8 +40,8 @@ class JailTests(Harness):
         (self.outside / "secret").write_bytes(b"secret")
         self.path.mkdir()
 
-    def test_links_are_refused(self) -> None:
-        """Neither a link to a file nor one to a folder is followed."""
+    def test_links_are_not_followed(self) -> None:
+        """Links to files and to folders inside the bucket are not followed."""
         (self.path / "file").symlink_to(self.outside / "secret")
         (self.path / "folder").symlink_to(self.outside)
         for key in ("file", "folder/secret"):
@@ -47,37 +52,37 @@ class JailTests(Harness):
         self.assertEqual(self.keys(), [])
         self.assertEqual(files_below(self.outside), ["secret"])
 
-    def test_link_replaced(self) -> None:
-        """A put in place of a link replaces the link and not what it points to."""
+    def test_a_put_replaces_a_link(self) -> None:
+        """A put under the name of a link replaces the link and not its target."""
         (self.path / "k").symlink_to(self.outside / "secret")
         self.result(self.put("k", b"new"))
         self.assertEqual((self.outside / "secret").read_bytes(), b"secret")
         self.assertFalse((self.path / "k").is_symlink())
 
-    def test_incoming_is_a_link(self) -> None:
-        """Nor is the folder of uploads in progress written or swept through a link."""
+    def test_the_folder_of_unfinished_uploads_is_no_link(self) -> None:
+        """Uploads are neither written nor swept through a link."""
         (self.path / INCOMING).symlink_to(self.outside)
         self.failure(StorageError, self.put("k"))
         self.failure(StorageError, self.bucket.clean())
         self.assertEqual(files_below(self.outside), ["secret"])
 
-    def test_bucket_is_a_link(self) -> None:
-        """The bucket's own folder may be a link: that is for the operator to say."""
+    def test_the_bucket_itself_may_be_a_link(self) -> None:
+        """The folder of the bucket may be a link, because the operator has chosen it."""
         self.path.rmdir()
         self.path.symlink_to(self.outside)
         self.assertEqual(self.keys(), ["secret"])
         self.result(self.put("k"))
 
-    def test_pipe(self) -> None:
-        """A named pipe is not an object, and stops nothing."""
+    def test_a_named_pipe_is_not_an_object(self) -> None:
+        """A named pipe is not found, and does not block the thread."""
         os.mkfifo(self.path / "k")
         self.failure(ObjectNotFound, self.bucket.get(key="k"))
         self.failure(ObjectNotFound, self.bucket.head(key="k"))
         self.assertEqual(self.keys(), [])
 
     @given(st.text(max_size=40) | st.from_regex(r"[./a\\\0-]{1,12}", fullmatch=True))
-    def test_any_key(self, key: str) -> None:
-        """Any text either names an object below the folder, or is refused."""
+    def test_no_key_leads_out_of_the_folder(self, key: str) -> None:
+        """Any text is either the key of an object below the folder, or refused."""
         bucket = FilesystemBucket(InlineThreads(), self.path, Clock())
         put = bucket.put(key=key, body=BytesBody(b"x"), length=1, content_type="x/y")
         stored: list[Any] = []
@@ -99,8 +104,10 @@ class JailTests(Harness):
         st.text("a.-/", max_size=3),
         st.integers(1, 3),
     )
-    def test_any_list(self, keys: set[str], prefix: str, after: str, limit: int) -> None:
-        """List gives what sorting and filtering all keys gives."""
+    def test_a_list_is_sorted_and_filtered(
+        self, keys: set[str], prefix: str, after: str, limit: int
+    ) -> None:
+        """A list equals all keys, sorted and filtered."""
         path = Path(self.mktemp())
         bucket = FilesystemBucket(InlineThreads(), path, Clock())
         stored = []
@@ -121,15 +128,15 @@ class JailTests(Harness):
         shutil.rmtree(path, ignore_errors=True)
 
 
-class FolderTests(Harness):
+class FolderTests(FolderCase):
     def modes(self) -> set[tuple[str, int]]:
         return {
             ("folder" if path.is_dir() else "file", stat.S_IMODE(path.stat().st_mode))
             for path in [self.path, *self.path.rglob("*")]
         }
 
-    def test_modes(self) -> None:
-        """Files and folders are the owner's alone, or also readable by the group."""
+    def test_modes_do_not_depend_on_the_umask(self) -> None:
+        """Files and folders are private to the owner, or readable by the group if shared."""
         for umask in (0, 0o077):
             old = os.umask(umask)
             try:
@@ -144,14 +151,14 @@ class FolderTests(Harness):
             finally:
                 os.umask(old)
 
-    def test_nothing_until_needed(self) -> None:
-        """Making a bucket and reading from it makes no folder."""
+    def test_reading_creates_no_folder(self) -> None:
+        """Reads of a missing bucket create no folder."""
         self.failure(ObjectNotFound, self.bucket.get(key="k"))
         self.assertEqual(self.keys(), [])
         self.assertFalse(self.path.exists())
 
-    def test_made_beforehand(self) -> None:
-        """The folder can be made at the start, which shows whether it can be written to."""
+    def test_make_folder_creates_a_writable_folder(self) -> None:
+        """make_folder creates the folder, and fails where it cannot be created."""
         self.bucket.make_folder()
         self.bucket.make_folder()
         self.assertEqual(os.listdir(self.path), [INCOMING])
@@ -160,8 +167,8 @@ class FolderTests(Harness):
         with self.assertRaises(NotADirectoryError):
             self.make_bucket().make_folder()
 
-    def test_empty_folders_go(self) -> None:
-        """Delete removes the folders that it leaves empty, and no other."""
+    def test_a_delete_removes_empty_folders(self) -> None:
+        """A delete removes the folders that become empty, and no others."""
         self.result(self.put("a/b/c"))
         self.result(self.put("a/d"))
         self.result(self.bucket.delete(keys=["a/b/c"]))
@@ -169,8 +176,8 @@ class FolderTests(Harness):
         self.result(self.bucket.delete(keys=["a/d"]))
         self.assertEqual(sorted(os.listdir(self.path)), [INCOMING])
 
-    def test_dates(self) -> None:
-        """Objects have the time of the clock, and one of their own each."""
+    def test_every_object_has_its_own_etag(self) -> None:
+        """Objects have the time of the clock, and objects of one moment different ETags."""
         self.result(self.put("a", b"1"))
         self.result(self.put("b", b"2"))
         infos = self.result(self.bucket.list(prefix="", after="", limit=2))
@@ -178,12 +185,12 @@ class FolderTests(Harness):
         self.assertEqual(len({info.etag for info in infos}), 2)
 
 
-class CleaningTests(Harness):
+class CleaningTests(FolderCase):
     def incoming(self) -> list[str]:
         return os.listdir(self.path / INCOMING)
 
-    def test_live_upload_stays(self) -> None:
-        """Another bucket object on the same folder does not sweep a live upload."""
+    def test_a_running_upload_is_not_swept(self) -> None:
+        """Another bucket on the same folder does not sweep a running upload."""
         gate: Deferred[None] = Deferred()
         putting = Deferred.fromCoroutine(
             self.bucket.put(
@@ -196,8 +203,8 @@ class CleaningTests(Harness):
         self.successResultOf(putting)
         self.assertEqual(self.keys(), ["k"])
 
-    def test_killed(self) -> None:
-        """What a process left that was killed with -9 is swept; what a live one writes is not."""
+    def test_the_uploads_of_killed_processes_are_swept(self) -> None:
+        """The unfinished file of a killed process is removed; that of a running one is not."""
         killed, living = self.uploader(), self.uploader()
         self.result(self.make_bucket().clean())
         self.assertEqual(len(self.incoming()), 2)
@@ -212,7 +219,7 @@ class CleaningTests(Harness):
         self.assertEqual(self.keys(), ["k"])
 
     def uploader(self) -> subprocess.Popen[bytes]:
-        """A process in the middle of a put, which goes on when it is sent a line."""
+        """Start a process in the middle of a put, which continues when it reads a line."""
         program = f"""
 import sys
 from pathlib import Path
@@ -251,8 +258,8 @@ gate.callback(None)
         self.assertEqual(child.stdout.readline(), b"ready\n")
         return child
 
-    def test_expiry(self) -> None:
-        """Started, a bucket removes what is too old, at once and every hour."""
+    def test_old_objects_expire(self) -> None:
+        """A started bucket removes expired objects at once and every hour."""
         self.result(self.put("a/old"))
         self.clock.advance(CLEANING_PERIOD * 3)
         bucket = self.make_bucket(expire_after=CLEANING_PERIOD * 2)
@@ -267,16 +274,16 @@ gate.callback(None)
         self.successResultOf(bucket.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_no_expiry(self) -> None:
-        """Without an age nothing expires."""
+    def test_objects_do_not_expire_by_default(self) -> None:
+        """Without an expiry age, objects stay."""
         self.result(self.put("k"))
         self.clock.advance(1e9)
         self.bucket.startService()
         self.assertEqual(self.keys(), ["k"])
         self.successResultOf(self.bucket.stopService())
 
-    def test_cleaning_survives_errors(self) -> None:
-        """A cleaning that fails is logged, and the next one is on time."""
+    def test_a_failed_cleaning_is_repeated(self) -> None:
+        """A clean-up that fails is logged, and the next one runs on time."""
         self.path.mkdir(parents=True)
         (self.path / INCOMING).symlink_to("/")
         tries: list[Any] = []
@@ -293,8 +300,8 @@ gate.callback(None)
         self.assertEqual(self.incoming(), [])
         self.successResultOf(self.bucket.stopService())
 
-    def test_stops_while_it_cleans(self) -> None:
-        """Stopping ends a cleaning early; starting again cleans again."""
+    def test_stopping_interrupts_a_cleaning(self) -> None:
+        """Stopping ends a clean-up early; starting again cleans again."""
         threads = SteppedThreads()
         bucket = FilesystemBucket(threads, self.path, self.clock, expire_after=1)
         bucket.startService()

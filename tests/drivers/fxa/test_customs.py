@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
-from fxprofile.drivers.fxa.customs import Customs
-from fxprofile.drivers.identity import customs_from_config
+from fxprofile.app.services import Services
+from fxprofile.drivers.fxa.customs import Customs, customs_server
 from fxprofile.model.errors import RequestBlocked, TooManyRequests
 from fxprofile.settings.load import load
 from fxprofile.telemetry.metrics import Metrics
@@ -59,7 +59,7 @@ class CustomsTests(TestCase):
 
     def test_no_url_means_no_customs_server(self) -> None:
         """Without ``customs.url`` there is no customs driver."""
-        self.assertIsNone(customs_from_config(load(environ={}), reactor, self.metrics))
+        self.assertIsNone(Services(load(environ={}), reactor).customs)
 
     async def test_later(self) -> None:
         """A block that ends says when."""
@@ -121,8 +121,7 @@ class CustomsTests(TestCase):
         """The settings give one that works over a real connection."""
         port, url = listen(reactor, self.server)
         self.addCleanup(port.stopListening)
-        settings = load(environ={}, overrides=[f"customs.url={url}"])
-        customs = customs_from_config(settings, reactor, self.metrics)
+        customs = customs_server(url, reactor, self.metrics)
         customs.startService()
         self.addCleanup(customs.stopService)
         self.server.verdict = {"block": True}
@@ -134,8 +133,7 @@ class CustomsTests(TestCase):
         server = Hostile(reactor, hang_up)
         port, url = server.listen()
         self.addCleanup(port.stopListening)
-        settings = load(environ={}, overrides=[f"customs.url={url}"])
-        customs = customs_from_config(settings, reactor, self.metrics)
+        customs = customs_server(url, reactor, self.metrics)
         await customs.check(action="a", address="192.0.2.1", uid=ALICE)
         self.assertEqual((len(server.connections), self.survived), (1, 1))
 
@@ -143,7 +141,6 @@ class CustomsTests(TestCase):
         """A server that is not there blocks nobody."""
         port, url = listen(reactor, self.server)
         await port.stopListening()
-        settings = load(environ={}, overrides=[f"customs.url={url}"])
-        customs = customs_from_config(settings, reactor, self.metrics)
+        customs = customs_server(url, reactor, self.metrics)
         await customs.check(action="a", address="192.0.2.1", uid=ALICE)
         self.assertEqual(self.survived, 1)

@@ -9,8 +9,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from fxprofile.drivers.fxa.identity import FxaIdentity
-from fxprofile.drivers.identity import identity_from_config
+from fxprofile.drivers.fxa.identity import FxaIdentity, fxa_identity
 from fxprofile.model.errors import (
     AccountUnknown,
     AuthUnavailable,
@@ -51,7 +50,7 @@ class ConfigTests(FxaCase):
     def test_from_config(self) -> None:
         """The setting gives this driver, which connects nowhere before it is asked."""
         settings = load(environ={}, overrides=["identity.driver=fxa"])
-        identity = identity_from_config(settings, self.clock, Metrics())
+        identity = fxa_identity(settings, self.clock, Metrics())
         self.assertIsInstance(identity, FxaIdentity)
         verifyObject(IIdentity, identity)
         identity.startService()

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.serving.site`: how a listener starts, and ends.
+Tests of :mod:`fxprofile.serving.listener`: how a listener starts, and ends.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 
 from fxprofile.model.errors import ConfigError
-from fxprofile.serving.channel import StreamingRequest
-from fxprofile.serving.site import GRACE, Listener, StreamingSite
+from fxprofile.serving.channel import StreamingRequest, StreamingSite
+from fxprofile.serving.listener import GRACE, Listener
 from tests.serving.resources import Handled, Handler, read_all
 from tests.serving.sockets import Client, LoopbackCase, until
 

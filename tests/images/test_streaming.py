@@ -1,6 +1,6 @@
 """
-Tests of :mod:`fxprofile.images.producer`, and of :mod:`fxprofile.images.resource` with clients
-and buckets that are slow, or leave in the middle.
+Tests of :mod:`fxprofile.images.resource` with clients and buckets that are slow, or that
+disconnect.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
-from fxprofile.images.producer import Tap
+from fxprofile.images.resource import StreamProducer
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import ObjectInfo
-from fxprofile.serving.site import IDLE
+from fxprofile.serving.channel import IDLE
 from tests.contracts.bucket import ScriptedBody
 from tests.images.listener import AVATAR, KEY, Listener
 from tests.serving.wire import BUFFER
@@ -22,30 +22,30 @@ PIECE = b"p" * 65536
 LARGE = 16
 
 
-class TapTests(SynchronousTestCase):
+class StreamProducerTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.tap = Tap()
+        self.producer = StreamProducer()
 
     def test_open(self) -> None:
         """A tap is open until it is closed."""
-        self.successResultOf(self.tap.opened())
+        self.successResultOf(self.producer.writable())
 
     def test_closed(self) -> None:
         """Who waits at a closed tap goes on when it is opened."""
-        self.tap.pauseProducing()
-        waiting = self.tap.opened()
+        self.producer.pauseProducing()
+        waiting = self.producer.writable()
         self.assertNoResult(waiting)
-        self.tap.resumeProducing()
+        self.producer.resumeProducing()
         self.successResultOf(waiting)
-        self.successResultOf(self.tap.opened())
+        self.successResultOf(self.producer.writable())
 
     def test_given_up(self) -> None:
         """Whoever gives up waiting is no trouble when it is opened after all."""
-        self.tap.pauseProducing()
-        waiting = self.tap.opened()
+        self.producer.pauseProducing()
+        waiting = self.producer.writable()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
-        self.tap.resumeProducing()
+        self.producer.resumeProducing()
 
 
 class ScriptedBucket:

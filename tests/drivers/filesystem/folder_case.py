@@ -1,4 +1,4 @@
-"""What tests of buckets in folders share."""
+"""Helpers for tests of the filesystem bucket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOBODY = 65534
 
 
 class InlineThreads:
-    """Runs each call at once."""
+    """Runs each call at once, in the caller's thread."""
 
     def run(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Deferred[Any]:
         return maybeDeferred(call, *args, **kwargs)
@@ -26,10 +26,10 @@ class InlineThreads:
 
 class SteppedThreads:
     """
-    Runs each call when the test says so; like a thread, also when nobody waits for it
-    any longer.
+    Runs each call at the test's command, even if its caller has been cancelled, as a thread
+    does.
 
-    :ivar waiting: what is to be run.
+    :ivar waiting: the calls to run.
     """
 
     def __init__(self) -> None:
@@ -52,23 +52,23 @@ class SteppedThreads:
 
 
 def descriptors() -> list[str]:
-    """What this process has open."""
+    """Return the targets of the open file descriptors of this process."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
             found.append(os.readlink(f"/proc/self/fd/{name}"))
         except FileNotFoundError:
-            continue  # The listing's own.
+            continue  # The descriptor of the listing itself.
     return sorted(found)
 
 
 def files_below(path: Path) -> list[str]:
-    """The paths of all files below a folder, hidden ones too."""
+    """Return the paths of all files below a folder, including hidden ones."""
     return sorted(str(p.relative_to(path)) for p in path.rglob("*") if not p.is_dir())
 
 
-class Harness(SynchronousTestCase):
-    """A bucket whose calls are made at once, on a clock that stands."""
+class FolderCase(SynchronousTestCase):
+    """A bucket whose calls run at once, on a clock that the test advances."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp()).absolute() / "bucket"

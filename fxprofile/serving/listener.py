@@ -1,0 +1,109 @@
+"""A listener: a site on an endpoint, with a graceful stop."""
+
+from __future__ import annotations
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from fxprofile.deferreds.tasks import sleep
+from fxprofile.model.errors import ConfigError
+from fxprofile.serving.channel import StreamingSite
+
+#: How long requests in flight may take when the listener stops, in seconds.
+GRACE = 20
+
+
+class Listener(Service):
+    """
+    A site on an endpoint.
+
+    :param where: the setting that names the endpoint, for error messages.
+    :param description: the value of that setting.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: IStreamServerEndpoint,
+        site: StreamingSite,
+        clock: IReactorTime,
+        where: str,
+        description: str = "",
+    ) -> None:
+        self.setName(where)
+        self._description = description
+        self._endpoint = endpoint
+        self._site = site
+        self._clock = clock
+        self._opening: Deferred[None] | None = None
+        self._port: IListeningPort | None = None
+        self._problem: BaseException | None = None
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._open()
+
+    def startService(self) -> None:
+        super().startService()
+        if self._opening is None:
+            self._open()
+
+    def _open(self) -> None:
+        # check() and ready() raise the problem.
+        self._opening = Deferred.fromCoroutine(self._listen()).addErrback(self._note)
+
+    async def _listen(self) -> None:
+        try:
+            self._port = await self._endpoint.listen(self._site)
+        except CannotListenError as error:
+            reason = getattr(error.socketError, "strerror", None) or error.socketError
+            raise self._cannot(reason) from None
+        except (OSError, OverflowError, ValueError) as error:
+            # The port or the address does not exist.
+            raise self._cannot(getattr(error, "strerror", None) or error) from None
+
+    def _cannot(self, reason: object) -> ConfigError:
+        return ConfigError(f"{self.name}: cannot listen at {self._description}: {reason}")
+
+    def _note(self, failure: Failure) -> None:
+        self._problem = failure.value
+
+    async def ready(self) -> None:
+        """
+        Wait until it listens.
+
+        :raises ConfigError: if it cannot.
+        """
+        if self._opening is not None:
+            await self._opening
+        self.check()
+
+    def check(self) -> None:
+        """
+        Raise the problem that is already known, if any.
+
+        :raises ConfigError: if it cannot listen.
+        """
+        if self._problem is not None:
+            raise self._problem
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+        port, self._port = self._port, None
+        if port is None:
+            return
+        await maybeDeferred(port.stopListening)
+        deadline = self._clock.seconds() + GRACE
+        self._site.close_idle()
+        while self._site.channels and self._clock.seconds() < deadline:
+            await sleep(self._clock, 0.05)
+        self._site.abort_all()

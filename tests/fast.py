@@ -1,0 +1,58 @@
+"""
+Names the test modules that start no other program, for ``make test-fast``.
+
+    python -m tests.fast
+
+A module is left out if its imports reach code that starts programs (daemons, servers,
+browsers) or that simulates the whole service, so no list has to be kept.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+#: Importing one of these makes a test module slow, directly or through other test modules.
+SLOW = ("subprocess", "selenium", "tests.simulation")
+
+
+def fast_modules() -> Iterator[str]:
+    """Yield the name of each test module that does not reach a slow import."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if not any(_is_in(imported, slow) for imported in _reached(name) for slow in SLOW):
+            yield name
+
+
+def _is_in(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
+
+
+def _reached(name: str) -> set[str]:
+    """Return all names that a module imports, directly or through modules of the tests."""
+    found = {name}
+    waiting = [name]
+    while waiting:
+        new = set(_imports(waiting.pop())) - found
+        found |= new
+        waiting += [module for module in new if module.startswith("tests.")]
+    return found
+
+
+def _imports(name: str) -> Iterator[str]:
+    path = ROOT.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    # A name imported from a module may be a function of it.
+    for node in ast.walk(ast.parse(path.read_text() if path.exists() else "")):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+if __name__ == "__main__":
+    print(*fast_modules(), sep="\n")
