@@ -21,7 +21,6 @@ from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import (
-    CRASH_AT,
     ENVIRONMENT_PREFIX,
     Role,
     Settings,
@@ -132,7 +131,7 @@ def _from_command_line(overrides: Iterable[str], problems: list[str]) -> Layer:
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Layer:
     variables = {}
     for name, value in sorted(environ.items()):
-        if not name.upper().startswith(ENVIRONMENT_PREFIX) or name == CRASH_AT:
+        if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue
         if not is_setting(name.lower().removeprefix(ENVIRONMENT_PREFIX.lower()).split("__")):
             problems.append(f"{name}: there is no such setting")

@@ -41,9 +41,6 @@ ENVIRONMENT_PREFIX = "FXPROFILE_"
 #: Seconds; there is no timer, and no key in Redis, that is for ever.
 YEAR = 365 * 86400
 
-#: No setting, but where tests let the process die; see :mod:`fxprofile.app.crashpoints`.
-CRASH_AT = "FXPROFILE_CRASH_AT"
-
 
 class Role(StrEnum):
     """What a process is for; ``README.md`` says what each does."""

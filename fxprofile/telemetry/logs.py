@@ -56,7 +56,7 @@ def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver
     return FilteringLogObserver(observer, [predicate])
 
 
-class FromLibraries(logging.Handler):
+class StandardLibraryHandler(logging.Handler):
     """
     Passes on what libraries log with the standard library, from warnings up.
 

@@ -22,6 +22,7 @@ class Scene:
 
     :param case: cleans up when it ends.
     :ivar settings: and ``environ``: what every daemon has besides.
+    :ivar daemons: those that were started.
     """
 
     def __init__(self, case: TestCase) -> None:
@@ -29,10 +30,13 @@ class Scene:
         self.ports = Ports()
         self.settings: Mapping[str, object] = {}
         self.environ: Mapping[str, str] = {}
+        self.daemons: list[Daemon] = []
         self._case = case
         case.addCleanup(rmtree, self.directory, ignore_errors=True)
 
-    async def daemon(self, role: str = "combined", **settings: object) -> Daemon:
+    async def daemon(
+        self, role: str = "combined", *, crash_at: str | None = None, **settings: object
+    ) -> Daemon:
         """Start one; two underscores in the name of a setting are its dot."""
         named = {name.replace("__", "."): value for name, value in settings.items()}
         daemon = Daemon(
@@ -41,7 +45,9 @@ class Scene:
             settings={**self.settings, **named},
             environ=self.environ,
             ports=self.ports,
+            crash_at=crash_at,
         )
+        self.daemons.append(daemon)
         self._case.addCleanup(daemon.kill)
         await daemon.start()
         return daemon

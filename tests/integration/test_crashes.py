@@ -1,10 +1,11 @@
 """
-A process that is killed before or after any step of an upload: nothing is lost, and
-nothing stays that should not.
+A process that is killed before or after any step of an upload loses nothing, and leaves
+nothing behind.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 from twisted.internet import reactor
@@ -17,35 +18,37 @@ from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from tests.integration import photos
 from tests.integration.client import PATIENCE, Client
 from tests.integration.scene import Scene
+from tests.support.crashing import CrashPoint
+from tests.support.daemon import Daemon
 
 #: Each step of the web role up to the answer, in its order.
-INTAKE = ("private bucket.put", "store.accept", "jobs queue.send", "store.job_sent")
+INTAKE = ("private_bucket.put", "store.accept", "jobs_queue.send", "store.job_sent")
 
 #: Each step of the worker, in its order; the pictures are put one by one.
 WORKER = (
-    "jobs queue.receive",
-    "private bucket.get",
+    "jobs_queue.receive",
+    "private_bucket.get",
     "cruncher.crunch",
-    *(f"public bucket.put {number}" for number in (1, 2, 3)),
-    "results queue.send",
-    "private bucket.delete",
-    "jobs queue.delete",
+    *(f"public_bucket.put {number}" for number in (1, 2, 3)),
+    "results_queue.send",
+    "private_bucket.delete",
+    "jobs_queue.delete",
 )
 
 #: Each step of the web role from the result on, in its order.
-RESULT = ("results queue.receive", "store.ready", "results queue.delete")
+RESULT = ("results_queue.receive", "store.ready", "results_queue.delete")
 
 #: Each step of a deletion.
 DELETION = (
     "store.delete_current",
-    "public bucket.delete",
-    "private bucket.delete 2",
-    "results queue.send 2",
+    "public_bucket.delete",
+    "private_bucket.delete 2",
+    "results_queue.send 2",
     "store.deleted",
 )
 
 #: Each step of replacing an avatar: from the result on, and when the old one is gone.
-REPLACEMENT = ("store.ready 2", "jobs queue.send 3", "store.job_sent 3", "store.deleted")
+REPLACEMENT = ("store.ready 2", "jobs_queue.send 3", "store.job_sent 3", "store.deleted")
 
 #: Crashes at one time.
 AT_ONE_TIME = 6
@@ -76,10 +79,7 @@ class Crash:
         self.accepted: str | None = None
 
     async def run(self) -> None:
-        """
-        Let an upload, or what follows it, run into the crash point, and see that nothing
-        is lost and nothing stays.
-        """
+        """Crash at the point, start again, and check what is there."""
         try:
             await self._crash()
             await self._assert_all_is_well()
@@ -87,15 +87,20 @@ class Crash:
             raise AssertionError(f"killed at {self._at}: {error}") from error
 
     async def _crash(self) -> None:
-        self._scene.environ = {"FXPROFILE_CRASH_AT": self._at}
+        wait = 0 if self._then == "nothing" else 20
+        settings = {**QUICK, "uploads__wait": wait}
         try:
-            daemon = await self._scene.daemon(
-                **{**QUICK, "uploads__wait": 0 if self._then == "nothing" else 20}
-            )
+            daemon = await self._scene.daemon(crash_at=self._at, **settings)
         except RuntimeError:
-            return  # Queues are received from as soon as it starts.
-        finally:
-            self._scene.environ = {}
+            # Queues are received from as soon as it starts, so it may die before it is ready.
+            daemon = self._scene.daemons[-1]
+        else:
+            await self._ask(daemon)
+        self._case.assertEqual(daemon.exit_status, -signal.SIGKILL, daemon.output)
+        self._case.assertIn(CrashPoint(self._at).report, daemon.output)
+
+    async def _ask(self, daemon: Daemon) -> None:
+        """Send the requests that lead to the crash, and wait until the daemon has died."""
         client = Client(daemon)
         try:
             await self._upload(client)
@@ -163,22 +168,22 @@ class CrashTests(TestCase):
             consumeErrors=True,
         )
 
-    async def test_intake(self) -> None:
-        """Killed around any step of the intake."""
+    async def test_a_crash_around_accepting_an_upload(self) -> None:
+        """A daemon that is killed around any step of accepting an upload loses nothing."""
         await self.all_of(INTAKE)
 
-    async def test_worker(self) -> None:
-        """Killed around any step of the worker."""
+    async def test_a_crash_around_a_job(self) -> None:
+        """A daemon that is killed around any step of a job loses nothing."""
         await self.all_of(WORKER)
 
-    async def test_result(self) -> None:
-        """Killed around any step of applying a result."""
+    async def test_a_crash_around_applying_a_result(self) -> None:
+        """A daemon that is killed around any step of applying a result loses nothing."""
         await self.all_of(RESULT)
 
-    async def test_deletion(self) -> None:
-        """Killed around any step of a deletion."""
+    async def test_a_crash_around_a_deletion(self) -> None:
+        """A daemon that is killed around any step of a deletion still deletes everything."""
         await self.all_of(DELETION, then="delete")
 
-    async def test_replacement(self) -> None:
-        """Killed around any step in which a new avatar takes the place of the old one."""
+    async def test_a_crash_around_a_replacement(self) -> None:
+        """A daemon that is killed around any step of a replacement loses nothing."""
         await self.all_of(REPLACEMENT, then="replace")

@@ -267,7 +267,7 @@ class StartTests(PipelineCase):
     async def test_impossible_settings(self) -> None:
         """An impossible setting ends the start with one line, and a status that is not 0."""
         for settings, line in (
-            ({"nothing__such": 1}, "fxprofile: nothing: there is no such setting\n"),
+            ({"nothing__such": 1}, "fxprofile: nothing.such: there is no such setting\n"),
             (
                 {"environment": "production"},
                 "fxprofile: identity.driver: dev is not for environment = production; use fxa\n",

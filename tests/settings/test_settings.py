@@ -80,6 +80,11 @@ class SourceTests(SynchronousTestCase):
         self.assertIsNone(settings)
         self.assertEqual(len(problems), 3)
 
+    def test_no_variable_can_crash_a_process(self) -> None:
+        """FXPROFILE_CRASH_AT is an unknown name: crash points exist only in the tests."""
+        problems, _ = read(environ={"FXPROFILE_CRASH_AT": "store.accept:after"})
+        self.assertEqual(problems, ["FXPROFILE_CRASH_AT: there is no such setting"])
+
     def test_read_lists_combinations_among_valid_sections(self) -> None:
         """An impossible combination is listed although another section is invalid."""
         problems, settings = read(

@@ -60,6 +60,8 @@ class Daemon:
     :param settings: further settings, as ``{"uploads.wait": 0}``.
     :param environ: further environment.
     :param ports: those of other roles of the same service.
+    :param crash_at: where it kills itself; see :mod:`tests.support.crashing`.
+    :ivar exit_status: of its last run, once that is known to have ended: see :meth:`stop`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Daemon:
         settings: Mapping[str, object] | None = None,
         environ: Mapping[str, str] | None = None,
         ports: Ports | None = None,
+        crash_at: str | None = None,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="fxprofile-daemon-"))
@@ -78,6 +81,8 @@ class Daemon:
         self.environ = dict(environ or {})
         self.ports = ports or Ports()
         self.admin_url = f"http://127.0.0.1:{free_port()}"
+        self.crash_at = crash_at
+        self.exit_status: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> Daemon:
@@ -130,8 +135,11 @@ class Daemon:
             **self.settings,
         }
         twistd = Path(sysconfig.get_path("scripts"), "twistd")
+        plugin = ["fxprofile"]
+        if self.crash_at is not None:
+            plugin = ["crashing-fxprofile", f"--crash-at={self.crash_at}"]
         return [
-            *(sys.executable, str(twistd), "-n", "fxprofile", f"--role={self.role}"),
+            *(sys.executable, str(twistd), "-n", *plugin, f"--role={self.role}"),
             *(f"--set={name}={value}" for name, value in settings.items()),
         ]
 
@@ -154,7 +162,10 @@ class Daemon:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
         # What is tested is what the tests import, wherever else it is installed.
         environ.update(self.environ)
-        environ["PYTHONPATH"] = str(Path(fxprofile.__file__).parent.parent)
+        path = [Path(fxprofile.__file__).parent.parent]
+        if self.crash_at is not None:
+            path.append(Path(__file__).parent / "plugins")
+        environ["PYTHONPATH"] = os.pathsep.join(map(str, path))
         with open(self._log, "ab") as log:
             return subprocess.Popen(
                 self.command(),
@@ -211,7 +222,8 @@ class Daemon:
             process.wait()
             raise
         finally:
-            if process.poll() is not None:
+            self.exit_status = process.poll()
+            if self.exit_status is not None:
                 self._process = None
         return process.returncode
 

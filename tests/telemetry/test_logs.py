@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from twisted.python.log import LogPublisher as OldPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.telemetry.logs import FromLibraries, make_observer
+from fxprofile.telemetry.logs import StandardLibraryHandler, make_observer
 
 LEVELS = ("debug", "info", "warn", "error", "critical")
 
@@ -225,7 +225,7 @@ class LibrariesTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.log = logging.Logger("some.library")
-        self.log.addHandler(FromLibraries())
+        self.log.addHandler(StandardLibraryHandler())
 
     def test_passed_on(self) -> None:
         """A warning or an error is one event of the library, with the error but no traceback."""

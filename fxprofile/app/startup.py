@@ -1,0 +1,189 @@
+"""
+What twistd lacks at start-up: errors as one line, exit status 1, and file names per role.
+
+twistd prints a traceback when a service cannot start, learns nothing of what fails after
+``startService`` has returned, and exits with status 0 when the reactor is stopped then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import IO, Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver, Logger, LogPublisher
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+from twisted.python.logfile import LogFile
+
+from fxprofile.app.roles import add_role
+from fxprofile.app.services import Services
+from fxprofile.model.errors import ConfigError, DriverError
+from fxprofile.settings.model import Role
+from fxprofile.telemetry.logs import StandardLibraryHandler, make_observer
+
+#: twistd's own options, such as ``nodaemon``.
+TwistdOptions = MutableMapping[str, Any]
+
+
+def name_files(role: Role, twistd: TwistdOptions) -> None:
+    """
+    Name twistd's pid and log files after the role, unless the command line names them.
+
+    Several roles may run in one folder, and twistd's log file is not for several writers:
+    they would overwrite each other's lines.
+    """
+    if twistd.get("pidfile") == "twistd.pid":
+        twistd["pidfile"] = "" if twistd.get("nodaemon") else f"fxprofile-{role}.pid"
+    if not (twistd.get("logfile") or twistd.get("nodaemon") or twistd.get("syslog")):
+        twistd["logfile"] = f"fxprofile-{role}.log"
+
+
+def make_role(role: Role, services: Services, twistd: TwistdOptions) -> RoleService:
+    """
+    Return the service that runs a role.
+
+    :raises SystemExit: with one line, if a setting cannot be used.
+    """
+    try:
+        add_role(role, services)
+    except ConfigError as error:
+        raise SystemExit(f"fxprofile: {error}") from None
+    made = RoleService(role, services, twistd)
+    services.stack.setServiceParent(made)
+    return made
+
+
+class RoleService(MultiService):
+    """A running role: it logs when it is ready, and ends the process if it cannot start."""
+
+    _log = Logger()
+
+    def __init__(self, role: Role, services: Services, twistd: TwistdOptions) -> None:
+        super().__init__()
+        self._role = role
+        self._services = services
+        self._settings = services.settings
+        self._twistd = twistd
+        self._problem = ""
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        # Handlers run in reverse: this one, which may end the process, runs last.
+        atexit.register(self._exit_if_failed)
+        if isinstance(parent, Componentized):
+            logging.getLogger().addHandler(StandardLibraryHandler())
+            if not self._twistd.get("syslog"):
+                parent.setComponent(ILogObserver, self._observer())
+
+    def _observer(self) -> ILogObserver:
+        config, dsn = self._settings.logging, self._settings.sentry.dsn
+        observer = make_observer(config.format, config.level, _log_file(self._twistd))
+        if dsn is None:
+            return observer
+        from fxprofile.telemetry.sentry import ErrorReports
+
+        reports = ErrorReports(
+            dsn=dsn.get_secret_value(), environment=self._settings.environment, role=self._role
+        )
+        atexit.register(reports.close)
+        return LogPublisher(observer, reports)
+
+    def privilegedStartService(self) -> None:
+        # twistd is still root here, if it is to become another user: ports below 1024 open.
+        super().privilegedStartService()
+        self._or_exit(self._check_listeners)
+
+    def startService(self) -> None:
+        # Each upload takes a socket and a file, which the usual soft limit does not allow for.
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._or_exit(self._create_files)
+        self._services.health.starting = True
+        self._or_exit(super().startService)
+        Deferred.fromCoroutine(self._wait_until_ready()).addErrback(self._stop_reactor)
+
+    def _check_listeners(self) -> None:
+        for listener in self._services.listeners:
+            listener.check()
+
+    def _create_files(self) -> None:
+        for key, create in self._services.on_disk:
+            try:
+                create()
+            except OSError as error:
+                where = f" {error.filename}" if error.filename else ""
+                raise ConfigError(f"{key}: cannot write to{where}: {error.strerror}") from None
+
+    async def _wait_until_ready(self) -> None:
+        for listener in self._services.listeners:
+            await listener.ready()
+        for ready in self._services.readiness:
+            await ready()
+        self._services.health.starting = False
+        local = self._settings.single_host_drivers(self._role)
+        if self._settings.environment == "production" and local:
+            self._log.warn("Single-host drivers in production: {local}", local=", ".join(local))
+        self._log.info("{role} is ready: {where}", role=self._role, where=self._addresses())
+
+    def _addresses(self) -> str:
+        addresses = {
+            "API": (self._settings.web.public_url, (Role.WEB, Role.COMBINED)),
+            "images": (self._settings.images.url, (Role.IMAGES, Role.COMBINED)),
+            "admin": (self._settings.admin_listen(self._role), tuple(Role)),
+        }
+        return ", ".join(f"{n} {at}" for n, (at, roles) in addresses.items() if self._role in roles)
+
+    def _or_exit(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except ConfigError as error:
+            self._report(error)
+            self._finish_for_twistd()
+            # SystemExit would wait for the threads of services that have started.
+            self._exit_if_failed()
+
+    def _finish_for_twistd(self) -> None:
+        """Do what twistd does when a start fails, except for its traceback."""
+        if self._twistd.get("statusPipe") is not None:
+            # The parent of this daemon reads at most 100 bytes, and prints them.
+            line = f"1 {self._problem}".encode("ascii", "backslashreplace")[:100]
+            os.write(self._twistd["statusPipe"], line)
+        if self._twistd.get("pidfile"):
+            with suppress(OSError):
+                os.unlink(self._twistd["pidfile"])
+
+    def _stop_reactor(self, failure: Failure) -> None:
+        if isinstance(failure.value, (ConfigError, DriverError, CannotListenError)):
+            self._report(failure.value)
+        else:
+            self._log.failure("Cannot start", failure=failure)
+            self._problem = "fxprofile: cannot start; the log says why"
+        self._services.reactor.callWhenRunning(self._services.reactor.stop)
+
+    def _report(self, error: BaseException) -> None:
+        self._problem = f"fxprofile: {error}"
+        self._log.critical("{line}", line=self._problem)
+
+    def _exit_if_failed(self) -> None:
+        if self._problem:
+            sys.stdout.flush()
+            # sys.stderr goes to the log.
+            print(self._problem, file=sys.__stderr__, flush=True)
+            os._exit(1)
+
+
+def _log_file(twistd: TwistdOptions) -> IO[str]:
+    name = twistd.get("logfile")
+    if name == "-" or (not name and twistd.get("nodaemon", True)):
+        return sys.stdout
+    file: IO[str] = LogFile.fromFullPath(name or "twistd.log")
+    return file
