@@ -1,4 +1,4 @@
-"""What tests of the AWS client share."""
+"""Helpers for tests of the AWS client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GET = {"Bucket": "bucket", "Key": "key"}
 
 
 class ClientCase(TestCase):
-    """A client whose log is kept."""
+    """A client whose log is recorded."""
 
     def setUp(self) -> None:
         self.events: list[str] = []

@@ -1,6 +1,5 @@
 """
-What stands between a role and AWS: it lets through what the role's policy allows, and
-answers everything else as AWS does.
+A proxy between a role and AWS that enforces the IAM policy of the role.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _OBJECT = {
     "DELETE": "s3:DeleteObject",
 }
 
-#: What a proxy does not hand on: RFC 9110, section 7.6.1, and what treq says itself.
+#: Headers that a proxy does not forward: RFC 9110, section 7.6.1, and those that treq sets.
 _OURS = {b"connection", b"transfer-encoding", b"content-length", b"host", b"expect"}
 
 
@@ -32,8 +31,8 @@ class Gatekeeper(Resource):
     """
     A proxy in front of an AWS server.
 
-    :ivar refused: each right that was wanted and not had, with its resource.
-    :ivar used: each right that was had.
+    :ivar refused: the denied actions, with their resources.
+    :ivar used: the allowed actions that were used.
     """
 
     isLeaf = True
@@ -46,7 +45,7 @@ class Gatekeeper(Resource):
         self._url = url
 
     def listen(self, reactor: Any) -> Any:
-        """Listen on a free port of this machine."""
+        """Listen on a free local port."""
         return reactor.listenTCP(0, Site(self), interface="127.0.0.1")
 
     def render(self, request: Request) -> int:
@@ -95,7 +94,7 @@ class Gatekeeper(Resource):
 
 
 def _wanted(request: Request, body: bytes) -> set[tuple[str, str]]:
-    """The rights that a request needs."""
+    """Return the actions that a request needs, with their resources."""
     target = request.getHeader("X-Amz-Target")
     if target is not None:
         operation = target.rpartition(".")[2]

@@ -1,5 +1,5 @@
 """
-Which calls of AWS are made, and whether a policy allows them.
+Records AWS calls, and evaluates IAM policies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsServi
 
 POLICIES = Path(__file__).parents[3] / "etc" / "aws"
 
-#: The right that each operation needs:
+#: The IAM action that each operation needs:
 #: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazons3.html and
 #: list_amazonsqs.html there.
 RIGHTS = {
@@ -32,7 +32,7 @@ RIGHTS = {
     "GetQueueAttributes": "sqs:GetQueueAttributes",
 }
 
-#: What some servers want in place of a right for the calls that do many things at once.
+#: Actions that some servers require for batches, in place of the single actions.
 BATCHES = {
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
@@ -41,9 +41,9 @@ BATCHES = {
 
 class RecordingClient(AwsClient):
     """
-    A client that keeps what it is asked.
+    A client that records its calls.
 
-    :ivar needs: each right that a call needed, with the resource.
+    :ivar needs: the IAM actions that the calls needed, with their resources.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -63,7 +63,7 @@ class RecordingClient(AwsClient):
 
 
 def resources(parameters: Mapping[str, Any]) -> list[str]:
-    """The ARNs of what a call is about."""
+    """Return the ARNs of the resources of a call."""
     if "QueueUrl" in parameters:
         account, name = urlsplit(parameters["QueueUrl"]).path.strip("/").split("/")
         return [f"arn:aws:sqs:us-east-1:{account}:{name}"]
@@ -75,7 +75,7 @@ def resources(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def allows(role: str, right: str, resource: str) -> bool:
-    """Whether the policy of a role has a statement for this."""
+    """Whether the policy of a role allows an action on a resource."""
     policy = json.loads((POLICIES / f"{role}.json").read_text())
     return any(
         right in statement["Action"]

@@ -1,4 +1,4 @@
-"""A bucket of S3 on a server that does as it is told."""
+"""An S3 bucket on a scripted server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-An HTTP server that answers as a test says.
+HTTP servers whose behaviour a test scripts.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-#: What a test has the server do with a request.
+#: Handles a request as a test says.
 Behaviour = Callable[[Request], Any]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came; header names are in lower case."""
+    """A request that was received; header names are in lower case."""
 
     method: str
     uri: str
@@ -30,7 +30,7 @@ class Seen:
 
 
 def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
-    """Give this answer.  ``_`` in the name of a header stands for ``-``."""
+    """Return a behaviour with this response.  ``_`` in header names stands for ``-``."""
 
     def behave(request: Request) -> bytes:
         request.setResponseCode(status)
@@ -42,29 +42,29 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
 
 
 def xml_error(status: int, code: str, message: str = "no", **headers: str) -> Behaviour:
-    """Refuse as S3 does."""
+    """Return a behaviour that refuses as S3 does."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     return answer(status, body.encode(), x_amz_request_id="REQ1", **headers)
 
 
 def json_answer(members: str, status: int = 200, **headers: str) -> Behaviour:
-    """Answer as SQS does."""
+    """Return a behaviour that responds as SQS does."""
     return answer(status, members.encode(), x_amzn_requestid="REQ2", **headers)
 
 
 def json_error(status: int, code: str) -> Behaviour:
-    """Refuse as SQS does."""
+    """Return a behaviour that refuses as SQS does."""
     return json_answer(f'{{"__type": "com.amazonaws.sqs#{code}", "message": "no"}}', status)
 
 
 def reset(request: Request) -> int:
-    """End the connection without a word."""
+    """Reset the connection without a response."""
     request.transport.abortConnection()
     return NOT_DONE_YET
 
 
 def cut(length: int, body: bytes, **headers: str) -> Behaviour:
-    """Announce so many bytes, send others, and end the connection."""
+    """Return a behaviour that announces so many bytes and closes after others."""
 
     def behave(request: Request) -> int:
         for name, value in headers.items():
@@ -78,7 +78,7 @@ def cut(length: int, body: bytes, **headers: str) -> Behaviour:
 
 
 def hang(request: Request) -> int:
-    """Say nothing."""
+    """Never respond."""
     return NOT_DONE_YET
 
 
@@ -108,11 +108,11 @@ class _Scripted(Resource):
 
 class ScriptedServer:
     """
-    A server on a port of this machine.
+    A scripted server on a local port.
 
-    :ivar script: what to do with the next requests, in order.
-    :ivar otherwise: what to do with those after.
-    :ivar seen: the requests that came.
+    :ivar script: the behaviours for the next requests, in order.
+    :ivar otherwise: the behaviour after the script has ended.
+    :ivar seen: the requests that were received.
     """
 
     def __init__(self, test: Any, *script: Behaviour, context: Any = None) -> None:
@@ -130,7 +130,7 @@ class ScriptedServer:
 
 
 class RawConnection(Protocol):
-    """A connection whose bytes a test looks at as they come."""
+    """A connection whose bytes a test reads as they arrive."""
 
     def __init__(self, server: RawServer) -> None:
         self._server = server
@@ -152,9 +152,9 @@ class RawConnection(Protocol):
 
 class RawServer:
     """
-    A server that does nothing of itself.
+    A server that only accepts connections.
 
-    :param received: is called with a connection that has more data.
+    :param received: called with a connection that has received data.
     :param paused: whether it reads nothing.
     """
 

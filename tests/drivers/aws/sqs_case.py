@@ -1,4 +1,4 @@
-"""A queue of SQS on a service that does as it is told."""
+"""An SQS queue on a scripted service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def md5(text: str) -> str:
 
 
 def entry(number: int = 1, **members: Any) -> dict[str, Any]:
-    """A message as SQS gives it."""
+    """Return a message in the format of SQS."""
     body = f"body {number}"
     return {
         "MessageId": f"id-{number}",
@@ -34,7 +34,7 @@ def entry(number: int = 1, **members: Any) -> dict[str, Any]:
 
 class FakeService:
     """
-    A service whose answers a test gives when it wants to.
+    A service whose responses a test gives.
 
     :ivar calls: operation, parameters and options of each call.
     """
@@ -55,16 +55,16 @@ class FakeService:
         self.waiting.remove(waiter)
 
     def answer(self, **members: Any) -> None:
-        """Answer the oldest call that waits."""
+        """Complete the oldest waiting call."""
         self.waiting.pop(0).callback(members)
 
     def fail(self, error: Exception) -> None:
-        """Let the oldest call that waits fail."""
+        """Fail the oldest waiting call."""
         self.waiting.pop(0).errback(error)
 
 
 class FakeClient:
-    """What a queue wants of a client."""
+    """The part of a client that a queue uses."""
 
     def __init__(self, clock: Clock, service: FakeService) -> None:
         self.clock = clock
@@ -106,18 +106,18 @@ class QueueCase(SynchronousTestCase):
         return [call[0] for call in self.service.calls]
 
     def entries(self, call: int = -1) -> list[dict[str, Any]]:
-        """The entries of a batch, without their ids."""
+        """Return the entries of a batch, without their ids."""
         found = self.service.calls[call][1]["Entries"]
         self.assertEqual(len({e["Id"] for e in found}), len(found))
         return [{k: v for k, v in e.items() if k != "Id"} for e in found]
 
-    def all_well(self) -> None:
-        """Let a batch succeed."""
+    def succeed(self) -> None:
+        """Complete a batch with success."""
         ids = [{"Id": e["Id"]} for e in self.service.calls[-1][1]["Entries"]]
         self.service.answer(Successful=ids)
 
     def refuse(self, code: str, sender: bool = True) -> None:
-        """Refuse the one entry of a batch."""
+        """Refuse the only entry of a batch."""
         self.service.answer(
             Failed=[{"Id": "0", "SenderFault": sender, "Code": code, "Message": "no"}]
         )

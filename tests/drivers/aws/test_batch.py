@@ -43,16 +43,18 @@ class BatcherTests(SynchronousTestCase):
         failed = [{"Id": str(i), **result} for i, result in enumerate(results)]
         self.answers[batch].callback({"Successful": [], "Failed": failed})
 
-    def test_at_once(self) -> None:
-        """An entry goes at once if nothing is under way, with those of the same turn."""
+    def test_an_idle_batcher_sends_at_once(self) -> None:
+        """
+        Without a batch in flight, entries of one reactor iteration are sent at once, together.
+        """
         waiters = self.add(1, 2)
         self.assertEqual(self.batches, [[1, 2]])
         self.succeed(0)
         for waiter in waiters:
             self.successResultOf(waiter)
 
-    def test_lingers(self) -> None:
-        """While a batch is under way others wait for it."""
+    def test_entries_wait_for_the_batch_in_flight(self) -> None:
+        """While a batch is in flight, further entries wait and are sent together after it."""
         self.add(1)
         self.add(2)
         self.add(3)
@@ -60,8 +62,8 @@ class BatcherTests(SynchronousTestCase):
         self.succeed(0)
         self.assertEqual(self.batches, [[1], [2, 3]])
 
-    def test_lingers_not_for_ever(self) -> None:
-        """But not for long."""
+    def test_entries_wait_no_longer_than_the_linger_time(self) -> None:
+        """Waiting entries are sent after the linger time, even if a batch is still in flight."""
         self.add(1)
         self.add(2)
         self.clock.advance(LINGER / 2)
@@ -70,14 +72,14 @@ class BatcherTests(SynchronousTestCase):
         self.clock.advance(LINGER / 2)
         self.assertEqual(self.batches, [[1], [2, 3]])
 
-    def test_full(self) -> None:
-        """A full batch does not wait."""
+    def test_a_full_batch_does_not_wait(self) -> None:
+        """A full batch is sent at once, even if another is in flight."""
         self.add(0)
         self.add(*range(1, 12))
         self.assertEqual([len(batch) for batch in self.batches], [1, MAX_ENTRIES])
 
     @given(st.lists(st.integers(0, MAX_BYTES // 2 + 10), max_size=30))
-    def test_limits(self, sizes: list[int]) -> None:
+    def test_no_batch_exceeds_the_limits(self, sizes: list[int]) -> None:
         """No batch has too many entries or bytes, and each entry is sent once, in order."""
         self.setUp()
         self.add(*["x" * size for size in sizes])
@@ -92,7 +94,7 @@ class BatcherTests(SynchronousTestCase):
         self.assertEqual([len(entry) for batch in self.batches for entry in batch], sizes)
 
     def test_each_entry_has_its_own_outcome(self) -> None:
-        """What AWS refuses fails; what was good in the same batch does not."""
+        """A refused entry fails, and the others of its batch succeed."""
         good, bad = self.add(1, 2)
         self.answers[0].callback(
             {
@@ -105,8 +107,8 @@ class BatcherTests(SynchronousTestCase):
         self.assertEqual((error.code, str(error)), ("X", "X: no"))
         self.assertEqual(len(self.batches), 1)
 
-    def test_retried(self) -> None:
-        """What AWS could not serve is tried again, a few times."""
+    def test_a_failed_entry_is_retried_three_times(self) -> None:
+        """An entry that AWS fails to process is sent three times, and then fails."""
         (waiter,) = self.add(1)
         for _ in range(2):
             self.fail(-1, {"SenderFault": False, "Code": "InternalError"})
@@ -116,16 +118,16 @@ class BatcherTests(SynchronousTestCase):
         self.failureResultOf(waiter, EntryRefused)
         self.assertEqual(self.batches, [[1]] * 3)
 
-    def test_retried_with_success(self) -> None:
-        """And succeeds if it can be served then."""
+    def test_a_retried_entry_can_succeed(self) -> None:
+        """An entry that succeeds on its second attempt succeeds."""
         (waiter,) = self.add(1)
         self.fail(0, {"SenderFault": False, "Code": "InternalError"})
         self.clock.pump([LINGER] * 10)
         self.succeed(1)
         self.successResultOf(waiter)
 
-    def test_no_result(self) -> None:
-        """An entry that AWS says nothing of is not taken for done."""
+    def test_an_entry_without_result_fails(self) -> None:
+        """An entry that the response does not mention is retried, and then fails."""
         (waiter,) = self.add(1)
         for _ in range(3):
             self.assertNoResult(waiter)
@@ -133,8 +135,8 @@ class BatcherTests(SynchronousTestCase):
             self.clock.pump([LINGER] * 10)
         self.assertEqual(self.failureResultOf(waiter, EntryRefused).value.code, "NoResult")
 
-    def test_call_fails(self) -> None:
-        """If the whole call fails, so does each entry, and the next batch goes."""
+    def test_a_failed_call_fails_its_entries(self) -> None:
+        """If the call of a batch fails, its entries fail, and the next batch is sent."""
         waiters = self.add(1, 2)
         (later,) = self.add(3)
         self.answers[0].errback(AwsError("down", code="X"))
@@ -143,24 +145,24 @@ class BatcherTests(SynchronousTestCase):
         self.succeed(1)
         self.successResultOf(later)
 
-    def test_call_breaks(self) -> None:
-        """An error that nobody foresaw is logged, and leaves nobody waiting."""
+    def test_an_unexpected_error_is_logged(self) -> None:
+        """An unexpected error fails the entries of its batch and is logged."""
         waiters = self.add(1, 2)
         self.answers[0].errback(ZeroDivisionError())
         for waiter in waiters:
             self.failureResultOf(waiter, AwsError)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_cancelled(self) -> None:
-        """Who stops waiting does not keep the entry from being sent."""
+    def test_a_cancelled_entry_is_sent(self) -> None:
+        """Cancelling an entry does not stop it from being sent."""
         waiters = self.add(1, 2)
         waiters[0].cancel()
         self.failureResultOf(waiters[0], CancelledError)
         self.succeed(0)
         self.successResultOf(waiters[1])
 
-    def test_drained(self) -> None:
-        """To drain it is to wait until everything is sent, retries included."""
+    def test_draining_waits_for_retries(self) -> None:
+        """Draining sends every waiting entry, and waits for retries."""
         self.add(1)
         self.add(2)
         draining = Deferred.fromCoroutine(self.batcher.drain())
@@ -173,6 +175,6 @@ class BatcherTests(SynchronousTestCase):
         self.successResultOf(draining)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_drained_when_empty(self) -> None:
-        """That takes no time if there is nothing."""
+    def test_draining_an_empty_batcher_takes_no_time(self) -> None:
+        """Draining returns at once if there are no entries."""
         self.successResultOf(Deferred.fromCoroutine(self.batcher.drain()))

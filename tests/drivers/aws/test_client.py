@@ -30,19 +30,19 @@ from tests.support.servers.moto import SECRET_KEY
 
 
 class StreamTests(ClientCase):
-    """A stream is sent once."""
+    """Streamed payloads are sent once."""
 
     def stream(self, data: bytes) -> StreamPayload:
         return StreamPayload(BytesBody(data), len(data))
 
-    async def test_not_sent_again(self) -> None:
-        """A call some of whose stream is gone is not tried again."""
+    async def test_a_started_stream_is_not_retried(self) -> None:
+        """A call is not retried once a part of its stream has been read."""
         server, s3 = self.serve(xml_error(503, "SlowDown"), answer(200))
         await self.error(AwsRefused, s3.call("PutObject", GET, payload=self.stream(b"x" * 1000)))
         self.assertEqual(len(server.seen), 1)
 
-    async def test_sent_again_if_untouched(self) -> None:
-        """One whose connection was refused is, because nothing of the stream is gone."""
+    async def test_an_unread_stream_is_retried(self) -> None:
+        """A call whose connection is refused is retried, because nothing of its stream was read."""
         good = ScriptedServer(self, answer(200))
         error = await self.error(
             AwsUnreachable,
@@ -54,46 +54,46 @@ class StreamTests(ClientCase):
         self.assertEqual(good.seen[0].headers["x-amz-content-sha256"], StreamPayload.content_sha256)
 
 
-class AnswerTests(ClientCase):
-    async def test_truncated_xml(self) -> None:
-        """Half an XML document is an error, and not an empty list."""
+class ResponseTests(ClientCase):
+    async def test_truncated_xml_is_an_error(self) -> None:
+        """A truncated XML document is an error, and not an empty list."""
         _, s3 = self.serve(answer(200, b"<ListBucketResult><Contents>", x_amz_request_id="R7"))
         error = await self.error(AwsMalformed, s3.call("ListObjectsV2", {"Bucket": "bucket"}))
         self.assertIn("request R7", str(error))
 
-    async def test_truncated_json(self) -> None:
-        """Half a JSON document is an error, and not an empty receive."""
+    async def test_truncated_json_is_an_error(self) -> None:
+        """A truncated JSON document is an error, and not an empty receive."""
         _, sqs = self.sqs(json_answer('{"Messages": [{"Body": "x"'))
         await self.error(AwsMalformed, sqs.call("ReceiveMessage", {"QueueUrl": "u"}))
 
-    async def test_cut_answer(self) -> None:
-        """An answer that ends before its announced length is tried again."""
+    async def test_a_truncated_response_is_retried(self) -> None:
+        """A response that ends before its announced length is retried."""
         server, sqs = self.sqs(cut(100, b'{"QueueUrls": []}'), json_answer('{"QueueUrls": ["u"]}'))
         result = await sqs.call("ListQueues", {})
         self.assertEqual(result.members["QueueUrls"], ["u"])
         self.assertEqual(len(server.seen), 2)
 
-    async def test_cut_error(self) -> None:
-        """Of an error that is cut the status is enough."""
+    async def test_a_truncated_error_keeps_its_status(self) -> None:
+        """A truncated error response is reported by its status."""
         _, s3 = self.serve(answer(404, b"<Error><Code>NoSu"))
         error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertEqual((error.code, error.status), ("404", 404))
 
-    async def test_error_in_success(self) -> None:
-        """S3 may say 200 and then that it failed: that is a fault, and tried again."""
+    async def test_an_error_with_status_200_is_retried(self) -> None:
+        """An error in the body of an S3 response with status 200 is retried as a fault of S3."""
         late = answer(200, b"<?xml version='1.0'?>\n<Error><Code>InternalError</Code></Error>")
         server, s3 = self.serve(late, answer(200, b"<DeleteResult></DeleteResult>"))
         await s3.call("DeleteObjects", {"Bucket": "bucket", "Delete": {"Objects": [{"Key": "k"}]}})
         self.assertEqual(len(server.seen), 2)
 
-    async def test_html(self) -> None:
-        """A page of a proxy is an error with its status."""
+    async def test_a_page_of_a_proxy_is_an_error(self) -> None:
+        """An HTML page of a proxy is reported by its status."""
         _, s3 = self.serve(answer(403, b"<html><body>Forbidden</body></html>"))
         error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertEqual(error.status, 403)
 
-    async def test_redirect_is_not_followed(self) -> None:
-        """A redirect leads nowhere: signed requests go where we say."""
+    async def test_redirects_are_not_followed(self) -> None:
+        """A redirect is an error, and its target receives no request."""
         elsewhere = ScriptedServer(self, answer(204))
         server, s3 = self.serve(answer(307, b"", Location=elsewhere.url))
         error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
@@ -101,8 +101,8 @@ class AnswerTests(ClientCase):
         self.assertEqual(elsewhere.seen, [])
         self.assertEqual(len(server.seen), 1)
 
-    async def test_answer_without_end(self) -> None:
-        """An answer that is too long for its kind is given up."""
+    async def test_an_endless_response_is_abandoned(self) -> None:
+        """A response that exceeds the limit of its length is abandoned."""
 
         def endless(request: Any) -> Any:
             request.setHeader("content-length", str(1 << 40))
@@ -113,8 +113,8 @@ class AnswerTests(ClientCase):
         error = await self.error(AwsMalformed, s3.call("ListObjectsV2", {"Bucket": "bucket"}))
         self.assertEqual(error.code, "TooLong")
 
-    async def test_answer_in_drops(self) -> None:
-        """One that goes on and on, but hardly, is given up as well."""
+    async def test_a_dripping_response_is_abandoned(self) -> None:
+        """A response that arrives byte by byte is abandoned after its total timeout."""
 
         def dripping(request: Any) -> Any:
             request.setHeader("content-length", "100000")
@@ -127,21 +127,21 @@ class AnswerTests(ClientCase):
         work = s3.call("ListObjectsV2", {"Bucket": "bucket"}, timeout=0.2, max_attempts=1)
         await self.error(AwsUnreachable, work)
 
-    async def test_one_line(self) -> None:
-        """Whatever the other side says, the error is one line."""
+    async def test_an_error_is_one_line(self) -> None:
+        """The text of an error is one line, even if the message of AWS has several."""
         _, s3 = self.serve(xml_error(403, "AccessDenied", "you\r\n  there"))
         error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertIn("AccessDenied: you there (status 403", str(error))
 
-    async def test_wrong_parameters(self) -> None:
-        """A mistake of ours is an AwsError as well, before anything is sent."""
+    async def test_wrong_parameters_send_nothing(self) -> None:
+        """Parameters that do not fit the operation raise AwsError before anything is sent."""
         server, s3 = self.serve()
         await self.error(AwsError, s3.call("DeleteObject", {"Bucket": "bucket"}))
         self.assertEqual(server.seen, [])
 
 
 class _Endless:
-    """Writes for ever, as fast as the other side reads."""
+    """A producer that writes without end, as fast as the client reads."""
 
     def __init__(self, request: Any) -> None:
         self._request = request
@@ -168,8 +168,8 @@ class _Endless:
 
 
 class SecrecyTests(ClientCase):
-    async def test_secrets(self) -> None:
-        """No secret is in a log line, an error or a representation."""
+    async def test_secrets_are_not_logged(self) -> None:
+        """No log line, error or representation contains a secret."""
         credentials = chain(reactor, lambda: Credentials("AKIA", SECRET_KEY, TOKEN))
         _, s3 = self.serve(
             xml_error(503, "SlowDown"),
@@ -185,8 +185,8 @@ class SecrecyTests(ClientCase):
         for secret in (SECRET_KEY, TOKEN, "Signature=", "Authorization"):
             self.assertNotIn(secret, "\n".join(texts))
 
-    async def test_secrets_that_are_sent_back(self) -> None:
-        """An answer that quotes what was signed is not repeated with the token in it."""
+    async def test_quoted_secrets_are_masked(self) -> None:
+        """Secrets that a response quotes are masked in the error."""
         credentials = chain(reactor, lambda: Credentials("AKIA", SECRET_KEY, TOKEN))
         quoted = f"should have been x-amz-security-token:{TOKEN} of {SECRET_KEY}"
         _, s3 = self.serve(
@@ -197,8 +197,8 @@ class SecrecyTests(ClientCase):
         for secret in (SECRET_KEY, TOKEN):
             self.assertNotIn(secret, str(error))
 
-    async def test_request_id(self) -> None:
-        """Each line of the log about a request has its id."""
+    async def test_log_lines_have_request_ids(self) -> None:
+        """Every log line about a request contains its request ids."""
         _, s3 = self.serve(
             xml_error(503, "SlowDown", x_amz_id_2="HOST1"), answer(204, x_amz_request_id="REQ9")
         )
@@ -210,19 +210,19 @@ class SecrecyTests(ClientCase):
 
 
 class DownloadTests(ClientCase):
-    """An answer that is a stream."""
+    """Streamed responses."""
 
     async def get(self, s3: Any, **options: Any) -> Any:
         return (await s3.call("GetObject", GET, stream_response=True, **options)).body
 
-    async def test_cut(self) -> None:
-        """A stream that ends early ends in an error."""
+    async def test_a_truncated_stream_is_an_error(self) -> None:
+        """A streamed response that ends early raises AwsUnreachable."""
         _, s3 = self.serve(cut(100_000, b"x" * 1000))
         with self.assertRaises(AwsUnreachable):
             await read_all(await self.get(s3), 1 << 20)
 
-    async def test_stalls(self) -> None:
-        """So does one of which no more comes."""
+    async def test_a_stalled_stream_is_an_error(self) -> None:
+        """A streamed response that stalls raises AwsUnreachable, and then ends."""
 
         def stall(request: Any) -> int:
             request.setHeader("content-length", "100")
@@ -236,8 +236,8 @@ class DownloadTests(ClientCase):
             await body.__anext__()
         self.assertEqual([piece async for piece in body], [])
 
-    async def test_back_pressure(self) -> None:
-        """Nobody reads what nobody asks for: the server has to wait."""
+    async def test_an_unread_stream_stops_the_server(self) -> None:
+        """A server cannot send more than the buffers hold while its response is not read."""
         total = 64 << 20
         written = 0
         server = RawServer(self)
@@ -278,8 +278,8 @@ class DownloadTests(ClientCase):
         self.assertGreater(length, total - (1 << 17))
         await done
 
-    async def test_given_up(self) -> None:
-        """A stream that is given up ends its connection."""
+    async def test_a_closed_stream_ends_its_connection(self) -> None:
+        """Closing a streamed response early closes its connection."""
         server = RawServer(self)
 
         def received(connection: Any) -> None:

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.client.signing`.
+Tests of the credential chain in :mod:`fxprofile.drivers.aws.client.signing`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.drivers.aws.support import InlineThreads
 
 
 class HeldThreads:
-    """Holds calls until the test lets them run."""
+    """Holds calls until the test runs them."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -58,8 +58,8 @@ class ChainTests(SynchronousTestCase):
     def keys(self, chain: CredentialChain) -> AccessKey:
         return self.successResultOf(Deferred.fromCoroutine(chain.get()))
 
-    def ending(self, minutes: float, *renewals: Any) -> RefreshableCredentials:
-        """Credentials that end so soon, and what they are renewed with."""
+    def expiring(self, minutes: float, *renewals: Any) -> RefreshableCredentials:
+        """Return credentials that expire in so many minutes, and their refreshes."""
         left = list(renewals)
 
         def renew() -> dict[str, str]:
@@ -80,14 +80,14 @@ class ChainTests(SynchronousTestCase):
     def now(self) -> datetime:
         return datetime.fromtimestamp(1_700_000_000 + self.clock.seconds(), UTC)
 
-    def test_found_once(self) -> None:
-        """The chain is searched once, however often keys are asked for."""
+    def test_credentials_are_searched_once(self) -> None:
+        """The chain is searched once for any number of calls."""
         chain = self.chain(Credentials("A", "s"))
         self.assertEqual([self.keys(chain).access_key for _ in range(3)], ["A"] * 3)
         self.assertEqual(self.searches, 1)
 
-    def test_found_once_by_many(self) -> None:
-        """It is searched once for all who ask while it is being searched."""
+    def test_concurrent_calls_share_a_search(self) -> None:
+        """Concurrent calls share one search, and cancelling one does not disturb the others."""
         threads = HeldThreads()
         chain = self.chain(Credentials("A", "s"), threads=threads)
         asking = [Deferred.fromCoroutine(chain.get()) for _ in range(3)]
@@ -98,10 +98,10 @@ class ChainTests(SynchronousTestCase):
         self.failureResultOf(asking[1])
         self.assertEqual(self.successResultOf(asking[2]).access_key, "A")
 
-    def test_renewed_early(self) -> None:
-        """AccessKey that end soon are renewed while they are still used."""
+    def test_expiring_keys_are_refreshed_in_the_background(self) -> None:
+        """A key that expires soon is used while it is being refreshed."""
         threads = HeldThreads()
-        chain = self.chain(self.ending(60, "second"), threads=threads)
+        chain = self.chain(self.expiring(60, "second"), threads=threads)
         asking = Deferred.fromCoroutine(chain.get())
         threads.calls.pop()()
         self.assertEqual(self.successResultOf(asking).access_key, "first")
@@ -112,10 +112,10 @@ class ChainTests(SynchronousTestCase):
         threads.calls.pop()()
         self.assertEqual(self.keys(chain).access_key, "second")
 
-    def test_renewed_late(self) -> None:
-        """AccessKey that are about to end are not used without renewing them."""
+    def test_an_expired_key_is_refreshed_first(self) -> None:
+        """A key that is about to expire is not used before a refresh."""
         threads = HeldThreads()
-        chain = self.chain(self.ending(60, "second"), threads=threads)
+        chain = self.chain(self.expiring(60, "second"), threads=threads)
         asking = Deferred.fromCoroutine(chain.get())
         threads.calls.pop()()
         self.successResultOf(asking)
@@ -125,10 +125,13 @@ class ChainTests(SynchronousTestCase):
         threads.calls.pop()()
         self.assertEqual(self.successResultOf(asking).access_key, "second")
 
-    def test_early_renewal_fails(self) -> None:
-        """If keys cannot be renewed they are used as long as they are good; tries have a pace."""
+    def test_a_failed_refresh_keeps_a_valid_key(self) -> None:
+        """
+        A key that cannot be refreshed is used while it is valid, with a pause between
+        refreshes.
+        """
         fault = CredentialRetrievalError(provider="test", error_msg="down")
-        chain = self.chain(self.ending(60, fault, fault, "second"))
+        chain = self.chain(self.expiring(60, fault, fault, "second"))
         self.keys(chain)
         self.clock.advance(52 * 60)
         for _ in range(3):
@@ -140,22 +143,22 @@ class ChainTests(SynchronousTestCase):
         self.keys(chain)
         self.assertEqual(self.keys(chain).access_key, "second")
 
-    def test_not_found(self) -> None:
-        """If nothing is found that is the error, and the next call searches again."""
+    def test_missing_credentials_are_an_error(self) -> None:
+        """A search without result raises NoCredentials, and the next call searches again."""
         chain = self.chain(None, Credentials("A", "s"))
         failure = self.failureResultOf(Deferred.fromCoroutine(chain.get()), NoCredentials)
         self.assertIn("found none", str(failure.value))
         self.assertEqual(self.keys(chain).access_key, "A")
 
-    def test_fails(self) -> None:
-        """Whatever goes wrong in the search is one kind of error, without what was read."""
+    def test_errors_of_a_source_do_not_quote_it(self) -> None:
+        """Any error of a source raises NoCredentials, without the content that was read."""
         chain = self.chain(ValueError("aws_secret_access_key = hunter2"), OSError("x"))
         for _ in range(2):
             failure = self.failureResultOf(Deferred.fromCoroutine(chain.get()), NoCredentials)
             self.assertNotIn("hunter2", str(failure.value))
 
-    def test_named(self) -> None:
-        """A file that is missing, and a refusal of STS, are named in one line."""
+    def test_errors_name_their_cause(self) -> None:
+        """The error names a missing file, or the refusal of STS, in one line."""
         missing = FileNotFoundError(2, "No such file or directory", "/run/token")
         members = {"Error": {"Code": "AccessDenied", "Message": "not\nyou"}}
         chain = self.chain(missing, ClientError(members, "AssumeRole"))
@@ -164,8 +167,8 @@ class ChainTests(SynchronousTestCase):
             self.assertIn(wanted, str(failure.value))
             self.assertNotIn("\n", str(failure.value))
 
-    def test_hangs(self) -> None:
-        """A source that does not answer keeps nobody for long, and serves those who come later."""
+    def test_a_silent_source_does_not_block_calls(self) -> None:
+        """A call fails if the search takes too long, and a later call gets its result."""
         threads = HeldThreads()
         chain = self.chain(Credentials("A", "s"), threads=threads)
         asking = [Deferred.fromCoroutine(chain.get()) for _ in range(2)]
@@ -179,8 +182,8 @@ class ChainTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(later).access_key, "A")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_distrusted(self) -> None:
-        """AccessKey that AWS refuses are searched for again, but not all the time."""
+    def test_invalidated_keys_are_searched_again(self) -> None:
+        """A refused key causes a new search, with a pause between searches."""
         chain = self.chain(Credentials("A", "s"), Credentials("B", "s"), Credentials("C", "s"))
         first = self.keys(chain)
         chain.invalidate(first)
@@ -193,8 +196,8 @@ class ChainTests(SynchronousTestCase):
         chain.invalidate(second)
         self.assertEqual(self.keys(chain).access_key, "C")
 
-    def test_standard_chain(self) -> None:
-        """The real chain reads the environment, and a profile's file."""
+    def test_the_standard_chain_is_searched(self) -> None:
+        """The chain finds credentials in the environment and in a profile."""
         environ = {
             "AWS_ACCESS_KEY_ID": "AKIAENV",
             "AWS_SECRET_ACCESS_KEY": "s",

@@ -1,5 +1,5 @@
 """
-Tests of the policies in ``etc/aws``: each role can do its work with them, and nothing else.
+Tests of the IAM policies in ``etc/aws``: each allows its role what it needs, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUEUES = ("jobs", "jobs-dead", "results", "results-dead", "events", "updates")
 
 
 class RoleTests(TestCase):
-    """The work of each role, against moto's server, as far as AWS sees it."""
+    """The AWS calls of each role, against moto."""
 
     async def setUp(self) -> None:
         moto.shared.reset()
@@ -61,7 +61,7 @@ class RoleTests(TestCase):
         )
 
     async def consume(self, queue: SqsQueue) -> None:
-        """Everything that is done with a queue that is read."""
+        """Make every call of a consumer of a queue."""
         await queue.check()
         await queue.depth()
         for _ in range(2):
@@ -77,7 +77,7 @@ class RoleTests(TestCase):
         await queue.send(body="x")
 
     def check(self, role: str) -> None:
-        """Nothing was done that the policy does not allow, and nothing is allowed in vain."""
+        """Check that the policy allows exactly the calls that were made."""
         denied = sorted(need for need in self.client.needs if not allows(role, *need))
         self.assertEqual(denied, [])
         policy = json.loads((POLICIES / f"{role}.json").read_text())
@@ -91,7 +91,7 @@ class RoleTests(TestCase):
             await self.queue(name).send(body="x")
         self.use_client()
 
-    async def test_web(self) -> None:
+    async def test_the_web_role_has_what_it_needs(self) -> None:
         """The web role puts originals, sends jobs and updates, and reads the other queues."""
         await self.fill("results", "jobs-dead", "results-dead", "events")
         private = self.bucket("private")
@@ -102,8 +102,8 @@ class RoleTests(TestCase):
             await self.consume(self.queue(name))
         self.check("web")
 
-    async def test_worker(self) -> None:
-        """The worker gets and removes originals, puts and removes pictures, and sends results."""
+    async def test_the_worker_has_what_it_needs(self) -> None:
+        """The worker reads and deletes originals, puts and deletes images, and sends results."""
         await self.put(self.bucket("private"), private_key(self.avatar_id))
         await self.fill("jobs")
         private, public = self.bucket("private"), self.bucket("public")
@@ -122,8 +122,8 @@ class RoleTests(TestCase):
         await self.send(self.queue("results"))
         self.check("worker")
 
-    async def test_images(self) -> None:
-        """The images role gets pictures, and is told of those that are not there."""
+    async def test_the_images_role_has_what_it_needs(self) -> None:
+        """The images role reads images, and learns that an image is missing."""
         await self.put(self.bucket("public"), public_key(self.avatar_id))
         self.use_client()
         public = self.bucket("public")
@@ -137,8 +137,8 @@ class RoleTests(TestCase):
 
 
 class PolicyTests(SynchronousTestCase):
-    def test_form(self) -> None:
-        """A policy names what it allows, without wild cards in actions or in names."""
+    def test_policies_have_no_wildcards(self) -> None:
+        """A policy names its actions and resources without wildcards, except for objects."""
         for role in ROLES:
             policy = json.loads((POLICIES / f"{role}.json").read_text())
             self.assertEqual(policy["Version"], "2012-10-17")
@@ -148,8 +148,8 @@ class PolicyTests(SynchronousTestCase):
                 for resource in statement["Resource"]:
                     self.assertNotIn("*", resource.removesuffix("/*"))
 
-    def test_forbidden(self) -> None:
-        """What would hurt most if a role were taken over is not allowed."""
+    def test_harmful_actions_are_denied(self) -> None:
+        """No role may do what would cause the most harm if it were taken over."""
         private, public = "arn:aws:s3:::fxprofile-private", "arn:aws:s3:::fxprofile-public"
         queues = [f"arn:aws:sqs:us-east-1:123456789012:fxprofile-{name}" for name in QUEUES]
         forbidden = {

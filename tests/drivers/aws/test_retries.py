@@ -1,4 +1,4 @@
-"""Tests of what the AWS client tries again, and what it corrects first."""
+"""Tests of retries of the AWS client, and of the corrections before them."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class RetryableTests(SynchronousTestCase):
 
 
 class RetryTests(ClientCase):
-    async def test_documented_errors(self) -> None:
-        """Throttling and faults of AWS are tried again, and the call succeeds."""
+    async def test_throttling_and_faults_are_retried(self) -> None:
+        """Throttling and faults of AWS are retried until the call succeeds."""
         failures = [
             xml_error(503, "SlowDown"),
             answer(500),
@@ -75,23 +75,23 @@ class RetryTests(ClientCase):
         self.assertEqual(len(server.seen), 4)
         self.assertEqual({seen.uri for seen in server.seen}, {"/bucket/key"})
 
-    async def test_throttling_of_sqs(self) -> None:
-        """SQS says it in other words."""
+    async def test_throttling_by_sqs_is_retried(self) -> None:
+        """The error codes with which SQS throttles are retried."""
         failures = [json_error(400, "RequestThrottled"), json_error(403, "ThrottlingException")]
         server, sqs = self.sqs(*failures, json_answer("{}"))
         await sqs.call("ListQueues", {})
         self.assertEqual(len(server.seen), 3)
 
-    async def test_other_errors(self) -> None:
-        """Whatever else AWS refuses is not tried again."""
+    async def test_other_refusals_are_not_retried(self) -> None:
+        """A refusal that AWS does not document as retryable is reported after one attempt."""
         for status, code in [(403, "AccessDenied"), (400, "InvalidRequest"), (404, "NoSuchBucket")]:
             server, s3 = self.serve(xml_error(status, code))
             error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
             self.assertEqual((error.code, error.status), (code, status))
             self.assertEqual(len(server.seen), 1)
 
-    async def test_attempts(self) -> None:
-        """After a few tries the error comes out, and says how many there were."""
+    async def test_the_last_error_is_reported(self) -> None:
+        """After four attempts the last error is raised, with the number of attempts."""
         server, s3 = self.serve(*[xml_error(503, "SlowDown", "Reduce your rate")] * 9)
         error = await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertEqual(len(server.seen), 4)
@@ -101,8 +101,8 @@ class RetryTests(ClientCase):
             " (status 503, request REQ1, attempt 4)",
         )
 
-    async def test_budget(self) -> None:
-        """When everything fails, retries end before AWS gets several times the load."""
+    async def test_the_quota_ends_retries(self) -> None:
+        """While every call fails, the retry quota limits the additional load."""
         server, s3 = self.serve()
         calls = 130
         for _ in range(calls):
@@ -110,14 +110,14 @@ class RetryTests(ClientCase):
         self.assertLessEqual(len(server.seen), calls + 100)
         self.assertGreaterEqual(len(server.seen), calls)
 
-    async def test_reset(self) -> None:
-        """A connection that ends without an answer is tried again."""
+    async def test_a_reset_connection_is_retried(self) -> None:
+        """A connection that is reset without a response is retried."""
         server, s3 = self.serve(reset, reset, answer(204))
         await s3.call("DeleteObject", GET)
         self.assertGreaterEqual(len(server.seen), 3)
 
-    async def test_refused(self) -> None:
-        """A server that is not there is tried again, and the error says where it was."""
+    async def test_a_refused_connection_is_retried(self) -> None:
+        """A refused connection is retried, and the error names the cause."""
         server = ScriptedServer(self)
         port = self._cleanups.pop()
         await port[0]()
@@ -125,20 +125,20 @@ class RetryTests(ClientCase):
         self.assertIn("refused", str(error))
         self.assertIn("attempt 4", str(error))
 
-    async def test_hangs(self) -> None:
-        """A server that says nothing is given up, and tried again."""
+    async def test_a_silent_server_is_retried(self) -> None:
+        """A request without a response is abandoned after its timeout, and retried."""
         server, s3 = self.serve(hang, answer(204))
         await s3.call("DeleteObject", GET, timeout=0.1)
         self.assertEqual(len(server.seen), 2)
 
-    async def test_hangs_again(self) -> None:
-        """A server that says nothing twice is not tried until nobody waits any longer."""
+    async def test_a_second_timeout_is_final(self) -> None:
+        """A call is not retried after its second timeout, even if other attempts are left."""
         server, s3 = self.serve(hang, xml_error(503, "SlowDown"), hang, answer(204))
         await self.error(AwsUnreachable, s3.call("DeleteObject", GET, timeout=0.1))
         self.assertEqual(len(server.seen), 3)
 
-    async def test_cancelled(self) -> None:
-        """A call that is cancelled ends its connection, and is not tried again."""
+    async def test_a_cancelled_call_ends_its_connection(self) -> None:
+        """A cancelled call closes its connection, and is not retried."""
         server = RawServer(self)
         calling = Deferred.fromCoroutine(self.s3(server.url).call("DeleteObject", GET))
         while not (server.connections and server.connections[0].data):
@@ -149,8 +149,8 @@ class RetryTests(ClientCase):
         await server.connections[0].lost
         self.assertEqual(len(server.connections), 1)
 
-    async def test_cancelled_at_once(self) -> None:
-        """So does one that is cancelled before there is a connection."""
+    async def test_a_call_can_be_cancelled_before_it_connects(self) -> None:
+        """A call that is cancelled before it has a connection sends nothing."""
         server, s3 = self.serve(answer(204))
         calling = Deferred.fromCoroutine(s3.call("DeleteObject", GET))
         calling.cancel()
@@ -158,8 +158,8 @@ class RetryTests(ClientCase):
             await calling
         self.assertEqual(server.seen, [])
 
-    async def test_cancelled_between_tries(self) -> None:
-        """So does one that is cancelled while it waits for its next try."""
+    async def test_a_call_can_be_cancelled_between_attempts(self) -> None:
+        """A call that is cancelled during a delay is not retried."""
         server, s3 = self.serve(backoff=Backoff(first=60, cap=60, chance=lambda: 1))
         calling = Deferred.fromCoroutine(s3.call("DeleteObject", GET))
         while not any("retrying" in event for event in self.events):
@@ -169,8 +169,8 @@ class RetryTests(ClientCase):
             await calling
         self.assertEqual(len(server.seen), 1)
 
-    async def test_connections_are_kept(self) -> None:
-        """One connection serves many calls."""
+    async def test_connections_are_reused(self) -> None:
+        """Successive calls share one connection."""
         ports = set()
 
         def note(request: Any) -> bytes:
@@ -185,13 +185,15 @@ class RetryTests(ClientCase):
 
 
 class CorrectionTests(ClientCase):
-    """What AWS finds wrong with us is put right, once."""
+    """Clock, credentials and region are corrected after a refusal, once per call."""
 
     def skewed(self, seconds: float, code: str = "RequestTimeTooSkewed", status: int = 403) -> Any:
         return xml_error(status, code, Date=formatdate(time.time() + seconds, usegmt=True))
 
-    async def test_clock(self) -> None:
-        """The time of the next try is the server's, and so is that of later calls."""
+    async def test_a_skewed_clock_is_corrected(self) -> None:
+        """
+        After a refusal with another date, this and later calls are signed with the time of AWS.
+        """
         server, s3 = self.serve(self.skewed(7200), answer(204), answer(204))
         await s3.call("DeleteObject", GET)
         await s3.call("DeleteObject", GET)
@@ -203,8 +205,8 @@ class CorrectionTests(ClientCase):
         signed = [seen.headers["authorization"].split("/")[1] for seen in server.seen[1:]]
         self.assertEqual(signed, [times[1][:8]] * 2)
 
-    async def test_clock_by_any_name(self) -> None:
-        """Whatever SQS calls it: the date of the answer tells."""
+    async def test_the_date_tells_of_a_skewed_clock(self) -> None:
+        """A skewed clock is recognized by the date of the response, whatever the error code."""
         late = json_answer(
             '{"__type": "com.amazon.coral.service#InvalidSignatureException"}',
             403,
@@ -214,22 +216,22 @@ class CorrectionTests(ClientCase):
         await sqs.call("ListQueues", {})
         self.assertEqual(len(server.seen), 2)
 
-    async def test_clock_once(self) -> None:
-        """A server whose time runs away is not followed for ever."""
+    async def test_a_clock_is_corrected_once_per_call(self) -> None:
+        """A server whose date differs in every response does not cause endless retries."""
         server, s3 = self.serve(*[self.skewed(n * 7200) for n in range(1, 9)])
         await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertEqual(len(server.seen), 2)
 
-    async def test_right_clock(self) -> None:
-        """A refusal from a server with our time changes nothing, nor does a strange date."""
+    async def test_a_right_clock_is_not_corrected(self) -> None:
+        """A refusal with our time or an invalid date is not retried."""
         for date in (formatdate(usegmt=True), "yesterday", ""):
             server, s3 = self.serve(xml_error(403, "AccessDenied", Date=date))
             await self.error(AwsRefused, s3.call("DeleteObject", GET))
             self.assertEqual(len(server.seen), 1)
             self.assertEqual(self.client.skew, 0)
 
-    async def test_expired_token(self) -> None:
-        """When AWS says that the token has expired, a new one is found and used."""
+    async def test_expired_credentials_are_searched_again(self) -> None:
+        """After an expired token, new credentials are searched and used."""
         for service, refusal, good in [
             ("s3", xml_error(400, "ExpiredToken"), answer(204)),
             ("sqs", json_error(400, "ExpiredTokenException"), json_answer("{}")),
@@ -250,28 +252,28 @@ class CorrectionTests(ClientCase):
                 [seen.headers["x-amz-security-token"] for seen in server.seen], ["old", "new"]
             )
 
-    async def test_expired_token_of_a_head(self) -> None:
-        """The answer to a HEAD does not say why; its status is enough."""
+    async def test_a_head_with_an_expired_token_is_retried(self) -> None:
+        """A status of 400 to a HEAD, which has no error code, causes a new search."""
         tokens = iter(["old", "new"])
         credentials = chain(reactor, lambda: Credentials("AKIA", SECRET_KEY, next(tokens)))
         server, s3 = self.serve(answer(400), answer(200), credentials=credentials)
         await s3.call("HeadObject", GET)
         self.assertEqual(server.seen[1].headers["x-amz-security-token"], "new")
 
-    async def test_still_expired(self) -> None:
-        """If the new token is no better, the call fails."""
+    async def test_credentials_are_searched_once_per_call(self) -> None:
+        """A call whose new credentials are refused too fails."""
         server, s3 = self.serve(*[xml_error(400, "ExpiredToken")] * 5)
         await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertEqual(len(server.seen), 2)
 
-    async def test_no_credentials(self) -> None:
-        """Without credentials nothing is sent."""
+    async def test_nothing_is_sent_without_credentials(self) -> None:
+        """A call without credentials fails before it sends anything."""
         server, s3 = self.serve(credentials=chain(reactor, lambda: None))
         await self.error(NoCredentials, s3.call("DeleteObject", GET))
         self.assertEqual(server.seen, [])
 
-    async def test_region(self) -> None:
-        """A bucket of another region is asked there, from then on."""
+    async def test_the_region_of_a_bucket_is_corrected(self) -> None:
+        """This and later requests for a bucket in another region are signed for that region."""
         moved = [
             xml_error(301, "PermanentRedirect", x_amz_bucket_region="eu-central-1"),
             xml_error(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-central-1"),
@@ -284,8 +286,8 @@ class CorrectionTests(ClientCase):
             regions = [seen.headers["authorization"].split("/")[2] for seen in server.seen]
             self.assertEqual(regions, ["us-east-1", "eu-central-1", "eu-central-1"])
 
-    async def test_region_of_a_stream(self) -> None:
-        """A stream that is gone is not sent there, but the next one is."""
+    async def test_a_stream_corrects_the_region_for_the_next(self) -> None:
+        """A started stream fails with the wrong region, and the next one has the right region."""
         server, s3 = self.serve(
             xml_error(301, "PermanentRedirect", x_amz_bucket_region="eu-central-1"), answer(200)
         )

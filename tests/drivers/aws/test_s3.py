@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.s3` against servers.
+Tests of the S3 bucket against real servers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.servers import moto, s3rver
 
 
 class MotoBucketTests(BucketContract, TestCase):
-    """The contract, against moto's server."""
+    """The contract of buckets, against moto."""
 
     async def setUp(self) -> None:
         url = moto.shared.url
@@ -30,23 +30,21 @@ class MotoBucketTests(BucketContract, TestCase):
         self.bucket = S3Bucket(client, "bucket", endpoint_url=url)
 
 
-def _left_out(reason: str) -> Any:
+def _skipped(reason: str) -> Any:
     async def test(self: TestCase) -> None:
-        """What this server does not do as S3 does."""
+        """This server differs from S3 here."""
 
     test.skip = reason  # type: ignore[attr-defined]
     return test
 
 
 class S3rverBucketTests(BucketContract, TestCase):
-    """The contract, against s3rver behind TLS and a check of the signatures."""
+    """The contract of buckets, against s3rver with TLS and verified signatures."""
 
-    test_a_list_is_sorted_and_filtered = _left_out("s3rver lists in an order of its own")
-    test_pages_contain_each_object_once = _left_out("s3rver fails to go on after some keys")
-    test_one_of_simultaneous_puts_wins = _left_out(
-        "s3rver writes all bodies of a key into one file"
-    )
-    test_a_failing_body_stores_nothing = _left_out("s3rver keeps what it has got of half a body")
+    test_a_list_is_sorted_and_filtered = _skipped("s3rver does not sort its lists by key")
+    test_pages_contain_each_object_once = _skipped("s3rver does not continue after some keys")
+    test_one_of_simultaneous_puts_wins = _skipped("s3rver writes all bodies of a key into one file")
+    test_a_failing_body_stores_nothing = _skipped("s3rver stores incomplete bodies")
 
     async def setUp(self) -> None:
         self.bucket = self.make_bucket(s3rver.SECRET_KEY)
@@ -62,8 +60,8 @@ class S3rverBucketTests(BucketContract, TestCase):
         )
         return S3Bucket(client, "bucket", endpoint_url=url, cache_control="no-store")
 
-    async def test_wrong_secret(self) -> None:
-        """The server refuses what is signed with another secret."""
+    async def test_a_wrong_secret_is_refused(self) -> None:
+        """The server refuses requests that are signed with another secret."""
         for work in (
             self.make_bucket("other").list(prefix="", after="", limit=1),
             self.make_bucket("other").get(key="k"),

@@ -1,4 +1,4 @@
-"""Tests of how an object is put into S3."""
+"""Tests of puts into S3."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.drivers.aws.tls import make_certificate, trusting_agent
 
 
 class PutTests(BucketCase):
-    async def test_trailer(self) -> None:
-        """Without TLS a stream is followed by its checksum, which S3 compares."""
+    async def test_a_stream_without_tls_has_a_trailing_checksum(self) -> None:
+        """Without TLS, a stream is followed by its checksum."""
         server, bucket = self.serve(answer(200, ETag=f'"{MD5}"'))
         await self.put(bucket)
         [seen] = server.seen
@@ -47,8 +47,8 @@ class PutTests(BucketCase):
             },
         )
 
-    async def test_tls(self) -> None:
-        """With TLS a stream is sent as it is, and the digest of the answer is compared."""
+    async def test_a_stream_with_tls_is_unsigned(self) -> None:
+        """With TLS, a stream is sent unsigned, and the digest in the response is compared."""
         certificate = make_certificate()
         server = ScriptedServer(
             self,
@@ -64,16 +64,16 @@ class PutTests(BucketCase):
         self.assertEqual(server.seen[0].headers["x-amz-content-sha256"], "UNSIGNED-PAYLOAD")
         self.assertIn("digest of other bytes", await self.fails(self.put(bucket)))
 
-    async def test_tls_of_strangers(self) -> None:
-        """A server whose certificate nobody vouches for gets nothing."""
+    async def test_an_untrusted_server_receives_nothing(self) -> None:
+        """A server with an untrusted certificate receives no request."""
         server = ScriptedServer(self, answer(200), context=make_certificate().options())
         url = f"https://localhost:{server.host.partition(':')[2]}"
         body = ScriptedBody(DATA)
         await self.fails(self.put(self.bucket(url), body))
         self.assertEqual(server.seen, [])
 
-    async def test_small(self) -> None:
-        """What fits into one piece is signed, and sent again if need be."""
+    async def test_a_small_body_is_signed_and_retried(self) -> None:
+        """A body that fits into one buffer is signed, and sent again if necessary."""
         data = DATA[:1000]
         server, bucket = self.serve(
             xml_error(503, "SlowDown"), answer(200, ETag=f'"{hashlib.md5(data).hexdigest()}"')
@@ -84,14 +84,14 @@ class PutTests(BucketCase):
             server.seen[1].headers["x-amz-content-sha256"], hashlib.sha256(data).hexdigest()
         )
 
-    async def test_bytes(self) -> None:
-        """So are bytes that are all there, however many."""
+    async def test_a_body_in_memory_is_retried(self) -> None:
+        """A body in memory of any length is sent again if necessary."""
         server, bucket = self.serve(xml_error(503, "SlowDown"), answer(200, ETag=f'"{MD5}"'))
         await self.put(bucket, BytesBody(DATA))
         self.assertEqual([seen.body for seen in server.seen], [DATA] * 2)
 
-    async def test_settings(self) -> None:
-        """Objects are put with the headers that the settings ask for."""
+    async def test_settings_become_headers(self) -> None:
+        """Cache control and encryption are sent as signed headers."""
         server, bucket = self.serve(
             answer(200),
             cache_control="public, max-age=60",
@@ -106,20 +106,20 @@ class PutTests(BucketCase):
         for name in ("cache-control", "x-amz-server-side-encryption"):
             self.assertIn(name, headers["authorization"])
 
-    async def test_wrong_digest(self) -> None:
-        """If S3 has got digest of other bytes the put fails, and what it has got is removed."""
+    async def test_a_wrong_digest_removes_the_object(self) -> None:
+        """A put fails if S3 reports another digest, and the object is removed."""
         for headers in ({"ETag": f'"{"0" * 32}"'}, {"x_amz_checksum_crc32": "AAAAAA=="}):
             server, bucket = self.serve(answer(200, **headers), answer(204))
             self.assertIn("digest of other bytes", await self.fails(self.put(bucket)))
             self.assertEqual([seen.method for seen in server.seen], ["PUT", "DELETE"])
 
-    async def test_wrong_digest_and_no_right_to_delete(self) -> None:
-        """If it cannot be removed the put fails all the same."""
+    async def test_a_wrong_digest_fails_without_delete_permission(self) -> None:
+        """A put with a wrong digest fails even if the object cannot be removed."""
         _, bucket = self.serve(answer(200, ETag=f'"{"0" * 32}"'), xml_error(403, "AccessDenied"))
         self.assertIn("digest of other bytes", await self.fails(self.put(bucket)))
 
-    async def test_tags_that_are_no_digests(self) -> None:
-        """What is encrypted by KMS, or was put in parts, has a tag of another kind."""
+    async def test_an_etag_that_is_no_digest_is_ignored(self) -> None:
+        """The ETag of an object that is encrypted by KMS or in parts is not compared."""
         for headers in (
             {"ETag": f'"{"0" * 32}"', "x_amz_server_side_encryption": "aws:kms"},
             {"ETag": f'"{"0" * 32}-1"'},
@@ -128,8 +128,8 @@ class PutTests(BucketCase):
             _, bucket = self.serve(answer(200, **headers))
             await self.put(bucket)
 
-    async def test_body_fails(self) -> None:
-        """When the body fails in the middle the connection ends before S3 has all of it."""
+    async def test_a_failing_body_ends_the_connection(self) -> None:
+        """If the body fails, the connection is closed before S3 has a whole object."""
         server = RawServer(self)
         bucket = self.bucket(server.url)
         body = ScriptedBody(DATA[:70_000], ZeroDivisionError())
@@ -140,16 +140,16 @@ class PutTests(BucketCase):
         self.assertLess(len(sent), len(DATA))
         self.assertEqual(len(server.connections), 1)
 
-    async def test_too_long(self) -> None:
-        """Nor does S3 ever get the last byte of a body that is too long."""
+    async def test_a_long_body_is_never_complete(self) -> None:
+        """S3 never receives the last byte of a body that is too long."""
         server = RawServer(self)
         body = ScriptedBody(DATA[:70_000], DATA)
         await self.fails(self.put(self.bucket(server.url), body), BodyMismatch)
         await server.connections[0].lost
         self.assertLess(len(server.connections[0].data.partition(b"\r\n\r\n")[2]), len(DATA))
 
-    async def test_cancelled(self) -> None:
-        """When the put is cancelled in the middle the connection ends."""
+    async def test_a_cancelled_put_ends_the_connection(self) -> None:
+        """A put that is cancelled closes its connection."""
         server = RawServer(self)
         body = ScriptedBody(DATA[:70_000], Deferred())
         putting = Deferred.fromCoroutine(self.put(self.bucket(server.url), body))
@@ -159,8 +159,8 @@ class PutTests(BucketCase):
         await self.fails(putting, CancelledError)
         await server.connections[0].lost
 
-    async def test_back_pressure(self) -> None:
-        """A server that does not read is not sent more, and the body not asked for more."""
+    async def test_a_slow_server_stops_the_body(self) -> None:
+        """A body is not read faster than the server accepts it."""
         server = RawServer(self, paused=True)
         pieces = 1000
         body = ScriptedBody(*[b"x" * 65536] * pieces)
@@ -175,8 +175,8 @@ class PutTests(BucketCase):
         putting.cancel()
         await self.fails(putting, CancelledError)
 
-    async def test_refused_early(self) -> None:
-        """A refusal in the middle of the body is heard at once, and the rest is not sent."""
+    async def test_an_early_refusal_stops_the_body(self) -> None:
+        """A refusal before the end of the body is reported at once, and the rest is not sent."""
         gate: Deferred[None] = Deferred()
         error = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 
@@ -193,8 +193,8 @@ class PutTests(BucketCase):
         await server.connections[0].lost
         self.assertEqual(body.taken, 1)
 
-    async def test_praised_early(self) -> None:
-        """A success before the end of the body is none."""
+    async def test_an_early_success_is_an_error(self) -> None:
+        """A success before the end of the body is an error."""
 
         def received(connection: Any) -> None:
             if len(connection.data) > 70_000:
@@ -205,8 +205,8 @@ class PutTests(BucketCase):
         await self.fails(self.put(self.bucket(server.url), body))
         await server.connections[0].lost
 
-    async def test_reset_in_the_middle(self) -> None:
-        """A connection that is reset in the middle of the body fails the put, once."""
+    async def test_a_reset_fails_the_put(self) -> None:
+        """A connection that is reset during the body fails the put without a retry."""
 
         def received(connection: Any) -> None:
             if len(connection.data) > 70_000:

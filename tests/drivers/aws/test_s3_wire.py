@@ -1,5 +1,5 @@
 """
-Tests of what :mod:`fxprofile.drivers.aws.s3` says over the wire, and of what it makes of answers.
+Tests of the requests and responses of the S3 bucket.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class GetTests(BucketCase):
         _, bucket = self.serve(*script)
         return await bucket.get(key="k")
 
-    async def test_missing(self) -> None:
-        """No object is one thing, and no bucket or no right another."""
+    async def test_only_a_missing_object_is_not_found(self) -> None:
+        """A missing object raises ObjectNotFound; a missing bucket or permission does not."""
         await self.fails(self.get(xml_error(404, "NoSuchKey")), ObjectNotFound)
         await self.fails(self.get(xml_error(404, "NoSuchBucket")))
         await self.fails(self.get(xml_error(403, "AccessDenied")))
@@ -37,15 +37,15 @@ class GetTests(BucketCase):
         await self.fails(bucket.head(key="k"), ObjectNotFound)
         await self.fails(bucket.head(key="k"))
 
-    async def test_cut(self) -> None:
-        """A body that is cut is a StorageError."""
+    async def test_a_truncated_body_is_an_error(self) -> None:
+        """A truncated body raises StorageError."""
         info, body = await self.get(cut(100, b"x" * 50, ETag='"t"'))
         self.assertEqual((info.length, info.etag), (100, "t"))
         self.assertEqual(await body.__anext__(), b"x" * 50)
         await self.fails(body.__anext__())
 
-    async def test_other_bytes(self) -> None:
-        """Bytes that are not those of the ETag are an error at their end, whoever changed them."""
+    async def test_a_body_must_match_its_etag(self) -> None:
+        """A body whose MD5 is not its ETag raises StorageError at its end."""
         good, bad = b"x" * 50, b"y" * 50
         tag = f'"{hashlib.md5(good).hexdigest()}"'
         _, body = await self.get(answer(200, bad, ETag=tag))
@@ -55,19 +55,19 @@ class GetTests(BucketCase):
             _, body = await self.get(answer(200, good, ETag=tag, **headers))
             self.assertEqual(await read_all(body, 100), good)
 
-    async def test_other_tags(self) -> None:
-        """The tag of what was put in parts, or is encrypted by KMS, is no digest of the bytes."""
+    async def test_an_etag_that_is_no_digest_is_not_compared(self) -> None:
+        """The ETag of an object that is encrypted by KMS or in parts is not compared."""
         for tag, encryption in (("0" * 32 + "-2", "AES256"), ("0" * 32, "aws:kms")):
             behave = answer(200, b"x", ETag=f'"{tag}"', x_amz_server_side_encryption=encryption)
             _, body = await self.get(behave)
             self.assertEqual(await read_all(body, 100), b"x")
 
-    async def test_no_tag(self) -> None:
-        """What has no ETag, such as the page of a proxy, is not from S3."""
+    async def test_a_response_without_etag_is_an_error(self) -> None:
+        """A response without ETag, such as the page of a proxy, raises StorageError."""
         self.assertIn("not from S3", await self.fails(self.get(answer(200))))
 
-    async def test_unknown_length(self) -> None:
-        """A body whose length S3 does not tell is not taken for whole."""
+    async def test_a_body_of_unknown_length_is_an_error(self) -> None:
+        """A body without an announced length raises StorageError at its end."""
 
         def chunked(request: Any) -> int:
             request.setHeader("etag", '"t"')
@@ -79,8 +79,8 @@ class GetTests(BucketCase):
         self.assertEqual(await body.__anext__(), b"x" * 50)
         self.assertIn("too long", await self.fails(body.__anext__()))
 
-    async def test_hangs(self) -> None:
-        """A get that is cancelled before its answer leaves no connection."""
+    async def test_a_cancelled_get_leaves_no_connection(self) -> None:
+        """A get that is cancelled before its response closes its connection."""
         _, bucket = self.serve(hang)
         getting = Deferred.fromCoroutine(bucket.get(key="k"))
         await deferLater(reactor, 0.02)
@@ -99,8 +99,8 @@ class DeleteTests(BucketCase):
     def keys(self, seen: Any) -> list[str | None]:
         return [node.text for node in ElementTree.fromstring(seen.body).iterfind(".//{*}Key")]
 
-    async def test_batches(self) -> None:
-        """Many objects are removed in batches, one by a call of its own."""
+    async def test_many_objects_are_deleted_in_batches(self) -> None:
+        """Many objects are deleted in batches of a thousand, one by a call of its own."""
         server, bucket = self.serve(self.errors(), self.errors(), answer(204))
         keys = [f"k{number}" for number in range(1500)]
         await bucket.delete(keys=keys)
@@ -111,37 +111,37 @@ class DeleteTests(BucketCase):
         await bucket.delete(keys=["one"])
         self.assertEqual((server.seen[2].method, server.seen[2].uri), ("DELETE", "/bucket/one"))
 
-    async def test_retried(self) -> None:
-        """Objects that S3 could not remove are tried again, and only they."""
+    async def test_failed_deletes_are_retried(self) -> None:
+        """Only the objects that S3 failed to delete are retried."""
         server, bucket = self.serve(
             self.errors(b="InternalError"), self.errors(b="SlowDown"), self.errors()
         )
         await bucket.delete(keys=["a", "b"])
         self.assertEqual([self.keys(seen) for seen in server.seen], [["a", "b"], ["b"], ["b"]])
 
-    async def test_failed(self) -> None:
-        """What stays is an error that names an object."""
+    async def test_an_object_that_stays_is_an_error(self) -> None:
+        """A delete that is refused or fails repeatedly names an object."""
         _, bucket = self.serve(*[self.errors(b="InternalError")] * 3)
         self.assertIn("bucket/b: InternalError", await self.fails(bucket.delete(keys=["a", "b"])))
         server, bucket = self.serve(self.errors(a="AccessDenied", b="InternalError"))
         self.assertIn("bucket/a: AccessDenied", await self.fails(bucket.delete(keys=["a", "b"])))
         self.assertEqual(len(server.seen), 1)
 
-    async def test_missing(self) -> None:
-        """Objects that are not there count as removed, whatever the server thinks."""
+    async def test_missing_objects_count_as_deleted(self) -> None:
+        """An object that the server reports as missing counts as deleted."""
         _, bucket = self.serve(self.errors(a="NoSuchKey"))
         await bucket.delete(keys=["a", "b"])
 
 
 class CheckTests(BucketCase):
-    async def test_look(self) -> None:
-        """Where a look is allowed, that is all."""
+    async def test_a_bucket_is_checked_by_a_list(self) -> None:
+        """A bucket that may be listed is checked by one list."""
         server, bucket = self.serve(answer(200, b"<ListBucketResult/>"))
         await bucket.check()
         self.assertEqual([seen.method for seen in server.seen], ["GET"])
 
-    async def test_put_only(self) -> None:
-        """A look that is refused is followed by a put, and not repeated if that is allowed."""
+    async def test_a_bucket_is_checked_by_a_put(self) -> None:
+        """A refused list is followed by a put, and is not repeated if that succeeds."""
         refusal = xml_error(403, "AccessDenied")
         server, bucket = self.serve(refusal, answer(200), answer(200))
         await bucket.check()
@@ -149,8 +149,8 @@ class CheckTests(BucketCase):
         self.assertEqual([seen.method for seen in server.seen], ["GET", "PUT", "PUT"])
         self.assertEqual((server.seen[2].uri, server.seen[2].body), (f"/bucket/{PROBE}", b""))
 
-    async def test_fails(self) -> None:
-        """A bucket that is not there, or refuses both, cannot be used, and says why."""
+    async def test_a_failed_check_gives_its_reasons(self) -> None:
+        """The check of a missing bucket, or of one that refuses both, names the reasons."""
         _, bucket = self.serve(xml_error(404, "NoSuchBucket"))
         self.assertIn("NoSuchBucket", await self.fails(bucket.check()))
         refusals = (
@@ -164,8 +164,8 @@ class CheckTests(BucketCase):
 
 
 class AddressTests(BucketCase):
-    async def test_virtual_host(self) -> None:
-        """The bucket may be in the name of the host."""
+    async def test_a_bucket_can_be_in_the_host(self) -> None:
+        """With virtual addressing the bucket is in the host."""
         server = ScriptedServer(self, answer(204))
         url = server.url.replace("127.0.0.1", "localhost")
         bucket = self.bucket(url, addressing="virtual")
@@ -174,8 +174,8 @@ class AddressTests(BucketCase):
 
 
 class ServiceTests(BucketCase):
-    async def test_stopped(self) -> None:
-        """The last bucket that stops closes the connections, and can be started again."""
+    async def test_the_last_bucket_closes_the_connections(self) -> None:
+        """The last bucket that stops closes the connections, and can start again."""
         server = ScriptedServer(self, *[answer(204)] * 3)
         client = make_client(reactor)
         buckets = [S3Bucket(client, "bucket", endpoint_url=server.url) for _ in range(2)]
@@ -185,15 +185,15 @@ class ServiceTests(BucketCase):
         await buckets[0].stopService()
         await buckets[1].delete(keys=["k"])
         await buckets[1].stopService()
-        # Trial complains of a connection that is left.
+        # Trial fails a test that leaves a connection open.
         buckets[0].startService()
         await buckets[0].delete(keys=["k"])
         await buckets[0].stopService()
 
 
 class SettingsTests(TestCase):
-    def test_from_settings(self) -> None:
-        """The settings say where a bucket is; buckets with the same threads share a client."""
+    def test_buckets_share_a_client(self) -> None:
+        """Buckets with the same threads share a client, and have the settings of their kind."""
         from fxprofile.settings.model import Settings
 
         settings = Settings(

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.client.signing` with the examples of AWS's documentation:
+Tests of signatures with the examples of AWS's documentation:
 https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 """
 
@@ -29,16 +29,16 @@ class SignTests(SynchronousTestCase):
         sign(request, **options)
         return request.headers["Authorization"].rpartition("Signature=")[2]
 
-    def test_get(self) -> None:
-        """The example of a GET of a range."""
+    def test_a_get_is_signed(self) -> None:
+        """The example of a GET with a range has its documented signature."""
         request = AWSRequest("GET", f"{HOST}/test.txt", headers={"Range": "bytes=0-9"})
         self.assertEqual(
             self.signature(request),
             "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
         )
 
-    def test_put(self) -> None:
-        """The digest of a body is sent and signed; it is that of the example of a PUT."""
+    def test_the_digest_of_a_body_is_signed(self) -> None:
+        """A body has the SHA-256 of the documented example, which is signed."""
         request = AWSRequest("PUT", f"{HOST}/test%24file.text", data=b"Welcome to Amazon S3.")
         self.signature(request)
         self.assertEqual(
@@ -47,22 +47,22 @@ class SignTests(SynchronousTestCase):
         )
         self.assertIn("x-amz-content-sha256", request.headers["Authorization"])
 
-    def test_list(self) -> None:
-        """The example of a list, whose query is signed."""
+    def test_a_query_is_signed(self) -> None:
+        """The example of a list has its documented signature."""
         request = AWSRequest("GET", f"{HOST}/?max-keys=2&prefix=J")
         self.assertEqual(
             self.signature(request),
             "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
         )
 
-    def test_payload(self) -> None:
-        """What stands for the digest of a body is sent and signed."""
+    def test_an_unsigned_payload_is_marked(self) -> None:
+        """The placeholder for the digest of a body is sent and signed."""
         request = AWSRequest("PUT", f"{HOST}/k", data=b"")
         first = self.signature(request, content_sha256="UNSIGNED-PAYLOAD")
         self.assertEqual(request.headers["X-Amz-Content-SHA256"], "UNSIGNED-PAYLOAD")
         self.assertNotEqual(first, self.signature(AWSRequest("PUT", f"{HOST}/k", data=b"")))
 
-    def test_token(self) -> None:
+    def test_a_session_token_is_signed(self) -> None:
         """A session token is sent and signed."""
         request = AWSRequest("GET", f"{HOST}/k")
         key = AccessKey("AKIA", "secret", "token")
@@ -70,8 +70,8 @@ class SignTests(SynchronousTestCase):
         self.assertEqual(request.headers["X-Amz-Security-Token"], "token")
         self.assertIn("x-amz-security-token", request.headers["Authorization"])
 
-    def test_again(self) -> None:
-        """Signing the same request again replaces the signature."""
+    def test_a_second_signature_replaces_the_first(self) -> None:
+        """Signing a request again replaces its signature."""
         request = AWSRequest("GET", f"{HOST}/k")
         first = self.signature(request)
         second = self.signature(request, seconds=MOMENT + 86400)
@@ -80,7 +80,7 @@ class SignTests(SynchronousTestCase):
             request.headers.get_all("Authorization"), [request.headers["Authorization"]]
         )
 
-    def test_not_logged(self) -> None:
-        """What botocore's own signer logs, tokens included, is not logged."""
+    def test_signing_logs_nothing(self) -> None:
+        """Signing does not write botocore's debug log, which contains tokens."""
         with self.assertNoLogs("botocore", logging.DEBUG):
             self.signature(AWSRequest("GET", f"{HOST}/k"), key=AccessKey("A", "s", "token"))

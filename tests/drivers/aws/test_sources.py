@@ -1,8 +1,8 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.client.signing` with the sources that the standard chain has.
+Tests of the credential chain with the sources of botocore's standard chain.
 
-The source is a server on the reactor of the test, which could not answer if whoever asks it
-kept the reactor's thread.
+The source is a server on the test's reactor, which could not respond if the search blocked the
+reactor.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ ROLE = "arn:aws:iam::123456789012:role/web"
 
 
 def close(request: Request) -> None:
-    """Have the connection end with the answer."""
+    """Close the connection after the response."""
     request.setHeader("connection", "close")
     request.channel.persistent = False
 
 
 def last(body: bytes, status: int = 200) -> Behaviour:
-    """Give this answer, and keep no connection."""
+    """Return a behaviour that responds and closes the connection."""
 
     def behave(request: Request) -> bytes:
         close(request)
@@ -45,9 +45,9 @@ def last(body: bytes, status: int = 200) -> Behaviour:
 
 class Source:
     """
-    Gives keys, each time others.
+    A source of access keys, each different.
 
-    :ivar life: of the keys.
+    :ivar life: until a key expires.
     """
 
     def __init__(self) -> None:
@@ -63,13 +63,13 @@ class Source:
         }
 
     def metadata(self, request: Request) -> bytes:
-        """Answer as containers and instances do."""
+        """Respond as the agent of a container and the metadata service do."""
         close(request)
         members = {"Code": "Success", "Token": "t", **self._members()}
         return json.dumps(members).encode()
 
     def sts(self, request: Request) -> bytes:
-        """Answer as STS does."""
+        """Respond as STS does."""
         close(request)
         content = request.content.getvalue().decode()
         name = content.partition("Action=")[2].partition("&")[0]
@@ -84,7 +84,7 @@ class Source:
 
 
 class SourceTests(TestCase):
-    """AccessKey are found in every place, and off the reactor's thread."""
+    """Every source is found, without blocking the reactor."""
 
     def setUp(self) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -118,8 +118,8 @@ class SourceTests(TestCase):
         path.write_text(text)
         return str(path)
 
-    async def test_container(self) -> None:
-        """A container's task role, with the token that its agent wants."""
+    async def test_a_container_has_its_task_role(self) -> None:
+        """A container gets the credentials of its task role with an authorization token."""
         self.server.otherwise = self.source.metadata
         self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
         self.environ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in")
@@ -127,8 +127,8 @@ class SourceTests(TestCase):
         self.assertEqual((keys.access_key, keys.token), ("AKIA1", "t"))
         self.assertEqual(self.server.seen[0].headers["authorization"], "let me in")
 
-    async def test_instance(self) -> None:
-        """An instance's role, by the second version of its metadata service."""
+    async def test_an_instance_has_its_role(self) -> None:
+        """An instance gets the credentials of its role from version 2 of the metadata service."""
         self.environ("AWS_EC2_METADATA_DISABLED", None)
         self.environ("AWS_METADATA_SERVICE_TIMEOUT", "60")
         self.environ("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{self.server.url}/")
@@ -138,8 +138,8 @@ class SourceTests(TestCase):
         self.assertEqual(token.method, "PUT")
         self.assertEqual({seen.headers["x-aws-ec2-metadata-token"] for seen in rest}, {"TOKEN"})
 
-    async def test_web_identity(self) -> None:
-        """A role that is assumed with the token of a cluster."""
+    async def test_a_role_is_assumed_with_a_web_identity(self) -> None:
+        """A role is assumed with the identity token of a cluster."""
         self.server.otherwise = self.source.sts
         self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
         self.environ("AWS_ROLE_ARN", ROLE)
@@ -147,8 +147,8 @@ class SourceTests(TestCase):
         self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         self.assertIn(b"WebIdentityToken=header.payload.sum", self.server.seen[0].body)
 
-    async def test_assumed_role(self) -> None:
-        """A role that a profile assumes with the keys of another one."""
+    async def test_a_profile_assumes_a_role(self) -> None:
+        """A profile assumes a role with the credentials of another, at the STS of the region."""
         self.server.otherwise = self.source.sts
         self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
         config = f"""
@@ -162,13 +162,13 @@ class SourceTests(TestCase):
         self.environ("AWS_CONFIG_FILE", self.file("config", config.replace("  ", "")))
         self.environ("AWS_PROFILE", "web")
         self.assertEqual((await self.chain.get()).access_key, "AKIA1")
-        # No other setting says which STS to ask.
+        # No other setting selects the endpoint of STS.
         signed = self.server.seen[0].headers["authorization"]
         self.assertIn("AKIABASE", signed)
         self.assertIn("/eu-central-1/sts/", signed)
 
-    async def test_refused(self) -> None:
-        """A role that may not be assumed is the error, in the words of STS."""
+    async def test_a_refused_role_is_an_error(self) -> None:
+        """The error of a role that cannot be assumed contains the code of STS."""
         error = "<Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error>"
         self.server.otherwise = last(f"<ErrorResponse>{error}</ErrorResponse>".encode(), 403)
         self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
@@ -177,8 +177,8 @@ class SourceTests(TestCase):
         failed = await self.assertFailure(Deferred.fromCoroutine(self.chain.get()), NoCredentials)
         self.assertIn("AccessDenied", str(failed))
 
-    async def test_renewed(self) -> None:
-        """AccessKey are renewed before they end, while those that are still good are used."""
+    async def test_credentials_are_refreshed(self) -> None:
+        """Credentials are refreshed before they expire, and used until then."""
         self.source.life = timedelta(minutes=9)
         self.server.otherwise = self.source.metadata
         self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.drivers.aws.sqs` against a server.
+Tests of the SQS queue against moto.
 """
 
 from __future__ import annotations

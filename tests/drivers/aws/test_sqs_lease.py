@@ -1,4 +1,4 @@
-"""Tests of how long messages of SQS are held, and of how they are handed back."""
+"""Tests of the leases of SQS messages, and of cancelled receives."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class CancelTests(QueueCase):
         receiving.cancel()
         self.failureResultOf(receiving, CancelledError)
 
-    def test_handed_back(self) -> None:
-        """What an open poll brings that nobody waits for any longer is handed back at once."""
+    def test_messages_of_a_cancelled_poll_are_released(self) -> None:
+        """Messages that arrive for a cancelled receive are released at once."""
         self.cancelled()
         self.assertEqual(self.service.cancelled, 0)
         self.service.answer(Messages=[entry(1), entry(2)])
@@ -30,36 +30,36 @@ class CancelTests(QueueCase):
             self.entries(),
             [{"ReceiptHandle": f"receipt-{n}", "VisibilityTimeout": 0} for n in (1, 2)],
         )
-        self.all_well()
+        self.succeed()
 
-    def test_cannot_be_handed_back(self) -> None:
-        """If that fails they come back by themselves, and nobody is bothered."""
+    def test_a_failed_release_is_not_an_error(self) -> None:
+        """A release that fails logs no error, because the messages become visible again."""
         self.cancelled()
         self.service.answer(Messages=[entry(1)])
         self.clock.advance(0)
         self.service.fail(AwsError("down", code="X"))
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_poll_fails(self) -> None:
-        """Nor is anybody if the poll fails that nobody waits for."""
+    def test_a_failed_cancelled_poll_is_not_an_error(self) -> None:
+        """A cancelled poll that fails logs no error."""
         self.cancelled()
         self.service.fail(AwsError("down", code="X"))
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_stopped(self) -> None:
-        """A queue that is stopped hands back first what an open poll brings."""
+    def test_stopping_releases_messages_first(self) -> None:
+        """A queue that stops waits until the messages of its open poll are released."""
         self.cancelled()
         stopping = self.queue.stopService()
         self.service.answer(Messages=[entry(1)])
         self.clock.advance(0)
         self.assertNoResult(stopping)
-        self.all_well()
+        self.succeed()
         self.successResultOf(stopping)
         self.assertEqual(self.client.users, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_stopped_in_bounded_time(self) -> None:
-        """But it does not wait for the end of the poll: nothing polls after a stop."""
+    def test_stopping_cancels_an_open_poll(self) -> None:
+        """A queue that stops cancels an open poll after a grace period."""
         self.cancelled()
         stopping = self.queue.stopService()
         self.clock.advance(STOP_GRACE)
@@ -67,8 +67,8 @@ class CancelTests(QueueCase):
         self.assertEqual(self.service.cancelled, 1)
         self.assertEqual(self.operations(), ["ReceiveMessage"])
 
-    def test_stop_does_not_drop_deletes(self) -> None:
-        """A stop waits for deletes that are under way, and for those that wait for a batch."""
+    def test_stopping_waits_for_deletes(self) -> None:
+        """A queue that stops waits for deletes in flight and for those that wait for a batch."""
         first, second = self.receive(entry(1), entry(2))
         deleting = self.start(self.queue.delete(message=first))
         waiting = self.start(self.queue.delete(message=second))
@@ -80,8 +80,8 @@ class CancelTests(QueueCase):
         for done in (deleting, waiting, stopping):
             self.successResultOf(done)
 
-    def test_restarted(self) -> None:
-        """A queue can be started again after a stop, and polls anew."""
+    def test_a_stopped_queue_can_start_again(self) -> None:
+        """A queue that was stopped and started polls again."""
         self.cancelled()
         self.queue.stopService()
         self.clock.advance(STOP_GRACE)
@@ -90,41 +90,41 @@ class CancelTests(QueueCase):
 
 
 class LeaseTests(QueueCase):
-    def test_counts_from_now(self) -> None:
-        """The time of an extension counts from now, however long the message was held."""
+    def test_an_extension_counts_from_now(self) -> None:
+        """The time of an extension starts when it is made."""
         [message] = self.receive(entry())
         self.clock.advance(59)
         extending = self.start(self.queue.extend(message=message, visibility=60))
         self.assertEqual(self.entries(), [{"ReceiptHandle": "receipt-1", "VisibilityTimeout": 60}])
-        self.all_well()
+        self.succeed()
         self.successResultOf(extending)
         self.clock.advance(59)
         self.start(self.queue.extend(message=message, visibility=60))
         self.assertEqual(len(self.service.waiting), 1)
 
-    def test_seconds(self) -> None:
-        """SQS counts whole seconds, and no more than it allows."""
+    def test_an_extension_has_whole_seconds(self) -> None:
+        """An extension is rounded up to whole seconds, and limited to the maximum."""
         for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, MAX_HIDDEN)):
             [message] = self.receive(entry())
             self.start(self.queue.extend(message=message, visibility=wanted))
             self.assertEqual(self.entries()[0]["VisibilityTimeout"], said)
-            self.all_well()
+            self.succeed()
 
-    def test_total(self) -> None:
-        """A message is hidden for twelve hours in all, since it was received, and then lost."""
+    def test_a_message_is_hidden_for_twelve_hours_at_most(self) -> None:
+        """After twelve hours the lease of a message is lost."""
         [message] = self.receive(entry())
         self.start(self.queue.extend(message=message, visibility=1e9))
-        self.all_well()
+        self.succeed()
         self.clock.advance(MAX_HIDDEN - 100)
         self.start(self.queue.extend(message=message, visibility=300))
         self.assertEqual(self.entries()[0]["VisibilityTimeout"], 100)
-        self.all_well()
+        self.succeed()
         self.clock.advance(99.5)
         extending = self.start(self.queue.extend(message=message, visibility=300))
         self.failureResultOf(extending, LeaseLost)
 
-    def test_lost(self) -> None:
-        """What SQS says of a receipt that is no longer good is a lost lease."""
+    def test_an_invalid_receipt_is_a_lost_lease(self) -> None:
+        """Every error code for an expired receipt handle raises LeaseLost."""
         for code in (
             "ReceiptHandleIsInvalid",
             "InvalidParameterValue",
@@ -139,8 +139,8 @@ class LeaseTests(QueueCase):
             self.failureResultOf(again, LeaseLost)
             self.assertEqual(self.service.waiting, [])
 
-    def test_run_out(self) -> None:
-        """A lease that has run out is lost without asking: SQS might still say yes."""
+    def test_an_expired_lease_is_lost_without_a_call(self) -> None:
+        """An expired lease raises LeaseLost without a call, which SQS might accept."""
         [message] = self.receive(entry())
         self.clock.advance(60)
         extending = self.start(self.queue.extend(message=message, visibility=60))
@@ -148,16 +148,16 @@ class LeaseTests(QueueCase):
         self.result(self.queue.delete(message=message))
         self.assertEqual(self.operations(), ["ReceiveMessage"])
 
-    def test_handed_back(self) -> None:
-        """A message that was handed back is not ours any longer."""
+    def test_a_released_message_has_no_lease(self) -> None:
+        """The lease of a released message is lost."""
         [message] = self.receive(entry())
         self.start(self.queue.extend(message=message, visibility=0))
-        self.all_well()
+        self.succeed()
         extending = self.start(self.queue.extend(message=message, visibility=60))
         self.failureResultOf(extending, LeaseLost)
 
-    def test_one_lost_of_many(self) -> None:
-        """Each message has a lease of its own: one that is lost takes no other with it."""
+    def test_each_message_has_its_own_lease(self) -> None:
+        """A lost lease does not affect other messages of the same batch."""
         first, second = self.receive(entry(1), entry(2))
         one = Deferred.fromCoroutine(self.queue.extend(message=first, visibility=60))
         two = self.start(self.queue.extend(message=second, visibility=60))
@@ -168,8 +168,8 @@ class LeaseTests(QueueCase):
         self.successResultOf(one)
         self.failureResultOf(two, LeaseLost)
 
-    def test_refused(self) -> None:
-        """Any other refusal, and a call that fails, is a QueueError, and the lease is kept."""
+    def test_other_errors_keep_the_lease(self) -> None:
+        """Any other refusal or failed call raises QueueError, and the lease is kept."""
         [message] = self.receive(entry())
         extending = self.start(self.queue.extend(message=message, visibility=60))
         self.refuse("AccessDenied")
@@ -178,14 +178,16 @@ class LeaseTests(QueueCase):
         self.service.fail(AwsError("down", code="X"))
         self.assertIs(self.failureResultOf(extending, QueueError).type, QueueError)
         extending = self.start(self.queue.extend(message=message, visibility=60))
-        self.all_well()
+        self.succeed()
         self.successResultOf(extending)
 
-    def test_another_process(self) -> None:
-        """A message that another object received may be concluded: SQS knows whose it is."""
+    def test_a_message_of_another_queue_object_can_be_deleted(self) -> None:
+        """
+        A message that another object received can be deleted, because only SQS knows its lease.
+        """
         message = Message("id", "body", "receipt-9", 1, 0)
         deleting = self.start(self.queue.delete(message=message))
-        self.all_well()
+        self.succeed()
         self.successResultOf(deleting)
 
     def test_leases_end_with_their_messages(self) -> None:

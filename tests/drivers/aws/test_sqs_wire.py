@@ -1,7 +1,5 @@
 """
-Tests of what :mod:`fxprofile.drivers.aws.sqs` says over the wire, and of what it makes of answers.
-
-The bugs that other consumers of SQS had, and that a driver can have, are among them.
+Tests of the requests and responses of the SQS queue, with regressions known from other consumers.
 """
 
 from __future__ import annotations
@@ -26,8 +24,8 @@ from tests.drivers.aws.support import InlineThreads, make_client
 
 
 class ReceiveTests(QueueCase):
-    def test_parameters(self) -> None:
-        """A receive is a long poll, and has more time to answer than to wait."""
+    def test_a_receive_is_a_long_poll(self) -> None:
+        """A receive asks for a long poll, with a timeout longer than its wait."""
         receiving = self.start(self.queue.receive(max_messages=3, wait=20))
         operation, parameters, options = self.service.calls[0]
         self.assertEqual(operation, "ReceiveMessage")
@@ -45,30 +43,30 @@ class ReceiveTests(QueueCase):
         self.service.answer()
         self.successResultOf(receiving)
 
-    def test_message(self) -> None:
-        """A message has all that SQS says of it."""
+    def test_a_message_has_its_attributes(self) -> None:
+        """A message has its body, receipt handle, receive count and time."""
         [message] = self.receive(entry())
         self.assertEqual(message, Message("id-1", "body 1", "receipt-1", 2, 1700000000.5))
 
-    def test_nothing(self) -> None:
-        """An answer without messages, however it says so, is no message."""
+    def test_a_response_without_messages_is_empty(self) -> None:
+        """Every form of a response without messages gives none."""
         for members in ({}, {"Messages": []}, {"Messages": None}):
             receiving = self.start(self.queue.receive(max_messages=1, wait=0))
             self.service.answer(**members)
             self.assertEqual(self.successResultOf(receiving), [])
 
-    def test_damaged(self) -> None:
-        """A message whose digest is wrong is left to come back; the others are received."""
+    def test_a_damaged_message_is_skipped(self) -> None:
+        """A message with a wrong MD5 or missing members is skipped."""
         messages = self.receive(entry(1, MD5OfBody=md5("other")), {"MessageId": "id-3"}, entry(2))
         self.assertEqual([message.message_id for message in messages], ["id-2"])
 
-    def test_sparse(self) -> None:
-        """A server that does not count is believed to give it the first time."""
+    def test_a_missing_receive_count_is_one(self) -> None:
+        """A message without a receive count counts as received once."""
         [message] = self.receive(entry(1, Attributes={}))
         self.assertEqual(message.receive_count, 1)
 
-    def test_fails(self) -> None:
-        """Whatever kind of error it is, it is a QueueError."""
+    def test_a_failed_receive_is_a_queue_error(self) -> None:
+        """Any AwsError of a receive is a QueueError."""
         for error in (
             AwsUnreachable("gone", code="Unreachable"),
             AwsError("x", code="ExpiredToken"),
@@ -77,16 +75,16 @@ class ReceiveTests(QueueCase):
             self.service.fail(error)
             self.failureResultOf(receiving, QueueError)
 
-    def test_arguments(self) -> None:
-        """What SQS would refuse is a mistake."""
+    def test_arguments_beyond_the_limits_are_refused(self) -> None:
+        """Arguments beyond the limits of SQS raise ValueError without a call."""
         for options in ({"max_messages": 0, "wait": 1}, {"max_messages": 1, "wait": 21}):
             self.failureResultOf(self.start(self.queue.receive(**options)), ValueError)
         self.assertEqual(self.service.calls, [])
 
 
 class DeleteTests(QueueCase):
-    def test_batch(self) -> None:
-        """Deletes of one moment go in batches of at most ten."""
+    def test_deletes_are_batched(self) -> None:
+        """Concurrent deletes are sent in batches of at most ten."""
         messages = self.receive(*[entry(number) for number in range(12)])
         deleting = [Deferred.fromCoroutine(self.queue.delete(message=m)) for m in messages]
         self.clock.advance(0)
@@ -98,19 +96,19 @@ class DeleteTests(QueueCase):
         for done in deleting:
             self.successResultOf(done)
 
-    def test_failed_entries(self) -> None:
-        """An entry that failed is not taken for deleted: it is tried again."""
+    def test_a_failed_delete_is_retried(self) -> None:
+        """A delete that SQS fails to process is retried."""
         [message] = self.receive(entry())
         deleting = self.start(self.queue.delete(message=message))
         self.refuse("InternalError", sender=False)
         self.assertNoResult(deleting)
         self.clock.pump([0.1] * 20)
         self.assertEqual(self.operations()[1:], ["DeleteMessageBatch"] * 2)
-        self.all_well()
+        self.succeed()
         self.successResultOf(deleting)
 
-    def test_failed_for_good(self) -> None:
-        """If it fails again and again that is an error."""
+    def test_a_repeatedly_failed_delete_is_an_error(self) -> None:
+        """A delete that fails three times raises QueueError."""
         [message] = self.receive(entry())
         deleting = self.start(self.queue.delete(message=message))
         for _ in range(3):
@@ -118,15 +116,15 @@ class DeleteTests(QueueCase):
             self.clock.pump([0.1] * 20)
         self.failureResultOf(deleting, QueueError)
 
-    def test_not_ours(self) -> None:
-        """A message that is somebody else's by now is left as it is, silently."""
+    def test_a_lost_lease_is_ignored_by_delete(self) -> None:
+        """A delete with an expired receipt handle succeeds without effect."""
         [message] = self.receive(entry())
         deleting = self.start(self.queue.delete(message=message))
         self.refuse("ReceiptHandleIsInvalid")
         self.successResultOf(deleting)
 
-    def test_call_fails(self) -> None:
-        """A call that fails is a QueueError."""
+    def test_a_failed_call_is_a_queue_error(self) -> None:
+        """A delete whose call fails raises QueueError."""
         [message] = self.receive(entry())
         deleting = self.start(self.queue.delete(message=message))
         self.service.fail(AwsError("down", code="X"))
@@ -134,8 +132,8 @@ class DeleteTests(QueueCase):
 
 
 class SendTests(QueueCase):
-    def test_durable(self) -> None:
-        """A send is done when SQS says that it has the body, and no other."""
+    def test_a_send_verifies_the_stored_body(self) -> None:
+        """A send succeeds only if SQS reports the MD5 of its body."""
         sending = self.start(self.queue.send(body="hello"))
         self.assertEqual(
             self.service.calls[0][:2], ("SendMessage", {"QueueUrl": URL, "MessageBody": "hello"})
@@ -147,14 +145,14 @@ class SendTests(QueueCase):
             self.service.answer(**members)
             self.failureResultOf(sending, QueueError)
 
-    def test_in_good_time(self) -> None:
-        """Who sends hears soon that it does not work: clients wait for that."""
+    def test_a_send_fails_within_ten_seconds(self) -> None:
+        """The attempts of a send time out within ten seconds, because a client may wait."""
         self.start(self.queue.send(body="hello"))
         options = self.service.calls[0][2]
         self.assertLessEqual(options["timeout"] * options["max_attempts"], 10)
 
-    def test_depth(self) -> None:
-        """Delayed messages wait as well."""
+    def test_delayed_messages_count_as_visible(self) -> None:
+        """The depth counts delayed messages as visible."""
         depth = self.start(self.queue.depth())
         self.service.answer(
             Attributes={
@@ -166,8 +164,8 @@ class SendTests(QueueCase):
         found = self.successResultOf(depth)
         self.assertEqual((found.visible, found.in_flight, found.oldest), (4, 2, None))
 
-    def test_check_asks_each_time(self) -> None:
-        """A check is never answered from memory."""
+    def test_every_check_is_a_call(self) -> None:
+        """Every check calls SQS."""
         for _ in range(3):
             checking = self.start(self.queue.check())
             self.service.answer(Attributes={})
@@ -188,8 +186,8 @@ class WireTests(TestCase):
         url = f"{server.url}/123456789012/jobs"
         return server, SqsQueue(client, name="jobs", url=url, visibility_timeout=60)
 
-    async def test_protocol(self) -> None:
-        """The JSON protocol, signed for the service of the queue."""
+    async def test_requests_have_the_json_protocol(self) -> None:
+        """A request has the JSON protocol, and is signed for the region of the queue."""
         server, queue = self.serve(
             json_answer(json.dumps({"MessageId": "1", "MD5OfMessageBody": md5("hello")}))
         )
@@ -204,8 +202,8 @@ class WireTests(TestCase):
             {"QueueUrl": f"{server.url}/123456789012/jobs", "MessageBody": "hello"},
         )
 
-    async def test_errors(self) -> None:
-        """Errors are QueueErrors with the name and the request id that SQS gives."""
+    async def test_errors_have_codes_and_request_ids(self) -> None:
+        """A QueueError contains the error code and the request id."""
         _, queue = self.serve(json_error(400, "QueueDoesNotExist"), json_answer('{"Attributes": {'))
         with self.assertRaises(QueueError) as caught:
             await queue.check()
@@ -214,8 +212,8 @@ class WireTests(TestCase):
         with self.assertRaises(QueueError):
             await queue.depth()
 
-    async def test_open_poll(self) -> None:
-        """A stop ends an open poll with its connection."""
+    async def test_stopping_ends_the_connection_of_a_poll(self) -> None:
+        """A stop closes the connection of an open poll."""
         server, queue = self.serve(hang)
         queue.startService()
         receiving = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
@@ -227,9 +225,9 @@ class WireTests(TestCase):
         await queue.stopService()
 
 
-class PlaceTests(SynchronousTestCase):
-    def test_table(self) -> None:
-        """The URL of a queue says where its service is, and mostly in which region."""
+class EndpointTests(SynchronousTestCase):
+    def test_a_url_contains_endpoint_and_region(self) -> None:
+        """The endpoint and the region are taken from the URL of a queue."""
         for url, expected in {
             URL: ("https://sqs.eu-west-1.amazonaws.com", "eu-west-1"),
             "https://sqs.cn-north-1.amazonaws.com.cn/1/q": (
@@ -246,8 +244,8 @@ class PlaceTests(SynchronousTestCase):
         }.items():
             self.assertEqual(endpoint_of(url), expected, url)
 
-    def test_from_settings(self) -> None:
-        """The settings may name another endpoint."""
+    def test_settings_can_name_another_endpoint(self) -> None:
+        """The settings of the queue and of AWS override the endpoint, in this order."""
         for queue, aws, expected in [
             ({}, {}, "https://sqs.eu-west-1.amazonaws.com"),
             ({}, {"endpoint_url": "http://a:1"}, "http://a:1"),

@@ -4,27 +4,20 @@ Tests of :mod:`fxprofile.drivers.aws.client.wire`.
 
 from __future__ import annotations
 
-from threading import Thread
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.drivers.aws.client.errors import AwsError, AwsMalformed
-from fxprofile.drivers.aws.client.wire import Endpoint, WireProtocol, load_protocol
+from fxprofile.drivers.aws.client.wire import Endpoint, load_protocol
 
 ELSEWHERE = "http://storage.example:9000"
 
 
 class LoadTests(SynchronousTestCase):
-    def test_once(self) -> None:
-        """The description of a service is read once, also if many threads want it."""
-        found: list[WireProtocol] = []
-        threads = [Thread(target=lambda: found.append(load_protocol("sqs"))) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(len({id(wire) for wire in found}), 1)
+    def test_a_description_is_loaded_once(self) -> None:
+        """The description of a service is loaded once per process."""
+        self.assertIs(load_protocol("sqs"), load_protocol("sqs"))
 
 
 class EndpointTests(SynchronousTestCase):
@@ -37,8 +30,8 @@ class EndpointTests(SynchronousTestCase):
         } | options
         return load_protocol(service).endpoint(**options)
 
-    def test_s3(self) -> None:
-        """A bucket is in the host, or in the path."""
+    def test_a_bucket_is_in_the_host_or_the_path(self) -> None:
+        """The bucket is in the host, or in the path if path style is chosen."""
         self.assertEqual(self.endpoint().url, "https://bucket.s3.eu-west-1.amazonaws.com")
         self.assertEqual(
             self.endpoint(path_style=True).url, "https://s3.eu-west-1.amazonaws.com/bucket"
@@ -46,30 +39,30 @@ class EndpointTests(SynchronousTestCase):
         self.assertEqual(self.endpoint(url=ELSEWHERE).url, "http://bucket.storage.example:9000")
         self.assertEqual(self.endpoint(url=ELSEWHERE, path_style=True).url, f"{ELSEWHERE}/bucket")
 
-    def test_certificates(self) -> None:
-        """A bucket with a dot, whose host no certificate fits, is in the path."""
+    def test_a_bucket_with_a_dot_is_in_the_path(self) -> None:
+        """A bucket with a dot, which no wildcard certificate matches, is in the path."""
         self.assertEqual(
             self.endpoint(bucket="my.bucket").url, "https://s3.eu-west-1.amazonaws.com/my.bucket"
         )
 
-    def test_signing(self) -> None:
-        """Requests are signed for the service and the region."""
+    def test_requests_are_signed_for_service_and_region(self) -> None:
+        """The endpoint gives the service and the region of the signature."""
         for service in ("s3", "sqs"):
             endpoint = self.endpoint(service)
             self.assertEqual(
                 (endpoint.signing_name, endpoint.signing_region), (service, "eu-west-1")
             )
 
-    def test_sqs(self) -> None:
-        """SQS is where AWS has it, in China too, or where we say."""
+    def test_sqs_has_an_endpoint_per_partition(self) -> None:
+        """The endpoint of SQS depends on the region and its partition, or is configured."""
         self.assertEqual(self.endpoint("sqs").url, "https://sqs.eu-west-1.amazonaws.com")
         self.assertEqual(
             self.endpoint("sqs", region="cn-north-1").url, "https://sqs.cn-north-1.amazonaws.com.cn"
         )
         self.assertEqual(self.endpoint("sqs", url=ELSEWHERE).url, ELSEWHERE)
 
-    def test_no_such_place(self) -> None:
-        """A region that cannot be is an error."""
+    def test_an_invalid_region_is_an_error(self) -> None:
+        """An invalid region raises AwsError."""
         with self.assertRaises(AwsError):
             self.endpoint(region="no such region")
 
@@ -80,8 +73,8 @@ class RequestTests(SynchronousTestCase):
         endpoint = wire.endpoint(region="us-east-1", url=None, bucket="b-1", path_style=path_style)
         return wire.request(operation, {"Bucket": "b-1", **parameters}, endpoint, "tests")
 
-    def test_urls(self) -> None:
-        """The bucket is in the URL once, and keys and queries are quoted."""
+    def test_urls_contain_the_bucket_once(self) -> None:
+        """URLs contain the bucket once, and keys and queries are quoted."""
         for path_style, base in (
             (False, "https://b-1.s3.us-east-1.amazonaws.com"),
             (True, "https://s3.us-east-1.amazonaws.com/b-1"),
@@ -99,30 +92,30 @@ class RequestTests(SynchronousTestCase):
             head = self.request("HeadBucket", {}, path_style)
             self.assertEqual(head.url.removesuffix("/"), base)
 
-    def test_digest(self) -> None:
-        """Operations that want a digest of their body get one."""
+    def test_a_required_digest_is_sent(self) -> None:
+        """Operations that require a digest of their body have a Content-MD5."""
         request = self.request("DeleteObjects", {"Delete": {"Objects": [{"Key": "k"}]}})
         self.assertEqual(len(request.headers["Content-MD5"]), 24)
         self.assertNotIn("Content-MD5", self.request("GetObject", {"Key": "k"}).headers)
 
 
 class ParseTests(SynchronousTestCase):
-    def test_no_messages(self) -> None:
-        """An answer that leaves something out is an answer."""
+    def test_a_missing_member_is_valid(self) -> None:
+        """A response without an optional member is valid."""
         wire = load_protocol("sqs")
         for body in (b"{}", b""):
             _, members = wire.parse("ReceiveMessage", 200, {}, body)
             self.assertNotIn("Messages", members)
 
-    def test_old_names(self) -> None:
-        """SQS's errors have the names that they had before it spoke JSON, if it says them."""
+    def test_sqs_errors_have_their_query_names(self) -> None:
+        """An SQS error has the code of the query protocol if the response contains it."""
         headers = {"x-amzn-query-error": "AWS.SimpleQueueService.NonExistentQueue;Sender"}
         body = b'{"__type": "com.amazonaws.sqs#QueueDoesNotExist", "message": "no"}'
         _, members = load_protocol("sqs").parse("SendMessage", 400, headers, body)
         self.assertEqual(members["Error"]["Code"], "AWS.SimpleQueueService.NonExistentQueue")
 
-    def test_garbage(self) -> None:
-        """What is no answer raises one kind of error, whatever it is."""
+    def test_an_invalid_response_is_malformed(self) -> None:
+        """A body that is not a response of the operation raises AwsMalformed."""
         wire = load_protocol("sqs")
         for body in (b"\xff\xfe", b"<a></a>", b"{", b"[1]", b'{"Messages": 3}'):
             with self.assertRaises(AwsMalformed):
