@@ -62,6 +62,7 @@ setup(
     package_data={
         "fxprofile": ["py.typed"],
         "fxprofile.web": ["playground/*"],
+        "fxprofile.admin": ["samples/sample.*"],
         "fxprofile.images": ["default/*.png"],
         "fxprofile.drivers.sql": ["migrations/*.py", "migrations/versions/*.py"],
         "twisted.plugins": ["fxprofile_plugin.py"],

@@ -1,19 +1,27 @@
-"""``fxprofile-admin avatar``: one avatar, wherever it is."""
+"""``fxprofile-admin avatar``: show one avatar's row and objects, and what is wrong with them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from fxprofile.admin.shared.commands import AdminGroup, pass_session
-from fxprofile.admin.shared.output import moment, pairs, size
-from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.commands import AdminGroup, Answer, Problem, with_tools
+from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head, record_members
+from fxprofile.admin.shared.output import duration, moment, size, table
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.model.avatars import REASONS
-from fxprofile.model.keys import DEFAULT_AVATAR_ID, VARIANTS, image_url, is_image_name
+from fxprofile.model.avatars import REASONS, Status
+from fxprofile.model.keys import (
+    DEFAULT_AVATAR_ID,
+    VARIANTS,
+    image_url,
+    is_image_name,
+    private_key,
+    public_key,
+)
 from fxprofile.model.ports import ObjectInfo
-from fxprofile.settings.model import Settings
+from fxprofile.uploads.repair import STUCK_AGE
 
 
 class AvatarId(click.ParamType[str]):
@@ -30,102 +38,103 @@ class AvatarId(click.ParamType[str]):
 
 @click.group(cls=AdminGroup)
 def avatar() -> None:
-    """Look at an avatar."""
+    """Inspect an avatar."""
 
 
 @avatar.command()
 @click.argument("avatar_id", metavar="ID", type=AvatarId())
-@pass_session
-def show(session: Session, avatar_id: str) -> None:
+@with_tools
+async def show(tools: Tools, avatar_id: str) -> Answer:
     """
     Show the row and the objects of an avatar.
 
-    ID may also be the URL of a picture. The status is 1 if there is nothing, or
+    ID may also be the URL of a picture. The status is 1 if there is no such avatar or
     something is wrong with it.
     """
     if avatar_id == DEFAULT_AVATAR_ID:
         raise Problem("this is the default avatar, which is part of the service")
-    settings = session.settings()
-
-    async def work(tools: Tools) -> dict[str, Any]:
-        from fxprofile.admin.shared.lookups import known, problems
-
-        await tools.open_database()
-        found = await known(tools, avatar_id)
-        if not found.anything:
-            raise Problem(f"there is no avatar {avatar_id}, neither row nor object")
-        return _described(found, problems(found, tools.reactor.seconds()), settings)
-
-    about = session.run(work, settings)
-    session.answer(about, _text(about))
-    if about["problems"]:
-        raise SystemExit(1)
-
-
-def row_members(row: Any) -> dict[str, Any]:
-    """A row of the avatars table as JSON."""
-    return {
-        "id": row.id,
-        "uid": row.uid,
-        "seq": row.seq,
-        "status": row.status,
-        "error": row.error,
-        "created": moment(row.created),
-        "updated": moment(row.updated),
-        "job_sent": moment(row.job_sent),
-        "owed_since": moment(row.owed_since),
+    await tools.open_database()
+    record = await avatar_record(tools, avatar_id)
+    private, public = tools.bucket("private"), tools.bucket("public")
+    original = await head(private, private_key(avatar_id))
+    pictures = {name: await head(public, public_key(avatar_id, name)) for name in VARIANTS}
+    if record is None and original is None and not any(pictures.values()):
+        raise Problem(f"there is no avatar {avatar_id}, neither row nor object")
+    selected = False
+    if record is not None:
+        selected = (await tools.store.profile(uid=record.uid)).avatar_id == avatar_id
+    now = tools.reactor.seconds()
+    template = tools.settings.images.url
+    about = {
+        **record_members(record),
+        "id": avatar_id,
+        "selected": selected,
+        "original": _members(original),
+        "pictures": {name: _members(info) for name, info in pictures.items()},
+        "urls": {name: image_url(template, avatar_id, name) for name in VARIANTS},
+        "problems": list(_problems(record, selected, original, pictures, now)),
     }
+    return Answer(about, _text(about), status=1 if about["problems"] else 0)
 
 
-def _described(found: Any, problems: list[str], settings: Settings) -> dict[str, Any]:
-    row = found.row
-    members = (
-        dict.fromkeys(
-            ("uid", "seq", "status", "error", "created", "updated", "job_sent", "owed_since")
+def _problems(
+    record: AvatarRecord | None,
+    selected: bool,
+    original: ObjectInfo | None,
+    pictures: Mapping[str, ObjectInfo | None],
+    now: float,
+) -> Iterator[str]:
+    """Yield a line for each thing that is wrong, with what to do."""
+    missing = [name for name, info in pictures.items() if info is None]
+    if record is None:
+        yield (
+            "objects without a row: nothing refers to them; fxprofile-admin orphans --delete"
+            " removes them once they are old enough"
         )
-        if row is None
-        else row_members(row)
-    )
-    return {
-        **members,
-        "id": found.avatar_id,
-        "selected": found.selected,
-        "original": _object(found.original),
-        "pictures": {name: _object(info) for name, info in found.pictures.items()},
-        "urls": {name: image_url(settings.images.url, found.avatar_id, name) for name in VARIANTS},
-        "problems": problems,
-    }
+        return
+    status = Status(record.status)
+    if selected and status is not Status.READY:
+        yield f"it is the avatar of its user, but {status}"
+    if status is Status.READY and missing:
+        yield f"ready without its pictures ({', '.join(missing)}): the user has to upload it again"
+    waited = 0 if record.owed_since is None else now - record.owed_since
+    if waited > STUCK_AGE:
+        job = "no job has been sent for it" if record.job_sent is None else "its job has no result"
+        yield (
+            f"{status} for {duration(waited)}, and {job}: run fxprofile-admin queues and"
+            " dead list, and check that web and worker run"
+        )
+    if status is Status.PROCESSING and original is None and len(missing) == len(VARIANTS):
+        yield "the original is gone and there are no pictures: it will fail as lost"
 
 
-def _object(info: ObjectInfo | None) -> dict[str, Any] | None:
+def _members(info: ObjectInfo | None) -> dict[str, object] | None:
     if info is None:
         return None
     return {"key": info.key, "bytes": info.length, "modified": moment(info.modified)}
 
 
-def _text(about: dict[str, Any]) -> str:
+def _text(about: Mapping[str, Any]) -> str:
     error = about["error"]
-    lines: list[tuple[str, object]] = [
+    explained = [("error", f"{error}: {REASONS.get(error, 'unknown')}")] if error else []
+    rows = [
         ("id", about["id"]),
         ("user", about["uid"]),
         ("status", about["status"] or "no row"),
-    ]
-    if error:
-        lines.append(("error", f"{error}: {REASONS.get(error, 'unknown')}"))
-    lines += [
+        *explained,
         ("selected", about["selected"]),
         ("number", about["seq"]),
         ("created", about["created"]),
         ("updated", about["updated"]),
         ("job sent", about["job_sent"]),
-        ("owed since", about["owed_since"]),
+        ("job pending", about["owed_since"]),
         ("original", _object_text(about["original"])),
     ]
     for name, info in about["pictures"].items():
         url = f", {about['urls'][name]}" if info else ""
-        lines.append((name, _object_text(info) + url))
-    return "\n".join([pairs(lines), *(f"PROBLEM: {problem}" for problem in about["problems"])])
+        rows.append((name, _object_text(info) + url))
+    return "\n".join([table((), rows), *(f"PROBLEM: {problem}" for problem in about["problems"])])
 
 
-def _object_text(info: dict[str, Any] | None) -> str:
-    return "not there" if info is None else f"{size(info['bytes'])}, {info['modified']}"
+def _object_text(info: Mapping[str, Any] | None) -> str:
+    return "missing" if info is None else f"{size(info['bytes'])}, {info['modified']}"

@@ -1,43 +1,290 @@
-"""``fxprofile-admin dead``: the jobs that nobody could do."""
+"""
+``fxprofile-admin dead``: dead letters, which are messages that were received too often.
+
+The database queue can be browsed.  SQS can only be received from, so there each dead letter is
+received and, unless it is redriven or dropped, released.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
 
 import click
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from fxprofile.admin.shared.commands import AdminGroup, pass_session, yes_option
-from fxprofile.admin.shared.dead_letters import SOURCES, Letters, Subject, open_letters, subject_of
-from fxprofile.admin.shared.output import duration, moment, pairs, table
-from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.commands import (
+    AdminGroup,
+    Answer,
+    Problem,
+    confirm,
+    require_yes,
+    with_tools,
+    yes_option,
+)
+from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head
+from fxprofile.admin.shared.output import duration, moment, table
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.model.messages import Message, Op
+from fxprofile.drivers.sql.queue import DatabaseQueue
+from fxprofile.model.errors import ConfigError, DriverError, LeaseLost, MalformedMessage
+from fxprofile.model.keys import private_key
+from fxprofile.model.messages import Job, Message, Op, Result
+from fxprofile.model.ports import BATCH, IQueue
 
-_HELP_IDS = "IDs are those of letters, or of avatars."
+T = TypeVar("T")
 
-#: Characters of a malformed letter, in a table.
-_GLIMPSE = 60
+#: The queues that messages die on, and the settings of their dead-letter queues on SQS.
+SOURCES: Final = {"jobs": "dead", "results": "results_dead", "events": None}
+
+#: Seconds to wait for a further dead letter on SQS: without a wait it asks only some of its
+#: servers.
+_WAIT: Final = 1
+
+#: Dead letters of one page of the database.
+_PAGE: Final = 100
+
+#: Characters of a malformed dead letter in a table.
+_EXCERPT: Final = 60
+
+_HELP_IDS: Final = "An ID is that of a dead letter or of an avatar."
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """
+    A dead letter and what it is about.
+
+    :ivar op: what it asks for or reports; None if it is malformed and can only die again.
+    :ivar job: the job, if it is one.
+    """
+
+    message: Message
+    op: str | None
+    avatar_id: str | None = None
+    job: Job | None = None
+
+    @classmethod
+    def read(cls, source: str, message: Message) -> DeadLetter:
+        """
+        Read a dead letter.
+
+        :param source: the queue that it died on.
+        """
+        try:
+            if source == "jobs":
+                job = Job.decode(message.body)
+                return cls(message, job.op.value, job.id, job)
+            if source == "results":
+                result = Result.decode(message.body)
+                return cls(message, result.status.value, result.id)
+        except MalformedMessage:
+            return cls(message, None)
+        return cls(message, "event")
+
+    @property
+    def ids(self) -> set[str]:
+        """Its own id and that of its avatar."""
+        return {self.message.message_id, self.avatar_id or self.message.message_id}
+
+    def members(self) -> dict[str, object]:
+        """Return the members of its JSON that every command gives."""
+        return {"letter": self.message.message_id, "op": self.op, "avatar": self.avatar_id}
+
+
+class DeadLetters(Protocol):
+    """The dead letters of one queue, a page at a time."""
+
+    async def more(self) -> Sequence[DeadLetter]:
+        """Return the next ones, the oldest first as far as the queue knows; none at the end."""
+
+    async def redrive(self, letter: DeadLetter) -> bool:
+        """Send the message again and remove the dead letter; return whether it still existed."""
+
+    async def drop(self, letter: DeadLetter) -> bool:
+        """Remove a dead letter; return whether it still existed."""
+
+    async def close(self) -> None:
+        """Release what was received."""
+
+
+class StoredDeadLetters:
+    """
+    Dead letters in the database.
+
+    :param source: the queue that they died on.
+    """
+
+    def __init__(self, source: str, queue: DatabaseQueue) -> None:
+        self._source = source
+        self._queue = queue
+        self._after = ""
+
+    async def more(self) -> Sequence[DeadLetter]:
+        page = await self._queue.dead.browse(limit=_PAGE, after=self._after)
+        if page:
+            self._after = page[-1].message_id
+        return [DeadLetter.read(self._source, message) for message in page]
+
+    async def redrive(self, letter: DeadLetter) -> bool:
+        return await self._queue.redrive(message_id=letter.message.message_id)
+
+    async def drop(self, letter: DeadLetter) -> bool:
+        return await self._queue.dead.drop(message_id=letter.message.message_id)
+
+    async def close(self) -> None:
+        pass
+
+
+class ReceivedDeadLetters:
+    """
+    Dead letters on a queue that can only be received from.
+
+    They are hidden from other processes meanwhile; if this process is killed, they come back
+    after the visibility timeout.
+
+    :param source: the name of the queue that they died on.
+    """
+
+    _log = Logger()
+
+    def __init__(self, source: str, queue: IQueue, dead: IQueue, clock: IReactorTime) -> None:
+        self._source = source
+        self._queue = queue
+        self._dead = dead
+        self._clock = clock
+        self._held: dict[str, Message] = {}
+        self._seen: set[str] = set()
+
+    async def more(self) -> Sequence[DeadLetter]:
+        received = await self._dead.receive(max_messages=BATCH, wait=_WAIT)
+        self._held.update((message.message_id, message) for message in received)
+        # If there are very many, the first come back before the last are received.
+        new = [message for message in received if message.message_id not in self._seen]
+        self._seen.update(self._held)
+        return [DeadLetter.read(self._source, message) for message in new]
+
+    async def redrive(self, letter: DeadLetter) -> bool:
+        body = letter.message.body
+        if letter.job is not None:
+            body = letter.job.encode(self._clock.seconds())
+        # Sent before it is dropped: doing it twice does no harm, losing it does.
+        await self._queue.send(body=body)
+        return await self.drop(letter)
+
+    async def drop(self, letter: DeadLetter) -> bool:
+        message = self._held.get(letter.message.message_id, letter.message)
+        await self._dead.delete(message=message)
+        self._held.pop(message.message_id, None)
+        return True
+
+    async def close(self) -> None:
+        held, self._held = list(self._held.values()), {}
+        for message in held:
+            try:
+                await self._dead.extend(message=message, visibility=0)
+            except LeaseLost:
+                continue
+            except DriverError as error:
+                self._log.warn("Cannot release a dead letter: {error}", error=error)
+
+
+async def open_dead_letters(tools: Tools, source: str) -> DeadLetters:
+    """
+    Return the dead letters of a queue.
+
+    :raises ConfigError: if the settings do not lead to them.
+    """
+    queue = tools.needed_queue(source)
+    if isinstance(queue, DatabaseQueue):
+        await tools.open_database()
+        return StoredDeadLetters(source, queue)
+    setting = SOURCES[source]
+    dead = None if setting is None else tools.queue(setting)
+    if dead is None:
+        dead = await _dead_queue_of(tools, source)
+    return ReceivedDeadLetters(source, queue, dead, tools.reactor)
+
+
+async def _dead_queue_of(tools: Tools, source: str) -> IQueue:
+    """Return the dead-letter queue in the redrive policy of an SQS queue."""
+    from fxprofile.admin.shared.aws import SqsQueues
+    from fxprofile.drivers.aws.sqs import sqs_queue
+
+    settings = tools.settings
+    url = await SqsQueues(tools).dead_url(getattr(settings.queue, f"{source}_url"))
+    if url is None:
+        raise ConfigError(f"queue.{source}_url: the queue has no dead-letter queue")
+    dead = sqs_queue(
+        settings,
+        name=f"{source}-dead",
+        url=url,
+        visibility_timeout=settings.queue.visibility_timeout,
+        reactor=tools.reactor,
+        threads=tools.files,
+    )
+    dead.setServiceParent(tools.stack)
+    return dead
+
+
+async def _each(
+    tools: Tools,
+    source: str,
+    wanted: Sequence[str],
+    act: Callable[[DeadLetters, DeadLetter], Awaitable[T]],
+    limit: float = float("inf"),
+) -> tuple[list[T], list[str]]:
+    """
+    Call a function with each dead letter that is wanted, and then release the others.
+
+    :param wanted: ids of dead letters or avatars; empty for all.
+    :param limit: stop after so many.
+    :returns: the results, and the ids that were not found.
+    """
+    done: list[T] = []
+    missing = set(wanted)
+    letters = await open_dead_letters(tools, source)
+    try:
+        while (missing or not wanted) and len(done) < limit and (page := await letters.more()):
+            for letter in page:
+                if len(done) < limit and (not wanted or letter.ids & set(wanted)):
+                    missing -= letter.ids
+                    done.append(await act(letters, letter))
+    finally:
+        await letters.close()
+    return done, sorted(missing)
 
 
 _queue_option = click.option(
     "--queue",
     "source",
-    type=click.Choice(SOURCES),
+    type=click.Choice(list(SOURCES)),
     default="jobs",
     show_default=True,
     help="The queue that they died on.",
 )
 
 
+def _ids_options(command: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Decorate a command that changes dead letters with its argument and options."""
+    for option in (
+        _queue_option,
+        click.option("--all", "everything", is_flag=True, help="Every dead letter."),
+        click.argument("wanted", metavar="[ID]...", nargs=-1),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(cls=AdminGroup)
 def dead() -> None:
     """
-    Look after dead letters.
+    Inspect, redrive or drop dead letters.
 
-    A message is dead when it was received too often without being handled. The web role
-    turns the row of a dead job failed; the letter stays until somebody redrives or drops
-    it.
+    A message that was received too often without success is a dead letter. The web role
+    turns the row of a dead job failed; the dead letter stays until it is redriven or
+    dropped.
     """
 
 
@@ -50,246 +297,169 @@ def dead() -> None:
     help="How many to list.",
 )
 @_queue_option
-@pass_session
-def list_letters(session: Session, source: str, limit: int) -> None:
+@with_tools
+async def list_letters(tools: Tools, source: str, limit: int) -> Answer:
     """
     List dead letters, with the row and the original of each.
 
-    On SQS, looking hides them for some seconds.
+    On SQS this hides them for some seconds.
     """
-
-    async def work(tools: Tools) -> list[dict[str, Any]]:
-        async def look(letters: Letters) -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = []
-            while len(found) < limit and (some := await letters.more()):
-                found += [await _about(tools, source, x) for x in some[: limit - len(found)]]
-            return found
-
-        return await _with_letters(tools, source, look)
-
-    found = session.run(work)
-    session.answer(
-        {"letters": found},
-        table(
-            ("LETTER", "AGE", "JOB", "AVATAR", "ROW", "ORIGINAL"),
-            [
-                (
-                    about["letter"],
-                    duration(about["age_seconds"]),
-                    about["op"] or "malformed",
-                    about["avatar"] or about["body"][:_GLIMPSE],
-                    about["row"] or ("gone" if about["avatar"] else None),
-                    {True: "there", False: "gone", None: None}[about["original"]],
-                )
-                for about in found
-            ],
+    found, _ = await _each(tools, source, (), _describe(tools, source), limit)
+    rows = [
+        (
+            about["letter"],
+            duration(about["age_seconds"]),
+            about["op"] or "malformed",
+            about["avatar"] or about["body"][:_EXCERPT],
+            about["row"] or ("gone" if about["avatar"] else None),
+            _existence(about["original"]),
         )
-        if found
-        else "There are no dead letters.",
+        for about in found
+    ]
+    return Answer(
+        {"letters": found}, _listed(("LETTER", "AGE", "JOB", "AVATAR", "ROW", "ORIGINAL"), rows)
     )
 
 
 @dead.command()
 @click.argument("wanted", metavar="ID")
 @_queue_option
-@pass_session
-def show(session: Session, source: str, wanted: str) -> None:
-    """Show one dead letter whole; ID is that of the letter, or of the avatar."""
-
-    async def work(tools: Tools) -> dict[str, Any]:
-        async def look(letters: Letters) -> dict[str, Any]:
-            while some := await letters.more():
-                for letter in some:
-                    if _is_meant(source, letter, {wanted}):
-                        return await _about(tools, source, letter)
-            raise _missing([wanted])
-
-        return await _with_letters(tools, source, look)
-
-    about = session.run(work)
-    session.answer(
-        about,
-        pairs(
-            [
-                ("letter", about["letter"]),
-                ("sent", about["sent"]),
-                ("job", about["op"] or "malformed"),
-                ("avatar", about["avatar"]),
-                ("row", about["row"] or "gone"),
-                ("error", about["error"]),
-                ("original", {True: "there", False: "gone", None: None}[about["original"]]),
-                ("body", about["body"]),
-                ("redriven", about["prospect"]),
-            ]
-        ),
-    )
-
-
-@dead.command(epilog=_HELP_IDS)
-@click.argument("wanted", metavar="[ID]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that can be done again.")
-@_queue_option
-@pass_session
-def redrive(session: Session, source: str, wanted: Sequence[str], everything: bool) -> None:
-    """
-    Send dead messages again, and remove their letters.
-
-    A row that has failed meanwhile becomes ready if the job is done now. Malformed
-    letters stay: they would only die again.
-    """
-    _one_of(wanted, everything)
-
-    async def work(tools: Tools) -> tuple[list[dict[str, Any]], list[str]]:
-        async def act(letters: Letters, letter: Message) -> str:
-            if subject_of(source, letter) is None:
-                return "left: malformed"
-            return "redriven" if await letters.redrive(letter) else "gone already"
-
-        return await _each(tools, source, set(wanted), act)
-
-    done, missing = session.run(work)
-    _report(session, done, missing)
-    if wanted and any(about["outcome"] != "redriven" for about in done):
-        raise SystemExit(1)
-
-
-@dead.command(epilog=_HELP_IDS)
-@click.argument("wanted", metavar="[ID]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-@_queue_option
-@yes_option
-@pass_session
-def drop(session: Session, source: str, wanted: Sequence[str], everything: bool, yes: bool) -> None:
-    """
-    Remove dead letters; what they ask for is never done.
-
-    The rows of crunch jobs have failed already. Pictures that a dropped delete job was
-    to remove stay until the job of its row is sent again, or until fxprofile-admin orphans
-    finds them if there is no row.
-    """
-    _one_of(wanted, everything)
-    session.no_questions(yes)
-
-    async def work(tools: Tools) -> tuple[list[dict[str, Any]], list[str]]:
-        which = "every dead letter" if everything else "the dead letters of " + ", ".join(wanted)
-        session.confirm(f"Drop {which}?", yes)
-
-        async def act(letters: Letters, letter: Message) -> str:
-            return "dropped" if await letters.drop(letter) else "gone already"
-
-        return await _each(tools, source, set(wanted), act)
-
-    _report(session, *session.run(work))
-
-
-def _one_of(wanted: Sequence[str], everything: bool) -> None:
-    if bool(wanted) == everything:
-        raise click.UsageError("Give the ids of letters or avatars, or --all.")
-
-
-async def _with_letters(tools: Tools, source: str, look: Callable[[Letters], Any]) -> Any:
-    letters = await open_letters(tools, source)
-    try:
-        # Only now, as the queue may need no database.
-        await tools.open_database()
-        return await look(letters)
-    finally:
-        await letters.close()
-
-
-async def _each(
-    tools: Tools, source: str, wanted: set[str], act: Callable[[Letters, Message], Any]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """
-    Do something to the letters that are wanted, or to all if none is named.
-
-    :returns: what was done, and what was wanted and is not there.
-    """
-    done: list[dict[str, Any]] = []
-    missing = set(wanted)
-
-    letters = await open_letters(tools, source)
-    try:
-        while (missing or not wanted) and (some := await letters.more()):
-            for letter in some:
-                if wanted and not _is_meant(source, letter, wanted):
-                    continue
-                subject = subject_of(source, letter)
-                missing -= {letter.message_id, subject and subject.avatar_id}
-                done.append(
-                    {
-                        "letter": letter.message_id,
-                        "op": subject and subject.word,
-                        "avatar": subject and subject.avatar_id,
-                        "outcome": await act(letters, letter),
-                    }
-                )
-    finally:
-        await letters.close()
-    return done, sorted(missing)
-
-
-def _is_meant(source: str, letter: Message, wanted: set[str]) -> bool:
-    subject = subject_of(source, letter)
-    return letter.message_id in wanted or (subject is not None and subject.avatar_id in wanted)
-
-
-def _missing(wanted: Sequence[str]) -> Problem:
-    return Problem(
-        f"no dead letter {', '.join(wanted)}; if another process is just looking at it, it is"
-        " back in a minute"
-    )
-
-
-def _report(session: Session, done: list[dict[str, Any]], missing: list[str]) -> None:
-    if done or not missing or session.as_json:
-        session.answer(
-            {"letters": done, "missing": missing},
-            table(
-                ("LETTER", "JOB", "AVATAR", "OUTCOME"),
-                [(d["letter"], d["op"] or "malformed", d["avatar"], d["outcome"]) for d in done],
-            )
-            if done
-            else "There are no dead letters.",
-        )
+@with_tools
+async def show(tools: Tools, source: str, wanted: str) -> Answer:
+    """Show one dead letter whole; ID is that of the dead letter or of its avatar."""
+    found, missing = await _each(tools, source, [wanted], _describe(tools, source), 1)
     if missing:
-        raise _missing(missing)
+        raise Problem(_missing(missing))
+    (about,) = found
+    rows = [
+        ("letter", about["letter"]),
+        ("sent", about["sent"]),
+        ("job", about["op"] or "malformed"),
+        ("avatar", about["avatar"]),
+        ("row", about["row"] or "gone"),
+        ("error", about["error"]),
+        ("original", _existence(about["original"])),
+        ("body", about["body"]),
+        ("redriven", about["prospect"]),
+    ]
+    return Answer(about, table((), rows))
 
 
-async def _about(tools: Tools, source: str, letter: Message) -> dict[str, Any]:
-    from fxprofile.admin.shared.lookups import avatar_row, head
-    from fxprofile.model.keys import private_key
+@dead.command(epilog=_HELP_IDS)
+@_ids_options
+@with_tools
+async def redrive(tools: Tools, source: str, wanted: Sequence[str], everything: bool) -> Answer:
+    """
+    Send dead letters again, and remove them.
 
-    subject = subject_of(source, letter)
-    avatar_id = subject and subject.avatar_id
-    row = original = None
-    if avatar_id:
-        row = await avatar_row(tools, avatar_id)
-        original = await head(tools.bucket("private"), private_key(avatar_id)) is not None
-    return {
-        "letter": letter.message_id,
-        "sent": moment(letter.sent),
-        "age_seconds": round(max(0.0, tools.reactor.seconds() - letter.sent), 1),
-        "op": subject and subject.word,
-        "avatar": avatar_id,
-        "row": row and row.status,
-        "error": row and row.error,
-        "original": original,
-        "prospect": _prospect(source, subject, row, original),
-        "body": letter.body,
-    }
+    A row that has failed becomes ready if its job succeeds now. Malformed dead letters
+    stay, because they would only die again.
+    """
+    _check_ids(wanted, everything)
+
+    async def act(letters: DeadLetters, letter: DeadLetter) -> dict[str, object]:
+        if letter.op is None:
+            outcome = "left: malformed"
+        else:
+            outcome = "redriven" if await letters.redrive(letter) else "gone already"
+        return letter.members() | {"outcome": outcome}
+
+    done, missing = await _each(tools, source, wanted, act)
+    failed = wanted and any(about["outcome"] != "redriven" for about in done)
+    return _changed(done, missing, status=1 if failed else 0)
 
 
-def _prospect(source: str, subject: Subject | None, row: Any, original: bool | None) -> str:
-    """What would come of a message that is sent again."""
-    if subject is None:
-        return "it is malformed, and would die again"
+@dead.command(epilog=_HELP_IDS)
+@_ids_options
+@yes_option
+@with_tools
+async def drop(tools: Tools, source: str, wanted: Sequence[str], everything: bool) -> Answer:
+    """
+    Remove dead letters without doing what they ask for.
+
+    The rows of dead crunch jobs have failed already. Pictures that a dropped delete job
+    should have removed stay until the job of their row is sent again, or, without a row,
+    until fxprofile-admin orphans finds them.
+    """
+    _check_ids(wanted, everything)
+    require_yes()
+    which = "every dead letter" if everything else f"the dead letters of {', '.join(wanted)}"
+    confirm(f"Drop {which}?")
+
+    async def act(letters: DeadLetters, letter: DeadLetter) -> dict[str, object]:
+        outcome = "dropped" if await letters.drop(letter) else "gone already"
+        return letter.members() | {"outcome": outcome}
+
+    return _changed(*await _each(tools, source, wanted, act))
+
+
+def _check_ids(wanted: Sequence[str], everything: bool) -> None:
+    if bool(wanted) == everything:
+        raise click.UsageError("Give ids of dead letters or avatars, or --all.")
+
+
+def _changed(done: list[dict[str, Any]], missing: Sequence[str], status: int = 0) -> Answer:
+    rows = [(d["letter"], d["op"] or "malformed", d["avatar"], d["outcome"]) for d in done]
+    return Answer(
+        {"letters": done, "missing": missing},
+        _listed(("LETTER", "JOB", "AVATAR", "OUTCOME"), rows) if rows or not missing else "",
+        status=status,
+        errors=[_missing(missing)] if missing else (),
+    )
+
+
+def _listed(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return table(headings, rows) if rows else "There are no dead letters."
+
+
+def _missing(ids: Sequence[str]) -> str:
+    return (
+        f"no dead letter {', '.join(ids)}; if another process has received it, it comes back"
+        " within a minute"
+    )
+
+
+def _existence(original: bool | None) -> str | None:
+    return None if original is None else "there" if original else "gone"
+
+
+def _describe(
+    tools: Tools, source: str
+) -> Callable[[DeadLetters, DeadLetter], Awaitable[dict[str, Any]]]:
+    """Return a function that looks up the row and the original of a dead letter."""
+
+    async def describe(_: DeadLetters, letter: DeadLetter) -> dict[str, Any]:
+        await tools.open_database()
+        record = original = None
+        if letter.avatar_id is not None:
+            record = await avatar_record(tools, letter.avatar_id)
+            key = private_key(letter.avatar_id)
+            original = await head(tools.bucket("private"), key) is not None
+        return letter.members() | {
+            "sent": moment(letter.message.sent),
+            "age_seconds": round(max(0.0, tools.reactor.seconds() - letter.message.sent), 1),
+            "row": record and record.status,
+            "error": record and record.error,
+            "original": original,
+            "prospect": _prospect(source, letter, record, original),
+            "body": letter.message.body,
+        }
+
+    return describe
+
+
+def _prospect(
+    source: str, letter: DeadLetter, record: AvatarRecord | None, original: bool | None
+) -> str:
+    """Return what would happen to a message that is sent again."""
+    if letter.op is None:
+        return "it is malformed and would die again"
     if source != "jobs":
         return "it would be applied, however late"
-    if subject.word == Op.DELETE:
+    if letter.op == Op.DELETE:
         return "what is left of the avatar would be removed"
-    if row is None:
-        return "nobody waits for it; what it makes would be removed again"
+    if record is None:
+        return "it has no row; the pictures that it makes would be removed again"
     if not original:
-        return "the original is gone; it would fail as lost, unless the pictures are there"
+        return "the original is gone; it would fail as lost, unless the pictures exist"
     return "the avatar would be crunched again"

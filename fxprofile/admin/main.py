@@ -1,4 +1,4 @@
-"""``fxprofile-admin``: the command and its commands."""
+"""``fxprofile-admin``: the command and its subcommands."""
 
 from __future__ import annotations
 
@@ -21,37 +21,34 @@ from fxprofile.admin.user import user
 
 @click.group(
     cls=AdminGroup,
+    commands=[
+        avatar,
+        check_config,
+        crunch,
+        dead,
+        doctor,
+        import_fxa,
+        migrate,
+        orphans,
+        provision,
+        queues,
+        user,
+    ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="fxprofile-admin")
 def cli() -> None:
     """
-    Look after a profile service.
+    Operate a profile service.
 
     Every command reads the same settings as the daemon: a file, then the environment
     (FXPROFILE_SECTION__KEY), then --set. The exit status is 0 if all is well, 1 if
-    something is wrong, and 2 if the command line or a setting is.
+    something is wrong, and 2 if the command line or a setting is wrong.
     """
 
 
-for command in (
-    avatar,
-    check_config,
-    crunch,
-    dead,
-    doctor,
-    import_fxa,
-    migrate,
-    orphans,
-    provision,
-    queues,
-    user,
-):
-    cli.add_command(command)
-
-
 def main() -> None:
-    """What the installed command runs."""
+    """Run the command line; the entry point of the installed command."""
     cli(prog_name="fxprofile-admin")
 
 

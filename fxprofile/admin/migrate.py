@@ -1,53 +1,46 @@
-"""``fxprofile-admin migrate``: the schema of the database."""
+"""``fxprofile-admin migrate``: create or upgrade the database schema."""
 
 from __future__ import annotations
 
 import click
 
-from fxprofile.admin.shared.commands import AdminCommand, pass_session
-from fxprofile.admin.shared.session import Session
+from fxprofile.admin.shared.commands import AdminCommand, Answer, with_tools
 from fxprofile.admin.shared.tools import Tools, where
+from fxprofile.drivers.sql.migrate import current, upgrade
+from fxprofile.drivers.sql.schema import REVISION
 
 
 @click.command(cls=AdminCommand)
-@click.option("--check", is_flag=True, help="Change nothing; the status is 1 if there is need to.")
-@pass_session
-def migrate(session: Session, check: bool) -> None:
+@click.option("--check", is_flag=True, help="Change nothing; the status is 1 if a change is due.")
+@with_tools
+async def migrate(tools: Tools, check: bool) -> Answer:
     """
-    Give the database the schema that this version needs.
+    Create or upgrade the database schema.
 
-    Creates it or upgrades it; if it is up to date already, nothing happens. Several
-    processes may do this at the same time. Stop older versions of the service first,
-    unless its release notes say otherwise.
+    Nothing happens if it is up to date. Several processes may run this at the same time.
+    Stop older versions of the service first, unless the release notes say otherwise.
     """
-
-    async def work(tools: Tools) -> tuple[str | None, str]:
-        from fxprofile.drivers.sql.migrate import current, upgrade
-        from fxprofile.drivers.sql.schema import REVISION
-
-        if check:
-            return await tools.files.run(current, tools.database_url), REVISION
-        return await tools.files.run(upgrade, tools.database_url)
-
-    settings = session.settings()
-    before, after = session.run(work, settings)
-    place = where(settings.database.url.get_secret_value())
-    current_already = before == after
-    if current_already:
-        text = f"The schema of {place} is {after}, as it should be."
-    elif check:
-        text = f"The schema of {place} is {before or 'missing'}, and should be {after}."
+    url = tools.database_url
+    place = where(url)
+    if check:
+        before, after = await tools.files.run(current, url), REVISION
     else:
-        text = f"The schema of {place} was {before or 'missing'}, and is {after} now."
-    session.answer(
+        before, after = await tools.files.run(upgrade, url)
+    up_to_date = before == after
+    if up_to_date:
+        text = f"The schema of {place} is up to date: {after}."
+    elif check:
+        text = f"The schema of {place} is {before or 'missing'}; this version needs {after}."
+    else:
+        text = f"The schema of {place} was {before or 'missing'} and is now {after}."
+    return Answer(
         {
             "database": place,
             "from": before,
             "to": after,
-            "changed": not (check or current_already),
-            "current": current_already or not check,
+            "changed": not (check or up_to_date),
+            "current": up_to_date or not check,
         },
         text,
+        status=1 if check and not up_to_date else 0,
     )
-    if check and not current_already:
-        raise SystemExit(1)

@@ -1,85 +1,77 @@
-"""``fxprofile-admin queues``: how much waits where."""
+"""``fxprofile-admin queues``: show how many messages wait on each queue."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import click
 
-from fxprofile.admin.shared.commands import AdminCommand, pass_session
+from fxprofile.admin.shared.commands import AdminCommand, Answer, line, with_tools
 from fxprofile.admin.shared.output import duration, table
-from fxprofile.admin.shared.session import Session, line
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.model.errors import QueueError
 from fxprofile.model.ports import IQueue
 
-#: Every queue that there may be.
-QUEUES: Final = ("jobs", "results", "results_dead", "dead", "events", "updates")
+#: Every queue that the settings may name, and whether the service needs it.
+QUEUES: Final = {
+    "jobs": True,
+    "results": True,
+    "results_dead": False,
+    "dead": False,
+    "events": False,
+    "updates": False,
+}
 
-_NEEDED: Final = ("jobs", "results")
+
+@dataclass
+class _Depth:
+    """The members of a queue in the answer."""
+
+    name: str
+    waiting: int | None = None
+    in_flight: int | None = None
+    oldest_seconds: float | None = None
+    error: str | None = None
 
 
 @click.command(cls=AdminCommand)
-@pass_session
-def queues(session: Session) -> None:
+@with_tools
+async def queues(tools: Tools) -> Answer:
     """
-    Show how much waits on each queue.
+    Show how many messages wait on each queue.
 
-    The numbers of SQS are approximate, and it does not tell how old the oldest message
-    is: that is CloudWatch's ApproximateAgeOfOldestMessage.
+    The numbers of SQS are approximate, and SQS does not report the age of the oldest
+    message: that is CloudWatch's ApproximateAgeOfOldestMessage.
     """
-
-    async def work(tools: Tools) -> list[dict[str, Any]]:
-        if tools.settings.queue.driver == "database":
-            await tools.open_database()
-        return [await _depth(name, queue) for name, queue in _all(tools)]
-
-    rows = session.run(work)
-    session.answer(
-        {"queues": rows},
-        table(
-            ("QUEUE", "WAITING", "IN FLIGHT", "OLDEST"),
-            [
-                (r["name"], r["waiting"], r["in_flight"], duration(r["oldest_seconds"]))
-                for r in rows
-            ],
-        ),
+    if tools.settings.queue.driver == "database":
+        await tools.open_database()
+    depths = [await _depth(name, queue) for name, queue in _all(tools)]
+    rows = [(d.name, d.waiting, d.in_flight, duration(d.oldest_seconds)) for d in depths]
+    return Answer(
+        {"queues": [asdict(depth) for depth in depths]},
+        table(("QUEUE", "WAITING", "IN FLIGHT", "OLDEST"), rows),
+        errors=[depth.error for depth in depths if depth.error],
     )
-    failures = [row["error"] for row in rows if row["error"]]
-    if failures and not session.as_json:
-        for failure in failures:
-            click.echo(f"fxprofile-admin: {failure}", err=True)
-    if failures:
-        raise SystemExit(1)
 
 
 def _all(tools: Tools) -> Iterator[tuple[str, IQueue]]:
-    for name in QUEUES:
-        queue: Any = tools.needed_queue(name) if name in _NEEDED else tools.queue(name)
+    for name, needed in QUEUES.items():
+        queue: Any = tools.needed_queue(name) if needed else tools.queue(name)
         if queue is None:
             continue
         yield name.replace("_", "-"), queue
         if name == "events" and tools.settings.queue.driver == "database":
-            # On SQS nobody but their redrive policies knows them.
-            yield f"{name}-dead", queue.dead
+            # On SQS only the redrive policy knows its dead-letter queue.
+            yield "events-dead", queue.dead
 
 
-async def _depth(name: str, queue: IQueue) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": name,
-        "waiting": None,
-        "in_flight": None,
-        "oldest_seconds": None,
-        "error": None,
-    }
+async def _depth(name: str, queue: IQueue) -> _Depth:
     try:
         depth = await queue.depth()
     except QueueError as error:
-        # The others may answer.
-        return row | {"error": line(error)}
-    return row | {
-        "waiting": depth.visible,
-        "in_flight": depth.in_flight,
-        "oldest_seconds": None if depth.oldest is None else round(depth.oldest, 1),
-    }
+        # The other queues may answer.
+        return _Depth(name, error=line(error))
+    oldest = None if depth.oldest is None else round(depth.oldest, 1)
+    return _Depth(name, depth.visible, depth.in_flight, oldest)

@@ -1,16 +1,26 @@
-"""``fxprofile-admin user``: what is kept of a user, and how it goes."""
+"""``fxprofile-admin user``: show the profile and avatars of a user, or delete them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
+from sqlalchemy import select
 
-from fxprofile.admin.avatar import row_members
-from fxprofile.admin.shared.commands import AdminGroup, pass_session, yes_option
-from fxprofile.admin.shared.output import moment, pairs, say, table
-from fxprofile.admin.shared.session import Problem, Session
+from fxprofile.admin.shared.commands import (
+    AdminGroup,
+    Answer,
+    Problem,
+    confirm,
+    require_yes,
+    with_tools,
+    yes_option,
+)
+from fxprofile.admin.shared.lookups import avatar_records, record_members
+from fxprofile.admin.shared.output import moment, table
 from fxprofile.admin.shared.tools import Tools
+from fxprofile.drivers.sql.schema import avatars, profiles
 
 
 class Uid(click.ParamType[str]):
@@ -20,95 +30,81 @@ class Uid(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not 0 < len(value) <= 64 or not value.isprintable():
-            self.fail(f"{value!r} is no uid", param, ctx)
+            self.fail(f"{value!r} is not a uid", param, ctx)
         return value
 
 
 @click.group(cls=AdminGroup)
 def user() -> None:
-    """Look at a user, or delete one."""
+    """Inspect or delete a user."""
 
 
 @user.command()
 @click.argument("uid", type=Uid())
-@pass_session
-def show(session: Session, uid: str) -> None:
+@with_tools
+async def show(tools: Tools, uid: str) -> Answer:
     """Show the profile and the avatars of a user; the status is 1 if there are none."""
-    about = session.run(lambda tools: _found(tools, uid))
+    about = await _found(tools, uid)
     if about is None:
-        raise Problem(f"nothing is known of user {uid}")
-    session.answer(about, _text(about))
+        raise Problem(f"user {uid} is unknown")
+    return Answer(about, _text(about))
 
 
 @user.command()
 @click.argument("uid", type=Uid())
 @yes_option
-@pass_session
-def delete(session: Session, uid: str, yes: bool) -> None:
+@with_tools
+async def delete(tools: Tools, uid: str) -> Answer:
     """
     Delete the profile and every avatar of a user.
 
-    This is what happens when an account is deleted: the rows go at once, the worker
-    removes the pictures and originals. Of an unknown user there is nothing to delete,
-    and that is no error.
+    This is what happens when an account is deleted: the rows go at once, and the worker
+    removes the pictures and originals. Deleting an unknown user is not an error.
     """
-    session.no_questions(yes)
-
-    async def work(tools: Tools) -> dict[str, Any]:
-        about = await _found(tools, uid)
-        if about is None:
-            return {"uid": uid, "deleted": False, "avatars": []}
-        if not yes:
-            say(_text(about))
-        session.confirm("Delete all of this?", yes)
-        await tools.selection.delete_user(uid)
-        await tools.changes.told()
-        return {"uid": uid, "deleted": True, "avatars": [row["id"] for row in about["avatars"]]}
-
-    settings = session.settings()
-    gone = session.run(work, settings)
-    if not gone["deleted"]:
-        session.answer(gone, f"Nothing is known of user {uid}.")
-        return
-    text = f"Deleted user {uid}. The worker removes the pictures of {len(gone['avatars'])} avatars."
-    if settings.cache.driver == "memory":
-        text += (
-            f"\nWeb processes may still have the profile cached, for {settings.cache.ttl:.0f} s."
-        )
-    session.answer(gone, text)
+    require_yes()
+    about = await _found(tools, uid)
+    if about is None:
+        return Answer({"uid": uid, "deleted": False, "avatars": []}, f"User {uid} is unknown.")
+    confirm("Delete all of this?", _text(about))
+    await tools.selection.delete_user(uid)
+    await tools.changes.told()
+    ids = [record["id"] for record in about["avatars"]]
+    text = f"Deleted user {uid}. The worker removes the pictures of {len(ids)} avatars."
+    cache = tools.settings.cache
+    if cache.driver == "memory":
+        text += f"\nWeb processes may serve the profile from cache for another {cache.ttl:.0f} s."
+    return Answer({"uid": uid, "deleted": True, "avatars": ids}, text)
 
 
 async def _found(tools: Tools, uid: str) -> dict[str, Any] | None:
-    from fxprofile.admin.shared.lookups import avatars_of
-
     await tools.open_database()
-    profile, avatars = await avatars_of(tools, uid)
-    if profile is None and not avatars:
+    query = select(profiles).where(profiles.c.uid == uid)
+    profile = await tools.database.run(lambda c: c.execute(query).one_or_none(), read_only=True)
+    records = await avatar_records(tools, avatars.c.uid == uid, order=avatars.c.seq.desc())
+    if profile is None and not records:
         return None
     return {
         "uid": uid,
         "display_name": profile and profile.display_name,
         "avatar": profile and profile.avatar_id,
-        "changed": moment(profile.changed_at or None) if profile else None,
-        "removed": moment(profile.removed_at) if profile else None,
-        "avatars": [row_members(row) for row in avatars],
+        "changed": profile and moment(profile.changed_at or None),
+        "removed": profile and moment(profile.removed_at),
+        "avatars": [record_members(record) for record in records],
     }
 
 
-def _text(about: dict[str, Any]) -> str:
-    lines = pairs(
-        [
-            ("user", about["uid"]),
-            ("display name", about["display_name"]),
-            ("avatar", about["avatar"]),
-            ("changed", about["changed"]),
-            *([("account deleted", about["removed"])] if about["removed"] else []),
-        ]
-    )
-    if not about["avatars"]:
-        return lines
-    avatars = table(
-        ("AVATAR", "STATUS", "ERROR", "CREATED"),
-        [(a["id"], a["status"], a["error"], a["created"]) for a in about["avatars"]],
-    )
-    return f"{lines}\n\n{avatars}"
+def _text(about: Mapping[str, Any]) -> str:
+    rows = [
+        ("user", about["uid"]),
+        ("display name", about["display_name"]),
+        ("avatar", about["avatar"]),
+        ("changed", about["changed"]),
+    ]
+    if about["removed"]:
+        rows.append(("account deleted", about["removed"]))
+    text = table((), rows)
+    if about["avatars"]:
+        columns = ("id", "status", "error", "created")
+        records = [[record[name] for name in columns] for record in about["avatars"]]
+        text += "\n\n" + table(("AVATAR", "STATUS", "ERROR", "CREATED"), records)
+    return text

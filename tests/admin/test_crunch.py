@@ -7,7 +7,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from fxprofile.admin.shared.samples import SAMPLES
+from fxprofile.admin.doctor import KINDS, SAMPLES
 from fxprofile.crunch.result import check_png
 from fxprofile.crunch.sandbox import LAYERS
 from fxprofile.model.keys import VARIANTS
@@ -27,14 +27,15 @@ class CrunchTests(AdminCase):
 
     def setUp(self) -> None:
         super().setUp()
-        for kind, data in SAMPLES.items():
+        for kind in KINDS:
+            data = (SAMPLES / f"sample.{kind}").read_bytes()
             (self.directory / f"good.{kind}").write_bytes(data)
-        (self.directory / "bad.png").write_bytes(SAMPLES["png"][:40])
+        (self.directory / "bad.png").write_bytes((self.directory / "good.png").read_bytes()[:40])
         (self.directory / "text.png").write_bytes(b"just text")
 
     async def test_good(self) -> None:
         """Of an image it shows type, sides, pictures, time, memory and layers."""
-        names = [f"good.{kind}" for kind in SAMPLES]
+        names = [f"good.{kind}" for kind in KINDS]
         answer = (await self.admin("crunch", "--json", *names)).json
         self.assertEqual(set(answer["layers"]), set(LAYERS))
         self.assertIn("pil", answer["versions"])
@@ -136,7 +137,7 @@ class CrunchTests(AdminCase):
     async def test_one_name_twice(self) -> None:
         """Two files of one name do not overwrite each other."""
         (self.directory / "sub").mkdir()
-        (self.directory / "sub/good.png").write_bytes(SAMPLES["png"])
+        (self.directory / "sub/good.png").write_bytes((self.directory / "good.png").read_bytes())
         ran = await self.admin("crunch", "good.png", "sub/good.png", "--out=o", status=2)
         self.assertIn("Two files named good.png", ran.errors)
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.admin.shared.dead_letters import ReceivedLetters, subject_of
+from fxprofile.admin.dead import ReceivedDeadLetters
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.memory.queue import MemoryQueue
@@ -227,7 +227,7 @@ class OtherQueuesTests(AdminCase):
         self.assertIn("queue.events_url", line)
 
 
-class ReceivedLettersTests(SynchronousTestCase):
+class ReceivedDeadLettersTests(SynchronousTestCase):
     """On a queue that can only be received from."""
 
     def setUp(self) -> None:
@@ -238,7 +238,7 @@ class ReceivedLettersTests(SynchronousTestCase):
         self.ids = [new_id() for _ in range(23)]
         for avatar_id in self.ids:
             self.run_now(self.dead.send(body=encoded(avatar_id)))
-        self.letters = ReceivedLetters("jobs", queue=self.jobs, dead=self.dead, clock=self.clock)
+        self.letters = ReceivedDeadLetters("jobs", self.jobs, self.dead, self.clock)
 
     def run_now(self, work: Any) -> Any:
         """The outcome of work that may wait for messages."""
@@ -259,7 +259,7 @@ class ReceivedLettersTests(SynchronousTestCase):
     def test_looking(self) -> None:
         """Every letter is given once, is hidden meanwhile, and is handed back at the end."""
         found = self.every()
-        self.assertEqual([subject_of("jobs", letter).avatar_id for letter in found], self.ids)
+        self.assertEqual([letter.avatar_id for letter in found], self.ids)
         self.assertEqual(self.run_now(self.dead.depth()).in_flight, 23)
         self.run_now(self.letters.close())
         self.assertEqual(self.run_now(self.dead.depth()).visible, 23)
@@ -287,6 +287,6 @@ class ReceivedLettersTests(SynchronousTestCase):
         self.clock.advance(61)
         while some := self.run_now(self.letters.more()):
             found += some
-        self.assertEqual(len({letter.message_id for letter in found}), len(found))
+        self.assertEqual(len({letter.message.message_id for letter in found}), len(found))
         self.run_now(self.letters.close())
         self.assertEqual(self.run_now(self.dead.depth()).visible, 23)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import IO, Any, ClassVar
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import NoResource
 from twisted.web.server import Site
 
-from fxprofile.admin.shared.checks import _codecs, _layers, _probe
-from fxprofile.admin.shared.findings import PATIENCE, Check, Level, fine, run_checks
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.doctor import (
+    TIMEOUT,
+    Check,
+    Finding,
+    Level,
+    _codecs,
+    _layers,
+    _probe,
+    _refusal,
+    run_checks,
+)
 from fxprofile.crunch.result import Outcome, Report
 from fxprofile.crunch.sandbox import LAYERS
-from fxprofile.crunch.signature import sniff
 from fxprofile.model.errors import ConfigError, StorageError, StoreError
 from fxprofile.settings.model import Settings
 from tests.admin.support import AdminCase
@@ -75,7 +82,7 @@ class DoctorTests(AdminCase):
         self.assertTrue(settings.startswith("ok       settings"))
         self.assertTrue(bucket.startswith("PROBLEM  public bucket"))
         self.assertIn("Not a directory", bucket)
-        self.assertIn("-> see storage.directory", advice)
+        self.assertIn("-> check storage.directory", advice)
 
     async def test_roles(self) -> None:
         """A role is asked for no more than it needs."""
@@ -154,7 +161,7 @@ class LayersTests(SynchronousTestCase):
     def level(self, *missing: str, **crunch: Any) -> Level:
         """How bad it is without these layers."""
         layers = {layer: layer not in missing for layer in LAYERS}
-        (finding,) = _layers(Settings(crunch=crunch), layers)
+        finding = _layers(Settings(crunch=crunch).sandbox, layers)
         self.assertEqual(finding.advice is None, finding.level is Level.OK)
         return finding.level
 
@@ -168,30 +175,18 @@ class LayersTests(SynchronousTestCase):
         self.assertEqual(self.level(*LAYERS, sandbox="off"), Level.WARNING)
 
 
-class _Picky:
-    """A pool that takes no GIF, and takes a WebP for something else."""
+class CodecsTests(SynchronousTestCase):
+    """What it reports of the codecs."""
 
-    versions: ClassVar = {"pil": "13.0.0"}
-
-    async def examine(self, *, original: IO[bytes]) -> Report:
-        original.seek(0)
-        kind = sniff(original.read()) or ""
-        if kind == "gif":
-            return Report(Outcome(reason="corrupt", detail="no decoder"), True)
-        return Report(Outcome(kind="avif" if kind == "webp" else kind), True)
-
-
-class CodecsTests(TestCase):
-    """What it says of the codecs."""
-
-    async def test_refused(self) -> None:
-        """If good images are refused, it says which, and what the codecs are."""
-        tools = Tools(Settings(), reactor)
-        tools.stack.startService()
-        try:
-            finding = await _codecs(tools, _Picky())
-        finally:
-            await tools.stack.stopService()
+    def test_a_refused_sample_is_a_problem_that_names_it(self) -> None:
+        """If good images are refused, the finding names them, the reasons and the codecs."""
+        reports = {
+            "png": Report(Outcome(kind="png"), True),
+            "gif": Report(Outcome(reason="corrupt", detail="no decoder"), True),
+            "webp": Report(Outcome(kind="avif"), True),
+        }
+        refused = [text for kind, report in reports.items() for text in _refusal(kind, report)]
+        finding = _codecs(refused, {"pil": "13.0.0"})
         self.assertEqual(finding.level, Level.PROBLEM)
         self.assertIn("gif (corrupt: no decoder), webp (None: )", finding.text)
         self.assertIn("pil 13.0.0", finding.text)
@@ -222,7 +217,7 @@ class ProbeTests(SynchronousTestCase):
 
     def test_bad_buckets(self) -> None:
         """A bucket that keeps what was deleted, or gives other bytes, is found out."""
-        for bucket, text in ((_Forgetful(), "although"), (_Mixed(), "does not hold")):
+        for bucket, text in ((_Forgetful(), "after it was deleted"), (_Mixed(), "does not hold")):
             failure = self.failureResultOf(
                 Deferred.fromCoroutine(_probe(bucket, "a", self.ALL)), StorageError
             )
@@ -245,7 +240,7 @@ class RunChecksTests(SynchronousTestCase):
         clock = Clock()
 
         async def good() -> Any:
-            return [fine("good", "well")]
+            return [Finding("good", Level.OK, "well")]
 
         async def broken() -> Any:
             raise StoreError("no\ndatabase")
@@ -258,15 +253,15 @@ class RunChecksTests(SynchronousTestCase):
 
         looks = {"hangs": hangs, "broken": broken, "good": good, "wrong": wrong}
         running = Deferred.fromCoroutine(
-            run_checks(clock, [Check(name, look, "do") for name, look in looks.items()])
+            run_checks(clock, (Check(name, look, "do") for name, look in looks.items()))
         )
         self.assertNoResult(running)
-        clock.advance(PATIENCE)
+        clock.advance(TIMEOUT)
         found = self.successResultOf(running)
         self.assertEqual(
             [(f.name, f.level, f.text, f.advice) for f in found],
             [
-                ("hangs", Level.PROBLEM, f"no answer in {PATIENCE:.0f} s", "do"),
+                ("hangs", Level.PROBLEM, f"no answer in {TIMEOUT:.0f} s", "do"),
                 ("broken", Level.PROBLEM, "no database", "do"),
                 ("good", Level.OK, "well", None),
                 ("wrong", Level.PROBLEM, "a: is wrong", "do"),

@@ -20,7 +20,12 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from fxprofile.admin.import_fxa.command import Progress
 from fxprofile.admin.import_fxa.importer import Checkpoint, Importer, Place
-from fxprofile.admin.import_fxa.pictures import TIMEOUT, TRIES, HttpPictures, OldPicturesUnavailable
+from fxprofile.admin.import_fxa.pictures import (
+    TIMEOUT,
+    TRIES,
+    OldPicturesUnavailable,
+    from_server,
+)
 from fxprofile.admin.import_fxa.rows import Fate
 from fxprofile.admin.import_fxa.source import FxaSource
 from fxprofile.crunch.result import check_png
@@ -130,7 +135,7 @@ class PicturesTests(ImportCase):
             f"--pictures-from=http://127.0.0.1:{free_port()}/a/{{id}}",
         )
         self.assertIn("Connection was refused", line)
-        self.assertIn("run this again to go on", line)
+        self.assertIn("run this again to continue", line)
         self.assertEqual(
             json.loads(checkpoint.read_text()),
             {"source": original.name_of_source, "step": "names", "after": users[2]},
@@ -343,7 +348,7 @@ class HttpPicturesTests(SynchronousTestCase):
     def test_hanging(self) -> None:
         """A server that does not answer is asked a few times, and that ends."""
         clock, client = Clock(), _Hangs()
-        fetching = Deferred.fromCoroutine(HttpPictures("http://h/{id}", client, clock).fetch("abc"))
+        fetching = Deferred.fromCoroutine(from_server(client, clock, "http://h/{id}", "abc"))
         for _ in range(TRIES * 2):
             self.assertNoResult(fetching)
             clock.advance(TIMEOUT)

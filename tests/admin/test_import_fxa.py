@@ -162,7 +162,7 @@ class BothTests:
         async with self.service() as tools:
             line = await self.error(*arguments, f"--source={original.url}")
             self.assertIn("avatar_selected", line)
-            self.assertIn("run this again to go on", line)
+            self.assertIn("run this again to continue", line)
             # It counts first, so nothing was done yet.
             self.assertFalse(checkpoint.exists())
             original.execute("ALTER TABLE away RENAME TO avatar_selected")
@@ -286,8 +286,8 @@ class CheckpointTests(SynchronousTestCase):
         self.assertEqual(self.checkpoint.load(), Place("names", ""))
         self.checkpoint.save(Place("avatars", "ab" * 16))
         self.assertEqual(self.checkpoint.load(), Place("avatars", "ab" * 16))
-        self.checkpoint.done()
-        self.checkpoint.done()
+        self.checkpoint.remove()
+        self.checkpoint.remove()
         self.assertEqual(self.checkpoint.load(), Place("names", ""))
 
     def test_others(self) -> None:
@@ -308,5 +308,5 @@ class CheckpointTests(SynchronousTestCase):
         """Without a file nothing is remembered."""
         checkpoint = Checkpoint(None, "x")
         checkpoint.save(Place("avatars", "ab"))
-        checkpoint.done()
+        checkpoint.remove()
         self.assertEqual(checkpoint.load(), Place("names", ""))

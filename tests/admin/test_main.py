@@ -5,23 +5,23 @@ from __future__ import annotations
 import io
 import signal
 import subprocess
+import sys
 from contextlib import redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
-from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 import fxprofile
 from fxprofile.admin.main import cli
-from fxprofile.admin.shared.session import Problem, _Lines, _Run
+from fxprofile.admin.shared.commands import log_lines
 from tests.admin.support import PATIENCE, AdminCase, Ran, command, environment
 
 
@@ -139,59 +139,52 @@ class InterruptTests(AdminCase):
         self.assertEqual(ran.output, "")
 
 
-class RunTests(SynchronousTestCase):
-    """How work is run on a reactor."""
+#: A command that waits, and prints a line when it has tidied up.
+WAITS = """
+import click
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from fxprofile.admin.shared.commands import AdminCommand, Answer, with_tools
 
-    def shutdown(self, reactor: Any) -> Any:
-        """What the reactor has to wait for before it stops."""
-        (trigger,) = reactor.triggers["before"]["shutdown"]
-        function, args, kwargs = trigger
-        return function(*args, **kwargs)
+@click.command(cls=AdminCommand)
+@with_tools
+async def wait(tools):
+    try:
+        print("waiting", flush=True)
+        await Deferred()
+    finally:
+        await deferLater(tools.reactor, 0.1)
+        print("tidied up", flush=True)
 
-    def test_interrupted(self) -> None:
-        """The work is cancelled, and waited for until it has tidied up."""
-        tidied: Deferred[None] = Deferred()
+wait()
+"""
 
-        async def work(_: Any) -> None:
-            try:
-                await Deferred()
-            except CancelledError:
-                await tidied
 
-        reactor = MemoryReactorClock()
-        told: list[None] = []
-        running = _Run(work, lambda: told.append(None))
-        ended = running.main(reactor)
-        stopping = self.shutdown(reactor)
-        self.assertNoResult(stopping)
-        self.assertNoResult(ended)
-        self.assertEqual(told, [None])
-        tidied.callback(None)
-        self.successResultOf(stopping)
-        self.successResultOf(ended)
-        self.assertRaises(Problem, running.outcome)
+class CancelTests(AdminCase):
+    """How a signal cancels a command."""
 
-    def test_ended(self) -> None:
-        """After the end of the work the reactor waits for nothing."""
+    async def test_a_cancelled_command_tidies_up_before_it_ends(self) -> None:
+        """The command ends only when its coroutine has handled the cancellation."""
 
-        async def work(_: Any) -> int:
-            return 7
+        def interrupt() -> tuple[str, str, int]:
+            child = subprocess.Popen(
+                [sys.executable, "-c", WAITS],
+                cwd=self.directory,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert child.stdout is not None
+            first = child.stdout.readline()
+            child.send_signal(signal.SIGINT)
+            rest, errors = child.communicate(timeout=PATIENCE)
+            return first + rest, errors, child.returncode
 
-        reactor = MemoryReactorClock()
-        running = _Run(work, self.fail)
-        self.successResultOf(running.main(reactor))
-        self.successResultOf(self.shutdown(reactor))
-        self.assertEqual(running.outcome(), 7)
-
-    def test_failed(self) -> None:
-        """What the work raises is raised."""
-
-        async def work(_: Any) -> None:
-            raise ZeroDivisionError
-
-        running = _Run(work, self.fail)
-        self.successResultOf(running.main(MemoryReactorClock()))
-        self.assertRaises(ZeroDivisionError, running.outcome)
+        self.assertEqual(
+            await deferToThread(interrupt),
+            ("waiting\ntidied up\n", "fxprofile-admin: interrupted\n", 1),
+        )
 
 
 class LogTests(SynchronousTestCase):
@@ -199,7 +192,7 @@ class LogTests(SynchronousTestCase):
 
     def lines(self, verbose: bool, *texts: str) -> list[str]:
         """What is said of warnings with these texts."""
-        log = _Lines(verbose)
+        log = log_lines(verbose)
         with redirect_stderr(io.StringIO()) as errors:
             for text in texts:
                 log({"log_format": "{text}", "text": text, "log_level": LogLevel.warn})

@@ -6,8 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from fxprofile.admin.shared.lookups import avatar_rows
+from fxprofile.admin.shared.lookups import avatar_records
 from fxprofile.admin.shared.tools import Tools
+from fxprofile.drivers.sql.schema import avatars
 from fxprofile.model.keys import new_id, private_key, public_key, public_keys
 from fxprofile.model.messages import Job, Op
 from tests.admin.support import AdminCase
@@ -47,7 +48,7 @@ class OrphansTests(AdminCase):
         ran = await self.admin("orphans")
         self.assertEqual(
             ran.output,
-            "Looked at 1 rows, the pictures of 1 avatars, and 0 originals.\n\nAll is well.\n",
+            "Read 1 rows, the pictures of 1 avatars, and 0 originals.\n\nAll is well.\n",
         )
 
     async def test_found(self) -> None:
@@ -128,7 +129,7 @@ class OrphansTests(AdminCase):
             self.assertEqual((about["avatar"], about["uid"]), (avatar_id, UID))
             self.assertEqual(about["missing"], [public_key(avatar_id, "large")])
             ran = await self.admin("orphans", "--delete", "--yes", status=1)
-            self.assertIn("PROBLEM: 1 ready avatars without", ran.output)
+            self.assertIn("PROBLEM: 1 ready avatars lack", ran.output)
 
     async def test_limit(self) -> None:
         """Of very many it lists some, and counts all."""
@@ -165,7 +166,7 @@ class MariadbOrphansTests(AdminCase):
             ids = [await ready_avatar(tools, f"{number:032x}") for number in range(5)]
             await tools.bucket("public").delete(keys=[public_key(ids[0], "small")])
             found, after = [], ""
-            while page := await avatar_rows(tools, after, 2):
+            while page := await avatar_records(tools, avatars.c.id > after, limit=2):
                 found += page
                 after = page[-1].id
             self.assertEqual([row.id for row in found], sorted(ids))

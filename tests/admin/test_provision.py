@@ -164,7 +164,7 @@ class AwsProvisionTests(AwsCase):
         ran = await self.admin("provision", "--only=queues", answers="y\n", **KEYS)
         self.assertIn("create  queue fxprofile-jobs", ran.output)
         self.assertIn('[queue] jobs_url = "http', ran.output)
-        self.assertIn("Do this?", ran.errors)
+        self.assertIn("Apply this plan?", ran.errors)
 
     async def test_sets_right(self) -> None:
         """What has drifted is set right, and what others have set up stays."""

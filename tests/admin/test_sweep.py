@@ -1,4 +1,4 @@
-"""Tests of :mod:`fxprofile.admin.shared.sweep`."""
+"""Tests of :mod:`fxprofile.admin.sweep`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fxprofile.admin.shared.sweep import Findings, Sweep
+from fxprofile.admin.sweep import Sweep, SweepReport
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.errors import QueueError, StorageError, StoreError
 from fxprofile.model.keys import private_key, public_key, public_keys
@@ -52,7 +52,7 @@ class SweepTests(CoreTestCase):
         body = BytesBody(b"x")
         self.run_now(self.originals.put(key=avatar_id, body=body, length=1, content_type="x/x"))
 
-    def find(self, page: int = 1000) -> Findings:
+    def find(self, page: int = 1000) -> SweepReport:
         return self.run_now(self.sweep(page).find())
 
     def orphans(self, page: int = 1000) -> list[str]:

@@ -32,7 +32,7 @@ class UserTests(AdminCase):
     async def test_unknown(self) -> None:
         """Of an unknown user there is one line, and nothing to delete."""
         await self.admin("migrate")
-        self.assertIn("nothing is known", await self.error("user", "show", UID))
+        self.assertIn("is unknown", await self.error("user", "show", UID))
         ran = await self.admin("user", "delete", UID, "--yes", "--json")
         self.assertEqual(ran.json, {"uid": UID, "deleted": False, "avatars": []})
 
@@ -48,7 +48,7 @@ class UserTests(AdminCase):
                 "user", "delete", UID, "--yes", "--set=queue.updates_url=http://x/updates"
             )
             self.assertIn("Deleted", ran.output)
-            self.assertIn("cached, for 3600 s", ran.output)
+            self.assertIn("from cache for another 3600 s", ran.output)
             profile = await tools.store.profile(uid=UID)
             self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
             messages = await tools.needed_queue("jobs").receive(max_messages=10, wait=0)

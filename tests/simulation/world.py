@@ -24,7 +24,7 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from fxprofile.admin.orphans import GRACE
-from fxprofile.admin.shared.sweep import Sweep
+from fxprofile.admin.sweep import Sweep
 from fxprofile.drivers.memory.cache import MemoryCache
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError

@@ -1,4 +1,4 @@
-"""``fxprofile-admin import-fxa``: users of the original profile server become ours."""
+"""``fxprofile-admin import-fxa``: import the users of the original profile server."""
 
 from __future__ import annotations
 
@@ -6,20 +6,31 @@ import csv
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from fxprofile.admin.shared.commands import AdminCommand, pass_session
+from fxprofile.admin.import_fxa.importer import Checkpoint, Importer, Tell
+from fxprofile.admin.import_fxa.pictures import Pictures, old_pictures
+from fxprofile.admin.import_fxa.rows import Fate
+from fxprofile.admin.import_fxa.source import FxaSource
+from fxprofile.admin.shared.commands import (
+    AdminCommand,
+    Answer,
+    Problem,
+    current_session,
+    line,
+    with_tools,
+)
+from fxprofile.admin.shared.crunching import start_pool
 from fxprofile.admin.shared.output import table
-from fxprofile.admin.shared.session import Problem, Session, line
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.model.errors import DriverError
 
-#: Where the password of the source does not show in the list of processes.
+#: The environment variable of ``--source``: a command line shows its password to other users.
 SOURCE_VARIABLE = "FXA_PROFILE_DATABASE_URL"
 
 #: Seconds between two lines of progress where there is no terminal.
@@ -38,21 +49,21 @@ _PERIOD = 10
 @click.option(
     "--pictures-from",
     metavar="TEMPLATE",
-    help="Where the old pictures are: a URL (http, https, s3) or path with {id} in it. Without"
-    " this, pictures must be in the public bucket already.",
+    help="Where the old pictures are: a URL (http, https, s3) or path with {id} in it. By default"
+    " pictures must be in the public bucket already.",
 )
-@click.option("--dry-run", is_flag=True, help="Change nothing, and say what would happen.")
+@click.option("--dry-run", is_flag=True, help="Change nothing, and show what would happen.")
 @click.option(
     "--checkpoint",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Remember here how far it came, so that the next run goes on there.",
+    help="Store the position here, so that the next run continues from it.",
 )
 @click.option(
     "--report",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write here, as CSV, what was not imported and why.",
+    help="Write a CSV file of what was not imported and why.",
 )
 @click.option(
     "--batch",
@@ -66,11 +77,11 @@ _PERIOD = 10
     type=click.IntRange(1, 256),
     default=16,
     show_default=True,
-    help="How many avatars to work on at one time.",
+    help="How many avatars to process at the same time.",
 )
-@pass_session
-def import_fxa(
-    session: Session,
+@with_tools
+async def import_fxa(
+    tools: Tools,
     source: str,
     pictures_from: str | None,
     dry_run: bool,
@@ -78,103 +89,88 @@ def import_fxa(
     report: Path | None,
     batch: int,
     parallel: int,
-) -> None:
+) -> Answer:
     """
     Import users, names and avatars of the original profile server.
 
-    Reads its MySQL tables avatars, avatar_selected, avatar_providers and profile, and
-    writes nothing there. It may end anywhere and be run again: what is imported stays,
-    what has changed at the source follows, and what users have changed here wins. The
-    status is 1 if something could not be imported.
+    Only reads its MySQL tables avatars, avatar_selected, avatar_providers and profile. It
+    may stop anywhere and be run again: what is imported stays, what has changed at the
+    source follows, and what users have changed here wins. The status is 1 if something
+    could not be imported.
     """
-    settings = session.settings()
     started = time.monotonic()
-    with ExitStack() as files:
-        rows = None
-        if report is not None:
-            try:
-                file = files.enter_context(open(report, "w", newline="", encoding="utf-8"))
-            except OSError as error:
-                raise click.FileError(str(report), error.strerror) from None
-            rows = csv.writer(file)
-            rows.writerow(("what", "uid", "avatar", "fate", "why"))
-
-        def tell(*row: object) -> None:
-            if rows is not None:
-                rows.writerow(row)
-
-        async def work(tools: Tools) -> Any:
-            from fxprofile.admin.crunch import start_pool
-            from fxprofile.admin.import_fxa.importer import Checkpoint, Importer
-            from fxprofile.admin.import_fxa.pictures import Pictures, old_pictures
-            from fxprofile.admin.import_fxa.source import FxaSource
-
-            original = FxaSource(source, tools.files)
-            original.setServiceParent(tools.stack)
-            database = await tools.open_database()
-            old = cruncher = None
-            if pictures_from is not None:
-                old = old_pictures(tools, pictures_from)
-                if not dry_run:
-                    cruncher = await start_pool(tools)
-            importer = Importer(
-                source=original,
-                database=database,
-                pictures=Pictures(
-                    public=tools.bucket("public"),
-                    threads=tools.files,
-                    old=old,
-                    cruncher=cruncher,
-                ),
-                clock=tools.reactor,
-                checkpoint=Checkpoint(checkpoint, original.name),
-                tell=tell,
-                batch=batch,
-                parallel=parallel,
-                dry_run=dry_run,
-            )
-            with Progress(await importer.left(), quiet=session.as_json) as progress:
-                await importer.run(progress.add)
-            return importer.tally
-
+    with _report(report) as tell:
+        original = FxaSource(source, tools.files)
+        original.setServiceParent(tools.stack)
+        database = await tools.open_database()
+        old = None if pictures_from is None else old_pictures(tools, pictures_from)
+        cruncher = None if old is None or dry_run else await start_pool(tools)
+        importer = Importer(
+            source=original,
+            database=database,
+            pictures=Pictures(
+                public=tools.bucket("public"), threads=tools.files, old=old, cruncher=cruncher
+            ),
+            clock=tools.reactor,
+            checkpoint=Checkpoint(checkpoint, original.name),
+            tell=tell,
+            batch=batch,
+            parallel=parallel,
+            dry_run=dry_run,
+        )
         try:
-            tally = session.run(work, settings)
+            with Progress(await importer.left(), quiet=current_session().as_json) as progress:
+                await importer.run(progress.add)
         except DriverError as error:
-            raise Problem(f"{line(error)}; run this again to go on") from None
-    fates = {"names": _plain(tally.names), "avatars": _plain(tally.avatars)}
-    session.answer(
+            raise Problem(f"{line(error)}; run this again to continue") from None
+    tally = importer.tally
+    fates = {"names": _members(tally.names), "avatars": _members(tally.avatars)}
+    return Answer(
         {
             "dry_run": dry_run,
             **fates,
-            "not_imported": tally.bad,
+            "not_imported": tally.not_imported,
             "seconds": round(time.monotonic() - started, 1),
         },
         _text(fates, dry_run),
+        status=1 if tally.not_imported else 0,
     )
-    if tally.bad:
-        raise SystemExit(1)
 
 
-def _plain(fates: Counter[Any]) -> dict[str, int]:
+@contextmanager
+def _report(path: Path | None) -> Iterator[Tell]:
+    """Give a function that writes a row of the report, if one is wanted."""
+    if path is None:
+        yield lambda *_: None
+        return
+    try:
+        file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise click.FileError(str(path), error.strerror) from None
+    with file:
+        rows = csv.writer(file)
+        rows.writerow(("what", "uid", "avatar", "fate", "why"))
+        yield lambda *row: rows.writerow(row)
+
+
+def _members(fates: Counter[Fate]) -> dict[str, int]:
     return {str(fate): number for fate, number in sorted(fates.items())}
 
 
-def _text(fates: dict[str, dict[str, int]], dry_run: bool) -> str:
-    kinds = list(dict.fromkeys(kind for counts in fates.values() for kind in counts))
-    lines = table(
-        ("", "NAMES", "AVATARS"),
-        [(kind, fates["names"].get(kind, 0), fates["avatars"].get(kind, 0)) for kind in kinds],
-    )
-    return f"{lines}\nNothing was changed: this was a dry run." if dry_run else lines
+def _text(fates: Mapping[str, Mapping[str, int]], dry_run: bool) -> str:
+    names, avatars = fates["names"], fates["avatars"]
+    rows = [(fate, names.get(fate, 0), avatars.get(fate, 0)) for fate in {**names, **avatars}]
+    text = table(("", "NAMES", "AVATARS"), rows)
+    return f"{text}\nNothing was changed: this was a dry run." if dry_run else text
 
 
 class Progress:
     """
-    How far it has come: a bar on a terminal, a line now and then elsewhere.
+    The progress of an import: a bar on a terminal, otherwise a line every few seconds.
 
-    :param total: of what there is to do.
-    :param quiet: whether to say nothing.
-    :param now: gives the time, in seconds.
+    :param total: how much there is to do.
+    :param quiet: whether to print nothing.
+    :param now: returns the time in seconds.
     """
 
     def __init__(
@@ -184,25 +180,24 @@ class Progress:
         self._done = 0
         self._quiet = quiet
         self._now = now
-        self._said = now()
-        self._bar: Any = None
-        if not quiet and sys.stderr.isatty():
-            self._bar = click.progressbar(length=total, label="Importing", file=sys.stderr)
+        self._printed = now()
+        #: Prints its label once where there is no terminal.
+        self._bar = click.progressbar(
+            length=total, label="Importing", file=sys.stderr, hidden=not sys.stderr.isatty()
+        )
 
     def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.__enter__()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(*error)
+        self._bar.__exit__(*error)
 
     def add(self, number: int) -> None:
-        """So many more are done."""
+        """Report that so many more are done."""
         self._done += number
-        if self._bar is not None:
-            self._bar.update(number)
-        elif not self._quiet and self._now() - self._said >= _PERIOD:
-            self._said = self._now()
+        self._bar.update(number)
+        due = not sys.stderr.isatty() and self._now() - self._printed >= _PERIOD
+        if due and not self._quiet:
+            self._printed = self._now()
             click.echo(f"{self._done} of {self._total}", err=True)

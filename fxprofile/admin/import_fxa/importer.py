@@ -1,8 +1,8 @@
 """
 The import from the original profile server: batch after batch, names first.
 
-It may end anywhere and be run again.  A checkpoint only saves the second run from
-looking at what the first one has done.
+It may stop anywhere and be run again.  A checkpoint only saves the next run from looking at
+what is imported already.
 """
 
 from __future__ import annotations
@@ -10,30 +10,43 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol, TypeVar
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.admin.crunch import gathered
 from fxprofile.admin.import_fxa.pictures import Pictures
-from fxprofile.admin.import_fxa.rows import BAD, Fate, import_names, select_avatar, standing
+from fxprofile.admin.import_fxa.rows import (
+    NOT_IMPORTED,
+    Fate,
+    import_names,
+    select_avatar,
+    standing,
+)
 from fxprofile.admin.import_fxa.source import FxaSource, SourceAvatar, SourceName
+from fxprofile.admin.shared.crunching import gathered
+from fxprofile.drivers.sql.engine import Database
 from fxprofile.model.errors import BadRequest, ConfigError, CrunchError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
+
+E = TypeVar("E", SourceName, SourceAvatar, covariant=True)
 
 #: The provider whose pictures are the server's own.
 _PROVIDER: Final = "fxa"
 
-#: Is told of what was not imported: which step, whose, what, and why.
+#: Called with what was not imported: kind, uid, avatar id, fate and reason.
 Tell = Callable[[str, str, str, Fate, str], object]
+
+
+class _Read(Protocol[E]):
+    async def __call__(self, *, after: str, limit: int) -> Sequence[E]: ...
 
 
 @dataclass(frozen=True)
 class Place:
-    """How far an import has come: the step, and the last uid that is done in it."""
+    """The position of an import: the step, and the last uid that is done in it."""
 
     step: str = "names"
     after: str = ""
@@ -41,10 +54,10 @@ class Place:
 
 class Checkpoint:
     """
-    Remembers the place in a file.
+    Stores the position of an import in a file.
 
-    :param path: None to remember nothing.
-    :param source: of the import; another one's place is no use.
+    :param path: None to store nothing.
+    :param source: of the import; the position of another source is refused.
     """
 
     def __init__(self, path: Path | None, source: str) -> None:
@@ -53,9 +66,9 @@ class Checkpoint:
 
     def load(self) -> Place:
         """
-        The place to go on at.
+        Return the position to continue from.
 
-        :raises ConfigError: if the file is not one of this import.
+        :raises ConfigError: if the file is not of this import.
         """
         if self._path is None:
             return Place()
@@ -66,13 +79,13 @@ class Checkpoint:
         except FileNotFoundError:
             return Place()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"--checkpoint: {self._path} is none: {error}") from None
+            raise ConfigError(f"--checkpoint: {self._path} is not a checkpoint: {error}") from None
         if source != self._source or place.step not in ("names", "avatars"):
             raise ConfigError(f"--checkpoint: {self._path} is of the import from {source}")
         return place
 
     def save(self, place: Place) -> None:
-        """Remember a place; whoever is killed here has the one before."""
+        """Store a position; a process killed meanwhile leaves the one before."""
         if self._path is None:
             return
         text = json.dumps({"source": self._source, "step": place.step, "after": place.after})
@@ -80,42 +93,44 @@ class Checkpoint:
         new.write_text(text)
         os.replace(new, self._path)
 
-    def done(self) -> None:
-        """Forget the place: the next import begins anew."""
+    def remove(self) -> None:
+        """Remove the file: the next import starts from the beginning."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
 @dataclass
 class Tally:
-    """What became of everything, by step and fate."""
+    """How many names and avatars met each fate."""
 
     names: Counter[Fate] = field(default_factory=Counter)
     avatars: Counter[Fate] = field(default_factory=Counter)
 
     @property
-    def bad(self) -> int:
-        """How many somebody should look at."""
-        return sum(step[fate] for step in (self.names, self.avatars) for fate in BAD)
+    def not_imported(self) -> int:
+        """How many an operator should look at."""
+        return sum(step[fate] for step in (self.names, self.avatars) for fate in NOT_IMPORTED)
 
 
 class Importer:
     """
-    Imports.
+    An import.
 
-    :param database: ours, open.
-    :param tell: is told what somebody should look at.
-    :param parallel: avatars at one time.
+    :param database: of this service, open.
+    :param tell: called with what an operator should look at.
+    :param batch: users to read at a time.
+    :param parallel: avatars to process at the same time.
     :param dry_run: whether to change nothing.
+    :ivar tally: the result.
     """
 
     def __init__(
         self,
         *,
         source: FxaSource,
-        database: Any,
+        database: Database,
         pictures: Pictures,
-        clock: Any,
+        clock: IReactorTime,
         checkpoint: Checkpoint,
         tell: Tell,
         batch: int,
@@ -129,13 +144,13 @@ class Importer:
         self._checkpoint = checkpoint
         self._tell = tell
         self._batch = batch
-        self._slots = DeferredSemaphore(parallel)
+        self._parallel = parallel
         self._dry_run = dry_run
         self.tally = Tally()
 
     async def left(self) -> int:
         """
-        How many names and avatars are to be looked at, from the checkpoint on.
+        Return how many names and avatars are left to look at.
 
         :raises DriverError: if the source cannot be read.
         """
@@ -147,10 +162,10 @@ class Importer:
 
     async def run(self, progress: Callable[[int], object]) -> None:
         """
-        Import everything, from the checkpoint on.
+        Import everything from the checkpoint on.
 
-        :param progress: is told how many more are done.
-        :raises DriverError: if something outside failed; another run goes on.
+        :param progress: called with how many more are done.
+        :raises DriverError: if something outside failed; another run continues.
         """
         place = self._checkpoint.load()
         if place.step == "names":
@@ -158,10 +173,14 @@ class Importer:
             place = Place("avatars")
         await self._walk(place, self._source.avatars, self._avatars, progress)
         if not self._dry_run:
-            self._checkpoint.done()
+            self._checkpoint.remove()
 
     async def _walk(
-        self, place: Place, read: Any, handle: Any, progress: Callable[[int], object]
+        self,
+        place: Place,
+        read: _Read[E],
+        handle: Callable[[Sequence[E]], Awaitable[None]],
+        progress: Callable[[int], object],
     ) -> None:
         while found := await read(after=place.after, limit=self._batch):
             await handle(found)
@@ -185,51 +204,42 @@ class Importer:
         self.tally.names.update(fates)
 
     async def _avatars(self, found: Sequence[SourceAvatar]) -> None:
-        await gathered(self._avatar_in_turn(entry) for entry in found)
+        await gathered(self._avatar, found, self._parallel)
 
-    async def _avatar_in_turn(self, entry: SourceAvatar) -> None:
-        await self._slots.acquire()
-        try:
-            fate, why = await self._avatar(entry)
-        finally:
-            self._slots.release()
+    async def _avatar(self, entry: SourceAvatar) -> None:
+        fate, why = await self._imported(entry)
         self.tally.avatars[fate] += 1
-        if fate in BAD:
+        if fate in NOT_IMPORTED:
             self._tell("avatar", entry.uid, entry.avatar_id, fate, why)
 
-    async def _avatar(self, entry: SourceAvatar) -> tuple[Fate, str]:
+    async def _imported(self, entry: SourceAvatar) -> tuple[Fate, str]:
+        uid, avatar_id = entry.uid, entry.avatar_id
         if not entry.owned:
-            return Fate.NOT_OWNED, "the avatar belongs to nobody, or to somebody else"
+            return Fate.NOT_OWNED, "the avatar belongs to no user or to another one"
         if (entry.provider or "").lower() != _PROVIDER:
             return Fate.ELSEWHERE, ""
-        if entry.avatar_id == DEFAULT_AVATAR_ID:
+        if avatar_id == DEFAULT_AVATAR_ID:
             return Fate.NONE, ""
-        uid, avatar_id = entry.uid, entry.avatar_id
         known = await self._database.run(lambda c: standing(c, uid, avatar_id), read_only=True)
         if known is not None:
             return known, ""
-        variants = await self._pictures.present(avatar_id)
-        if variants is None and self._dry_run:
-            if await self._pictures.can_be_copied(avatar_id):
-                return Fate.IMPORTED, ""
-            return Fate.MISSING, "no pictures"
-        copied, placeholder = variants is None, None
-        if variants is None:
+        variants, placeholder = await self._pictures.present(avatar_id), None
+        copied = variants is None and not self._dry_run
+        if copied:
             try:
-                found = await self._pictures.copied(avatar_id)
+                variants, placeholder = await self._pictures.copied(avatar_id) or (None, None)
             except CrunchError as error:
                 return Fate.REFUSED, str(error)
-            if found is None:
-                return Fate.MISSING, "no pictures"
-            variants, placeholder = found
-        if self._dry_run:
+        if self._dry_run and (variants or await self._pictures.can_be_copied(avatar_id)):
             return Fate.IMPORTED, ""
-        now = self._clock.seconds()
-        fate: Fate = await self._database.run(
-            lambda c: select_avatar(c, uid, avatar_id, variants, placeholder, now)
+        if variants is None:
+            return Fate.MISSING, "no pictures"
+        made, now = variants, self._clock.seconds()
+        fate = await self._database.run(
+            lambda c: select_avatar(c, uid, avatar_id, made, placeholder, now)
         )
         if fate is Fate.CHANGED_HERE and copied:
-            # The user was faster, and no row knows these pictures.
+            # The user changed the avatar meanwhile, and no row knows these pictures.
             await self._pictures.remove(avatar_id)
         return fate, ""
 

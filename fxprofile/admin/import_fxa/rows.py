@@ -1,10 +1,9 @@
 """
-Names and avatars of the original profile server on their way into our tables.
+Writes imported names and avatars into our tables.
 
-Each function is one transaction, and may be repeated: what is there already stays as it
-is.  Whatever a user has changed here wins over what comes from there.  To tell the two
-apart, imported profiles change in the first hours of 1970: when they really did, the
-original server does not say.
+Each function is one transaction, and is idempotent.  What a user has changed here wins over
+what is imported.  To tell the two apart, an imported profile has a time of change in the first
+hours of 1970; the original server does not record the real time.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from fxprofile.drivers.sql import store
 from fxprofile.drivers.sql.schema import avatars, profiles
 from fxprofile.model.avatars import Status, Variant
 
-#: When an imported profile changed first, in seconds since the epoch.
+#: The first time of change of an imported profile, in seconds since the epoch.
 IMPORTED_AT: Final = 1.0
 
-#: A profile that changed later than that was changed by its user.
+#: A later time of change is that of a user.
 _UNTOUCHED_BEFORE: Final = 86400.0
 
 
 class Fate(StrEnum):
-    """What became of a name or an avatar."""
+    """The outcome of the import of a name or an avatar."""
 
     IMPORTED = "imported"
     UPDATED = "updated"
@@ -40,32 +39,32 @@ class Fate(StrEnum):
     NOT_OWNED = "not the user's own"
 
 
-#: Fates that an operator wants to know more of.
-BAD: Final = (Fate.REFUSED, Fate.MISSING, Fate.NOT_OWNED)
+#: The fates that an operator should look at.
+NOT_IMPORTED: Final = (Fate.REFUSED, Fate.MISSING, Fate.NOT_OWNED)
 
 
 def import_names(
     connection: Connection, names: Sequence[tuple[str, str | None]], *, dry_run: bool
 ) -> Iterable[Fate]:
     """
-    Set names, or unset those that an earlier import set.
+    Set names, or unset names that an earlier import set.
 
-    :param names: of distinct users.
+    :param names: uid and name, each uid once.
     :returns: the fate of each.
     """
     uids = [uid for uid, _ in names]
     known = {
         row.uid: row for row in connection.execute(select(profiles).where(profiles.c.uid.in_(uids)))
     }
-    fates = []
-    new = []
+    fates: list[Fate] = []
+    new: list[dict[str, object]] = []
     for uid, name in names:
         row = known.get(uid)
         if row is None and name is None:
             fates.append(Fate.NONE)
         elif row is None:
-            fresh = {"selected_seq": 0, "changed_at": IMPORTED_AT}
-            new.append({"uid": uid, "display_name": name, **fresh})
+            values = {"uid": uid, "display_name": name}
+            new.append({**values, "selected_seq": 0, "changed_at": IMPORTED_AT})
             fates.append(Fate.IMPORTED)
         elif row.display_name == name:
             fates.append(Fate.THERE if name is not None else Fate.NONE)
@@ -82,16 +81,16 @@ def import_names(
 
 def _change_name(connection: Connection, uid: str, name: str | None) -> None:
     row = store.lock_profile(connection, uid)
-    # Between the look and the lock its user may have come.
+    # Its user may have changed it before it was locked.
     if row is not None and _is_untouched(connection, row):
         store.change_profile(connection, row, IMPORTED_AT, display_name=name)
 
 
 def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:
     """
-    Whether an avatar is to be imported.
+    Return why an avatar must not be imported.
 
-    :returns: None if it is; otherwise why it is not.
+    :returns: None if it must be.
     """
     profile = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
     return _standing(connection, profile, uid, avatar_id)
@@ -102,7 +101,7 @@ def _standing(connection: Connection, profile: Any, uid: str, avatar_id: str) ->
         return Fate.THERE
     row = store.find_avatar(connection, avatar_id)
     if row is not None or not _is_untouched(connection, profile, uid):
-        # It was imported, and then deleted or replaced; or the user has another one.
+        # It was imported and then deleted or replaced; or the user has another one.
         return Fate.CHANGED_HERE
     return None
 
@@ -118,7 +117,9 @@ def select_avatar(
     """
     Add an avatar whose pictures are in the public bucket, and select it.
 
-    One that an earlier import selected is replaced, and its pictures go.
+    An avatar that an earlier import selected is replaced, and its pictures are deleted.
+
+    :param now: in seconds since the epoch.
     """
     profile = store.lock_or_create_profile(connection, uid)
     fate = _standing(connection, profile, uid, avatar_id)
@@ -135,12 +136,12 @@ def select_avatar(
 
 
 def _is_untouched(connection: Connection, profile: Any, uid: str | None = None) -> bool:
-    """Whether nobody but an import has had anything to do with a profile."""
+    """Whether only imports have changed a profile."""
     if profile is not None and (
         profile.changed_at >= _UNTOUCHED_BEFORE or profile.removed_at is not None
     ):
         return False
-    # An upload leaves no other trace until it is ready.
+    # An upload changes the profile only when it is ready.
     uploads = exists().where(
         avatars.c.uid == (profile.uid if profile is not None else uid),
         avatars.c.status.in_((Status.PROCESSING, Status.FAILED, Status.DELETING)),

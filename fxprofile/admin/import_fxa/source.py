@@ -3,17 +3,18 @@ The database of the original profile server.
 
 Its tables are those of ``packages/fxa-profile-server/lib/db/mysql/schema.sql`` in
 https://github.com/mozilla/fxa: ids are 16 bytes, and a user has at most one selected
-avatar, which one of the providers (``fxa``, ``gravatar``) keeps.
+avatar, whose picture one of the providers (``fxa``, ``gravatar``) has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Integer,
     LargeBinary,
@@ -33,7 +34,7 @@ from fxprofile.model.errors import ConfigError, DriverError
 
 T = TypeVar("T")
 
-#: Seconds that a statement may take: counting the rows of a large table takes long.
+#: Seconds that a statement may take: counting the rows of a large table is slow.
 TIMEOUT: Final = 300.0
 
 _metadata = MetaData()
@@ -67,12 +68,12 @@ profile = Table(
 
 
 class SourceError(DriverError):
-    """The source could not be reached, or is another database."""
+    """The source could not be reached, or is not a profile server's database."""
 
 
 @dataclass(frozen=True)
 class SourceName:
-    """The display name of a user; None or empty if it was unset."""
+    """A user's display name; None or empty if it was unset."""
 
     uid: str
     name: str | None
@@ -81,9 +82,9 @@ class SourceName:
 @dataclass(frozen=True)
 class SourceAvatar:
     """
-    The selected avatar of a user.
+    A user's selected avatar.
 
-    :ivar provider: who keeps the picture; None if the row does not say.
+    :ivar provider: the name of the provider that has the picture; None if unknown.
     :ivar owned: whether the avatar belongs to the user who selected it.
     """
 
@@ -95,10 +96,10 @@ class SourceAvatar:
 
 class FxaSource(Service):
     """
-    Reads the tables, a batch at a time, in the order of the uids; it writes nothing.
+    Reads the tables, a batch at a time, in the order of the uids; writes nothing.
 
     :param url: an SQLAlchemy URL.
-    :raises ConfigError: if it is none that can be used.
+    :raises ConfigError: if it is not a usable one.
     """
 
     def __init__(self, url: str, threads: Threads) -> None:
@@ -116,30 +117,31 @@ class FxaSource(Service):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """Which database this is, without the password."""
+        """The URL of the database without its password."""
         return self._url.set(query={}).render_as_string(hide_password=True)
 
     async def count_names(self, *, after: str) -> int:
         """
-        How many names are still to come; see :meth:`names`.
+        Return how many names there are after a uid; see :meth:`names`.
 
         :raises SourceError: if the table cannot be read.
         """
         return await self._count(profile.c.userId, after)
 
     async def count_avatars(self, *, after: str) -> int:
-        """How many selected avatars are still to come; see :meth:`avatars`."""
+        """Return how many selected avatars there are after a uid; see :meth:`avatars`."""
         return await self._count(avatar_selected.c.userId, after)
 
-    async def _count(self, uid: Column[Any], after: str) -> int:
+    async def _count(self, uid: ColumnElement[bytes], after: str) -> int:
         query = select(func.count()).where(uid > bytes.fromhex(after))
         return await self._run(lambda c: c.execute(query).scalar_one())
 
     async def names(self, *, after: str, limit: int) -> Sequence[SourceName]:
         """
-        The names of the next users.
+        Return the names of the next users.
 
-        :param after: only uids that sort after this one; empty for all.
+        :param after: the uid before; empty for the first.
+        :raises SourceError: if the table cannot be read.
         """
         query = (
             select(profile.c.userId, profile.c.displayName)
@@ -151,7 +153,7 @@ class FxaSource(Service):
         return [SourceName(uid=row.userId.hex(), name=row.displayName) for row in rows]
 
     async def avatars(self, *, after: str, limit: int) -> Sequence[SourceAvatar]:
-        """The selected avatars of the next users; see :meth:`names`."""
+        """Return the selected avatars of the next users; see :meth:`names`."""
         query = (
             select(
                 avatar_selected.c.userId,
@@ -182,7 +184,7 @@ class FxaSource(Service):
     async def _run(self, work: Callable[[Connection], T]) -> T:
         return await self._threads.run(self._in_thread, work)
 
-    def _in_thread(self, work: Callable[[Connection], Any]) -> Any:
+    def _in_thread(self, work: Callable[[Connection], T]) -> T:
         try:
             with self._engine.connect() as connection:
                 return work(connection)

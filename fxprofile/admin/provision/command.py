@@ -1,18 +1,26 @@
-"""``fxprofile-admin provision``: what the service needs to have around it."""
+"""``fxprofile-admin provision``: create or correct buckets, queues and the database."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import click
 
 from fxprofile.admin.provision.plan import Plan
-from fxprofile.admin.shared.commands import AdminCommand, pass_session, yes_option
-from fxprofile.admin.shared.output import printable, say, table
-from fxprofile.admin.shared.session import Session
+from fxprofile.admin.shared.commands import (
+    AdminCommand,
+    Answer,
+    confirm,
+    current_session,
+    require_yes,
+    with_tools,
+    yes_option,
+)
+from fxprofile.admin.shared.output import printable, table
 from fxprofile.admin.shared.tools import Tools, where
+from fxprofile.drivers.sql.migrate import current, upgrade
+from fxprofile.drivers.sql.schema import REVISION
 
 _PARTS = ("storage", "queues", "database")
 
@@ -22,63 +30,66 @@ _PARTS = ("storage", "queues", "database")
     "--only",
     type=click.Choice(_PARTS),
     multiple=True,
-    help="Look after this alone; may be repeated.",
+    help="Provision only this; may be repeated.",
 )
 @click.option(
     "--public-read/--no-public-read",
     default=None,
-    help="Whether everybody may get pictures straight from the public bucket on S3. Unless said,"
-    " a new bucket is closed, and that of an old one stays as it is.",
+    help="Whether anyone may get pictures directly from the public bucket on S3. By default a new"
+    " bucket is closed, and an existing one stays as it is.",
 )
-@click.option("--plan", "plan_only", is_flag=True, help="Change nothing; 1 if there is need to.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Change nothing; the status is 1 if a change is due."
+)
 @yes_option
-@pass_session
-def provision(
-    session: Session,
-    only: Sequence[str],
-    public_read: bool | None,
-    plan_only: bool,
-    yes: bool,
-) -> None:
+@with_tools
+async def provision(
+    tools: Tools, only: Sequence[str], public_read: bool | None, plan_only: bool
+) -> Answer:
     """
-    Make buckets, queues and the database, or set them right.
+    Create buckets, queues and the database, or correct them.
 
-    On AWS: the two buckets with their public-access and lifecycle rules, the queues with
-    their queues of dead letters and redrive policies. On one machine: the folders, and the
-    schema. Shows first what it will do; what is right already stays as it is, so running
-    this again does no harm. Queues whose URLs are not set get names of their own, and it
-    prints the settings to use. Needs an administrator's rights on AWS, not those of a role.
+    On AWS: the two buckets with their public-access and lifecycle rules, and the queues with
+    their dead-letter queues and redrive policies. On a single host: the folders and the
+    schema. It shows its plan first; what is right already stays as it is, so it may be run
+    again. Queues whose URLs are not set get default names, and the settings to use are
+    printed. On AWS it needs an administrator's rights, not those of a role.
     """
     if not plan_only:
-        session.no_questions(yes)
-    settings = session.settings()
-    parts = only or _PARTS
-
-    async def work(tools: Tools) -> tuple[Plan, bool]:
-        plan = await planned(tools, parts, public_read)
-        if plan_only or not plan.changes:
-            return plan, False
-        if not session.as_json:
-            say(_text(plan))
-        session.confirm("Do this?", yes)
+        require_yes()
+    plan = await planned(tools, only or _PARTS, public_read)
+    text = table(("", "WHAT", "HOW"), [(s.action.value, s.what, s.detail) for s in plan.steps])
+    applied = plan.changes and not plan_only
+    if applied:
+        if not current_session().as_json:
+            click.echo(text)
+        confirm("Apply this plan?")
         await plan.apply()
-        return plan, True
+        text = "Done."
+    elif not plan.changes:
+        text += "\nThere is nothing to do."
+    members = [{"action": s.action, "what": s.what, "detail": s.detail} for s in plan.steps]
+    return Answer(
+        {"steps": members, "applied": applied, "settings": plan.settings},
+        "\n".join([text, *_settings_lines(plan)]),
+        status=1 if plan.needs_attention or (plan_only and plan.changes) else 0,
+    )
 
-    plan, applied = session.run(work, settings)
-    answer = {"steps": plan.members(), "applied": applied, "settings": plan.settings}
-    if session.as_json or not applied:
-        session.answer(answer, _text(plan))
-    if not session.as_json:
-        _say_outcome(plan, applied)
-    if plan.warns or (plan_only and plan.changes):
-        raise SystemExit(1)
+
+def _settings_lines(plan: Plan) -> Iterator[str]:
+    if plan.settings:
+        yield "Settings to use:"
+    for name, value in plan.settings.items():
+        section, _, key = name.partition(".")
+        yield f'  [{section}] {key} = "{printable(value)}"'
 
 
 async def planned(tools: Tools, parts: Sequence[str], public_read: bool | None) -> Plan:
     """
-    What has to be done.
+    Return what has to be done.
 
-    :raises DriverError: if something cannot be looked at; so does AwsError.
+    :raises AwsError: if something cannot be looked at.
+    :raises DriverError: likewise.
     """
     plan = Plan()
     settings = tools.settings
@@ -89,77 +100,47 @@ async def planned(tools: Tools, parts: Sequence[str], public_read: bool | None) 
             for which in ("private", "public"):
                 await _plan_folder(tools, plan, which)
     if "queues" in parts and settings.queue.driver == "sqs":
-        from fxprofile.admin.provision.sqs import Queues
+        from fxprofile.admin.provision.sqs import QueuePlanner
 
-        await Queues(_client(tools), settings).plan(plan)
+        await QueuePlanner(plan, tools).plan_all()
     if "database" in parts:
         await _plan_database(tools, plan)
     return plan
 
 
-def _client(tools: Tools) -> Any:
-    from fxprofile.drivers.aws.shared import client_of
-
-    client = client_of(tools.settings, reactor=tools.reactor, threads=tools.files)
-    client.acquire()
-    tools.at_end(client.release)
-    return client
-
-
 async def _plan_s3(tools: Tools, plan: Plan, public_read: bool | None) -> None:
-    from fxprofile.admin.provision.s3 import Buckets
+    from fxprofile.admin.provision.s3 import BucketPlanner
+    from fxprofile.admin.shared.aws import aws_client
 
     storage = tools.settings.storage
-    buckets = Buckets(
-        _client(tools).service(
-            "s3",
-            endpoint_url=storage.endpoint_url or tools.settings.aws.endpoint_url,
-            addressing=storage.addressing,
-        )
+    s3 = aws_client(tools).service(
+        "s3",
+        endpoint_url=storage.endpoint_url or tools.settings.aws.endpoint_url,
+        addressing=storage.addressing,
     )
-    await buckets.plan(plan, storage.private_bucket, private=True, public_read=False)
-    await buckets.plan(plan, storage.public_bucket, private=False, public_read=public_read)
+    await BucketPlanner(plan, s3, storage.private_bucket).plan(private=True, public_read=False)
+    await BucketPlanner(plan, s3, storage.public_bucket).plan(
+        private=False, public_read=public_read
+    )
 
 
 async def _plan_folder(tools: Tools, plan: Plan, which: str) -> None:
     storage = tools.settings.storage
     folder = storage.directory.absolute() / getattr(storage, f"{which}_bucket")
     if await tools.files.run(folder.is_dir):
-        plan.fine(f"folder {folder}", "is there")
+        plan.add(f"folder {folder}", "exists")
     else:
-        # To see whether it can be used makes it, with the right mode.
-        plan.create(f"folder {folder}", f"of the {which} bucket", tools.bucket(which).check)
+        # The check creates it, with the right mode.
+        check = tools.bucket(which).check
+        plan.add(f"folder {folder}", f"of the {which} bucket", check, exists=False)
 
 
 async def _plan_database(tools: Tools, plan: Plan) -> None:
-    from fxprofile.drivers.sql.migrate import current, upgrade
-    from fxprofile.drivers.sql.schema import REVISION
-
     what = f"schema of {where(tools.database_url)}"
     found = await tools.files.run(current, tools.database_url)
     if found == REVISION:
-        plan.fine(what, f"is {REVISION}")
+        plan.add(what, f"is {REVISION}")
         return
     apply = partial(tools.files.run, upgrade, tools.database_url)
-    if found is None:
-        plan.create(what, REVISION, apply)
-    else:
-        plan.change(what, f"{found} to {REVISION}", apply)
-
-
-def _text(plan: Plan) -> str:
-    return table(
-        ("", "WHAT", "HOW"), [(str(step.action), step.what, step.detail) for step in plan.steps]
-    )
-
-
-def _say_outcome(plan: Plan, applied: bool) -> None:
-    if applied:
-        say("Done.")
-    elif not plan.changes:
-        say("There is nothing to do.")
-    if plan.settings:
-        say("Settings to use:")
-        for name, value in plan.settings.items():
-            section, _, key = name.partition(".")
-            say(f'  [{section}] {key} = "{printable(value)}"')
+    detail = REVISION if found is None else f"{found} to {REVISION}"
+    plan.add(what, detail, apply, exists=found is not None)

@@ -1,11 +1,10 @@
-"""Plans: what is to be made, what to be changed, and what is as it should be."""
+"""A provisioning plan: what to create, what to change, and what is right already."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 
 class Action(StrEnum):
@@ -14,7 +13,7 @@ class Action(StrEnum):
     OK = "ok"
     CREATE = "create"
     CHANGE = "change"
-    #: Something that only the operator can do.
+    #: Only the operator can do it.
     ATTENTION = "attention"
 
 
@@ -23,9 +22,9 @@ class Step:
     """
     One step of a plan.
 
-    :ivar what: it is about.
-    :ivar detail: how it will be, or is.
-    :ivar apply: does it; doing so twice does no harm.
+    :ivar what: its subject.
+    :ivar detail: how the subject will be, or is.
+    :ivar apply: does it, if there is something to do; idempotent.
     """
 
     action: Action
@@ -33,63 +32,56 @@ class Step:
     detail: str
     apply: Callable[[], Awaitable[object]] | None = None
 
-    @property
-    def changes(self) -> bool:
-        """Whether there is something to do."""
-        return self.apply is not None
-
 
 @dataclass
 class Plan:
     """
-    Steps in the order in which they are done.
+    Steps in the order in which they are applied.
 
-    :ivar settings: that have to be set for what is made to be used; they are complete only
-        when the steps are done.
+    :ivar settings: settings to make, so that the service uses what is created; complete only
+        when the steps are applied.
     """
 
     steps: list[Step] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
 
-    def fine(self, what: str, detail: str) -> None:
-        """Something is as it should be."""
-        self.steps.append(Step(Action.OK, what, detail))
+    def add(
+        self,
+        what: str,
+        detail: str,
+        apply: Callable[[], Awaitable[object]] | None = None,
+        *,
+        exists: bool = True,
+    ) -> None:
+        """
+        Add a step.
 
-    def create(self, what: str, detail: str, apply: Callable[[], Awaitable[object]]) -> None:
-        """Something has to be made."""
-        self.steps.append(Step(Action.CREATE, what, detail, apply))
-
-    def change(self, what: str, detail: str, apply: Callable[[], Awaitable[object]]) -> None:
-        """Something has to be changed."""
-        self.steps.append(Step(Action.CHANGE, what, detail, apply))
+        :param apply: None if the subject is right already.
+        :param exists: whether applying changes the subject, and does not create it.
+        """
+        action = Action.OK if apply is None else Action.CHANGE if exists else Action.CREATE
+        self.steps.append(Step(action, what, detail, apply))
 
     def attention(self, what: str, detail: str) -> None:
-        """Something is wrong that only the operator can put right."""
+        """Add a step that only the operator can take."""
         self.steps.append(Step(Action.ATTENTION, what, detail))
 
     @property
     def changes(self) -> bool:
-        """Whether there is something to do."""
-        return any(step.changes for step in self.steps)
+        """Whether there is something to apply."""
+        return any(step.apply is not None for step in self.steps)
 
     @property
-    def warns(self) -> bool:
-        """Whether there is something that only the operator can put right."""
+    def needs_attention(self) -> bool:
+        """Whether there is a step that only the operator can take."""
         return any(step.action is Action.ATTENTION for step in self.steps)
 
     async def apply(self) -> None:
         """
-        Do what is to be done.
+        Apply the steps in their order.
 
-        :raises Exception: whatever a step raises; those before it are done.
+        :raises Exception: what a step raises; those before it are applied.
         """
         for step in self.steps:
             if step.apply is not None:
                 await step.apply()
-
-    def members(self) -> list[dict[str, Any]]:
-        """The steps, as JSON."""
-        return [
-            {"action": str(step.action), "what": step.what, "detail": step.detail}
-            for step in self.steps
-        ]

@@ -1,78 +1,206 @@
 """
-The kind of command that all of ours are: it takes the common options, before or after
-its name, and turns the errors of drivers into one line.
+What every command shares: the common options, settings, one run on the reactor, the answer and
+the exit status.
+
+A command is a coroutine function that gets a :class:`Tools` and its own options, and returns
+an :class:`Answer`.  The exit status is 0 if all is well, 1 if something is wrong, and 2 if the
+command line or a setting is wrong.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 import click
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    eventAsText,
+    formatEvent,
+    globalLogBeginner,
+)
+from zope.interface import provider
 
-from fxprofile.admin.shared.session import Problem, Session, WrongSetting, line
+from fxprofile.admin.shared.output import printable
+from fxprofile.admin.shared.tools import NotMigrated, Tools
 from fxprofile.drivers.aws.client.errors import AwsError
-from fxprofile.model.errors import ConfigError, DriverError
+from fxprofile.model.errors import (
+    CacheError,
+    ConfigError,
+    CruncherUnavailable,
+    DriverError,
+    QueueError,
+    StorageError,
+    StoreError,
+)
+from fxprofile.settings.load import load
+from fxprofile.settings.model import Role
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The settings to check when a driver of this kind fails.
+_WHERE: dict[type[DriverError], str] = {
+    StoreError: "database.url",
+    StorageError: "the settings of storage",
+    QueueError: "the settings of queue",
+    CacheError: "the settings of cache",
+    CruncherUnavailable: "crunch.sandbox",
+}
 
 
-def _option(name: str, *declarations: str, **attributes: Any) -> click.Option:
-    """An option that goes to the session, and not to the function of the command."""
+class Problem(click.ClickException):
+    """
+    Something is wrong that the operator can act on.
 
-    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    :param message: one line.
+    """
+
+    exit_code = 1
+
+    def show(self, file: IO[str] | None = None) -> None:
+        click.echo(f"fxprofile-admin: {printable(self.message)}", err=True)
+
+
+class WrongSetting(Problem):
+    """A setting is wrong."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What a command prints, and its exit status.
+
+    :ivar value: printed as JSON with ``--json``.
+    :ivar text: printed without ``--json``.
+    :ivar errors: lines for the standard error; if there are any, the status is at least 1.
+    """
+
+    value: object
+    text: str
+    status: int = 0
+    errors: Sequence[str] = ()
+
+
+@dataclass
+class Session:
+    """
+    The common options of one run.
+
+    :ivar config: the settings file.
+    :ivar overrides: settings of the command line, as ``section.key=value``.
+    :ivar as_json: whether the answer is printed as JSON.
+    :ivar verbose: whether log events are printed to the standard error.
+    :ivar yes: whether every confirmation is given in advance.
+    """
+
+    config: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    as_json: bool = False
+    verbose: bool = False
+    yes: bool = False
+
+
+def current_session() -> Session:
+    """Return the session of the command that is running."""
+    return click.get_current_context().ensure_object(Session)
+
+
+def _stored(attribute: str) -> dict[str, Any]:
+    """Return the settings of an option that goes to the session and not to the command."""
+
+    def store(context: click.Context, _: click.Parameter, value: object) -> None:
         session = context.ensure_object(Session)
         if isinstance(value, tuple):
-            getattr(session, name).extend(value)
+            getattr(session, attribute).extend(value)
         elif value:
-            setattr(session, name, value)
+            # The option may stand before the command and after it: unset must not undo set.
+            setattr(session, attribute, value)
 
-    return click.Option(declarations, expose_value=False, callback=keep, **attributes)
+    return {"expose_value": False, "callback": store}
 
 
 def common_options() -> list[click.Parameter]:
-    """The options that every command has."""
+    """Return the options that every command has."""
     return [
-        _option(
-            "config",
-            *("-c", "--config"),
+        click.Option(
+            ("-c", "--config"),
             metavar="FILE",
             help="The TOML file to read settings from.",
+            **_stored("config"),
         ),
-        _option(
-            "overrides",
-            "--set",
+        click.Option(
+            ("--set",),
             metavar="SECTION.KEY=VALUE",
             multiple=True,
             help="Set one setting; may be repeated.",
+            **_stored("overrides"),
         ),
-        _option("as_json", "--json", is_flag=True, help="Print JSON."),
-        _option(
-            "verbose",
-            *("-v", "--verbose"),
+        click.Option(("--json",), is_flag=True, help="Print JSON.", **_stored("as_json")),
+        click.Option(
+            ("-v", "--verbose"),
             is_flag=True,
-            help="Say on the standard error what happens.",
+            help="Print log events to the standard error.",
+            **_stored("verbose"),
         ),
     ]
 
 
+#: For a command that asks for confirmation.
+yes_option = click.option(
+    "-y", "--yes", is_flag=True, help="Do not ask for confirmation.", **_stored("yes")
+)
+
+#: The role that a command checks for; without ``help``.
+role_option = partial(
+    click.option,
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.COMBINED.value,
+    show_default=True,
+    callback=lambda context, parameter, value: Role(value),
+)
+
+
 class AdminCommand(click.Command):
-    """A command with the common options."""
+    """A command with the common options, which prints the :class:`Answer` of its function."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> None:
         try:
-            return super().invoke(ctx)
+            answer: Answer = super().invoke(ctx)
         except ConfigError as error:
             raise WrongSetting(line(error)) from None
-        except DriverError as error:
+        except (AwsError, DriverError) as error:
             raise Problem(line(error)) from None
-        except AwsError as error:
-            raise Problem(" ".join(str(error).split())) from None
+        if ctx.ensure_object(Session).as_json:
+            click.echo(json.dumps(answer.value, indent=2, ensure_ascii=False))
+        elif answer.text:
+            click.echo(answer.text)
+        for message in answer.errors:
+            Problem(message).show()
+        if answer.errors or answer.status:
+            raise SystemExit(answer.status or 1)
 
 
 class AdminGroup(click.Group):
-    """A group of commands, which has the common options as well."""
+    """A group of commands, which accepts the common options as well."""
 
     command_class = AdminCommand
     group_class = type
@@ -82,7 +210,139 @@ class AdminGroup(click.Group):
         self.params.extend(common_options())
 
 
-pass_session = click.make_pass_decorator(Session, ensure=True)
+def with_tools(
+    work: Callable[Concatenate[Tools, P], Coroutine[Any, Any, T]],
+) -> Callable[P, T]:
+    """
+    Decorate a coroutine function as a command that runs on the reactor.
 
-#: For what cannot be undone.
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask whether it is meant.")
+    A first SIGINT or SIGTERM cancels it, a second one ends the process.  The settings must
+    meet the needs of the role that ``--role`` names, or else of the images role, which has the
+    fewest.
+    """
+
+    @wraps(work)
+    def command(*args: P.args, **kwargs: P.kwargs) -> T:
+        role = Role(str(kwargs.get("role", Role.IMAGES)))
+        return run(lambda tools: work(tools, *args, **kwargs), role)
+
+    return command
+
+
+def run(work: Callable[[Tools], Coroutine[Any, Any, T]], role: Role = Role.IMAGES) -> T:
+    """
+    Run work on the reactor, and stop all that it has started before this returns.
+
+    :param role: the settings must meet its needs.
+    :raises ConfigError: if a setting is wrong.
+    :raises Problem: if a signal interrupted it.
+    :raises Exception: what the work raises.
+    """
+    session = current_session()
+    settings = load(config=session.config, overrides=session.overrides, role=role)
+    _begin_logging(session.verbose)
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    async def main(reactor: Any) -> None:
+        tools = Tools(settings, reactor)
+        tools.stack.startService()
+        working = Deferred.fromCoroutine(work(tools))
+
+        def interrupt(*_: object) -> None:
+            _on_signals(signal.SIG_DFL)
+            if not working.called:
+                errors.append(Problem("interrupted"))
+                reactor.callFromThread(working.cancel)
+
+        # The reactor installs its own handlers when it starts to run.
+        reactor.callWhenRunning(_on_signals, interrupt)
+        try:
+            results.append(await working)
+        except Exception as error:
+            errors.append(error)
+        finally:
+            await tools.stack.stopService()
+
+    try:
+        react(main)
+    except SystemExit:
+        if errors:
+            raise errors[0] from None
+    return results[0]
+
+
+def _on_signals(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def require_yes() -> None:
+    """
+    Refuse to ask a program for confirmation.
+
+    :raises click.UsageError: if ``--json`` is given without ``--yes``.
+    """
+    session = current_session()
+    if session.as_json and not session.yes:
+        raise click.UsageError("--json does not ask for confirmation: add --yes.")
+
+
+def confirm(question: str, about: str = "") -> bool:
+    """
+    Ask for confirmation, unless ``--yes`` gives it.
+
+    :param about: printed before the question.
+    :returns: whether it asked.
+    :raises click.Abort: if the answer is no.
+    """
+    if current_session().yes:
+        return False
+    if about:
+        click.echo(about)
+    # The reactor waits meanwhile, so its handler would act only after the answer.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        click.confirm(question, abort=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return True
+
+
+def line(error: AwsError | ConfigError | DriverError) -> str:
+    """Return one line about an error of a driver: what is wrong, and which setting to check."""
+    text = " ".join(str(error).split())
+    for kind, where in _WHERE.items():
+        if isinstance(error, kind) and not isinstance(error, NotMigrated):
+            return f"{text} (check {where}, or run fxprofile-admin doctor)"
+    return text
+
+
+def _begin_logging(verbose: bool) -> None:
+    """Log to the standard error: warnings, one line each, or everything if verbose."""
+    predicate = LogLevelFilterPredicate(
+        defaultLogLevel=LogLevel.debug if verbose else LogLevel.warn
+    )
+    if not verbose:
+        # A helper that cannot start logs many lines.
+        predicate.setLogLevelForNamespace("fxprofile.crunch", LogLevel.error)
+    observer = FilteringLogObserver(log_lines(verbose), [predicate])
+    # The standard output is the answer, not the log.
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+
+
+def log_lines(verbose: bool) -> ILogObserver:
+    """Return a log observer that prints one line an event, and no line twice unless verbose."""
+    seen: set[str] = set()
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info).name
+        text = printable(formatEvent(event))
+        if verbose:
+            print(f"{level}: {eventAsText(event)}", file=sys.stderr)
+        elif text not in seen:
+            seen.add(text)
+            print(f"fxprofile-admin: {level}: {text}", file=sys.stderr)
+
+    return observe

@@ -1,0 +1,277 @@
+"""
+Compare buckets and rows: find objects that no row needs, and ready avatars without pictures.
+
+There should be neither.  But a worker that was suspended for longer than its lease may put a
+picture after its avatar was deleted, and die before it reports that; a queue may lose messages
+that it holds for too long; a bucket may be restored from an older copy.  Only a comparison of
+everything finds what that leaves.
+
+Buckets and rows are read in the order of the ids, a page at a time, so the memory needed does
+not grow with their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from fxprofile.admin.shared.lookups import avatar_records, head
+from fxprofile.admin.shared.tools import Tools
+from fxprofile.drivers.sql.schema import avatars
+from fxprofile.model.avatars import Status
+from fxprofile.model.errors import StoreError
+from fxprofile.model.keys import PUBLIC_PREFIX, id_of_public_key, is_id, public_keys
+from fxprofile.model.ports import IBucket, IProfileStore, ObjectInfo
+from fxprofile.uploads.selection import Selection
+
+#: Objects or rows of one page.
+PAGE: Final = 10_000
+
+#: So many findings of one kind are checked a second time.  With more than these the cause is
+#: not that users were deleted while the sweep ran.
+RECHECKED: Final = 1000
+
+
+class Row(Protocol):
+    """
+    The columns of the avatars table that a sweep needs.
+
+    :ivar owed_since: since when the row has a pending job; None if it has none.
+    :ivar updated: when the status last changed.
+    """
+
+    id: str
+    uid: str
+    status: str
+    owed_since: float | None
+    updated: float
+
+
+#: Return at most so many rows whose ids sort after this one, in the order of the ids.
+Rows = Callable[[str, int], Awaitable[Sequence[Row]]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """
+    Everything that belongs to one avatar.
+
+    :ivar row: its row, if it has one.
+    :ivar objects: its objects in both buckets.
+    """
+
+    id: str
+    row: Row | None
+    objects: Sequence[ObjectInfo]
+
+    @property
+    def status(self) -> Status | None:
+        """The status of the row."""
+        return None if self.row is None else Status(self.row.status)
+
+    @property
+    def pictures(self) -> Sequence[ObjectInfo]:
+        """Its objects in the public bucket."""
+        return [info for info in self.objects if info.key.startswith(PUBLIC_PREFIX)]
+
+    @property
+    def missing(self) -> list[str]:
+        """The keys of the pictures that do not exist."""
+        existing = {info.key for info in self.pictures}
+        return [key for key in public_keys(self.id, ["png"]) if key not in existing]
+
+    def is_orphan(self, before: float) -> bool:
+        """
+        Whether it has objects, all older than a time, that no row needs.
+
+        Rows that are ready, processing, or failed and not yet retried need them; a row with
+        a pending delete job removes them itself.
+        """
+        if any(info.modified >= before for info in self.objects):
+            return False
+        done = self.row is None or (self.status is Status.REPLACED and self.row.owed_since is None)
+        return done and bool(self.objects)
+
+    def is_broken(self) -> bool:
+        """Whether it is ready but lacks a picture."""
+        return self.status is Status.READY and bool(self.missing)
+
+
+@dataclass
+class SweepReport:
+    """
+    The findings of one sweep.
+
+    :ivar rows: how many rows there are.
+    :ivar originals: how many avatars have an original; likewise ``pictures``.
+    :ivar avatars: how many avatars have objects of any kind.
+    :ivar broken: ready avatars that lack a picture.
+    """
+
+    rows: int = 0
+    originals: int = 0
+    pictures: int = 0
+    avatars: int = 0
+    orphans: list[Found] = field(default_factory=list)
+    broken: list[Found] = field(default_factory=list)
+
+
+class Sweep:
+    """
+    A comparison of both buckets with all rows.
+
+    :param rows: see :data:`Rows`.
+    :param selection: sends delete jobs.
+    :param grace: age in seconds from which an object may be an orphan: longer than any
+        upload or job takes.
+    :param page: see :data:`PAGE`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        private: IBucket,
+        public: IBucket,
+        rows: Rows,
+        store: IProfileStore,
+        selection: Selection,
+        clock: IReactorTime,
+        grace: float,
+        page: int = PAGE,
+    ) -> None:
+        self._private = private
+        self._public = public
+        self._rows = rows
+        self._store = store
+        self._selection = selection
+        self._clock = clock
+        self._grace = grace
+        self._page = page
+
+    async def find(self) -> SweepReport:
+        """
+        Compare, and change nothing.
+
+        Check the figures before you delete: with the wrong database, every picture is an
+        orphan.
+
+        :raises DriverError: if something cannot be read to its end.
+        """
+        before = self._clock.seconds() - self._grace
+        report = SweepReport()
+        async for found in self._avatars():
+            report.rows += found.row is not None
+            report.originals += len(found.objects) > len(found.pictures)
+            report.pictures += bool(found.pictures)
+            report.avatars += bool(found.objects)
+            for kind, applies in (
+                (report.orphans, found.is_orphan(before)),
+                (report.broken, found.is_broken()),
+            ):
+                # Pages are read at different times: the avatar may have been deleted since.
+                if applies and (len(kind) >= RECHECKED or await self._is_unchanged(found)):
+                    kind.append(found)
+        return report
+
+    async def remove(self, report: SweepReport) -> int:
+        """
+        Send delete jobs for the orphans that still no row needs.
+
+        :returns: how many were sent.
+        :raises DriverError: if one could not be sent; those before it were.
+        """
+        return sum([await self._selection.clean_up(found.id) for found in report.orphans])
+
+    async def _is_unchanged(self, found: Found) -> bool:
+        avatar = await self._store.avatar(avatar_id=found.id)
+        if (avatar and avatar.status) != found.status:
+            return False
+        if found.is_broken():
+            return any([await head(self._public, key) is None for key in found.missing])
+        checks = [
+            await head(self._public if info in found.pictures else self._private, info.key)
+            for info in found.objects
+        ]
+        return any(checks)
+
+    async def _avatars(self) -> AsyncIterator[Found]:
+        """
+        Merge the three streams, which are in the order of the avatar ids.
+
+        :raises StoreError: if one is not in that order, as no finding could be trusted.
+        """
+        streams: tuple[AsyncIterator[tuple[str, ObjectInfo | Row]], ...] = (
+            self._pictures(),
+            self._originals(),
+            self._all_rows(),
+        )
+        heads = [await anext(stream, None) for stream in streams]
+        while ids := [item[0] for item in heads if item is not None]:
+            avatar_id = min(ids)
+            taken: list[ObjectInfo | Row] = []
+            for number, stream in enumerate(streams):
+                while (item := heads[number]) is not None and item[0] == avatar_id:
+                    taken.append(item[1])
+                    heads[number] = await anext(stream, None)
+                if item is not None and item[0] < avatar_id:
+                    raise StoreError(f"{item[0]} came after {avatar_id}, out of order")
+            objects = [item for item in taken if isinstance(item, ObjectInfo)]
+            rows = [item for item in taken if not isinstance(item, ObjectInfo)]
+            yield Found(avatar_id, row=rows[0] if rows else None, objects=objects)
+
+    async def _pictures(self) -> AsyncIterator[tuple[str, ObjectInfo]]:
+        async for info in self._objects(self._public, PUBLIC_PREFIX):
+            avatar_id = id_of_public_key(info.key)
+            if avatar_id is not None:
+                yield avatar_id, info
+
+    async def _originals(self) -> AsyncIterator[tuple[str, ObjectInfo]]:
+        async for info in self._objects(self._private, ""):
+            if is_id(info.key):
+                yield info.key, info
+
+    async def _objects(self, bucket: IBucket, prefix: str) -> AsyncIterator[ObjectInfo]:
+        after, number = "", 0
+        while page := await bucket.list(prefix=prefix, after=after, limit=self._page):
+            for info in page:
+                yield info
+            after, number = page[-1].key, number + len(page)
+            self._log.info("Listed {number} objects of {bucket}", number=number, bucket=bucket)
+
+    async def _all_rows(self) -> AsyncIterator[tuple[str, Row]]:
+        after = ""
+        while page := await self._rows(after, self._page):
+            for row in page:
+                yield row.id, row
+            after = page[-1].id
+
+
+def sweep_of(
+    tools: Tools, *, grace: float, clock: IReactorTime | None = None, page: int = PAGE
+) -> Sweep:
+    """
+    Return a sweep of the buckets and the database of the settings; the database is open.
+
+    :param grace: see :class:`Sweep`.
+    :param clock: in tests, in place of the reactor.
+    """
+
+    async def rows(after: str, limit: int) -> Sequence[Row]:
+        return await avatar_records(tools, avatars.c.id > after, limit=limit)
+
+    return Sweep(
+        private=tools.bucket("private"),
+        public=tools.bucket("public"),
+        rows=rows,
+        store=tools.store,
+        selection=tools.selection,
+        clock=clock or tools.reactor,
+        grace=grace,
+        page=page,
+    )
