@@ -245,6 +245,10 @@ def run(work: Callable[[Tools], Coroutine[Any, Any, T]], role: Role = Role.IMAGE
     errors: list[Exception] = []
 
     async def main(reactor: Any) -> None:
+        # The reactor installs its own signal handlers when it starts to run.
+        running: Deferred[None] = Deferred()
+        reactor.callWhenRunning(running.callback, None)
+        await running
         tools = Tools(settings, reactor)
         tools.stack.startService()
         working = Deferred.fromCoroutine(work(tools))
@@ -255,8 +259,7 @@ def run(work: Callable[[Tools], Coroutine[Any, Any, T]], role: Role = Role.IMAGE
                 errors.append(Problem("interrupted"))
                 reactor.callFromThread(working.cancel)
 
-        # The reactor installs its own handlers when it starts to run.
-        reactor.callWhenRunning(_on_signals, interrupt)
+        _on_signals(interrupt)
         try:
             results.append(await working)
         except Exception as error:
