@@ -28,6 +28,8 @@ from fxprofile.model.keys import PUBLIC_PREFIX, id_of_public_key, is_id, public_
 from fxprofile.model.ports import IBucket, IProfileStore, ObjectInfo
 from fxprofile.uploads.selection import Selection
 
+_log = Logger()
+
 #: Objects or rows of one page.
 PAGE: Final = 10_000
 
@@ -120,6 +122,7 @@ class SweepReport:
     broken: list[Found] = field(default_factory=list)
 
 
+@dataclass(kw_only=True)
 class Sweep:
     """
     A comparison of both buckets with all rows.
@@ -131,28 +134,14 @@ class Sweep:
     :param page: see :data:`PAGE`.
     """
 
-    _log = Logger()
-
-    def __init__(
-        self,
-        *,
-        private: IBucket,
-        public: IBucket,
-        rows: Rows,
-        store: IProfileStore,
-        selection: Selection,
-        clock: IReactorTime,
-        grace: float,
-        page: int = PAGE,
-    ) -> None:
-        self._private = private
-        self._public = public
-        self._rows = rows
-        self._store = store
-        self._selection = selection
-        self._clock = clock
-        self._grace = grace
-        self._page = page
+    private: IBucket
+    public: IBucket
+    rows: Rows
+    store: IProfileStore
+    selection: Selection
+    clock: IReactorTime
+    grace: float
+    page: int = PAGE
 
     async def find(self) -> SweepReport:
         """
@@ -163,7 +152,7 @@ class Sweep:
 
         :raises DriverError: if something cannot be read to its end.
         """
-        before = self._clock.seconds() - self._grace
+        before = self.clock.seconds() - self.grace
         report = SweepReport()
         async for found in self._avatars():
             report.rows += found.row is not None
@@ -186,16 +175,16 @@ class Sweep:
         :returns: how many were sent.
         :raises DriverError: if one could not be sent; those before it were.
         """
-        return sum([await self._selection.clean_up(found.id) for found in report.orphans])
+        return sum([await self.selection.clean_up(found.id) for found in report.orphans])
 
     async def _is_unchanged(self, found: Found) -> bool:
-        avatar = await self._store.avatar(avatar_id=found.id)
+        avatar = await self.store.avatar(avatar_id=found.id)
         if (avatar and avatar.status) != found.status:
             return False
         if found.is_broken():
-            return any([await head(self._public, key) is None for key in found.missing])
+            return any([await head(self.public, key) is None for key in found.missing])
         checks = [
-            await head(self._public if info in found.pictures else self._private, info.key)
+            await head(self.public if info in found.pictures else self.private, info.key)
             for info in found.objects
         ]
         return any(checks)
@@ -226,27 +215,27 @@ class Sweep:
             yield Found(avatar_id, row=rows[0] if rows else None, objects=objects)
 
     async def _pictures(self) -> AsyncIterator[tuple[str, ObjectInfo]]:
-        async for info in self._objects(self._public, PUBLIC_PREFIX):
+        async for info in self._objects(self.public, PUBLIC_PREFIX):
             avatar_id = id_of_public_key(info.key)
             if avatar_id is not None:
                 yield avatar_id, info
 
     async def _originals(self) -> AsyncIterator[tuple[str, ObjectInfo]]:
-        async for info in self._objects(self._private, ""):
+        async for info in self._objects(self.private, ""):
             if is_id(info.key):
                 yield info.key, info
 
     async def _objects(self, bucket: IBucket, prefix: str) -> AsyncIterator[ObjectInfo]:
         after, number = "", 0
-        while page := await bucket.list(prefix=prefix, after=after, limit=self._page):
+        while page := await bucket.list(prefix=prefix, after=after, limit=self.page):
             for info in page:
                 yield info
             after, number = page[-1].key, number + len(page)
-            self._log.info("Listed {number} objects of {bucket}", number=number, bucket=bucket)
+            _log.info("Listed {number} objects of {bucket}", number=number, bucket=bucket)
 
     async def _all_rows(self) -> AsyncIterator[tuple[str, Row]]:
         after = ""
-        while page := await self._rows(after, self._page):
+        while page := await self.rows(after, self.page):
             for row in page:
                 yield row.id, row
             after = page[-1].id

@@ -11,7 +11,6 @@ from PIL import Image
 from sqlalchemy import create_engine, text
 from twisted.internet.threads import deferToThread
 
-from fxprofile.admin.import_fxa import source as fxa_source
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.keys import VARIANTS, public_key
@@ -43,6 +42,14 @@ CREATE TABLE profile (
 ) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 """
 
+#: The same tables, in the SQLite that stands for MySQL.
+SQLITE_SCHEMA = """
+CREATE TABLE avatar_providers (id INTEGER PRIMARY KEY, name VARCHAR(32));
+CREATE TABLE avatars (id BLOB PRIMARY KEY, url VARCHAR(256), userId BLOB, providerId INTEGER);
+CREATE TABLE avatar_selected (userId BLOB PRIMARY KEY, avatarId BLOB);
+CREATE TABLE profile (userId BLOB PRIMARY KEY, displayName VARCHAR(256));
+"""
+
 
 def png(width: int, height: int) -> bytes:
     """A PNG in one colour."""
@@ -58,7 +65,7 @@ class Original:
         self.url = url
         self.engine = create_engine(url)
         if url.startswith("sqlite"):
-            fxa_source._metadata.create_all(self.engine)
+            self.execute(*SQLITE_SCHEMA.strip().rstrip(";").split(";"))
         else:
             self.execute(*SCHEMA.strip().rstrip(";").split(";"))
         for number, name in ((1, "fxa"), (2, "gravatar")):

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from fxprofile.admin.import_fxa.command import Progress
+from fxprofile.admin.import_fxa.command import progress
 from fxprofile.admin.import_fxa.importer import Checkpoint, Importer, Place
 from fxprofile.admin.import_fxa.pictures import (
     TIMEOUT,
@@ -319,10 +319,10 @@ class ProgressLineTests(SynchronousTestCase):
         times = iter((0.0, 1.0, 11.0, 11.0, 12.0))
         with (
             redirect_stderr(io.StringIO()) as errors,
-            Progress(30, quiet=quiet, now=lambda: next(times)) as progress,
+            progress(30, quiet=quiet, now=lambda: next(times)) as add,
         ):
             for _ in range(3):
-                progress.add(10)
+                add(10)
         return errors.getvalue().splitlines()
 
     def test_lines(self) -> None:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -108,9 +107,7 @@ async def import_fxa(
         importer = Importer(
             source=original,
             database=database,
-            pictures=Pictures(
-                public=tools.bucket("public"), threads=tools.files, old=old, cruncher=cruncher
-            ),
+            pictures=Pictures(tools.public_bucket, tools.files, old, cruncher),
             clock=tools.reactor,
             checkpoint=Checkpoint(checkpoint, original.name),
             tell=tell,
@@ -119,8 +116,9 @@ async def import_fxa(
             dry_run=dry_run,
         )
         try:
-            with Progress(await importer.left(), quiet=current_session().as_json) as progress:
-                await importer.run(progress.add)
+            left = await importer.left()
+            with progress(left, quiet=current_session().as_json) as add:
+                await importer.run(add)
         except DriverError as error:
             raise Problem(f"{line(error)}; run this again to continue") from None
     tally = importer.tally
@@ -164,40 +162,30 @@ def _text(fates: Mapping[str, Mapping[str, int]], dry_run: bool) -> str:
     return f"{text}\nNothing was changed: this was a dry run." if dry_run else text
 
 
-class Progress:
+@contextmanager
+def progress(
+    total: int, *, quiet: bool, now: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int], None]]:
     """
-    The progress of an import: a bar on a terminal, otherwise a line every few seconds.
+    Show progress: as a bar on a terminal, otherwise as a line every few seconds.
 
     :param total: how much there is to do.
-    :param quiet: whether to print nothing.
+    :param quiet: whether to show nothing.
     :param now: returns the time in seconds.
+    :returns: in a ``with`` statement, a function that is called with how many more are done.
     """
+    done, printed = 0, now()
+    on_terminal = sys.stderr.isatty() and not quiet
 
-    def __init__(
-        self, total: int, *, quiet: bool, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._total = total
-        self._done = 0
-        self._quiet = quiet
-        self._now = now
-        self._printed = now()
-        #: Prints its label once where there is no terminal.
-        self._bar = click.progressbar(
-            length=total, label="Importing", file=sys.stderr, hidden=not sys.stderr.isatty()
-        )
+    def add(number: int) -> None:
+        nonlocal done, printed
+        done += number
+        bar.update(number)
+        if not (on_terminal or quiet) and now() - printed >= _PERIOD:
+            printed = now()
+            click.echo(f"{done} of {total}", err=True)
 
-    def __enter__(self) -> Progress:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
-
-    def add(self, number: int) -> None:
-        """Report that so many more are done."""
-        self._done += number
-        self._bar.update(number)
-        due = not sys.stderr.isatty() and self._now() - self._printed >= _PERIOD
-        if due and not self._quiet:
-            self._printed = self._now()
-            click.echo(f"{self._done} of {self._total}", err=True)
+    with click.progressbar(
+        length=total, label="Importing", file=sys.stderr, hidden=not on_terminal
+    ) as bar:
+        yield add

@@ -112,6 +112,7 @@ class Tally:
         return sum(step[fate] for step in (self.names, self.avatars) for fate in NOT_IMPORTED)
 
 
+@dataclass(kw_only=True)
 class Importer:
     """
     An import.
@@ -124,29 +125,16 @@ class Importer:
     :ivar tally: the result.
     """
 
-    def __init__(
-        self,
-        *,
-        source: FxaSource,
-        database: Database,
-        pictures: Pictures,
-        clock: IReactorTime,
-        checkpoint: Checkpoint,
-        tell: Tell,
-        batch: int,
-        parallel: int,
-        dry_run: bool,
-    ) -> None:
-        self._source = source
-        self._database = database
-        self._pictures = pictures
-        self._clock = clock
-        self._checkpoint = checkpoint
-        self._tell = tell
-        self._batch = batch
-        self._parallel = parallel
-        self._dry_run = dry_run
-        self.tally = Tally()
+    source: FxaSource
+    database: Database
+    pictures: Pictures
+    clock: IReactorTime
+    checkpoint: Checkpoint
+    tell: Tell
+    batch: int
+    parallel: int
+    dry_run: bool
+    tally: Tally = field(default_factory=Tally)
 
     async def left(self) -> int:
         """
@@ -154,11 +142,11 @@ class Importer:
 
         :raises DriverError: if the source cannot be read.
         """
-        place = self._checkpoint.load()
+        place = self.checkpoint.load()
         if place.step == "avatars":
-            return await self._source.count_avatars(after=place.after)
-        names = await self._source.count_names(after=place.after)
-        return names + await self._source.count_avatars(after="")
+            return await self.source.count_avatars(after=place.after)
+        names = await self.source.count_names(after=place.after)
+        return names + await self.source.count_avatars(after="")
 
     async def run(self, progress: Callable[[int], object]) -> None:
         """
@@ -167,13 +155,13 @@ class Importer:
         :param progress: called with how many more are done.
         :raises DriverError: if something outside failed; another run continues.
         """
-        place = self._checkpoint.load()
+        place = self.checkpoint.load()
         if place.step == "names":
-            await self._walk(place, self._source.names, self._names, progress)
+            await self._walk(place, self.source.names, self._names, progress)
             place = Place("avatars")
-        await self._walk(place, self._source.avatars, self._avatars, progress)
-        if not self._dry_run:
-            self._checkpoint.remove()
+        await self._walk(place, self.source.avatars, self._avatars, progress)
+        if not self.dry_run:
+            self.checkpoint.remove()
 
     async def _walk(
         self,
@@ -182,11 +170,11 @@ class Importer:
         handle: Callable[[Sequence[E]], Awaitable[None]],
         progress: Callable[[int], object],
     ) -> None:
-        while found := await read(after=place.after, limit=self._batch):
+        while found := await read(after=place.after, limit=self.batch):
             await handle(found)
             place = Place(place.step, found[-1].uid)
-            if not self._dry_run:
-                self._checkpoint.save(place)
+            if not self.dry_run:
+                self.checkpoint.save(place)
             progress(len(found))
 
     async def _names(self, found: Sequence[SourceName]) -> None:
@@ -196,21 +184,21 @@ class Importer:
                 names.append((entry.uid, _checked(entry.name)))
             except BadRequest as error:
                 self.tally.names[Fate.REFUSED] += 1
-                self._tell("name", entry.uid, "", Fate.REFUSED, str(error))
-        fates = await self._database.run(
-            lambda connection: import_names(connection, names, dry_run=self._dry_run),
-            read_only=self._dry_run,
+                self.tell("name", entry.uid, "", Fate.REFUSED, str(error))
+        fates = await self.database.run(
+            lambda connection: import_names(connection, names, dry_run=self.dry_run),
+            read_only=self.dry_run,
         )
         self.tally.names.update(fates)
 
     async def _avatars(self, found: Sequence[SourceAvatar]) -> None:
-        await gathered(self._avatar, found, self._parallel)
+        await gathered(self._avatar, found, self.parallel)
 
     async def _avatar(self, entry: SourceAvatar) -> None:
         fate, why = await self._imported(entry)
         self.tally.avatars[fate] += 1
         if fate in NOT_IMPORTED:
-            self._tell("avatar", entry.uid, entry.avatar_id, fate, why)
+            self.tell("avatar", entry.uid, entry.avatar_id, fate, why)
 
     async def _imported(self, entry: SourceAvatar) -> tuple[Fate, str]:
         uid, avatar_id = entry.uid, entry.avatar_id
@@ -220,27 +208,27 @@ class Importer:
             return Fate.ELSEWHERE, ""
         if avatar_id == DEFAULT_AVATAR_ID:
             return Fate.NONE, ""
-        known = await self._database.run(lambda c: standing(c, uid, avatar_id), read_only=True)
+        known = await self.database.run(lambda c: standing(c, uid, avatar_id), read_only=True)
         if known is not None:
             return known, ""
-        variants, placeholder = await self._pictures.present(avatar_id), None
-        copied = variants is None and not self._dry_run
+        variants, placeholder = await self.pictures.present(avatar_id), None
+        copied = variants is None and not self.dry_run
         if copied:
             try:
-                variants, placeholder = await self._pictures.copied(avatar_id) or (None, None)
+                variants, placeholder = await self.pictures.copied(avatar_id) or (None, None)
             except CrunchError as error:
                 return Fate.REFUSED, str(error)
-        if self._dry_run and (variants or await self._pictures.can_be_copied(avatar_id)):
+        if self.dry_run and (variants or await self.pictures.can_be_copied(avatar_id)):
             return Fate.IMPORTED, ""
         if variants is None:
             return Fate.MISSING, "no pictures"
-        made, now = variants, self._clock.seconds()
-        fate = await self._database.run(
+        made, now = variants, self.clock.seconds()
+        fate = await self.database.run(
             lambda c: select_avatar(c, uid, avatar_id, made, placeholder, now)
         )
         if fate is Fate.CHANGED_HERE and copied:
             # The user changed the avatar meanwhile, and no row knows these pictures.
-            await self._pictures.remove(avatar_id)
+            await self.pictures.remove(avatar_id)
         return fate, ""
 
 

@@ -9,6 +9,7 @@ anew.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -142,6 +143,7 @@ async def _get(client: HTTPClient, url: str) -> bytes | None:
     return bytes(data)
 
 
+@dataclass
 class Pictures:
     """
     Checks and makes the pictures of avatars in the public bucket.
@@ -150,25 +152,17 @@ class Pictures:
     :param cruncher: makes the new ones.
     """
 
-    def __init__(
-        self,
-        *,
-        public: IBucket,
-        threads: Threads,
-        old: Fetch | None,
-        cruncher: ICruncher | None,
-    ) -> None:
-        self._public = public
-        self._threads = threads
-        self._old = old
-        self._cruncher = cruncher
+    public: IBucket
+    threads: Threads
+    old: Fetch | None
+    cruncher: ICruncher | None
 
     async def present(self, avatar_id: str) -> Mapping[str, Variant] | None:
         """Return what is in the public bucket; None unless all three are PNGs that fit."""
         variants = {}
         for name, (_, box) in VARIANTS.items():
             try:
-                variant = await published_variant(self._public, avatar_id, name)
+                variant = await published_variant(self.public, avatar_id, name)
             except ObjectNotFound:
                 return None
             if variant is None or not (0 < variant.width <= box and 0 < variant.height <= box):
@@ -188,22 +182,22 @@ class Pictures:
         :raises CrunchError: if it is not a valid picture.
         """
         data = await self._largest_old(avatar_id)
-        if data is None or self._cruncher is None:
+        if data is None or self.cruncher is None:
             return None
-        with await self._threads.run(temporary_file, data) as original:
+        with await self.threads.run(temporary_file, data) as original:
             try:
-                crunched = await self._cruncher.crunch(original=original)
+                crunched = await self.cruncher.crunch(original=original)
             except ChildFailed:
-                crunched = await self._cruncher.crunch(original=original)
-        return await publish(self._public, avatar_id, crunched), crunched.placeholder
+                crunched = await self.cruncher.crunch(original=original)
+        return await publish(self.public, avatar_id, crunched), crunched.placeholder
 
     async def _largest_old(self, avatar_id: str) -> bytes | None:
-        if self._old is not None:
+        if self.old is not None:
             for suffix in _SUFFIXES:
-                if (data := await self._old(avatar_id + suffix)) is not None:
+                if (data := await self.old(avatar_id + suffix)) is not None:
                     return data
         return None
 
     async def remove(self, avatar_id: str) -> None:
         """Remove pictures from the public bucket."""
-        await self._public.delete(keys=public_keys(avatar_id))
+        await self.public.delete(keys=public_keys(avatar_id))

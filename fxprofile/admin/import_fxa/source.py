@@ -2,8 +2,8 @@
 The database of the original profile server.
 
 Its tables are those of ``packages/fxa-profile-server/lib/db/mysql/schema.sql`` in
-https://github.com/mozilla/fxa: ids are 16 bytes, and a user has at most one selected
-avatar, whose picture one of the providers (``fxa``, ``gravatar``) has.
+https://github.com/mozilla/fxa: ids are 16 bytes, and a user has at most one selected avatar,
+whose picture one of the providers (``fxa``, ``gravatar``) has.
 """
 
 from __future__ import annotations
@@ -12,18 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    func,
-    select,
-)
+from sqlalchemy import Connection, text
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 
@@ -37,34 +26,20 @@ T = TypeVar("T")
 #: Seconds that a statement may take: counting the rows of a large table is slow.
 TIMEOUT: Final = 300.0
 
-_metadata = MetaData()
-
-avatars = Table(
-    "avatars",
-    _metadata,
-    Column("id", LargeBinary(16), primary_key=True),
-    Column("url", String(256)),
-    Column("userId", LargeBinary(16)),
-    Column("providerId", Integer),
+_NAMES: Final = text(
+    "SELECT userId, displayName FROM profile WHERE userId > :after ORDER BY userId LIMIT :limit"
 )
-avatar_selected = Table(
-    "avatar_selected",
-    _metadata,
-    Column("userId", LargeBinary(16), primary_key=True),
-    Column("avatarId", LargeBinary(16)),
+_AVATARS: Final = text(
+    """
+    SELECT s.userId, s.avatarId, p.name AS provider, a.userId AS owner
+    FROM avatar_selected s
+    LEFT JOIN avatars a ON a.id = s.avatarId
+    LEFT JOIN avatar_providers p ON p.id = a.providerId
+    WHERE s.userId > :after ORDER BY s.userId LIMIT :limit
+    """
 )
-avatar_providers = Table(
-    "avatar_providers",
-    _metadata,
-    Column("id", Integer, primary_key=True),
-    Column("name", String(32)),
-)
-profile = Table(
-    "profile",
-    _metadata,
-    Column("userId", LargeBinary(16), primary_key=True),
-    Column("displayName", String(256)),
-)
+_COUNT_NAMES: Final = text("SELECT count(*) FROM profile WHERE userId > :after")
+_COUNT_AVATARS: Final = text("SELECT count(*) FROM avatar_selected WHERE userId > :after")
 
 
 class SourceError(DriverError):
@@ -98,6 +73,8 @@ class FxaSource(Service):
     """
     Reads the tables, a batch at a time, in the order of the uids; writes nothing.
 
+    Every method raises :class:`SourceError` if a table cannot be read.
+
     :param url: an SQLAlchemy URL.
     :raises ConfigError: if it is not a usable one.
     """
@@ -121,64 +98,32 @@ class FxaSource(Service):
         return self._url.set(query={}).render_as_string(hide_password=True)
 
     async def count_names(self, *, after: str) -> int:
-        """
-        Return how many names there are after a uid; see :meth:`names`.
-
-        :raises SourceError: if the table cannot be read.
-        """
-        return await self._count(profile.c.userId, after)
+        """Return how many names there are after a uid; see :meth:`names`."""
+        values = {"after": bytes.fromhex(after)}
+        return int(await self._run(lambda c: c.execute(_COUNT_NAMES, values).scalar_one()))
 
     async def count_avatars(self, *, after: str) -> int:
         """Return how many selected avatars there are after a uid; see :meth:`avatars`."""
-        return await self._count(avatar_selected.c.userId, after)
-
-    async def _count(self, uid: ColumnElement[bytes], after: str) -> int:
-        query = select(func.count()).where(uid > bytes.fromhex(after))
-        return await self._run(lambda c: c.execute(query).scalar_one())
+        values = {"after": bytes.fromhex(after)}
+        return int(await self._run(lambda c: c.execute(_COUNT_AVATARS, values).scalar_one()))
 
     async def names(self, *, after: str, limit: int) -> Sequence[SourceName]:
         """
         Return the names of the next users.
 
         :param after: the uid before; empty for the first.
-        :raises SourceError: if the table cannot be read.
         """
-        query = (
-            select(profile.c.userId, profile.c.displayName)
-            .where(profile.c.userId > bytes.fromhex(after))
-            .order_by(profile.c.userId)
-            .limit(limit)
-        )
-        rows = await self._run(lambda c: c.execute(query).all())
-        return [SourceName(uid=row.userId.hex(), name=row.displayName) for row in rows]
+        values = {"after": bytes.fromhex(after), "limit": limit}
+        rows = await self._run(lambda c: c.execute(_NAMES, values).all())
+        return [SourceName(uid.hex(), name) for uid, name in rows]
 
     async def avatars(self, *, after: str, limit: int) -> Sequence[SourceAvatar]:
         """Return the selected avatars of the next users; see :meth:`names`."""
-        query = (
-            select(
-                avatar_selected.c.userId,
-                avatar_selected.c.avatarId,
-                avatars.c.userId.label("owner"),
-                avatar_providers.c.name.label("provider"),
-            )
-            .select_from(
-                avatar_selected.outerjoin(
-                    avatars, avatars.c.id == avatar_selected.c.avatarId
-                ).outerjoin(avatar_providers, avatar_providers.c.id == avatars.c.providerId)
-            )
-            .where(avatar_selected.c.userId > bytes.fromhex(after))
-            .order_by(avatar_selected.c.userId)
-            .limit(limit)
-        )
-        rows = await self._run(lambda c: c.execute(query).all())
+        values = {"after": bytes.fromhex(after), "limit": limit}
+        rows = await self._run(lambda c: c.execute(_AVATARS, values).all())
         return [
-            SourceAvatar(
-                uid=row.userId.hex(),
-                avatar_id=row.avatarId.hex(),
-                provider=row.provider,
-                owned=row.owner == row.userId,
-            )
-            for row in rows
+            SourceAvatar(uid.hex(), avatar_id.hex(), provider, owned=owner == uid)
+            for uid, avatar_id, provider, owner in rows
         ]
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
