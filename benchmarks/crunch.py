@@ -1,10 +1,9 @@
 """
-What crunching costs, beside other ways to the same three pictures.
+The cost of crunching, compared with other ways to make the same three pictures.
 
-Ours is measured whole: what the pool's caller waits for, the fork of the child and its
-lock included.  The rounds of all ways are interleaved, so that a busy machine is fair
-to each; the figures to trust are the ratios.  A second table tells what WebP and AVIF beside
-the PNGs cost and save.
+Ours is measured as the pool's caller sees it, with the fork of the child and its sandbox.
+The rounds of all ways are interleaved, so that a busy machine affects all of them; trust the
+ratios.  A second table shows what WebP and AVIF besides the PNGs cost and save.
 
     python -m benchmarks.crunch [--rounds 5] [--only JPEG] [--plot crunch.png]
 """
@@ -38,10 +37,10 @@ from tests.crunch.quality import natural, psnr, reference, ssim
 OURS = "fxprofile"
 RIVALS = ("vips", "gm", "pillow")
 LIMITS = Limits(timeout=120)
-#: Images in each throughput run: so many that the last one, beside which another child has
-#: nothing to do, counts for little.
+#: Images in each throughput run: enough that the last one, during which the other child is
+#: idle, counts for little.
 LOAD = 120
-#: What may be made beside PNG.
+#: The output formats besides PNG.
 EXTRAS = ("webp", "avif")
 
 
@@ -61,7 +60,7 @@ class Measured:
 
     @property
     def milliseconds(self) -> float:
-        """Of processor time: other work on the machine does not show in it."""
+        """The median of processor time, which other work on the machine affects little."""
         return statistics.median(self.cpu) * 1000
 
     @property
@@ -90,7 +89,7 @@ async def measure_ours(
 async def measure_case(
     reactor: Any, pool: CrunchPool, case: Case, options: argparse.Namespace
 ) -> dict[str, Measured]:
-    """Each way with one case, in turns."""
+    """Measure each way with one case, in turns."""
     data = case.make()
     found: dict[str, Measured] = {OURS: Measured()}
     with tempfile.NamedTemporaryFile(suffix="." + case.name.split()[0].lower()) as file:
@@ -109,7 +108,7 @@ async def measure_case(
 
 
 def quality(data: bytes, pictures: dict[str, bytes]) -> tuple[float, float, float]:
-    """The least and the mean PSNR, and the least SSIM, of the three sizes."""
+    """Return the least and the mean PSNR, and the least SSIM, of the three sizes."""
     decibels, likeness = [], []
     for name, wanted in reference(data).items():
         picture = Image.open(io.BytesIO(pictures[name])).convert("RGB")
@@ -121,7 +120,7 @@ def quality(data: bytes, pictures: dict[str, bytes]) -> tuple[float, float, floa
 
 
 async def throughput(reactor: Any, children: int, load: Sequence[bytes]) -> float:
-    """Images a second with so many children at one time."""
+    """Return the images per second with so many children."""
     pool = CrunchPool(reactor, processes=children, limits=LIMITS, mode="best-effort")
     pool.startService()
     await pool.when_ready()
@@ -141,8 +140,8 @@ async def throughput(reactor: Any, children: int, load: Sequence[bytes]) -> floa
 
 
 async def measure_extras(reactor: Any, rounds: int, chosen: Iterable[Case]) -> list[str]:
-    """Lines that tell what other formats cost, and the bytes that they save."""
-    # The PNGs are made in any case; each of the others is made beside them in a pool of its own.
+    """Return lines with the time that other formats cost, and the bytes that they save."""
+    # PNGs are always made; each other format is made besides them in a pool of its own.
     pools = {
         form: CrunchPool(
             reactor,
@@ -180,7 +179,7 @@ async def measure_extras(reactor: Any, rounds: int, chosen: Iterable[Case]) -> l
 
 
 def placeholder_milliseconds(rounds: int) -> float:
-    """The processor time of a placeholder, made of a picture of the smallest size."""
+    """Return the processor time of a placeholder, for a picture of the smallest size."""
     picture = natural(100, 75, 1)
     times = []
     for _ in range(rounds * 20):
@@ -196,7 +195,7 @@ def geometric_mean(numbers: Iterable[float]) -> float:
 
 
 def row(case: Case, found: dict[str, Measured], names: Sequence[str]) -> str:
-    """A line of the table: milliseconds of processor time, and what else there is."""
+    """Return a line of the table: milliseconds of processor time, and the other figures."""
     ours = found[OURS]
     times = [f"{found[n].milliseconds:8.0f}" if n in found else "       -" for n in names]
     gm, vips = found.get("gm"), found.get("vips")
@@ -208,7 +207,7 @@ def row(case: Case, found: dict[str, Measured], names: Sequence[str]) -> str:
 
 
 def summary(results: Sequence[tuple[Case, dict[str, Measured]]]) -> list[tuple[str, float, str]]:
-    """The figures that the targets are about: what, how much, and what it is to be."""
+    """Return the figures that have targets: name, value and target."""
     both = [(c, f) for c, f in results if "gm" in f]
     lines = []
     if both:
@@ -245,7 +244,7 @@ def summary(results: Sequence[tuple[Case, dict[str, Measured]]]) -> list[tuple[s
 
 
 def met(value: float, wanted: str) -> bool:
-    """Whether a figure is what it is to be."""
+    """Return whether a figure meets its target."""
     sign, number = wanted.split()
     return value >= float(number) if sign == ">=" else value <= float(number)
 

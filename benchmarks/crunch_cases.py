@@ -1,4 +1,4 @@
-"""What the crunch benchmark crunches: made here, so that every machine has the same."""
+"""The inputs of the crunch benchmark: made here, so that they are the same everywhere."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Case:
     """
     An input.
 
-    :ivar opaque_photo: whether its quality can be measured against one resize.
-    :ivar target: how many times faster than GraphicsMagick it is to be, if that is said.
+    :ivar opaque_photo: whether its quality can be compared with one resize.
+    :ivar target: how many times faster than GraphicsMagick it must be, if that is specified.
+    :ivar weight: how often it is in the load of the throughput runs.
     """
 
     name: str
     make: Callable[[], bytes]
     opaque_photo: bool = False
     target: float | None = None
-    #: Which load of an ordinary day it is part of, and how often.
     weight: int = 0
 
 
 def screenshot(width: int, height: int) -> Image.Image:
-    """Windows with text."""
+    """Return windows with text."""
     image = Image.new("RGB", (width, height), (60, 90, 130))
     draw = ImageDraw.Draw(image)
     for number in range(4):
@@ -50,7 +50,7 @@ def screenshot(width: int, height: int) -> Image.Image:
 
 
 def icon(side: int) -> Image.Image:
-    """Flat shapes on nothing."""
+    """Return flat shapes on a transparent background."""
     image = Image.new("RGBA", (side * 2, side * 2), (0, 0, 0, 0))
     draw = ImageDraw.Draw(image)
     draw.ellipse((side // 5, side // 5, side * 9 // 5, side * 9 // 5), fill=(240, 120, 20, 255))
@@ -62,7 +62,7 @@ def icon(side: int) -> Image.Image:
 
 
 def chart(width: int, height: int) -> Image.Image:
-    """Bars and a line on white, with labels."""
+    """Return bars and a line on white, with labels."""
     big = Image.new("RGB", (width * 2, height * 2), "white")
     draw = ImageDraw.Draw(big)
     points = []
@@ -83,7 +83,7 @@ def chart(width: int, height: int) -> Image.Image:
 
 
 def logo(side: int) -> Image.Image:
-    """Rings and a letter in five colours, edges as hard as a palette makes them."""
+    """Return rings and letters in five colours, with hard edges."""
     image = Image.new("P", (side, side), 0)
     image.putpalette([250, 250, 250, 30, 60, 120, 240, 180, 40, 200, 40, 60, 20, 20, 20])
     draw = ImageDraw.Draw(image)
@@ -104,7 +104,7 @@ def animation(side: int, frames: int) -> bytes:
 
 
 def cases() -> Iterator[Case]:
-    """All of them."""
+    """Yield all cases."""
 
     def jpeg(width: int, height: int, seed: int = 1, **options: object) -> Callable[[], bytes]:
         return lambda: saved(natural(width, height, seed), "JPEG", **({"quality": 88} | options))
@@ -119,7 +119,7 @@ def cases() -> Iterator[Case]:
     yield Case("JPEG 2 MP", jpeg(1600, 1250, 4), True, 9, weight=2)
     yield Case("JPEG 2 MP, grey", lambda: saved(natural(1600, 1250, 4).convert("L"), "JPEG"), True)
     yield Case("JPEG 12 MP", jpeg(4000, 3000, 5), True, 16, weight=2)
-    yield Case("JPEG 12 MP, turned", jpeg(4000, 3000, 5, exif=exif(6)), False, 16)
+    yield Case("JPEG 12 MP, rotated", jpeg(4000, 3000, 5, exif=exif(6)), False, 16)
     yield Case("JPEG 12 MP, progressive", jpeg(4000, 3000, 5, progressive=True), True)
     yield Case("JPEG 48 MP", jpeg(8000, 6000, 6), True)
     yield Case("PNG 0.36 MP", lambda: saved(natural(600, 600, 2), "PNG"), True, 4.5, weight=2)

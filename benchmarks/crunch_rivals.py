@@ -1,7 +1,7 @@
 """
 Other ways to make three PNGs of an image, for the crunch benchmark.
 
-As a program, one way and one image: it prints what it cost as JSON.
+As a program, it measures one way with one image and prints the result as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BOXES = {"large": 600, "default": 200, "small": 100}
 
 
 def pillow(path: str) -> dict[str, bytes]:
-    """Plain Pillow: decode, turn, one thumbnail a size, save."""
+    """Plain Pillow: decode, orient, one thumbnail per size, save."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
@@ -60,7 +60,7 @@ def vips(path: str) -> dict[str, bytes]:
 
 
 def graphicsmagick(path: str) -> dict[str, bytes]:
-    """The way of the original service: identify and convert, each in a process, for each size."""
+    """As the original service did: identify and convert in a process each, for each size."""
     found = {}
     for name, box in BOXES.items():
         subprocess.run(["gm", "identify", path], check=True, capture_output=True)
@@ -81,7 +81,7 @@ WAYS: dict[str, Callable[[str], dict[str, bytes]]] = {
 
 
 def measured(way: Callable[[str], dict[str, bytes]], path: str, rounds: int) -> dict[str, Any]:
-    """What each round cost, after one that does not count."""
+    """Return the cost of each round, after one that does not count."""
     pictures = way(path)
     walls, cpus = [], []
     for _ in range(rounds):
@@ -92,7 +92,7 @@ def measured(way: Callable[[str], dict[str, bytes]], path: str, rounds: int) -> 
     if way is graphicsmagick:
         resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
     else:
-        # The usage of the process itself would include who started it.
+        # The resource usage of this process would include that before its exec.
         status = Path("/proc/self/status").read_text()
         resident = int(status.split("VmHWM:")[1].split()[0]) << 10
     return {
@@ -111,7 +111,7 @@ def _cpu() -> float:
 
 
 def run(name: str, path: str, rounds: int) -> dict[str, Any] | None:
-    """Measure a way in a process of its own; None if it cannot do it."""
+    """Measure a way in a process of its own; None if it fails."""
     environment = {**os.environ, "VIPS_CONCURRENCY": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.crunch_rivals", name, path, str(rounds)],

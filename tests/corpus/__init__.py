@@ -1,6 +1,5 @@
 """
-Hostile and honest images, all made by the code in here, each with what is to become of
-it.  None is borrowed, so each says in its maker what is the matter with it.
+Hostile and honest images with their expected outcomes, all made by the code in here.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ class Entry:
     """
     One input.
 
-    :ivar make: gives its bytes.
-    :ivar expected: the outcomes that are right: ``ready`` or a reason.
-    :ivar check: looks at the pictures, if there are any, and raises AssertionError.
-    :ivar absent: bytes that must not be in what comes out.
+    :ivar make: returns its bytes.
+    :ivar expected: the acceptable outcomes: ``ready`` or a reason.
+    :ivar check: raises AssertionError if the pictures, if there are any, are wrong.
+    :ivar absent: bytes that must not be in the pictures.
     :ivar slow: whether it takes seconds.
     """
 
@@ -41,12 +40,12 @@ def entry(
     absent: bytes = b"",
     slow: bool = False,
 ) -> Entry:
-    """An entry; without an expectation it is to be accepted."""
+    """Return an entry; without an expected outcome it must be accepted."""
     return Entry(name, make, frozenset(expected or ("ready",)), check, absent, slow)
 
 
 def entries() -> Iterator[Entry]:
-    """The whole corpus."""
+    """Yield the whole corpus."""
     from tests.corpus import avif, gif, jpeg, others, png, webp
 
     for module in (jpeg, png, gif, webp, avif, others):
@@ -54,7 +53,7 @@ def entries() -> Iterator[Entry]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small honest images of every kind, for mutants to be made of."""
+    """Return small honest images of every type, the originals of mutants."""
     from tests.corpus import avif, gif, jpeg, png, webp
 
     found: dict[str, bytes] = {}

@@ -31,20 +31,20 @@ def sequence() -> bytes:
 
 
 def sides_patched(width: int, height: int) -> bytes:
-    """A file that says it has other sides (ISO/IEC 23008-12, 6.5.3)."""
+    """Return a file that claims other sides (ISO/IEC 23008-12, 6.5.3)."""
     data = plain()
     at = data.index(b"ispe") + 8
     return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     yield entry("AVIF", plain, check=shows(tolerance=20))
     yield entry("AVIF, alpha", translucent, check=has_mode("RGBA"))
     yield entry("AVIF, sequence", sequence, check=shows(tolerance=20))
     # Pillow writes the orientation as irot and imir.
     yield entry(
-        "AVIF, turned",
+        "AVIF, oriented",
         lambda: saved(drawing().transpose(STORED[6]), "AVIF", quality=90, speed=10, exif=exif(6)),
         check=shows(tolerance=20, sides=(600, 375)),
     )
@@ -75,5 +75,5 @@ def entries() -> Iterator[Entry]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small ones."""
+    """Return small honest images."""
     return {"avif": saved(photo(48, 36), "AVIF", speed=10, exif=exif(5))}

@@ -1,4 +1,4 @@
-"""The picture that most of the corpus shows, and what must be seen of it."""
+"""The picture that most of the corpus shows, and checks of it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image
 from tests.corpus import Pictures
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 40), (40, 50, 210), (250, 250, 250)
-#: What the same numbers are in sRGB if they were meant in the space of
-#: :func:`tests.corpus.jpeg.wide_gamut`, reckoned from the two sets of primaries.
+#: The same values converted from the space of :func:`tests.corpus.jpeg.wide_gamut` to sRGB,
+#: computed from the two sets of primaries.
 NARROWED = ((255, 30, 30), (0, 200, 0), (35, 50, 214), (250, 250, 250))
 #: Left to right, top to bottom.
 CORNERS = (RED, GREEN, BLUE, WHITE)
 
-#: For each EXIF orientation, the corners of a picture stored like that, so that it is
-#: upright when it is shown (CIPA DC-008, section 4.6.5).
+#: For each EXIF orientation, how to store a picture so that it is shown upright (CIPA DC-008,
+#: section 4.6.5).
 STORED = {
     1: Image.Transpose.ROTATE_90,  # not used: stored as it is
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,7 +33,7 @@ STORED = {
 
 
 def drawing(width: int = 800, height: int = 500, mode: str = "RGB") -> Image.Image:
-    """Four corners in four colours."""
+    """Return a picture with corners in four colours."""
     image = Image.new("RGB", (width, height))
     middle = (width // 2, height // 2)
     boxes = (
@@ -48,28 +48,28 @@ def drawing(width: int = 800, height: int = 500, mode: str = "RGB") -> Image.Ima
 
 
 def grain(width: int, height: int, strength: float) -> Image.Image:
-    """Noise, the same each time."""
+    """Return noise, the same each time."""
     numbers = np.random.default_rng(width * height)
     plane = numbers.normal(128, strength, (max(1, height), max(1, width)))
     return Image.fromarray(np.clip(plane, 0, 255).astype(np.uint8))
 
 
 def photo(width: int = 800, height: int = 500) -> Image.Image:
-    """Something with as much detail as a photo."""
+    """Return a picture with as much detail as a photo."""
     noise = grain(width // 4, height // 4, 60).resize((width, height))
     ramp = Image.radial_gradient("L").resize((width, height))
     return Image.merge("RGB", (noise, ramp, Image.blend(noise, ramp, 0.5)))
 
 
 def saved(image: Image.Image, form: str, **options: Any) -> bytes:
-    """The bytes of a file."""
+    """Encode a picture as a file."""
     file = io.BytesIO()
     image.save(file, form, **options)
     return file.getvalue()
 
 
 def exif(orientation: int) -> bytes:
-    """EXIF with an orientation."""
+    """Return EXIF with an orientation."""
     found = Image.Exif()
     found[0x0112] = orientation
     return found.tobytes()
@@ -80,7 +80,7 @@ def shows(
     tolerance: int = 14,
     sides: tuple[int, int] | None = None,
 ) -> Callable[[Pictures], None]:
-    """A check for the colours of the four corners, in every size."""
+    """Return a check of the colours of the four corners, in every size."""
 
     def check(pictures: Pictures) -> None:
         if sides is not None:
@@ -99,7 +99,7 @@ def shows(
 
 
 def has_mode(mode: str) -> Callable[[Pictures], None]:
-    """A check for whether there is alpha (``RGBA``) or none (``RGB``)."""
+    """Return a check that there is alpha (``RGBA``) or none (``RGB``)."""
 
     def check(pictures: Pictures) -> None:
         for name, picture in pictures.items():
@@ -110,7 +110,7 @@ def has_mode(mode: str) -> Callable[[Pictures], None]:
 
 
 def has_sides(**sides: tuple[int, int]) -> Callable[[Pictures], None]:
-    """A check for exact sides."""
+    """Return a check of exact sides."""
 
     def check(pictures: Pictures) -> None:
         for name, wanted in sides.items():
@@ -120,7 +120,7 @@ def has_sides(**sides: tuple[int, int]) -> Callable[[Pictures], None]:
 
 
 def both(*checks: Callable[[Pictures], None]) -> Callable[[Pictures], None]:
-    """All of these checks."""
+    """Return a check that runs all of these."""
 
     def check(pictures: Pictures) -> None:
         for one in checks:

@@ -30,13 +30,13 @@ def transparent() -> bytes:
 
 
 def canvas(width: int, height: int) -> bytes:
-    """A file with another canvas (GIF89a, section 18)."""
+    """Return a file with another canvas (GIF89a, section 18)."""
     data = plain()
     return data[:6] + struct.pack("<HH", width, height) + data[10:]
 
 
 def large_frame() -> bytes:
-    """A small canvas with a frame of 60000 x 60000 (section 20)."""
+    """Return a small canvas with a frame of 60000 x 60000 (section 20)."""
     data = canvas(8, 8)
     at = data.index(b",\0\0\0\0")
     return data[: at + 5] + struct.pack("<HH", 60000, 60000) + data[at + 9 :]
@@ -53,7 +53,7 @@ def without_frames() -> bytes:
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     yield entry("GIF", plain, check=both(shows(), has_mode("RGB")))
     yield entry("GIF, 3 frames", lambda: frames(3), check=shows())
     yield entry("GIF, 2,500 frames", lambda: frames(2500), check=shows(), slow=True)
@@ -74,5 +74,5 @@ def entries() -> Iterator[Entry]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small ones."""
+    """Return small honest images."""
     return {"gif": saved(photo(48, 36), "GIF"), "gif frames": frames(3)}

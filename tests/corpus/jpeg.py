@@ -17,12 +17,12 @@ from tests.corpus.drawing import NARROWED, STORED, drawing, exif, has_sides, pho
 
 
 def segment(code: int, body: bytes) -> bytes:
-    """A marker segment."""
+    """Return a marker segment."""
     return struct.pack(">BBH", 0xFF, code, len(body) + 2) + body
 
 
 def with_segments(data: bytes, *segments: bytes) -> bytes:
-    """A file with these behind its first two bytes."""
+    """Insert segments after the first two bytes of a file."""
     return b"".join((data[:2], *segments, data[2:]))
 
 
@@ -64,7 +64,7 @@ def random_exif() -> bytes:
 
 @cache
 def wide_gamut() -> bytes:
-    """An ICC profile whose green is far greener than that of sRGB."""
+    """Return an ICC profile whose gamut is much wider than that of sRGB."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     (count,) = struct.unpack_from(">I", profile, 128)
     for number in range(count):
@@ -83,7 +83,7 @@ def wide_gamut() -> bytes:
                 ">3i", profile, offset + 8, *(int(v * 65536) for v in (0.1492, 0.0632, 0.7446))
             )
         elif tag == b"desc":
-            # So that nobody takes it for what it was made of.
+            # The description must not name the sRGB profile that it is made from.
             text = "Wide!".encode("utf-16-be")
             body = b"mluc" + struct.pack(">4I2s2sII", 0, 1, 12, 0, b"en", b"US", len(text), 28)
             body = (
@@ -111,7 +111,7 @@ def lab() -> bytes:
 
 
 def sides_patched(data: bytes, width: int, height: int) -> bytes:
-    """A file that says it has other sides (ITU-T T.81, B.2.2)."""
+    """Return a file that claims other sides (ITU-T T.81, B.2.2)."""
     found = re.search(rb"\xff[\xc0\xc2]\x00\x11\x08", data)
     assert found is not None
     at = found.end()
@@ -132,7 +132,7 @@ def with_attachment() -> bytes:
 
 
 def scratched() -> bytes:
-    """A file with 200 bytes of its scan changed."""
+    """Return a file with 200 bytes of its scan changed."""
     data, numbers = bytearray(saved(photo(), "JPEG")), random.Random(32)
     start = data.index(b"\xff\xda") + 20
     for _ in range(200):
@@ -144,7 +144,7 @@ def scratched() -> bytes:
 
 @cache
 def _progressive(side: int) -> tuple[bytes, bytes]:
-    """A progressive file without its end, and its last scan."""
+    """Return a progressive file without its end, and its last scan."""
     data = saved(Image.new("L", (side, side), 130), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2], data[last:-2]
@@ -156,13 +156,13 @@ def many_scans(count: int, side: int = 5480) -> bytes:
 
 
 def hidden_scans() -> bytes:
-    """Scans behind a comment that looks like the end."""
+    """Return a file with scans after a comment that looks like the end."""
     start, scan = _progressive(640)
     return start + segment(0xFE, b"\xff\xd9") + scan * 200 + b"\xff\xd9"
 
 
 def thumbnail_scans() -> bytes:
-    """An honest file whose comments look like scans."""
+    """Return an honest file whose comments look like scans."""
     return with_segments(plain(), *(segment(0xFE, b"\xff\xda" * 1000) for _ in range(3)))
 
 
@@ -179,7 +179,7 @@ def quantization_of_zeros() -> bytes:
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     upright = shows(sides=(600, 375))
     yield entry("baseline", plain, check=upright)
     yield entry("progressive", lambda: saved(drawing(), "JPEG", progressive=True), check=upright)
@@ -199,7 +199,7 @@ def entries() -> Iterator[Entry]:
     yield entry(
         "wide gamut profile",
         lambda: with_profile(wide_gamut()),
-        # The same numbers, in a space whose red and green are farther out.
+        # The same values, in a space with a wider gamut.
         check=shows(NARROWED),
         absent=b"acsp",
     )
@@ -233,9 +233,7 @@ def entries() -> Iterator[Entry]:
     yield entry(
         "10 MB of fill bytes", lambda: b"\xff\xd8" + b"\xff" * (10 << 20) + plain()[2:], "too_large"
     )
-    yield entry(
-        "10 MB of nothing", lambda: b"\xff\xd8\xff" + bytes(10 << 20), "too_large", "corrupt"
-    )
+    yield entry("10 MB of zeros", lambda: b"\xff\xd8\xff" + bytes(10 << 20), "too_large", "corrupt")
     yield entry("scratched", scratched)
     yield entry("2,000 scans", lambda: many_scans(2000), "too_large")
     yield entry("50 scans", lambda: many_scans(50), slow=True)
@@ -257,7 +255,7 @@ def entries() -> Iterator[Entry]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small ones."""
+    """Return small honest images."""
     small = photo(48, 36)
     return {
         "jpeg": saved(small, "JPEG", exif=exif(6)),

@@ -1,4 +1,4 @@
-"""What is no image of ours, and must not reach a decoder."""
+"""Files of other formats, which must not reach a decoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MVG = b"push graphic-context\nviewbox 0 0 9 9\nfill 'url(https://x/\"|id\")'\npo
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     no = "unsupported"
     yield entry("empty", lambda: b"", no)
     yield entry("one byte", lambda: b"\xff", no)
@@ -35,6 +35,6 @@ def entries() -> Iterator[Entry]:
     yield entry("a PNG in gzip", lambda: gzip.compress(saved(drawing(64, 64), "PNG")), no)
     yield entry("FITS", lambda: b"SIMPLE  =                    T".ljust(2880), no)
     yield entry("a pickle", lambda: pickle.dumps({"v": 1, "pictures": {}}), no)
-    yield entry("a result of ours", lambda: struct.pack(">I", 8) + b'{"v": 1}', no)
+    yield entry("a result file", lambda: struct.pack(">I", 8) + b'{"v": 1}', no)
     yield entry("MP4", lambda: struct.pack(">I", 24) + b"ftypisom\0\0\0\0isomiso2" + bytes(64), no)
     yield entry("RIFF sound", lambda: b"RIFF\x24\0\0\0WAVEfmt " + bytes(28), no)

@@ -1,4 +1,4 @@
-"""PNGs, most of them written by hand, since no encoder makes such."""
+"""PNGs, most of them written by hand, since no encoder makes them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
 def chunk(name: bytes, body: bytes = b"", *, right: bool = True) -> bytes:
-    """A chunk, with a right or a wrong checksum."""
+    """Return a chunk, with a right or a wrong checksum."""
     checksum = zlib.crc32(name + body) ^ (not right)
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
 
 
 def header(width: int, height: int, depth: int = 8, colour: int = 2, interlace: int = 0) -> bytes:
-    """IHDR (W3C PNG, 11.2.1)."""
+    """Return IHDR (W3C PNG, 11.2.1)."""
     return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace))
 
 
 def rows(width: int, height: int, channels: int, pixel: bytes) -> bytes:
-    """The rows of a picture of one colour."""
+    """Return the rows of a picture of one colour."""
     return (b"\0" + pixel * width) * height
 
 
@@ -49,18 +49,18 @@ def plain() -> bytes:
 
 
 def with_chunks(*chunks: bytes, data: bytes | None = None) -> bytes:
-    """A file with these behind its header."""
+    """Insert chunks after the header of a file."""
     data = plain() if data is None else data
     return data[:33] + b"".join(chunks) + data[33:]
 
 
 def handmade(ihdr: bytes, *chunks: bytes, body: bytes) -> bytes:
-    """A file of these parts."""
+    """Return a file of these parts."""
     return b"".join((SIGNATURE, ihdr, *chunks, chunk(b"IDAT", zlib.compress(body)), END))
 
 
 def corner_rows(size: int, pixels: tuple[bytes, bytes, bytes, bytes]) -> bytes:
-    """Rows of a picture of four corners, in any kind of pixel."""
+    """Return the rows of a picture of four corners, in any pixel format."""
     half = size // 2
     top = b"\0" + pixels[0] * half + pixels[1] * half
     bottom = b"\0" + pixels[2] * half + pixels[3] * half
@@ -68,34 +68,34 @@ def corner_rows(size: int, pixels: tuple[bytes, bytes, bytes, bytes]) -> bytes:
 
 
 def deep_grey() -> bytes:
-    """Sixteen bits of grey: black, a third, two thirds, white."""
+    """Return 16-bit grey: black, a third, two thirds, white."""
     values = (0, 0x5555, 0xAAAA, 0xFFFF)
     body = corner_rows(100, tuple(struct.pack(">H", v) for v in values))  # type: ignore[arg-type]
     return handmade(header(100, 100, 16, 0), body=body)
 
 
 def deep_grey_with_key() -> bytes:
-    """The same; one sixteen-bit value is transparent, its neighbour is not."""
+    """Return 16-bit grey with a transparent value, and its neighbour that is opaque."""
     values = (0, 0x5555, 0x5556, 0xFFFF)
     body = corner_rows(100, tuple(struct.pack(">H", v) for v in values))  # type: ignore[arg-type]
     return handmade(header(100, 100, 16, 0), chunk(b"tRNS", b"\x55\x55"), body=body)
 
 
 def deep_colour() -> bytes:
-    """Sixteen bits of RGBA."""
+    """Return 16-bit RGBA."""
     pixels = [struct.pack(">4H", *(v * 257 for v in (*colour, 255))) for colour in CORNERS[:3]]
     pixels.append(struct.pack(">4H", 0xFFFF, 0xFFFF, 0xFFFF, 0x8080))
     return handmade(header(100, 100, 16, 6), body=corner_rows(100, tuple(pixels)))  # type: ignore[arg-type]
 
 
 def with_key() -> bytes:
-    """Three bytes of colour, one of which is transparent."""
+    """Return RGB with a transparent colour."""
     body = corner_rows(100, tuple(bytes(colour) for colour in CORNERS))  # type: ignore[arg-type]
     return handmade(header(100, 100), chunk(b"tRNS", struct.pack(">3H", *CORNERS[0])), body=body)
 
 
 def animation(count: int) -> bytes:
-    """An animation, the default image first."""
+    """Return an animation with the default image first."""
     data = plain()
     control = struct.pack(">IIIIIHHBB", 0, 800, 500, 0, 0, 1, 10, 0, 0)
     extra = [chunk(b"acTL", struct.pack(">II", count, 0)), chunk(b"fcTL", control)]
@@ -123,14 +123,14 @@ def profile_bomb() -> bytes:
 
 
 def wrong_trailer() -> bytes:
-    """All of the pixels, and another checksum behind them (RFC 1950, section 2.2)."""
+    """Return all pixels with a wrong checksum of the zlib stream (RFC 1950, section 2.2)."""
     body = bytearray(zlib.compress(rows(64, 64, 3, b"\x10\x20\x30")))
     body[-1] ^= 0xFF
     return b"".join((SIGNATURE, header(64, 64), chunk(b"IDAT", bytes(body)), END))
 
 
 def no_trailer() -> bytes:
-    """All of the pixels, but not the checksum behind them."""
+    """Return all pixels without the checksum of the zlib stream."""
     body = zlib.compress(rows(64, 64, 3, b"\x10\x20\x30"))[:-4]
     return b"".join((SIGNATURE, header(64, 64), chunk(b"IDAT", body), END))
 
@@ -157,13 +157,13 @@ def oriented() -> bytes:
 
 
 def oriented_late() -> bytes:
-    """EXIF behind the pixels."""
+    """Return a file with EXIF after the pixels."""
     data = saved(drawing().transpose(STORED[6]), "PNG")
     return data[:-12] + chunk(b"eXIf", exif(6).removeprefix(b"Exif\0\0")) + END
 
 
 def hidden_colour() -> bytes:
-    """Something under pixels that nobody is to see."""
+    """Return a photo under transparent pixels."""
     image = photo(300, 200).convert("RGBA")
     image.putalpha(0)
     image.paste((200, 10, 10, 255), (0, 0, 100, 100))
@@ -180,7 +180,7 @@ def _is_grey_scale(pictures: Pictures) -> None:
     shows(((0,) * 3, (85,) * 3, (170,) * 3, (255,) * 3), 2)(pictures)
 
 
-def _clear_and_next_to_it(pictures: Pictures) -> None:
+def _only_the_key_is_clear(pictures: Pictures) -> None:
     image = pictures["large"].convert("LA")
     pixels = [image.getpixel((x, y)) for y in (25, 75) for x in (25, 75)]
     assert pixels == [(0, 255), (0, 0), (85, 255), (255, 255)], pixels
@@ -195,7 +195,7 @@ def _first_corner_clear(pictures: Pictures) -> None:
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     yield entry("PNG", plain, check=both(shows(), has_mode("RGB")))
     translucent = drawing(300, 200, "RGBA")
     translucent.putalpha(Image.linear_gradient("L").resize((300, 200)))
@@ -221,7 +221,7 @@ def entries() -> Iterator[Entry]:
     yield entry("PNG, 1 bit", lambda: saved(drawing(300, 200, "1"), "PNG"))
     yield entry("PNG, key colour", with_key, check=_first_corner_clear)
     yield entry("PNG, 16-bit grey", deep_grey, check=_is_grey_scale)
-    yield entry("PNG, 16-bit grey with a key", deep_grey_with_key, check=_clear_and_next_to_it)
+    yield entry("PNG, 16-bit grey with a key", deep_grey_with_key, check=_only_the_key_is_clear)
     yield entry("PNG, 16-bit RGBA", deep_colour, check=_half_white)
     yield entry(
         "PNG, interlaced", lambda: handmade(header(1, 1, interlace=1), body=b"\0\x01\x02\x03")
@@ -302,7 +302,7 @@ def entries() -> Iterator[Entry]:
         absent=b"alert",
     )
     yield entry(
-        "PNG, script behind the end",
+        "PNG, script after the end",
         lambda: plain() + b"<script>alert(1)</script>",
         check=shows(),
         absent=b"alert",
@@ -318,7 +318,7 @@ def entries() -> Iterator[Entry]:
     )
     yield entry("PNG, no palette", no_palette, check=shows(((64,) * 3,) * 4, 1))
     yield entry("PNG, 300 MB of data for 16 x 16", too_much_data, slow=True)
-    yield entry("PNG, colour under nothing", hidden_colour, check=_nothing_hidden)
+    yield entry("PNG, hidden colour", hidden_colour, check=_nothing_hidden)
     yield entry(
         "PNG, 49 million pixels of RGBA",
         lambda: saved(Image.new("RGBA", (7000, 7000), (9, 99, 200, 99)), "PNG", compress_level=1),
@@ -334,7 +334,7 @@ def entries() -> Iterator[Entry]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small ones."""
+    """Return small honest images."""
     small = photo(40, 30)
     return {
         "png": saved(small, "PNG", exif=exif(3), icc_profile=srgb()),

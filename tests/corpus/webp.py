@@ -31,14 +31,14 @@ def animation() -> bytes:
 
 
 def extended(width: int, height: int, inner: bytes = b"", flags: int = 0) -> bytes:
-    """An extended file with this canvas (RFC 9649, 2.7.1)."""
+    """Return an extended file with this canvas (RFC 9649, 2.7.1)."""
     sides = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     body = b"WEBPVP8X" + struct.pack("<IB3x", 10, flags) + sides + inner
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def lossless_header(width: int, height: int) -> bytes:
-    """The sides of a lossless picture (section 3.4), and little else."""
+    """Return a lossless file with these sides (section 3.4) and no picture."""
     bits = (width - 1) | (height - 1) << 14
     body = b"\x2f" + struct.pack("<I", bits) + bytes(30)
     body = b"WEBPVP8L" + struct.pack("<I", len(body)) + body + b"\0"
@@ -46,7 +46,7 @@ def lossless_header(width: int, height: int) -> bytes:
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     yield entry("WebP", plain, check=shows())
     yield entry(
         "WebP, lossless", lambda: saved(drawing(), "WEBP", lossless=True), check=shows(tolerance=4)
@@ -72,7 +72,7 @@ def entries() -> Iterator[Entry]:
     )
     yield entry("WebP, cut", lambda: plain()[: len(plain()) // 2], "corrupt")
     yield entry(
-        "WebP, a lie about its length",
+        "WebP, wrong length",
         lambda: b"RIFF\xff\xff\xff\x7f" + plain()[8:],
         "corrupt",
     )
@@ -96,7 +96,7 @@ def entries() -> Iterator[Entry]:
 
 
 def seeds() -> dict[str, bytes]:
-    """Small ones."""
+    """Return small honest images."""
     small = photo(48, 36)
     return {
         "webp": saved(small, "WEBP", exif=exif(8)),

@@ -1,1 +1,1 @@
-"""Tests of the cruncher."""
+"""The cruncher."""

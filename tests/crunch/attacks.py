@@ -1,9 +1,9 @@
 """
-What a hostile child would try, each attack a function of its own.
+What a hostile child would try: each attack is a function.
 
-Run as a program in a process of its own, since what it does to itself cannot be undone:
-it takes a JSON object on its command line (see :func:`main`) and prints another, that
-has for each attack the errno with which it was stopped, or 0.
+It runs as a program, since a process cannot undo what it does to itself.  It takes a JSON
+object on its command line (see :func:`main`) and prints another one, with the errno with
+which each attack was stopped, or 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.sandbox import landlock, process, seccomp
 from fxprofile.crunch.sandbox.libc import call, prctl
 
-#: The kernel got as far as to look at the arguments, which are nonsense on purpose.
+#: Errors by which the kernel rejects the arguments, which are invalid on purpose: the call
+#: itself was allowed.
 REACHED = {errno.EFAULT, errno.EINVAL, errno.ENOENT, errno.E2BIG, errno.EBADF, errno.ENODEV}
 
 NUMBERS = {
@@ -151,9 +152,9 @@ def become_root() -> None:
     try:
         os.setresuid(0, 0, 0)
     except OSError:
-        # In a user namespace without a root, the error is another one.
+        # In a user namespace without root, the error differs.
         raise OSError(errno.EPERM, "not allowed") from None
-    # Being it already gains nothing; having its powers does.
+    # Being root is not enough for success; its powers are.
     os.setgroups([1])
 
 
@@ -166,7 +167,7 @@ def raise_limit() -> None:
         raise OSError(errno.EPERM, "not allowed") from None
 
 
-#: In this order: the later ones change the process that does them.
+#: In this order: the later ones change the process that runs them.
 ATTACKS: Mapping[str, Callable[[], None]] = {
     attack.__name__: attack
     for attack in (
@@ -196,7 +197,7 @@ ATTACKS: Mapping[str, Callable[[], None]] = {
         thread,
     )
 }
-#: What no function can try and come back from; see :func:`_attack`.
+#: The attack from which no function returns; see :func:`_attack`.
 EXECUTE = "execute"
 _EXECUTED = 77
 
@@ -211,7 +212,7 @@ def _tried(attack: Callable[[], None]) -> int:
 
 
 def _apply(layers: list[str]) -> None:
-    """Put on these layers and nothing else."""
+    """Apply only these layers."""
     rules = landlock.ruleset() if "landlock" in layers else None
     if "uid" in layers:
         process.leave_root()
@@ -228,7 +229,7 @@ def _apply(layers: list[str]) -> None:
 
 
 def _attack(config: Mapping[str, object], descriptor: int, parent: int) -> None:
-    """Lock this process as the configuration says, and try everything."""
+    """Lock this process as configured, and run every attack."""
     held: list[str] = []
     if config.get("mode"):
         held = sorted(sandbox.lock(parent=parent, limits=Limits(), mode=config["mode"]))
@@ -244,7 +245,7 @@ def _attack(config: Mapping[str, object], descriptor: int, parent: int) -> None:
 
 def fake(errors: Mapping[str, int]) -> None:
     """
-    Be on a system that answers some calls with an error, as containers do.
+    Make some system calls of this process fail, as in containers.
 
     :param errors: the errno by ``landlock``, ``seccomp`` and ``unshare``.
     """
@@ -279,10 +280,10 @@ def fake(errors: Mapping[str, int]) -> None:
 
 def become(user: int, *, reading: bool = False) -> None:
     """
-    Be another user, for the rest of this process.
+    Become another user, for the rest of this process.
 
-    :param reading: but one who can read all files, as the interpreter that runs the
-        tests may be where only root can.
+    :param reading: keep the right to read all files: the interpreter may be in a directory
+        of root.
     """
     if user == os.getuid():
         return
@@ -300,11 +301,11 @@ def become(user: int, *, reading: bool = False) -> None:
 
 def main(text: str) -> None:
     """
-    Try everything, and print what came of it.
+    Run every attack, and print the results.
 
     :param text: a JSON object with ``user``, a number; ``fake``, see :func:`fake`; and
-        either ``mode``, for the lock as it is in production, or ``layers``, some
-        layers by name.
+        either ``mode``, for the sandbox as in production, or ``layers``, the
+        names of some layers.
     """
     global _victim, _port
     config = json.loads(text)
@@ -326,7 +327,7 @@ def main(text: str) -> None:
             abstract.listen()
         _victim = victim.pid
         own: set[str] = set()
-        # A process between, as the helper is: what it gives up is not ours to lose.
+        # A process in between, like the helper: this one must not lose its rights.
         between = os.fork()
         if between == 0:
             if config.get("mode") or "namespaces" in config.get("layers", []):
@@ -343,7 +344,7 @@ def main(text: str) -> None:
         output.seek(0)
         lines = output.read().decode().splitlines()
     if len(lines) != 2:
-        sys.exit(f"the child did not get through: {lines}")
+        sys.exit(f"the child did not finish: {lines}")
     found = json.loads(lines[0])
     prepared, seen = json.loads(lines[1])
     found["layers"] = sorted({*found["layers"], *prepared})

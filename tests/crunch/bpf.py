@@ -1,4 +1,4 @@
-"""As much of the classic BPF machine as a filter of system calls uses."""
+"""An interpreter of the classic BPF instructions that a seccomp filter uses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 def run(program: bytes, architecture: int, number: int, arguments: Sequence[int] = ()) -> int:
     """
-    What a filter returns for a system call.
+    Return what a filter returns for a system call.
 
-    :raises IndexError: if it runs off its end, as the kernel would not let it.
+    :raises IndexError: if it runs past its end, which the kernel would not allow.
     """
     data = struct.pack("<IIQ", number, architecture, 0)
     data += struct.pack("<6Q", *arguments, *(0 for _ in range(6 - len(arguments))))

@@ -1,6 +1,7 @@
 """
-Jobs that do what a child in hostile hands could do; a helper runs them in place of the
-real one.  What each does is written in the bytes of its "image".
+Jobs of hostile children, which a helper runs instead of the real one.
+
+The first word of an "image" says which of them to run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fxprofile.crunch.limits import Limits
 
 
 def run(data: Buffer, limits: Limits) -> None:
-    """Do what the first word of the image says; crunch whatever is no word of ours."""
+    """Run the job that the first word of the image names, or else crunch the image."""
     word = bytes(data[:64]).split(b" ")[0].decode("ascii", "replace")
     if word in WORDS:
         WORDS[word](limits)
@@ -27,19 +28,19 @@ def run(data: Buffer, limits: Limits) -> None:
 
 
 def spin(limits: Limits) -> None:
-    """Use the processor for ever."""
+    """Loop for ever."""
     while True:
         pass
 
 
 def sleep(limits: Limits) -> None:
-    """Wait for ever, which costs no processor time."""
+    """Sleep for ever, which costs no processor time."""
     while True:
         _block()
 
 
 def _block() -> None:
-    # time.sleep may not be allowed; a read of the control socket blocks for good.
+    # The sandbox may forbid time.sleep; reading the control socket blocks for ever.
     try:
         time.sleep(60)
     except OSError:
@@ -47,62 +48,62 @@ def _block() -> None:
 
 
 def allocate(limits: Limits) -> None:
-    """Take more memory than there is for one."""
+    """Allocate more memory than the limit."""
     hoard = [bytearray(limits.memory // 4) for _ in range(16)]
     job.write(job.OUTPUT, b"got it" + hoard[0][:1])
 
 
 def flood_stderr(limits: Limits) -> None:
-    """Write more to standard error than anybody wants to read, then nothing else."""
+    """Write megabytes to standard error, and no result."""
     for _ in range(10_000):
         with contextlib.suppress(BlockingIOError):
             os.write(job.STDERR, b"A" * 4096)
 
 
 def flood_result(limits: Limits) -> None:
-    """Write a result without an end."""
+    """Write an endless result."""
     while True:
         os.write(job.OUTPUT, b"A" * (1 << 16))
 
 
 def half_result(limits: Limits) -> None:
-    """Announce a header and write half of it."""
+    """Write half of a header."""
     os.write(job.OUTPUT, struct.pack(">I", 100) + b'{"v": 1')
 
 
 def nothing(limits: Limits) -> None:
-    """Claim that all went well, and leave no result."""
+    """Return without a result."""
 
 
 def leave(limits: Limits) -> None:
-    """Leave with a status of its own choice."""
+    """Exit with a status."""
     os._exit(33)
 
 
 def segfault(limits: Limits) -> None:
-    """Touch memory that is not there."""
+    """Read from address 0."""
     ctypes.string_at(0)
 
 
 def stop(limits: Limits) -> None:
-    """Stop, so that it neither works nor ends."""
+    """Stop with SIGSTOP."""
     os.kill(os.getpid(), signal.SIGSTOP)
     _block()
 
 
 def raise_error(limits: Limits) -> None:
-    """Have a mistake in it."""
-    raise LookupError("a mistake")
+    """Raise an exception."""
+    raise LookupError("a bug")
 
 
 def hang_up(limits: Limits) -> None:
-    """Close all that it has, and go on."""
+    """Close all descriptors, and loop for ever."""
     os.closerange(0, 100)
     spin(limits)
 
 
 def chatter(limits: Limits) -> None:
-    """Talk to the helper as if it had to be locked again."""
+    """Report layers to the helper again and again."""
     for _ in range(1000):
         os.write(job.CONTROL, b"no_new_privs seccomp\n")
     _block()

@@ -1,6 +1,7 @@
 """
-A process that another one of the same user looks into, as a program: it prints with which
-errno each way was stopped, or 0.
+A program that inspects another process of the same user.
+
+It prints the errno with which each attempt was stopped, or 0.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from tests.crunch import attacks
 def main(text: str) -> None:
     """
     :param text: a JSON object with ``user``, a number, and ``forbidden``: whether the
-        process that is looked into forbids it.
+        inspected process forbids it.
     """
     config = json.loads(text)
     attacks.become(config["user"])
-    # The change of user has forbidden it already.
+    # The change of user has made this process undumpable; undo that.
     prctl(4, 1)  # PR_SET_DUMPABLE
     reading, writing = os.pipe()
     pid = os.fork()

@@ -1,8 +1,8 @@
 """
-Damaged copies of honest images, crunched in locked children, as a program.
+A program that crunches damaged copies of honest images in locked children.
 
-Production gives each image a child of its own; here one child takes a batch, so that
-thousands can be tried in a test.
+In production each image gets a child of its own; here a child crunches a batch, so that a
+test can try thousands.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.corpus import seeds
 
 BATCH = 125
 AT_ONCE = 2
-#: A mutant may claim to be large; that is the business of another test.
+#: Mutants that claim to be large belong to another test.
 LIMITS = Limits(timeout=120, cpu=60, max_pixels=2_000_000)
 
 Change = Callable[[bytearray, random.Random, Sequence[bytes]], None]
@@ -78,7 +78,7 @@ CHANGES: Sequence[Change] = (
 
 
 def mutant(seed: int, number: int) -> tuple[str, bytes]:
-    """The mutant of this number, and what it was made of."""
+    """Return the mutant of this number, and the name of its original."""
     honest = seeds_once()
     numbers = random.Random(f"{seed} {number}")
     name = numbers.choice(sorted(honest))
@@ -93,30 +93,30 @@ _seeds: dict[str, bytes] = {}
 
 
 def seeds_once() -> dict[str, bytes]:
-    """The honest images, made once."""
+    """Return the honest images, made once."""
     if not _seeds:
         _seeds.update(seeds())
     return _seeds
 
 
 def crunch_batch(mutants: Sequence[tuple[int, bytes]], output: int, parent: int) -> None:
-    """Crunch these in this process, which is then no good for anything else."""
+    """Lock this process, crunch these images, and exit."""
     sandbox.lock(parent=parent, limits=LIMITS, mode="best-effort")
     for number, data in mutants:
-        # Written first: if this is the last that is heard, it is the one.
+        # Written first: if the child crashes, the last number is that of the culprit.
         os.write(output, f"{number} ".encode())
         try:
-            said = job.crunch(data, LIMITS)
-            read = result.decode(job.encode_result(said))
-            word = read.reason or "ready"
+            outcome = job.crunch(data, LIMITS)
+            decoded = result.decode(job.encode_result(outcome))
+            word = decoded.reason or "ready"
         except Exception as error:
-            word = f"mistake: {error!r}"
+            word = f"bug: {error!r}"
         os.write(output, json.dumps(word).encode() + b"\n")
     os._exit(0)
 
 
 def main(seed: int, count: int) -> None:
-    """Crunch so many mutants; prints the outcomes, and the numbers of the bad ones."""
+    """Crunch so many mutants; print the outcomes, and the faults by number."""
     job.warm_up(LIMITS)
     seeds_once()
     outcomes: Counter[str] = Counter()
@@ -144,7 +144,7 @@ def main(seed: int, count: int) -> None:
             if word:
                 said = json.loads(word)
                 outcomes[said.split(":")[0]] += 1
-                if said.startswith("mistake"):
+                if said.startswith("bug"):
                     bad[number] = said
             elif number:
                 bad[number] = f"status {os.waitstatus_to_exitcode(status)}"

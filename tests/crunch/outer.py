@@ -1,6 +1,7 @@
 """
-A pool on a system that lacks something, as a program: it crunches one picture, or says
-why it cannot.
+A program that crunches one picture in a pool, on a system that lacks some layers.
+
+It prints the layers and the outcome, or why the cruncher is unavailable.
 """
 
 from __future__ import annotations

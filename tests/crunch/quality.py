@@ -1,4 +1,4 @@
-"""How near a picture is to another, and pictures that are much like photos."""
+"""Measures of the difference of two pictures, and synthetic photos."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Plane = NDArray[np.float64]
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Peak signal to noise in decibels, over all channels; at most 99."""
+    """Return the PSNR over all channels, in decibels; at most 99."""
     difference = _planes(one) - _planes(other)
     error = float(np.mean(difference**2))
     return min(99.0, 10 * np.log10(255**2 / error)) if error else 99.0
 
 
 def ssim(one: Image.Image, other: Image.Image) -> float:
-    """Structural similarity of the brightness, in windows of 8 x 8 (Wang et al., 2004)."""
+    """Return the SSIM of the brightness, in windows of 8 x 8 (Wang et al., 2004)."""
     a, b = (_planes(image.convert("L"))[..., 0] for image in (one, other))
     if min(a.shape) < 8:
         return 1.0
@@ -49,7 +49,7 @@ def _means(plane: Plane, size: int = 8) -> Plane:
 
 
 def reference(data: bytes) -> dict[str, Image.Image]:
-    """Each size by a full decode and one Lanczos resize."""
+    """Return each size, made by a full decode and one Lanczos resize."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     return {
         name: image.resize(fitted(*image.size, box), Image.Resampling.LANCZOS)
@@ -60,10 +60,9 @@ def reference(data: bytes) -> dict[str, Image.Image]:
 @cache
 def natural(width: int, height: int, seed: int) -> Image.Image:
     """
-    A picture with the spectrum of a photo.
+    Return a picture with the spectrum of a photo.
 
-    The strength of what repeats f times over falls with f; some edges, as things have
-    them, and the noise of a sensor.
+    Its amplitudes fall with the frequency; it has some edges, and the noise of a sensor.
     """
     numbers = np.random.default_rng(seed)
     side = 512

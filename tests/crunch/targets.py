@@ -1,8 +1,8 @@
 """
-What the fuzzer and the tests ask of our own parsers.
+The targets of the fuzzer: assertions about our own parsers for arbitrary bytes.
 
-Each target finds fault with what must not be: any error but the one that a parser has
-for bad bytes, and any answer that a slower reckoning, or the codec, does not give.
+Each target fails if a parser raises another error than its own, or returns something else
+than a slower implementation, or Pillow.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tests.corpus.drawing import photo
 from tests.corpus.jpeg import many_scans
 from tests.corpus.webp import extended, lossless_header
 
-#: Few, so that a small file can have too many.
+#: Low, so that a small file can exceed it.
 MAX_SCANS = 2
-#: Pixels that the codec is asked about; it takes memory for what a file claims.
+#: The most pixels of files that Pillow opens here; it allocates what a file claims.
 MOST_PIXELS = 1 << 20
 
 
 def sniff(data: bytes) -> None:
-    """Only the first bytes count, and only kinds that are known come out."""
+    """Only the first bytes count, and only known types are returned."""
     for heic in (False, True):
         kind = signature.sniff(data, heic=heic)
         assert kind is None or kind in signature.MEDIA_TYPES or (heic and kind == "heic")
@@ -42,7 +42,7 @@ def sniff(data: bytes) -> None:
 
 
 def jpeg(data: bytes) -> None:
-    """Scans are counted as one counts who reads the file byte by byte."""
+    """The count of scans equals that of a reader that walks byte by byte."""
     data = b"\xff\xd8\xff" + data
     scans = _scans(data)
     reason = None
@@ -50,13 +50,13 @@ def jpeg(data: bytes) -> None:
         headers.check_jpeg(data, max_scans=MAX_SCANS)
     except Refused as refused:
         reason = refused.reason
-    # The other limits take more than this to reach.
+    # Only larger files reach the other limits.
     if len(data) < headers.MAX_SEGMENTS:
         assert reason == ("too_large" if scans > MAX_SCANS else None)
 
 
 def _scans(data: bytes) -> int:
-    """ITU-T T.81, B.1.1 and B.2, in the plainest way."""
+    """Count scans in the simplest way (ITU-T T.81, B.1.1 and B.2)."""
     at, scans = 2, 0
     while at + 1 < len(data):
         code = data[at + 1]
@@ -73,7 +73,7 @@ def _scans(data: bytes) -> int:
 
 
 def webp(data: bytes) -> None:
-    """Whatever the codec opens has the sides that were read before it was."""
+    """The canvas that we read equals that of Pillow, for files that Pillow opens."""
     sides = signature.webp_canvas(data[:30])
     if signature.sniff(data) != "webp" or sides is None or sides[0] * sides[1] > MOST_PIXELS:
         return
@@ -81,7 +81,7 @@ def webp(data: bytes) -> None:
 
 
 def _opened(data: bytes, form: str) -> tuple[int, int] | None:
-    """The sides of a picture according to the codec, if that takes it."""
+    """Return the sides of a picture according to Pillow, if it opens it."""
     try:
         with Image.open(io.BytesIO(data), formats=(form,)) as image:
             return image.size
@@ -90,7 +90,7 @@ def _opened(data: bytes, form: str) -> tuple[int, int] | None:
 
 
 def decode(data: bytes) -> None:
-    """What is taken for a result is one to the last byte."""
+    """An accepted result file is valid to the last byte."""
     try:
         outcome = result.decode(data)
     except result.InvalidResult:
@@ -106,8 +106,8 @@ def decode(data: bytes) -> None:
 
 
 def png(data: bytes) -> None:
-    """What is taken for a PNG of ours is one of these sides to the codec, if it takes it."""
-    # A wrong checksum is seen by everyone; behind it is what nobody would get to see.
+    """An accepted PNG has the same sides in Pillow, if Pillow opens it."""
+    # Wrong checksums are found at once, so that nothing after them would be tested.
     data = _with_checksums(data)
     try:
         sides = result.check_png(data)
@@ -118,12 +118,12 @@ def png(data: bytes) -> None:
 
 
 def stored(data: bytes) -> None:
-    """What is inflated piece by piece is what zlib inflates at one time."""
+    """Data inflated in pieces equals what zlib inflates at once."""
     header = int.from_bytes(data[:2], "big")
     wanted: bytes | None = b""
     if len(data) >= 2:
         try:
-            # A header without a dictionary, and whatever is behind it but the checksum.
+            # A header without a dictionary, and a stream without its checksum.
             wanted = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data[2:])
         except zlib.error:
             wanted = None
@@ -137,7 +137,7 @@ def stored(data: bytes) -> None:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """The chunks with the checksums that they ought to have."""
+    """Return the data with the right checksum in each chunk."""
     whole, at = bytearray(data), 8
     while at + 12 <= len(whole):
         end = at + 8 + int.from_bytes(whole[at : at + 4], "big")
@@ -149,7 +149,7 @@ def _with_checksums(data: bytes) -> bytes:
 
 
 def other_formats(data: bytes) -> None:
-    """What is taken for a WebP or an AVIF of ours has these sides to the codec too."""
+    """An accepted WebP or AVIF has the same sides in Pillow."""
     for form in FORMATS.keys() - {"png"}:
         try:
             sides = result.CHECKS[form](data)
@@ -171,7 +171,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def beginnings(name: str) -> Iterator[bytes]:
-    """Honest input for a target."""
+    """Yield honest inputs of a target."""
     honest = seeds()
     images = {size: photo(40, 30) for size in VARIANTS}
     made = {form: job.encode_sizes(images, form) for form in FORMATS}

@@ -1,4 +1,4 @@
-"""The corpus, run through the real sandbox."""
+"""The corpus, crunched in the real sandbox."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fxprofile.model.keys import VARIANTS
 from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, webp
 from tests.corpus.drawing import STORED, drawing, exif, saved, shows
 
-#: The wall time is generous, since the machine of the tests may be busy.
+#: The timeout is generous, since the machine may be busy.
 LIMITS = Limits(timeout=120)
 
 
 class CorpusCase(TestCase):
-    """Runs entries of the corpus."""
+    """Crunches entries of the corpus."""
 
     timeout = 300
     mode = "best-effort"
@@ -45,24 +45,24 @@ class CorpusCase(TestCase):
     async def check_all(self, wanted: Iterable[Entry]) -> None:
         if self.mode == "off" or self.limits.formats:
             wanted = [entry for entry in wanted if not entry.slow]
-        turns = DeferredSemaphore(2)
+        slots = DeferredSemaphore(2)
         problems: list[str] = []
 
         async def one(entry: Entry) -> None:
             report = await self.report(entry.make())
             problems.extend(f"{entry.name}: {problem}" for problem in problems_of(entry, report))
 
-        await gatherResults([turns.run(Deferred.fromCoroutine, one(e)) for e in wanted])
+        await gatherResults([slots.run(Deferred.fromCoroutine, one(e)) for e in wanted])
         self.assertEqual(problems, [])
 
 
 def problems_of(entry: Entry, report: Report) -> list[str]:
-    """What is not as it ought to be."""
+    """Return what differs from the expected outcome."""
     outcome = report.outcome
     if (outcome.reason or "ready") not in entry.expected:
         return [f"{outcome.reason or 'ready'} ({outcome.detail}), not {sorted(entry.expected)}"]
     if outcome.reason is not None:
-        return [] if report.permanent else ["the image is not blamed"]
+        return [] if report.permanent else ["the failure is not permanent"]
     pictures: dict[str, Any] = {}
     problems = []
     for name, (variant, body) in outcome.pictures["png"].items():
@@ -72,7 +72,7 @@ def problems_of(entry: Entry, report: Report) -> list[str]:
         if picture.size != (variant.width, variant.height) or max(picture.size) > box:
             problems.append(f"{name} is {picture.size}")
         if set(picture.info) - {"transparency", "srgb"}:
-            problems.append(f"{name} says {sorted(picture.info)}")
+            problems.append(f"{name} has metadata {sorted(picture.info)}")
         if entry.absent and entry.absent in body:
             problems.append(f"{name} contains {entry.absent!r}")
     problems += shape_problems(outcome.sides, pictures)
@@ -85,7 +85,7 @@ def problems_of(entry: Entry, report: Report) -> list[str]:
 
 
 def shape_problems(source: tuple[int, int], pictures: dict[str, Any]) -> list[str]:
-    """Which pictures are larger than their source, or have another shape."""
+    """Return which pictures are larger than their source, or have another shape."""
     problems = []
     for name, picture in pictures.items():
         longer, shorter = max(source), min(source)
@@ -93,52 +93,52 @@ def shape_problems(source: tuple[int, int], pictures: dict[str, Any]) -> list[st
         if max(picture.size) != wanted:
             problems.append(f"{name} has {max(picture.size)} pixels, not {wanted}")
         if abs(min(picture.size) - max(1, shorter * wanted / longer)) > 1:
-            problems.append(f"{name} of {picture.size} has not the shape of {source}")
+            problems.append(f"{name} of {picture.size} does not have the shape of {source}")
     return problems
 
 
 class CorpusTests(CorpusCase):
-    """Each input has the outcome that it is to have."""
+    """Each input has its expected outcome."""
 
-    def test_size(self) -> None:
-        """There are more than 110 inputs, and each has a name of its own."""
+    def test_the_corpus_is_large_and_names_are_unique(self) -> None:
+        """The corpus has more than 110 inputs with unique names."""
         names = [entry.name for entry in entries()]
         self.assertGreater(len(names), 110)
         self.assertEqual(len(names), len(set(names)))
 
-    async def test_jpeg(self) -> None:
-        """JPEGs."""
+    async def test_jpegs_have_their_outcomes(self) -> None:
+        """Each JPEG of the corpus has its expected outcome."""
         await self.check_all(jpeg.entries())
 
-    async def test_png(self) -> None:
-        """PNGs."""
+    async def test_pngs_have_their_outcomes(self) -> None:
+        """Each PNG of the corpus has its expected outcome."""
         await self.check_all(png.entries())
 
-    async def test_gif(self) -> None:
-        """GIFs."""
+    async def test_gifs_have_their_outcomes(self) -> None:
+        """Each GIF of the corpus has its expected outcome."""
         await self.check_all(gif.entries())
 
-    async def test_webp(self) -> None:
-        """WebPs."""
+    async def test_webps_have_their_outcomes(self) -> None:
+        """Each WebP of the corpus has its expected outcome."""
         await self.check_all(webp.entries())
 
-    async def test_avif(self) -> None:
-        """AVIFs."""
+    async def test_avifs_have_their_outcomes(self) -> None:
+        """Each AVIF of the corpus has its expected outcome."""
         await self.check_all(avif.entries())
 
-    async def test_others(self) -> None:
-        """What is no image of ours."""
+    async def test_other_files_are_unsupported(self) -> None:
+        """Each file of another format is refused as unsupported."""
         await self.check_all(others.entries())
 
 
 class UnlockedCorpusTests(CorpusTests):
-    """The outcomes are the same on a system that has no layer of the sandbox."""
+    """The outcomes are the same without the sandbox."""
 
     mode = "off"
 
 
 class FormatsCorpusTests(CorpusTests):
-    """The outcomes are the same where pictures are made in other formats too."""
+    """The outcomes are the same if pictures are made in other formats too."""
 
     limits = replace(LIMITS, formats=("webp", "avif"))
 
@@ -146,8 +146,8 @@ class FormatsCorpusTests(CorpusTests):
 class RepeatTests(CorpusCase):
     """Crunching is a function of the bytes."""
 
-    async def test_equal(self) -> None:
-        """The same image gives the same pictures, byte by byte, in every child."""
+    async def test_equal_images_give_equal_pictures(self) -> None:
+        """The same image gives the same bytes in every child, with and without the sandbox."""
         unlocked = CrunchPool(reactor, processes=1, limits=LIMITS, mode="off")
         unlocked.startService()
         self.addCleanup(unlocked.stopService)
@@ -163,7 +163,7 @@ class RepeatTests(CorpusCase):
 
 
 class HeicTests(CorpusCase):
-    """HEIC, where its decoder is installed and wanted."""
+    """HEIC, if its decoder is installed and enabled."""
 
     limits = replace(LIMITS, heic=True)
 
@@ -175,8 +175,8 @@ class HeicTests(CorpusCase):
         pillow_heif.register_heif_opener()
         super().setUp()
 
-    async def test_heic(self) -> None:
-        """It is accepted, turned upright, and under the same lock."""
+    async def test_heic_is_oriented_in_the_sandbox(self) -> None:
+        """HEIC is accepted if it is enabled, oriented, and decoded in the sandbox."""
         self.assertTrue((await self.pool.when_ready())["no_new_privs"])
         check = shows(tolerance=20, sides=(600, 375))
         for orientation in (1, 6):
@@ -187,17 +187,17 @@ class HeicTests(CorpusCase):
             report = await self.report(data)
             self.assertEqual(report.outcome.kind, "heic", report.outcome.detail)
             wanted = Entry("HEIC", bytes, frozenset({"ready"}), check)
-            # Its opener tells the sides of the picture as it turned it.
+            # Its opener returns the sides of the oriented picture.
             self.assertEqual(problems_of(wanted, report), [])
 
 
 class MemoryTests(CorpusCase):
-    """An honest image for which there is no memory is not called a damaged one."""
+    """Intact images that need more memory than allowed."""
 
     limits = replace(LIMITS, memory=64 << 20)
 
-    async def test_memory(self) -> None:
-        """It fails for want of memory, whatever its decoder makes of that."""
+    async def test_a_lack_of_memory_is_not_damage(self) -> None:
+        """An intact image that needs more memory than allowed fails with memory, not corrupt."""
         for form, sides, options in (
             ("JPEG", (8000, 6000), {"progressive": True, "quality": 20}),
             ("PNG", (6000, 5000), {"compress_level": 1}),

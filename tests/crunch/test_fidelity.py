@@ -1,4 +1,4 @@
-"""Tests of how near the pictures are to the image."""
+"""How near the pictures are to the image."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ decoders.prepare(LIMITS)
 
 
 class QualityTests(SynchronousTestCase):
-    """The measure itself."""
+    """The measures of quality."""
 
-    def test_equal(self) -> None:
-        """A picture is as near to itself as can be."""
+    def test_equal_pictures_have_the_best_score(self) -> None:
+        """A picture compared with itself has the best score."""
         image = natural(300, 200, 1)
         self.assertEqual(psnr(image, image), 99)
         self.assertAlmostEqual(ssim(image, image), 1)
 
-    def test_different(self) -> None:
-        """A picture that was blurred, moved or made darker is not near."""
+    def test_changed_pictures_have_a_low_score(self) -> None:
+        """A picture that was blurred, moved or darkened has a low score."""
         image = natural(300, 200, 1)
         for other in (
             image.resize((75, 50)).resize((300, 200)),
@@ -38,10 +38,10 @@ class QualityTests(SynchronousTestCase):
 
 
 class FidelityTests(SynchronousTestCase):
-    """Decoding once, at a fraction of the size, and each size from the one before."""
+    """Decoding once at a fraction of the size, and making each size from the one before."""
 
     def near(self, data: bytes, where: str) -> list[float]:
-        """See that no size is far from a full decode and one resize; how near, in decibels."""
+        """Check that each size is near to one resize; return the PSNR of each."""
         _, pictures = pixels.reduced(data, LIMITS)
         decibels = []
         for name, wanted in reference(data).items():
@@ -52,8 +52,8 @@ class FidelityTests(SynchronousTestCase):
             self.assertGreaterEqual(ssim(found, wanted), 0.994, f"{where}, {name}")
         return decibels
 
-    def test_photos(self) -> None:
-        """No size of a photo is far from a full decode and one resize, whatever its sides."""
+    def test_photos_keep_their_quality(self) -> None:
+        """Every size of a photo is near to a full decode and one resize."""
         decibels = []
         for seed, (width, height) in enumerate(
             ((640, 480), (801, 533), (1000, 1000), (1600, 1067), (1365, 2048), (4000, 3000))
@@ -71,23 +71,23 @@ class FidelityTests(SynchronousTestCase):
                 decibels += self.near(data, f"{form} {options} of {image.size}")
         self.assertGreaterEqual(statistics.mean(decibels), 53)
 
-    def test_sharp(self) -> None:
-        """Nor of one that is sharp to the last pixel, of which less may be left to the filter."""
+    def test_sharp_photos_keep_their_quality(self) -> None:
+        """Every size of a photo that is sharp to the last pixel is near to one resize, too."""
         for width, height in ((1700, 1200), (3400, 2500)):
             noise = Image.merge("RGB", [grain(width, height, 60)] * 3)
             image = Image.blend(natural(width, height, 5), noise, 0.25)
             for form, options in (("JPEG", {"quality": 90}), ("PNG", {"compress_level": 1})):
                 self.near(saved(image, form, **options), f"{form} of {image.size}")
 
-    def test_small(self) -> None:
-        """An image that fits is not touched."""
+    def test_small_images_are_unchanged(self) -> None:
+        """The pixels of an image that fits every box are unchanged."""
         image = natural(90, 60, 7)
         _, pictures = pixels.reduced(saved(image, "PNG"), LIMITS)
         for picture in pictures.values():
             self.assertEqual(picture.tobytes(), image.tobytes())
 
-    def test_alpha(self) -> None:
-        """What is transparent does not bleed into what is not, however large the image."""
+    def test_transparent_pixels_do_not_bleed(self) -> None:
+        """The colour of transparent pixels does not bleed into others, in images of any size."""
         for width, height in ((1000, 700), (5000, 3500)):
             image = Image.new("RGBA", (width, height), (255, 0, 0, 0))
             image.paste((0, 0, 255, 255), (0, 0, width // 2, height))
@@ -96,22 +96,22 @@ class FidelityTests(SynchronousTestCase):
                 for _, pixel in picture.convert("RGBA").getcolors(1 << 20) or []:
                     self.assertTrue(pixel[3] == 0 or pixel[0] <= 2, f"{name}: {pixel}")
 
-    def test_averaged_alpha(self) -> None:
-        """Averaging in strips gives what one resize of the whole gives."""
+    def test_averaging_in_strips_equals_one_resize(self) -> None:
+        """Averaging a picture with alpha in strips is near to one resize of the whole."""
         image = natural(4100, 3077, 3).convert("RGBA")
         image.putalpha(Image.linear_gradient("L").resize(image.size))
         _, pictures = pixels.reduced(saved(image, "PNG", compress_level=1), LIMITS)
         found = pictures["large"]
         wanted = image.resize(found.size, Image.Resampling.LANCZOS)
         for channel in "RGB":
-            # Where next to nothing is seen, so is the difference.
+            # Differences in almost transparent pixels are invisible.
             mask = found.getchannel("A").point(lambda v: 255 * (v > 40))
             pair = [Image.composite(i.getchannel(channel), mask, mask) for i in (found, wanted)]
             self.assertGreater(psnr(*pair), 47)
         self.assertGreater(psnr(found.getchannel("A"), wanted.getchannel("A")), 55)
 
-    def test_odd_sides(self) -> None:
-        """Every shape keeps its shape, within one pixel, and never grows."""
+    def test_every_shape_is_kept(self) -> None:
+        """Every shape is kept within one pixel, and never enlarged."""
         for width, height in ((601, 599), (1201, 7), (3, 1999), (700, 1), (199, 201), (5, 5)):
             image = grain(width, height, 50).convert("RGB")
             _, pictures = pixels.reduced(saved(image, "PNG"), LIMITS)
@@ -120,8 +120,8 @@ class FidelityTests(SynchronousTestCase):
                 for side, original in zip(pictures[name].size, (width, height), strict=True):
                     self.assertLessEqual(abs(side - max(1, original * scale)), 1)
 
-    def test_modes(self) -> None:
-        """Greys stored as colours become greys, and opaque alpha goes."""
+    def test_needless_channels_are_dropped(self) -> None:
+        """Greys stored as colours become greys, and opaque alpha is dropped."""
         grey = natural(300, 200, 9).convert("L")
         for image, mode in (
             (grey.convert("RGB"), "L"),
@@ -131,13 +131,13 @@ class FidelityTests(SynchronousTestCase):
             _, pictures = pixels.reduced(saved(image, "PNG"), LIMITS)
             self.assertEqual({picture.mode for picture in pictures.values()}, {mode})
 
-    def test_shared(self) -> None:
-        """The sizes that an image already fits are one and the same picture."""
+    def test_sizes_that_fit_share_one_picture(self) -> None:
+        """All sizes that an image already fits are the same picture object."""
         _, pictures = pixels.reduced(saved(natural(90, 60, 7), "PNG"), LIMITS)
         self.assertEqual(len({id(picture) for picture in pictures.values()}), 1)
 
-    def test_cmyk(self) -> None:
-        """Red printed is red on the screen."""
+    def test_cmyk_is_converted(self) -> None:
+        """Red in CMYK is red in sRGB."""
         file = io.BytesIO()
         Image.new("CMYK", (300, 200), (0, 255, 255, 0)).save(file, "JPEG", quality=95)
         _, pictures = pixels.reduced(file.getvalue(), LIMITS)

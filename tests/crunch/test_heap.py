@@ -1,4 +1,4 @@
-"""Tests of where the memory of a child begins."""
+"""Where the heap of a child begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from fxprofile.crunch.helper_connection import TUNABLES
 
 LARGE = 2 << 20
-#: As a helper, use some of the heap; as its child, say where the memory for a picture is.
+#: As a helper, uses some of the heap; as its child, prints where the memory for a picture is.
 PROGRAM = """
 import os, sys
 from fxprofile.crunch.helper import heap
@@ -31,10 +31,10 @@ class HeapTests(SynchronousTestCase):
     """A child's own part of the heap."""
 
     if platform.libc_ver()[0] != "glibc":
-        skip = "what the C library of this system does is not known"
+        skip = "the allocator of this C library is not known"
 
-    def test_boundary(self) -> None:
-        """However much the helper has used, it begins at a large page, and goes on there."""
+    def test_allocations_begin_at_a_large_page(self) -> None:
+        """Allocations of a child begin at a large page, however much the helper has used."""
         for used in (1, 7, 40):
             done = subprocess.run(
                 [sys.executable, "-c", PROGRAM, str(used)],
@@ -48,14 +48,14 @@ class HeapTests(SynchronousTestCase):
             self.assertLess(second - first, LARGE)
             self.assertGreater(second, first)
 
-    def test_known(self) -> None:
-        """The C library knows the settings by these names."""
+    def test_tunables_are_known_to_the_c_library(self) -> None:
+        """The C library knows the tunables by these names."""
         paths = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
         loader = next(path for path in paths if os.path.basename(path).startswith("ld-"))
         done = subprocess.run(
             [loader, "--list-tunables"], capture_output=True, text=True, check=False
         )
         if done.returncode or "hugetlb" not in done.stdout:
-            raise SkipTest("this C library is older, or does not tell what it knows")
+            raise SkipTest("this C library is older, or does not list its tunables")
         for part in TUNABLES.split(":"):
             self.assertIn(f"{part.partition('=')[0]}: ", done.stdout)

@@ -1,4 +1,4 @@
-"""Tests with damaged images."""
+"""Damaged images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-#: How many; more for whoever has the time.
+#: How many; more in longer runs.
 COUNT = int(os.environ.get("FXPROFILE_MUTANTS", "4000"))
 
 
 class MutantTests(SynchronousTestCase):
     """Damaged copies of honest images of every kind."""
 
-    def test_mutants(self) -> None:
-        """Each is accepted or refused with a reason; no child dies, and no mistake shows."""
+    def test_damaged_images_never_crash_a_child(self) -> None:
+        """Each damaged image is accepted or refused with a reason; no child crashes."""
         seed = int(os.environ.get("FXPROFILE_SEED", random.randrange(1 << 32)))
         print(f"{COUNT} mutants; FXPROFILE_SEED={seed} makes the same ones again")
         done = subprocess.run(
@@ -33,6 +33,6 @@ class MutantTests(SynchronousTestCase):
         found = json.loads(done.stdout)
         self.assertEqual(found["bad"], {}, f"seed {seed}")
         self.assertEqual(sum(found["outcomes"].values()), COUNT)
-        # Were all of them refused, nothing would have been tried.
+        # If all of them were refused, the decoders would not be tested.
         self.assertGreater(found["outcomes"]["ready"], COUNT // 20)
         self.assertGreater(found["outcomes"]["corrupt"], COUNT // 20)

@@ -72,7 +72,7 @@ class SniffTests(SynchronousTestCase):
 
     @given(st.binary(max_size=64))
     def test_only_the_first_bytes_count(self, data: bytes) -> None:
-        """Arbitrary bytes have a type or none, whatever follows them."""
+        """Arbitrary bytes have a type or none, which later bytes do not change."""
         kind = sniff(data)
         self.assertIn(kind, {None, *MEDIA_TYPES})
         if len(data) >= SIGNATURE_BYTES:

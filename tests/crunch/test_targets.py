@@ -1,4 +1,4 @@
-"""Tests of what the fuzzer asks, with little of what it tries."""
+"""The targets of the fuzzer, with a few inputs each."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ HONEST = {name: list(beginnings(name)) for name in TARGETS}
 class TargetTests(SynchronousTestCase):
     """The targets of the fuzzer."""
 
-    def test_honest(self) -> None:
-        """No target finds fault with an honest file."""
+    def test_honest_files_have_no_fault(self) -> None:
+        """No target finds a fault with an honest file."""
         for name, target in TARGETS.items():
             self.assertTrue(HONEST[name])
             for data in HONEST[name]:
                 target(data)
 
     @given(st.sampled_from(sorted(TARGETS)), st.data())
-    def test_damaged(self, name: str, drawn: st.DataObject) -> None:
-        """Nor with a damaged one."""
+    def test_damaged_files_have_no_fault(self, name: str, drawn: st.DataObject) -> None:
+        """No target finds a fault with a damaged file."""
         data = bytearray(drawn.draw(st.sampled_from(HONEST[name])))
         for _ in range(drawn.draw(st.integers(1, 4))):
             data[drawn.draw(st.integers(0, len(data) - 1))] = drawn.draw(st.integers(0, 255))

@@ -2,5 +2,5 @@
 What runs in the locked child: decode, orient, convert, downscale, encode.
 
 The only folder that imports Pillow and numpy.  It imports nothing from the helper or the
-sandbox, and whatever it returns is untrusted.
+sandbox.  Its results are untrusted.
 """

@@ -146,9 +146,9 @@ def _peak() -> int:
 
 def warm_up(limits: Limits) -> None:
     """
-    Do, in the helper, whatever a job would otherwise do for the first time.
+    Import, allocate and configure, in the helper, what a job would do for the first time.
 
-    That is to import, allocate and configure.  The pictures that this decodes are its own.
+    The only pictures that this decodes are its own.
     """
     # Our own pictures are accepted, however low the limits are.
     allowed = replace(limits, max_pixels=1 << 16, max_side=1 << 8, max_scans=1 << 8)

@@ -80,7 +80,7 @@ def reduced(data: Buffer, limits: Limits) -> tuple[Source, Mapping[str, Image.Im
             box = _load(image, _SHARP_GAP)
         large = _finished(image, target, box or (0, 0, *image.size))
     except Exception as error:
-        # The size of the image may no longer be that in the file.
+        # By now the size of the image may differ from that in the file.
         enough = is_enough_memory(kind, (source.width, source.height), limits)
         raise refusal(error, enough_memory=enough) from error
     return source, dict(_sizes(large, source))

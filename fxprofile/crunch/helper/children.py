@@ -1,8 +1,8 @@
 """
 A child of a helper: fork it, verify its sandbox, let it work, and report how it ended.
 
-The helper never reads an image, nor what a child writes, except for one line from before
-its job and the beginning of its standard error.
+The helper never reads an image, nor what a child writes, except for the names of its
+layers from before its job and the beginning of its standard error.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ class Child:
         self._base = base
         self._baseline = baseline
         self._ended = ""
-        self._report = b""
         self._open: list[int] = []
         self._readers: list[_Readable] = []
         self._timers: list[IDelayedCall] = []
@@ -138,7 +137,7 @@ class Child:
 
     def kill(self, why: str) -> None:
         """
-        Kill the child, in whatever state it is.
+        Kill the child, unless it has ended.
 
         :param why: for ``ended`` in the response.
         """
@@ -154,22 +153,16 @@ class Child:
         self._reactor.addReader(reader)
 
     def _read_report(self) -> None:
-        """Read the line in which the child names its layers, and nothing after it."""
+        """Read the names of the child's layers, which it writes at once, and nothing more."""
         try:
-            piece = os.read(self._control, _MAX_REPORT)
-        except BlockingIOError:
-            return
+            report = os.read(self._control, _MAX_REPORT)
         except OSError:
-            piece = b""
-        self._report += piece
-        if piece and not self._report.endswith(b"\n") and len(self._report) < _MAX_REPORT:
-            return
+            report = b""
         self._reactor.removeReader(self._readers[0])
-        if not piece:
+        if not report:
             # It is about to end.
             return
-        claimed = self._report.decode("ascii", "replace").split()
-        self.layers = sandbox.verified(claimed, self._pid)
+        self.layers = sandbox.verified(report.decode("ascii", "replace").split(), self._pid)
         # The first child has no job, and defines what the others must have.
         if self._baseline is not None and not (
             self._baseline <= self.layers and sandbox.is_enough(self.layers, self._config.mode)
@@ -225,7 +218,7 @@ def _be_child(
         _keep_only(kept)
         data = _map_original()
         layers = sandbox.lock(parent=parent, limits=config.limits, mode=config.mode)
-        os.write(CONTROL, " ".join(sorted(layers)).encode() + b"\n")
+        os.write(CONTROL, " ".join(sorted(layers)).encode() or b" ")
         # The helper asks the kernel whether that is true.
         if os.read(CONTROL, 1) != _GO:
             os._exit(1)

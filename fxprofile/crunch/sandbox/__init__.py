@@ -1,5 +1,5 @@
 """
-The sandbox of a child: layers each of which holds if the others fail.
+The sandbox of a child: independent layers, each of them for the case that others fail.
 
 Each layer is a function that returns whether it is in force; none raises if the kernel
 lacks it.  :func:`lock` applies them in order.  No library does this without a helper program
@@ -91,7 +91,7 @@ def is_enough(layers: Collection[str], mode: Mode) -> bool:
 
 def verified(layers: Collection[str], pid: int) -> set[str]:
     """
-    Return the layers that a child claims, without those that the kernel denies.
+    Return the layers that a child claims, except if the kernel denies them.
 
     :param pid: the child, which waits before its job.
     """

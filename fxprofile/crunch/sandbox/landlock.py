@@ -1,5 +1,5 @@
 """
-Landlock: no file, no TCP, no signal, whatever system calls a process may make.
+Landlock: no file, no TCP, no signal, even if the system calls for them are allowed.
 
 Constants and structures are from include/uapi/linux/landlock.h; what each version of
 the interface handles is in Documentation/userspace-api/landlock.rst.

@@ -81,6 +81,10 @@ CLONE: Final = (56, 220)
 CLONE3: Final = (435, 435)
 
 
+#: An instruction: code, jumps if true and if false, and its constant.
+Step = tuple[int, int, int, int]
+
+
 def program(machine: str, *, threads: bool = False) -> bytes:
     """
     Return the filter for a machine.
@@ -101,25 +105,25 @@ def program(machine: str, *, threads: bool = False) -> bytes:
     allowed = [*ALLOWED.values(), *(THREADS.values() if threads else ())]
     for number in sorted(numbers[column] for numbers in allowed):
         steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
+    refused = _ERRNO | errno.EPERM
     for numbers in NOT_EXECUTABLE.values():
-        steps += [
-            (_EQUAL, 0, 4, numbers[column]),
-            (_LOAD, 0, 0, _PROTECTION),
-            (_ANY_BIT, 0, 1, _PROT_EXEC),
-            (_RETURN, 0, 0, _ERRNO | errno.EPERM),
-            (_RETURN, 0, 0, _ALLOW),
-        ]
+        steps += _by_flag(numbers[column], _PROTECTION, _PROT_EXEC, refused, _ALLOW)
     if threads:
-        steps += [
-            (_EQUAL, 0, 4, CLONE[column]),
-            (_LOAD, 0, 0, _FLAGS),
-            (_ANY_BIT, 1, 0, _CLONE_THREAD),
-            (_RETURN, 0, 0, _ERRNO | errno.EPERM),
-            (_RETURN, 0, 0, _ALLOW),
-        ]
+        steps += _by_flag(CLONE[column], _FLAGS, _CLONE_THREAD, _ALLOW, refused)
     steps += [(_EQUAL, 0, 1, CLONE3[column]), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
-    steps += [(_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+    steps += [(_RETURN, 0, 0, refused)]
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _by_flag(number: int, offset: int, flag: int, if_set: int, if_not: int) -> list[Step]:
+    """Return from the filter by a flag in the argument at an offset, for one system call."""
+    return [
+        (_EQUAL, 0, 4, number),
+        (_LOAD, 0, 0, offset),
+        (_ANY_BIT, 0, 1, flag),
+        (_RETURN, 0, 0, if_set),
+        (_RETURN, 0, 0, if_not),
+    ]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Tests of what is inflated before the codec sees it."""
+"""Inflating the data of a PNG before Pillow decodes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIBRARIES = (zlib, deflate.library)
 
 
 def in_pieces(data: bytes, most: int) -> Callable[[int], bytes]:
-    """A way to read data that gives at most so many bytes; after its end it must not be used."""
+    """Return a function that reads at most so many bytes, and fails when called after the end."""
     pieces = [data[at : at + most] for at in range(0, len(data), most)] + [b""]
     return lambda size: pieces.pop(0)
 
@@ -30,7 +30,7 @@ def all_of(stored: StoredStream) -> bytes:
 
 
 class StoredTests(SynchronousTestCase):
-    """The same bytes, in blocks that are not compressed."""
+    """A zlib stream converted to stored blocks."""
 
     @given(
         st.binary(max_size=300),
@@ -40,10 +40,10 @@ class StoredTests(SynchronousTestCase):
         st.integers(1, 1 << 16),
         st.sampled_from(LIBRARIES),
     )
-    def test_same(
+    def test_the_data_is_unchanged(
         self, seed: bytes, times: int, level: int, strategy: int, most: int, library: object
     ) -> None:
-        """Whatever was compressed, however, and however little is read at one time."""
+        """Any data, deflated with any settings and read in pieces of any size, is unchanged."""
         self.patch(deflate, "library", library)
         packer = zlib.compressobj(level, strategy=strategy)
         packed = packer.compress(seed * times) + packer.flush()
@@ -51,8 +51,8 @@ class StoredTests(SynchronousTestCase):
         stored = all_of(StoredStream(in_pieces(packed + b"more", most)))
         self.assertEqual(zlib.decompress(stored), seed * times)
 
-    def test_size(self) -> None:
-        """No more is inflated at one time than a block holds, whatever there is."""
+    def test_a_piece_is_at_most_one_block(self) -> None:
+        """No piece is larger than one stored block, however much the data inflates to."""
         packed = zlib.compress(bytes(5 << 20))
         for library in LIBRARIES:
             self.patch(deflate, "library", library)
@@ -61,16 +61,16 @@ class StoredTests(SynchronousTestCase):
             self.assertLessEqual(max(map(len, pieces)), (1 << 16) + 4)
             self.assertEqual(zlib.decompress(b"".join(pieces)), bytes(5 << 20))
 
-    def test_checksum(self) -> None:
-        """The checksum is that of what was found, be the one that came wrong or cut off."""
+    def test_the_checksum_is_that_of_the_data(self) -> None:
+        """A wrong or missing checksum is replaced by that of the inflated data."""
         packed = zlib.compress(b"avatar" * 100)
         for damaged in (packed[:-4], packed[:-4] + b"none", packed[:-1]):
             stored = all_of(StoredStream(in_pieces(damaged, 50)))
             self.assertEqual(zlib.decompress(stored), b"avatar" * 100)
 
     @given(st.integers(0, 700), st.sampled_from(LIBRARIES))
-    def test_cut(self, length: int, library: object) -> None:
-        """Of a stream that is cut off, what is before the cut, and then nothing for ever."""
+    def test_a_truncated_stream_ends_early(self, length: int, library: object) -> None:
+        """A truncated stream yields the data before the cut, and then nothing."""
         self.patch(deflate, "library", library)
         whole = photo(20, 12).tobytes()
         packed = zlib.compress(whole)[:length]
@@ -81,8 +81,8 @@ class StoredTests(SynchronousTestCase):
         self.assertEqual(found, zlib.decompressobj().decompress(packed))
         self.assertEqual(stored.read(), b"")
 
-    def test_damaged(self) -> None:
-        """What is no zlib stream, or none any more, raises an error."""
+    def test_damaged_streams_raise(self) -> None:
+        """Data that is not a zlib stream, or is damaged, raises an error."""
         packed = zlib.compress(photo(40, 30).tobytes(), 0)
         for damaged in (b"\x79" + packed[1:], b"\x78\x21" + packed[2:], packed[:2] + b"\x07" * 9):
             for library in LIBRARIES:
@@ -92,10 +92,10 @@ class StoredTests(SynchronousTestCase):
 
 
 class PngTests(SynchronousTestCase):
-    """A PNG decoded in this way."""
+    """PNGs decoded through a stored stream."""
 
-    def test_same(self) -> None:
-        """It is what the codec alone makes of it, in any mode."""
+    def test_pngs_decode_as_with_pillow_alone(self) -> None:
+        """A PNG of any mode decodes to the same pixels and metadata as with Pillow alone."""
         for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
             for image in (photo(300, 200), drawing(300, 200)):
                 data = saved(image.convert("L" if mode == "I;16" else mode).convert(mode), "PNG")
@@ -104,8 +104,8 @@ class PngTests(SynchronousTestCase):
                 self.assertEqual(found.tobytes(), wanted.tobytes())
                 self.assertEqual((found.mode, found.info), (wanted.mode, wanted.info))
 
-    def test_frames(self) -> None:
-        """Each frame of an animation is a stream of its own."""
+    def test_each_frame_is_a_stream(self) -> None:
+        """Each frame of an animation is inflated as a stream of its own."""
         file = io.BytesIO()
         frames = [photo(90, 60).rotate(angle) for angle in (0, 30, 60)]
         frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
@@ -116,8 +116,8 @@ class PngTests(SynchronousTestCase):
             wanted.seek(number)
             self.assertEqual(found.tobytes(), wanted.tobytes())
 
-    def test_metadata_behind(self) -> None:
-        """What comes behind the pixels is found."""
+    def test_metadata_after_the_pixels_is_read(self) -> None:
+        """A text chunk after the pixels is read."""
         data = saved(photo(90, 60), "PNG")
         text = b"tEXtkey\0value"
         chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
@@ -125,8 +125,8 @@ class PngTests(SynchronousTestCase):
         found.load()
         self.assertEqual(found.text, {"key": "value"})
 
-    def test_cut(self) -> None:
-        """One that is cut off is refused."""
+    def test_truncated_pngs_raise(self) -> None:
+        """A truncated PNG raises an error, as with Pillow alone."""
         data = saved(photo(90, 60), "PNG")
         for length in (45, 60, len(data) // 2, len(data) - 100):
             with self.assertRaises((OSError, SyntaxError)):

@@ -1,4 +1,4 @@
-"""Tests of what is read of a file before it is opened."""
+"""Limits on a JPEG that are checked before Pillow opens it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.corpus.jpeg import (
 
 
 class CheckJpegTests(SynchronousTestCase):
-    """Which JPEGs have too much in them."""
+    """Which JPEGs exceed a limit."""
 
     def refused(self, data: Buffer, max_scans: int = 100) -> bool:
         try:
@@ -35,8 +35,8 @@ class CheckJpegTests(SynchronousTestCase):
             return True
         return False
 
-    def test_honest(self) -> None:
-        """Honest files pass, whatever else is in them."""
+    def test_honest_files_pass(self) -> None:
+        """Baseline, progressive and multi-picture files pass."""
         for data in (
             plain(),
             two_pictures(),
@@ -45,42 +45,42 @@ class CheckJpegTests(SynchronousTestCase):
         ):
             self.assertFalse(self.refused(data))
 
-    def test_count(self) -> None:
-        """Scans are counted one by one."""
+    def test_scans_are_counted(self) -> None:
+        """A file with one scan more than the limit is refused."""
         data = many_scans(40, side=64)
         self.assertTrue(self.refused(data, max_scans=39))
         self.assertFalse(self.refused(data, max_scans=40))
 
-    def test_hidden(self) -> None:
-        """Scans behind a comment that looks like the end are counted."""
+    def test_scans_after_a_fake_end_are_counted(self) -> None:
+        """Scans after a comment that contains an EOI marker are counted."""
         self.assertTrue(self.refused(hidden_scans()))
 
-    def test_behind_the_end(self) -> None:
-        """What follows the end is not counted."""
+    def test_scans_after_the_end_are_ignored(self) -> None:
+        """Bytes after the EOI marker are not counted as scans."""
         self.assertFalse(self.refused(plain() + b"\xff\xda\0\x02" * 1000))
 
-    def test_restarts(self) -> None:
-        """Restarts belong to their scan."""
+    def test_restart_markers_are_not_scans(self) -> None:
+        """Restart markers within a scan are not counted."""
         file = io.BytesIO()
         drawing().save(file, "JPEG", restart_marker_blocks=1)
         self.assertGreater(file.getvalue().count(b"\xff\xd0"), 100)
         self.assertFalse(self.refused(file.getvalue(), max_scans=1))
 
-    def test_segments(self) -> None:
-        """Some thousand segments are too many, in front of the scans and between them."""
+    def test_too_many_segments_are_refused(self) -> None:
+        """Thousands of segments are refused, before the first scan and between scans."""
         start, end = plain()[:-2], plain()[-2:]
         many = segment(0xFE, b"x") * 10_000
         self.assertTrue(self.refused(with_segments(plain(), many)))
         self.assertTrue(self.refused(start + many + segment(0xDA, b"x") * 101 + end))
 
-    def test_fill(self) -> None:
-        """A few fill bytes are in order, thousands are not."""
+    def test_too_many_fill_bytes_are_refused(self) -> None:
+        """A hundred fill bytes pass, a hundred thousand are refused."""
         self.assertFalse(self.refused(b"\xff\xd8" + b"\xff" * 100 + plain()[2:]))
         self.assertTrue(self.refused(b"\xff\xd8" + b"\xff" * 100_000 + plain()[2:]))
         self.assertTrue(self.refused(b"\xff\xd8" + bytes(100_000) + plain()[2:]))
 
-    def test_mapped(self) -> None:
-        """It reads a mapped file as it reads bytes."""
+    def test_mapped_files_are_read(self) -> None:
+        """A memory-mapped file is checked like bytes."""
         with tempfile.TemporaryFile() as file:
             file.write(many_scans(101, side=64))
             file.flush()
@@ -88,8 +88,8 @@ class CheckJpegTests(SynchronousTestCase):
                 self.assertTrue(self.refused(data))
 
     @given(st.binary(max_size=400).map(lambda tail: b"\xff\xd8\xff" + tail))
-    def test_anything(self, data: bytes) -> None:
-        """Any bytes have an answer."""
+    def test_arbitrary_bytes_raise_no_other_error(self, data: bytes) -> None:
+        """Arbitrary bytes pass or raise Refused."""
         self.refused(data, max_scans=3)
 
     @given(
@@ -107,8 +107,8 @@ class CheckJpegTests(SynchronousTestCase):
             max_size=60,
         )
     )
-    def test_against_a_slow_one(self, pieces: list[bytes]) -> None:
-        """It counts as one who goes through the file piece by piece."""
+    def test_the_count_equals_a_slow_one(self, pieces: list[bytes]) -> None:
+        """The count of scans equals that of a reader that walks segment by segment."""
         scans = 0
         for piece in pieces:
             if piece == b"\xff\xd9":

@@ -1,4 +1,4 @@
-"""Tests of the BlurHash."""
+"""BlurHash placeholders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.corpus.drawing import CORNERS, drawing, photo
 
 
 def decoded(text: str, width: int, height: int) -> list[list[tuple[int, ...]]]:
-    """The picture that a BlurHash shows, reckoned as its description says."""
+    """Decode a BlurHash as its specification says."""
 
     def number(start: int, end: int) -> int:
         found = 0
@@ -52,25 +52,25 @@ def decoded(text: str, width: int, height: int) -> list[list[tuple[int, ...]]]:
 
 
 class BlurhashTests(SynchronousTestCase):
-    """What is left of a picture in 28 characters."""
+    """Encoding a picture in 28 characters."""
 
-    def test_corners(self) -> None:
-        """Each corner is more like itself than like any other."""
+    def test_corners_keep_their_colours(self) -> None:
+        """Each corner of the decoded picture is nearest to its own colour."""
         rows = decoded(blurhash(drawing(100, 62)), 32, 20)
         places = [rows[y][x] for y in (4, 15) for x in (6, 25)]
         for place, pixel in enumerate(places):
             far = [math.dist(pixel, colour) for colour in CORNERS]
             self.assertEqual(far.index(min(far)), place)
 
-    def test_flat(self) -> None:
-        """One colour stays about that colour; the form itself makes small waves of it."""
+    def test_one_colour_stays_that_colour(self) -> None:
+        """A picture of one colour decodes to about that colour."""
         for colour in ((0, 0, 0), (255, 255, 255), (200, 30, 90)):
             for row in decoded(blurhash(Image.new("RGB", (100, 50), colour)), 8, 4):
                 for pixel in row:
                     self.assertLess(math.dist(pixel, colour), 25)
 
-    def test_modes(self) -> None:
-        """Pictures of every kind and size have one, of 28 characters."""
+    def test_every_mode_and_size_is_encoded(self) -> None:
+        """Pictures of every mode and size encode to 28 characters."""
         for mode in ("L", "LA", "RGB", "RGBA"):
             for sides in ((1, 1), (100, 1), (1, 100), (600, 400)):
                 text = blurhash(
@@ -79,7 +79,7 @@ class BlurhashTests(SynchronousTestCase):
                 self.assertEqual(len(text), 28)
                 self.assertTrue(set(text) <= set(_DIGITS))
 
-    def test_transparent(self) -> None:
-        """What is transparent counts as white."""
+    def test_transparency_is_white(self) -> None:
+        """Transparent pixels count as white."""
         clear = Image.new("RGBA", (50, 50), (0, 0, 0, 0))
         self.assertEqual(blurhash(clear), blurhash(Image.new("RGB", (50, 50), "white")))

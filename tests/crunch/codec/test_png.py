@@ -1,4 +1,4 @@
-"""Tests of the PNG encoder."""
+"""The PNG encoder."""
 
 from __future__ import annotations
 
@@ -34,34 +34,38 @@ def chunks(data: bytes) -> list[bytes]:
 
 
 class EncodeTests(SynchronousTestCase):
-    """What comes out is what went in."""
+    """Encoding is lossless and small."""
 
     def same(self, image: Image.Image) -> bytes:
         data = png.encode(image)
         self.assertEqual(result.check_png(data), image.size)
-        # The codec alone: what the cruncher decodes with does not look at every checksum.
+        # Pillow alone: the cruncher's decoder does not verify every checksum.
         back = PngImagePlugin.PngImageFile(io.BytesIO(data))
         back.load()
         self.assertEqual(back.convert(image.mode).tobytes(), image.tobytes())
         return data
 
     @given(st.data(), MODES, SIDES, SIDES)
-    def test_noise(self, data: st.DataObject, mode: str, width: int, height: int) -> None:
-        """Any pixels."""
+    def test_arbitrary_pixels_are_lossless(
+        self, data: st.DataObject, mode: str, width: int, height: int
+    ) -> None:
+        """Arbitrary pixels of every mode are encoded losslessly."""
         shape = (height, width, CHANNELS[mode])
         self.same(image_of(data.draw(arrays.arrays(np.uint8, shape)), mode))
 
     @given(MODES, SIDES, SIDES, st.integers(1, 300), st.integers(0, 1 << 32))
-    def test_few_colours(self, mode: str, width: int, height: int, count: int, seed: int) -> None:
-        """Any number of colours, about the most that a palette has included."""
+    def test_any_number_of_colours_is_lossless(
+        self, mode: str, width: int, height: int, count: int, seed: int
+    ) -> None:
+        """Pictures with fewer and more colours than a palette holds are encoded losslessly."""
         numbers = np.random.default_rng(seed)
         colours = numbers.integers(0, 256, (count, CHANNELS[mode]), dtype=np.uint8)
         self.same(image_of(colours[numbers.integers(0, count, (height, width))], mode))
 
     @given(MODES, st.integers(0, 1 << 32), st.integers(0, 7), st.integers(0, 7))
     @settings(max_examples=50)
-    def test_smooth(self, mode: str, seed: int, across: int, down: int) -> None:
-        """Ramps, which each filter fits some of."""
+    def test_ramps_are_lossless(self, mode: str, seed: int, across: int, down: int) -> None:
+        """Ramps, each of which suits another filter type, are encoded losslessly."""
         numbers = np.random.default_rng(seed)
         y, x = np.mgrid[0:50, 0:70]
         planes = [
@@ -70,40 +74,40 @@ class EncodeTests(SynchronousTestCase):
         ]
         self.same(image_of(np.stack(planes, axis=-1).astype(np.uint8), mode))
 
-    def test_pictures(self) -> None:
-        """Pictures of the size that is served."""
+    def test_large_pictures_are_lossless(self) -> None:
+        """Pictures of the largest size are encoded losslessly in every mode."""
         for image in (photo(600, 400), drawing(600, 400), grain(600, 600, 90)):
             for mode in CHANNELS:
                 self.same(image.convert("RGB").convert(mode))
 
-    def test_worst(self) -> None:
-        """The largest that there can be is within the cap."""
+    def test_noise_fits_the_size_caps(self) -> None:
+        """The largest possible picture of each size is below its size cap."""
         noise = np.random.default_rng(1).integers(0, 256, (600, 600, 4), dtype=np.uint8)
         self.assertLess(len(self.same(Image.fromarray(noise, "RGBA"))), 2 << 20)
         self.assertLess(len(self.same(Image.fromarray(noise[:200, :200], "RGBA"))), 256 << 10)
         self.assertLess(len(self.same(Image.fromarray(noise[:100, :100], "RGBA"))), 64 << 10)
 
-    def test_flat(self) -> None:
-        """A drawing becomes a palette of as few bits as it needs."""
+    def test_flat_art_becomes_a_small_palette(self) -> None:
+        """A drawing of four colours becomes a palette of two bits."""
         data = self.same(drawing(600, 400))
         self.assertEqual(chunks(data), [b"IHDR", b"sRGB", b"PLTE", b"IDAT", b"IEND"])
         self.assertEqual(data[24:26], b"\x02\x03")
         self.assertLess(len(data), 1000)
 
-    def test_transparent_palette(self) -> None:
-        """In a palette, the transparent colours come first, and only they are in tRNS."""
+    def test_transparent_colours_come_first(self) -> None:
+        """In a palette the transparent colours come first, and only they are in tRNS."""
         image = drawing(60, 40, "RGBA")
         image.putpixel((0, 0), (1, 2, 3, 0))
         data = self.same(image)
         at = data.index(b"tRNS")
         self.assertEqual(data[at - 4 : at], b"\0\0\0\x01")
 
-    def test_no_palette(self) -> None:
-        """A photo has none."""
+    def test_photos_have_no_palette(self) -> None:
+        """A photo is encoded without a palette."""
         self.assertEqual(chunks(self.same(photo())), [b"IHDR", b"sRGB", b"IDAT", b"IEND"])
 
-    def test_filters(self) -> None:
-        """Every filter is used where it leaves the least."""
+    def test_the_best_filter_type_is_used(self) -> None:
+        """Each row gets the filter type that leaves the smallest differences."""
         noise = np.random.default_rng(2).integers(0, 256, (1, 120), dtype=np.uint8)
         steps = np.arange(120, dtype=np.uint8)[:, None]
         for rows, wanted in (
@@ -114,8 +118,8 @@ class EncodeTests(SynchronousTestCase):
             used = png._filtered(np.ascontiguousarray(rows), 1)[1:, 0]
             self.assertEqual(np.bincount(used).argmax(), wanted)
 
-    def test_choice(self) -> None:
-        """Whatever the picture, it is not much larger than the codec's own encoder makes it."""
+    def test_files_are_not_larger_than_those_of_pillow(self) -> None:
+        """No kind of picture is much larger than with Pillow's encoder."""
         text = Image.new("RGB", (600, 400), "white")
         draw = ImageDraw.Draw(text)
         for line in range(0, 400, 14):
@@ -155,8 +159,8 @@ class EncodeTests(SynchronousTestCase):
                 found.append(png._deflate(rows, setting))
             self.assertEqual(*found)
 
-    def test_paeth(self) -> None:
-        """The predictor in eight bits is that of the standard, for all that there can be."""
+    def test_paeth_predictor_equals_the_standard(self) -> None:
+        """The predictor in eight bits equals that of the standard, however its inputs relate."""
         values = np.array([0, 1, 2, 63, 64, 127, 128, 129, 200, 254, 255], np.uint8)
         left, above, diagonal = (grid.ravel() for grid in np.meshgrid(values, values, values))
         predicted = png._paeth(left, above, diagonal, np.empty((4, len(left)), np.uint8))
@@ -164,11 +168,11 @@ class EncodeTests(SynchronousTestCase):
             p = int(a) + int(b) - int(c)
             distances = [abs(p - int(v)) for v in (a, b, c)]
             wanted = (a, b, c)[distances.index(min(distances))]
-            # Where two are as near, the filter still undoes itself only with the first.
+            # Of two that are equally near, only the first undoes the filter.
             self.assertEqual(found, wanted, (a, b, c))
 
-    def test_complete(self) -> None:
-        """The data is one whole zlib stream."""
+    def test_idat_is_one_complete_stream(self) -> None:
+        """IDAT is one complete zlib stream of all rows."""
         data = png.encode(photo(60, 40))
         at = data.index(b"IDAT")
         length = int.from_bytes(data[at - 4 : at], "big")

@@ -1,4 +1,4 @@
-"""Tests of the sandbox: each layer by what it stops, and all of them together."""
+"""The sandbox: what each layer stops, and all of them together."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.crunch.attacks import ATTACKS, EXECUTE
 
 EVERYTHING = {*ATTACKS, EXECUTE}
 NOBODY = 65534
-#: What systems answer to calls that they do not have, or do not let us have.
+#: The errors of system calls that are missing or forbidden.
 REFUSALS = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP)
-#: What files and other processes can give away.
+#: Attacks by way of files and of other processes.
 FILES = {"read_file", "list_root", "write_file", "other_environ"}
 PROCESSES = {"other_environ", "other_memory", "trace", "send_signal"}
 
 if not sys.platform.startswith("linux"):
-    raise SkipTest("the layers are Linux's")
+    raise SkipTest("the sandbox needs Linux")
 
 
 def run(program: str, **config: Any) -> dict[str, Any]:
-    """What one of our programs says."""
+    """Return what one of our programs prints."""
     done = subprocess.run(
         [sys.executable, "-m", program, json.dumps(config)],
         cwd=Path(__file__).parents[3],
@@ -48,14 +48,14 @@ def run(program: str, **config: Any) -> dict[str, Any]:
 
 
 def stopped(**config: Any) -> set[str]:
-    """The attacks that fail under this configuration."""
+    """Return the attacks that fail under this configuration."""
     found = run("tests.crunch.attacks", **config)["attacks"]
     return {name for name, code in found.items() if code}
 
 
 def needs_root() -> None:
     if os.geteuid() != 0:
-        raise SkipTest("only root can become somebody else")
+        raise SkipTest("only root can become another user")
 
 
 def needs_landlock(version: int) -> None:
@@ -68,12 +68,12 @@ def needs_landlock(version: int) -> None:
 
 
 class AttackTests(SynchronousTestCase):
-    """The attacks themselves."""
+    """The attacks without a sandbox."""
 
-    def test_without_layers(self) -> None:
-        """With no layer on, every attack of root that the system allows succeeds."""
+    def test_attacks_succeed_without_layers(self) -> None:
+        """Without any layer, every attack by root that the system allows succeeds."""
         needs_root()
-        # A container may stop a few of its own accord.
+        # A container may stop some by itself.
         self.assertLessEqual(
             stopped(),
             {"perf", "bpf", "io_uring", "userfaultfd", "keyring", "user_namespace"}
@@ -82,69 +82,69 @@ class AttackTests(SynchronousTestCase):
 
 
 class LayerTests(SynchronousTestCase):
-    """What each layer stops when it is alone."""
+    """What each layer stops alone."""
 
-    def test_landlock(self) -> None:
-        """Landlock alone stops files, programs, TCP, and reaching other processes."""
+    def test_landlock_stops_files_programs_and_processes(self) -> None:
+        """Landlock alone stops files, programs, TCP and access to other processes."""
         needs_landlock(6)
         promised = FILES | PROCESSES | {"tcp", "abstract_socket", EXECUTE}
         self.assertLessEqual(promised, stopped(layers=["landlock"]))
 
-    def test_seccomp(self) -> None:
-        """Seccomp alone stops everything."""
+    def test_seccomp_stops_every_attack(self) -> None:
+        """Seccomp alone stops every attack."""
         self.assertEqual(stopped(layers=["seccomp"]), EVERYTHING)
 
-    def test_rlimits(self) -> None:
-        """The limits alone stop whatever needs a descriptor."""
+    def test_rlimits_stop_new_descriptors(self) -> None:
+        """The resource limits alone stop every attack that needs a descriptor."""
         promised = FILES | {"tcp", "udp", "abstract_socket", "memory_file", "raise_limit"}
         self.assertLessEqual(promised, stopped(layers=["rlimits"]))
 
-    def test_rlimits_of_a_user(self) -> None:
-        """For anyone but root they stop new processes and threads too."""
+    def test_rlimits_stop_processes_of_users(self) -> None:
+        """The resource limits stop new processes and threads of any user but root."""
         needs_root()
         self.assertLessEqual({"fork", "thread"}, stopped(layers=["rlimits"], user=NOBODY))
 
-    def test_uid(self) -> None:
-        """Another user cannot reach the processes of root, nor become root."""
+    def test_another_user_cannot_reach_root(self) -> None:
+        """Another user can neither reach the processes of root nor become root."""
         needs_root()
         self.assertLessEqual(
             PROCESSES | {"become_root", "network_namespace"}, stopped(layers=["uid"])
         )
 
-    def test_capabilities(self) -> None:
-        """Root without capabilities cannot do as root."""
+    def test_root_without_capabilities_is_powerless(self) -> None:
+        """Root without capabilities cannot use the powers of root."""
         needs_root()
         self.assertLessEqual({"become_root", "network_namespace"}, stopped(layers=["capabilities"]))
 
-    def test_undumpable(self) -> None:
-        """A process that cannot be inspected keeps its secrets from others of its user."""
+    def test_undumpable_processes_keep_their_secrets(self) -> None:
+        """A process that forbids inspection is closed to other processes of its user."""
         needs_root()
         for forbidden in (False, True):
             answer = run("tests.crunch.inspected", user=NOBODY, forbidden=forbidden)
             self.assertEqual({*map(bool, answer.values())}, {forbidden}, answer)
 
-    def test_namespaces(self) -> None:
+    def test_namespaces_stop_every_network(self) -> None:
         """Namespaces alone stop every kind of network."""
         for user in {os.getuid(), NOBODY if os.getuid() == 0 else os.getuid()}:
             answer = run("tests.crunch.attacks", layers=["namespaces"], user=user)
             if "namespaces" not in answer["layers"]:
-                raise SkipTest("this system does not let us leave its namespaces")
+                raise SkipTest("this system does not allow new namespaces")
             for attack in ("tcp", "udp", "abstract_socket"):
                 self.assertNotEqual(answer["attacks"][attack], 0, attack)
 
 
 class LockTests(SynchronousTestCase):
-    """All layers together, on systems that lack some of them."""
+    """All layers together, on systems that lack some."""
 
     users: ClassVar = (0, NOBODY) if os.geteuid() == 0 else (os.getuid(),)
 
-    def test_whole(self) -> None:
-        """The whole lock stops everything."""
+    def test_all_layers_stop_every_attack(self) -> None:
+        """All layers together stop every attack."""
         for user in self.users:
             self.assertEqual(stopped(mode="strict", user=user), EVERYTHING)
 
-    def test_without_landlock(self) -> None:
-        """Where the kernel has no Landlock, or does not let us, seccomp stops everything."""
+    def test_without_landlock_every_attack_is_stopped(self) -> None:
+        """Without Landlock, the other layers stop every attack."""
         for user in self.users:
             for code in REFUSALS:
                 config = {"fake": {"landlock": code}, "user": user}
@@ -152,8 +152,8 @@ class LockTests(SynchronousTestCase):
                 self.assertFalse({"landlock", "landlock_network"} & set(answer["layers"]))
                 self.assertNotIn(0, answer["attacks"].values())
 
-    def test_without_seccomp(self) -> None:
-        """Without seccomp the others stop whatever reaches out of the process."""
+    def test_without_seccomp_the_process_is_isolated(self) -> None:
+        """Without seccomp, the other layers stop every attack on the rest of the system."""
         needs_landlock(6)
         promised = FILES | PROCESSES | {"tcp", "udp", "abstract_socket", "fork", "thread"}
         promised |= {EXECUTE, "memory_file", "become_root", "network_namespace", "raise_limit"}
@@ -166,8 +166,8 @@ class LockTests(SynchronousTestCase):
                 blocked = {name for name, found in answer["attacks"].items() if found}
                 self.assertLessEqual(promised, blocked)
 
-    def test_without_namespaces(self) -> None:
-        """Where namespaces cannot be left, the rest stops everything."""
+    def test_without_namespaces_every_attack_is_stopped(self) -> None:
+        """Without namespaces, the other layers stop every attack."""
         for user in self.users:
             for code in REFUSALS:
                 config = {"fake": {"unshare": code}, "user": user}
@@ -177,13 +177,13 @@ class LockTests(SynchronousTestCase):
 
 
 class PoolOnSystemsTests(SynchronousTestCase):
-    """A pool on systems that lack something."""
+    """A pool on systems that lack some layers."""
 
     nothing: ClassVar = [{"landlock": code, "seccomp": code, "unshare": code} for code in REFUSALS]
     users: ClassVar = LockTests.users
 
-    def test_whole(self) -> None:
-        """Where everything is to be had, a picture is crunched under every layer."""
+    def test_strict_crunches_under_every_layer(self) -> None:
+        """If every layer is available, a picture is crunched under all of them."""
         for user in self.users:
             answer = run("tests.crunch.outer", mode="strict", user=user)
             self.assertIsNone(answer["reason"], answer["detail"])
@@ -192,33 +192,33 @@ class PoolOnSystemsTests(SynchronousTestCase):
                 set(answer["layers"]),
             )
 
-    def test_strict(self) -> None:
-        """Strict refuses where there is neither seccomp nor Landlock."""
+    def test_strict_refuses_without_seccomp_and_landlock(self) -> None:
+        """Strict mode refuses to work with neither seccomp nor Landlock."""
         for user, fake in itertools.product(self.users, self.nothing):
             answer = run("tests.crunch.outer", mode="strict", user=user, fake=fake)
             self.assertIn("strict", answer["unavailable"])
 
-    def test_best_effort(self) -> None:
-        """Best effort crunches there, with what is left."""
+    def test_best_effort_crunches_with_the_remaining_layers(self) -> None:
+        """Best-effort mode crunches with the layers that are available."""
         for user, fake in itertools.product(self.users, self.nothing):
             answer = run("tests.crunch.outer", mode="best-effort", user=user, fake=fake)
             self.assertIsNone(answer["reason"], answer["detail"])
             self.assertLessEqual({"no_new_privs", "rlimits", "uid"}, set(answer["layers"]))
             self.assertFalse({"seccomp", "landlock", "namespaces"} & set(answer["layers"]))
 
-    def test_off(self) -> None:
-        """Off crunches without what keeps a child apart, and still within its limits."""
+    def test_off_keeps_the_resource_limits(self) -> None:
+        """Mode off crunches without isolation, but within the resource limits."""
         answer = run("tests.crunch.outer", mode="off")
         self.assertIsNone(answer["reason"], answer["detail"])
         self.assertIn("rlimits", answer["layers"])
         self.assertNotIn("no_new_privs", answer["layers"])
 
 
-class HoldsTests(SynchronousTestCase):
-    """What is enough for a mode, and what is believed of a child."""
+class EnoughTests(SynchronousTestCase):
+    """Which layers are enough for a mode, and which claims of a child count."""
 
-    def test_strict(self) -> None:
-        """Strict wants no new privileges, and seccomp or Landlock."""
+    def test_strict_needs_no_new_privs_and_seccomp_or_landlock(self) -> None:
+        """Strict mode needs no_new_privs, and seccomp or Landlock."""
         for layers, enough in (
             ({"no_new_privs", "seccomp"}, True),
             ({"no_new_privs", "landlock"}, True),
@@ -229,33 +229,33 @@ class HoldsTests(SynchronousTestCase):
             self.assertIs(sandbox.is_enough(layers, "strict"), enough, layers)
             self.assertIs(sandbox.is_enough(layers, "best-effort"), True)
 
-    def test_not_believed(self) -> None:
-        """A process that says it is locked, and of which the kernel says it is not, is not."""
+    def test_claims_that_the_kernel_denies_are_dropped(self) -> None:
+        """A layer that a process claims but the kernel denies does not count."""
         claimed = {"no_new_privs", "seccomp", "landlock", "no such layer"}
         self.assertEqual(sandbox.verified(claimed, os.getpid()) - {"landlock"}, set())
 
-    def test_no_such_process(self) -> None:
-        """Of a process that is gone nothing is believed that the kernel would know."""
+    def test_claims_of_an_ended_process_are_dropped(self) -> None:
+        """Layers that the kernel would confirm do not count for a process that has ended."""
         gone = subprocess.Popen(["/bin/true"])
         gone.wait()
         self.assertEqual(sandbox.verified({"no_new_privs", "seccomp"}, gone.pid), set())
 
 
 class FilterTests(SynchronousTestCase):
-    """The seccomp filter, run by a machine of our own."""
+    """The seccomp filter, run by an interpreter of BPF."""
 
     allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
 
-    def test_architecture(self) -> None:
-        """A call of another architecture, or of the x32 set, ends the process."""
+    def test_other_architectures_are_killed(self) -> None:
+        """A call of another architecture, or of the x32 ABI, kills the process."""
         for machine, architecture in seccomp.ARCHITECTURES.items():
             code = seccomp.program(machine)
             self.assertEqual(bpf.run(code, architecture ^ 1, 0), self.kill)
             self.assertEqual(bpf.run(code, architecture, 0x40000000), self.kill)
 
     @given(number=st.integers(0, 1000), arguments=st.lists(st.integers(0, 2**64 - 1), max_size=6))
-    def test_numbers(self, number: int, arguments: list[int]) -> None:
-        """Only the calls of the list are allowed, and memory never to be executed."""
+    def test_only_listed_calls_are_allowed(self, number: int, arguments: list[int]) -> None:
+        """Only listed system calls are allowed, and no executable memory."""
         for column, (machine, architecture) in enumerate(seccomp.ARCHITECTURES.items()):
             protection = arguments[2] if len(arguments) > 2 else 0
             memory = {numbers[column] for numbers in seccomp.NOT_EXECUTABLE.values()}
@@ -269,8 +269,8 @@ class FilterTests(SynchronousTestCase):
             code = seccomp.program(machine)
             self.assertEqual(bpf.run(code, architecture, number, arguments), wanted)
 
-    def test_never(self) -> None:
-        """No call that opens, connects, executes or forks is on the list."""
+    def test_dangerous_calls_are_refused(self) -> None:
+        """No call that opens, connects, executes or forks is allowed."""
         never = {
             "x86_64": {2, 41, 42, 56, 57, 58, 59, 62, 101, 157, 165, 200, 257, 272, 317, 322, 425},
             "aarch64": {56, 117, 129, 131, 167, 198, 203, 220, 221, 277, 281, 425, 97, 40},
@@ -281,8 +281,8 @@ class FilterTests(SynchronousTestCase):
             for number in numbers:
                 self.assertEqual(bpf.run(code, architecture, number), self.refuse, number)
 
-    def test_threads(self) -> None:
-        """Where threads are allowed, clone makes those and no process."""
+    def test_clone_makes_threads_only(self) -> None:
+        """If threads are allowed, clone makes threads but no processes."""
         for column, (machine, architecture) in enumerate(seccomp.ARCHITECTURES.items()):
             clone = seccomp.CLONE[column]
             code = seccomp.program(machine, threads=True)
@@ -293,17 +293,17 @@ class FilterTests(SynchronousTestCase):
                 bpf.run(seccomp.program(machine), architecture, clone, [0x3D0F00]), self.refuse
             )
 
-    def test_unknown_machine(self) -> None:
-        """There is no filter for a machine whose numbers nobody wrote down."""
+    def test_unknown_machines_have_no_filter(self) -> None:
+        """For a machine without known numbers there is no filter."""
         with self.assertRaises(KeyError):
             seccomp.program("pdp11")
 
 
 class RulesetTests(SynchronousTestCase):
-    """The rules for Landlock."""
+    """The rulesets of Landlock."""
 
-    def test_versions(self) -> None:
-        """A version knows at least what the one before it knew."""
+    def test_later_versions_handle_more(self) -> None:
+        """Each version of Landlock handles at least what the one before it handles."""
         versions = [landlock._RIGHTS[number] for number in sorted(landlock._RIGHTS)]
         for older, newer in itertools.pairwise(versions):
             self.assertTrue(all(a <= b for a, b in zip(older, newer, strict=True)))
