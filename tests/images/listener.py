@@ -1,6 +1,4 @@
-"""
-An images listener whose clients and bucket are in memory.
-"""
+"""An images listener with an in-memory bucket and in-memory connections."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ class Listener:
         return Connection(self.site)
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own, and return the response."""
         connection = self.connect()
         connection.request(path, method, **headers)
         answer = connection.answer(method)
@@ -43,5 +41,5 @@ class Listener:
         return answer
 
     def counted(self, name: str, **labels: str) -> float:
-        """The figure of a counter."""
+        """Return the value of a counter."""
         return self.metrics.registry.get_sample_value(f"fxprofile_{name}", labels) or 0.0

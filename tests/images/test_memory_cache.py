@@ -58,13 +58,13 @@ class ObjectCacheTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(picture.body.aclose()))
 
     def calls(self) -> list[str]:
-        """What the bucket was asked since the last time."""
+        """Return the operations of the bucket since the last call."""
         calls = [operation for operation, _ in self.bucket.calls]
         self.bucket.calls.clear()
         return calls
 
     def hold(self, operation: str = "get") -> Deferred[None]:
-        """Let calls of the bucket wait for this."""
+        """Make calls of the bucket wait for the returned Deferred."""
         held: Deferred[None] = Deferred()
 
         def interrupt(called: str, moment: str, keys: object) -> Deferred[None] | None:
@@ -77,16 +77,16 @@ class ObjectCacheTests(SynchronousTestCase):
         self.bucket.interrupt = interrupt
         return held
 
-    def test_got_once(self) -> None:
-        """What was got a moment ago comes from memory."""
+    def test_second_open_comes_from_memory(self) -> None:
+        """An object that was fetched a moment ago is served from memory."""
         first, second = self.open(), self.open()
         self.assertEqual((self.read(first), self.read(second)), (b"picture", b"picture"))
         self.assertEqual((first.source, second.source), ("bucket", "memory"))
         self.assertEqual(first.info, second.info)
         self.assertEqual(self.calls(), ["get"])
 
-    def test_concurrent_misses(self) -> None:
-        """Many who ask for the same object at the same time cost one get."""
+    def test_concurrent_misses_share_one_get(self) -> None:
+        """Concurrent requests for an uncached object share one get."""
         held = self.hold()
         waiting = [self.start() for _ in range(50)]
         held.callback(None)
@@ -94,8 +94,8 @@ class ObjectCacheTests(SynchronousTestCase):
             self.assertEqual(self.read(self.successResultOf(one)), b"picture")
         self.assertEqual(self.calls(), ["get"])
 
-    def test_one_of_many_leaves(self) -> None:
-        """Who asked first and went away does not spoil it for the others."""
+    def test_first_caller_leaves(self) -> None:
+        """If the first of several callers cancels, the others still get the object."""
         held = self.hold()
         first, second = self.start(), self.start()
         first.cancel()
@@ -103,8 +103,8 @@ class ObjectCacheTests(SynchronousTestCase):
         held.callback(None)
         self.assertEqual(self.read(self.successResultOf(second)), b"picture")
 
-    def test_same_after_a_while(self) -> None:
-        """After its time an object is looked at, and stays if it is the same."""
+    def test_unchanged_object_is_revalidated(self) -> None:
+        """An object past its freshness is checked by a head, and stays if it is unchanged."""
         self.close(self.open())
         self.clock.advance(FRESH_SECONDS)
         self.calls()
@@ -114,8 +114,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.open().source, "memory")
         self.assertEqual(self.calls(), [])
 
-    def test_deleted(self) -> None:
-        """A deleted object is served for two seconds at most, and then forgotten."""
+    def test_deleted_object_expires(self) -> None:
+        """A deleted object is served for at most two seconds."""
         self.close(self.open())
         del self.bucket.objects[KEY]
         self.clock.advance(1.75)
@@ -125,8 +125,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.cache.used, 0)
         self.failureResultOf(Deferred.fromCoroutine(self.cache.head(KEY)), ObjectNotFound)
 
-    def test_deleted_while_it_was_got(self) -> None:
-        """The time counts from the question to the bucket, not from its last byte."""
+    def test_age_counts_from_the_request(self) -> None:
+        """The age of an object counts from the request to the bucket, not from its last byte."""
         held = self.hold()
         waiting = self.start()
         self.clock.advance(FRESH_SECONDS / 2)
@@ -137,37 +137,37 @@ class ObjectCacheTests(SynchronousTestCase):
         self.clock.advance(FRESH_SECONDS / 2)
         self.failureResultOf(self.start(), ObjectNotFound)
 
-    def test_replaced(self) -> None:
-        """After its time an object that has changed is got anew."""
+    def test_changed_object_is_fetched_again(self) -> None:
+        """A changed object is fetched again when its freshness ends."""
         self.close(self.open())
         self.bucket.objects[KEY] = b"another picture"
         self.clock.advance(FRESH_SECONDS)
         self.assertEqual(self.read(self.open()), b"another picture")
         self.assertEqual(self.cache.used, len(b"another picture") + OVERHEAD)
 
-    def test_missing_is_not_remembered(self) -> None:
-        """An object that was not there a moment ago is asked for again."""
+    def test_absence_is_not_cached(self) -> None:
+        """A missing object is asked for again by the next request."""
         self.failureResultOf(self.start(OTHER), ObjectNotFound)
         self.bucket.objects[OTHER] = b"here now"
         self.assertEqual(self.read(self.open(OTHER)), b"here now")
 
-    def test_failure_is_not_remembered(self) -> None:
-        """A failure of the bucket is raised, and the next one asks again."""
+    def test_failure_is_not_cached(self) -> None:
+        """A failure of the bucket is raised, and the next request tries again."""
         self.bucket.fail_next("get", StorageError("down"))
         self.failureResultOf(self.start(), StorageError)
         self.assertEqual(self.cache.used, 0)
         self.assertEqual(self.read(self.open()), b"picture")
 
-    def test_failing_look(self) -> None:
-        """An object whose time is over is not served when the bucket cannot be asked."""
+    def test_stale_object_is_not_served_when_revalidation_fails(self) -> None:
+        """A stale object is not served if the bucket cannot confirm it."""
         self.close(self.open())
         self.clock.advance(FRESH_SECONDS)
         self.bucket.fail_next("head", StorageError("down"))
         self.failureResultOf(self.start(), StorageError)
         self.assertEqual(self.open().source, "bucket")
 
-    def test_bound(self) -> None:
-        """No more is held than allowed; what was not used for longest goes first."""
+    def test_least_recently_used_object_is_evicted(self) -> None:
+        """The cache stays within its size, and evicts the least recently used object."""
         size = 40_000
         for key in (KEY, OTHER):
             self.bucket.objects[key] = b"x" * size
@@ -181,24 +181,24 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.calls(), [])
         self.assertEqual(self.open(OTHER).source, "bucket")
 
-    def test_many_small_ones(self) -> None:
-        """The cost of tiny objects besides their bytes counts too."""
+    def test_overhead_counts(self) -> None:
+        """The overhead of tiny objects counts towards the size of the cache."""
         for number in range(500):
             key = f"a/{number:032x}"
             self.bucket.objects[key] = b"x"
             self.close(self.open(key))
             self.assertLessEqual(self.cache.used, 100_000)
 
-    def test_read_while_put_out(self) -> None:
-        """Who reads an object that is put out of the memory has it to its end."""
+    def test_evicted_object_can_be_read_to_its_end(self) -> None:
+        """A client that reads an evicted object gets all of it."""
         self.bucket.objects.update(dict.fromkeys((KEY, OTHER, THIRD), b"y" * 48_000))
         reading = [self.open(key) for key in (KEY, OTHER, THIRD)]
         self.assertEqual(self.cache.used, 2 * (48_000 + OVERHEAD))
         for picture in reading:
             self.assertEqual(self.read(picture), b"y" * 48_000)
 
-    def test_no_room(self) -> None:
-        """What has no room beside all that is on its way in goes straight to its client."""
+    def test_object_without_room_bypasses_the_cache(self) -> None:
+        """An object that does not fit beside those being fetched goes straight to its client."""
         self.bucket.objects.update(dict.fromkeys((KEY, OTHER, THIRD), b"y" * 48_000))
         bodies = [ScriptedBody(wait, b"y" * 48_000) for wait in (Deferred(), Deferred())]
         get = self.bucket.get
@@ -218,8 +218,8 @@ class ObjectCacheTests(SynchronousTestCase):
             self.failureResultOf(waiting, CancelledError)
         self.assertEqual(self.cache.used, 0)
 
-    def test_not_copied(self) -> None:
-        """Many readers share the bytes."""
+    def test_readers_share_the_bytes(self) -> None:
+        """All readers of a cached object get the same bytes object."""
         self.close(self.open())
         pieces = [
             self.successResultOf(Deferred.fromCoroutine(self.open().body.__anext__()))
@@ -228,8 +228,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(pieces[0], b"picture")
         self.assertTrue(all(piece is pieces[0] for piece in pieces))
 
-    def test_pinned(self) -> None:
-        """What is pinned is in memory for ever, whatever the bucket has under its key."""
+    def test_pinned_object_is_never_asked_for(self) -> None:
+        """A pinned object is always served from memory, whatever the bucket holds."""
         self.bucket.objects[ALWAYS] = b"not this"
         self.clock.advance(10 * FRESH_SECONDS)
         picture = self.open(ALWAYS)
@@ -237,8 +237,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.look(ALWAYS), (PINNED[ALWAYS].info, "default"))
         self.assertEqual((self.calls(), self.cache.used), ([], 0))
 
-    def test_large(self) -> None:
-        """A large object is not held: each who asks has it from the bucket."""
+    def test_large_object_is_not_cached(self) -> None:
+        """A large object is fetched from the bucket for each request."""
         self.bucket.objects[KEY] = b"x" * 50_001
         held = self.hold()
         waiting = [self.start() for _ in range(3)]
@@ -248,8 +248,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.calls(), ["get"] * 3)
         self.assertEqual(self.cache.used, 0)
 
-    def test_look(self) -> None:
-        """Looking at an object does not get it, and asks nobody if it is in memory."""
+    def test_head_does_not_fetch(self) -> None:
+        """A head fetches no bytes, and uses a cached object without asking the bucket."""
         info, source = self.look()
         self.assertEqual((info.length, source), (7, "bucket"))
         self.assertEqual(self.calls(), ["head"])
@@ -258,8 +258,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.look(), (info, "memory"))
         self.assertEqual(self.calls(), [])
 
-    def test_look_after_a_while(self) -> None:
-        """A look at an object whose time is over makes it fresh, or forgets it."""
+    def test_head_revalidates(self) -> None:
+        """A head for a stale object makes it fresh if it is unchanged, and drops it otherwise."""
         self.close(self.open())
         self.clock.advance(FRESH_SECONDS)
         self.assertEqual(self.look()[1], "bucket")
@@ -271,7 +271,7 @@ class ObjectCacheTests(SynchronousTestCase):
 
 
 class BrokenBodyTests(SynchronousTestCase):
-    """A bucket whose bodies do not hold what it says of them."""
+    """A bucket whose bodies differ from their announced length."""
 
     def setUp(self) -> None:
         self.body = ScriptedBody()
@@ -280,16 +280,16 @@ class BrokenBodyTests(SynchronousTestCase):
     async def get(self, *, key: str) -> tuple[ObjectInfo, ScriptedBody]:
         return ObjectInfo(key, 10, "tag", 0.0), self.body
 
-    def test_broken(self) -> None:
-        """Short, long and failing bodies are closed and held by nobody."""
+    def test_broken_body_is_closed_and_not_cached(self) -> None:
+        """A short, long or failing body is an error; it is closed, and nothing is cached."""
         for script in ([b"short"], [b"much too long"], [b"ab", StorageError("cut")]):
             self.body = ScriptedBody(*script)
             self.failureResultOf(Deferred.fromCoroutine(self.cache.open(KEY)), StorageError)
             self.assertTrue(self.body.closed)
             self.assertEqual(self.cache.used, 0)
 
-    def test_all_leave(self) -> None:
-        """When everybody who waits has gone, the body is closed."""
+    def test_abandoned_body_is_closed(self) -> None:
+        """When every caller has cancelled, the body is closed and its reservation released."""
         self.body = ScriptedBody(b"ab", Deferred())
         waiting = Deferred.fromCoroutine(self.cache.open(KEY))
         self.assertGreater(self.cache.used, 0)

@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.images.negotiation`: who gets which format.
-"""
+"""Tests of :mod:`fxprofile.images.negotiation`: the format that a client gets."""
 
 from __future__ import annotations
 
@@ -21,45 +19,45 @@ SAFARI_13 = "image/png,image/svg+xml,image/*;q=0.8,video/*;q=0.8,*/*;q=0.5"
 
 
 class ChoiceTests(SynchronousTestCase):
-    """What an Accept header says."""
+    """The meaning of an Accept header."""
 
     def best(self, accept: str, *formats: str) -> list[str]:
         return list(FormatNegotiation(("png", *formats), Clock()).preferred(accept))
 
-    def test_browsers(self) -> None:
-        """A browser gets the format with the fewest bytes that it names, and PNG without."""
+    def test_browser_gets_smallest_named_format(self) -> None:
+        """A browser gets the smallest format that it names, and PNG if it names none."""
         self.assertEqual(self.best(CHROME, "webp", "avif"), ["avif", "webp", "png"])
         self.assertEqual(self.best(CHROME, "webp"), ["webp", "png"])
         self.assertEqual(self.best(FIREFOX_92, "webp", "avif"), ["webp", "png"])
         self.assertEqual(self.best(SAFARI_13, "webp", "avif"), ["png"])
 
-    def test_not_named(self) -> None:
-        """Who names no format gets PNG: any picture is also what old browsers ask for."""
+    def test_wildcards_mean_png(self) -> None:
+        """A header that names no other format means PNG, wildcards included."""
         for accept in ("", "*/*", "image/*", "text/html", "image/webpx", "video/webp"):
             self.assertEqual(self.best(accept, "webp", "avif"), ["png"])
 
-    def test_quality(self) -> None:
-        """The weights of the client come first."""
+    def test_quality_values_decide(self) -> None:
+        """Formats are ordered by the client's quality values; a value of 0 excludes a format."""
         self.assertEqual(
             self.best("image/avif;q=0.5, IMAGE/WEBP", "webp", "avif"), ["webp", "avif", "png"]
         )
         self.assertEqual(self.best("image/webp;q=0, image/png", "webp"), ["png"])
         self.assertEqual(self.best("image/webp;q=0.4, image/png;q=0.9", "webp"), ["png"])
 
-    def test_turned_off(self) -> None:
-        """Where there is only PNG, everybody gets it."""
+    def test_png_only(self) -> None:
+        """If no other format is enabled, the choice is always PNG."""
         self.assertEqual(self.best(CHROME), ["png"])
         self.assertFalse(FormatNegotiation(("png",), Clock()).varies)
 
     @given(st.text() | st.text(alphabet="image/webpavf*;q=0.,1 "))
-    def test_any_header(self, accept: str) -> None:
-        """Whatever the header is, PNG is the last resort, and nothing comes twice."""
+    def test_png_is_always_last(self, accept: str) -> None:
+        """For any header, PNG is the last choice and no format comes twice."""
         best = self.best(accept, "webp", "avif")
         self.assertEqual(best[-1], "png")
         self.assertEqual(len(set(best)), len(best))
 
-    def test_bounded(self) -> None:
-        """What is remembered is bounded, and forgotten in time."""
+    def test_absences_are_bounded_and_expire(self) -> None:
+        """The cache of absent objects is bounded, and its entries expire."""
         clock = Clock()
         negotiation = FormatNegotiation(("png", "webp"), clock)
         for number in range(MAX_ABSENT + 1):
@@ -70,7 +68,7 @@ class ChoiceTests(SynchronousTestCase):
 
 
 class NegotiationTests(SynchronousTestCase):
-    """What the listener answers when pictures come in several formats."""
+    """Responses of the listener if pictures exist in several formats."""
 
     def setUp(self) -> None:
         self.bucket = MemoryBucket()
@@ -83,28 +81,28 @@ class NegotiationTests(SynchronousTestCase):
         self.assertEqual(answer.header("Vary"), "Accept")
         return answer
 
-    def test_formats(self) -> None:
-        """One URL gives each client the format that it takes, with a tag of its own."""
+    def test_one_url_serves_each_format(self) -> None:
+        """One URL serves each client its format, with an ETag of its own."""
         webp, png = self.ask(Accept=CHROME), self.ask(Accept=SAFARI_13)
         self.assertEqual((webp.header("Content-Type"), webp.body), ("image/webp", b"webp"))
         self.assertEqual((png.header("Content-Type"), png.body), ("image/png", b"png"))
         self.assertNotEqual(webp.header("ETag"), png.header("ETag"))
         self.assertEqual(webp.header("X-Content-Type-Options"), "nosniff")
 
-    def test_head(self) -> None:
-        """HEAD says what GET would give."""
+    def test_head_matches_get(self) -> None:
+        """HEAD returns the headers that GET would return."""
         self.assertEqual(
             self.ask(method="HEAD", Accept=CHROME).header("Content-Type"), "image/webp"
         )
 
-    def test_conditional(self) -> None:
-        """A tag is good for its own format only."""
+    def test_etag_belongs_to_one_format(self) -> None:
+        """An ETag matches only in the format that it came with."""
         tag = self.ask(Accept=CHROME).header("ETag") or ""
         self.assertEqual(self.ask(Accept=CHROME, If_None_Match=tag).status, 304)
         self.assertEqual(self.ask(Accept=SAFARI_13, If_None_Match=tag).status, 200)
 
-    def test_older_avatar(self) -> None:
-        """An avatar from before comes as PNG, and its bucket is not asked in vain each time."""
+    def test_missing_format_falls_back_to_png(self) -> None:
+        """An avatar without a format is served as PNG, and the absence is cached."""
         del self.bucket.objects[public_key(AVATAR, "default", "webp")]
         for _ in range(3):
             answer = self.ask(Accept=CHROME)
@@ -115,25 +113,25 @@ class NegotiationTests(SynchronousTestCase):
         self.listener.clock.advance(ABSENT_SECONDS)
         self.assertEqual(self.ask(Accept=CHROME).body, b"webp")
 
-    def test_absent(self) -> None:
-        """What is not there in any format is 404, and appears as soon as it is there."""
+    def test_missing_picture_is_not_cached(self) -> None:
+        """A picture that exists in no format is 404, and is served as soon as it exists."""
         unknown = "f" * 32
         self.assertEqual(self.ask(f"/a/{unknown}", Accept=CHROME).status, 404)
         self.bucket.objects[public_key(unknown, "default", "webp")] = b"webp"
         self.assertEqual(self.ask(f"/a/{unknown}", Accept=CHROME).body, b"webp")
 
-    def test_default_avatar(self) -> None:
-        """The default avatar is a PNG, for which no bucket is asked."""
+    def test_default_avatar_is_png(self) -> None:
+        """The default avatar is always a PNG, served without the bucket."""
         answer = self.ask(f"/a/{DEFAULT_AVATAR_ID}", Accept=CHROME)
         self.assertEqual((answer.status, answer.header("Content-Type")), (200, "image/png"))
         self.assertEqual(self.bucket.calls, [])
 
-    def test_no_other_urls(self) -> None:
+    def test_formats_have_no_urls(self) -> None:
         """A format has no URL of its own."""
         self.assertEqual(self.listener.ask(f"/a/{AVATAR}.webp").status, 404)
 
-    def test_turned_off(self) -> None:
-        """Where there is only PNG, the answer is the same for all."""
+    def test_no_vary_with_png_only(self) -> None:
+        """If no other format is enabled, responses have no Vary header."""
         answer = Listener(self.bucket).ask(f"/a/{AVATAR}", Accept=CHROME)
         self.assertIsNone(answer.header("Vary"))
         self.assertEqual(answer.body, b"png")

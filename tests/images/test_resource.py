@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.images.resource`: what is answered to whom.
-"""
+"""Tests of :mod:`fxprofile.images.resource`: requests and responses."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ class ResourceTestCase(SynchronousTestCase):
         return self.listener.ask(path, method, **headers)
 
     def assert_guarded(self, answer: Answer) -> None:
-        """The headers that every answer has."""
+        """Assert the headers that every response has."""
         for name, value in {
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -60,8 +58,8 @@ class ResourceTestCase(SynchronousTestCase):
 
 
 class PictureTests(ResourceTestCase):
-    def test_get(self) -> None:
-        """A picture comes with everything that caches and browsers need."""
+    def test_get_has_caching_and_security_headers(self) -> None:
+        """A picture comes with its caching and security headers."""
         answer = self.ask()
         self.assertEqual((answer.status, answer.body), (200, PNG))
         self.assert_guarded(answer)
@@ -76,21 +74,21 @@ class PictureTests(ResourceTestCase):
         self.assertRegex(answer.header("ETag") or "", r'\A"[^"]+"\Z')
         self.assertIsNotNone(answer.header("Date"))
 
-    def test_variants(self) -> None:
+    def test_variants_are_separate_objects(self) -> None:
         """Each size is an object of its own."""
         for suffix in ("_small", "_large"):
             self.bucket.objects[KEY + suffix] = PNG + suffix.encode()
             answer = self.ask(f"/a/{AVATAR}{suffix}")
             self.assertEqual(answer.body, PNG + suffix.encode())
 
-    def test_query(self) -> None:
-        """A query changes nothing, and is no way around the cache."""
+    def test_query_is_ignored(self) -> None:
+        """A query string is ignored, and does not bypass the cache."""
         self.assertEqual(self.ask(f"/a/{AVATAR}?1").body, PNG)
         self.assertEqual(self.ask(f"/a/{AVATAR}?2").body, PNG)
         self.assertEqual(self.calls(), ["get"])
 
-    def test_head(self) -> None:
-        """HEAD gives the headers of GET, and the bytes are not got for it."""
+    def test_head_fetches_no_bytes(self) -> None:
+        """HEAD returns the headers of GET without fetching the bytes."""
         answer = self.ask(method="HEAD")
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(self.calls(), ["head"])
@@ -101,8 +99,8 @@ class PictureTests(ResourceTestCase):
         self.assertEqual(self.ask(method="HEAD").header("ETag"), got.header("ETag"))
         self.assertEqual(self.calls(), [])
 
-    def test_not_modified(self) -> None:
-        """Who has the picture already gets 304, without the bytes being got."""
+    def test_matching_etag_gives_304(self) -> None:
+        """A request with the current ETag gets 304, and no bytes are fetched."""
         tag = self.ask(method="HEAD").header("ETag") or ""
         self.calls()
         for method in ("GET", "HEAD"):
@@ -116,33 +114,33 @@ class PictureTests(ResourceTestCase):
                 self.assertIsNone(answer.header("Transfer-Encoding"))
         self.assertEqual(set(self.calls()), {"head"})
 
-    def test_not_modified_from_memory(self) -> None:
-        """For a picture in memory a condition asks nobody."""
+    def test_304_from_memory(self) -> None:
+        """A conditional request for a cached picture does not reach the bucket."""
         tag = self.ask().header("ETag") or ""
         self.calls()
         self.assertEqual(self.ask(If_None_Match=tag).status, 304)
         self.assertEqual(self.calls(), [])
 
-    def test_modified(self) -> None:
-        """Who has another picture gets this one."""
+    def test_other_etag_gives_200(self) -> None:
+        """A request with another ETag gets the picture."""
         answer = self.ask(If_None_Match='"other"')
         self.assertEqual((answer.status, answer.body), (200, PNG))
         date = "Thu, 01 Jan 2037 00:00:00 GMT"
         answer = self.ask(If_None_Match='"other"', If_Modified_Since=date)
         self.assertEqual(answer.status, 200)
 
-    def test_modified_since(self) -> None:
-        """A client that only kept the date gets 304 too."""
+    def test_if_modified_since_gives_304(self) -> None:
+        """A request with If-Modified-Since gets 304 if the picture is not newer."""
         date = self.ask().header("Last-Modified") or ""
         self.assertEqual(self.ask(If_Modified_Since=date).status, 304)
         self.assertEqual(self.ask(If_Modified_Since="yesterday").status, 200)
 
-    def test_range(self) -> None:
-        """A range is answered with the whole."""
+    def test_range_is_ignored(self) -> None:
+        """A range request gets the whole picture."""
         answer = self.ask(Range="bytes=0-1")
         self.assertEqual((answer.status, answer.body), (200, PNG))
 
-    def test_keep_alive(self) -> None:
+    def test_requests_share_a_connection(self) -> None:
         """Requests on one connection are answered one after the other."""
         connection = self.listener.connect()
         for status, path in ((200, f"/a/{AVATAR}"), (404, "/"), (200, f"/a/{AVATAR}")):
@@ -150,23 +148,23 @@ class PictureTests(ResourceTestCase):
             self.assertEqual(connection.answer().status, status)
         self.assertFalse(connection.wire.disconnecting)
 
-    def test_deleted(self) -> None:
-        """A deleted picture is no longer served after two seconds."""
+    def test_deleted_picture_expires(self) -> None:
+        """A deleted picture is not served after two seconds."""
         self.assertEqual(self.ask().status, 200)
         del self.bucket.objects[KEY]
         self.listener.clock.advance(2)
         for method in ("GET", "HEAD"):
             self.assertEqual(self.ask(method=method).status, 404)
 
-    def test_crunched_in_the_meantime(self) -> None:
-        """A picture that was not there yet is served as soon as it is."""
+    def test_new_picture_is_served_at_once(self) -> None:
+        """A picture that was missing is served as soon as it exists."""
         del self.bucket.objects[KEY]
         self.assert_refused(self.ask(), 404, 101)
         self.bucket.objects[KEY] = PNG
         self.assertEqual(self.ask().body, PNG)
 
-    def test_figures(self) -> None:
-        """Answers are counted by status, and by where they came from."""
+    def test_responses_are_counted(self) -> None:
+        """Responses are counted by status and by source."""
         self.ask()
         self.ask()
         self.ask(method="HEAD")
@@ -184,8 +182,8 @@ class PictureTests(ResourceTestCase):
 
 
 class RefusalTests(ResourceTestCase):
-    def test_other_paths(self) -> None:
-        """Nothing but pictures is here, and no other path reaches the bucket."""
+    def test_other_paths_are_404(self) -> None:
+        """Any other path is 404 and does not reach the bucket."""
         for path in (
             "/",
             "/a",
@@ -220,23 +218,23 @@ class RefusalTests(ResourceTestCase):
         self.assertEqual(self.calls(), [])
 
     @given(st.binary())
-    def test_any_path(self, name: bytes) -> None:
-        """A path is either that of a picture or nothing."""
+    def test_path_is_a_picture_or_nothing(self, name: bytes) -> None:
+        """A path either names a picture exactly or is rejected."""
         named = parse_path(b"/a/" + name)
         if named is not None:
             self.assertRegex(public_key(*named), r"\Aa/[0-9a-f]{32}(_small|_large)?\Z")
             self.assertEqual(public_key(*named).encode(), b"a/" + name)
 
-    def test_other_methods(self) -> None:
-        """A picture can only be looked at."""
+    def test_other_methods_are_405(self) -> None:
+        """Methods other than GET and HEAD are 405."""
         for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW"):
             answer = self.ask(method=method)
             self.assert_refused(answer, 405, 101)
             self.assertEqual(answer.header("Allow"), "GET, HEAD")
         self.assertEqual(self.calls(), [])
 
-    def test_not_http(self) -> None:
-        """What is not HTTP is 400 in the same guise, and no answer to keep."""
+    def test_invalid_http_is_400(self) -> None:
+        """Invalid HTTP gets a 400 with the same security headers, and may not be cached."""
         for data in (b"\x16\x03\x01\x00\xa5\r\n", f"GET /a/{'٠' * 16} HTTP/1.1\r\n".encode()):
             connection = self.listener.connect()
             connection.send(data + b"\r\n")
@@ -246,8 +244,8 @@ class RefusalTests(ResourceTestCase):
             self.assertEqual(answer.header("Cache-Control"), "no-store")
             connection.lose()
 
-    def test_missing(self) -> None:
-        """Unknown pictures are 404, which no cache may keep."""
+    def test_missing_picture_is_404(self) -> None:
+        """An unknown picture is 404 and may not be cached."""
         for path in (f"/a/{'f' * 32}", f"/a/{AVATAR}_small"):
             self.assert_refused(self.ask(path), 404, 101)
             answer = self.ask(path, "HEAD")
@@ -255,8 +253,8 @@ class RefusalTests(ResourceTestCase):
             self.assertEqual(answer.header("Cache-Control"), "no-store")
             self.assertEqual(self.ask(path, If_None_Match="*").status, 404)
 
-    def test_bucket_fails(self) -> None:
-        """A bucket that cannot be asked is 503, and tells nothing of it to the client."""
+    def test_bucket_failure_is_503(self) -> None:
+        """A failure of the bucket is 503, and its text does not reach the client."""
         for operation, arguments in (
             ("get", {}),
             ("head", {"If_None_Match": '"x"'}),
@@ -274,16 +272,16 @@ class RefusalTests(ResourceTestCase):
             self.assertNotIn("secret-host", repr(answer))
             self.assertEqual(self.ask(**arguments).status, 200)
 
-    def test_bug(self) -> None:
-        """What we did not think of is 500 without a word about it, and is logged."""
+    def test_bug_is_500(self) -> None:
+        """A bug is 500 without details, and is logged."""
         self.bucket.fail_next("get", ZeroDivisionError("secret"))
         answer = self.ask()
         self.assert_refused(answer, 500, 999)
         self.assertNotIn("secret", repr(answer))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_many_wait_for_a_failure(self) -> None:
-        """A failure answers everybody who waits for the same picture."""
+    def test_failure_reaches_every_waiter(self) -> None:
+        """A failure answers every client that waits for the same picture."""
         held: Deferred[None] = Deferred()
         self.bucket.interrupt = lambda called, moment, keys: held if moment == "before" else None
         connections = [self.listener.connect() for _ in range(5)]
@@ -295,7 +293,7 @@ class RefusalTests(ResourceTestCase):
 
 
 class DefaultAvatarTests(ResourceTestCase):
-    def test_sizes(self) -> None:
+    def test_default_avatar_sizes(self) -> None:
         """The default avatar is a PNG of exactly 200, 100 and 600 pixels."""
         for suffix, side in (("", 200), ("_small", 100), ("_large", 600)):
             answer = self.ask(f"/a/{DEFAULT_AVATAR_ID}{suffix}")
@@ -305,8 +303,8 @@ class DefaultAvatarTests(ResourceTestCase):
             self.assertEqual(answer.body[:8], b"\x89PNG\r\n\x1a\n")
             self.assertEqual(struct.unpack(">II", answer.body[16:24]), (side, side))
 
-    def test_without_bucket(self) -> None:
-        """The bucket is never asked, whatever it holds."""
+    def test_default_avatar_needs_no_bucket(self) -> None:
+        """The default avatar never reaches the bucket."""
         self.bucket.objects[f"a/{DEFAULT_AVATAR_ID}"] = b"not this"
         for _ in range(3):
             self.assertNotEqual(self.ask(f"/a/{DEFAULT_AVATAR_ID}").body, b"not this")
@@ -315,8 +313,8 @@ class DefaultAvatarTests(ResourceTestCase):
         self.assertEqual(self.calls(), [])
         self.assertEqual(self.listener.counted("image_cache_total", outcome="default"), 6)
 
-    def test_conditional(self) -> None:
-        """It has an ETag of its own in each size, and 304."""
+    def test_default_avatar_has_etags(self) -> None:
+        """The default avatar has an ETag for each size, and supports 304."""
         tags = set()
         for suffix in ("", "_small", "_large"):
             path = f"/a/{DEFAULT_AVATAR_ID}{suffix}"
@@ -327,8 +325,8 @@ class DefaultAvatarTests(ResourceTestCase):
 
 
 class ImportTests(SynchronousTestCase):
-    def test_little(self) -> None:
-        """The listener needs neither Pillow nor a database, a queue or an identity."""
+    def test_imports_are_few(self) -> None:
+        """The images listener imports neither Pillow nor a database, queue or identity driver."""
         program = "import sys, fxprofile.images.resource; print(*sys.modules)"
         loaded = subprocess.run(
             [sys.executable, "-c", program],

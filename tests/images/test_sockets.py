@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.images` over TCP: crowds of slow clients, and clients that leave.
-"""
+"""Tests of :mod:`fxprofile.images` over TCP: many slow clients, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -76,7 +74,7 @@ class _Body:
 
 class CrowdCase(LoopbackCase):
     async def serve(self, pieces: int) -> StreamingSite:
-        """A site on a bucket whose objects have so many pieces."""
+        """Open a site on a bucket whose objects have this many pieces."""
         self.bucket = CountingBucket(pieces)
         self.site = make_site(
             bucket=self.bucket,  # type: ignore[arg-type]
@@ -88,7 +86,7 @@ class CrowdCase(LoopbackCase):
         return self.site
 
     async def crowd(self) -> list[socket.socket]:
-        """Clients that ask for a picture, and read nothing of it."""
+        """Open clients that request a picture and read nothing."""
         clients = []
         for _ in range(CROWD):
             client = socket.socket()
@@ -102,15 +100,15 @@ class CrowdCase(LoopbackCase):
         return clients
 
     async def picture(self) -> tuple[Client, bytes]:
-        """Get the picture in an ordinary way."""
+        """Request the picture, and return it."""
         client = await self.connect(self.port)
         client.transport.write(REQUEST)
         return client, (await client.answer())[1]
 
 
 class SlowReadersTests(CrowdCase):
-    async def test_large(self) -> None:
-        """A crowd that reads nothing takes little, of the bucket and of our memory."""
+    async def test_slow_readers_of_a_large_picture(self) -> None:
+        """Many clients that read nothing cost little memory, and little is read from the bucket."""
         await self.serve(pieces=64)
         clients = await self.crowd()
         self.assertEqual(self.bucket.open, CROWD)
@@ -127,8 +125,11 @@ class SlowReadersTests(CrowdCase):
         await until(lambda: self.bucket.open == 0)
         self.assertEqual(self.bucket.taken, taken + 64)
 
-    async def test_small(self) -> None:
-        """A picture in memory is got once for a crowd, and buffered once for each at most."""
+    async def test_slow_readers_of_a_cached_picture(self) -> None:
+        """
+        A cached picture is fetched once for many slow clients, and buffered at most once
+        for each.
+        """
         await self.serve(pieces=MAX_OBJECT_BYTES // len(PIECE))
         await self.crowd()
         self.assertEqual(self.bucket.taken, MAX_OBJECT_BYTES // len(PIECE))
@@ -136,8 +137,8 @@ class SlowReadersTests(CrowdCase):
         _, body = await self.picture()
         self.assertEqual(len(body), MAX_OBJECT_BYTES)
 
-    async def test_reads_in_the_end(self) -> None:
-        """Who reads slowly gets it all."""
+    async def test_slow_reader_gets_everything(self) -> None:
+        """A client that reads slowly gets the whole picture."""
         await self.serve(pieces=16)
         client = await self.connect(self.port)
         client.transport.write(REQUEST)
@@ -148,8 +149,8 @@ class SlowReadersTests(CrowdCase):
 
 
 class BrokenTests(CrowdCase):
-    async def test_bucket_fails(self) -> None:
-        """A body that fails in the middle is seen as such by its client."""
+    async def test_truncated_body_is_visible(self) -> None:
+        """A body that fails midway ends the connection, so that its client notices."""
         await self.serve(pieces=64)
         self.bucket.break_at = 32
         client = await self.connect(self.port)
@@ -158,8 +159,8 @@ class BrokenTests(CrowdCase):
         self.assertTrue(client.reset)
         self.assertEqual(self.bucket.open, 0)
 
-    async def test_client_leaves(self) -> None:
-        """A client that leaves in the middle closes the body."""
+    async def test_disconnect_closes_the_body(self) -> None:
+        """A client that disconnects midway closes the body."""
         await self.serve(pieces=10_000)
         client = await self.connect(self.port)
         client.transport.write(REQUEST)
@@ -168,8 +169,8 @@ class BrokenTests(CrowdCase):
         await until(lambda: self.bucket.open == 0)
         self.assertLess(self.bucket.taken, 10_000)
 
-    async def test_request_body(self) -> None:
-        """A body that comes with a question is not read into memory, and ends the connection."""
+    async def test_request_body_is_not_buffered(self) -> None:
+        """The body of a request is not read into memory, and ends the connection."""
         await self.serve(pieces=1)
         client = await self.connect(self.port)
         client.transport.write(

@@ -26,12 +26,12 @@ class StreamProducerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.producer = StreamProducer()
 
-    def test_open(self) -> None:
-        """A tap is open until it is closed."""
+    def test_writable_at_first(self) -> None:
+        """A new producer is writable."""
         self.successResultOf(self.producer.writable())
 
-    def test_closed(self) -> None:
-        """Who waits at a closed tap goes on when it is opened."""
+    def test_waits_while_paused(self) -> None:
+        """A caller waits while the producer is paused, and goes on when it resumes."""
         self.producer.pauseProducing()
         waiting = self.producer.writable()
         self.assertNoResult(waiting)
@@ -39,8 +39,8 @@ class StreamProducerTests(SynchronousTestCase):
         self.successResultOf(waiting)
         self.successResultOf(self.producer.writable())
 
-    def test_given_up(self) -> None:
-        """Whoever gives up waiting is no trouble when it is opened after all."""
+    def test_cancelled_waiter(self) -> None:
+        """A cancelled waiter does not disturb a later resume."""
         self.producer.pauseProducing()
         waiting = self.producer.writable()
         waiting.cancel()
@@ -49,7 +49,7 @@ class StreamProducerTests(SynchronousTestCase):
 
 
 class ScriptedBucket:
-    """A bucket with one large object, whose body a test leads."""
+    """A bucket with one large object, whose body the test controls."""
 
     def __init__(self) -> None:
         self.length = LARGE * len(PIECE)
@@ -63,7 +63,7 @@ class ScriptedBucket:
 
 
 class StreamTests(SynchronousTestCase):
-    """An object that is too large for the memory goes straight through."""
+    """An object that is too large for the cache is streamed."""
 
     def setUp(self) -> None:
         self.bucket = ScriptedBucket()
@@ -82,16 +82,16 @@ class StreamTests(SynchronousTestCase):
         self.listener.clock.advance(seconds)
         self.connection.settle()
 
-    def test_whole(self) -> None:
-        """All of it arrives, and the connection is good for another request."""
+    def test_object_arrives_whole(self) -> None:
+        """The whole object arrives, and the connection can be reused."""
         self.begin()
         self.assertEqual(self.connection.answer().body, PIECE * LARGE)
         self.assertTrue(self.bucket.body.closed)
         self.connection.request("/")
         self.assertEqual(self.connection.answer().status, 404)
 
-    def test_back_pressure(self) -> None:
-        """Nothing is asked of the bucket while the client takes nothing."""
+    def test_bucket_is_read_as_fast_as_the_client(self) -> None:
+        """Nothing is read from the bucket while the client does not read."""
         self.wire.takes = False
         self.begin()
         taken = self.bucket.body.taken
@@ -101,8 +101,8 @@ class StreamTests(SynchronousTestCase):
         self.wire.drain()
         self.assertEqual(self.connection.answer().body, PIECE * LARGE)
 
-    def test_stalled_client(self) -> None:
-        """A client that takes nothing for too long is cut off, and the body closed."""
+    def test_stalled_client_is_disconnected(self) -> None:
+        """A client that reads nothing for too long is disconnected, and the body is closed."""
         self.wire.takes = False
         self.begin()
         self.passes(IDLE)
@@ -110,8 +110,8 @@ class StreamTests(SynchronousTestCase):
         self.assertTrue(self.bucket.body.closed)
         self.assertEqual(self.listener.clock.getDelayedCalls(), [])
 
-    def test_slow_client(self) -> None:
-        """A client that takes something now and then may take long over it all."""
+    def test_slow_client_is_served(self) -> None:
+        """A client that keeps reading slowly may take a long time."""
         self.wire.takes = False
         self.begin()
         while self.bucket.body.taken < LARGE:
@@ -123,8 +123,8 @@ class StreamTests(SynchronousTestCase):
         self.assertFalse(self.wire.aborted)
         self.assertEqual(self.connection.answer().body, PIECE * LARGE)
 
-    def test_slow_bucket(self) -> None:
-        """Who waits for the bucket is not cut off."""
+    def test_slow_bucket_does_not_time_out_the_client(self) -> None:
+        """A client that waits for the bucket is not disconnected."""
         first, second = Deferred[None](), Deferred[None]()
         self.script(first, PIECE, second, *[PIECE] * (LARGE - 1))
         self.begin()
@@ -133,24 +133,24 @@ class StreamTests(SynchronousTestCase):
             wait.callback(None)
         self.assertEqual(self.connection.answer().body, PIECE * LARGE)
 
-    def test_client_leaves(self) -> None:
-        """A client that goes away while the bucket reads closes the body."""
+    def test_disconnect_while_reading(self) -> None:
+        """A client that disconnects while the bucket is read closes the body."""
         self.script(PIECE, Deferred(), PIECE)
         self.begin()
         self.connection.lose()
         self.assertTrue(self.bucket.body.closed)
         self.assertEqual(self.bucket.body.taken, 1)
 
-    def test_client_leaves_while_paused(self) -> None:
-        """So does one that had stopped to take anything before."""
+    def test_disconnect_while_paused(self) -> None:
+        """A client that disconnects while the response is paused closes the body."""
         self.wire.takes = False
         self.begin()
         self.connection.lose()
         self.assertTrue(self.bucket.body.closed)
         self.assertEqual(self.listener.clock.getDelayedCalls(), [])
 
-    def test_client_leaves_before_the_answer(self) -> None:
-        """A client that leaves while the bucket is asked gives up the question."""
+    def test_disconnect_before_the_response(self) -> None:
+        """A client that disconnects while the bucket is asked cancels that request."""
         self.bucket.opened = Deferred()
         self.begin()
         self.connection.lose()
@@ -161,8 +161,8 @@ class StreamTests(SynchronousTestCase):
         )
         self.assertEqual(counted, 1)
 
-    def test_bucket_fails_at_first(self) -> None:
-        """A body that fails before its first byte is 503, without a word of the picture."""
+    def test_failure_before_the_first_byte(self) -> None:
+        """A body that fails before its first byte is answered with 503."""
         self.script(StorageError("cut"))
         self.begin()
         answer = self.connection.answer()
@@ -172,8 +172,8 @@ class StreamTests(SynchronousTestCase):
         self.assertIsNone(answer.header("ETag"))
         self.assertTrue(self.bucket.body.closed)
 
-    def test_bucket_fails_in_mid_body(self) -> None:
-        """A body that fails later cuts the connection: its end is not a clean one."""
+    def test_failure_midway(self) -> None:
+        """A body that fails midway aborts the connection, because the response is incomplete."""
         for steps in (
             [PIECE, StorageError("cut")],
             [PIECE, PIECE],
@@ -190,14 +190,14 @@ class StreamTests(SynchronousTestCase):
         )
         self.assertEqual(counted, 4)
 
-    def test_empty_pieces(self) -> None:
-        """Empty pieces are no reason to stumble."""
+    def test_empty_pieces_are_skipped(self) -> None:
+        """Empty pieces of a body do no harm."""
         self.script(b"", PIECE, b"", *[PIECE] * (LARGE - 1), b"")
         self.begin()
         self.assertEqual(self.connection.answer().body, PIECE * LARGE)
 
-    def test_empty_object(self) -> None:
-        """Nor are empty objects."""
+    def test_empty_object_is_served(self) -> None:
+        """An empty object is served."""
         self.bucket.length = 0
         self.script()
         self.begin()
@@ -207,7 +207,7 @@ class StreamTests(SynchronousTestCase):
 
 
 class MemoryTests(SynchronousTestCase):
-    """What slow readers of a picture in memory cost."""
+    """The cost of slow readers of a cached picture."""
 
     def setUp(self) -> None:
         self.bucket = MemoryBucket()
@@ -216,8 +216,8 @@ class MemoryTests(SynchronousTestCase):
         self.connection = self.listener.connect()
         self.wire = self.connection.wire
 
-    def test_share(self) -> None:
-        """All have it of one get, and each leaves no more than itself unread."""
+    def test_readers_share_one_get(self) -> None:
+        """Slow readers share one get, and each buffers at most one picture."""
         connections = [self.listener.connect() for _ in range(20)]
         for connection in connections:
             connection.wire.takes = False
@@ -228,8 +228,8 @@ class MemoryTests(SynchronousTestCase):
             connection.wire.drain()
             self.assertEqual(connection.answer().body, self.bucket.objects[KEY])
 
-    def test_pipelined(self) -> None:
-        """Who asks for many and takes none gets the second when the first has gone."""
+    def test_pipelined_requests_wait(self) -> None:
+        """A client that pipelines requests gets the second response when it has read the first."""
         self.wire.takes = False
         self.connection.send(f"GET /a/{AVATAR} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 50)
         self.assertLess(self.wire.buffered, MAX_OBJECT_BYTES + 1024)
@@ -240,8 +240,8 @@ class MemoryTests(SynchronousTestCase):
         answers = self.connection.answers()
         self.assertEqual([answer.status for answer in answers], [200] * 50)
 
-    def test_closing(self) -> None:
-        """A client that wanted the connection closed cannot keep it by taking nothing."""
+    def test_connection_close_is_bounded(self) -> None:
+        """A client that asked for Connection: close cannot keep it open by not reading."""
         self.wire.takes = False
         self.connection.request(f"/a/{AVATAR}_small", Connection="close")
         self.assertTrue(self.wire.disconnecting)

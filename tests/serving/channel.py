@@ -1,6 +1,4 @@
-"""
-A connection to a site whose requests a coroutine answers, and a clock that a test turns.
-"""
+"""A test case with a site, a connection to it, and a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ class ChannelCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [], "a timer outlived its connection")
 
     def serve(self, handler: Handler) -> None:
-        """A connection to a site whose requests this coroutine answers."""
+        """Connect to a site whose requests this coroutine handles."""
         if hasattr(self, "connection"):
             self.connection.lose()
         self.resource = Handled(handler)
@@ -47,7 +45,7 @@ class ChannelCase(SynchronousTestCase):
         self.connection.settle()
 
     def assert_alive(self) -> None:
-        """The connection is good for another request."""
+        """Assert that the connection can carry another request."""
         self.assertFalse(self.wire.disconnecting or self.wire.half_closed)
         count = len(self.resource.requests)
         self.connection.request("/")
@@ -55,7 +53,7 @@ class ChannelCase(SynchronousTestCase):
         self.assertEqual(self.connection.answer().status, 200)
 
     def assert_lingering(self) -> None:
-        """The answer is out, and the rest of the request is read and dropped."""
+        """Assert that the response is sent, and the rest of the request is discarded."""
         self.assertTrue(self.wire.half_closed)
         self.assertTrue(self.wire.reading)
         self.assertFalse(self.wire.disconnecting)

@@ -1,6 +1,4 @@
-"""
-Resources that do with a request what a test tells them.
-"""
+"""Resources whose behaviour the test chooses."""
 
 from __future__ import annotations
 
@@ -55,10 +53,10 @@ class Handled(Resource):
 
 
 async def read_all(request: StreamingRequest) -> bytes:
-    """Read the whole body, and answer with it."""
+    """Read the whole body, and return it."""
     return b"".join([piece async for piece in request.body])
 
 
 async def refuse(request: StreamingRequest) -> bytes:
-    """Answer without a look at the body."""
+    """Return without reading the body."""
     return b"no"

@@ -1,6 +1,4 @@
-"""
-Clients of a site on the loopback interface.
-"""
+"""TCP clients of a site on the loopback interface."""
 
 from __future__ import annotations
 
@@ -57,24 +55,24 @@ class Client(Protocol):
 
     @property
     def reset(self) -> bool:
-        """Whether the connection ended without the end that TCP has for it."""
+        """Whether the connection ended with a TCP reset."""
         return self.lost is not None and self.lost.check(ConnectionLost) is not None
 
     async def get(self, size: int) -> bytes:
-        """Wait for so many bytes, and take them."""
+        """Wait for this many bytes, and remove them from the received ones."""
         await until(lambda: len(self.received) >= size or self.lost)
         data, self.received = self.received[:size], self.received[size:]
         return data
 
     async def answer(self) -> tuple[bytes, bytes]:
-        """Wait for a response with a length, and take it: its head and its body."""
+        """Wait for a response with a Content-Length, and return its head and its body."""
         await until(lambda: b"\r\n\r\n" in self.received or self.lost)
         head, _, self.received = self.received.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         return head, await self.get(length)
 
     async def end(self) -> bytes:
-        """Wait for the end of the connection, and take all that came."""
+        """Wait for the end of the connection, and return everything received."""
         await until(lambda: self.lost)
         return self.received
 
@@ -117,7 +115,7 @@ class LoopbackCase(TestCase):
 
 
 def buffered(site: StreamingSite) -> int:
-    """How many bytes the connections of a site hold in this process, unsent."""
+    """Return how many unsent bytes the connections of a site buffer in this process."""
     return sum(
         len(channel.transport.dataBuffer)
         - channel.transport.offset

@@ -37,16 +37,16 @@ class AdminTests(SynchronousTestCase):
         connection.lose()
         return answer
 
-    def test_metrics(self) -> None:
-        """Prometheus finds the figures, in its own type."""
+    def test_metrics_for_prometheus(self) -> None:
+        """The metrics come in the format and media type of Prometheus."""
         self.metrics.repairs.labels("outbox").inc()
         answer = self.ask("/metrics")
         self.assertEqual(answer.status, 200)
         self.assertIn("text/plain; version=", answer.header("Content-Type") or "")
         self.assertIn(b'fxprofile_repairs_total{loop="outbox"} 1.0', answer.body)
 
-    def test_dockerflow(self) -> None:
-        """The three paths of Dockerflow answer in JSON, and no cache keeps them."""
+    def test_dockerflow_paths(self) -> None:
+        """The three Dockerflow paths return JSON that may not be cached."""
         for path in ("/__heartbeat__", "/__lbheartbeat__", "/__version__"):
             answer = self.ask(path)
             self.assertEqual(answer.status, 200)
@@ -55,8 +55,8 @@ class AdminTests(SynchronousTestCase):
             self.assertIsInstance(answer.json, dict)
             self.assertEqual(self.ask(path, "HEAD").body, b"")
 
-    def test_ill(self) -> None:
-        """A dependency that is not well makes the heartbeat red, and nothing else."""
+    def test_failing_check(self) -> None:
+        """A failing check makes the heartbeat 503, and leaves the load balancer's at 200."""
 
         async def ill() -> None:
             raise OSError("secret")
@@ -66,14 +66,14 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual((answer.status, answer.json["checks"]), (503, {"bucket": "fail"}))
         self.assertEqual(self.ask("/__lbheartbeat__").status, 200)
 
-    def test_stopping(self) -> None:
-        """A process that is about to end wants no more requests."""
+    def test_stopping_process(self) -> None:
+        """A stopping process answers both heartbeats with 503."""
         self.health.stopping = True
         for path in ("/__heartbeat__", "/__lbheartbeat__"):
             self.assertEqual(self.ask(path).status, 503)
 
-    def test_client_leaves(self) -> None:
-        """A client that leaves while a dependency is asked is no error."""
+    def test_disconnect_during_heartbeat(self) -> None:
+        """A client that disconnects during the heartbeat causes no error."""
         wait: Deferred[None] = Deferred()
 
         async def slow() -> None:
@@ -87,7 +87,7 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual(connection.wire.value(), b"")
         self.assertEqual(self.ask("/__heartbeat__").status, 200)
 
-    def test_bug(self) -> None:
+    def test_bug_is_500(self) -> None:
         """A bug in the heartbeat is a 500 without details, and is logged."""
         resource = AdminResource(health=BrokenHealth(self.clock), metrics=self.metrics)
         self.site = StreamingSite(resource, reactor=self.clock)
@@ -96,8 +96,8 @@ class AdminTests(SynchronousTestCase):
         self.assertNotIn(b"secret", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_nothing_else(self) -> None:
-        """There is nothing else here."""
+    def test_other_paths_are_404(self) -> None:
+        """Any other path is 404, and any other method is 405."""
         for path in ("/", "/metric", "/__version__x"):
             self.assertEqual(self.ask(path).status, 404)
         self.assertEqual(self.ask("/metrics", "POST").status, 405)

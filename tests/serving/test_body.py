@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.serving.channel`.
-"""
+"""Tests of :class:`fxprofile.serving.channel.RequestBody`."""
 
 from __future__ import annotations
 
@@ -33,8 +31,8 @@ class RequestBodyTests(SynchronousTestCase):
     def next(self) -> Deferred[bytes]:
         return self.start(self.body.__anext__())
 
-    def test_asked_for(self) -> None:
-        """The transport is read while somebody asks, and not before or after."""
+    def test_transport_is_read_on_demand(self) -> None:
+        """The transport is read only while a consumer waits for a piece."""
         self.assertFalse(self.wire.reading)
         asked = self.next()
         self.assertTrue(self.wire.reading)
@@ -43,31 +41,31 @@ class RequestBodyTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(asked), b"piece")
         self.assertFalse(self.wire.reading)
 
-    def test_there_already(self) -> None:
-        """What came unasked is handed over before more is read."""
+    def test_buffered_pieces_come_first(self) -> None:
+        """Buffered pieces are returned before the transport is read again."""
         self.body.received(b"one")
         self.body.received(b"two")
         self.assertEqual(self.successResultOf(self.next()), b"one")
         self.assertEqual(self.successResultOf(self.next()), b"two")
         self.assertFalse(self.wire.reading)
 
-    def test_end(self) -> None:
-        """After the last piece it ends, and stays ended."""
+    def test_iteration_ends(self) -> None:
+        """After the last piece the iteration ends, repeatedly."""
         self.body.received(b"last")
         self.body.completed()
         self.assertEqual(self.successResultOf(self.next()), b"last")
         for _ in range(2):
             self.failureResultOf(self.next(), StopAsyncIteration)
 
-    def test_end_while_asked(self) -> None:
-        """Who waits for a piece that does not come is told of the end."""
+    def test_end_wakes_the_consumer(self) -> None:
+        """The end of the body ends the iteration of a waiting consumer."""
         asked = self.next()
         self.body.completed()
         self.failureResultOf(asked, StopAsyncIteration)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_continue(self) -> None:
-        """The client is told to go on at the first question, once."""
+    def test_continue_is_sent_once(self) -> None:
+        """The first read sends 100 Continue, and later ones do not."""
         self.assertEqual(self.continued, 0)
         for _ in range(2):
             asked = self.next()
@@ -75,30 +73,30 @@ class RequestBodyTests(SynchronousTestCase):
             self.body.received(b"x")
             self.successResultOf(asked)
 
-    def test_continue_not_waited_for(self) -> None:
-        """A client that sends without waiting is not told to go on."""
+    def test_continue_is_not_needed(self) -> None:
+        """A client that sends without waiting gets no 100 Continue."""
         self.body.received(b"x")
         self.successResultOf(self.next())
         self.next().addErrback(lambda _: None)
         self.assertEqual(self.continued, 0)
 
-    def test_gone(self) -> None:
-        """A client that goes away in the middle is an error, now and later."""
+    def test_disconnect_is_an_error(self) -> None:
+        """A disconnected client is an error for the waiting consumer and for later ones."""
         asked = self.next()
         self.body.lost()
         self.failureResultOf(asked, ClientGone)
         self.failureResultOf(self.next(), ClientGone)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_gone_after_the_end(self) -> None:
-        """A client that goes away when it has sent all of it has sent all of it."""
+    def test_disconnect_after_the_end(self) -> None:
+        """A client that disconnects after a complete body does no harm."""
         self.body.received(b"all")
         self.body.completed()
         self.body.lost()
         self.assertEqual(self.successResultOf(self.start(self.body.read(10))), b"all")
 
-    def test_stalled(self) -> None:
-        """A client that sends nothing is waited for so long and no longer."""
+    def test_stalled_client_times_out(self) -> None:
+        """A client that sends nothing times out."""
         asked = self.next()
         self.clock.advance(PATIENCE - 0.5)
         self.assertNoResult(asked)
@@ -107,8 +105,8 @@ class RequestBodyTests(SynchronousTestCase):
         self.body.received(b"too late")
         self.failureResultOf(self.next(), RequestTimeout)
 
-    def test_drip(self) -> None:
-        """A client that sends a byte a second is stalled too."""
+    def test_dripping_client_times_out(self) -> None:
+        """A client that sends one byte a second times out."""
         for _ in range(PATIENCE - 1):
             asked = self.next()
             self.clock.advance(1)
@@ -118,16 +116,16 @@ class RequestBodyTests(SynchronousTestCase):
         self.clock.advance(1)
         self.failureResultOf(asked, RequestTimeout)
 
-    def test_slow_but_steady(self) -> None:
-        """A client that makes progress may take long over it all."""
+    def test_steady_client_does_not_time_out(self) -> None:
+        """A slow client that makes progress does not time out."""
         for _ in range(10):
             asked = self.next()
             self.clock.advance(PATIENCE - 1)
             self.body.received(b"x" * PROGRESS)
             self.successResultOf(asked)
 
-    def test_slow_reader(self) -> None:
-        """The time in which nobody asks is not the client's."""
+    def test_slow_consumer_does_not_count(self) -> None:
+        """Time in which no consumer waits does not count against the client."""
         for _ in range(10):
             asked = self.next()
             self.clock.advance(1)
@@ -135,8 +133,8 @@ class RequestBodyTests(SynchronousTestCase):
             self.successResultOf(asked)
             self.clock.advance(10 * PATIENCE)
 
-    def test_reader_is_cancelled(self) -> None:
-        """Who gives up waiting leaves no timer behind, and the next one can go on."""
+    def test_cancelled_consumer(self) -> None:
+        """A cancelled read leaves no timer, and a later read continues."""
         asked = self.next()
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
@@ -144,8 +142,8 @@ class RequestBodyTests(SynchronousTestCase):
         self.body.received(b"piece")
         self.assertEqual(self.successResultOf(self.next()), b"piece")
 
-    def test_given_up(self) -> None:
-        """When a body is given up, what was there and what still comes is dropped."""
+    def test_closed_body_discards(self) -> None:
+        """A closed body discards its pieces and all that follow."""
         self.body.received(b"x" * 1000)
         self.successResultOf(self.start(self.body.aclose()))
         self.successResultOf(self.start(self.body.aclose()))
@@ -153,14 +151,14 @@ class RequestBodyTests(SynchronousTestCase):
         self.failureResultOf(self.next(), ClientGone)
         self.assertFalse(self.wire.reading)
 
-    def test_closed_after_the_end(self) -> None:
-        """To close a body that was read to its end changes nothing."""
+    def test_close_after_the_end(self) -> None:
+        """Closing a body that was read to its end changes nothing."""
         self.body.completed()
         self.successResultOf(self.start(self.body.aclose()))
         self.failureResultOf(self.next(), StopAsyncIteration)
 
-    def test_read(self) -> None:
-        """All of it, if it is not too long."""
+    def test_read_returns_the_whole_body(self) -> None:
+        """A body within the limit is returned whole."""
         for limit, expected in ((6, b"abcdef"), (7, b"abcdef"), (5, None)):
             body = RequestBody(transport=self.wire, clock=self.clock)
             for piece in (b"abc", b"def"):
@@ -169,7 +167,7 @@ class RequestBodyTests(SynchronousTestCase):
             self.assertEqual(self.successResultOf(self.start(body.read(limit))), expected)
 
     def test_read_stops_at_the_limit(self) -> None:
-        """Of a body that is too long, no more is read than shows it."""
+        """Reading stops at the first piece that exceeds the limit."""
         reading = self.start(self.body.read(5))
         self.body.received(b"abcdef")
         self.assertIsNone(self.successResultOf(reading))

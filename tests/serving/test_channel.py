@@ -16,8 +16,8 @@ from tests.serving.wire import BUFFER
 class BodyTests(ChannelCase):
     """Requests with a body."""
 
-    def test_rendered_first(self) -> None:
-        """A request is rendered when its headers are in, and reads the body as it comes."""
+    def test_request_is_rendered_before_its_body(self) -> None:
+        """A request is rendered when its headers have arrived, and reads its body as it arrives."""
         self.post(6)
         self.assertEqual(len(self.resource.requests), 1)
         self.assertEqual(self.wire.value(), b"")
@@ -27,8 +27,8 @@ class BodyTests(ChannelCase):
         self.assertEqual(self.connection.answer().body, b"abcdef")
         self.assert_alive()
 
-    def test_back_pressure(self) -> None:
-        """The transport is read while somebody asks for the body, and at no other time."""
+    def test_transport_is_read_on_demand(self) -> None:
+        """The transport is read only while the handler waits for the body."""
         steps = [Deferred[None]() for _ in range(3)]
         pieces = []
 
@@ -57,36 +57,36 @@ class BodyTests(ChannelCase):
         self.assertEqual(self.connection.answer().status, 200)
         self.assert_alive()
 
-    def test_with_the_headers(self) -> None:
-        """A body that comes with its headers is read like any other."""
+    def test_body_with_the_headers(self) -> None:
+        """A body that arrives with its headers is read like any other."""
         self.post(3, b"abc")
         self.assertEqual(self.connection.answer().body, b"abc")
         self.assert_alive()
 
-    def test_byte_by_byte(self) -> None:
-        """So is a request that comes byte by byte."""
+    def test_request_byte_by_byte(self) -> None:
+        """A request that arrives byte by byte is handled."""
         for byte in b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc":
             self.connection.send(bytes([byte]))
         self.assertEqual(self.connection.answer().body, b"abc")
         self.assert_alive()
 
-    def test_chunked(self) -> None:
-        """A body in chunks is taken apart."""
+    def test_chunked_body(self) -> None:
+        """A chunked body is decoded."""
         self.connection.request("/", "POST", Transfer_Encoding="chunked")
         self.connection.send(b"3\r\nabc\r\n2;x=y\r\nde")
         self.connection.send(b"\r\n0\r\n\r\n")
         self.assertEqual(self.connection.answer().body, b"abcde")
         self.assert_alive()
 
-    def test_no_body(self) -> None:
+    def test_request_without_body(self) -> None:
         """A request without a body has an empty one."""
         for method, headers in (("GET", {}), ("POST", {}), ("POST", {"Content_Length": "0"})):
             self.connection.request("/", method, **headers)
             self.assertEqual(self.connection.answer().body, b"")
         self.assert_alive()
 
-    def test_pipelined(self) -> None:
-        """Requests that come at once are answered one after the other, in their order."""
+    def test_pipelined_requests_keep_their_order(self) -> None:
+        """Pipelined requests are answered in their order."""
         post = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
         bodies = [b"one", b"three", b"", b"seven"]
         self.connection.send(b"".join(post % (len(body), body) for body in bodies))
@@ -94,7 +94,7 @@ class BodyTests(ChannelCase):
         self.assert_alive()
 
     def test_pipelined_behind_a_slow_one(self) -> None:
-        """A request waits for the answer to the one before it."""
+        """A pipelined request waits for the response to the one before it."""
         slow: list[Deferred[None]] = [Deferred()]
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -111,8 +111,8 @@ class BodyTests(ChannelCase):
         answers = self.connection.answers()
         self.assertEqual([answer.body for answer in answers], [b"/1", b"/2", b"/3"])
 
-    def test_answer_between(self) -> None:
-        """An answer that is given while the last piece is handed over is one answer."""
+    def test_response_during_the_last_piece(self) -> None:
+        """A response that is given while the last piece is delivered is sent once."""
 
         async def handler(request: StreamingRequest) -> bytes:
             return await request.body.__anext__()
@@ -122,8 +122,8 @@ class BodyTests(ChannelCase):
         self.connection.send(b"abc")
         self.assertEqual(self.connection.answer().body, b"abc")
 
-    def test_read_after_the_end(self) -> None:
-        """When the body is in, the transport is read: else nobody would see the client go."""
+    def test_transport_is_read_after_the_body(self) -> None:
+        """After a complete body the transport is read, so that a disconnect is noticed."""
 
         async def handler(request: StreamingRequest) -> bytes:
             return await Deferred[bytes]()
@@ -134,8 +134,8 @@ class BodyTests(ChannelCase):
         self.connection.send(b"abc")
         self.assertTrue(self.wire.reading)
 
-    def test_end_while_nothing_is_taken(self) -> None:
-        """It is not, as long as the client takes nothing of the answer."""
+    def test_transport_is_not_read_while_the_client_does_not_read(self) -> None:
+        """After a complete body the transport is not read while the client reads no response."""
 
         async def handler(request: StreamingRequest) -> bytes:
             await request.body.__anext__()
@@ -151,22 +151,22 @@ class BodyTests(ChannelCase):
         self.wire.drain()
         self.assertTrue(self.wire.reading)
 
-    def test_short(self) -> None:
-        """A client that goes away in the middle is gone, not done."""
+    def test_truncated_body(self) -> None:
+        """A client that disconnects midway is an error, not an end."""
         self.post(6, b"abc")
         self.connection.lose()
         self.assertIsInstance(self.resource.problems[0], CancelledError | ClientGone)
         self.assertEqual(self.wire.value(), b"")
 
-    def test_long(self) -> None:
-        """What follows the announced length is the next request, or none."""
+    def test_bytes_after_the_body(self) -> None:
+        """Bytes after the announced length belong to the next request."""
         self.post(3, b"abcdef\r\n")
         first, second = self.connection.answers()
         self.assertEqual((first.status, first.body), (200, b"abc"))
         self.assertEqual((second.status, second.body), (400, b"bad"))
 
-    def test_stalled(self) -> None:
-        """A client that stalls in mid-body is told so after 15 seconds, and let go."""
+    def test_stalled_body_times_out(self) -> None:
+        """A client that stalls midway gets 408 after 15 seconds, and the connection is closed."""
         self.post(6, b"abc")
         self.passes(PATIENCE - 1)
         self.assertEqual(self.wire.value(), b"")
@@ -176,8 +176,8 @@ class BodyTests(ChannelCase):
         self.assertIsInstance(self.resource.problems[0], RequestTimeout)
         self.assert_lingering()
 
-    def test_drip(self) -> None:
-        """So is one that sends a byte a second."""
+    def test_dripping_body_times_out(self) -> None:
+        """A client that sends one byte a second gets 408."""
         self.post(1000)
         for _ in range(PATIENCE):
             self.assertEqual(self.wire.value(), b"")
@@ -185,8 +185,8 @@ class BodyTests(ChannelCase):
             self.passes(1)
         self.assertEqual(self.connection.answer().status, 408)
 
-    def test_slow_handler(self) -> None:
-        """No timer runs against the client while it is we who do nothing."""
+    def test_slow_handler_does_not_time_out_the_client(self) -> None:
+        """No timer runs while the handler does not read."""
         wait = Deferred[None]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -203,10 +203,10 @@ class BodyTests(ChannelCase):
 
 
 class ExpectTests(ChannelCase):
-    """Clients that wait to be told to go on."""
+    """Clients that send Expect: 100-continue."""
 
-    def test_asked_for(self) -> None:
-        """A client is told to go on when somebody asks for the body."""
+    def test_continue_when_the_body_is_read(self) -> None:
+        """100 Continue is sent when the handler reads the body."""
         wait = Deferred[None]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -223,23 +223,23 @@ class ExpectTests(ChannelCase):
         self.assertEqual(self.connection.answer().body, b"abc")
         self.assert_alive()
 
-    def test_refused(self) -> None:
-        """A client whose request is refused is not told to go on."""
+    def test_no_continue_when_refused(self) -> None:
+        """A refused request gets no 100 Continue."""
         self.serve(refuse)
         self.post(3, Expect="100-Continue")
         answer = self.connection.answer()
         self.assertEqual((answer.status, answer.body), (200, b"no"))
         self.assertEqual(answer.header("Connection"), "close")
 
-    def test_old_client(self) -> None:
-        """A client of HTTP/1.0 does not know what it would be told."""
+    def test_no_continue_for_http_1_0(self) -> None:
+        """An HTTP/1.0 client gets no 100 Continue."""
         self.connection.request(
             "/", "POST", b"abc", version="1.0", Content_Length="3", Expect="100-continue"
         )
         self.assertEqual(self.connection.answer().body, b"abc")
 
-    def test_no_body(self) -> None:
-        """Without a body there is nothing to go on with."""
+    def test_no_continue_without_body(self) -> None:
+        """A request without a body gets no 100 Continue."""
         self.connection.request("/", Expect="100-continue")
         self.assertEqual(self.connection.answer().body, b"")
         self.assert_alive()

@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.serving.channel`: clients that are slow, leave, or never listen.
-"""
+"""Tests of :mod:`fxprofile.serving.channel`: clients that are slow, disconnect, or do not read."""
 
 from __future__ import annotations
 
@@ -15,17 +13,17 @@ from tests.serving.wire import BUFFER
 
 
 class TimerTests(ChannelCase):
-    """How long a client may take over what it has to do."""
+    """Time limits of clients."""
 
-    def test_idle(self) -> None:
+    def test_idle_connection_is_closed(self) -> None:
         """An idle connection is closed after a minute."""
         self.passes(IDLE - 1)
         self.assertFalse(self.wire.disconnecting)
         self.passes(1)
         self.assertTrue(self.wire.disconnecting)
 
-    def test_slow_headers(self) -> None:
-        """A byte now and then does not keep a connection alive."""
+    def test_dripping_headers_time_out(self) -> None:
+        """Single bytes do not keep a connection open."""
         self.connection.send(b"GET / HTTP/1.1\r\nX: ")
         for _ in range(IDLE):
             self.assertFalse(self.wire.disconnecting)
@@ -33,8 +31,8 @@ class TimerTests(ChannelCase):
             self.passes(1)
         self.assertTrue(self.wire.disconnecting)
 
-    def test_between_requests(self) -> None:
-        """After an answer, with a body or without, the time begins anew."""
+    def test_timer_restarts_after_a_response(self) -> None:
+        """The idle timer restarts after a response, with or without a request body."""
         for _ in range(3):
             self.passes(IDLE - 1)
             self.connection.request("/")
@@ -45,8 +43,8 @@ class TimerTests(ChannelCase):
         self.passes(IDLE)
         self.assertTrue(self.wire.disconnecting)
 
-    def test_answer_not_taken(self) -> None:
-        """A client that takes nothing of a long answer for a minute is cut off."""
+    def test_unread_response_times_out(self) -> None:
+        """A client that reads nothing of a long response for a minute is disconnected."""
         self.serve(self.write_much)
         self.wire.takes = False
         self.connection.request("/")
@@ -55,8 +53,8 @@ class TimerTests(ChannelCase):
         self.passes(1)
         self.assertTrue(self.wire.aborted)
 
-    def test_answer_taken_slowly(self) -> None:
-        """One that takes something now and then may take long over it all."""
+    def test_slowly_read_response(self) -> None:
+        """A client that keeps reading slowly may take a long time."""
         self.serve(self.write_much)
         self.wire.takes = False
         self.connection.request("/")
@@ -73,8 +71,8 @@ class TimerTests(ChannelCase):
         request.write(bytes(2 * BUFFER))
         return await Deferred[bytes]()
 
-    def test_short_answer_not_taken(self) -> None:
-        """A short answer that is not taken keeps its connection no longer than an idle one."""
+    def test_unread_short_response_times_out(self) -> None:
+        """A short unread response keeps a connection open no longer than an idle one."""
         self.wire.takes = False
         self.connection.request("/")
         self.passes(IDLE)
@@ -82,8 +80,8 @@ class TimerTests(ChannelCase):
         self.passes(IDLE)
         self.assertTrue(self.wire.aborted)
 
-    def test_last_answer_not_taken(self) -> None:
-        """Nor does the last one on its connection."""
+    def test_unread_last_response_times_out(self) -> None:
+        """An unread last response does not keep a connection open."""
         self.wire.takes = False
         self.connection.request("/", Connection="close")
         self.assertTrue(self.wire.disconnecting)
@@ -92,8 +90,8 @@ class TimerTests(ChannelCase):
         self.passes(1)
         self.assertTrue(self.wire.aborted)
 
-    def test_slow_answer(self) -> None:
-        """A client that waits for us is not cut off."""
+    def test_slow_handler_does_not_time_out(self) -> None:
+        """A client that waits for its response is not disconnected."""
         wait = Deferred[bytes]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -107,10 +105,10 @@ class TimerTests(ChannelCase):
 
 
 class ClientTests(ChannelCase):
-    """Clients that leave, or never listen."""
+    """Clients that disconnect, or do not read."""
 
-    def test_leaves_while_we_work(self) -> None:
-        """Whoever works for a client that left is cancelled."""
+    def test_disconnect_cancels_the_handler(self) -> None:
+        """A disconnected client cancels its handler."""
 
         async def handler(request: StreamingRequest) -> bytes:
             return await Deferred[bytes]()
@@ -120,16 +118,16 @@ class ClientTests(ChannelCase):
         self.connection.lose()
         self.assertIsInstance(self.resource.problems[0], CancelledError)
 
-    def test_answer_to_nobody(self) -> None:
-        """To write to a client that left, before its body was in, does no harm."""
+    def test_response_after_disconnect(self) -> None:
+        """A response to a client that disconnected during its body does no harm."""
         self.post(100)
         request = self.resource.requests[0]
         self.connection.lose()
         request.write(b"hello?")
         self.assertEqual(self.wire.value(), b"")
 
-    def test_half_closes(self) -> None:
-        """A client that will send no more still gets what is on its way to it."""
+    def test_half_closed_client_gets_its_response(self) -> None:
+        """A client that has closed its sending side still gets its response."""
         self.wire.takes = False
         self.connection.request("/")
         self.connection.protocol.readConnectionLost()
@@ -137,8 +135,8 @@ class ClientTests(ChannelCase):
         self.assertFalse(self.wire.aborted)
         self.assertEqual(self.connection.answer().status, 200)
 
-    def test_half_closes_in_mid_answer(self) -> None:
-        """So does a client whose answer has begun: it gets all of it."""
+    def test_half_close_during_the_response(self) -> None:
+        """A client that closes its sending side during the response gets all of it."""
         wait = Deferred[bytes]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -155,8 +153,8 @@ class ClientTests(ChannelCase):
         self.assertTrue(self.wire.value().endswith(b"abcdef"))
         self.assertTrue(self.wire.disconnecting)
 
-    def test_half_closes_in_mid_body(self) -> None:
-        """A client that will not send the rest of its body has gone."""
+    def test_half_close_during_the_body(self) -> None:
+        """A client that closes its sending side during its body counts as disconnected."""
         self.post(6, b"abc")
         self.connection.protocol.readConnectionLost()
         self.assertTrue(self.wire.disconnecting)
@@ -164,7 +162,7 @@ class ClientTests(ChannelCase):
         self.assertIsInstance(self.resource.problems[0], CancelledError | ClientGone)
 
     def flood(self) -> None:
-        """Ask for as much as is read."""
+        """Send requests for as long as they are read."""
         sent = 0
         while self.wire.reading:
             self.connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
@@ -172,8 +170,8 @@ class ClientTests(ChannelCase):
             self.assertLess(sent, 10, "there is no end to it")
             self.assertLess(self.wire.buffered, 3 * BUFFER)
 
-    def test_takes_nothing(self) -> None:
-        """A client that asks and asks and takes nothing is no longer answered, nor read."""
+    def test_flood_of_requests_is_bounded(self) -> None:
+        """A client that pipelines requests without reading responses is no longer read."""
         self.wire.takes = False
         self.flood()
         answered = len(self.resource.requests)
@@ -187,8 +185,11 @@ class ClientTests(ChannelCase):
         answers = self.connection.answers()
         self.assertEqual(len(answers), len(self.resource.requests))
 
-    def test_takes_nothing_of_a_long_answer(self) -> None:
-        """Nor is one that asks and asks while it takes nothing of a long answer."""
+    def test_flood_during_a_long_response(self) -> None:
+        """
+        A client that pipelines requests while it reads nothing of a long response is no
+        longer read.
+        """
         wait = Deferred[None]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -208,8 +209,8 @@ class ClientTests(ChannelCase):
         self.assertTrue(self.wire.reading)
         self.assertEqual(len(self.connection.answers()), len(self.resource.requests))
 
-    def test_sends_while_we_work(self) -> None:
-        """Nor is one that asks and asks while we work on its first question."""
+    def test_flood_during_a_slow_handler(self) -> None:
+        """A client that pipelines requests while the first is handled is no longer read."""
 
         async def handler(request: StreamingRequest) -> bytes:
             return await Deferred[bytes]()
@@ -218,21 +219,21 @@ class ClientTests(ChannelCase):
         self.flood()
         self.assertEqual(len(self.resource.requests), 1)
 
-    def test_old_client(self) -> None:
-        """A client of HTTP/1.0 is served, and its connection ends."""
+    def test_http_1_0_client(self) -> None:
+        """An HTTP/1.0 client is served, and its connection is closed."""
         self.connection.request("/", version="1.0")
         self.assertEqual(self.connection.answer().header("Connection"), "close")
         self.assertTrue(self.wire.disconnecting)
 
-    def test_host(self) -> None:
-        """What a client says of our name is not repeated."""
+    def test_host_header_is_not_repeated(self) -> None:
+        """The Host header is not repeated in responses."""
         self.connection.request("/")
         self.assertEqual(self.resource.requests[0].getRequestHostname(), b"localhost")
 
 
 class StatusTests(ChannelCase):
-    def test_words(self) -> None:
-        """A status that HTTP has no words for in Twisted has them here, and others are let be."""
+    def test_phrases_of_statuses(self) -> None:
+        """Statuses that Twisted has no phrase for have one; other phrases are kept."""
         for code, words in ((422, b"422 Unprocessable "), (404, b"404 Not Found"), (299, b"299 ")):
 
             async def handler(request: StreamingRequest, code: int = code) -> bytes:
@@ -245,15 +246,18 @@ class StatusTests(ChannelCase):
 
 
 class StoppingTests(ChannelCase):
-    """What becomes of connections when a site closes."""
+    """Connections of a site that stops."""
 
-    def test_idle(self) -> None:
-        """One that waits for a request is closed."""
+    def test_idle_connection(self) -> None:
+        """An idle connection is closed."""
         self.site.close_idle()
         self.assertTrue(self.wire.disconnecting)
 
-    def test_busy(self) -> None:
-        """One whose request is being answered is closed after that, and the client told."""
+    def test_connection_with_a_request(self) -> None:
+        """
+        A connection whose request is being handled is closed after the response, which says
+        so.
+        """
         wait = Deferred[bytes]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -268,8 +272,8 @@ class StoppingTests(ChannelCase):
         self.assertEqual((answer.body, answer.header("Connection")), (b"done", "close"))
         self.assertTrue(self.wire.disconnecting)
 
-    def test_headers_coming(self) -> None:
-        """One whose request is on its way gets its answer, and is closed after it."""
+    def test_connection_with_partial_headers(self) -> None:
+        """A request whose headers are arriving is answered, and its connection closed."""
         self.connection.send(b"GET / HTTP/1.1\r\nHost")
         self.site.close_idle()
         self.assertFalse(self.wire.disconnecting)
@@ -277,16 +281,16 @@ class StoppingTests(ChannelCase):
         self.assertEqual(self.connection.answer().header("Connection"), "close")
         self.assertTrue(self.wire.disconnecting)
 
-    def test_body_coming(self) -> None:
-        """So does one whose body is on its way."""
+    def test_connection_with_partial_body(self) -> None:
+        """A request whose body is arriving is answered, and its connection closed."""
         self.post(6, b"abc")
         self.site.close_idle()
         self.connection.send(b"def")
         self.assertEqual(self.connection.answer().body, b"abcdef")
         self.assertTrue(self.wire.disconnecting)
 
-    def test_lingering(self) -> None:
-        """One that lingers is left to do so."""
+    def test_lingering_connection(self) -> None:
+        """A lingering connection is left to linger."""
         self.serve(refuse)
         self.post(6)
         self.site.close_idle()
@@ -294,12 +298,12 @@ class StoppingTests(ChannelCase):
         self.passes(LINGER_SECONDS)
         self.assertTrue(self.wire.aborted)
 
-    def test_known_channels(self) -> None:
-        """The site knows its connections, for as long as they are there."""
+    def test_site_knows_its_connections(self) -> None:
+        """The site knows each connection until it is closed."""
         self.assertEqual(len(self.site.channels), 1)
         self.connection.protocol.connectionLost(Failure(ConnectionError()))
         self.assertEqual(len(self.site.channels), 0)
 
-    def test_protocols(self) -> None:
-        """Over TLS nothing is promised that a channel cannot speak."""
+    def test_alpn_offers_http_1_1(self) -> None:
+        """Over TLS only HTTP/1.1 is offered."""
         self.assertEqual(self.site.acceptableProtocols(), [b"http/1.1"])

@@ -46,13 +46,13 @@ class HealthTests(SynchronousTestCase):
         ill = [name for name, state in answer[1]["checks"].items() if state != "ok"]
         self.assertEqual(ill, [name])
 
-    def test_well(self) -> None:
-        """When each dependency is well, so is the process."""
+    def test_all_checks_pass(self) -> None:
+        """If each check passes, the heartbeat is 200."""
         checks = {"one": "ok", "other": "ok"}
         self.assertEqual(self.heartbeat(), (200, {"status": "ok", "checks": checks}))
 
-    def test_ill(self) -> None:
-        """A dependency that says no, fails or is silent for too long is named."""
+    def test_failing_check_is_named(self) -> None:
+        """A check that returns False, raises or times out is named."""
         for answer in (False, OSError("secret"), Deferred()):
             self.answers["one"] = answer
             beat = self.start()
@@ -60,8 +60,8 @@ class HealthTests(SynchronousTestCase):
             self.assert_ill("one", self.successResultOf(beat))
             self.assertNotIn("secret", repr(beat))
 
-    def test_silent(self) -> None:
-        """The log says of a dependency that does not answer how long it was waited for."""
+    def test_timeout_is_logged(self) -> None:
+        """The log says how long a check that timed out was waited for."""
         self.answers["one"] = Deferred()
         with capturedLogs() as logs:
             self.start()
@@ -69,15 +69,15 @@ class HealthTests(SynchronousTestCase):
         (event,) = logs
         self.assertEqual(formatEvent(event), f"Health check one failed: no response in {TIMEOUT} s")
 
-    def test_at_the_same_time(self) -> None:
-        """All are asked at the same time: two that are silent take no longer than one."""
+    def test_checks_run_concurrently(self) -> None:
+        """Two checks that time out take no longer than one."""
         self.answers = {"one": Deferred(), "other": Deferred()}
         beat = self.start()
         self.clock.advance(TIMEOUT)
         self.assertEqual(self.successResultOf(beat)[0], 503)
 
-    def test_asked_often(self) -> None:
-        """An answer is good for a moment, for all who ask."""
+    def test_results_are_reused(self) -> None:
+        """Results are reused for a moment."""
         self.heartbeat()
         self.answers["one"] = False
         self.clock.advance(FRESH / 2)
@@ -86,8 +86,8 @@ class HealthTests(SynchronousTestCase):
         self.clock.advance(FRESH / 2)
         self.assert_ill("one", self.heartbeat())
 
-    def test_asked_by_many(self) -> None:
-        """However many ask at one time, each dependency is asked once."""
+    def test_concurrent_heartbeats_share_checks(self) -> None:
+        """Concurrent heartbeats run each check once."""
         slow: Deferred[None] = Deferred()
         self.answers["one"] = slow
         beats = [self.start() for _ in range(3)]
@@ -103,8 +103,8 @@ class HealthTests(SynchronousTestCase):
         self.heartbeat()
         self.assertEqual(len(self.asked), 4)
 
-    def test_who_asks_goes_away(self) -> None:
-        """Whoever asks and goes away does not make anything look ill to the next one."""
+    def test_cancelled_heartbeat_fails_no_check(self) -> None:
+        """A cancelled heartbeat does not fail a check for the next one."""
         wait: Deferred[None] = Deferred()
         self.answers["one"] = wait
         beat = self.start()
@@ -113,21 +113,21 @@ class HealthTests(SynchronousTestCase):
         wait.callback(None)
         self.assertEqual(self.heartbeat()[0], 200)
 
-    def test_stopping(self) -> None:
-        """A process that is about to end says so to all who ask."""
+    def test_stopping_process(self) -> None:
+        """A stopping process fails both heartbeats."""
         self.assertEqual(self.health.load_balancer_heartbeat()[0], 200)
         self.health.stopping = True
         self.assert_ill("process", self.heartbeat())
         self.assertEqual(self.health.load_balancer_heartbeat(), (503, {"status": "stopping"}))
 
-    def test_load_balancer(self) -> None:
-        """A load balancer is answered without a look at the dependencies."""
+    def test_load_balancer_heartbeat_runs_no_checks(self) -> None:
+        """The load balancer's heartbeat runs no checks."""
         self.answers["one"] = False
         self.assertEqual(self.health.load_balancer_heartbeat(), (200, {"status": "ok"}))
         self.assertEqual(self.asked, [])
 
-    def test_version(self) -> None:
-        """The version has the members that Dockerflow wants."""
+    def test_version_members(self) -> None:
+        """The version has the members that Dockerflow requires."""
         members = self.health.version()
         self.assertLessEqual({"source", "version", "commit", "build"}, set(members))
         self.assertEqual(members["version"], __version__)

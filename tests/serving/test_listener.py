@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.serving.listener`: how a listener starts, and ends.
-"""
+"""Tests of :mod:`fxprofile.serving.listener`: how a listener starts and stops."""
 
 from __future__ import annotations
 
@@ -70,14 +68,14 @@ class ListenerTests(LoopbackCase):
         return self.stopping
 
     async def stopped(self) -> None:
-        """Wait until the listener has stopped, and see that it is empty."""
+        """Wait until the listener has stopped, and check that it has no connections."""
         if self.listener.running:
             self.stop()
         await until(lambda: self.stopping.called, self.clock)
         await until(lambda: not self.site.channels)
 
-    async def test_idle(self) -> None:
-        """Idle connections are closed at once, in an orderly way."""
+    async def test_idle_connections_are_closed(self) -> None:
+        """Idle connections are closed immediately and without a reset."""
         client = await self.start(read_all)
         client.transport.write(GET)
         await client.answer()
@@ -87,8 +85,8 @@ class ListenerTests(LoopbackCase):
         await client.end()
         self.assertFalse(client.reset)
 
-    async def test_no_new_ones(self) -> None:
-        """Nobody can connect any longer, while the last ones get their answers."""
+    async def test_stop_refuses_new_connections(self) -> None:
+        """A stopping listener refuses new connections, and answers the requests in flight."""
         client = await self.start(self.slowly)
         client.transport.write(GET)
         await until(lambda: self.resource.requests)
@@ -102,8 +100,8 @@ class ListenerTests(LoopbackCase):
         await self.stopped()
         self.assertFalse(client.reset)
 
-    async def test_whole_answer(self) -> None:
-        """An answer that is written but not yet taken is not cut off."""
+    async def test_stop_finishes_responses(self) -> None:
+        """A response that is being read is not truncated by a stop."""
         size = 16 << 20
         client = await self.start(self.slowly)
         client.transport.write(GET)
@@ -119,8 +117,8 @@ class ListenerTests(LoopbackCase):
         await self.stopped()
         self.assertFalse(client.reset)
 
-    async def test_late(self) -> None:
-        """Whoever is not done after so many seconds is cut off."""
+    async def test_stop_is_bounded(self) -> None:
+        """Connections that are still open after the grace period are aborted."""
         client = await self.start(self.slowly)
         client.transport.write(GET)
         await until(lambda: self.resource.requests)
@@ -135,15 +133,15 @@ class ListenerTests(LoopbackCase):
         self.assertTrue(client.reset)
         self.assertIsInstance(self.resource.problems[0], CancelledError)
 
-    async def test_never_connected(self) -> None:
-        """A listener to which nobody is connected ends at once."""
+    async def test_stop_without_connections(self) -> None:
+        """A listener without connections stops immediately."""
         client = await self.start(read_all)
         client.transport.loseConnection()
         await until(lambda: not self.site.channels)
         await self.stop()
 
-    async def test_taken(self) -> None:
-        """An address that is taken is a setting that is wrong, in one line that names it."""
+    async def test_address_in_use(self) -> None:
+        """An address in use is a ConfigError whose one line names the setting."""
         await self.start(read_all)
         second = Listener(
             endpoint=Endpoint(self.endpoint.port.getHost().port),
@@ -157,8 +155,8 @@ class ListenerTests(LoopbackCase):
             await second.ready()
         await second.stopService()
 
-    async def test_no_such_port(self) -> None:
-        """So is a port that there cannot be, and that is known at once."""
+    async def test_invalid_port(self) -> None:
+        """A port that cannot exist is a ConfigError that check() raises at once."""
         listener = Listener(
             endpoint=Endpoint(65536),
             site=StreamingSite(Handled(read_all), reactor=self.clock),
@@ -171,8 +169,8 @@ class ListenerTests(LoopbackCase):
             listener.check()
         await listener.stopService()
 
-    async def test_privileged(self) -> None:
-        """A listener opens its port while the process may still do so, and only then."""
+    async def test_port_opens_once(self) -> None:
+        """The port is opened by privilegedStartService(), and not again by startService()."""
         endpoint = Endpoint()
         listener = Listener(
             endpoint=endpoint,

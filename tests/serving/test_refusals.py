@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.serving.channel`: answers before the end of a body, and to no HTTP.
+Tests of :mod:`fxprofile.serving.channel`: responses before the end of a body, and invalid HTTP.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from tests.serving.resources import read_all, refuse
 
 
 class RefusalTests(ChannelCase):
-    """Answers that come before the end of the body."""
+    """Responses before the end of the body."""
 
     def setUp(self) -> None:
         super().setUp()
         self.serve(refuse)
 
-    def test_before_the_body(self) -> None:
-        """The answer leaves at once, says that it is the last, and no more is parsed."""
+    def test_response_before_the_body(self) -> None:
+        """
+        A response before the body is sent at once with Connection: close, and no more is
+        parsed.
+        """
         self.post(1000)
         answer = self.connection.answer()
         self.assertEqual((answer.body, answer.header("Connection")), (b"no", "close"))
@@ -29,16 +32,16 @@ class RefusalTests(ChannelCase):
         self.assertEqual(len(self.resource.requests), 1)
         self.assertEqual(self.wire.value(), b"")
 
-    def test_with_a_part_of_the_body(self) -> None:
-        """So it does when a part of the body came with the headers."""
+    def test_response_with_part_of_the_body(self) -> None:
+        """A response is sent at once if part of the body came with the headers."""
         self.post(1000, b"x" * 500)
         self.assertEqual(self.connection.answer().header("Connection"), "close")
         self.assert_lingering()
         self.connection.send(b"x" * 500 + b"GET / HTTP/1.1\r\n\r\n")
         self.assertEqual(len(self.resource.requests), 1)
 
-    def test_in_the_middle(self) -> None:
-        """So it does when the answer comes in the middle of the body."""
+    def test_response_midway(self) -> None:
+        """A response in the middle of the body is sent at once."""
 
         async def handler(request: StreamingRequest) -> bytes:
             return await request.body.__anext__()
@@ -50,8 +53,8 @@ class RefusalTests(ChannelCase):
         self.assertEqual((answer.body, answer.header("Connection")), (b"abc", "close"))
         self.assert_lingering()
 
-    def test_bounded_time(self) -> None:
-        """The rest is read for a few seconds."""
+    def test_linger_time_is_bounded(self) -> None:
+        """The rest of the body is discarded for a few seconds only."""
         self.post(1 << 40)
         for _ in range(LINGER_SECONDS):
             self.assertFalse(self.wire.aborted)
@@ -59,8 +62,8 @@ class RefusalTests(ChannelCase):
             self.passes(1)
         self.assertTrue(self.wire.aborted)
 
-    def test_bounded_bytes(self) -> None:
-        """The rest is read up to so many bytes."""
+    def test_linger_bytes_are_bounded(self) -> None:
+        """The rest of the body is discarded up to a limit."""
         self.post(1 << 40)
         piece = b"x" * (1 << 20)
         for _ in range(LINGER_BYTES // len(piece)):
@@ -69,8 +72,8 @@ class RefusalTests(ChannelCase):
         self.connection.send(b"x")
         self.assertTrue(self.wire.aborted)
 
-    def test_whole_body(self) -> None:
-        """If the body is there although nobody read it, the connection lives on."""
+    def test_unread_complete_body(self) -> None:
+        """If a complete body was not read, the connection can be reused."""
 
         async def handler(request: StreamingRequest) -> bytes:
             await wait
@@ -85,10 +88,10 @@ class RefusalTests(ChannelCase):
 
 
 class NotHttpTests(ChannelCase):
-    """What is answered to what is not HTTP."""
+    """Responses to invalid HTTP."""
 
-    def test_length(self) -> None:
-        """If it is the length of the body that cannot be, the answer says so."""
+    def test_invalid_length(self) -> None:
+        """An invalid length of the body has a response of its own."""
         head = b"POST / HTTP/1.1\r\nHost: x\r\n"
         for data in (
             head + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
@@ -110,8 +113,8 @@ class NotHttpTests(ChannelCase):
             self.assertEqual(self.resource.requests, [], data[:80])
             self.assert_lingering()
 
-    def test_garbage(self) -> None:
-        """It is the site's own answer, once, and nothing is rendered."""
+    def test_garbage_gets_bad_request(self) -> None:
+        """Garbage gets the site's response once, and nothing is rendered."""
         head = b"POST / HTTP/1.1\r\nHost: x\r\n"
         for data in (
             b"\x16\x03\x01\x00\xa5\r\n\r\n",
@@ -137,14 +140,14 @@ class NotHttpTests(ChannelCase):
             self.passes(LINGER_SECONDS)
             self.assertTrue(self.wire.aborted)
 
-    def test_after_good_ones(self) -> None:
-        """Answers to what came before are not touched by it."""
+    def test_garbage_after_requests(self) -> None:
+        """Garbage does not affect the responses to earlier requests."""
         self.connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nBREW\r\n\r\n")
         answers = self.connection.answers()
         self.assertEqual([answer.status for answer in answers], [200, 400])
 
-    def test_chunks(self) -> None:
-        """A body whose chunks are none ends the request that reads it."""
+    def test_invalid_chunks(self) -> None:
+        """Invalid chunks end the request that reads them."""
         self.connection.request("/", "POST", Transfer_Encoding="chunked")
         self.connection.send(b"3\r\nabc\r\nxyz\r\n")
         self.assertEqual(self.wire.value(), BAD)
@@ -154,8 +157,8 @@ class NotHttpTests(ChannelCase):
         self.assertEqual(self.wire.value(), BAD)
         self.assertEqual(len(self.resource.requests), 1)
 
-    def test_chunks_in_mid_answer(self) -> None:
-        """If the answer has begun, its rest is not followed by another one."""
+    def test_invalid_chunks_during_the_response(self) -> None:
+        """Invalid chunks during a response are not followed by a second response."""
 
         async def handler(request: StreamingRequest) -> bytes:
             request.setHeader(b"Content-Length", b"10")
@@ -168,16 +171,16 @@ class NotHttpTests(ChannelCase):
         self.assertTrue(self.wire.value().endswith(b"begun"))
         self.assert_lingering()
 
-    def test_lost_in_the_headers(self) -> None:
-        """A client that goes away before its headers are in was never here."""
+    def test_disconnect_in_the_headers(self) -> None:
+        """A client that disconnects in its headers causes no request."""
         for data in (b"", b"GE", b"GET / HTTP/1.1\r\nHost"):
             self.serve(read_all)
             self.connection.send(data)
             self.connection.lose()
             self.assertEqual(self.resource.requests, [])
 
-    def test_asterisk(self) -> None:
-        """The server as a whole is a path like any other."""
+    def test_asterisk_path(self) -> None:
+        """The path ``*`` is routed like any other."""
         self.connection.request("*", "OPTIONS")
         self.assertEqual(self.connection.answer().header("Server"), "fxprofile")
         self.assertEqual(self.resource.requests[0].path, b"/*")

@@ -1,6 +1,4 @@
-"""
-Tests of :mod:`fxprofile.serving` over TCP: what only a real socket does.
-"""
+"""Tests of :mod:`fxprofile.serving` over TCP, for what only a real socket does."""
 
 from __future__ import annotations
 
@@ -17,13 +15,13 @@ BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nbad"
 
 class SocketTests(LoopbackCase):
     async def serve(self, handler: Handler) -> Client:
-        """A connection to a site whose requests this coroutine answers."""
+        """Connect to a site whose requests this coroutine handles."""
         self.resource = Handled(handler)
         self.site = StreamingSite(self.resource, reactor=reactor, bad_request=BAD)
         return await self.connect(await self.listen(self.site))
 
-    async def test_conversation(self) -> None:
-        """Requests with and without a body go over one connection."""
+    async def test_requests_share_a_connection(self) -> None:
+        """Requests with and without a body share one connection."""
         client = await self.serve(read_all)
         for body in (b"", b"abc", bytes(1 << 20), b"abc"):
             client.transport.write(
@@ -33,8 +31,8 @@ class SocketTests(LoopbackCase):
             self.assertEqual((await client.answer())[1], body)
         self.assertIsNone(client.lost)
 
-    async def test_back_pressure(self) -> None:
-        """Of a body that nobody asks for, one read of the socket is in memory at most."""
+    async def test_unread_body_is_not_buffered(self) -> None:
+        """At most one read of the socket is buffered of a body that is not read."""
         step = Deferred[None]()
 
         async def handler(request: StreamingRequest) -> bytes:
@@ -54,8 +52,8 @@ class SocketTests(LoopbackCase):
         step.callback(None)
         self.assertEqual((await client.answer())[1], b"%d" % size)
 
-    async def test_refused_while_sending(self) -> None:
-        """A client that sends on and on sees the refusal, and an orderly end."""
+    async def test_refusal_while_sending(self) -> None:
+        """A client that keeps sending sees the refusal, and an orderly end."""
         client = await self.serve(refuse)
         size = 16 << 20
         client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
@@ -64,14 +62,14 @@ class SocketTests(LoopbackCase):
         self.assertTrue(answer.endswith(b"\r\n\r\nno"), answer)
         self.assertIn(b"Connection: close\r\n", answer)
 
-    async def test_not_http_while_sending(self) -> None:
-        """So does one that sends something that is no HTTP, on and on."""
+    async def test_invalid_http_while_sending(self) -> None:
+        """A client that keeps sending invalid HTTP sees the response, and an orderly end."""
         client = await self.serve(refuse)
         client.transport.write(b"\x16\x03\x01\r\n" * (1 << 20))
         self.assertEqual(await client.end(), BAD)
 
-    async def test_leaves_in_mid_body(self) -> None:
-        """Whoever reads a body learns that its client has gone."""
+    async def test_disconnect_during_the_body(self) -> None:
+        """A handler that reads the body learns that its client disconnected."""
         client = await self.serve(read_all)
         client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc")
         await until(lambda: self.resource.requests)
@@ -80,8 +78,8 @@ class SocketTests(LoopbackCase):
         self.assertIsInstance(self.resource.problems[0], ClientGone | CancelledError)
         await until(lambda: not self.site.channels)
 
-    async def test_leaves_while_we_work(self) -> None:
-        """Whoever works on an answer learns that its client has gone, the body being in."""
+    async def test_disconnect_after_the_body(self) -> None:
+        """A handler learns that its client disconnected after a complete body."""
 
         async def handler(request: StreamingRequest) -> bytes:
             await read_all(request)
@@ -94,8 +92,8 @@ class SocketTests(LoopbackCase):
         await until(lambda: self.resource.problems)
         self.assertIsInstance(self.resource.problems[0], CancelledError)
 
-    async def test_half_closes_before_the_answer(self) -> None:
-        """So does one that says so before its answer has begun."""
+    async def test_half_close_before_the_response(self) -> None:
+        """A client that closes its sending side before the response gets it."""
         gate: Deferred[None] = Deferred()
 
         async def slow(request: StreamingRequest) -> bytes:
@@ -110,8 +108,8 @@ class SocketTests(LoopbackCase):
         gate.callback(None)
         self.assertIn(b"\r\n\r\nabc", await client.end())
 
-    async def test_half_closes(self) -> None:
-        """A client that says that it will send no more gets the answers it asked for."""
+    async def test_half_close_gets_all_responses(self) -> None:
+        """A client that has closed its sending side gets all responses to its requests."""
         client = await self.serve(read_all)
         client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcBREW\r\n\r\n")
         client.transport.loseWriteConnection()

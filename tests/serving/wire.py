@@ -1,6 +1,4 @@
-"""
-HTTP with a site over a connection in memory.
-"""
+"""HTTP over an in-memory connection to a site."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ class Answer:
 
 
 def parse(data: bytes, methods: list[str] | None = None) -> list[Answer]:
-    """All responses in some bytes, which must be whole; to requests of these methods."""
+    """Return the complete responses in some bytes; ``methods`` are those of their requests."""
     answers: list[Answer] = []
     while data:
         method = methods[len(answers)] if methods else "GET"
@@ -84,7 +82,7 @@ class Wire(StringTransport):
         self.write(b"".join(data))
 
     def drain(self, still_takes: bool = True) -> None:
-        """Let the client take what is buffered, and all that follows or nothing more."""
+        """Let the client read what is buffered, and then everything or nothing more."""
         self.takes, self.buffered = still_takes, 0
         if self.producer is not None:
             self.producer.resumeProducing()
@@ -123,12 +121,12 @@ class Connection:
         self.settle()
 
     def settle(self) -> None:
-        """Let an abort reach the protocol, which is not while it asks for it."""
+        """Deliver an abort, which the protocol does not expect inside its own call."""
         if self.wire.aborted:
             self.lose()
 
     def lose(self) -> None:
-        """The connection is gone."""
+        """Disconnect."""
         if not self.lost:
             self.lost = True
             if self.wire.producer is not None:
@@ -149,12 +147,12 @@ class Connection:
         self.send("\r\n".join([*lines, "", ""]).encode() + body)
 
     def answers(self, *methods: str) -> list[Answer]:
-        """What came back since the last call, which is whole responses."""
+        """Return the complete responses since the last call."""
         data = self.wire.value()
         self.wire.clear()
         return parse(data, list(methods) or None)
 
     def answer(self, method: str = "GET") -> Answer:
-        """What came back since the last call, which is one whole response."""
+        """Return the one complete response since the last call."""
         (answer,) = self.answers(method)
         return answer
