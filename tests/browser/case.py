@@ -1,6 +1,4 @@
-"""
-What the tests of a page in a browser have in common.
-"""
+"""The base of the tests of a page in a browser."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ UNNAMED = b'{"displayName": ""}'
 
 
 def blocking(flow: Callable[[Any], None]) -> Callable[[Any], Deferred[None]]:
-    """Run a test, which waits for the browser, in a thread."""
+    """Run a test in a thread, because it waits for the browser."""
 
     @wraps(flow)
     def test(self: Any) -> Deferred[None]:
@@ -43,7 +41,7 @@ def blocking(flow: Callable[[Any], None]) -> Callable[[Any], Deferred[None]]:
 
 
 def _call(daemon: Daemon, token: str, method: str, path: str, data: bytes | None = None) -> None:
-    """Call the API, and let it say that there is nothing to delete."""
+    """Call the API; a 404 of a delete is no error."""
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     request = urllib.request.Request(daemon.web_url + path, data, headers, method=method)
     try:
@@ -57,8 +55,7 @@ def _call(daemon: Daemon, token: str, method: str, path: str, data: bytes | None
 
 class BrowserTestCase(TestCase):
     """
-    A daemon, which the tests of a class share, and a browser, which all share, that has
-    opened its page.
+    A daemon that the tests of a class share, and its page in a browser that all tests share.
 
     :cvar role: of the daemon.
     :cvar settings: those of the daemon.
@@ -91,7 +88,7 @@ class BrowserTestCase(TestCase):
         return daemon
 
     def open(self) -> None:
-        """Open the page in a new tab, which knows nothing of the test before."""
+        """Open the page in a new tab without the storage of the test before."""
         last = self.browser.current_window_handle
         self.browser.switch_to.new_window("tab")
         opened = self.browser.current_window_handle
@@ -106,13 +103,13 @@ class BrowserTestCase(TestCase):
         self.until(lambda: "@" in self.text("email"))
 
     def photo(self, name: str = "photo.jpg", size: tuple[int, int] = (1200, 900)) -> str:
-        """The path of a picture of this size, with noise in it so that it is not small."""
+        """Return the path of a picture of this size, with noise so that the file is not small."""
         path = self.directory / name
         Image.effect_noise(size, 80).convert("RGB").save(path)
         return str(path)
 
     def file(self, name: str, data: bytes) -> str:
-        """The path of a file with this in it."""
+        """Return the path of a file with this content."""
         path = self.directory / name
         path.write_bytes(data)
         return str(path)
@@ -127,14 +124,14 @@ class BrowserTestCase(TestCase):
         WebDriverWait(self.browser, chromium.PATIENCE, 0.05).until(lambda _: condition())
 
     def says(self, name: str, *words: str) -> None:
-        """Wait until one of the status lines says these words."""
+        """Wait until one of the status lines contains these words."""
         try:
             self.until(lambda: all(word in self.text(name) for word in words))
         except Exception:
             raise AssertionError(f"{name} says {self.text(name)!r}, not {words}") from None
 
     def choose(self, email: str) -> None:
-        """Choose the account with this address."""
+        """Select the account with this address."""
         self.browser.find_element(By.XPATH, f"//label[span[text()='{email}']]").click()
         self.says("email", email)
 
@@ -142,7 +139,7 @@ class BrowserTestCase(TestCase):
         self.element("file").send_keys(path)
 
     def sizes(self) -> list[tuple[str, int, int]]:
-        """The address and the sides of each picture, 0 if it is not there."""
+        """Return the URL and the sides of each picture; the sides are 0 if it is not loaded."""
         script = (
             "return [...document.querySelectorAll('#sizes img')]"
             ".map(i => [i.src, i.complete ? i.naturalWidth : 0, i.complete ? i.naturalHeight : 0])"
@@ -150,7 +147,7 @@ class BrowserTestCase(TestCase):
         return [tuple(found) for found in self.browser.execute_script(script)]
 
     def shows_sizes(self, *sides: tuple[int, int]) -> None:
-        """Wait until there are pictures of these sides, from the images' own origin."""
+        """Wait until pictures of these sides are shown, from the origin of the images."""
 
         def shown() -> bool:
             sizes = self.sizes()
@@ -165,12 +162,12 @@ class BrowserTestCase(TestCase):
             ActionChains(self.browser).send_keys(key).perform()
 
     def focused(self) -> str:
-        """The id of what has the focus."""
+        """Return the id of the focused element."""
         found: str = self.browser.execute_script("return document.activeElement.id")
         return found
 
     def tab_to(self, name: str) -> None:
-        """Go on by Tab until this has the focus, and can be seen to have it."""
+        """Press Tab until this element has the focus, and check that the focus is visible."""
         for _ in range(20):
             self.press(Keys.TAB)
             if self.focused() == name:
@@ -185,7 +182,10 @@ class BrowserTestCase(TestCase):
         self.assertTrue(ringed, f"nothing shows that {name} has the focus")
 
     def nothing_to_complain_of(self, *but: str) -> None:
-        """The browser saw no error and no violation, but for one each with these words."""
+        """
+        Check that the browser logged no errors and no violations, except one for each of
+        these words.
+        """
         left = chromium.complaints(self.browser)
         for words in but:
             found = [line for line in left if words in line]

@@ -37,7 +37,7 @@ _FLAGS = (
 
 
 def missing() -> str | None:
-    """Why there can be no browser here, or None."""
+    """Return why there is no browser, or None."""
     for names in (_BROWSERS, ("chromedriver",)):
         if _which(*names) is None:
             return f"{names[0]} is not installed"
@@ -47,10 +47,9 @@ def missing() -> str | None:
 @cache
 def shared() -> webdriver.Chrome:
     """
-    The browser of this test run; it is started when it is first asked for, which blocks.
+    Return the browser of this test run; the first call starts it, which blocks.
 
-    It dies with the thread that asked for it first, so that nothing is left of a test run
-    that was killed.
+    The browser ends with the thread of the first call, so a killed test run leaves none.
     """
     directory = tempfile.mkdtemp(prefix="fxprofile-chromium-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
@@ -69,7 +68,7 @@ def shared() -> webdriver.Chrome:
 
 
 def complaints(browser: webdriver.Chrome) -> list[str]:
-    """What the browser had to complain of since it was last asked: errors and violations."""
+    """Return the errors and violations that the browser logged since the last call."""
     entries: list[dict[str, Any]] = browser.get_log("browser")
     return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
 

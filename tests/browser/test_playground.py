@@ -1,6 +1,4 @@
-"""
-The playground page, as a person with a browser meets it.
-"""
+"""The playground page in a browser."""
 
 from __future__ import annotations
 
@@ -17,19 +15,18 @@ from tests.browser import chromium
 from tests.browser.case import BrowserTestCase, blocking
 from tests.support.daemon import Daemon
 
-#: What the page says in the end.
+#: The status line after a successful upload.
 READY = "This is your avatar now."
 
 
 class PlaygroundTests(BrowserTestCase):
-    """The page with a mouse, and without one."""
+    """The page with a mouse and with a keyboard."""
 
     @blocking
-    def test_whole_flow(self) -> None:
+    def test_upload_name_and_delete(self) -> None:
         """
-        Whoever opens the page can choose an account, upload a picture and see it in three
-        sizes, set a name that is still there later, read what was wrong with a file, and
-        delete the picture again.
+        A developer can select an account, upload a picture and see it in three sizes, set a
+        name that persists, read why a file was refused, and delete the picture.
         """
         self.choose("bob@example.com")
         self.assertEqual(self.text("name"), "No name yet")
@@ -71,12 +68,12 @@ class PlaygroundTests(BrowserTestCase):
         self.until(lambda: not self.element("delete").is_enabled())
         self.element("name-clear").click()
         self.says("name", "No name yet")
-        self.says("name-status", "Unset.")
+        self.says("name-status", "Removed.")
         self.nothing_to_complain_of()
 
     @blocking
-    def test_keyboard(self) -> None:
-        """All of it works without a mouse, and one always sees where one is."""
+    def test_page_works_with_a_keyboard(self) -> None:
+        """Everything works with the keyboard, and the focus is always visible."""
         self.press(Keys.TAB, Keys.ARROW_RIGHT)
         self.says("email", "bob@example.com")
 
@@ -101,8 +98,8 @@ class PlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of()
 
     @blocking
-    def test_placeholder(self) -> None:
-        """What can be shown until the picture is there has its colours in its places."""
+    def test_placeholder_resembles_the_picture(self) -> None:
+        """The placeholder has the colours of the picture in their places."""
         picture = Image.new("RGB", (400, 300), "red")
         picture.paste("blue", (200, 0, 400, 300))
         picture.save(self.directory / "halves.png")
@@ -124,8 +121,8 @@ class PlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of()
 
     @blocking
-    def test_name_refused(self) -> None:
-        """A name that may not be is refused in words, and the one before it stays."""
+    def test_invalid_name_is_explained(self) -> None:
+        """An invalid name is refused with an explanation, and the name before it stays."""
         self.element("name-field").send_keys("Alice")
         self.element("name-save").click()
         self.says("name", "Alice")
@@ -137,7 +134,7 @@ class PlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of("status of 400")
 
     @blocking
-    def test_drop(self) -> None:
+    def test_dropped_file_is_uploaded(self) -> None:
         """A file that is dropped anywhere on the page is uploaded."""
         self.photo("dropped.png", (60, 40))
         data = list((self.directory / "dropped.png").read_bytes())
@@ -158,8 +155,8 @@ class PlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of()
 
     @blocking
-    def test_paste(self) -> None:
-        """An image that is pasted is uploaded."""
+    def test_pasted_image_is_uploaded(self) -> None:
+        """A pasted image is uploaded."""
         self.browser.execute_cdp_cmd(
             "Browser.grantPermissions",
             {
@@ -186,8 +183,8 @@ class PlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of()
 
     @blocking
-    def test_policy(self) -> None:
-        """The page may load nothing from elsewhere, and run or wear nothing in its text."""
+    def test_policy_is_enforced(self) -> None:
+        """The page cannot load foreign resources or run inline scripts and styles."""
         refused = self.browser.execute_async_script(
             "const done = arguments[arguments.length - 1], refused = new Set();"
             "addEventListener('securitypolicyviolation', (event) => {"
@@ -206,13 +203,13 @@ class PlaygroundTests(BrowserTestCase):
 
 
 class SlowPlaygroundTests(BrowserTestCase):
-    """The page of a service that answers an upload before it has looked at the image."""
+    """The page of a service that answers an upload before its result."""
 
     settings: ClassVar[dict[str, object]] = {"uploads.wait": 0, "uploads.max_bytes": 2_000_000}
 
     @blocking
-    def test_processing(self) -> None:
-        """The page asks until it is known what became of an upload, good or bad."""
+    def test_page_polls_for_the_result(self) -> None:
+        """The page polls until the upload is ready or has failed."""
         self.upload(self.photo())
         self.says("picture-status", READY)
         self.shows_sizes((100, 75), (200, 150), (600, 450))
@@ -227,16 +224,16 @@ class SlowPlaygroundTests(BrowserTestCase):
         self.nothing_to_complain_of()
 
     @blocking
-    def test_too_large(self) -> None:
-        """A file that is too large is not even sent."""
+    def test_large_file_is_not_sent(self) -> None:
+        """A file over the size limit is not sent."""
         self.upload(self.file("large.jpg", bytes(2_000_001)))
         self.says("picture-status", "large.jpg", "at most 1.9 MiB")
         self.assertIn("/v1/profile", self.text("curl"))
         self.nothing_to_complain_of()
 
     @blocking
-    def test_progress(self) -> None:
-        """A slow upload is seen to progress, and can be given up."""
+    def test_progress_and_cancel(self) -> None:
+        """A slow upload shows its progress, and can be cancelled."""
         self.browser.execute_cdp_cmd("Network.enable", {})
         self.browser.execute_cdp_cmd(
             "Network.emulateNetworkConditions",
@@ -254,7 +251,7 @@ class SlowPlaygroundTests(BrowserTestCase):
 
 
 class SpreadPlaygroundTests(BrowserTestCase):
-    """The page of a service whose roles are processes of their own, which come and go."""
+    """The page of a service whose roles are separate processes that start and stop."""
 
     role = "web"
     settings: ClassVar[dict[str, object]] = {"uploads.wait": 0}
@@ -265,8 +262,8 @@ class SpreadPlaygroundTests(BrowserTestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
         await daemon.start()
 
-    async def test_late_worker(self) -> None:
-        """An upload waits for a worker, and the page for the upload, even if opened anew."""
+    async def test_upload_waits_for_a_worker(self) -> None:
+        """An upload waits for a worker, and the page for the upload, even if it is reopened."""
 
         def upload() -> None:
             self.upload(self.photo())
@@ -287,8 +284,8 @@ class SpreadPlaygroundTests(BrowserTestCase):
         await self.start("worker")
         await deferToThread(see)
 
-    async def test_service_away(self) -> None:
-        """When the service is away the page says so, and works when it is back."""
+    async def test_service_outage(self) -> None:
+        """If the service is unreachable the page says so, and recovers with it."""
 
         def rename(name: str, *words: str) -> None:
             self.element("name-field").clear()

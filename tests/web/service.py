@@ -1,4 +1,4 @@
-"""The API on drivers in memory, behind a real socket."""
+"""The API with in-memory drivers, behind a real socket."""
 
 from __future__ import annotations
 
@@ -196,18 +196,18 @@ class ApiCase(TestCase):
         return await self.ask("POST", "/v1/avatar/upload", token=token, headers=given, body=body)
 
     async def avatar_of(self, token: str = "alice") -> str:
-        """Upload and crunch an avatar, and give its id."""
+        """Upload an avatar, finish it, and return its id."""
         avatar_id = (await self.upload(token=token)).json["id"]
         await self.finish(avatar_id)
         return avatar_id
 
     async def finish(self, avatar_id: str, placeholder: str | None = None) -> None:
-        """Say what a worker would say of an image that it has crunched."""
+        """Apply the result of an image that a worker has processed."""
         result = Result(avatar_id, ResultStatus.READY, variants=VARIANTS, placeholder=placeholder)
         await self.selection.apply(result)
 
     async def fail(self, avatar_id: str, reason: str) -> None:
-        """Say what a worker would say of an image that it could not crunch."""
+        """Apply the result of an image that a worker could not process."""
         await self.selection.apply(Result(id=avatar_id, status=ResultStatus.FAILED, reason=reason))
 
     def raw(self, *pieces: bytes, timeout: float = 10, hold: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""What is the same for every endpoint."""
+"""Behaviour that all endpoints share."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fxprofile.web.api import SECURITY_HEADERS
 from tests.web.service import ApiCase
 
 
-class EveryAnswerTests(ApiCase):
-    """Headers, errors and methods."""
+class EveryEndpointTests(ApiCase):
+    """Headers, errors and methods of every endpoint."""
 
     def assert_secure(self, reply) -> None:
         for name in (
@@ -21,8 +21,8 @@ class EveryAnswerTests(ApiCase):
         self.assertTrue(reply.header("X-Request-Id"))
         self.assertIsNone(reply.header("Access-Control-Allow-Credentials"))
 
-    async def test_headers(self) -> None:
-        """Every answer has the security headers, and none may be kept."""
+    async def test_responses_have_security_headers(self) -> None:
+        """Every response has the security headers, and forbids caching."""
         for path, status in (("/v1/uid", 200), ("/v1/nothing", 404), ("/v1//uid", 404)):
             reply = await self.ask("GET", path)
             self.assertEqual(reply.status, status)
@@ -33,16 +33,16 @@ class EveryAnswerTests(ApiCase):
             )
             self.assertEqual(reply.header("Server"), "fxprofile")
 
-    async def test_not_found(self) -> None:
-        """An unknown path is JSON with errno 101."""
+    async def test_unknown_path_is_404(self) -> None:
+        """An unknown path is a JSON 404 with errno 101."""
         reply = await self.ask("GET", "/nothing", token=None)
         self.assertEqual(
             {k: reply.json[k] for k in ("code", "errno", "error")},
             {"code": 404, "errno": 101, "error": "Not Found"},
         )
 
-    async def test_method(self) -> None:
-        """A method that a path does not have is 405 and names those that it has."""
+    async def test_unsupported_method_is_405(self) -> None:
+        """A method that a path does not support is 405, and Allow names those that it does."""
         reply = await self.ask("PUT", "/v1/uid")
         self.assertEqual((reply.status, reply.json["errno"]), (405, 101))
         self.assertEqual(reply.header("Allow"), "GET, HEAD")
@@ -50,8 +50,8 @@ class EveryAnswerTests(ApiCase):
         reply = await self.ask("GET", "/v1/avatar/upload")
         self.assertEqual((reply.status, reply.header("Allow")), (405, "POST"))
 
-    async def test_preflight(self) -> None:
-        """A browser may ask whether it may ask."""
+    async def test_cors_preflight(self) -> None:
+        """A CORS preflight is answered with 204 and the allowed methods and headers."""
         reply = await self.ask(
             "OPTIONS",
             "/v1/avatar/upload",
@@ -67,15 +67,15 @@ class EveryAnswerTests(ApiCase):
         self.assertIn("POST", reply.header("Access-Control-Allow-Methods"))
         self.assertIn("Authorization", reply.header("Access-Control-Allow-Headers"))
 
-    async def test_exposed(self) -> None:
-        """A page may read the headers that it needs."""
+    async def test_exposed_headers(self) -> None:
+        """CORS exposes the headers that a page needs."""
         reply = await self.ask("GET", "/v1/uid")
         exposed = reply.header("Access-Control-Expose-Headers")
         for name in ("ETag", "Last-Modified", "Location", "Retry-After"):
             self.assertIn(name, exposed)
 
-    async def test_bad_tokens(self) -> None:
-        """A missing, malformed or unknown token is 401 and says what is wanted."""
+    async def test_invalid_token_is_401(self) -> None:
+        """A missing, malformed or unknown token is 401 with WWW-Authenticate."""
         for value in (
             None,
             "",
@@ -91,49 +91,49 @@ class EveryAnswerTests(ApiCase):
             self.assertEqual((reply.status, reply.json["errno"]), (401, 100), value)
             self.assertEqual(reply.header("WWW-Authenticate"), "Bearer")
 
-    async def test_two_tokens(self) -> None:
-        """Two tokens are as bad as none."""
+    async def test_two_tokens_are_401(self) -> None:
+        """Two Authorization headers are 401."""
         reply = await self.raw(
             b"GET /v1/uid HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             b"Authorization: Bearer alice\r\nAuthorization: Bearer bob\r\n\r\n"
         )
         self.assertTrue(reply.startswith(b"HTTP/1.1 401 "), reply)
 
-    async def test_scheme_is_any_case(self) -> None:
-        """The scheme of the token is written in whatever case."""
+    async def test_scheme_ignores_case(self) -> None:
+        """The scheme of the Authorization header ignores case."""
         reply = await self.ask(
             "GET", "/v1/uid", token=None, headers={"Authorization": "bEARER alice"}
         )
         self.assertEqual(reply.status, 200)
 
-    async def test_strange_paths(self) -> None:
-        """Paths that no sane client asks for are a clear 4xx."""
+    async def test_malformed_paths_are_4xx(self) -> None:
+        """Malformed paths are a 4xx."""
         for path in (b"/\xff", b"/%ff%fe", b"*", b"/v1/avatar/%2e%2e%2f", b"/v1/%00"):
             reply = await self.raw(
                 b"GET " + path + b" HTTP/1.1\r\nHost: \xff:x\r\nConnection: close\r\n\r\n"
             )
             self.assertTrue(reply.startswith(b"HTTP/1.1 4"), (path, reply))
 
-    async def test_not_http(self) -> None:
-        """What is not HTTP gets an answer in HTTP all the same."""
+    async def test_invalid_http_is_400(self) -> None:
+        """Invalid HTTP gets a JSON 400."""
         reply = await self.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
         self.assertTrue(reply.startswith(b"HTTP/1.1 400 "), reply)
         self.assertIn(b'"errno": 101', reply)
 
 
 class DockerflowTests(ApiCase):
-    """The paths that operators and load balancers ask."""
+    """The paths for operators and load balancers."""
 
     async def get(self, path: str):
         return await self.ask("GET", path, token=None)
 
-    async def test_version(self) -> None:
+    async def test_version_members(self) -> None:
         """The version names source, version, commit and build."""
         reply = await self.get("/__version__")
         self.assertEqual(set(reply.json), {"source", "version", "commit", "build"})
 
-    async def test_heartbeat(self) -> None:
-        """The heartbeat names each dependency, and is 503 when one is not well."""
+    async def test_heartbeat_names_dependencies(self) -> None:
+        """The heartbeat names each dependency."""
 
         async def well() -> None:
             pass
@@ -142,8 +142,8 @@ class DockerflowTests(ApiCase):
         reply = await self.get("/__heartbeat__")
         self.assertEqual((reply.status, reply.json["checks"]), (200, {"database": "ok"}))
 
-    async def test_sick(self) -> None:
-        """The heartbeat is 503 when a dependency is not well."""
+    async def test_failing_dependency_is_503(self) -> None:
+        """The heartbeat is 503 if a dependency fails, and the load balancer's stays 200."""
 
         async def ill() -> None:
             raise OSError("away")
@@ -153,8 +153,8 @@ class DockerflowTests(ApiCase):
         self.assertEqual((reply.status, reply.json["checks"]), (503, {"queue": "fail"}))
         self.assertEqual((await self.get("/__lbheartbeat__")).status, 200)
 
-    async def test_stopping(self) -> None:
-        """A process that is about to end wants no more requests."""
+    async def test_stopping_process_is_503(self) -> None:
+        """Both heartbeats of a stopping process are 503."""
         self.health.stopping = True
         self.assertEqual((await self.get("/__lbheartbeat__")).status, 503)
         self.assertEqual((await self.get("/__heartbeat__")).status, 503)

@@ -1,4 +1,4 @@
-"""Reading and deleting avatars, as a client sees it."""
+"""Reading and deleting avatars over HTTP."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class AvatarTests(ApiCase):
             headers={k.replace("_", "-"): v for k, v in headers.items()},
         )
 
-    async def test_default(self) -> None:
-        """Who has no avatar has the default one, which looks like their first letter."""
+    async def test_default_is_a_monogram(self) -> None:
+        """A user without an avatar gets the monogram of their first letter."""
         reply = await self.avatar()
         self.assertEqual(
             reply.json,
@@ -39,20 +39,20 @@ class AvatarTests(ApiCase):
         )
         self.assertEqual(reply.header("ETag"), f'"{DEFAULT_AVATAR_ID}"')
 
-    async def test_default_without_a_letter(self) -> None:
-        """A token that may see neither name nor e-mail learns no letter of them."""
+    async def test_monogram_needs_a_scope(self) -> None:
+        """A token that may see neither name nor address gets the default avatar and no letter."""
         reply = await self.avatar(token="reader")
         self.assertEqual(reply.json["url"], f"http://images.example/a/{DEFAULT_AVATAR_ID}")
 
-    async def test_first_letter_of_the_name(self) -> None:
-        """The first letter of the display name comes before that of the address."""
+    async def test_monogram_prefers_the_display_name(self) -> None:
+        """The monogram is of the display name before the address."""
         body = '{"displayName": "żółw"}'.encode()
         await self.ask("POST", "/v1/display_name", body=body)
         reply = await self.avatar()
         self.assertEqual(reply.json["url"], "http://api.example/v1/avatar/%C5%BB")
 
-    async def test_selected(self) -> None:
-        """A crunched upload is the avatar."""
+    async def test_finished_upload_is_the_avatar(self) -> None:
+        """A finished upload becomes the avatar."""
         avatar_id = await self.avatar_of()
         reply = await self.avatar()
         self.assertEqual(
@@ -65,8 +65,8 @@ class AvatarTests(ApiCase):
             },
         )
 
-    async def test_placeholder(self) -> None:
-        """With a selected avatar comes its placeholder, also while a newer one is crunched."""
+    async def test_placeholder_of_the_selected_avatar(self) -> None:
+        """A selected avatar has its placeholder, also while a newer upload is processed."""
         text = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
         await self.finish((await self.upload()).json["id"], placeholder=text)
         self.assertEqual((await self.avatar()).json["placeholder"], text)
@@ -75,8 +75,11 @@ class AvatarTests(ApiCase):
         await self.ask("DELETE", "/v1/avatar")
         self.assertNotIn("placeholder", (await self.avatar()).json)
 
-    async def test_pending(self) -> None:
-        """While a newer upload is crunched the old avatar stays, and the newer is named."""
+    async def test_pending_upload_is_named(self) -> None:
+        """
+        While a newer upload is processed, the old avatar stays and the upload is named as
+        pending.
+        """
         old = await self.avatar_of()
         new = (await self.upload()).json["id"]
         reply = await self.avatar(If_None_Match=f'"{old}"')
@@ -86,22 +89,22 @@ class AvatarTests(ApiCase):
         await self.finish(new)
         self.assertEqual((await self.avatar()).json["id"], new)
 
-    async def test_conditional(self) -> None:
-        """Who knows the present avatar gets 304."""
+    async def test_matching_etag_gives_304(self) -> None:
+        """A request with the current ETag gets 304."""
         avatar_id = await self.avatar_of()
         reply = await self.avatar(If_None_Match=f'W/"x", "{avatar_id}"')
         self.assertEqual((reply.status, reply.body), (304, b""))
 
-    async def test_newest_wins(self) -> None:
-        """Of two uploads the newer is the avatar, whichever is crunched first."""
+    async def test_newest_upload_wins(self) -> None:
+        """Of two uploads the newer becomes the avatar, in any order of results."""
         first = (await self.upload()).json["id"]
         second = (await self.upload()).json["id"]
         await self.finish(second)
         await self.finish(first)
         self.assertEqual((await self.avatar()).json["id"], second)
 
-    async def test_delete(self) -> None:
-        """A deleted avatar is gone at once, and a worker is told to remove its objects."""
+    async def test_delete_by_id(self) -> None:
+        """A deleted avatar is gone at once, and a delete job is sent."""
         avatar_id = await self.avatar_of()
         await self.drain()
         reply = await self.ask("DELETE", f"/v1/avatar/{avatar_id}")
@@ -109,8 +112,8 @@ class AvatarTests(ApiCase):
         self.assertTrue((await self.avatar()).json["avatarDefault"])
         self.assertEqual(await self.drain(), [Job(op=Op.DELETE, id=avatar_id)])
 
-    async def test_delete_current(self) -> None:
-        """Without an id, the present avatar goes and so does an upload in work."""
+    async def test_delete_without_id(self) -> None:
+        """A delete without an id deletes the current avatar and an upload in progress."""
         old = await self.avatar_of()
         new = (await self.upload()).json["id"]
         await self.drain()
@@ -121,23 +124,23 @@ class AvatarTests(ApiCase):
         self.assertNotIn("pending", reply.json)
         self.assertEqual({job.id for job in await self.drain()}, {old, new})
 
-    async def test_delete_nothing(self) -> None:
-        """Who has no avatar cannot delete it; the default one is deleted in vain."""
+    async def test_delete_without_avatar_is_404(self) -> None:
+        """Deleting a missing avatar is 404; deleting the default avatar does nothing."""
         self.assertEqual((await self.ask("DELETE", "/v1/avatar")).status, 404)
         self.assertEqual((await self.ask("DELETE", f"/v1/avatar/{'1' * 32}")).status, 404)
         self.assertEqual((await self.ask("DELETE", "/v1/avatar/x")).status, 404)
         reply = await self.ask("DELETE", f"/v1/avatar/{DEFAULT_AVATAR_ID}")
         self.assertEqual((reply.status, reply.json), (200, {}))
 
-    async def test_delete_of_others(self) -> None:
-        """Another user's avatar is 401, and stays."""
+    async def test_delete_of_another_user_is_401(self) -> None:
+        """Deleting another user's avatar is 401, and it stays."""
         avatar_id = await self.avatar_of()
         reply = await self.ask("DELETE", f"/v1/avatar/{avatar_id}", token="bob")
         self.assertEqual((reply.status, reply.json["errno"]), (401, 100))
         self.assertEqual((await self.avatar()).json["id"], avatar_id)
 
-    async def test_delete_needs_write(self) -> None:
-        """A token that may read may not delete."""
+    async def test_delete_needs_write_scope(self) -> None:
+        """A token without a write scope gets 403 for a delete."""
         self.assertEqual((await self.ask("DELETE", "/v1/avatar", token="reader")).status, 403)
 
     async def drain(self) -> list[Job]:
@@ -147,8 +150,8 @@ class AvatarTests(ApiCase):
             await self.jobs.delete(message=message)
         return jobs
 
-    async def test_update_is_announced(self) -> None:
-        """Other services hear of a new avatar."""
+    async def test_new_avatar_is_announced(self) -> None:
+        """A new avatar sends a message to the updates queue."""
         await self.avatar_of()
         (message,) = await self.updates.receive(max_messages=10, wait=1)
         self.assertIn(ALICE, message.body)
@@ -161,8 +164,8 @@ class MonogramTests(ApiCase):
     async def monogram(self, path: str):
         return await self.ask("GET", f"/v1/avatar/{path}", token=None)
 
-    async def test_letters(self) -> None:
-        """A letter or digit of any script is drawn as SVG that may be kept for a week."""
+    async def test_letters_of_any_script(self) -> None:
+        """A letter or digit of any script is an SVG that may be cached for a week."""
         for path, shown in (("a", "A"), ("7", "7"), ("%C3%A9", "É"), ("%E5%AD%97", "字")):
             reply = await self.monogram(path)
             self.assertEqual(reply.status, 200)
@@ -171,7 +174,7 @@ class MonogramTests(ApiCase):
             root = ElementTree.fromstring(reply.body)
             self.assertEqual("".join(root.itertext()), shown)
 
-    async def test_anything_else(self) -> None:
-        """Nothing else is drawn."""
+    async def test_other_characters_are_404(self) -> None:
+        """Anything but one letter or digit is 404."""
         for path in ("ab", "%3C", "%20", "%22", "-", "%00", "%F0%9F%A6%8A"):
             self.assertEqual((await self.monogram(path)).status, 404, path)

@@ -1,4 +1,4 @@
-"""The description of the API, and whether the API keeps to it."""
+"""The OpenAPI document, and whether the API conforms to it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class DocumentTests(ApiCase):
 
     secret = "there-are-all-endpoints"
 
-    async def test_valid(self) -> None:
-        """It is a valid document of OpenAPI 3.1, which may be kept for an hour."""
+    async def test_document_is_valid(self) -> None:
+        """The document is valid OpenAPI 3.1, and may be cached for an hour."""
         reply = await self.ask("GET", "/openapi.json", token=None)
         self.assertEqual(reply.status, 200)
         self.assertEqual(reply.header("Cache-Control"), "public, max-age=3600")
@@ -112,7 +112,7 @@ def template(path: str) -> str:
 
 
 class ExampleTests(ApiCase):
-    """The examples of the description."""
+    """The examples in the document."""
 
     async def setUp(self) -> None:
         super().setUp()
@@ -124,7 +124,7 @@ class ExampleTests(ApiCase):
         ]
 
     def examples(self, where: str, content: Any) -> list[Any]:
-        """Each example of some content, all of which are as its schema says."""
+        """Return each example of some content, validated against its schema."""
         named = content.get("examples", {"": {"value": content.get("example")}})
         values = [example["value"] for example in named.values()]
         schema = {**content["schema"], "components": self.document["components"]}
@@ -133,8 +133,8 @@ class ExampleTests(ApiCase):
             jsonschema.validate(value, schema, jsonschema.Draft202012Validator)
         return values
 
-    def test_bodies(self) -> None:
-        """Whatever is sent or answered in JSON has an example, which is as its schema says."""
+    def test_bodies_have_valid_examples(self) -> None:
+        """Every JSON body has an example, which is valid against its schema."""
         for where, operation in self.operations:
             contents = [response.get("content", {}) for response in operation["responses"].values()]
             contents.append(operation.get("requestBody", {}).get("content", {}))
@@ -142,14 +142,14 @@ class ExampleTests(ApiCase):
                 if "application/json" in content:
                     self.examples(where, content["application/json"])
 
-    def test_parameters(self) -> None:
-        """Each parameter has an example, which is as its schema says."""
+    def test_parameters_have_valid_examples(self) -> None:
+        """Every parameter has an example, which is valid against its schema."""
         for where, operation in self.operations:
             for parameter in operation.get("parameters", ()):
                 self.examples(f"{where}: {parameter['name']}", parameter)
 
-    def test_errors(self) -> None:
-        """Each error that the code has is an example of its status, as clients get it."""
+    def test_every_error_has_an_example(self) -> None:
+        """Every error class of the code is an example of its status."""
         told = set()
         for where, operation in self.operations:
             for status, response in operation["responses"].items():
@@ -160,8 +160,8 @@ class ExampleTests(ApiCase):
                         told.add((error["code"], error["errno"]))
         self.assertEqual(told, EVERY_ERROR)
 
-    async def test_as_answered(self) -> None:
-        """The example of an error is what a client gets, headers and all."""
+    async def test_error_examples_are_real(self) -> None:
+        """The example of an error is the response that a client gets, with its headers."""
         responses = dict(self.operations)["GET /v1/uid"]["responses"]
         for token, status in ((None, "401"), ("email", "403")):
             reply = await self.ask("GET", "/v1/uid", token=token)
@@ -191,14 +191,14 @@ class ReferenceTests(ApiCase):
         super().setUp()
         self.text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
-    def test_endpoints(self) -> None:
+    def test_reference_lists_endpoints(self) -> None:
         """Each endpoint has a row, and each row is an endpoint."""
         rows = set(re.findall(r"^\| `(GET|POST|DELETE) (/\S*)`", self.text, re.MULTILINE))
         operations = self.api.operations.values()
         self.assertEqual(rows, {(each.method, template(each.path)) for each in operations})
 
-    async def test_statuses(self) -> None:
-        """Each status that the description has is in a table, and no other."""
+    async def test_reference_lists_statuses(self) -> None:
+        """The tables list exactly the statuses of the document."""
         rows = set(re.findall(r"^\| (\d{3}) \|", self.text, re.MULTILINE))
         document = (await self.ask("GET", "/openapi.json", token=None)).json
         described = {
@@ -209,8 +209,8 @@ class ReferenceTests(ApiCase):
         }
         self.assertEqual(rows, described)
 
-    def test_scopes(self) -> None:
-        """Each field and each scope that an endpoint needs is named as it is."""
+    def test_reference_lists_scopes(self) -> None:
+        """The tables name the scopes of each field and endpoint."""
         fields = dict(re.findall(r"^\| (`[a-zA-Z`, ]+`) \| (`[a-z_:` or]+) \|$", self.text, re.M))
         told = {
             field: tuple(re.findall("[a-z_:]+", scopes.replace("`", " ").replace(" or ", " ")))
@@ -223,14 +223,14 @@ class ReferenceTests(ApiCase):
             (row,) = re.findall(rf"^\| `{name}` \| ([^|]*) \|", self.text, re.M)
             self.assertEqual(tuple(re.findall("`([^`]+)`", row)), operation.scopes or (), row)
 
-    def test_events(self) -> None:
-        """Each account event that does something is in the table, and no other."""
+    def test_reference_lists_events(self) -> None:
+        """The table of account events lists exactly those that are handled."""
         table = self.text[self.text.index("| event |") :].split("\n\n")[0]
         rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
         self.assertEqual(set(re.findall(r"\w+", " ".join(rows))), set(EVENTS))
 
-    def test_errors(self) -> None:
-        """Each status and errno that the code can answer is in the table, and no other."""
+    def test_reference_lists_errors(self) -> None:
+        """The table of errors lists exactly the statuses and errnos of the code."""
         rows = {
             (int(code), int(errno))
             for code, errno in re.findall(r"^\| (\d{3}) \| (\d{3}) \|", self.text, re.MULTILINE)
@@ -239,12 +239,15 @@ class ReferenceTests(ApiCase):
 
 
 class LiveTests(TestCase):
-    """A daemon that is asked everything that its description allows, and more."""
+    """A running service, tested by schemathesis from its document."""
 
     timeout = 540
 
-    async def test_keeps_to_it(self) -> None:
-        """No 5xx, no status or body that is not described, whatever a user or a server asks."""
+    async def test_service_conforms_to_its_document(self) -> None:
+        """
+        No request that the document allows, or nearly allows, gets a 5xx or an undocumented
+        response.
+        """
         daemon = Daemon(
             settings={"uploads.per_hour": 0, "uploads.wait": 1, "secret_bearer_token": "s3cret"}
         )

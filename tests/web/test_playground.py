@@ -1,4 +1,4 @@
-"""The playground page: what is served, to whom, and when there is none."""
+"""The playground page: what is served, to which clients, and when it is absent."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class PageCase(SynchronousTestCase):
         self.site = api.site(clock)
 
     def ask(self, path: str, host: str | None = "127.0.0.1:1111", **headers: str) -> Answer:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own."""
         lines = [f"GET {path} HTTP/1.1"]
         if host is not None:
             lines.append(f"Host: {host}")
@@ -87,18 +87,18 @@ class PageCase(SynchronousTestCase):
 
 
 class PageTests(PageCase):
-    """The page, and what it is made of."""
+    """The page and its files."""
 
-    def test_for_programs(self) -> None:
-        """A program that asks for / is told the version, as Dockerflow wants it."""
+    def test_programs_get_the_version(self) -> None:
+        """A client that prefers JSON gets the version at /, as Dockerflow requires."""
         for accept in ({}, {"Accept": "*/*"}, {"Accept": "application/json"}):
             answer = self.ask("/", **accept)
             self.assertEqual(answer.status, 200)
             self.assertEqual(set(answer.json), {"source", "version", "commit", "build"})
             self.assertEqual(answer.header("Vary"), "Accept")
 
-    def test_for_browsers(self) -> None:
-        """A browser that asks for / gets the page, which no cache gives to a program."""
+    def test_browsers_get_the_page(self) -> None:
+        """A browser gets the page at /, with Vary: Accept."""
         answer = self.ask("/", Accept=BROWSER)
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.header("Content-Type"), "text/html; charset=utf-8")
@@ -106,8 +106,8 @@ class PageTests(PageCase):
         self.assertEqual(answer.header("Vary"), "Accept")
         self.assertIn("no-store", answer.header("Cache-Control") or "")
 
-    def test_policy(self) -> None:
-        """The page may use its own files, the API and the images, and nothing else."""
+    def test_policy_allows_api_and_images(self) -> None:
+        """The page may load its own files, the API and the images, and nothing else."""
         policy = self.ask("/", Accept=BROWSER).header("Content-Security-Policy") or ""
         self.assertEqual(
             dict(directive.split(" ", 1) for directive in policy.split("; ")),
@@ -123,8 +123,8 @@ class PageTests(PageCase):
             },
         )
 
-    def test_whole(self) -> None:
-        """Whatever the page and its files name is there, and is what it is named as."""
+    def test_references_resolve(self) -> None:
+        """Every file that the page and its files refer to is served with its type."""
         page = _Names()
         page.feed(self.ask("/", Accept=BROWSER).body.decode())
         self.assertEqual(page.inline, [])
@@ -144,8 +144,8 @@ class PageTests(PageCase):
         served = {f"/playground/{name}" for name in read_files()} - {"/playground/index.html"}
         self.assertEqual(seen, served)
 
-    def test_nothing_else(self) -> None:
-        """There is nothing else in that folder, nor a way out of it."""
+    def test_other_files_are_404(self) -> None:
+        """Other names in the folder, and paths out of it, are 404."""
         for path in (
             "/playground/",
             "/playground",
@@ -160,8 +160,8 @@ class PageTests(PageCase):
             answer = self.ask(path)
             self.assertEqual((answer.status, answer.json["errno"]), (404, 101), path)
 
-    def test_read_once(self) -> None:
-        """The files are read when they are first asked for, in a thread, and never again."""
+    def test_files_are_read_once(self) -> None:
+        """The files are read at the first request, in a thread, and never again."""
         self.assertEqual(self.threads.calls, 0)
         for _ in range(3):
             self.ask("/", Accept=BROWSER)
@@ -170,12 +170,12 @@ class PageTests(PageCase):
 
 
 class AccountsTests(PageCase):
-    """The tokens, which are for this page only."""
+    """The tokens, which are only for this page."""
 
     path = "/playground/accounts.json"
 
-    def test_accounts(self) -> None:
-        """The page is told whom it can play, and how large an image may be."""
+    def test_accounts_for_the_page(self) -> None:
+        """The page gets its accounts and the size limit of an upload."""
         answer = self.ask(self.path)
         self.assertEqual(answer.status, 200)
         self.assertEqual(
@@ -190,8 +190,8 @@ class AccountsTests(PageCase):
         )
         self.assertEqual(answer.header("Cache-Control"), "no-store")
 
-    def test_other_sites(self) -> None:
-        """A page of another origin can neither ask for the tokens nor read them."""
+    def test_other_origins_get_no_tokens(self) -> None:
+        """A page of another origin can neither request nor read the tokens."""
         for site in ("cross-site", "same-site", "whatever"):
             answer = self.ask(self.path, Sec_Fetch_Site=site)
             self.assertEqual(answer.status, 404, site)
@@ -202,8 +202,8 @@ class AccountsTests(PageCase):
             self.assertEqual(answer.header("Access-Control-Allow-Origin"), "https://API.example")
             self.assertEqual(answer.header("Cross-Origin-Resource-Policy"), "same-origin")
 
-    def test_hosts(self) -> None:
-        """A name that somebody made point to this machine does not get at the tokens."""
+    def test_foreign_host_names_get_no_tokens(self) -> None:
+        """A request to a foreign host name that resolves to this machine gets no tokens."""
         for host in ("localhost:1111", "127.0.0.1", "127.9.9.9:1", "[::1]:1111", "api.example"):
             self.assertEqual(self.ask(self.path, host=host).status, 200, host)
         for host in (
@@ -225,10 +225,10 @@ class AccountsTests(PageCase):
 
 
 class PolicyTests(SynchronousTestCase):
-    """Origins in the policy."""
+    """The origins in the Content-Security-Policy."""
 
-    def test_origins(self) -> None:
-        """One origin for both is named once, with its port and without a user or path."""
+    def test_origins_are_named_once(self) -> None:
+        """An origin is named once, with its port and without a user or path."""
         self.assertIn(
             "img-src 'self' http://127.0.0.1:1 blob:;",
             content_security_policy("http://127.0.0.1:1", "http://127.0.0.1:1/x/{id}.png"),
@@ -238,8 +238,8 @@ class PolicyTests(SynchronousTestCase):
             content_security_policy("http://u:p@[::1]:1111/p", "https://{id}.example:8/a"),
         )
 
-    def test_no_injection(self) -> None:
-        """A strange setting can add nothing to the policy, nor to the header."""
+    def test_settings_cannot_inject(self) -> None:
+        """No setting can add a directive or a header."""
         policy = content_security_policy("http://ü", "http://a;script-src,*/{id}")
         self.assertTrue(policy.isascii())
         self.assertEqual(policy.count("script-src "), 1)
@@ -247,10 +247,10 @@ class PolicyTests(SynchronousTestCase):
 
 
 class PreferenceTests(SynchronousTestCase):
-    """Who wants a page."""
+    """The Accept header at /."""
 
-    def test_preferences(self) -> None:
-        """A page is for who prefers it to JSON; who does not care gets JSON."""
+    def test_html_needs_a_preference(self) -> None:
+        """A client gets HTML only if it prefers it to JSON."""
         for accept in (BROWSER, "text/html", "text/*", "*/*;q=0.1, text/html"):
             self.assertTrue(prefers_html(accept), accept)
         for accept in (
@@ -267,16 +267,16 @@ class PreferenceTests(SynchronousTestCase):
             self.assertFalse(prefers_html(accept), accept)
 
     @given(st.text() | st.from_regex(r"(text/html|\*/\*|[;,=q\"\\ .]|[0-9]+)*", fullmatch=True))
-    def test_nonsense(self, accept: str) -> None:
-        """Nonsense gets an answer too."""
+    def test_any_accept_header_is_safe(self, accept: str) -> None:
+        """No Accept header raises an error."""
         self.assertIn(prefers_html(accept), (True, False))
 
 
 class NoPlaygroundTests(TestCase):
     """A service with real accounts."""
 
-    async def test_real_accounts(self) -> None:
-        """There is no page, and nothing of it, where the accounts are real."""
+    async def test_no_page_with_real_accounts(self) -> None:
+        """A service with real accounts has no page and none of its files."""
         settings = {"identity.driver": "fxa"}
         async with Daemon(role="web", settings=settings) as daemon:
             for path in ("/playground/accounts.json", "/playground/app.js"):
@@ -288,7 +288,7 @@ class NoPlaygroundTests(TestCase):
 
 
 def _get(url: str) -> tuple[int, str | None, bytes]:
-    """What a browser gets.  This blocks."""
+    """Return what a browser gets from a URL.  This blocks."""
     request = urllib.request.Request(url, headers={"Accept": BROWSER})
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:

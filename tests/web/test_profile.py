@@ -1,4 +1,4 @@
-"""Reading profiles and display names, as a client sees it."""
+"""Profiles and display names over HTTP."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ProfileTests(ApiCase):
     async def fields(self, token: str) -> set[str]:
         return set((await self.ask("GET", "/v1/profile", token=token)).json)
 
-    async def test_everything(self) -> None:
-        """A token for the whole profile sees every field that there is, and no other."""
+    async def test_profile_scope_shows_all_fields(self) -> None:
+        """A token with the scope profile gets every field."""
         reply = await self.ask("GET", "/v1/profile")
         self.assertEqual(
             reply.json,
@@ -56,14 +56,14 @@ class ProfileTests(ApiCase):
             },
         )
 
-    async def test_display_name(self) -> None:
-        """A display name appears in the profile when it is set."""
+    async def test_profile_has_the_display_name(self) -> None:
+        """A display name that was set is in the profile."""
         await self.ask("POST", "/v1/display_name", body=b'{"displayName": "Alice"}')
         reply = await self.ask("GET", "/v1/profile")
         self.assertEqual(reply.json["displayName"], "Alice")
 
-    async def test_scopes(self) -> None:
-        """A token sees the fields of its scopes only."""
+    async def test_scopes_select_fields(self) -> None:
+        """A token gets only the fields of its scopes."""
         self.assertEqual(await self.fields("uid"), {"uid"})
         self.assertEqual(await self.fields("mail"), {"email"})
         self.assertEqual(await self.fields("openid"), {"uid", "sub"})
@@ -72,13 +72,13 @@ class ProfileTests(ApiCase):
         )
         self.assertEqual(await self.fields("basic"), {"uid", "email"})
 
-    async def test_no_scope(self) -> None:
+    async def test_no_field_is_403(self) -> None:
         """A token that may see no field gets 403."""
         reply = await self.ask("GET", "/v1/profile", token="other")
         self.assertEqual((reply.status, reply.json["errno"]), (403, 100))
 
-    async def test_conditional(self) -> None:
-        """Who has the profile already gets 304, until it changes."""
+    async def test_matching_etag_gives_304(self) -> None:
+        """A request with the current ETag gets 304, until the profile changes."""
         reply = await self.ask("GET", "/v1/profile")
         etag = reply.header("ETag")
         self.assertTrue(reply.header("Last-Modified").endswith(" GMT"))
@@ -90,8 +90,8 @@ class ProfileTests(ApiCase):
         self.assertEqual(changed.status, 200)
         self.assertNotEqual(changed.header("ETag"), etag)
 
-    async def test_last_modified(self) -> None:
-        """The time of the last change is that of the token, and never to come."""
+    async def test_last_modified_is_not_in_the_future(self) -> None:
+        """Last-Modified is the time that the token reports, and never in the future."""
         for changed_at, expected in (
             (None, 1_000_000_000),
             (1_234_567_890_500, 1_234_567_890),
@@ -113,22 +113,22 @@ class ProfileTests(ApiCase):
             else:
                 self.assertEqual(modified, expected)
 
-    async def test_single_fields(self) -> None:
-        """E-mail and uid have endpoints of their own, each with its scope."""
+    async def test_single_field_endpoints(self) -> None:
+        """Email and uid have endpoints of their own, each with its scope."""
         self.assertEqual((await self.ask("GET", "/v1/email")).json, {"email": "alice@example.com"})
         self.assertEqual((await self.ask("GET", "/v1/uid")).json, {"uid": ALICE})
         self.assertEqual((await self.ask("GET", "/v1/email", token="mail")).status, 200)
         self.assertEqual((await self.ask("GET", "/v1/uid", token="mail")).status, 403)
         self.assertEqual((await self.ask("GET", "/v1/email", token="uid")).status, 403)
 
-    async def test_head(self) -> None:
-        """HEAD gives the headers of GET."""
+    async def test_head_matches_get(self) -> None:
+        """HEAD returns the headers of GET."""
         reply = await self.ask("HEAD", "/v1/profile")
         self.assertEqual((reply.status, reply.body), (200, b""))
         self.assertIsNotNone(reply.header("ETag"))
 
-    async def test_upstream_failures(self) -> None:
-        """Each failure of an identity server has its own answer, which tells no detail."""
+    async def test_upstream_failures_have_errnos(self) -> None:
+        """Each failure of an identity server has its own status and errno, without details."""
         for error, status, errno in (
             (OAuthUnavailable("secret"), 503, 104),
             (AuthUnavailable("secret"), 503, 105),
@@ -153,13 +153,13 @@ class DisplayNameTests(ApiCase):
     async def post(self, body: bytes, **headers: str):
         return await self.ask("POST", "/v1/display_name", body=body, headers=headers)
 
-    async def test_unset(self) -> None:
-        """Who has no name gets 204 and nothing else."""
+    async def test_unset_name_is_204(self) -> None:
+        """Without a display name the answer is 204 without a body."""
         reply = await self.ask("GET", "/v1/display_name")
         self.assertEqual((reply.status, reply.body), (204, b""))
 
-    async def test_set_and_unset(self) -> None:
-        """A name is set, read, and unset with an empty one."""
+    async def test_name_is_set_and_unset(self) -> None:
+        """A name can be set, read, and removed by an empty one."""
         reply = await self.post('{"displayName": "Zoë 🦊"}'.encode())
         self.assertEqual((reply.status, reply.json), (200, {}))
         reply = await self.ask("GET", "/v1/display_name")
@@ -167,14 +167,14 @@ class DisplayNameTests(ApiCase):
         await self.post(b'{"displayName": ""}')
         self.assertEqual((await self.ask("GET", "/v1/display_name")).status, 204)
 
-    async def test_whose(self) -> None:
-        """Each user has a name of their own."""
+    async def test_name_belongs_to_one_user(self) -> None:
+        """A name of one user is not that of another."""
         await self.post(b'{"displayName": "A"}')
         reply = await self.ask("GET", "/v1/display_name", token="bob")
         self.assertEqual(reply.status, 204)
 
-    async def test_bad_bodies(self) -> None:
-        """What is not a JSON object with a good name is 400."""
+    async def test_invalid_bodies_are_400(self) -> None:
+        """A body that is not a JSON object with a valid name is 400."""
         for body in (
             b"",
             b"{",
@@ -191,8 +191,8 @@ class DisplayNameTests(ApiCase):
             reply = await self.post(body)
             self.assertEqual((reply.status, reply.json["errno"]), (400, 101), body[:40])
 
-    async def test_types(self) -> None:
-        """A body that is said to be no JSON, or is compressed, is 415, and is not read."""
+    async def test_other_media_types_are_415(self) -> None:
+        """A body that is not declared as plain JSON is 415, and is not read."""
         good = b'{"displayName": "Zo"}'
         for content_type in (
             "application/json",
@@ -218,13 +218,13 @@ class DisplayNameTests(ApiCase):
         )
         self.assertTrue(unsent.startswith(b"HTTP/1.1 415 "), unsent)
 
-    async def test_longest(self) -> None:
-        """256 characters are allowed, of whatever plane."""
+    async def test_longest_name(self) -> None:
+        """256 characters are accepted, of any plane of Unicode."""
         reply = await self.post(json.dumps({"displayName": "🦊" * 256}).encode())
         self.assertEqual(reply.status, 200)
 
-    async def test_large_body(self) -> None:
-        """A body of more than 64 KiB is 413, also when it is chunked."""
+    async def test_large_body_is_413(self) -> None:
+        """A body of more than 64 KiB is 413, chunked or not."""
         body = b'{"displayName": "' + b"x" * 70000 + b'"}'
         self.assertEqual((await self.post(body)).status, 413)
         head = (

@@ -1,4 +1,4 @@
-"""Uploading, as a client sees it."""
+"""Uploads over HTTP: accepted and refused ones."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from tests.web.upload_case import BEARER, CLOSE, IMAGE, UPLOAD
 
 
 class UploadTests(ApiCase):
-    """Uploads that are taken in."""
+    """Accepted uploads."""
 
-    async def test_accepted(self) -> None:
-        """An upload is answered with its id, its URL, its status and where to ask for it."""
+    async def test_response_of_an_upload(self) -> None:
+        """
+        An upload is answered with its id, URL and status, and Location is the URL of the
+        status.
+        """
         reply = await self.upload()
         self.assertEqual(reply.status, 201)
         self.assertTrue(is_id(reply.json["id"]))
@@ -28,20 +31,20 @@ class UploadTests(ApiCase):
         self.assertEqual(reply.json["status"], "processing")
         self.assertEqual(reply.header("Location"), f"/v1/avatar/upload/{reply.json['id']}")
 
-    async def test_original_and_job(self) -> None:
-        """The bytes are in the private bucket under the id, and a job for it on the queue."""
+    async def test_original_and_job_are_stored(self) -> None:
+        """The bytes are in the private bucket under the id, and a job is on the queue."""
         reply = await self.upload()
         self.assertEqual(self.private.objects, {reply.json["id"]: JPEG})
         (message,) = await self.jobs.receive(max_messages=10, wait=0)
         self.assertEqual(Job.decode(message.body), Job(op=Op.CRUNCH, id=reply.json["id"]))
 
-    async def test_exactly_the_limit(self) -> None:
-        """An image of exactly the most bytes allowed is accepted."""
+    async def test_largest_upload(self) -> None:
+        """An image of exactly the size limit is accepted."""
         reply = await self.upload(JPEG + bytes(self.max_bytes - len(JPEG)))
         self.assertEqual(reply.status, 201)
 
-    async def test_queue_failure(self) -> None:
-        """An upload whose job cannot be sent stands."""
+    async def test_queue_failure_does_not_refuse(self) -> None:
+        """An upload whose job cannot be sent is accepted."""
 
         async def refuse(*, body: str) -> None:
             raise QueueError("the queue is away")
@@ -52,13 +55,13 @@ class UploadTests(ApiCase):
         row = await self.store.avatar(avatar_id=reply.json["id"])
         self.assertIsNone(row.job_sent)
 
-    async def test_type_by_content(self) -> None:
-        """A JPEG that calls itself a PNG is taken for what it is."""
+    async def test_content_decides_the_type(self) -> None:
+        """A JPEG that is declared as PNG is accepted."""
         reply = await self.upload(content_type="image/png")
         self.assertEqual(reply.status, 201)
 
-    async def test_continue(self) -> None:
-        """A client that waits for 100 Continue gets it when all is well, and then its answer."""
+    async def test_continue_then_response(self) -> None:
+        """A client that expects 100 Continue gets it before its response."""
         replies = await self.raw(
             UPLOAD
             + BEARER
@@ -70,15 +73,15 @@ class UploadTests(ApiCase):
         )
         self.assertTrue(replies.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 "), replies)
 
-    async def test_keep_alive(self) -> None:
-        """Two uploads may follow each other on one connection."""
+    async def test_uploads_share_a_connection(self) -> None:
+        """Two uploads can use one connection."""
         one = UPLOAD + BEARER + IMAGE + b"Content-Length: %d\r\n\r\n" % len(JPEG) + JPEG
         last = one.replace(b"Host: x", b"Host: x\r\nConnection: close")
         replies = await self.raw(one, last, hold=True)
         self.assertEqual(replies.count(b"HTTP/1.1 201 "), 2)
 
-    async def test_piecemeal(self) -> None:
-        """An upload that comes byte by byte is taken in."""
+    async def test_upload_byte_by_byte(self) -> None:
+        """An upload that arrives byte by byte is accepted."""
         head = UPLOAD + BEARER + IMAGE + b"Connection: close\r\n"
         head += b"Content-Length: %d\r\n\r\n" % len(JPEG)
         replies = await self.raw(head, *(JPEG[i : i + 1] for i in range(len(JPEG))), hold=True)
@@ -87,7 +90,7 @@ class UploadTests(ApiCase):
 
 
 class RefusedUploadTests(ApiCase):
-    """Uploads that are refused: of none of them anything stays."""
+    """Refused uploads, which leave nothing behind."""
 
     per_hour = 2
 
@@ -99,7 +102,7 @@ class RefusedUploadTests(ApiCase):
         return (*super().accounts(), account("reader", "c" * 32, "profile"))
 
     async def refused(self, status: int, errno: int, *pieces: bytes) -> dict:
-        """Send a request whose body never comes, and see it refused."""
+        """Send a request without its body, and check that it is refused."""
         replies = await self.raw(*pieces, hold=True)
         head, _, body = replies.partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 %d " % status), replies)
@@ -110,85 +113,85 @@ class RefusedUploadTests(ApiCase):
         self.assertTrue(answer["message"])
         return answer
 
-    async def test_no_token(self) -> None:
-        """Without a token the answer is 401, before the body."""
+    async def test_missing_token_is_401(self) -> None:
+        """A missing token is 401 before the body."""
         await self.refused(401, 100, UPLOAD + IMAGE + b"Content-Length: 500\r\n\r\n")
 
-    async def test_no_token_and_continue(self) -> None:
-        """A client that waits for 100 Continue gets the refusal instead."""
+    async def test_refusal_replaces_continue(self) -> None:
+        """A client that expects 100 Continue gets the refusal instead."""
         await self.refused(
             401, 100, UPLOAD + IMAGE + b"Expect: 100-continue\r\nContent-Length: 500\r\n\r\n"
         )
 
-    async def test_bad_token(self) -> None:
-        """A token that nobody knows is 401."""
+    async def test_unknown_token_is_401(self) -> None:
+        """An unknown token is 401."""
         await self.refused(
             401, 100, UPLOAD + IMAGE + b"Authorization: Bearer x\r\nContent-Length: 500\r\n\r\n"
         )
 
-    async def test_scope(self) -> None:
-        """A token that may only read is 403."""
+    async def test_read_scope_is_403(self) -> None:
+        """A token without a write scope is 403."""
         await self.refused(
             403,
             100,
             UPLOAD + IMAGE + b"Authorization: Bearer reader\r\nContent-Length: 500\r\n\r\n",
         )
 
-    async def test_too_large(self) -> None:
-        """An image that says it is too large is 413, and none of it is read."""
+    async def test_large_image_is_413(self) -> None:
+        """A Content-Length over the limit is 413, and no body is read."""
         answer = await self.refused(
             413, 101, UPLOAD + BEARER + IMAGE + b"Content-Length: 10001\r\n\r\n"
         )
         self.assertEqual(answer["maxBytes"], self.max_bytes)
 
-    async def test_absurdly_large(self) -> None:
-        """A Content-Length of 300 digits is 413 and no error of ours."""
+    async def test_content_length_of_many_digits_is_413(self) -> None:
+        """A Content-Length of 300 digits is 413."""
         await self.refused(
             413, 101, UPLOAD + BEARER + IMAGE + b"Content-Length: " + b"9" * 300 + b"\r\n\r\n"
         )
 
-    async def test_large_body_after_refusal(self) -> None:
-        """A client that sends its large body all the same still reads the answer."""
+    async def test_refusal_reaches_a_client_that_keeps_sending(self) -> None:
+        """A client that sends its large body despite the refusal can read the response."""
         await self.refused(
             413, 101, UPLOAD + BEARER + IMAGE + b"Content-Length: 3000000\r\n\r\n", bytes(3000000)
         )
 
-    async def test_no_length(self) -> None:
-        """Neither Content-Length nor a body is 411."""
+    async def test_missing_content_length_is_411(self) -> None:
+        """An upload without Content-Length is 411."""
         await self.refused(411, 101, UPLOAD + BEARER + IMAGE + CLOSE + b"\r\n")
 
-    async def test_chunked(self) -> None:
-        """A chunked body, whose length nobody knows, is 411."""
+    async def test_chunked_body_is_411(self) -> None:
+        """A chunked body is 411."""
         await self.refused(
             411, 101, UPLOAD + BEARER + IMAGE + b"Transfer-Encoding: chunked\r\n\r\n"
         )
 
-    async def test_two_lengths(self) -> None:
-        """Two Content-Lengths are 400, with the headers of every answer."""
+    async def test_two_content_lengths_are_400(self) -> None:
+        """Two Content-Length headers are 400, with the headers of every response."""
         await self.refused(
             400,
             101,
             UPLOAD + BEARER + IMAGE + b"Content-Length: 5\r\nContent-Length: 50\r\n\r\nhello",
         )
 
-    async def test_length_and_chunked(self) -> None:
-        """Content-Length together with Transfer-Encoding is 400."""
+    async def test_content_length_with_transfer_encoding_is_400(self) -> None:
+        """Content-Length with Transfer-Encoding is 400."""
         await self.refused(
             400,
             101,
             UPLOAD + BEARER + IMAGE + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         )
 
-    async def test_negative_length(self) -> None:
-        """A Content-Length that is no number is 400."""
+    async def test_negative_content_length_is_400(self) -> None:
+        """A negative Content-Length is 400."""
         await self.refused(400, 101, UPLOAD + BEARER + IMAGE + b"Content-Length: -5\r\n\r\n")
 
-    async def test_empty(self) -> None:
+    async def test_empty_body_is_400(self) -> None:
         """An empty body is 400."""
         await self.refused(400, 101, UPLOAD + BEARER + IMAGE + CLOSE + b"Content-Length: 0\r\n\r\n")
 
-    async def test_multipart(self) -> None:
-        """A form is 415, and the message says what to send."""
+    async def test_form_is_415(self) -> None:
+        """A multipart form is 415, and the message says what to send."""
         answer = await self.refused(
             415,
             101,
@@ -198,7 +201,7 @@ class RefusedUploadTests(ApiCase):
         )
         self.assertIn("form", answer["message"])
 
-    async def test_compressed(self) -> None:
+    async def test_content_encoding_is_415(self) -> None:
         """A compressed body is 415."""
         await self.refused(
             415,
@@ -206,8 +209,8 @@ class RefusedUploadTests(ApiCase):
             UPLOAD + BEARER + IMAGE + b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\n",
         )
 
-    async def test_other_types(self) -> None:
-        """What does not say that it is an image we know is 415."""
+    async def test_other_media_types_are_415(self) -> None:
+        """A missing or other Content-Type than that of an image is 415."""
         for line in (
             b"",
             b"Content-Type: text/plain\r\n",
@@ -216,14 +219,14 @@ class RefusedUploadTests(ApiCase):
         ):
             await self.refused(415, 101, UPLOAD + BEARER + line + b"Content-Length: 9\r\n\r\n")
 
-    async def test_expectation(self) -> None:
-        """An expectation that nobody knows is 417."""
+    async def test_unknown_expectation_is_417(self) -> None:
+        """An unknown expectation is 417."""
         await self.refused(
             417, 101, UPLOAD + BEARER + IMAGE + b"Expect: tea\r\nContent-Length: 9\r\n\r\n"
         )
 
-    async def test_not_an_image(self) -> None:
-        """A text that calls itself a PNG is 422, and the reason says why."""
+    async def test_text_is_422(self) -> None:
+        """A text that is declared as PNG is 422 with a reason."""
         reply = await self.upload(b"hello, I am a text\n" * 20, content_type="image/png")
         self.assertEqual(reply.status, 422)
         self.assertEqual(reply.json["errno"], 103)
@@ -231,8 +234,8 @@ class RefusedUploadTests(ApiCase):
         self.assertEqual(reply.json["message"], REASONS["unsupported"])
         self.assertEqual(reply.phrase.decode(), HTTPStatus.UNPROCESSABLE_ENTITY.phrase)
 
-    async def test_client_goes_away(self) -> None:
-        """Of a client that goes away in mid-body nothing stays."""
+    async def test_disconnect_leaves_nothing(self) -> None:
+        """A client that disconnects midway leaves nothing behind."""
         await self.raw(UPLOAD + BEARER + IMAGE + b"Content-Length: 5000\r\n\r\n" + JPEG)
         await self.until_counted("aborted")
 
@@ -244,8 +247,8 @@ class RefusedUploadTests(ApiCase):
             await deferLater(reactor, 0.02)
         self.fail(f"no upload was counted as {outcome}")
 
-    async def test_storage_failure(self) -> None:
-        """When the bucket fails, the answer is 503 with 106 and when to come again."""
+    async def test_storage_failure_is_503(self) -> None:
+        """A failure of the bucket is 503 with errno 106 and Retry-After."""
         self.private.fail_next("put", StorageError("secret detail"))
         reply = await self.upload()
         self.assertEqual((reply.status, reply.json["errno"]), (503, 106))

@@ -1,4 +1,4 @@
-"""The parts of an upload."""
+"""The lines of an upload request."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
 /**
- * The API, as the page calls it; each answer comes with the curl command that gets it.
+ * Calls of the API; each returns its response and an equivalent curl command.
  */
 
-/** A call that did not work, in words for a person. */
+/** A failed call, described for a person. */
 export class Problem extends Error {
-  /** @param {string} message @param {Exchange} [exchange] what came back, if anything. */
+  /** @param {string} message @param {Exchange} [exchange] the response, if there is one. */
   constructor(message, exchange) {
     super(message);
     this.exchange = exchange;
   }
 
-  /** Whether the same call may work in a while. */
+  /** Whether the same call may succeed later. */
   get passing() {
     return !this.exchange || this.exchange.status >= 500;
   }
@@ -18,15 +18,15 @@ export class Problem extends Error {
 
 /**
  * @typedef {object} Exchange
- * @property {string} curl the command that does the same.
+ * @property {string} curl the equivalent command.
  * @property {number} status
- * @property {string} reason the phrase that belongs to the status.
- * @property {any} body what the JSON said, or null.
- * @property {number} milliseconds that it took.
+ * @property {string} reason the phrase of the status.
+ * @property {any} body the parsed JSON, or null.
+ * @property {number} milliseconds the duration.
  */
 
 const UNREACHABLE = "The service cannot be reached. Is it still running?";
-const BROKEN_OFF = "The upload broke off. Is the service still running, and the file still there?";
+const BROKEN_OFF = "The upload failed. Is the service still running, and does the file still exist?";
 
 /**
  * Call the API.
@@ -64,13 +64,13 @@ export async function call(token, method, path, { json, signal } = {}) {
 }
 
 /**
- * Upload an avatar.  This is an XMLHttpRequest because fetch does not tell how much of a
+ * Upload an avatar.  This uses XMLHttpRequest because fetch does not report how much of a
  * body has been sent.
  *
  * @param {string} token
  * @param {File} file
  * @param {{signal: AbortSignal, sent: (share: number) => void}} options
- *     sent: called with the share of the bytes that have left, 1 when all have.
+ *     sent: called with the share of the bytes that have been sent, 1 at the end.
  * @returns {Promise<Exchange>}
  * @throws {Problem}
  */
@@ -114,7 +114,7 @@ export function upload(token, file, { signal, sent }) {
 
 function checked(exchange) {
   if (exchange.status < 400) return exchange;
-  let message = exchange.body?.message ?? `The service answered ${exchange.status}.`;
+  let message = exchange.body?.message ?? `The service responded with ${exchange.status}.`;
   if (exchange.status === 429 && exchange.retryAfter) {
     message += ` The next try is worth it in ${exchange.retryAfter} seconds.`;
   }
@@ -137,7 +137,7 @@ function curl(method, path, headers, data) {
   return lines.join(" \\\n  ");
 }
 
-/** A word for a POSIX shell: file names and display names may hold anything. */
+/** Quote a word for a POSIX shell; file names and display names may contain anything. */
 function quoted(word) {
   return /^[\w.:/@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

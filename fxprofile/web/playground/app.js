@@ -1,5 +1,5 @@
 /**
- * The playground: who plays, their profile, and their display name.
+ * The playground: the accounts, the profile, and the display name.
  */
 
 import { call } from "./api.js";
@@ -18,7 +18,7 @@ async function start() {
     if (!response.ok) throw new Error();
     known = await response.json();
   } catch {
-    notice("The accounts of this service cannot be read. Open this page at its loopback address.");
+    notice("The accounts cannot be read. Open this page at its loopback address.");
     return;
   }
   picture.maxBytes = known.maxBytes;
@@ -66,7 +66,7 @@ async function use(chosen) {
   }
 }
 
-/** Show what the profile is by now. */
+/** Show the current profile. */
 async function refresh() {
   const asker = account;
   const { body } = await call(asker.token, "GET", "/v1/profile");
@@ -77,7 +77,7 @@ async function refresh() {
 
 async function showAvatar(profile) {
   const asker = account;
-  // A token that may not see it is not asked to.
+  // Not with a token that may not read avatars.
   if (!("avatar" in profile)) return picture.show(null);
   const { body } = await call(asker.token, "GET", "/v1/avatar");
   if (asker === account) picture.show(body);
@@ -123,7 +123,7 @@ async function setName(name) {
     if (asker !== account) return;
     record(exchange);
     field.value = name;
-    say($("name-status"), name ? "Saved." : "Unset.", "good");
+    say($("name-status"), name ? "Saved." : "Removed.", "good");
     await refresh();
   } catch (error) {
     if (asker !== account) return;
@@ -148,7 +148,7 @@ function notice(text) {
   $("notice").hidden = !text;
 }
 
-// Storage may be forbidden; then the first account it is.
+// If storage is forbidden, the first account is selected.
 function remembered() {
   try {
     return localStorage.getItem(REMEMBERED);
@@ -161,7 +161,7 @@ function remember(email) {
   try {
     localStorage.setItem(REMEMBERED, email);
   } catch {
-    // As above.
+    // Storage is forbidden.
   }
 }
 

@@ -6,7 +6,7 @@ const DIGITS =
   "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#$%*+,-.:;=?@[]^_{|}~";
 
 /**
- * @param {HTMLCanvasElement} canvas is filled, however large it is.
+ * @param {HTMLCanvasElement} canvas filled, at any size.
  * @param {string} hash
  */
 export function draw(canvas, hash) {
@@ -28,7 +28,7 @@ export function draw(canvas, hash) {
   context.putImageData(image, 0, 0);
 }
 
-/** The waves that the picture is made of, each with its colour in linear light. */
+/** Return the components of the picture: cosine waves with colours in linear light. */
 function read(hash) {
   const counts = number(hash, 0, 1);
   const columns = (counts % 9) + 1;
@@ -54,12 +54,12 @@ function wave(hash, index, strongest) {
   });
 }
 
-/** A number in digits of base 83. */
+/** Decode a number from digits of base 83. */
 function number(hash, from, to) {
   return [...hash.slice(from, to)].reduce((sum, digit) => sum * 83 + DIGITS.indexOf(digit), 0);
 }
 
-/** Of sRGB (IEC 61966-2-1), from 0 to 255. */
+/** Convert linear light to sRGB (IEC 61966-2-1), from 0 to 255. */
 function toLinear(value) {
   const share = value / 255;
   return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;

@@ -1,12 +1,12 @@
 /**
- * What the parts of the page share: its elements, its words, its terminal.
+ * What the parts of the page share: elements, status lines and the terminal.
  */
 
-/** The element with this id. */
+/** Return the element with this id. */
 export const $ = (id) => document.getElementById(id);
 
 /**
- * Tell how something went, beside its controls; screen readers say it too.
+ * Show a status beside the controls; screen readers announce it.
  *
  * @param {HTMLElement} where
  * @param {string} text
@@ -18,7 +18,7 @@ export function say(where, text, kind = "") {
 }
 
 /**
- * Show what was just done as a command, with its answer.
+ * Show the last call as a command, with its response.
  *
  * @param {import("./api.js").Exchange} exchange
  */
@@ -32,7 +32,7 @@ export function record(exchange) {
 }
 
 /**
- * Tell of a failure, unless it is one that was asked for.
+ * Show a failure, unless it is a cancellation.
  *
  * @param {HTMLElement} where
  * @param {unknown} error
@@ -43,7 +43,7 @@ export function fail(where, error) {
   say(where, error?.message ?? String(error), "bad");
 }
 
-/** Wait, unless the signal says that nobody waits any longer. */
+/** Wait, unless the signal aborts. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
@@ -60,7 +60,7 @@ $("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText($("curl").textContent);
   } catch {
-    // Without the permission, it is selected for the reader to copy.
+    // Without the permission, select the text for the reader to copy.
     getSelection().selectAllChildren($("curl"));
     said = "Selected";
   }

@@ -1,12 +1,12 @@
 /**
- * The avatar: choose an image, see it uploaded and processed, see its sizes, delete it.
+ * The avatar: select an image, follow its upload, see its sizes, delete it.
  */
 
 import { call, upload } from "./api.js";
 import { draw } from "./blurhash.js";
 import { $, fail, pause, record, say } from "./page.js";
 
-/** What follows the id in the address of each size, and how large it is on this page. */
+/** The suffix of each size's URL, and its size on this page. */
 const SIZES = [
   { name: "small", suffix: "_small", side: 100 },
   { name: "default", suffix: "", side: 200 },
@@ -19,14 +19,14 @@ const LONGEST_PAUSE = 3000;
 export class Picture {
   /**
    * @param {{changed: () => Promise<void>}} options
-   *     changed: called when the user has another avatar than before.
+   *     changed: called when the user's avatar has changed.
    */
   constructor({ changed }) {
     this.changed = changed;
     this.account = null;
     this.maxBytes = Infinity;
-    /** The upload in hand: aborting it stops the sending, and the asking after it. */
-    this.turn = null;
+    /** The current upload; aborting it stops sending and polling. */
+    this.task = null;
     this.figures = SIZES.map(figure);
     $("sizes").append(...this.figures.map(({ element }) => element));
     this.listen();
@@ -36,7 +36,7 @@ export class Picture {
     $("file").addEventListener("change", () => {
       const [file] = $("file").files;
       if (file) this.send(file);
-      // Or choosing the same file again would be no change.
+      // Otherwise selecting the same file again would not be a change.
       $("file").value = "";
     });
     $("cancel").addEventListener("click", () => {
@@ -69,7 +69,7 @@ export class Picture {
     });
   }
 
-  /** Another account is chosen: nothing of the last one's may still happen here. */
+  /** Select another account, and stop everything of the one before. */
   use(account) {
     this.stop();
     this.account = account;
@@ -77,10 +77,10 @@ export class Picture {
     this.show(null);
   }
 
-  /** Stop what is in hand. */
+  /** Stop the current upload. */
   stop() {
-    this.turn?.abort();
-    this.turn = null;
+    this.task?.abort();
+    this.task = null;
     this.idle();
   }
 
@@ -94,28 +94,28 @@ export class Picture {
       say($("picture-status"), `“${file.name}” has ${sizes}.`, "bad");
       return;
     }
-    const turn = (this.turn = new AbortController());
+    const task = (this.task = new AbortController());
     const { token } = this.account;
     say($("picture-status"), `Uploading “${file.name}”…`);
     this.busy(0);
     try {
       const sent = (share) => {
-        if (turn.signal.aborted) return;
+        if (task.signal.aborted) return;
         this.busy(share);
         if (share === 1) say($("picture-status"), "Processing…");
       };
-      const exchange = await upload(token, file, { signal: turn.signal, sent });
-      turn.signal.throwIfAborted();
+      const exchange = await upload(token, file, { signal: task.signal, sent });
+      task.signal.throwIfAborted();
       record(exchange);
-      await this.follow(exchange.body, turn.signal);
+      await this.follow(exchange.body, task.signal);
     } catch (error) {
-      if (!turn.signal.aborted) fail($("picture-status"), error);
+      if (!task.signal.aborted) fail($("picture-status"), error);
     } finally {
-      if (this.turn === turn) this.stop();
+      if (this.task === task) this.stop();
     }
   }
 
-  /** Ask after an upload until it is known what became of it. */
+  /** Poll the status of an upload until it has ended. */
   async follow({ id, status }, signal) {
     const { token } = this.account;
     let wait = FIRST_PAUSE;
@@ -141,7 +141,7 @@ export class Picture {
       say($("picture-status"), "A newer upload has taken its place.");
       await this.changed();
     } else {
-      say($("picture-status"), outcome.error?.message ?? "It could not be processed.", "bad");
+      say($("picture-status"), outcome.error?.message ?? "The image could not be processed.", "bad");
     }
   }
 
@@ -153,7 +153,7 @@ export class Picture {
       record(await call(account.token, "DELETE", "/v1/avatar"));
       if (account !== this.account) return;
       say($("picture-status"), "Your avatar is deleted.", "good");
-      // The button is about to be of no use, and the focus would be nowhere.
+      // The button is about to be disabled, and would lose the focus.
       $("file").focus();
       await this.changed();
     } catch (error) {
@@ -162,7 +162,7 @@ export class Picture {
   }
 
   /**
-   * Show the avatar that the user has now.
+   * Show the current avatar.
    *
    * @param {?{id: string, url: string, avatarDefault: boolean, placeholder?: string,
    *     pending?: object}} avatar
@@ -172,20 +172,20 @@ export class Picture {
     $("source").textContent = avatar ? source(avatar) : "\u00a0";
     for (const figure of this.figures) figure.show(avatar);
     showPlaceholder(avatar?.placeholder);
-    if (!avatar?.pending || this.turn) return;
-    // Uploaded before this page was opened.
-    const turn = (this.turn = new AbortController());
+    if (!avatar?.pending || this.task) return;
+    // An upload from before this page was opened.
+    const task = (this.task = new AbortController());
     say($("picture-status"), "Processing an earlier upload…");
-    this.follow(avatar.pending, turn.signal)
-      .catch((error) => turn.signal.aborted || fail($("picture-status"), error))
-      .finally(() => this.turn === turn && this.stop());
+    this.follow(avatar.pending, task.signal)
+      .catch((error) => task.signal.aborted || fail($("picture-status"), error))
+      .finally(() => this.task === task && this.stop());
   }
 
-  /** @param {number} share of the bytes that has been sent. */
+  /** @param {number} share of the bytes that have been sent. */
   busy(share) {
     $("picture").setAttribute("aria-busy", "true");
     $("work").hidden = false;
-    // What has been sent is accepted, and comes to its end whether anybody waits or not.
+    // A complete upload cannot be cancelled.
     if (share === 1 && document.activeElement === $("cancel")) $("file").focus();
     $("cancel").hidden = share === 1;
     $("percent").textContent = share < 1 ? `${Math.floor(share * 100)} %` : "";
@@ -243,13 +243,13 @@ function figure({ name, suffix, side }) {
   return { element, show };
 }
 
-/** Where one size of an avatar is: its name comes right after the id. */
+/** Return the URL of one size of an avatar: its suffix follows the id. */
 function variant({ id, url }, suffix) {
   const at = url.lastIndexOf(id);
   return at < 0 ? url : url.slice(0, at + id.length) + suffix + url.slice(at + id.length);
 }
 
-/** Whether this is the letter that the API draws for users without an avatar. */
+/** Return whether this is a monogram, which the API draws for users without an avatar. */
 function isLetter({ id, url }) {
   return !url.includes(id);
 }
@@ -263,14 +263,14 @@ function showPlaceholder(hash) {
 function source(avatar) {
   const { origin } = new URL(avatar.url);
   if (isLetter(avatar)) return "No avatar yet: the API draws this letter instead.";
-  if (avatar.avatarDefault) return `No avatar yet: this picture from ${origin} stands in for it.`;
-  return `From ${origin}, an origin of their own.`;
+  if (avatar.avatarDefault) return `No avatar yet: this is the default picture from ${origin}.`;
+  return `From ${origin}, an origin of its own.`;
 }
 
 function preview(file) {
   const image = $("preview-image");
   if (image.src) URL.revokeObjectURL(image.src);
-  // Shown only if it is an image: the service has the last word on that.
+  // Only if the browser can show it; the service decides whether it is an image.
   image.hidden = true;
   image.onload = () => (image.hidden = false);
   image.src = URL.createObjectURL(file);

@@ -1,4 +1,4 @@
-"""Tests of what an upload is answered, and when."""
+"""The response to an upload, and its status."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.web.upload_case import BEARER, IMAGE, UPLOAD
 
 
 class RateTests(ApiCase):
-    """How often a user may upload."""
+    """The rate limit of a user."""
 
     per_hour = 2
 
-    async def test_one_too_many(self) -> None:
-        """The third upload of an hour is 429 and says when to come again; others go on."""
+    async def test_upload_over_the_limit_is_429(self) -> None:
+        """An upload over the limit is 429 with Retry-After; other users are not affected."""
         for _ in range(2):
             self.assertEqual((await self.upload()).status, 201)
         reply = await self.upload()
@@ -27,8 +27,8 @@ class RateTests(ApiCase):
         self.assertEqual(str(reply.json["retryAfter"]), reply.header("Retry-After"))
         self.assertEqual((await self.upload(token="bob")).status, 201)
 
-    async def test_refused_before_the_body(self) -> None:
-        """The refusal does not wait for the body."""
+    async def test_429_precedes_the_body(self) -> None:
+        """The 429 does not wait for the body."""
         for _ in range(2):
             await self.upload()
         replies = await self.raw(
@@ -44,7 +44,7 @@ class WaitTests(ApiCase):
     wait = 20.0
 
     def when_accepted(self, then) -> Deferred:
-        """Do something with the id of the next upload, once its row is there."""
+        """Call a function with the id of the next upload when its row exists."""
 
         before = set(self.store.rows)
 
@@ -56,14 +56,14 @@ class WaitTests(ApiCase):
 
         return Deferred.fromCoroutine(watch())
 
-    async def test_ready(self) -> None:
-        """A plain upload waits, and its answer says that the avatar is ready."""
+    async def test_upload_waits_until_ready(self) -> None:
+        """An upload waits for its result, and the response says that it is ready."""
         finishing = self.when_accepted(self.finish)
         reply = await self.upload()
         await finishing
         self.assertEqual((reply.status, reply.json["status"]), (201, "ready"))
 
-    async def test_failed(self) -> None:
+    async def test_failed_upload_is_422(self) -> None:
         """An image that cannot be processed is 422 with the reason."""
         failing = self.when_accepted(lambda i: self.fail(i, "too_many_pixels"))
         reply = await self.upload()
@@ -71,19 +71,19 @@ class WaitTests(ApiCase):
         self.assertEqual((reply.status, reply.json["errno"]), (422, 103))
         self.assertEqual(reply.json["reason"], "too_many_pixels")
 
-    async def test_respond_async(self) -> None:
-        """A client that prefers not to wait gets its answer at once."""
+    async def test_respond_async_does_not_wait(self) -> None:
+        """Prefer: respond-async is answered at once."""
         reply = await self.upload(Prefer="respond-async")
         self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
         self.assertEqual(reply.header("Preference-Applied"), "respond-async")
 
-    async def test_wait_zero(self) -> None:
-        """A client may say how long it waits, not at all for example."""
+    async def test_wait_0_does_not_wait(self) -> None:
+        """Prefer: wait=0 is answered at once."""
         reply = await self.upload(Prefer="respond-async, wait=0")
         self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
 
-    async def test_preferences(self) -> None:
-        """Preferences are read as RFC 7240 writes them; what cannot be is passed over."""
+    async def test_preferences_are_parsed(self) -> None:
+        """Preferences are parsed by RFC 7240; malformed ones are ignored."""
         for prefer, applied in (
             ("wait=0", "wait=0"),
             ("WAIT = 0", "wait=0"),
@@ -101,8 +101,8 @@ class WaitTests(ApiCase):
             self.assertEqual((reply.status, reply.json["status"]), (201, "processing"), prefer)
             self.assertEqual(reply.header("Preference-Applied"), applied, prefer)
 
-    async def test_longest_wait(self) -> None:
-        """A client that would wait for longer than one may is told for how long it did."""
+    async def test_wait_is_bounded(self) -> None:
+        """A longer wait than 30 seconds is reduced, and Preference-Applied says so."""
         for prefer in ("wait=30", "wait=31", "wait=" + "9" * 5000):
             finishing = self.when_accepted(self.finish)
             reply = await self.upload(Prefer=prefer)
@@ -110,7 +110,7 @@ class WaitTests(ApiCase):
             self.assertEqual(reply.header("Preference-Applied"), "wait=30", prefer)
 
     async def test_result_of_another_process(self) -> None:
-        """A result that another web process applied is seen too."""
+        """A result that another web process applied ends the wait."""
 
         async def elsewhere(avatar_id: str) -> None:
             await self.store.ready(avatar_id=avatar_id, variants={}, now=reactor.seconds())
@@ -120,8 +120,8 @@ class WaitTests(ApiCase):
         await finishing
         self.assertEqual(reply.json["status"], "ready")
 
-    async def test_store_failure_while_waiting(self) -> None:
-        """An upload that is accepted is not refused any more, whatever fails."""
+    async def test_store_failure_does_not_refuse(self) -> None:
+        """An accepted upload is answered with 201 even if the database fails during the wait."""
 
         async def away(*, avatar_id: str) -> None:
             raise StoreError("away")
@@ -132,12 +132,12 @@ class WaitTests(ApiCase):
 
 
 class StatusTests(ApiCase):
-    """Asking what became of an upload."""
+    """The status of an upload."""
 
     async def status(self, avatar_id: str, token: str = "alice"):
         return await self.ask("GET", f"/v1/avatar/upload/{avatar_id}", token=token)
 
-    async def test_life(self) -> None:
+    async def test_status_follows_the_upload(self) -> None:
         """An upload is processing, then ready, and replaced when a newer one is ready."""
         first = (await self.upload()).json["id"]
         self.assertEqual((await self.status(first)).json["status"], "processing")
@@ -148,23 +148,23 @@ class StatusTests(ApiCase):
         self.assertEqual((await self.status(first)).json["status"], "replaced")
         self.assertEqual((await self.status(second)).json["status"], "ready")
 
-    async def test_failed(self) -> None:
-        """A failed upload says why."""
+    async def test_failed_upload_has_a_reason(self) -> None:
+        """A failed upload has a reason and a message."""
         avatar_id = (await self.upload()).json["id"]
         await self.fail(avatar_id, "corrupt")
         reply = await self.status(avatar_id)
         self.assertEqual(reply.json["status"], "failed")
         self.assertEqual(reply.json["error"], {"reason": "corrupt", "message": REASONS["corrupt"]})
 
-    async def test_of_others(self) -> None:
-        """Another user's upload is not found, and neither is one that never was."""
+    async def test_upload_of_another_user_is_404(self) -> None:
+        """Another user's upload is 404, like one that does not exist."""
         avatar_id = (await self.upload()).json["id"]
         self.assertEqual((await self.status(avatar_id, token="bob")).status, 404)
         self.assertEqual((await self.status("0" * 31 + "1")).status, 404)
         self.assertEqual((await self.status("../../etc/passwd")).status, 404)
 
-    async def test_deleted(self) -> None:
-        """A deleted upload is not found."""
+    async def test_deleted_upload_is_404(self) -> None:
+        """A deleted upload is 404."""
         avatar_id = await self.avatar_of()
         await self.ask("DELETE", f"/v1/avatar/{avatar_id}")
         self.assertEqual((await self.status(avatar_id)).status, 404)
