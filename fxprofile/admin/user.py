@@ -67,7 +67,7 @@ async def delete(tools: Tools, uid: str) -> Answer:
         return Answer({"uid": uid, "deleted": False, "avatars": []}, f"User {uid} is unknown.")
     confirm("Delete all of this?", _text(about))
     await tools.selection.delete_user(uid)
-    await tools.changes.told()
+    await tools.invalidator.flush_updates()
     ids = [record["id"] for record in about["avatars"]]
     text = f"Deleted user {uid}. The worker removes the pictures of {len(ids)} avatars."
     cache = tools.settings.cache

@@ -99,15 +99,15 @@ def add_web(services: Services) -> None:
     _create_folder(services, services.private_bucket)
     _add_poller(services, "results", services.results_queue, services.selection.handle)
     if services.events_queue is not None:
-        from fxprofile.profiles.account_events import accounts_handler
+        from fxprofile.profiles.account_events import AccountEvents
 
-        handler = accounts_handler(
+        events = AccountEvents(
             selection=services.selection,
-            changes=services.changes,
+            invalidator=services.invalidator,
             identity=services.identity,
             metrics=services.metrics,
         )
-        _add_poller(services, "events", services.events_queue, handler)
+        _add_poller(services, "events", services.events_queue, events.handle)
     repair = Repair(
         store=services.store,
         outbox=services.outbox,
@@ -172,7 +172,7 @@ def _add_api(services: Services) -> None:
     api.add(ProfileEndpoints(profiles=services.profiles, started=reactor.seconds(), clock=reactor))
     api.add(OpenApi(api, public_url=settings.web.public_url))
     if secret is not None:
-        api.add(AuthServerEndpoints(profiles=services.profiles, changes=services.changes))
+        api.add(AuthServerEndpoints(profiles=services.profiles, invalidator=services.invalidator))
     page = None
     if settings.environment == "development" and settings.identity.driver == "dev":
         playground = Playground(

@@ -28,7 +28,7 @@ from fxprofile.model.ports import (
     IRateWindows,
     IRevocations,
 )
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
@@ -163,7 +163,7 @@ class Services:
             from fxprofile.drivers.redis.connection import redis_connection
         except ImportError as error:
             raise ConfigError(f"cache.driver: redis needs fxprofile[redis]: {error}") from None
-        return redis_connection(self.settings, self.reactor)
+        return self.started(redis_connection(self.settings, self.reactor))
 
     # Drivers.
 
@@ -281,13 +281,12 @@ class Services:
     def cache(self) -> IProfileCache:
         """Profiles that were read recently."""
         if self.redis is not None:
-            from fxprofile.drivers.redis.cache import RedisCache
+            from fxprofile.drivers.redis.cache import RedisProfileCache
 
-            # It starts and stops the connection.
-            return self.started(RedisCache(self.redis, ttl=self.settings.cache.ttl))
-        from fxprofile.drivers.memory.cache import MemoryCache
+            return RedisProfileCache(self.redis, ttl=self.settings.cache.ttl)
+        from fxprofile.drivers.memory.cache import MemoryProfileCache
 
-        return MemoryCache(self.reactor, ttl=self.settings.cache.ttl)
+        return MemoryProfileCache(self.reactor, ttl=self.settings.cache.ttl)
 
     @cached_property
     def revocations(self) -> IRevocations | None:
@@ -355,9 +354,16 @@ class Services:
         return Outbox(jobs=self.jobs_queue, store=self.store, clock=self.reactor)
 
     @cached_property
-    def changes(self) -> Changes:
+    def invalidator(self) -> ProfileInvalidator:
         """Invalidates cached profiles and notifies other services."""
-        return Changes(cache=self.cache, updates=self.updates_queue, metrics=self.metrics)
+        return self.started(
+            ProfileInvalidator(
+                cache=self.cache,
+                updates=self.updates_queue,
+                metrics=self.metrics,
+                clock=self.reactor,
+            )
+        )
 
     @cached_property
     def selection(self) -> Selection:
@@ -365,7 +371,7 @@ class Services:
         return Selection(
             store=self.store,
             outbox=self.outbox,
-            changes=self.changes,
+            invalidator=self.invalidator,
             metrics=self.metrics,
             clock=self.reactor,
         )
@@ -389,7 +395,7 @@ class Services:
             identity=self.identity,
             store=self.store,
             cache=self.cache,
-            changes=self.changes,
+            invalidator=self.invalidator,
             metrics=self.metrics,
             clock=self.reactor,
             image_template=self.settings.images.url,

@@ -1,6 +1,4 @@
-"""
-One piece of work for everybody who wants its outcome at the same time.
-"""
+"""Single-flight: concurrent callers share one call."""
 
 from __future__ import annotations
 
@@ -25,10 +23,9 @@ class _Flight(Generic[T]):
 
 class SingleFlight(Generic[K, T]):
     """
-    Pieces of work in the air, by key.
+    Calls in flight, by key.
 
-    Who stops waiting does not disturb the others; when nobody waits any longer the
-    work is cancelled.
+    Cancelling a waiter does not disturb the others; a call without waiters is cancelled.
     """
 
     _log = Logger()
@@ -39,22 +36,25 @@ class SingleFlight(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def __contains__(self, key: K) -> bool:
+        return key in self._flights
+
     def join(self, key: K, work: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
         """
-        Wait for the work under this key.
+        Wait for the call under a key, and start it unless it is in flight.
 
-        :param work: starts it, if nobody has.
-        :returns: its outcome.  Cancelling this gives up the waiting.
+        :param work: starts the call.
+        :returns: its outcome.  Cancelling this stops waiting.
         """
         flight = self._flights.get(key)
         if flight is not None:
-            return self._board(key, flight)
+            return self._wait(key, flight)
         flight = self._flights[key] = _Flight()
-        waiter = self._board(key, flight)
-        flight.work = Deferred.fromCoroutine(work()).addBoth(self._land, key, flight)
+        waiter = self._wait(key, flight)
+        flight.work = Deferred.fromCoroutine(work()).addBoth(self._finish, key, flight)
         return waiter
 
-    def _board(self, key: K, flight: _Flight[T]) -> Deferred[T]:
+    def _wait(self, key: K, flight: _Flight[T]) -> Deferred[T]:
         waiter: Deferred[T] = Deferred(lambda waiter: self._leave(key, flight, waiter))
         flight.waiters.append(waiter)
         return waiter
@@ -62,27 +62,26 @@ class SingleFlight(Generic[K, T]):
     def _leave(self, key: K, flight: _Flight[T], waiter: Deferred[T]) -> None:
         flight.waiters.remove(waiter)
         if not flight.waiters and flight.work is not None:
-            # Whoever comes now starts anew, and does not join what is being given up.
+            # A later caller starts a new call instead of joining the cancelled one.
             self._remove(key, flight)
             flight.work.cancel()
 
-    def _land(self, outcome: Any, key: K, flight: _Flight[T]) -> None:
+    def _finish(self, outcome: T | Failure, key: K, flight: _Flight[T]) -> None:
         self._remove(key, flight)
-        error = outcome.value if isinstance(outcome, Failure) else None
-        # A driver may make another error of the cancellation.
-        expected = error is None or isinstance(error, (CancelledError, DriverError))
-        if not flight.waiters and not expected:
-            self._log.failure("Work that nobody waits for any longer failed", failure=outcome)
-        # One that is told may give up others, which then are no longer among them.
+        failure: Any = outcome if isinstance(outcome, Failure) else None
+        # A driver may turn the cancellation into an error of its own.
+        if failure and not flight.waiters and not failure.check(CancelledError, DriverError):
+            self._log.failure("An abandoned call failed", failure=failure)
+        # A waiter's callback may cancel other waiters, which removes them from the list.
         while flight.waiters:
             waiter = flight.waiters.pop(0)
-            if error is not None:
-                # An error that is raised in several places would grow.
-                waiter.errback(Failure(error.with_traceback(None)))
+            if failure:
+                # A shared exception would collect the traceback of every waiter.
+                waiter.errback(Failure(failure.value.with_traceback(None)))
             else:
                 waiter.callback(outcome)
 
     def _remove(self, key: K, flight: _Flight[T]) -> None:
-        # One that was given up may end after the next one has started.
+        # A cancelled call may end after its successor has started.
         if self._flights.get(key) is flight:
             del self._flights[key]

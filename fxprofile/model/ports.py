@@ -182,7 +182,7 @@ class IIdentity(Interface):
         :raises UpstreamRefused: if our request is at fault.
         """
 
-    async def forget(*, uid: str) -> None:
+    async def invalidate_tokens(*, uid: str) -> None:
         """
         Trust no token of this user any longer without asking again.
 
@@ -349,36 +349,52 @@ class IProfileStore(Interface):
         """
 
 
+@dataclass(frozen=True)
+class CacheLookup:
+    """
+    The result of a cache lookup.
+
+    :ivar value: the cached text, or None.
+    :ivar generation: the user's generation at the time of the lookup, an opaque text.
+    """
+
+    value: str | None
+    generation: str
+
+
 class IProfileCache(Interface):
-    """Profiles as they were read for one set of scopes, for a while."""
+    """
+    A cache of profiles: one text for each user and variant, with a time to live.
 
-    async def get(*, uid: str, variant: str) -> str | None:
-        """What was set, if it is still there."""
+    Each user has a generation, which every change of the profile advances.  A text is served
+    and stored only in the generation of its lookup, so that a profile that was read before a
+    change is never served to a lookup after it.
+    """
 
-    async def set(*, uid: str, variant: str, value: str, generation: str | None = None) -> None:
+    async def lookup(*, uid: str, variant: str, changed_at: int = 0) -> CacheLookup:
         """
-        Keep a text for the cache's time to live.
+        Look up a text, in one round trip.
 
-        :param generation: what :meth:`generation` said before the text was read from
-            elsewhere; if the user was dropped since, nothing is kept.
-        """
-
-    async def generation(*, uid: str) -> str:
-        """
-        An opaque text that changes whenever the user is dropped.
-
-        Whoever reads a profile in order to set it asks for this first, and so never
-        keeps what was read before a change and set after it.
+        :param changed_at: the latest change of the account that the caller knows of.  If it
+            is later than in every lookup of this generation, the generation is advanced
+            first.
         """
 
-    async def drop(*, uid: str) -> None:
-        """Forget every variant of a user."""
+    async def store(*, uid: str, variant: str, value: str, generation: str) -> None:
+        """
+        Cache a text, unless the user's generation was advanced since its lookup.
+
+        :param generation: of the lookup that preceded reading the profile.
+        """
+
+    async def invalidate(*, uid: str) -> None:
+        """Advance the generation of a user: no text cached so far is served again."""
 
     async def check() -> None:
         """
-        See whether the cache answers.
+        Check that the cache responds.
 
-        :raises CacheError: if not.
+        :raises CacheError: if it does not.
         """
 
 

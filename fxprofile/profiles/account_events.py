@@ -1,80 +1,89 @@
 """
-What the web role does when something happened to an account.
+The handler of account events, which the auth server publishes through Amazon SNS.
 
-The auth server publishes through Amazon SNS, so each message is an envelope whose
-``Message`` is JSON again.
+Each message is an SNS envelope whose ``Message`` is a JSON text.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Final
 
 from twisted.logger import Logger
 
 from fxprofile.model.errors import MalformedMessage
 from fxprofile.model.keys import is_uid
 from fxprofile.model.messages import Message
-from fxprofile.model.ports import Handler, IIdentity
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.model.ports import IIdentity
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.selection import Selection
 
-#: Events after which the kept profile of a user is old.  Newer auth servers have another name
-#: for the last one.
-_PROFILE_CHANGED = ("primaryEmailChanged", "profileDataChanged", "profileDataChange")
+#: Events that change the profile.  The last one is the former name of the second.
+_PROFILE_CHANGED: Final = ("primaryEmailChanged", "profileDataChanged", "profileDataChange")
 
-#: Events after which the tokens of a user may be so too.
-_TOKENS_REVOKED = ("passwordChange", "reset")
+#: Events that may also revoke tokens.
+_TOKENS_REVOKED: Final = ("passwordChange", "reset")
 
-#: All that there is something to do about.
-EVENTS = ("delete", *_PROFILE_CHANGED, *_TOKENS_REVOKED)
-
-_log = Logger()
+#: All events that are handled; others are acknowledged unread.
+EVENTS: Final = ("delete", *_PROFILE_CHANGED, *_TOKENS_REVOKED)
 
 
-def accounts_handler(
-    *, selection: Selection, changes: Changes, identity: IIdentity, metrics: Metrics
-) -> Handler:
-    """
-    Make the handler of the account events queue.
+class AccountEvents:
+    """Applies account events: invalidates profiles and tokens, and deletes users."""
 
-    :returns: for a :class:`fxprofile.worker.poller.Poller`.
-    """
+    _log = Logger()
 
-    async def handle(message: Message) -> None:
+    def __init__(
+        self,
+        *,
+        selection: Selection,
+        invalidator: ProfileInvalidator,
+        identity: IIdentity,
+        metrics: Metrics,
+    ) -> None:
+        self._selection = selection
+        self._invalidator = invalidator
+        self._identity = identity
+        self._metrics = metrics
+
+    async def handle(self, message: Message) -> None:
+        """
+        Apply an event.
+
+        :raises MalformedMessage: if the message is not an account event.
+        :raises DriverError: if it could not be applied and should be received again.
+        """
         event = decode(message.body)
         name = event.get("event")
-        if name not in EVENTS:
+        if not isinstance(name, str) or name not in EVENTS:
             return
         uid = _uid(event.get("uid"))
         if uid is None:
-            _log.warn("An account event {event} names no uid that there can be", event=name)
+            self._log.warn("Account event {event} ignored: it has no valid uid", event=name)
             return
-        metrics.account_events.labels(name).inc()
+        self._metrics.account_events.labels(name).inc()
         try:
             if name not in _PROFILE_CHANGED:
-                await identity.forget(uid=uid)
+                await self._identity.invalidate_tokens(uid=uid)
         finally:
-            # If tokens cannot be spoken of now, the event comes back; the rest need not wait.
+            # If this fails the event is received again, but the rest need not wait for it.
             if name == "delete":
-                await selection.delete_user(uid)
+                await self._selection.delete_user(uid)
             else:
-                await changes.forget(uid)
-
-    return handle
+                await self._invalidator.invalidate(uid)
 
 
-def decode(text: str) -> dict[str, Any]:
+def decode(text: str) -> dict[str, object]:
     """
-    The event in an envelope.
+    Return the event in an SNS envelope.
 
-    :raises MalformedMessage: if it is none.
+    :raises MalformedMessage: if there is none.
     """
     return _members(_members(text, "the envelope").get("Message"), "the Message")
 
 
-def _members(text: object, what: str) -> dict[str, Any]:
+def _members(text: object, what: str) -> dict[str, object]:
     try:
         members = json.loads(text) if isinstance(text, str) else None
     except (ValueError, RecursionError):
@@ -85,7 +94,7 @@ def _members(text: object, what: str) -> dict[str, Any]:
 
 
 def _uid(uid: object) -> str | None:
-    """The uid of an event, without the domain that may follow it."""
+    """Return the uid of an event in lower case, without the domain that may follow it."""
     if not isinstance(uid, str):
         return None
     uid = uid.partition("@")[0].lower()

@@ -1,50 +1,45 @@
 """
-What follows when a profile changes: it is kept no longer, and those are told who follow
-profiles.
+What follows a change of a profile: its cached copies are invalidated, and other services are
+notified.
 
-A cache that is out of reach holds up no change.  It hears of it when it is back, and
-until then what it has of that user is shown to nobody by this process.
+A write succeeds even if the cache is unreachable.  Its invalidation is then retried, and until
+it has succeeded this process neither serves that user from the cache nor stores the profile.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Final
 
-from twisted.internet.defer import Deferred
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.tasks import detached
+from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.tasks import detached, sleep
 from fxprofile.model.errors import CacheError, DriverError
 from fxprofile.model.ports import IProfileCache, IQueue
 from fxprofile.telemetry.metrics import Metrics
 
-#: What is kept of more users than these, and should not be, lasts until ``cache.ttl`` ends.
-MAX_OWED: Final = 100_000
+#: Invalidations that are retried.  Beyond this, the oldest ones wait for ``cache.ttl`` to end.
+MAX_PENDING: Final = 100_000
+
+#: The pause between retries, in seconds.
+RETRIES: Final = Backoff(first=0.5, cap=10, shortest=0.5)
 
 
-@dataclass
-class Reading:
+class ProfileInvalidator(Service):
     """
-    A profile that is being read.
+    Invalidates cached profiles and notifies other services of changes.
 
-    :ivar stale: whether it has changed since the reading began.
-    """
-
-    stale: bool = False
-
-
-class Changes:
-    """
-    Tells whoever keeps or follows profiles that one has changed.
-
-    :param updates: the queue that other services read, if there is one.
-    :param max_owed: users that the cache can be owed a word about.
+    :param updates: the queue that other services read, or None.
+    :param max_pending: how many invalidations are retried.
+    :param backoff: the pauses between retries.
     """
 
+    name = "profile invalidation"
     _log = Logger()
 
     def __init__(
@@ -53,103 +48,109 @@ class Changes:
         cache: IProfileCache,
         updates: IQueue | None,
         metrics: Metrics,
-        max_owed: int = MAX_OWED,
+        clock: IReactorTime,
+        max_pending: int = MAX_PENDING,
+        backoff: Backoff = RETRIES,
     ) -> None:
-        self._max_owed = max_owed
         self._cache = cache
         self._updates = updates
         self._metrics = metrics
+        self._clock = clock
+        self._max_pending = max_pending
+        self._backoff = backoff
         self._sending: set[Deferred[None]] = set()
-        # The users of whose last change the cache could not be told, the oldest first.
-        self._owed: dict[str, object] = {}
-        self._paying: Deferred[None] | None = None
-        self._readings: dict[str, list[Reading]] = {}
+        # The latest change of each user that the cache may not know of, the oldest first.
+        self._pending: dict[str, object] = {}
+        self._retries: Deferred[None] | None = None
 
-    @contextmanager
-    def reading(self, uid: str) -> Iterator[Reading]:
-        """Note whether the profile of a user changes while it is read."""
-        reading = Reading()
-        readings = self._readings.setdefault(uid, [])
-        readings.append(reading)
-        try:
-            yield reading
-        finally:
-            readings.remove(reading)
-            if not readings:
-                del self._readings[uid]
-
-    async def announce(self, uid: str) -> None:
-        """Drop the kept profile of a user, and tell the updates queue, in its own time."""
-        await self.forget(uid)
+    async def profile_changed(self, uid: str) -> None:
+        """Invalidate the cached profile of a user, and notify other services in background."""
+        await self.invalidate(uid)
         if self._updates is not None:
             sending = detached(self._send(self._updates, uid))
             self._sending.add(sending)
             sending.addBoth(lambda _: self._sending.discard(sending))
 
-    async def told(self) -> None:
-        """Wait until the updates queue has heard of everything, or could not be told."""
+    async def invalidate(self, uid: str) -> None:
+        """
+        Invalidate the cached profile of a user.
+
+        This raises no error: an invalidation that fails is retried.
+        """
+        self._pending.pop(uid, None)
+        self._pending[uid] = object()
+        try:
+            await self._invalidate(uid)
+        except CacheError as error:
+            self._report("cache", error)
+        finally:
+            if len(self._pending) > self._max_pending:
+                del self._pending[next(iter(self._pending))]
+            if uid in self._pending and self.running and self._retries is None:
+                self._retries = Deferred.fromCoroutine(self._retry())
+
+    def is_current(self, uid: str) -> bool:
+        """Return whether the cache knows of every change of a user that this process made."""
+        return uid not in self._pending
+
+    async def flush_pending(self) -> None:
+        """
+        Retry the pending invalidations.
+
+        :raises CacheError: if the cache is still unreachable.
+        """
+        for uid in list(self._pending):
+            await self._invalidate(uid)
+
+    async def flush_updates(self) -> None:
+        """Wait until the notifications of all changes so far were sent, or failed."""
         for sending in list(self._sending):
             await sending
 
-    async def forget(self, uid: str) -> None:
-        """Drop the kept profile of a user, and what is being read to be kept."""
-        for reading in self._readings.get(uid, ()):
-            reading.stale = True
-        await self.drop(uid)
+    def stopService(self) -> Deferred[None]:
+        """Try once more to flush the pending invalidations, and stop retrying."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
 
-    async def drop(self, uid: str) -> None:
-        """Drop the kept profile of a user, or see to it that nobody here is shown it."""
+    async def _stop(self) -> None:
+        retries, self._retries = self._retries, None
+        if retries is not None:
+            retries.cancel()
+            await retries
         try:
-            await self._pay(uid)
+            await self.flush_pending()
         except CacheError as error:
-            self._owed.pop(uid, None)
-            self._owed[uid] = object()
-            if len(self._owed) > self._max_owed:
-                del self._owed[next(iter(self._owed))]
-            self._survived("cache", error)
+            self._report("cache", error)
 
-    async def heard(self, uid: str) -> bool:
-        """
-        Whether the cache has heard of every change of a user that was made here.
+    async def _invalidate(self, uid: str) -> None:
+        change = self._pending.get(uid)
+        await self._cache.invalidate(uid=uid)
+        # A later change, whose own invalidation may have failed, is still pending.
+        if self._pending.get(uid) is change:
+            self._pending.pop(uid, None)
 
-        If it was out of reach then, it is told now; also of those of other users, which
-        nobody waits for.
-        """
-        if not self._owed:
-            return True
-        if self._paying is None:
-            self._paying = detached(self._pay_all())
-            self._paying.addBoth(self._paid)
-        try:
-            if uid in self._owed:
-                await self._pay(uid)
-        except CacheError:
-            return False
-        return uid not in self._owed
-
-    async def _pay_all(self) -> None:
-        with suppress(CacheError):
-            for uid in list(self._owed):
-                if uid in self._owed:
-                    await self._pay(uid)
-
-    def _paid(self, outcome: object) -> object:
-        self._paying = None
-        return outcome
-
-    async def _pay(self, uid: str) -> None:
-        owed = self._owed.get(uid)
-        await self._cache.drop(uid=uid)
-        # There may be a later change that the cache has not heard of.
-        if owed is not None and self._owed.get(uid) is owed:
-            del self._owed[uid]
+    async def _retry(self) -> None:
+        failures = 1
+        with suppress(CancelledError):
+            while self._pending:
+                await sleep(self._clock, self._backoff.delay(failures))
+                try:
+                    await self.flush_pending()
+                except CacheError as error:
+                    failures += 1
+                    self._report("cache", error)
+        self._retries = None
 
     async def _send(self, updates: IQueue, uid: str) -> None:
         try:
             await updates.send(body=json.dumps({"Message": json.dumps({"uid": uid})}))
         except DriverError as error:
-            self._survived("updates", error)
+            self._report("updates", error)
 
-    def _survived(self, upstream: str, error: Exception) -> None:
+    def _report(self, upstream: str, error: Exception) -> None:
         self._metrics.upstream_errors.labels(upstream).inc()
-        self._log.warn("Going on without the {upstream}: {error}", upstream=upstream, error=error)
+        self._log.warn(
+            "Cannot notify the {upstream} of a profile change: {error}",
+            upstream=upstream,
+            error=error,
+        )

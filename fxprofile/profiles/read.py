@@ -1,54 +1,56 @@
 """
 Read and write profiles.
 
-A field is shown only to a token whose scopes allow it, whatever the identity servers
-sent.  What was read is kept for the two sets of scopes that nearly all tokens have, and
-for no other, so that no kept field is shown to a token that may not see it.
+A field is shown only to a token whose scopes allow it, whatever the identity servers sent.
+Profiles are cached per user and per set of visible fields.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from fxprofile.deferreds.tasks import detached
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import AccountUnknown, CacheError, UpstreamRefused
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, initial
-from fxprofile.model.ports import IIdentity, IProfileCache, IProfileStore
+from fxprofile.model.ports import CacheLookup, IIdentity, IProfileCache, IProfileStore
 from fxprofile.model.profiles import Account, Credentials, Profile
-from fxprofile.profiles.invalidation import Changes, Reading
-from fxprofile.profiles.scopes import Scopes
+from fxprofile.profiles.invalidation import ProfileInvalidator
+from fxprofile.profiles.scopes import allows
 from fxprofile.telemetry.metrics import Metrics
 
-#: The sets of scopes whose profiles are kept, by what the cache calls them.
-CACHED_SCOPES = {
-    frozenset({"profile"}): "profile",
-    frozenset({"profile:display_name", "profile:email", "profile:uid"}): "basic",
-}
-
 #: The scopes that allow each field, any of them.
-FIELD_SCOPES = {
-    "uid": ("profile:uid",),
-    "email": ("profile:email", "email"),
-    "locale": ("profile:locale",),
-    "amrValues": ("profile:amr",),
-    "twoFactorAuthentication": ("profile:amr",),
-    "displayName": ("profile:display_name",),
-    "avatar": ("profile:avatar",),
-    "avatarDefault": ("profile:avatar",),
-    "sub": ("openid",),
-}
+FIELD_SCOPES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "uid": ("profile:uid",),
+        "email": ("profile:email", "email"),
+        "locale": ("profile:locale",),
+        "amrValues": ("profile:amr",),
+        "twoFactorAuthentication": ("profile:amr",),
+        "displayName": ("profile:display_name",),
+        "avatar": ("profile:avatar",),
+        "avatarDefault": ("profile:avatar",),
+        "sub": ("openid",),
+    }
+)
 
-_FROM_ACCOUNT = ("email", "locale", "amrValues", "twoFactorAuthentication")
+_FROM_ACCOUNT = frozenset({"email", "locale", "amrValues", "twoFactorAuthentication"})
+
+
+@lru_cache(maxsize=1024)
+def visible_fields(scopes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the fields that a token with these scopes may see, in order."""
+    return tuple(sorted(f for f, needed in FIELD_SCOPES.items() if allows(scopes, *needed)))
 
 
 @dataclass(frozen=True)
@@ -56,31 +58,22 @@ class ProfileView:
     """
     A profile as one token may see it.
 
-    :ivar modified: when it last changed, in seconds since the epoch.
-    :ivar token_changed_at: what the token said of this, in milliseconds.
+    :ivar fields: the visible fields; those without a value are left out.
+    :ivar etag: an entity tag of the fields, without quotes.
+    :ivar modified: when the profile last changed, in seconds since the epoch.
     """
 
-    fields: dict[str, Any]
+    fields: dict[str, object]
     etag: str
     modified: float
-    token_changed_at: int | None
-
-
-@dataclass
-class _Fetch:
-    """A reading that others wait for."""
-
-    reading: Reading
-    token_changed_at: int
-    waiting: list[Deferred[ProfileView]] = field(default_factory=list)
 
 
 class Profiles:
     """
-    Reads profiles.
+    Reads profiles, through the cache, and writes display names.
 
     :param image_template: the setting ``images.url``.
-    :param monogram_url: where monograms are, ending in a slash; None for no monograms.
+    :param monogram_url: the URL of monograms, ending in a slash; None disables monograms.
     """
 
     _log = Logger()
@@ -91,7 +84,7 @@ class Profiles:
         identity: IIdentity,
         store: IProfileStore,
         cache: IProfileCache,
-        changes: Changes,
+        invalidator: ProfileInvalidator,
         metrics: Metrics,
         clock: IReactorTime,
         image_template: str,
@@ -100,160 +93,116 @@ class Profiles:
         self._identity = identity
         self._store = store
         self._cache = cache
-        self._changes = changes
+        self._invalidator = invalidator
         self._metrics = metrics
         self._clock = clock
         self._image_template = image_template
         self._monogram_url = monogram_url
-        self._fetching: dict[tuple[str, str], _Fetch] = {}
+        # Keyed by user, variant and generation.
+        self._reads: SingleFlight[tuple[str, str, str], ProfileView] = SingleFlight()
 
     async def view(self, *, token: str, credentials: Credentials) -> ProfileView | None:
         """
-        The profile of a user, as this token may see it.
+        Return the profile of a user, as this token may see it.
 
-        :returns: None if it may not see any field.
-        :raises DriverError: if it could not be read.
-        :raises AccountUnknown: if there no longer is such an account.
+        Concurrent calls share one read if they see the same fields, and if the profile has
+        not changed between their lookups.
+
+        :returns: None if the token may not see any field.
+        :raises DriverError: if the profile could not be read.
+        :raises AccountUnknown: if the account no longer exists.
         """
-        scopes = Scopes(credentials.scopes)
-        allowed = frozenset(f for f, needed in FIELD_SCOPES.items() if scopes.allows(*needed))
-        if not allowed:
+        fields = visible_fields(credentials.scopes)
+        if not fields:
             return None
-        kind = CACHED_SCOPES.get(frozenset(credentials.scopes))
-        if kind is None:
-            return await self._read(token, credentials, allowed)
-        kept = await self._kept(credentials, kind)
-        if kept is not None:
-            return kept
-        return await self._fetch_once(token, credentials, allowed, kind)
-
-    async def _fetch_once(
-        self, token: str, credentials: Credentials, allowed: frozenset[str], kind: str
-    ) -> ProfileView:
-        """Read a profile, or wait for somebody else who reads the very same one."""
-        fetch = self._fetching.get((credentials.uid, kind))
-        if fetch is not None and fetch.token_changed_at < (credentials.profile_changed_at or 0):
-            fetch.reading.stale = True
-        # Who comes after a change must not be told what was before it.
-        if fetch is not None and not fetch.reading.stale:
-            waiter: Deferred[ProfileView] = Deferred()
-            fetch.waiting.append(waiter)
-            try:
-                return await waiter
-            except (AccountUnknown, UpstreamRefused):
-                # That was said of the other one's token.
-                return await self._read(token, credentials, allowed)
-        return await detached(self._fetch(token, credentials, allowed, kind))
-
-    async def _fetch(
-        self, token: str, credentials: Credentials, allowed: frozenset[str], kind: str
-    ) -> ProfileView:
-        key = (credentials.uid, kind)
-        with self._changes.reading(credentials.uid) as reading:
-            fetch = _Fetch(reading, credentials.profile_changed_at or 0)
-            self._fetching[key] = fetch
-            try:
-                # Other processes may change it, which only the cache hears of.
-                generation = await self._generation(credentials)
-                view = await self._read(token, credentials, allowed)
-                if generation is not None and not reading.stale:
-                    await self._keep(credentials, kind, view, generation)
-                    if reading.stale:
-                        # The change may have dropped it before it was there.
-                        await self._changes.drop(credentials.uid)
-            except BaseException as error:
-                self._end(key, fetch, error)
-                raise
-            self._end(key, fetch, view)
+        variant = ",".join(fields)
+        lookup = await self._lookup(credentials, variant)
+        if lookup is None:
+            return await self._read(token, credentials, fields)
+        view = _decode(lookup.value)
+        if view is not None:
             return view
+        key = (credentials.uid, variant, lookup.generation)
+        shared = key in self._reads
+        try:
+            return await self._reads.join(
+                key, lambda: self._read_and_store(token, credentials, fields, lookup.generation)
+            )
+        except (AccountUnknown, UpstreamRefused):
+            if not shared:
+                raise
+            # Another token was refused.
+            return await self._read(token, credentials, fields)
 
-    def _end(
-        self, key: tuple[str, str], fetch: _Fetch, outcome: ProfileView | BaseException
-    ) -> None:
-        # After a change there may be a newer one in its place.
-        if self._fetching.get(key) is fetch:
-            del self._fetching[key]
-        for waiter in fetch.waiting:
-            if waiter.called:
-                continue
-            if isinstance(outcome, BaseException):
-                # In each place where it is raised it would grow.
-                traceback = outcome.__traceback__
-                waiter.errback(Failure(outcome))
-                outcome.__traceback__ = traceback
-            else:
-                waiter.callback(outcome)
+    async def _lookup(self, credentials: Credentials, variant: str) -> CacheLookup | None:
+        """Look up a profile; None if the cache is unreachable or misses a change."""
+        if not self._invalidator.is_current(credentials.uid):
+            return None
+        try:
+            return await self._cache.lookup(
+                uid=credentials.uid,
+                variant=variant,
+                changed_at=credentials.profile_changed_at or 0,
+            )
+        except CacheError as error:
+            self._report(error)
+            return None
+
+    async def _read_and_store(
+        self, token: str, credentials: Credentials, fields: tuple[str, ...], generation: str
+    ) -> ProfileView:
+        view = await self._read(token, credentials, fields)
+        if self._invalidator.is_current(credentials.uid):
+            try:
+                await self._cache.store(
+                    uid=credentials.uid,
+                    variant=",".join(fields),
+                    value=json.dumps(asdict(view)),
+                    generation=generation,
+                )
+            except CacheError as error:
+                self._report(error)
+        return view
 
     async def _read(
-        self, token: str, credentials: Credentials, allowed: frozenset[str]
+        self, token: str, credentials: Credentials, fields: tuple[str, ...]
     ) -> ProfileView:
         account = Account()
-        if allowed.intersection(_FROM_ACCOUNT):
+        if _FROM_ACCOUNT.intersection(fields):
             account = await self._identity.account(token=token, credentials=credentials)
         profile = await self._store.profile(uid=credentials.uid)
-        known: dict[str, Any] = {
+        known: dict[str, object] = {
             "uid": credentials.uid,
             "sub": credentials.uid,
             "email": account.email,
             "locale": account.locale,
-            "amrValues": list(account.amr_values) if account.amr_values is not None else None,
+            "amrValues": None if account.amr_values is None else list(account.amr_values),
             "twoFactorAuthentication": account.two_factor,
             "displayName": profile.display_name,
             "avatarDefault": profile.avatar_id is None,
         }
-        names = (known[field] for field in ("displayName", "email") if field in allowed)
-        known["avatar"] = self.avatar_url(profile, *names)
-        fields = {f: v for f, v in known.items() if f in allowed and v is not None}
-        modified = max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000)
+        names = {"displayName": profile.display_name, "email": account.email}
+        visible_names = [name for field, name in names.items() if field in fields]
+        known["avatar"] = self.avatar_url(profile, *visible_names)
+        shown = {field: known[field] for field in fields if known[field] is not None}
         return ProfileView(
-            fields=fields,
-            etag=hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32],
-            modified=modified,
-            token_changed_at=credentials.profile_changed_at,
+            fields=shown,
+            etag=hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:32],
+            modified=max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000),
         )
 
-    async def _kept(self, credentials: Credentials, kind: str) -> ProfileView | None:
-        if not await self._changes.heard(credentials.uid):
-            return None
-        try:
-            text = await self._cache.get(uid=credentials.uid, variant=kind)
-        except CacheError as error:
-            self._without_cache(error)
-            return None
-        if text is None:
-            return None
-        try:
-            view = ProfileView(**json.loads(text))
-            outdated = (credentials.profile_changed_at or 0) > (view.token_changed_at or 0)
-        except (ValueError, TypeError):
-            # Another version of this program may share the cache.
-            return None
-        return None if outdated else view
-
-    async def _generation(self, credentials: Credentials) -> str | None:
-        try:
-            return await self._cache.generation(uid=credentials.uid)
-        except CacheError as error:
-            self._without_cache(error)
-            return None
-
-    async def _keep(
-        self, credentials: Credentials, kind: str, view: ProfileView, generation: str
-    ) -> None:
-        value = json.dumps(asdict(view))
-        try:
-            await self._cache.set(
-                uid=credentials.uid, variant=kind, value=value, generation=generation
-            )
-        except CacheError as error:
-            self._without_cache(error)
-
-    def _without_cache(self, error: CacheError) -> None:
+    def _report(self, error: CacheError) -> None:
         self._metrics.upstream_errors.labels("cache").inc()
-        self._log.warn("Going on without the cache: {error}", error=error)
+        self._log.warn("Profile read without the cache: {error}", error=error)
 
     async def email(self, *, token: str, credentials: Credentials) -> str | None:
-        """The e-mail address of an account, which the caller knows to be allowed."""
+        """
+        Return the e-mail address of an account.
+
+        The caller has checked that the token may see it.
+
+        :raises DriverError: if the account could not be read.
+        """
         account: Account = await self._identity.account(token=token, credentials=credentials)
         return account.email
 
@@ -261,13 +210,14 @@ class Profiles:
         self, *, token: str, credentials: Credentials
     ) -> tuple[dict[str, Any], Avatar | None]:
         """
-        The present avatar of a user, and a newer upload that is not ready, if there is
-        one.
+        Return the selected avatar of a user, as the API shows it, and the latest upload.
+
+        :raises DriverError: if they could not be read.
         """
         profile = await self._store.profile(uid=credentials.uid)
         latest = await self._store.latest(uid=credentials.uid)
         url = self.avatar_url(profile, await self._monogram_name(profile, token, credentials))
-        answer = {
+        shown = {
             "id": profile.avatar_id or DEFAULT_AVATAR_ID,
             "avatar": url,
             "avatarDefault": profile.avatar_id is None,
@@ -277,28 +227,28 @@ class Profiles:
         if profile.avatar_id is not None and (latest is None or latest.id != profile.avatar_id):
             selected = await self._store.avatar(avatar_id=profile.avatar_id)
         if profile.avatar_id is not None and selected is not None and selected.placeholder:
-            answer["placeholder"] = selected.placeholder
-        return answer, latest
+            shown["placeholder"] = selected.placeholder
+        return shown, latest
 
     async def _monogram_name(
         self, profile: Profile, token: str, credentials: Credentials
     ) -> str | None:
-        """What this token may see of the name of a user, if the avatar needs it."""
-        scopes = Scopes(credentials.scopes)
+        """Return the name or address that the monogram is made of, if the token may see it."""
         if profile.avatar_id is not None or self._monogram_url is None:
             return None
-        if profile.display_name and scopes.allows(*FIELD_SCOPES["displayName"]):
+        fields = visible_fields(credentials.scopes)
+        if profile.display_name and "displayName" in fields:
             return profile.display_name
-        if scopes.allows(*FIELD_SCOPES["email"]):
+        if "email" in fields:
             return await self.email(token=token, credentials=credentials)
         return None
 
     def avatar_url(self, profile: Profile, *names: str | None) -> str:
         """
-        Where the avatar of a user is.
+        Return the URL of a user's avatar, monogram or default avatar.
 
-        :param names: the name and the address of the user, as far as the token may see
-            them: a user without an avatar gets the first letter of the first of them.
+        :param names: the name and the address of the user, as far as the token may see them;
+            the monogram is the initial of the first one that is not empty.
         """
         if profile.avatar_id is not None:
             return image_url(self._image_template, profile.avatar_id)
@@ -308,11 +258,19 @@ class Profiles:
         return image_url(self._image_template, DEFAULT_AVATAR_ID)
 
     async def display_name(self, uid: str) -> str | None:
-        """The display name of a user."""
+        """Return the display name of a user."""
         profile: Profile = await self._store.profile(uid=uid)
         return profile.display_name
 
     async def set_display_name(self, uid: str, name: str | None) -> None:
-        """Set or, with None, unset the display name of a user."""
+        """Set the display name of a user; None unsets it."""
         await self._store.set_display_name(uid=uid, name=name, now=self._clock.seconds())
-        await self._changes.announce(uid)
+        await self._invalidator.profile_changed(uid)
+
+
+def _decode(value: str | None) -> ProfileView | None:
+    """Read a cached profile; None if another version of this program has stored it."""
+    try:
+        return None if value is None else ProfileView(**json.loads(value))
+    except (ValueError, TypeError):
+        return None

@@ -19,7 +19,7 @@ from fxprofile.model.errors import DriverError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.model.ports import IProfileStore
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.outbox import Outbox
 
@@ -35,7 +35,7 @@ class Selection:
     """
     Applies results, deletes avatars, and lets others wait for a result.
 
-    :param changes: is told whose profile changed.
+    :param invalidator: invalidates the cached profiles of users whose avatar changes.
     """
 
     _log = Logger()
@@ -45,13 +45,13 @@ class Selection:
         *,
         store: IProfileStore,
         outbox: Outbox,
-        changes: Changes,
+        invalidator: ProfileInvalidator,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
         self._store = store
         self._outbox = outbox
-        self._changes = changes
+        self._invalidator = invalidator
         self._metrics = metrics
         self._clock = clock
         # Notified when an avatar changes status; keyed by avatar id.
@@ -100,7 +100,7 @@ class Selection:
         )
         self._wake(result.id)
         if avatar is not None and avatar.status is Status.READY:
-            await self._changes.announce(avatar.uid)
+            await self._invalidator.profile_changed(avatar.uid)
             if previous is not None and previous != avatar.id:
                 await self._outbox.try_to_send(previous)
         else:
@@ -190,7 +190,7 @@ class Selection:
             avatar = await self._store.avatar(avatar_id=avatar_id)
             if avatar is None or avatar.status is Status.DELETING:
                 # Whoever deleted it may have died before telling of it.
-                await self._changes.forget(uid)
+                await self._invalidator.invalidate(uid)
                 return False
             if avatar.uid != uid:
                 raise NotTheOwner(avatar_id)
@@ -210,7 +210,7 @@ class Selection:
 
     async def _follow_deletion(self, uid: str, ids: list[str]) -> None:
         # Even if there was nothing: whoever did this before may have died right here.
-        await self._changes.announce(uid)
+        await self._invalidator.profile_changed(uid)
         await self._outbox.try_to_send(*ids)
         for avatar_id in ids:
             self._wake(avatar_id)

@@ -37,7 +37,7 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Credentials
-from fxprofile.profiles.scopes import Scopes
+from fxprofile.profiles.scopes import allows
 from fxprofile.serving.channel import StreamingRequest, StreamingSite
 from fxprofile.serving.conditional import matches
 from fxprofile.telemetry.metrics import Metrics
@@ -253,7 +253,7 @@ class Api:
             return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
         credentials: Credentials = await self._identity.verify(token=token)
         request.uid = credentials.uid
-        if operation.scopes and not Scopes(credentials.scopes).allows(*operation.scopes):
+        if operation.scopes and not allows(credentials.scopes, *operation.scopes):
             raise Forbidden()
         return ApiRequest(request=request, token=token, credentials=credentials)
 

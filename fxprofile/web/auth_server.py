@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fxprofile.model.errors import BackendUnavailable, NotFound
 from fxprofile.model.keys import is_uid
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.profiles.read import Profiles
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.models import EmptyBody, SetDisplayNameOfUser, Uid
@@ -14,14 +14,14 @@ from fxprofile.web.operations import Operation
 class AuthServerEndpoints:
     """The endpoints of the auth server; register them only if there is a secret."""
 
-    def __init__(self, *, profiles: Profiles, changes: Changes) -> None:
+    def __init__(self, *, profiles: Profiles, invalidator: ProfileInvalidator) -> None:
         self._profiles = profiles
-        self._changes = changes
+        self._invalidator = invalidator
 
     @Operation("DELETE /v1/cache/<uid>", secret=True)
     async def drop_cache(self, call: ApiRequest, uid: Uid) -> ApiResponse[EmptyBody]:
         """Remove the cached profile of a user."""
-        await self._changes.forget(_checked(uid))
+        await self._invalidator.invalidate(_checked(uid))
         return ApiResponse(200, {})
 
     @Operation("POST /v1/_display_name/<uid>", secret=True, errors=(BackendUnavailable,))

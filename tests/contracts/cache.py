@@ -1,4 +1,4 @@
-"""What every profile cache does."""
+"""The contract of profile caches."""
 
 from __future__ import annotations
 
@@ -16,31 +16,43 @@ else:
 ALICE, BOB = "a11ce000" * 4, "b0b00000" * 4
 
 
-class CacheContract(_Base):
+async def put(cache: Any, uid: str, variant: str, value: str) -> None:
+    """Cache a text in the user's current generation."""
+    generation = (await cache.lookup(uid=uid, variant=variant)).generation
+    await cache.store(uid=uid, variant=variant, value=value, generation=generation)
+
+
+async def cached(cache: Any, uid: str, variant: str) -> str | None:
+    """Return the cached text, or None."""
+    value: str | None = (await cache.lookup(uid=uid, variant=variant)).value
+    return value
+
+
+class ProfileCacheContract(_Base):
     """Mixed into a test case that makes the driver."""
 
     #: A time to live that :meth:`pass_time` can outlast.
     ttl = 60.0
 
     async def make_cache(self, *, ttl: float) -> Any:
-        """The driver, empty."""
+        """Return the driver, empty."""
         raise NotImplementedError
 
     async def pass_time(self, seconds: float) -> None:
-        """Let so much time go by for the driver."""
+        """Let time pass for the driver."""
         raise NotImplementedError
 
     async def test_interface(self) -> None:
         """The driver has every method of the interface."""
         verifyObject(IProfileCache, await self.make_cache(ttl=self.ttl))
 
-    async def test_empty(self) -> None:
-        """What was never set is None."""
+    async def test_lookup_of_an_unknown_user(self) -> None:
+        """A lookup of a text that was never stored returns None."""
         cache = await self.make_cache(ttl=self.ttl)
-        self.assertIsNone(await cache.get(uid=ALICE, variant="profile"))
+        self.assertIsNone(await cached(cache, ALICE, "full"))
 
-    async def test_set_and_get(self) -> None:
-        """A text comes back as it was, whatever is in it."""
+    async def test_texts_are_returned_unchanged(self) -> None:
+        """A stored text is returned as it was, whatever its characters."""
         cache = await self.make_cache(ttl=self.ttl)
         for value in [
             '{"email": "a@b"}',
@@ -49,106 +61,133 @@ class CacheContract(_Base):
             "7",
             "x" * 70_000,
         ]:
-            await cache.set(uid=ALICE, variant="profile", value=value)
-            self.assertEqual(await cache.get(uid=ALICE, variant="profile"), value)
+            await put(cache, ALICE, "full", value)
+            self.assertEqual(await cached(cache, ALICE, "full"), value)
 
-    async def test_users_and_variants_are_apart(self) -> None:
-        """What is kept for one user and variant is not seen by another."""
+    async def test_users_and_variants_are_separate(self) -> None:
+        """A text is returned only for its own user and variant."""
         cache = await self.make_cache(ttl=self.ttl)
-        await cache.set(uid=ALICE, variant="profile", value="1")
-        self.assertIsNone(await cache.get(uid=ALICE, variant="basic"))
-        self.assertIsNone(await cache.get(uid=BOB, variant="profile"))
-        await cache.set(uid=ALICE, variant="basic", value="2")
-        await cache.set(uid=BOB, variant="profile", value="3")
-        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "1")
-        self.assertEqual(await cache.get(uid=ALICE, variant="basic"), "2")
-        self.assertEqual(await cache.get(uid=BOB, variant="profile"), "3")
+        await put(cache, ALICE, "full", "1")
+        self.assertIsNone(await cached(cache, ALICE, "basic"))
+        self.assertIsNone(await cached(cache, BOB, "full"))
+        await put(cache, ALICE, "basic", "2")
+        await put(cache, BOB, "full", "3")
+        self.assertEqual(await cached(cache, ALICE, "full"), "1")
+        self.assertEqual(await cached(cache, ALICE, "basic"), "2")
+        self.assertEqual(await cached(cache, BOB, "full"), "3")
 
-    async def test_names_cannot_be_mixed_up(self) -> None:
-        """Users and variants whose names join to the same text stay apart."""
+    async def test_ambiguous_names_are_separate(self) -> None:
+        """Users and variants whose names join to the same text do not share an entry."""
         cache = await self.make_cache(ttl=self.ttl)
         names = [("a", "b:c"), ("a:b", "c"), ("a*", "c"), ("a b", "c"), ("é", "c"), ("a\r\nb", "c")]
         for uid, variant in names:
-            await cache.set(uid=uid, variant=variant, value=f"{uid}/{variant}")
+            await put(cache, uid, variant, f"{uid}/{variant}")
         for uid, variant in names:
-            self.assertEqual(await cache.get(uid=uid, variant=variant), f"{uid}/{variant}")
-        await cache.drop(uid="a*")
-        self.assertEqual(await cache.get(uid="a b", variant="c"), "a b/c")
-        self.assertIsNone(await cache.get(uid="a*", variant="c"))
+            self.assertEqual(await cached(cache, uid, variant), f"{uid}/{variant}")
+        await cache.invalidate(uid="a*")
+        self.assertEqual(await cached(cache, "a b", "c"), "a b/c")
+        self.assertIsNone(await cached(cache, "a*", "c"))
 
-    async def test_drop(self) -> None:
-        """Dropping a user forgets every variant, and nobody else's."""
+    async def test_invalidation_removes_all_variants_of_the_user(self) -> None:
+        """After an invalidation no variant of the user is returned; other users are unaffected."""
         cache = await self.make_cache(ttl=self.ttl)
         for uid in (ALICE, BOB):
-            for variant in ("profile", "basic"):
-                await cache.set(uid=uid, variant=variant, value=uid)
-        await cache.drop(uid=ALICE)
-        self.assertIsNone(await cache.get(uid=ALICE, variant="profile"))
-        self.assertIsNone(await cache.get(uid=ALICE, variant="basic"))
-        self.assertEqual(await cache.get(uid=BOB, variant="profile"), BOB)
-        self.assertEqual(await cache.get(uid=BOB, variant="basic"), BOB)
+            for variant in ("full", "basic"):
+                await put(cache, uid, variant, uid)
+        await cache.invalidate(uid=ALICE)
+        self.assertIsNone(await cached(cache, ALICE, "full"))
+        self.assertIsNone(await cached(cache, ALICE, "basic"))
+        self.assertEqual(await cached(cache, BOB, "full"), BOB)
+        self.assertEqual(await cached(cache, BOB, "basic"), BOB)
 
-    async def test_drop_nothing(self) -> None:
-        """Dropping a user of whom nothing is kept is harmless, also when repeated."""
+    async def test_invalidation_without_entries(self) -> None:
+        """Invalidating a user without entries has no effect on later stores."""
         cache = await self.make_cache(ttl=self.ttl)
-        await cache.drop(uid=ALICE)
-        await cache.drop(uid=ALICE)
-        await cache.set(uid=ALICE, variant="profile", value="1")
-        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "1")
+        await cache.invalidate(uid=ALICE)
+        await cache.invalidate(uid=ALICE)
+        await put(cache, ALICE, "full", "1")
+        self.assertEqual(await cached(cache, ALICE, "full"), "1")
 
-    async def test_generation(self) -> None:
-        """What was read before a user was dropped is not kept after it."""
+    async def test_lookups_do_not_advance_the_generation(self) -> None:
+        """Lookups and stores leave the generation as it is."""
         cache = await self.make_cache(ttl=self.ttl)
-        before = await cache.generation(uid=ALICE)
-        self.assertEqual(await cache.generation(uid=ALICE), before)
-        await cache.set(uid=ALICE, variant="profile", value="1", generation=before)
-        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "1")
-        await cache.drop(uid=ALICE)
-        await cache.set(uid=ALICE, variant="profile", value="2", generation=before)
-        self.assertIsNone(await cache.get(uid=ALICE, variant="profile"))
-        after = await cache.generation(uid=ALICE)
-        self.assertNotEqual(after, before)
-        await cache.set(uid=ALICE, variant="profile", value="3", generation=after)
-        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "3")
-        await cache.drop(uid=ALICE)
-        self.assertNotEqual(await cache.generation(uid=ALICE), after)
+        first = await cache.lookup(uid=ALICE, variant="full")
+        await put(cache, ALICE, "full", "1")
+        second = await cache.lookup(uid=ALICE, variant="basic")
+        self.assertEqual(first.generation, second.generation)
 
-    async def test_generation_of_another(self) -> None:
-        """Dropping one user stops nobody from keeping another."""
+    async def test_store_from_an_earlier_generation_is_refused(self) -> None:
+        """A text whose lookup preceded an invalidation is not stored."""
         cache = await self.make_cache(ttl=self.ttl)
-        generation = await cache.generation(uid=BOB)
-        await cache.drop(uid=ALICE)
-        await cache.set(uid=BOB, variant="profile", value="1", generation=generation)
-        self.assertEqual(await cache.get(uid=BOB, variant="profile"), "1")
+        for _ in range(2):
+            before = await cache.lookup(uid=ALICE, variant="full")
+            await cache.invalidate(uid=ALICE)
+            await cache.store(uid=ALICE, variant="full", value="old", generation=before.generation)
+            after = await cache.lookup(uid=ALICE, variant="full")
+            self.assertIsNone(after.value)
+            self.assertNotEqual(after.generation, before.generation)
+            await cache.store(uid=ALICE, variant="full", value="new", generation=after.generation)
+            self.assertEqual(await cached(cache, ALICE, "full"), "new")
 
-    async def test_generation_is_no_variant(self) -> None:
-        """A variant may have any name."""
+    async def test_invalidation_does_not_affect_stores_of_other_users(self) -> None:
+        """A text of one user is stored although another user was invalidated meanwhile."""
         cache = await self.make_cache(ttl=self.ttl)
-        await cache.drop(uid=ALICE)
-        self.assertIsNone(await cache.get(uid=ALICE, variant="generation"))
-        await cache.set(uid=ALICE, variant="generation", value="a text")
-        generation = await cache.generation(uid=ALICE)
-        self.assertNotEqual(generation, "a text")
-        await cache.set(uid=ALICE, variant="profile", value="2", generation=generation)
-        self.assertEqual(await cache.get(uid=ALICE, variant="profile"), "2")
+        lookup = await cache.lookup(uid=BOB, variant="full")
+        await cache.invalidate(uid=ALICE)
+        await cache.store(uid=BOB, variant="full", value="1", generation=lookup.generation)
+        self.assertEqual(await cached(cache, BOB, "full"), "1")
 
-    async def test_time_to_live(self) -> None:
-        """A text is gone after the time to live."""
+    async def test_later_account_change_advances_the_generation(self) -> None:
+        """A lookup that knows of a later account change sees no earlier text; others do."""
         cache = await self.make_cache(ttl=self.ttl)
-        await cache.set(uid=ALICE, variant="profile", value="1")
+        first = await cache.lookup(uid=ALICE, variant="full", changed_at=1_700_000_000_000)
+        await cache.store(uid=ALICE, variant="full", value="1", generation=first.generation)
+        for changed_at in (1_700_000_000_000, 5, 0):
+            lookup = await cache.lookup(uid=ALICE, variant="full", changed_at=changed_at)
+            self.assertEqual((lookup.value, lookup.generation), ("1", first.generation))
+        later = await cache.lookup(uid=ALICE, variant="full", changed_at=1_700_000_000_001)
+        self.assertIsNone(later.value)
+        await cache.store(uid=ALICE, variant="full", value="old", generation=first.generation)
+        await cache.store(uid=ALICE, variant="full", value="2", generation=later.generation)
+        for changed_at in (0, 1_700_000_000_001):
+            lookup = await cache.lookup(uid=ALICE, variant="full", changed_at=changed_at)
+            self.assertEqual(lookup.value, "2")
+
+    async def test_first_account_change_advances_the_generation(self) -> None:
+        """A lookup that knows of an account change sees no text from a lookup that did not."""
+        cache = await self.make_cache(ttl=self.ttl)
+        await put(cache, ALICE, "full", "1")
+        lookup = await cache.lookup(uid=ALICE, variant="full", changed_at=1)
+        self.assertIsNone(lookup.value)
+
+    async def test_variant_may_have_any_name(self) -> None:
+        """A variant named like a field of the driver is a variant like any other."""
+        cache = await self.make_cache(ttl=self.ttl)
+        await cache.invalidate(uid=ALICE)
+        for name in ("generation", "changed"):
+            self.assertIsNone(await cached(cache, ALICE, name))
+            await put(cache, ALICE, name, "9")
+            self.assertEqual(await cached(cache, ALICE, name), "9")
+        self.assertNotEqual((await cache.lookup(uid=ALICE, variant="full")).generation, "9")
+
+    async def test_entries_expire(self) -> None:
+        """A text is not returned after its time to live."""
+        cache = await self.make_cache(ttl=self.ttl)
+        await put(cache, ALICE, "full", "1")
         await self.pass_time(self.ttl * 1.1)
-        self.assertIsNone(await cache.get(uid=ALICE, variant="profile"))
+        self.assertIsNone(await cached(cache, ALICE, "full"))
 
-    async def test_each_variant_has_its_own_time(self) -> None:
-        """Setting one variant does not lengthen the life of another."""
+    async def test_each_variant_expires_on_its_own(self) -> None:
+        """Storing one variant does not extend the life of another."""
         cache = await self.make_cache(ttl=self.ttl)
-        await cache.set(uid=ALICE, variant="profile", value="1")
+        await put(cache, ALICE, "full", "1")
         await self.pass_time(self.ttl * 0.6)
-        await cache.set(uid=ALICE, variant="basic", value="2")
+        await put(cache, ALICE, "basic", "2")
         await self.pass_time(self.ttl * 0.6)
-        self.assertIsNone(await cache.get(uid=ALICE, variant="profile"))
+        self.assertIsNone(await cached(cache, ALICE, "full"))
+        self.assertEqual(await cached(cache, ALICE, "basic"), "2")
 
     async def test_check(self) -> None:
-        """A cache that works says so by raising nothing."""
+        """The check of a working cache raises nothing."""
         cache = await self.make_cache(ttl=self.ttl)
         await cache.check()

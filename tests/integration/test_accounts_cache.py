@@ -1,4 +1,4 @@
-"""A profile that is kept is read without asking anybody who need not be asked."""
+"""Cached profiles and verified tokens spare requests to the identity servers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tests.support.servers.redis import RedisServer
 BASIC = ("profile:display_name", "profile:email", "profile:uid")
 
 
-class Kept:
-    """What holds for each driver of the cache."""
+class ProfileCacheTests:
+    """Behaviour of the service with each cache driver."""
 
     def asked(self) -> tuple[int, int]:
-        """How often the OAuth and the auth server were asked since this was last called."""
+        """Return how often the OAuth and the auth server were asked since the last call."""
         counts = len(self.oauth.seen), len(self.auth.seen)
         self.oauth.seen.clear()
         self.auth.seen.clear()
         return counts
 
     async def locale(self, who: FakeAccount, locale: str, path: str = "/v1/profile") -> Any:
-        """The auth server has another locale of a user now: what does the profile say?"""
+        """Change the locale of an account, and return the one that the profile shows."""
         who.locale = locale
         return (await self.profile(who)).get("locale")
 
-    async def test_kept(self) -> None:
-        """A kept profile is read from the cache, after the token was verified."""
+    async def test_second_read_is_served_from_the_cache(self) -> None:
+        """A cached profile costs the verification of the token and nothing else."""
         for scopes in (("profile",), BASIC):
             alice = self.account(*scopes, locale="en")
             first = await self.profile(alice)
@@ -39,29 +39,28 @@ class Kept:
             other = self.account(*reversed(scopes), locale="en")
             other.uid = alice.uid
             self.assertEqual(await self.profile(other), first)
-            self.assertEqual(self.asked(), (1, 0), "another token for the same")
+            self.assertEqual(self.asked(), (1, 0), "another token with the same scopes")
 
-    async def test_not_kept(self) -> None:
-        """What other scopes show is not kept, and what is kept is not shown to them."""
+    async def test_tokens_share_entries_by_visible_fields(self) -> None:
+        """Tokens share a cached profile if they see the same fields, whatever their scopes."""
         full = self.account("profile", locale="en")
-        await self.profile(full)
-        self.asked()
-        for scopes, fields in (
-            (("profile:email",), {"email"}),
-            (("profile", "openid"), {"uid", "email", "locale", "avatar", "avatarDefault", "sub"}),
-            (("profile", "profile:write"), set(await self.profile(full))),
-            ((*BASIC, "profile:locale"), {"uid", "email", "locale"}),
-            (BASIC[1:], {"uid", "email"}),
+        shown = set(await self.profile(full))
+        for scopes, fields, asked in (
+            (("profile", "profile:write"), shown, (2, 0)),
+            (("profile", "openid"), shown | {"sub"}, (2, 1)),
+            (("profile:email",), {"email"}, (2, 1)),
+            ((*BASIC, "profile:locale"), {"uid", "email", "locale"}, (2, 1)),
+            (BASIC[1:], {"uid", "email"}, (2, 1)),
         ):
-            other = self.account(*scopes, locale="en", email="other@example.com")
+            other = self.account(*scopes, locale="en", email=full.email)
             other.uid = full.uid
             self.asked()
             for _ in range(2):
-                self.assertEqual(set(await self.profile(other)), fields)
-            self.assertEqual(self.asked(), (2, 2), scopes)
+                self.assertEqual(set(await self.profile(other)), fields, scopes)
+            self.assertEqual(self.asked(), asked, scopes)
 
-    async def test_invalidation(self) -> None:
-        """A write, an event, the auth server's word and a newer token each end what is kept."""
+    async def test_changes_invalidate_the_profile(self) -> None:
+        """A write, an event, the auth server's request and a newer token each invalidate."""
         alice = self.account("profile", locale="a", profile_changed_at=1_000)
         writer = self.account()
         writer.uid = alice.uid
@@ -85,12 +84,12 @@ class Kept:
         alice.profile_changed_at = 2_000
         self.assertEqual(await self.locale(alice, "g"), "g")
         alice.profile_changed_at = 1_500
-        self.assertEqual(await self.locale(alice, "h"), "g", "an older token ends nothing")
+        self.assertEqual(await self.locale(alice, "h"), "g", "an older token invalidates nothing")
         alice.profile_changed_at = None
         self.assertEqual(await self.locale(alice, "h"), "g")
 
-    async def test_no_stampede(self) -> None:
-        """Many who want the same profile at one time have it read once."""
+    async def test_concurrent_reads_are_shared(self) -> None:
+        """Concurrent requests for the same profile read it once."""
         alice = self.account("profile")
         self.auth.hold = True
         waiting = [self.profile(alice) for _ in range(20)]
@@ -104,22 +103,22 @@ class Kept:
             requests = await self.ask("GET", "/v1/uid", self.account())
             return requests.status == 200 and bool(self.auth.held)
 
-        await self.until(all_are_verified, "nobody asks the auth server")
+        await self.until(all_are_verified, "the auth server is not asked")
         self.auth.hold = False
         self.auth.release()
 
 
-class MemoryTests(Kept, AccountsCase):
-    """In the memory of the process."""
+class MemoryCacheTests(ProfileCacheTests, AccountsCase):
+    """Profiles are cached in the memory of the process."""
 
 
 class TokenCacheTests(AccountsCase):
-    """Tokens that are trusted for a while."""
+    """Verified tokens are cached with ``identity.token_cache_seconds``."""
 
     settings: ClassVar[dict[str, object]] = {"identity.token_cache_seconds": 600}
 
-    async def test_nobody_is_asked(self) -> None:
-        """A kept profile of a trusted token is read without asking anybody at all."""
+    async def test_cached_token_and_profile_need_no_server(self) -> None:
+        """A cached profile and a cached token are served without any identity server."""
         alice = self.account("profile")
         first = await self.profile(alice)
         await self.close(self.place.oauth_port)
@@ -130,8 +129,8 @@ class TokenCacheTests(AccountsCase):
         reply = await self.ask("GET", "/v1/uid", self.account())
         self.assertEqual(reply.error, (503, 104))
 
-    async def test_events(self) -> None:
-        """Who changed the password has no token that is trusted; a mere change does not matter."""
+    async def test_password_change_invalidates_tokens(self) -> None:
+        """A password change invalidates cached tokens; a profile change does not."""
         alice, bob = self.account("profile"), self.account("profile")
         events = self.queue("events")
         for who in (alice, bob):
@@ -143,11 +142,11 @@ class TokenCacheTests(AccountsCase):
         async def refused() -> bool:
             return (await self.ask("GET", "/v1/profile", alice)).status == 401
 
-        await self.until(refused, "the token is still trusted")
+        await self.until(refused, "the token is still accepted")
         self.assertEqual((await self.ask("GET", "/v1/uid", bob)).json, {"uid": bob.uid})
 
-    async def test_deleted(self) -> None:
-        """The tokens of a deleted account are trusted no longer."""
+    async def test_deleted_account_invalidates_tokens(self) -> None:
+        """Deleting an account invalidates its cached tokens."""
         alice = self.account("profile")
         await self.profile(alice)
         del self.accounts[alice.token]
@@ -156,31 +155,31 @@ class TokenCacheTests(AccountsCase):
         async def refused() -> bool:
             return (await self.ask("GET", "/v1/uid", alice)).status == 401
 
-        await self.until(refused, "the token is still trusted")
+        await self.until(refused, "the token is still accepted")
 
-    async def test_refused_tokens(self) -> None:
-        """That a token is not good is asked again each time."""
+    async def test_refused_tokens_are_not_cached(self) -> None:
+        """A refused token is verified again on each request."""
         for _ in range(2):
             self.assertEqual((await self.ask("GET", "/v1/uid", "unknown")).error, (401, 100))
         self.assertEqual(self.oauth.verified, ["unknown"] * 2)
 
 
-class RedisTests(Kept, AccountsCase):
-    """In Redis."""
+class RedisCacheTests(ProfileCacheTests, AccountsCase):
+    """Profiles are cached in Redis."""
 
     skip = redis.missing()
     redis: ClassVar[RedisServer | None] = None
 
     async def setUp(self) -> None:
-        if RedisTests.redis is None:
-            RedisTests.redis = RedisServer(password="redis-passw0rd")
-            RedisTests.redis.start()
-            RedisTests.settings = {"cache.driver": "redis"}
-            RedisTests.environ = {"FXPROFILE_CACHE__URL": RedisTests.redis.url()}
+        if RedisCacheTests.redis is None:
+            RedisCacheTests.redis = RedisServer(password="redis-passw0rd")
+            RedisCacheTests.redis.start()
+            RedisCacheTests.settings = {"cache.driver": "redis"}
+            RedisCacheTests.environ = {"FXPROFILE_CACHE__URL": RedisCacheTests.redis.url()}
         await super().setUp()
 
-    async def test_killed(self) -> None:
-        """While Redis is dead the service goes on without it; later it is used again."""
+    async def test_redis_is_killed(self) -> None:
+        """While Redis is down requests succeed without it; afterwards it is used again."""
         alice = self.account("profile", "profile:write")
         await self.set_name(alice, "Alice")
         kept = self.account("profile", locale="en")
@@ -203,8 +202,8 @@ class RedisTests(Kept, AccountsCase):
 
         await self.until_kept(kept)
 
-    async def test_hangs(self) -> None:
-        """A Redis that says nothing costs a moment, and no answer."""
+    async def test_redis_hangs(self) -> None:
+        """While Redis hangs requests succeed, and writes are visible at once."""
         alice, writer = self.account("profile"), self.account()
         writer.uid = alice.uid
         first = await self.profile(alice)
@@ -220,11 +219,11 @@ class RedisTests(Kept, AccountsCase):
         self.assertEqual((await self.profile(alice))["displayName"], "Alice")
 
     async def until_kept(self, who: FakeAccount) -> None:
-        """Wait until the daemon has found Redis again."""
+        """Wait until the daemon uses Redis again."""
 
         async def kept() -> bool:
             self.asked()
             await self.profile(who)
             return self.asked() == (1, 0)
 
-        await self.until(kept, "Redis was not found again")
+        await self.until(kept, "Redis is not used again")

@@ -1,4 +1,4 @@
-"""What happens when something happened to an account."""
+"""Account events invalidate profiles and tokens, and delete users."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.drivers.memory.cache import MemoryProfileCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import CacheError, MalformedMessage, StoreError
 from fxprofile.model.messages import Message
-from fxprofile.profiles.account_events import accounts_handler
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.account_events import AccountEvents
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.outbox import Outbox
 from fxprofile.uploads.selection import Selection
+from tests.contracts.cache import cached, put
 from tests.support.fakes.store import MemoryProfileStore
 
 ALICE = "a" * 32
 
 
 class Identity:
-    """Notes whose tokens were forgotten."""
+    """An identity driver that records whose tokens were invalidated."""
 
     def __init__(self) -> None:
-        self.forgotten: list[str] = []
+        self.invalidated: list[str] = []
 
-    async def forget(self, *, uid: str) -> None:
-        self.forgotten.append(uid)
+    async def invalidate_tokens(self, *, uid: str) -> None:
+        self.invalidated.append(uid)
 
 
 class AccountEventTests(SynchronousTestCase):
@@ -39,40 +40,42 @@ class AccountEventTests(SynchronousTestCase):
     def setUp(self) -> None:
         clock = Clock()
         self.store = MemoryProfileStore()
-        self.cache = MemoryCache(clock, ttl=60)
+        self.cache = MemoryProfileCache(clock, ttl=60)
         self.identity = Identity()
         self.jobs = MemoryQueue("jobs", visibility_timeout=60, max_receives=5, clock=clock)
         metrics = Metrics()
-        changes = Changes(cache=self.cache, updates=None, metrics=metrics)
-        self.handler = accounts_handler(
+        invalidator = ProfileInvalidator(
+            cache=self.cache, updates=None, metrics=metrics, clock=clock
+        )
+        self.handler = AccountEvents(
             selection=Selection(
                 store=self.store,
                 outbox=Outbox(jobs=self.jobs, store=self.store, clock=clock),
-                changes=changes,
+                invalidator=invalidator,
                 metrics=metrics,
                 clock=clock,
             ),
-            changes=changes,
+            invalidator=invalidator,
             identity=self.identity,
             metrics=metrics,
         )
-        self.run_now(self.cache.set(uid=ALICE, variant="profile", value="{}"))
+        self.run_now(put(self.cache, ALICE, "full", "{}"))
 
     def run_now(self, work):
         return self.successResultOf(Deferred.fromCoroutine(work))
 
     def handle(self, body: str) -> Deferred:
         message = Message(message_id="1", body=body, receipt_handle="r", receive_count=1, sent=0)
-        return Deferred.fromCoroutine(self.handler(message))
+        return Deferred.fromCoroutine(self.handler.handle(message))
 
-    def event(self, name: str, uid: object = ALICE) -> Deferred:
+    def event(self, name: object, uid: object = ALICE) -> Deferred:
         return self.handle(json.dumps({"Message": json.dumps({"event": name, "uid": uid})}))
 
-    def kept(self) -> bool:
-        return self.run_now(self.cache.get(uid=ALICE, variant="profile")) is not None
+    def cached(self) -> bool:
+        return self.run_now(cached(self.cache, ALICE, "full")) is not None
 
-    def test_delete(self) -> None:
-        """A deleted account loses its profile and every avatar, also those in work."""
+    def test_deleted_account_loses_profile_and_avatars(self) -> None:
+        """The event ``delete`` removes the profile and every avatar, also those in progress."""
         for number in range(2):
             self.run_now(self.store.accept(avatar_id=str(number) * 32, uid=ALICE, now=0))
         self.run_now(self.store.ready(avatar_id="0" * 32, variants={}, now=0))
@@ -84,42 +87,50 @@ class AccountEventTests(SynchronousTestCase):
             row = self.run_now(self.store.avatar(avatar_id=str(number) * 32))
             self.assertEqual(row.status, Status.DELETING)
         self.assertEqual(len(self.run_now(self.jobs.receive(max_messages=10, wait=0))), 2)
-        self.assertEqual(self.identity.forgotten, [ALICE])
-        self.assertFalse(self.kept())
+        self.assertEqual(self.identity.invalidated, [ALICE])
+        self.assertFalse(self.cached())
 
-    def test_changes(self) -> None:
-        """A change of the account makes the kept profile old."""
+    def test_profile_change_invalidates_the_profile(self) -> None:
+        """A profile change invalidates the cached profile, and no tokens."""
         for name in ("primaryEmailChanged", "profileDataChanged", "profileDataChange"):
-            self.run_now(self.cache.set(uid=ALICE, variant="profile", value="{}"))
+            self.run_now(put(self.cache, ALICE, "full", "{}"))
             self.successResultOf(self.event(name))
-            self.assertFalse(self.kept())
-        self.assertEqual(self.identity.forgotten, [])
+            self.assertFalse(self.cached())
+        self.assertEqual(self.identity.invalidated, [])
 
-    def test_revocations(self) -> None:
-        """A new password ends the trust in kept tokens too."""
+    def test_password_change_invalidates_profile_and_tokens(self) -> None:
+        """A password change or reset invalidates the cached profile and the tokens."""
         for name in ("passwordChange", "reset"):
             self.successResultOf(self.event(name))
-        self.assertFalse(self.kept())
-        self.assertEqual(self.identity.forgotten, [ALICE, ALICE])
+        self.assertFalse(self.cached())
+        self.assertEqual(self.identity.invalidated, [ALICE, ALICE])
 
-    def test_other_events(self) -> None:
-        """Other events are none of ours."""
-        self.successResultOf(self.event("login", uid=None))
-        self.assertTrue(self.kept())
+    def test_uid_in_capitals(self) -> None:
+        """The uid of an event may be in upper case; the cached profile is invalidated."""
+        self.successResultOf(self.event("profileDataChanged", ALICE.upper()))
+        self.assertFalse(self.cached())
+        self.successResultOf(self.event("reset", f"{ALICE.upper()}@accounts.example.com"))
+        self.assertEqual(self.identity.invalidated, [ALICE])
 
-    def test_bad_uid(self) -> None:
-        """An event of a user that there cannot be is done with."""
-        for uid in (None, 5, "", "x" * 32, "@example.com", {}):
+    def test_other_events_are_ignored(self) -> None:
+        """An event of another kind is acknowledged and changes nothing."""
+        for name in ("login", 5, None, []):
+            self.successResultOf(self.event(name, uid=None))
+        self.assertTrue(self.cached())
+
+    def test_event_with_an_invalid_uid_is_acknowledged(self) -> None:
+        """An event whose uid is not valid is acknowledged and changes nothing."""
+        for uid in (None, 5, "", "x" * 32, "@example.com", {}, []):
             self.successResultOf(self.event("delete", uid))
-        self.assertTrue(self.kept())
+        self.assertTrue(self.cached())
 
-    def test_malformed(self) -> None:
-        """What is no envelope is never understood."""
+    def test_malformed_message_is_rejected(self) -> None:
+        """A message that is not an SNS envelope with an event raises MalformedMessage."""
         for body in ("", "[]", "{}", '{"Message": "["}', '{"Message": {}}', '{"Message": "5"}'):
             self.failureResultOf(self.handle(body), MalformedMessage)
 
-    def test_failure(self) -> None:
-        """An event that could not be applied comes back."""
+    def test_failed_event_raises_the_error(self) -> None:
+        """An event that could not be applied raises the error, to be received again."""
 
         async def away(**_: object) -> None:
             raise StoreError("away")
@@ -127,15 +138,15 @@ class AccountEventTests(SynchronousTestCase):
         self.store.delete_user = away
         self.failureResultOf(self.event("delete"), StoreError)
 
-    def test_no_word_of_tokens(self) -> None:
-        """If others cannot be told of the tokens the event comes back, and all else is done."""
+    def test_rest_is_applied_if_tokens_cannot_be_invalidated(self) -> None:
+        """If invalidating tokens fails, the rest of the event is applied and the error raised."""
 
         async def away(**_: object) -> None:
             raise CacheError("away")
 
-        self.identity.forget = away
+        self.identity.invalidate_tokens = away
         self.failureResultOf(self.event("passwordChange"), CacheError)
-        self.assertFalse(self.kept())
+        self.assertFalse(self.cached())
         self.run_now(self.store.set_display_name(uid=ALICE, name="Alice", now=0))
         self.failureResultOf(self.event("delete"), CacheError)
         self.assertIsNone(self.run_now(self.store.profile(uid=ALICE)).display_name)

@@ -16,7 +16,7 @@ from tests.support.core import ALICE, CoreTestCase
 from tests.support.fakes.flaky import Flaky
 from tests.support.fakes.identity import FakeIdentity
 
-#: Every scope that a field needs, and others that need not concern it.
+#: Every scope that a field needs, and some that no field needs.
 SCOPES = (
     "profile",
     "profile:uid",
@@ -31,7 +31,7 @@ SCOPES = (
     "basket",
 )
 
-#: What each scope shows, written down by hand.
+#: The fields that each scope shows.
 SHOWN = {
     "profile": {
         *("uid", "email", "locale", "amrValues", "twoFactorAuthentication", "displayName"),
@@ -53,7 +53,7 @@ BASIC = ("profile:display_name", "profile:email", "profile:uid")
 
 
 class ProfilesTestCase(CoreTestCase):
-    """A reader of profiles, and one user with an account and a name."""
+    """Base of tests with one user, who has an account and a display name."""
 
     monogram_url: str | None = "http://api.example/v1/avatar/"
 
@@ -68,7 +68,7 @@ class ProfilesTestCase(CoreTestCase):
             identity=self.identity,
             store=self.store,
             cache=self.cache,
-            changes=self.changes,
+            invalidator=self.invalidator,
             metrics=self.metrics,
             clock=self.clock,
             image_template="http://images.example/a/{id}",
@@ -93,15 +93,21 @@ class ProfilesTestCase(CoreTestCase):
         return self.successResultOf(self.viewing(*scopes, changed_at=changed_at))
 
     def reads(self) -> int:
-        """How often the auth server was asked."""
+        """Return how often the auth server was asked."""
         return len(self.identity.called("account"))
+
+    def upstream_errors(self, upstream: str) -> float | None:
+        """Return the value of the counter of failed calls."""
+        return self.metrics.registry.get_sample_value(
+            "fxprofile_upstream_errors_total", {"upstream": upstream}
+        )
 
 
 class FieldTests(ProfilesTestCase):
-    """A token sees what its scopes allow, and nothing else."""
+    """A token sees the fields that its scopes allow, and no others."""
 
     def test_every_combination(self) -> None:
-        """Whatever scopes are combined, the fields are those that each of them shows."""
+        """The fields of a combination of scopes are those of each scope together."""
         for size in range(len(SCOPES) + 1):
             for scopes in itertools.combinations(SCOPES, size):
                 expected = set().union(*(SHOWN[scope] for scope in scopes))
@@ -109,8 +115,8 @@ class FieldTests(ProfilesTestCase):
                 self.assertEqual(set(view.fields) if view else set(), expected, scopes)
                 self.assertEqual(view is None, not expected, scopes)
 
-    def test_values(self) -> None:
-        """The fields have the values of the account and of the database."""
+    def test_values_of_all_fields(self) -> None:
+        """The fields have the values of the account and the database."""
         self.assertEqual(
             self.view("profile", "openid").fields,
             {
@@ -126,25 +132,25 @@ class FieldTests(ProfilesTestCase):
             },
         )
 
-    def test_absent(self) -> None:
-        """What is not known is left out."""
+    def test_unknown_values_are_left_out(self) -> None:
+        """A field without a value is left out."""
         self.servers.accounts[ALICE] = Account()
         self.name(None)
         fields = self.view("profile").fields
         self.assertEqual(set(fields), {"uid", "avatar", "avatarDefault"})
         self.assertEqual(fields["avatar"], f"http://images.example/a/{DEFAULT_AVATAR_ID}")
 
-    def test_server_is_not_asked_in_vain(self) -> None:
-        """Who may see nothing of the account costs the auth server no request."""
+    def test_auth_server_is_not_asked_needlessly(self) -> None:
+        """A token that sees no field of the account causes no request to the auth server."""
         self.view("profile:avatar", "profile:display_name", "profile:uid", "openid")
         self.assertEqual(self.reads(), 0)
 
     def test_every_field_has_a_scope(self) -> None:
-        """The tests know every field that there is."""
+        """These tests cover every field."""
         self.assertEqual(set().union(*SHOWN.values()), set(FIELD_SCOPES))
 
-    def test_etag(self) -> None:
-        """The ETag is another when a visible field is another, and only then."""
+    def test_etag_changes_with_visible_fields(self) -> None:
+        """The ETag changes if and only if a visible field changes."""
         first = self.view("profile:display_name", "openid")
         self.assertEqual(self.view("profile:display_name", "openid").etag, first.etag)
         avatar = self.upload()
@@ -153,29 +159,31 @@ class FieldTests(ProfilesTestCase):
         self.name("Alicia")
         self.assertNotEqual(self.view("profile:display_name", "openid").etag, first.etag)
 
-    def test_modified(self) -> None:
-        """It was modified when the account or the profile last changed."""
+    def test_modified_is_the_latest_change(self) -> None:
+        """The modification time is the later of the account's and the profile's last change."""
         self.assertEqual(self.view("openid").modified, 1_000_000)
         self.assertEqual(self.view("openid", changed_at=999_000_000_000).modified, 999_000_000)
-        self.assertEqual(self.view("openid", changed_at=1_000).modified, 1_000_000)
+        self.name("Alicia")
+        modified = self.view("openid", changed_at=1_000).modified
+        self.assertEqual(int(modified), 1_000_000)
 
 
 class AvatarUrlTests(ProfilesTestCase):
-    """Which picture a user has."""
+    """The URL of a user's avatar, monogram or default avatar."""
 
     def url(self, *scopes: str) -> str:
         url: str = self.view(*scopes, "profile:avatar").fields["avatar"]
         return url
 
-    def test_avatar(self) -> None:
-        """A selected avatar goes above every letter."""
+    def test_selected_avatar_takes_precedence(self) -> None:
+        """A selected avatar takes precedence over a monogram."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.assertEqual(self.url("profile"), f"http://images.example/a/{avatar.id}")
         self.assertFalse(self.view("profile").fields["avatarDefault"])
 
-    def test_letters(self) -> None:
-        """A user without an avatar gets the first letter of what the token sees of the name."""
+    def test_monogram_is_the_initial_of_a_visible_name(self) -> None:
+        """Without an avatar, the monogram is the initial of the name or address that is visible."""
         default = f"http://images.example/a/{DEFAULT_AVATAR_ID}"
         monogram = "http://api.example/v1/avatar/"
         for name, scope, expected in (
@@ -189,7 +197,7 @@ class AvatarUrlTests(ProfilesTestCase):
             ("zoë", "profile", monogram + "Z"),
             (None, "profile", monogram + "A"),
             (None, "profile:display_name", default),
-            # The letter of a name is a part of it.
+            # The initial reveals a part of the name.
             ("zoë", "profile:uid", default),
             (None, "profile:uid", default),
         ):
@@ -201,8 +209,8 @@ class AvatarUrlTests(ProfilesTestCase):
             self.assertEqual(answer["id"], DEFAULT_AVATAR_ID)
             self.assertTrue(answer["avatarDefault"])
 
-    def test_pending(self) -> None:
-        """The newest upload is told of, besides the avatar that is selected."""
+    def test_latest_upload_is_returned_too(self) -> None:
+        """The latest upload is returned besides the selected avatar."""
         first = self.upload()
         self.ready(first.id)
         second = self.upload()
@@ -214,12 +222,12 @@ class AvatarUrlTests(ProfilesTestCase):
 
 
 class WithoutMonogramTests(ProfilesTestCase):
-    """Monograms that are switched off."""
+    """Profiles with monograms disabled."""
 
     monogram_url = None
 
-    def test_default(self) -> None:
-        """Whoever has no avatar gets the default one, and no e-mail address is asked for."""
+    def test_default_avatar_without_monograms(self) -> None:
+        """Without monograms the default avatar is shown, and no address is requested."""
         default = f"http://images.example/a/{DEFAULT_AVATAR_ID}"
         self.assertEqual(self.view("profile:avatar").fields["avatar"], default)
         credentials = self.credentials("profile")

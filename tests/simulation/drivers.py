@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 #: Calls that change nothing, and so have no effect that could come late.
 READS = (
     *("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts"),
-    "generation",
+    "lookup",
 )
 
-#: Calls that may leave an old profile in the cache if nobody knows whether they had an effect.
-TELLING = ("drop", "delete", "delete_current", "delete_user")
+#: Calls that may leave an old profile in the cache if it is unknown whether they had an effect.
+TELLING = ("delete", "delete_current", "delete_user")
 
 
 class SimDriver:
@@ -61,7 +61,7 @@ class SimDriver:
         await self._alive()
         fate = world.weather.fate(self.name, world.age)
         world.note(process.name, self.name, method, arguments, fate)
-        if fate.error and method in TELLING and self.name in ("cache", "store"):
+        if fate.error and method in TELLING and self.name == "store":
             world.kept_may_be_old = True
         if fate.kill == "before":
             process.kill()

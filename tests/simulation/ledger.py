@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from fxprofile.model.avatars import Status
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
 from fxprofile.model.ports import Body
+from fxprofile.profiles.read import visible_fields
 from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import READS
 from tests.support.fakes.bucket import MemoryBucket
@@ -154,7 +155,8 @@ class Ledger:
 
     def _check_kept(self) -> None:
         for uid, avatar_id in self._world.state.selections():
-            text = result_of(self._world.cache.get(uid=uid, variant="profile"))
+            variant = ",".join(visible_fields(("profile",)))
+            text = result_of(self._world.cache.lookup(uid=uid, variant=variant)).value
             if text is None:
                 continue
             expected = image_url(IMAGES, avatar_id or DEFAULT_AVATAR_ID)

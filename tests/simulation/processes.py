@@ -4,6 +4,7 @@ The processes of a world: web heads and workers, of the very parts that the daem
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
@@ -11,7 +12,8 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 
 from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
-from fxprofile.profiles.read import Changes, Profiles
+from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
+from fxprofile.profiles.read import Profiles
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
@@ -112,7 +114,7 @@ class Head(Process):
     kind = "head"
     selection_class = Selection
     intake_class = Intake
-    changes_class = Changes
+    invalidator_class = ProfileInvalidator
     repair_class = Repair
     poller_class = Poller
 
@@ -121,12 +123,18 @@ class Head(Process):
         store, jobs = self.driver("store"), self.driver("jobs")
         outbox = Outbox(jobs=jobs, store=store, clock=self.clock)
         cache = self.driver("cache")
-        changes = self.changes_class(cache=cache, updates=None, metrics=world.metrics)
+        invalidator = self.invalidator_class(
+            cache=cache,
+            updates=None,
+            metrics=world.metrics,
+            clock=self.clock,
+            backoff=replace(RETRIES, chance=world.rng.random),
+        )
         self.profiles = Profiles(
             identity=world.identity,
             store=store,
             cache=cache,
-            changes=changes,
+            invalidator=invalidator,
             metrics=world.metrics,
             clock=self.clock,
             image_template=IMAGES,
@@ -135,7 +143,7 @@ class Head(Process):
         self.selection = self.selection_class(
             store=store,
             outbox=outbox,
-            changes=changes,
+            invalidator=invalidator,
             metrics=world.metrics,
             clock=self.clock,
         )
@@ -167,7 +175,7 @@ class Head(Process):
             chance=world.rng.random,
             retry_delays=world.weather.retry_delays,
         )
-        self.services = [repair, poller]
+        self.services = [invalidator, repair, poller]
 
 
 class Worker(Process):

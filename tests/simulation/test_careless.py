@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.model.avatars import Avatar, Crunched, Variant
 from fxprofile.model.keys import VARIANTS
 from fxprofile.model.messages import Job, Op, Result, ResultStatus
-from fxprofile.profiles.read import Changes
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.repair import Repair
 from fxprofile.uploads.selection import Selection
@@ -76,10 +76,10 @@ class IdleRepair(Repair):
         return
 
 
-class SilentChanges(Changes):
-    """Tells nobody."""
+class SilentInvalidator(ProfileInvalidator):
+    """Invalidates nothing."""
 
-    async def forget(self, uid: str) -> None:
+    async def invalidate(self, uid: str) -> None:
         return
 
 
@@ -170,7 +170,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_hasty_intake(self) -> None:
         """A good upload that was accepted and has lost its original is found."""
-        self.finds("failed: lost", intake_class=HastyIntake)
+        self.finds("accepted without its original", intake_class=HastyIntake)
 
     def test_idle_repair(self) -> None:
         """A job that is never sent is found."""
@@ -186,7 +186,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_silent_changes(self) -> None:
         """A profile that is kept although it has changed is found."""
-        self.finds("an old profile", changes_class=SilentChanges)
+        self.finds("an old profile", invalidator_class=SilentInvalidator)
 
     def test_store(self) -> None:
         """A store that selects whatever comes last is found."""

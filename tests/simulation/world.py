@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from fxprofile.admin.orphans import GRACE
 from fxprofile.admin.sweep import Sweep
-from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.drivers.memory.cache import MemoryProfileCache
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError
 from fxprofile.model.messages import Job
@@ -121,7 +121,7 @@ class World:
         self.jobs.dead = self.dead_jobs = SimQueue(self, "dead", JOBS_VISIBILITY)
         self.results = SimQueue(self, "results", RESULTS_VISIBILITY, 10)
         self.results.dead = self.dead_results = SimQueue(self, "dead results", RESULTS_VISIBILITY)
-        self.cache = MemoryCache(self.clock, ttl=3600)
+        self.cache = MemoryProfileCache(self.clock, ttl=3600)
         self.identity = AnyIdentity()
         self.shared = {
             "private": self.private,

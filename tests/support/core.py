@@ -14,12 +14,12 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.drivers.memory.cache import MemoryProfileCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.keys import VARIANTS
 from fxprofile.model.messages import Job, Result, ResultStatus
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
@@ -62,13 +62,15 @@ class CoreTestCase(SynchronousTestCase):
         self.private = Flaky(self.originals, "private", self.diary)
         self.jobs = Flaky(self.jobs_queue, "jobs", self.diary)
         self.updates = Flaky(self.updates_queue)
-        self.cache = Flaky(MemoryCache(self.clock, ttl=3600))
+        self.cache = Flaky(MemoryProfileCache(self.clock, ttl=3600))
         self.outbox = Outbox(jobs=self.jobs, store=self.store, clock=self.clock)
-        self.changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
+        self.invalidator = ProfileInvalidator(
+            cache=self.cache, updates=self.updates, metrics=self.metrics, clock=self.clock
+        )
         self.selection = Selection(
             store=self.store,
             outbox=self.outbox,
-            changes=self.changes,
+            invalidator=self.invalidator,
             metrics=self.metrics,
             clock=self.clock,
         )

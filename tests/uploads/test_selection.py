@@ -24,7 +24,7 @@ class ResultTests(CoreTestCase):
         self.ready(avatar.id)
         self.assertEqual(self.status(avatar.id), Status.READY)
         self.assertEqual(self.selected(), avatar.id)
-        self.assertEqual(self.cache.called("drop"), [{"uid": ALICE}])
+        self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
         self.assertEqual(len(self.received(self.updates_queue)), 1)
         self.assertEqual(self.sent(), [])
 
@@ -118,7 +118,7 @@ class ResultTests(CoreTestCase):
         avatar = self.upload()
         self.run_now(self.rows.ready(avatar_id=avatar.id, variants={}, now=1_000_000))
         self.ready(avatar.id)
-        self.assertEqual(self.cache.called("drop"), [{"uid": ALICE}])
+        self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
 
 
 class LateResultTests(CoreTestCase):
@@ -199,7 +199,7 @@ class DeleteTests(CoreTestCase):
         self.assertTrue(self.delete(avatar.id))
         self.assertIsNone(self.selected())
         self.assertEqual(self.status(avatar.id), Status.DELETING)
-        self.assertEqual(self.cache.called("drop"), [{"uid": ALICE}])
+        self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
         self.assertEqual(self.sent(), [("delete", avatar.id)])
 
     def test_twice(self) -> None:
@@ -216,7 +216,7 @@ class DeleteTests(CoreTestCase):
         for avatar_id in (avatar.id, None):
             self.cache.calls.clear()
             self.assertFalse(self.delete(avatar_id))
-            self.assertEqual(self.cache.called("drop"), [{"uid": ALICE}])
+            self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
 
     def test_not_the_owner(self) -> None:
         """Somebody else's avatar stays."""
@@ -273,7 +273,7 @@ class DeleteTests(CoreTestCase):
     def test_user_without_avatars(self) -> None:
         """A kept profile of a deleted account goes, even if there is nothing else of it."""
         self.run_now(self.selection.delete_user(ALICE))
-        self.assertEqual(self.cache.called("drop"), [{"uid": ALICE}])
+        self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
         self.assertEqual(len(self.received(self.updates_queue)), 1)
 
 

@@ -14,12 +14,12 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.drivers.fxa.customs import Customs
-from fxprofile.drivers.memory.cache import MemoryCache
+from fxprofile.drivers.memory.cache import MemoryProfileCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.drivers.memory.windows import MemoryRateWindows
 from fxprofile.model.avatars import Variant
 from fxprofile.model.messages import Result, ResultStatus
-from fxprofile.profiles.invalidation import Changes
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.health import Health
 from fxprofile.settings.model import DevAccount
@@ -84,14 +84,16 @@ class ApiCase(TestCase):
         self.store = MemoryProfileStore()
         self.private = MemoryBucket(reactor)
         self.jobs = self.queue("jobs")
-        self.cache = MemoryCache(reactor, ttl=60)
+        self.cache = MemoryProfileCache(reactor, ttl=60)
         self.updates = self.queue("updates")
         outbox = Outbox(jobs=self.jobs, store=self.store, clock=reactor)
-        changes = Changes(cache=self.cache, updates=self.updates, metrics=self.metrics)
+        invalidator = ProfileInvalidator(
+            cache=self.cache, updates=self.updates, metrics=self.metrics, clock=reactor
+        )
         self.selection = Selection(
             store=self.store,
             outbox=outbox,
-            changes=changes,
+            invalidator=invalidator,
             metrics=self.metrics,
             clock=reactor,
         )
@@ -102,7 +104,7 @@ class ApiCase(TestCase):
             identity=self.identity,
             store=self.store,
             cache=self.cache,
-            changes=changes,
+            invalidator=invalidator,
             metrics=self.metrics,
             clock=reactor,
             image_template="http://images.example/a/{id}",
@@ -137,7 +139,7 @@ class ApiCase(TestCase):
         self.api.add(Dockerflow(health=self.health))
         self.api.add(OpenApi(self.api, public_url="http://api.example"))
         if self.secret is not None:
-            self.api.add(AuthServerEndpoints(profiles=profiles, changes=changes))
+            self.api.add(AuthServerEndpoints(profiles=profiles, invalidator=invalidator))
         self.site = self.api.site(reactor)
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self._close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.contracts.cache import cached, put
 from tests.web.service import ALICE, ApiCase
 
 SECRET = "tell-nobody"
@@ -14,10 +15,10 @@ class ServerTests(ApiCase):
 
     async def test_drop_cache_removes_the_profile(self) -> None:
         """DELETE /v1/cache removes the cached profile of a user."""
-        await self.cache.set(uid=ALICE, variant="profile", value="{}")
+        await put(self.cache, ALICE, "full", "{}")
         reply = await self.ask("DELETE", f"/v1/cache/{ALICE}", token=SECRET)
         self.assertEqual((reply.status, reply.json), (200, {}))
-        self.assertIsNone(await self.cache.get(uid=ALICE, variant="profile"))
+        self.assertIsNone(await cached(self.cache, ALICE, "full"))
 
     async def test_set_display_name(self) -> None:
         """

@@ -49,7 +49,7 @@ class DevIdentity:
             two_factor=account.two_factor,
         )
 
-    async def forget(self, *, uid: str) -> None:
+    async def invalidate_tokens(self, *, uid: str) -> None:
         """Nothing is remembered."""
 
     async def check(self, *, server: str) -> bool:

@@ -198,7 +198,7 @@ class FxaIdentity(Service):
                 self._trusted.drop(digest(token))
             raise
 
-    async def forget(self, *, uid: str) -> None:
+    async def invalidate_tokens(self, *, uid: str) -> None:
         """See :class:`fxprofile.model.ports.IIdentity`."""
         if self._trusted is not None:
             self._trusted.forget(uid)

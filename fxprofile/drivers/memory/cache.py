@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import count
+from typing import Final
 
+from cachetools import LRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from fxprofile.model.ports import IProfileCache
+from fxprofile.model.ports import CacheLookup, IProfileCache
 
-#: How many texts are kept unless told otherwise.
-MAX_ENTRIES = 10_000
+#: Bytes of memory that all texts together may take.
+MAX_BYTES: Final = 32 << 20
 
-#: How many bytes of memory they may take together unless told otherwise.
-MAX_BYTES = 32 << 20
+#: How many users have a generation at the same time.
+MAX_USERS: Final = 50_000
 
-#: What an entry takes besides its text, about.
-_OVERHEAD = 600
+#: Bytes that an entry takes besides its text, approximately.
+_OVERHEAD: Final = 600
 
 
 @dataclass(frozen=True)
-class _Entry:
-    value: str
-    size: int
-    expires: float
+class _Generation:
+    """A generation of a user, and the latest change of the account that started it."""
+
+    number: str
+    changed_at: int
+
+
+def _size(value: str) -> int:
+    return sys.getsizeof(value) + _OVERHEAD
 
 
 @implementer(IProfileCache)
-class MemoryCache:
+class MemoryProfileCache:
     """
-    The texts that were used last, for a while.
+    The most recently used texts, each with a time to live.
 
-    :param clock: tells when a text is too old.
-    :param ttl: seconds that a text is kept.
-    :param max_entries: the one that was not used for longest goes first.
-    :param max_bytes: of memory, all texts together; a text that is larger than this
-        alone is not kept.
+    The generation is part of an entry's key: advancing it hides the entries of the earlier
+    generations, which expire in time.  Numbers are never used twice, so that a user whose
+    generation was evicted counts as changed.
+
+    :param clock: the time of the entries.
+    :param ttl: seconds that an entry lives.
+    :param max_bytes: of all texts together; the least recently used ones are evicted.
+    :param max_users: users with a generation; the least recently used ones are evicted.
     """
 
     def __init__(
@@ -45,74 +55,43 @@ class MemoryCache:
         clock: IReactorTime,
         *,
         ttl: float,
-        max_entries: int = MAX_ENTRIES,
         max_bytes: int = MAX_BYTES,
+        max_users: int = MAX_USERS,
     ) -> None:
-        self._clock = clock
-        self._ttl = ttl
-        self._max_entries = max_entries
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
-        self._variants: dict[str, set[str]] = {}
-        # The number of the last drop of each user, of the users dropped last.
-        self._drops: OrderedDict[str, int] = OrderedDict()
-        self._dropped = 0
-        self._forgotten = 0
+        self._entries: TTLCache[tuple[str, str, str], str] = TTLCache(
+            max_bytes, ttl=ttl, timer=clock.seconds, getsizeof=_size
+        )
+        self._generations: LRUCache[str, _Generation] = LRUCache(max_users)
+        self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    async def get(self, *, uid: str, variant: str) -> str | None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        entry = self._entries.get((uid, variant))
-        if entry is None:
-            return None
-        if entry.expires <= self._clock.seconds():
-            self._remove(uid, variant)
-            return None
-        self._entries.move_to_end((uid, variant))
-        return entry.value
+    async def lookup(self, *, uid: str, variant: str, changed_at: int = 0) -> CacheLookup:
+        """See :meth:`fxprofile.model.ports.IProfileCache.lookup`."""
+        generation = self._generations.get(uid)
+        if generation is None or changed_at > generation.changed_at:
+            generation = self._advance(uid, changed_at)
+        value = self._entries.get((uid, variant, generation.number))
+        return CacheLookup(value, generation.number)
 
-    async def set(
-        self, *, uid: str, variant: str, value: str, generation: str | None = None
-    ) -> None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        if generation is not None and generation != await self.generation(uid=uid):
-            return
-        if (uid, variant) in self._entries:
-            self._remove(uid, variant)
-        size = sys.getsizeof(value) + _OVERHEAD
-        if size > self._max_bytes:
-            return
-        expires = self._clock.seconds() + self._ttl
-        self._entries[uid, variant] = _Entry(value=value, size=size, expires=expires)
-        self._variants.setdefault(uid, set()).add(variant)
-        self._bytes += size
-        while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-            self._remove(*next(iter(self._entries)))
+    async def store(self, *, uid: str, variant: str, value: str, generation: str) -> None:
+        """See :meth:`fxprofile.model.ports.IProfileCache.store`."""
+        current = self._generations.get(uid)
+        if current is not None and current.number == generation:
+            key = (uid, variant, generation)
+            self._entries.pop(key, None)
+            if _size(value) <= self._entries.maxsize:
+                self._entries[key] = value
 
-    async def generation(self, *, uid: str) -> str:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        return str(self._drops.get(uid, self._forgotten))
-
-    async def drop(self, *, uid: str) -> None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        self._dropped += 1
-        self._drops[uid] = self._dropped
-        self._drops.move_to_end(uid)
-        if len(self._drops) > self._max_entries:
-            # Whoever is not remembered counts as dropped just now.
-            _, self._forgotten = self._drops.popitem(last=False)
-        for variant in tuple(self._variants.get(uid, ())):
-            self._remove(uid, variant)
+    async def invalidate(self, *, uid: str) -> None:
+        """See :meth:`fxprofile.model.ports.IProfileCache.invalidate`."""
+        self._advance(uid, 0)
 
     async def check(self) -> None:
-        """Memory always answers."""
+        """Do nothing: memory always responds."""
 
-    def _remove(self, uid: str, variant: str) -> None:
-        self._bytes -= self._entries.pop((uid, variant)).size
-        variants = self._variants[uid]
-        variants.discard(variant)
-        if not variants:
-            del self._variants[uid]
+    def _advance(self, uid: str, changed_at: int) -> _Generation:
+        generation = _Generation(str(next(self._numbers)), changed_at)
+        self._generations[uid] = generation
+        return generation

@@ -4,116 +4,99 @@ from __future__ import annotations
 
 from typing import Final
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from fxprofile.drivers.redis.connection import RedisConnection
-from fxprofile.model.ports import IProfileCache
+from fxprofile.model.ports import CacheLookup, IProfileCache
 
-_NOW = """
+# One hash for each user: "generation", "changed" (the latest change of the account that a
+# lookup reported in this generation), and for each variant "=variant" with "expiry|text".
+# The time is that of Redis, in milliseconds.
+_ADVANCE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function advance(changed, keep)
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 'generation', time[1] .. '.' .. time[2])
+    redis.call('HSET', KEYS[1], 'changed', changed)
+    redis.call('PEXPIRE', KEYS[1], keep)
+end
 """
 
-_GET = (
-    _NOW
+_LOOKUP = (
+    _ADVANCE
     + """
-local text = redis.call('HGET', KEYS[1], ARGV[1])
-if not text then return false end
-local bar = string.find(text, '|', 1, true)
-if tonumber(string.sub(text, 1, bar - 1)) <= now then return false end
-return string.sub(text, bar + 1)
+if tonumber(ARGV[2]) > tonumber(redis.call('HGET', KEYS[1], 'changed') or 0) then
+    advance(ARGV[2], ARGV[3])
+end
+local generation = redis.call('HGET', KEYS[1], 'generation') or ''
+local entry = redis.call('HGET', KEYS[1], ARGV[1])
+if not entry then return {generation} end
+local bar = string.find(entry, '|', 1, true)
+if tonumber(string.sub(entry, 1, bar - 1)) <= now then return {generation} end
+return {generation, string.sub(entry, bar + 1)}
 """
 )
 
-# The whole hash lives as long as the text that was set last.
-_SET = (
-    _NOW
+# The whole hash lives as long as the entry that was stored last.
+_STORE = (
+    _ADVANCE
     + """
-if ARGV[4] == '1' and (redis.call('HGET', KEYS[1], 'generation') or '') ~= ARGV[5] then
-    return 0
-end
-local ends = string.format('%.0f', now + ARGV[3])
-redis.call('HSET', KEYS[1], ARGV[1], ends .. '|' .. ARGV[2])
+if (redis.call('HGET', KEYS[1], 'generation') or '') ~= ARGV[4] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[3]) .. '|' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], math.max(ARGV[3], redis.call('PTTL', KEYS[1])))
 return 1
 """
 )
 
-# The generation outlives the texts, for whoever is reading the profile meanwhile.
-_DROP = """
-local time = redis.call('TIME')
-redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'generation', time[1] .. '.' .. time[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return 1
-"""
+_INVALIDATE = _ADVANCE + "advance(0, ARGV[1])"
 
-#: Milliseconds that a generation is remembered: far longer than reading a profile takes.
-_GENERATION: Final = 60_000
+#: Milliseconds that a generation outlives its entries: far longer than reading a profile takes.
+_GENERATION_TTL: Final = 60_000
 
 
 @implementer(IProfileCache)
-class RedisCache(Service):
+class RedisProfileCache:
     """
-    Texts in Redis: one hash for each user, one field for each variant.
+    One hash for each user, with one field for each variant.
 
-    :param connection: to Redis; started and stopped with this.
-    :param ttl: seconds that a text is kept.
+    :param connection: to Redis; its owner starts and stops it.
+    :param ttl: seconds that an entry lives.
     :param prefix: of all keys.
     """
-
-    name = "cache"
 
     def __init__(
         self, connection: RedisConnection, *, ttl: float, prefix: str = "fxprofile:profile:"
     ) -> None:
-        self.connection = connection
+        self._connection = connection
         self._ttl = max(1, round(ttl * 1000))
         self._prefix = prefix
 
-    def startService(self) -> None:
-        super().startService()
-        self.connection.startService()
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return self.connection.stopService()
-
-    async def get(self, *, uid: str, variant: str) -> str | None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        text = await self.connection.script(
-            _GET, keys=[self._prefix + uid], arguments=[f"={variant}"]
-        )
-        # What is not UTF-8 was not set here, and comes as bytes.
-        return text if isinstance(text, str) else None
-
-    async def set(
-        self, *, uid: str, variant: str, value: str, generation: str | None = None
-    ) -> None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        await self.connection.script(
-            _SET,
+    async def lookup(self, *, uid: str, variant: str, changed_at: int = 0) -> CacheLookup:
+        """See :meth:`fxprofile.model.ports.IProfileCache.lookup`."""
+        generation, *values = await self._connection.script(
+            _LOOKUP,
             keys=[self._prefix + uid],
-            arguments=[
-                f"={variant}",
-                value,
-                self._ttl,
-                int(generation is not None),
-                generation or "",
-            ],
+            arguments=[f"={variant}", changed_at, _GENERATION_TTL],
+        )
+        # A value that is not UTF-8 was not stored here, and arrives as bytes.
+        value = values[0] if values and isinstance(values[0], str) else None
+        return CacheLookup(value, str(generation))
+
+    async def store(self, *, uid: str, variant: str, value: str, generation: str) -> None:
+        """See :meth:`fxprofile.model.ports.IProfileCache.store`."""
+        await self._connection.script(
+            _STORE,
+            keys=[self._prefix + uid],
+            arguments=[f"={variant}", value, self._ttl, generation],
         )
 
-    async def generation(self, *, uid: str) -> str:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        generation = await self.connection.call("HGET", self._prefix + uid, "generation")
-        return generation if isinstance(generation, str) else ""
-
-    async def drop(self, *, uid: str) -> None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        await self.connection.script(_DROP, keys=[self._prefix + uid], arguments=[_GENERATION])
+    async def invalidate(self, *, uid: str) -> None:
+        """See :meth:`fxprofile.model.ports.IProfileCache.invalidate`."""
+        await self._connection.script(
+            _INVALIDATE, keys=[self._prefix + uid], arguments=[_GENERATION_TTL]
+        )
 
     async def check(self) -> None:
-        """See :class:`fxprofile.model.ports.IProfileCache`."""
-        await self.connection.call("PING")
+        """See :meth:`fxprofile.model.ports.IProfileCache.check`."""
+        await self._connection.call("PING")

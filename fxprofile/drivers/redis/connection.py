@@ -1,43 +1,48 @@
 """
 A connection to Redis.
 
-txredisapi speaks the protocol; the connection is kept here, because a pool of
-txredisapi gives up for good when a login fails once, as it may while Redis starts.
+txredisapi speaks the protocol.  Its own connection pool gives up for good when a login fails
+once, as it may while Redis starts, and Twisted's ``ClientService`` raises an error when a
+connection is lost that is still logging in; so reconnection is done here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from twisted.application.internet import ClientService, backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from txredisapi import RedisError, RedisProtocol, ResponseError
 
+from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.errors import CacheError, ConfigError
 from fxprofile.settings.model import Settings
 
-#: Seconds for one command.  A user waits for it, and can do without.
+#: Seconds for one command, and for a new connection.  A user waits for it, and can do without.
 TIMEOUT: Final = 0.5
 
-#: Answers after which another connection, to another server, may do better.
+#: The pause before reconnecting, in seconds.
+RETRIES: Final = Backoff(first=0.05, cap=5, shortest=0.5)
+
+#: Errors after which a new connection may reach a better server.
 _ELSEWHERE: Final = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
 
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where a Redis server is, out of a URL, which may hold a secret."""
+    """The address of a Redis server, with its credentials."""
 
     host: str
     port: int
@@ -50,51 +55,40 @@ class RedisAddress:
     @classmethod
     def parse(cls, url: str) -> RedisAddress:
         """
-        Read ``redis://``, ``rediss://`` (with TLS) or ``unix://`` URLs.
+        Parse a ``redis://``, ``rediss://`` (TLS) or ``unix://`` URL.
 
-        ``redis://[[user]:password@]host[:port][/database]``; a user or password with
-        unusual characters is percent-encoded.
-
-        :raises ConfigError: without the URL in its text.
+        :param url: ``redis://[[user]:password@]host[:port][/database]``; unusual characters of
+            the user name and the password are percent-encoded.
+        :raises ConfigError: if it is malformed; the text does not repeat the URL.
         """
         try:
             parts = urlsplit(url)
-            port = parts.port or 6379
-            username, password = (
-                unquote(p) if p else None for p in (parts.username, parts.password)
+            unix = parts.scheme == "unix"
+            if parts.scheme not in ("redis", "rediss", "unix") or parts.query or parts.fragment:
+                raise ValueError("unknown scheme, or a query")
+            if bool(parts.hostname) is unix or (unix and not parts.path.startswith("/")):
+                raise ValueError("no host, or no path")
+            number = "" if unix else parts.path.strip("/")
+            return cls(
+                host=parts.hostname or "",
+                port=parts.port or 6379,
+                path=parts.path if unix else "",
+                tls=parts.scheme == "rediss",
+                database=int(number) if number else None,
+                username=unquote(parts.username) if parts.username else None,
+                password=unquote(parts.password) if parts.password else None,
             )
-            if parts.query or parts.fragment:
-                raise ValueError
-            if parts.scheme == "unix":
-                if parts.hostname or not parts.path.startswith("/"):
-                    raise ValueError
-                host, path, database = "", parts.path, None
-            elif parts.scheme in ("redis", "rediss") and parts.hostname:
-                host, path = parts.hostname, ""
-                number = parts.path.strip("/")
-                database = int(number) if number else None
-            else:
-                raise ValueError
         except ValueError:
             raise ConfigError(
                 "cache.url: must be redis://[[user]:password@]host[:port][/database],"
                 " rediss://… or unix:///path"
             ) from None
-        return cls(
-            host=host,
-            port=port,
-            path=path,
-            tls=parts.scheme == "rediss",
-            database=database,
-            username=username,
-            password=password,
-        )
 
     def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
-        """What connects to the server."""
+        """Return the endpoint of the server."""
         if self.path:
-            return UNIXClientEndpoint(reactor, self.path, timeout=5)
-        plain = HostnameEndpoint(reactor, self.host, self.port, timeout=5)
+            return UNIXClientEndpoint(reactor, self.path)
+        plain = HostnameEndpoint(reactor, self.host, self.port)
         return wrapClientTLS(optionsForClientTLS(self.host), plain) if self.tls else plain
 
 
@@ -112,12 +106,12 @@ def redis_connection(settings: Settings, reactor: Any) -> RedisConnection:
 
 class RedisConnection(Service):
     """
-    One connection, which comes back when it is lost.
+    A connection that commands share and that is made again when it is lost.
 
-    A command that finds no connection fails at once: nobody waits for Redis to come
-    back.  Commands share the connection and do not wait for each other.
+    While Redis is down commands fail at once; they make a new connection in background, with
+    exponential backoff.
 
-    :param reactor: connects, and tells the time.
+    :param reactor: connects, and provides the time.
     :param timeout: seconds for one command, and for a new connection to become usable.
     """
 
@@ -128,193 +122,121 @@ class RedisConnection(Service):
         self._reactor = reactor
         self._address = address
         self._timeout = timeout
-        self._client: ClientService | None = None
-        # The protocol that can be used, and the one that is being tried.
         self._protocol: Any = None
-        self._trying: Deferred[None] | None = None
-        self._rejected = 0
-        self._down = True
-        self._waiting: list[Deferred[None]] = []
-        self._waking: IDelayedCall | None = None
+        self._connects: SingleFlight[None, Any] = SingleFlight()
+        self._attempt: Deferred[Any] | None = None
+        # Consecutive failures, a lost connection included, and when to try again.
+        self._failures = 0
+        self._retry_at = 0.0
 
     def startService(self) -> None:
         super().startService()
-        self._down = False
-        self._client = ClientService(
-            self._address.endpoint(self._reactor),
-            _Factory(self._address),
-            retryPolicy=self._lost,
-            clock=self._reactor,
-            prepareConnection=self._made,
-        )
-        self._client.startService()
+        self._failures = 0
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        client, self._client = self._client, None
-        self._give_up()
-        self._went_down()
-        if self._waking is not None:
-            self._waking.cancel()
-            self._wake_failed()
-        return succeed(None) if client is None else client.stopService()
+        if self._attempt is not None:
+            self._attempt.cancel()
+        if self._protocol is None:
+            return succeed(None)
+        lost: Deferred[None] = self._protocol.whenDisconnected()
+        self._protocol.transport.loseConnection()
+        return lost
 
     async def call(self, *command: str | int) -> Any:
         """
-        Send a command.
+        Run a command.
 
-        :raises CacheError: if there is no answer, or a refusal.
+        :raises CacheError: if it fails, or there is no reply in time.
         """
-        return await self._bounded(lambda protocol: protocol.execute_command(*command))
+        return await self._run(lambda protocol: protocol.execute_command(*command))
 
     async def script(
         self, text: str, *, keys: Sequence[str], arguments: Sequence[str | int]
     ) -> Any:
         """
-        Run a Lua script, which Redis does in one go.
+        Run a Lua script, which Redis executes atomically.
 
-        :raises CacheError: if there is no answer, or a refusal.
+        :raises CacheError: if it fails, or there is no reply in time.
         """
-        return await self._bounded(lambda protocol: protocol.eval(text, keys, arguments))
+        return await self._run(lambda protocol: protocol.eval(text, keys, arguments))
 
-    async def _bounded(self, send: Any) -> Any:
-        if self._protocol is None:
-            await self._connected()
-        protocol = self._protocol
-        if protocol is None:
-            raise CacheError("Redis: no connection")
+    async def _run(self, send: Callable[[Any], Deferred[Any]]) -> Any:
+        protocol = self._protocol or await self._connected()
         try:
-            answer: Deferred[Any] = send(protocol)
-            return await answer.addTimeout(self._timeout, self._reactor)
-        except CancelledError:
-            raise
+            return await send(protocol).addTimeout(self._timeout, self._reactor)
         except DeferredTimeout:
-            # Whatever else is on its way there would be late as well.
-            self._say_down(f"no answer in {self._timeout:g} s")
-            self._went_down()
-            protocol.transport.abortConnection()
-            raise CacheError(f"Redis: no answer in {self._timeout:g} s") from None
+            # Other replies on this connection would be late as well.
+            self._abort(protocol, f"no reply in {self._timeout:g} s")
+            raise CacheError(f"Redis: no reply in {self._timeout:g} s") from None
         except ResponseError as error:
-            code = _code(error)
-            if code in _ELSEWHERE:
-                protocol.transport.abortConnection()
-            raise CacheError(f"Redis: {code}") from None
+            if _code(error) in _ELSEWHERE:
+                self._abort(protocol, _code(error))
+            raise CacheError(f"Redis: {_code(error)}") from None
         except (RedisError, OSError) as error:
             raise CacheError(f"Redis: {type(error).__name__}") from None
 
-    async def _connected(self) -> None:
-        """Wait for the first connection, but not for one that was lost."""
-        if self._down:
-            raise CacheError("Redis: no connection")
-        waiter: Deferred[None] = Deferred()
-        self._waiting.append(waiter)
+    async def _connected(self) -> Any:
+        """Return the protocol; wait for the first connection, but not while Redis is down."""
+        if self.running and self._failures == 0:
+            return await self._connects.join(None, self._connect)
+        if self.running and self._reactor.seconds() >= self._retry_at:
+            self._connects.join(None, self._connect).addErrback(lambda _: None)
+        raise CacheError("Redis: no connection")
+
+    async def _connect(self) -> Any:
+        self._attempt = Deferred.fromCoroutine(self._open())
         try:
-            await waiter.addTimeout(self._timeout, self._reactor)
-        except DeferredTimeout:
+            protocol = await self._attempt.addTimeout(self._timeout, self._reactor)
+        except CancelledError:
+            raise CacheError("Redis: connecting was cancelled") from None
+        except Exception as error:
+            self._failed(_code(error) if isinstance(error, ResponseError) else type(error).__name__)
             raise CacheError("Redis: no connection") from None
         finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
-
-    def _made(self, protocol: Any) -> None:
-        """There is a connection; see whether it is of use."""
-        self._trying = trying = Deferred.fromCoroutine(self._try(protocol))
-        trying.addTimeout(self._timeout, self._reactor)
-        trying.addErrback(self._reject, protocol)
-
-    async def _try(self, protocol: Any) -> None:
-        # It logs in and selects the database by itself, if it has to.
-        await protocol.whenConnected()
-        await protocol.ping()
-        self._trying = None
-        self._rejected = 0
+            self._attempt = None
         self._protocol = protocol
-        self._down = False
+        self._failures = 0
+        protocol.whenDisconnected().addCallback(self._lost, "the connection was lost")
         self._log.info("Connected to Redis")
-        self._wake(None)
-
-    def _reject(self, failure: Failure, protocol: Any) -> None:
-        if failure.check(CancelledError):
-            return
-        self._trying = None
-        self._rejected += 1
-        error = failure.value
-        self._say_down(_code(error) if isinstance(error, ResponseError) else type(error).__name__)
-        protocol.transport.abortConnection()
-
-    def _lost(self, attempt: int) -> float:
-        """There is no connection; say when to try again."""
-        self._say_down("the connection was lost, or could not be made")
-        if self._trying is not None:
-            # A connection that could be made and was of no use is a failure as well.
-            self._rejected += 1
-        self._give_up()
-        self._went_down()
-        return _DELAYS(max(attempt, self._rejected))
-
-    def _give_up(self) -> None:
-        trying, self._trying = self._trying, None
-        if trying is not None:
-            trying.cancel()
-
-    def _say_down(self, why: str) -> None:
-        if not self._down:
-            self._log.warn("There is no Redis: {why}", why=why)
-
-    def _went_down(self) -> None:
-        self._protocol = None
-        self._down = True
-        if self._waiting and self._waking is None:
-            # Not here: the client service calls this, and must not be called by those who
-            # wake before it is done.
-            self._waking = self._reactor.callLater(0, self._wake_failed)
-
-    def _wake_failed(self) -> None:
-        self._waking = None
-        self._wake(Failure(CacheError("Redis: no connection")))
-
-    def _wake(self, outcome: Failure | None) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.called:
-                waiter.callback(outcome)
-
-
-_DELAYS = backoffPolicy(initialDelay=0.05, maxDelay=5.0, factor=2.0, jitter=lambda: 0.0)
-
-
-class _Factory(Factory):
-    """Makes the protocol and hears what it has to say."""
-
-    noisy = False
-    _log = Logger()
-
-    #: The protocol asks for it.
-    isLazy = False
-
-    def __init__(self, address: RedisAddress) -> None:
-        self._address = address
-
-    def buildProtocol(self, addr: Any) -> Any:
-        protocol = RedisProtocol(
-            charset="utf-8",
-            password=self._address.password,
-            username=self._address.username,
-            dbid=self._address.database,
-            convertNumbers=False,
-        )
-        protocol.factory = self
         return protocol
 
-    def stopTrying(self) -> None:
-        """It could not log in and closes the connection; there will be others."""
+    async def _open(self) -> Any:
+        """Connect, log in, and check that the server replies."""
+        factory = Factory.forProtocol(partial(RedisProtocol, charset="utf-8", convertNumbers=False))
+        factory.noisy = False
+        protocol: Any = await self._address.endpoint(self._reactor).connect(factory)
+        try:
+            if self._address.password is not None:
+                await protocol.auth(self._address.password, self._address.username)
+            if self._address.database is not None:
+                await protocol.select(self._address.database)
+            await protocol.ping()
+        except BaseException:
+            protocol.transport.abortConnection()
+            raise
+        return protocol
 
-    def connectionError(self, why: str) -> None:
-        """What it tells of this is not repeated: some servers repeat what they were sent."""
-        self._log.warn("Redis refuses the login or the database of cache.url")
+    def _abort(self, protocol: Any, why: str) -> None:
+        if protocol is self._protocol:
+            self._lost(protocol, why)
+            protocol.transport.abortConnection()
+
+    def _lost(self, protocol: Any, why: str) -> None:
+        if protocol is self._protocol:
+            self._protocol = None
+            self._failed(why)
+
+    def _failed(self, why: str) -> None:
+        if not self.running:
+            return
+        if self._failures == 0:
+            self._log.warn("Redis is unavailable: {why}", why=why)
+        self._failures += 1
+        self._retry_at = self._reactor.seconds() + RETRIES.delay(self._failures)
 
 
 def _code(error: ResponseError) -> str:
-    """The first word of an error; the rest may repeat what was sent."""
+    """Return the first word of an error; the rest may repeat what was sent."""
     match = re.match(r"[A-Z]{3,20}\b", str(error))
     return match.group() if match else "ERR"

@@ -189,7 +189,7 @@ class ForgetTests(AccessTokenCase):
         """Of a token from before, only the server can tell; a later one proves itself."""
         before = self.token()
         self.assertGood(before)
-        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid=ALICE)))
+        self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
         self.assertBad(before)
         self.assertEqual(self.oauth.verified, [before])
         self.known(before)
@@ -200,7 +200,9 @@ class ForgetTests(AccessTokenCase):
 
     def test_others(self) -> None:
         """Other users are not concerned."""
-        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid="b0b00000" * 4)))
+        self.successResultOf(
+            Deferred.fromCoroutine(self.identity.invalidate_tokens(uid="b0b00000" * 4))
+        )
         self.assertGood(self.token())
         self.assertEqual(self.oauth.verified, [])
 
@@ -221,7 +223,7 @@ class CachedTests(AccessTokenCase):
         """A forgotten token is asked about, though it still proves itself."""
         token = self.token()
         self.assertGood(token)
-        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid=ALICE)))
+        self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
         self.assertBad(token)
 
 

@@ -70,7 +70,7 @@ class TwoProcesses(AccessTokenCase):
         raise NotImplementedError
 
     def forget(self, identity: FxaIdentity) -> Deferred[None]:
-        return Deferred.fromCoroutine(identity.forget(uid=ALICE))
+        return Deferred.fromCoroutine(identity.invalidate_tokens(uid=ALICE))
 
     def verify_at(self, identity: FxaIdentity, token: str) -> Deferred[Credentials]:
         return Deferred.fromCoroutine(identity.verify(token=token))

@@ -140,7 +140,7 @@ class TokenCacheTests(FxaCase):
         self.server.accounts["alice2"] = self.server.accounts["alice"]
         for token in ("alice", "alice2", "bob"):
             self.successResultOf(self.verify(token))
-        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid=ALICE)))
+        self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
         del self.server.accounts["alice"]
         self.failureResultOf(self.verify("alice"), InvalidToken)
         self.successResultOf(self.verify("alice2"))
@@ -166,7 +166,7 @@ class TokenCacheTests(FxaCase):
         self.oauth.hold = True
         verifying = self.verify()
         self.treq.flush()
-        self.successResultOf(Deferred.fromCoroutine(self.identity.forget(uid=ALICE)))
+        self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
         self.release()
         self.successResultOf(verifying)
         self.successResultOf(self.verify())

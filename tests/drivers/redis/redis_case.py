@@ -14,7 +14,7 @@ from tests.contracts.cache import ALICE
 from tests.support.servers.redis import RedisServer, missing
 
 if missing() is None:
-    from fxprofile.drivers.redis.cache import RedisCache
+    from fxprofile.drivers.redis.cache import RedisProfileCache
     from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
 
 
@@ -41,15 +41,10 @@ class RedisCase(TestCase):
         self.addCleanup(connection.stopService)
         return connection
 
-    def cache(self, url: str, *, ttl: float = 60, timeout: float = 5) -> RedisCache:
-        cache = RedisCache(
-            RedisConnection(reactor, RedisAddress.parse(url), timeout=timeout), ttl=ttl
-        )
-        cache.startService()
-        self.addCleanup(cache.stopService)
-        return cache
+    def cache(self, url: str, *, ttl: float = 60, timeout: float = 5) -> RedisProfileCache:
+        return RedisProfileCache(self.connect(url, timeout), ttl=ttl)
 
-    async def until_it_works(self, cache: RedisCache) -> None:
+    async def until_it_works(self, cache: RedisProfileCache) -> None:
         """Wait until the cache answers; the time of the test is the limit."""
         while True:
             try:
@@ -57,14 +52,13 @@ class RedisCase(TestCase):
             except CacheError:
                 await deferLater(reactor, 0.02)
 
-    async def assertFails(self, cache: RedisCache) -> str:
+    async def assertFails(self, cache: RedisProfileCache) -> str:
         """Every call fails with the error of a cache; its text."""
         texts = []
         for call in (
-            cache.get(uid=ALICE, variant="profile"),
-            cache.set(uid=ALICE, variant="profile", value="1"),
-            cache.generation(uid=ALICE),
-            cache.drop(uid=ALICE),
+            cache.lookup(uid=ALICE, variant="full"),
+            cache.store(uid=ALICE, variant="full", value="1", generation=""),
+            cache.invalidate(uid=ALICE),
             cache.check(),
         ):
             with self.assertRaises(CacheError) as raised:

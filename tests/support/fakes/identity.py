@@ -34,7 +34,7 @@ class FakeIdentity:
     async def account(self, *, token: str, credentials: Credentials) -> Account:
         return self.accounts[credentials.uid]
 
-    async def forget(self, *, uid: str) -> None:
+    async def invalidate_tokens(self, *, uid: str) -> None:
         pass
 
     async def check(self, *, server: str) -> bool:
