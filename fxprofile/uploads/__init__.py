@@ -1,5 +1,5 @@
 """
 Level 3. The life of an avatar: accept, send its job, apply results, select, delete, repair.
 
-Works on ports alone: no HTTP, no SQL, no AWS.
+Uses ports only: no HTTP, no SQL, no AWS.
 """

@@ -1,16 +1,15 @@
 """
-Accept an upload.
+Accept an upload: store the original, commit the row, send the job, in this order.
 
-The order is: original, row, job.  An original without a row is garbage that nobody
-refers to; a row without an original would be a promise that cannot be kept; so the
-bytes come first.  The commit of the row accepts the upload.  A job without a row would
-be work for nobody; so it comes last, and if it cannot be sent now, the row says so and
-the repair loop sends it.
+An original without a row is garbage that expires; a row without an original could never
+be processed; so the original comes first.  The commit of the row accepts the upload.  A job
+without a row would have no effect, so it comes last; if it cannot be sent now, the row
+records it as pending and the repair loop sends it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -23,21 +22,21 @@ from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import Body, IBucket, IProfileStore
 from fxprofile.uploads.outbox import Outbox
 
-#: An original is never served, so it has no type of its own.
+#: Originals are never served, so they have no specific type.
 ORIGINAL_TYPE = "application/octet-stream"
 
-#: Seconds after which a commit of unknown outcome has happened, or never will: its
-#: original must not be deleted if the row may still come.
-DOUBT_AGE = 300
+#: Seconds after which an in-doubt commit has either happened or never will.  Until then
+#: its original must not be deleted, because the row may still appear.
+IN_DOUBT_AGE = 300
 
 
 class Intake:
     """
-    Takes uploads in.
+    Accepts uploads.
 
     :param private: the bucket of the originals.
-    :param heic: whether HEIC is an image too: the setting ``crunch.heic``.
-    :param new_id: makes the id of an upload.
+    :param heic: whether HEIC images are accepted: the setting ``crunch.heic``.
+    :param new_id: returns the id of a new upload.
     """
 
     _log = Logger()
@@ -58,119 +57,93 @@ class Intake:
         self._clock = clock
         self._heic = heic
         self._new_id = new_id
-        # Since when, by id.
-        self._doubtful: dict[str, float] = {}
+        # When the outcome of a commit became unknown, by avatar id.
+        self._in_doubt: dict[str, float] = {}
 
     async def accept(self, *, uid: str, body: Body, length: int) -> Avatar:
         """
         Store an original and add its row.
 
-        :param length: how many bytes the body has.
-        :returns: the row.  From here on nothing may lose the upload.
-        :raises ImageRefused: if the first bytes are not those of an image.
-        :raises DriverError: if it could not be stored; then nothing stays.
-        :raises Exception: whatever the body raises; then nothing stays.
+        :param length: of the body, in bytes.
+        :returns: the row.  From here on the upload must not be lost.
+        :raises ImageRefused: if the body does not begin with the signature of an image.
+        :raises DriverError: if the upload could not be stored; nothing remains.
+        :raises Exception: any error of the body; nothing remains.
         """
         avatar_id = self._new_id()
-        images_only = _ImagesOnly(body, self._heic)
         try:
             await self._private.put(
                 key=private_key(avatar_id),
-                body=images_only,
+                body=_images_only(body, self._heic),
                 length=length,
                 content_type=ORIGINAL_TYPE,
             )
         finally:
-            await images_only.aclose()
+            await body.aclose()
         avatar = await self._add_row(avatar_id, uid)
-        try:
-            await self._outbox.send(avatar)
-        except DriverError as error:
-            self._log.warn(
-                "The job of upload {id} is left to the repair loop: {error}",
-                id=avatar_id,
-                error=error,
-            )
+        await self._outbox.try_to_send(avatar)
         return avatar
 
     async def _add_row(self, avatar_id: str, uid: str) -> Avatar:
         try:
             return await self._store.accept(avatar_id=avatar_id, uid=uid, now=self._clock.seconds())
         except StoreError:
-            # The commit may have happened all the same: then the upload stands.
-            self._doubtful[avatar_id] = self._clock.seconds()
-            avatar = await self._look(avatar_id)
-            if avatar is not None:
-                return avatar
-            raise
+            # The commit may still have happened: then the upload is accepted.
+            self._in_doubt[avatar_id] = self._clock.seconds()
+            avatar = await self._find_row(avatar_id)
+            if avatar is None:
+                raise
+            return avatar
 
-    async def _look(self, avatar_id: str) -> Avatar | None:
+    async def _find_row(self, avatar_id: str) -> Avatar | None:
         try:
             avatar: Avatar | None = await self._store.avatar(avatar_id=avatar_id)
         except StoreError as error:
-            self._log.warn(
-                "Whether upload {id} was accepted is not known yet: {error}",
-                id=avatar_id,
-                error=error,
-            )
+            self._log.warn("Upload {id} is in doubt: {error}", id=avatar_id, error=error)
             return None
         if avatar is not None:
-            del self._doubtful[avatar_id]
+            del self._in_doubt[avatar_id]
         return avatar
 
-    async def settle_doubts(self) -> int:
+    async def resolve_in_doubt(self) -> int:
         """
-        Look again at uploads of which it was not known whether they were accepted.  Those
-        that were are left to the outbox; the originals of those that were not go.
+        Look up uploads whose commit had an unknown outcome.
+
+        The outbox loop sends the jobs of those that were committed; the originals of the
+        others are deleted.
 
         :returns: how many are still in doubt.
         """
-        before = self._clock.seconds() - DOUBT_AGE
-        due = [avatar_id for avatar_id, since in self._doubtful.items() if since <= before]
+        before = self._clock.seconds() - IN_DOUBT_AGE
+        due = [avatar_id for avatar_id, since in self._in_doubt.items() if since <= before]
         try:
             for avatar_id in due:
                 if await self._store.avatar(avatar_id=avatar_id) is None:
                     # Only workers may delete from the private bucket.
                     await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
-                del self._doubtful[avatar_id]
+                del self._in_doubt[avatar_id]
         except DriverError as error:
-            # What fails for one of them would fail for all.
-            self._log.warn(
-                "{count} uploads are still in doubt: {error}",
-                count=len(self._doubtful),
-                error=error,
-            )
-        return len(self._doubtful)
+            # The others would fail in the same way.
+            count = len(self._in_doubt)
+            self._log.warn("{count} uploads are in doubt: {error}", count=count, error=error)
+        return len(self._in_doubt)
 
 
-class _ImagesOnly:
+async def _images_only(body: Body, heic: bool) -> AsyncGenerator[bytes, None]:
     """
-    The body of an upload, as long as it begins like an image.
+    Yield the pieces of a body that begins with the signature of an image.
 
-    The type that the client claims is not looked at.
+    The Content-Type of the request is ignored.
+
+    :raises ImageRefused: if it does not; the rest of the body is not read.
     """
-
-    def __init__(self, body: Body, heic: bool) -> None:
-        self._body = body
-        self._heic = heic
-        self._known = False
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._known:
-            return await self._body.__anext__()
-        head = b""
-        while len(head) < SIGNATURE_BYTES:
-            try:
-                head += await self._body.__anext__()
-            except StopAsyncIteration:
-                break
-        if sniff(head, heic=self._heic) is None:
-            raise ImageRefused("unsupported")
-        self._known = True
-        return head
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
+    head = b""
+    async for piece in body:
+        head += piece
+        if len(head) >= SIGNATURE_BYTES:
+            break
+    if sniff(head, heic=heic) is None:
+        raise ImageRefused("unsupported")
+    yield head
+    async for piece in body:
+        yield piece

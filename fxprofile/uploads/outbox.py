@@ -1,10 +1,10 @@
 """
-The jobs that rows owe.
+The transactional outbox: send the jobs that rows have pending.
 
-A row in ``processing`` owes a crunch job, one in ``deleting`` or ``replaced`` a delete
-job.  The row is committed first and is the truth; the job follows, and ``job_sent``
-notes it.  A process that dies between the two leaves a row that the repair loop finds:
-a job may be sent twice, and never less than once.
+A row in ``processing`` has a pending crunch job, one in ``deleting`` or ``replaced`` a
+pending delete job.  The row is committed first and is the source of truth; the job is sent
+next, and then ``job_sent`` records it.  If the process dies in between, the repair loop
+finds the row and sends the job: each job is sent at least once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPS = {
 
 
 class Outbox:
-    """Puts on the jobs queue what rows owe."""
+    """Sends the pending jobs of rows to the jobs queue."""
 
     _log = Logger()
 
@@ -36,10 +36,10 @@ class Outbox:
 
     async def send(self, avatar: Avatar) -> None:
         """
-        Send the job of a row, and note it.  A row that owes nothing is passed over.
+        Send the pending job of a row, if it has one, and record it as sent.
 
         :raises QueueError: if it could not be sent.
-        :raises StoreError: if it could not be noted; it will then be sent again.
+        :raises StoreError: if it could not be recorded; it will be sent again.
         """
         op = _OPS.get(avatar.status)
         if op is None:
@@ -51,22 +51,32 @@ class Outbox:
 
     async def send_job(self, job: Job) -> None:
         """
-        Send a job for which there is no row.
+        Send a job, which need not have a row.
 
         :raises QueueError: if it could not be sent.
         """
         await self._jobs.send(body=job.encode(self._clock.seconds()))
 
-    async def try_to_send(self, *avatar_ids: str) -> None:
-        """Send what these rows owe; what fails is left to the repair loop."""
+    async def try_to_send(self, avatar: Avatar) -> None:
+        """Send the pending job of a row; if that fails, the repair loop sends it later."""
+        try:
+            await self.send(avatar)
+        except DriverError as error:
+            self._log_failed(avatar.id, error)
+
+    async def try_to_send_by_id(self, *avatar_ids: str) -> None:
+        """Send the pending jobs of rows; the repair loop sends later what fails."""
         for avatar_id in avatar_ids:
             try:
                 avatar = await self._store.avatar(avatar_id=avatar_id)
                 if avatar is not None:
                     await self.send(avatar)
             except DriverError as error:
-                self._log.warn(
-                    "The job of avatar {id} is left to the repair loop: {error}",
-                    id=avatar_id,
-                    error=error,
-                )
+                self._log_failed(avatar_id, error)
+
+    def _log_failed(self, avatar_id: str, error: DriverError) -> None:
+        self._log.warn(
+            "Cannot send the job of avatar {id}; the repair loop will send it: {error}",
+            id=avatar_id,
+            error=error,
+        )

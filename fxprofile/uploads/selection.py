@@ -1,9 +1,9 @@
 """
-Decide which avatar a user has.
+Select a user's avatar: apply results, delete avatars, and wait for a result.
 
-Results come in any order, more than once, and late.  The store decides each transition
-by itself; this module says what follows from it: whom to tell, and which objects have
-to go.
+Results arrive in any order, repeatedly, and late.  The store decides each transition in one
+transaction; this module does what follows: it wakes waiting uploads, invalidates the
+cached profile and sends delete jobs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.outbox import Outbox
 
-#: A result that another process applied is seen after at most so many seconds.
-LOOK_AGAIN = 0.5
+#: Seconds between two lookups of an upload whose result another process may apply.
+POLL = 0.5
 
 
 class NotTheOwner(Exception):
-    """The avatar belongs to somebody else."""
+    """The avatar belongs to another user."""
 
 
 class Selection:
     """
-    Applies results, deletes avatars, and lets others wait for a result.
+    Applies results, deletes avatars, and waits for results.
+
+    :meth:`handle` is the handler of the results queue.
 
     :param invalidator: invalidates the cached profiles of users whose avatar changes.
     """
@@ -59,7 +61,7 @@ class Selection:
 
     async def handle(self, message: Message) -> None:
         """
-        Apply a message of the results queue, for :class:`fxprofile.worker.poller.Poller`.
+        Apply a message of the results queue.
 
         :raises MalformedMessage: if the message is not a result.
         :raises DriverError: if it could not be applied; it has to be delivered again.
@@ -70,9 +72,9 @@ class Selection:
 
     async def apply(self, result: Result) -> None:
         """
-        Apply what a worker reports.  Doing so again changes nothing.
+        Apply a result.  This is idempotent.
 
-        :raises DriverError: if it could not be applied; it has to come again.
+        :raises DriverError: if it could not be applied; it has to be delivered again.
         """
         now = self._clock.seconds()
         if result.status is ResultStatus.READY:
@@ -81,11 +83,11 @@ class Selection:
             avatar = await self._store.failed(
                 avatar_id=result.id, reason=result.reason or "crashed", now=now
             )
-            self._wake(result.id)
+            self._notifier.notify(result.id)
             await self._delete_again(result.id, avatar)
         else:
             await self._store.deleted(avatar_id=result.id, now=now)
-            self._wake(result.id)
+            self._notifier.notify(result.id)
 
     async def _ready(self, result: Result, now: float) -> None:
         before = await self._store.avatar(avatar_id=result.id)
@@ -98,30 +100,31 @@ class Selection:
             placeholder=result.placeholder,
             now=now,
         )
-        self._wake(result.id)
+        self._notifier.notify(result.id)
         if avatar is not None and avatar.status is Status.READY:
             await self._invalidator.profile_changed(avatar.uid)
             if previous is not None and previous != avatar.id:
-                await self._outbox.try_to_send(previous)
+                await self._outbox.try_to_send_by_id(previous)
         else:
             await self._delete_again(result.id, avatar)
 
     async def clean_up(self, avatar_id: str) -> bool:
         """
-        Delete once more what a job, of which there is no result, may have put.
+        Send a delete job for objects that a job without a result may have put.
 
-        :returns: whether the avatar is one that is being deleted, or gone.
-        :raises DriverError: if it is not sure to be deleted.
+        :returns: whether the avatar is being deleted or was removed; for any other avatar
+            no job is sent.
+        :raises DriverError: if the job could not be sent.
         """
         return await self._delete_again(avatar_id, await self._store.avatar(avatar_id=avatar_id))
 
     async def _delete_again(self, avatar_id: str, avatar: Avatar | None) -> bool:
         """
-        Send a delete job for an avatar that was deleted, or lost, while it was crunched:
-        the worker may have put objects after the last one was done.
+        Send a delete job for an avatar that was deleted or replaced while it was crunched:
+        the worker may have put objects after an earlier delete job was done.
 
-        Whoever reports such an avatar has to come again if this fails, even if the row
-        owes the job: it would forget that when an earlier delete job is done.
+        If this fails, the result has to be delivered again.  A pending job in the row is not
+        enough: the result of the earlier delete job would clear it.
         """
         if avatar is None:
             await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
@@ -132,54 +135,51 @@ class Selection:
             return False
         return True
 
-    async def give_up(self, avatar_id: str, reason: str) -> bool:
+    async def fail(self, avatar_id: str, reason: str) -> bool:
         """
-        A job will never be done: its row fails.
+        Fail an upload whose job was dead-lettered.
 
-        :returns: whether there was a row that waited for it.
+        :returns: whether it was still processing.
         """
         avatar = await self._store.avatar(avatar_id=avatar_id)
         if avatar is None or avatar.status is not Status.PROCESSING:
             return False
         await self._store.failed(avatar_id=avatar_id, reason=reason, now=self._clock.seconds())
-        self._wake(avatar_id)
+        self._notifier.notify(avatar_id)
         return True
 
     async def wait(self, avatar: Avatar, seconds: float) -> Avatar:
         """
-        Wait until an avatar is no longer ``processing``.
+        Wait until an avatar has left the status ``processing``.
 
-        :returns: the row at the end of the wait, whatever its status.
+        :returns: the row at the end of the wait, whose status may still be ``processing``.
         """
         deadline = self._clock.seconds() + seconds
         while True:
             rest = deadline - self._clock.seconds()
-            # Listen before looking, or a result between the two would be missed.
+            # Subscribe before the lookup, so that no result in between is missed.
             with self._notifier.subscribe(avatar.id) as subscription:
                 try:
                     row = await self._store.avatar(avatar_id=avatar.id)
                     if row is None:
-                        # Deleted in the meantime, by another request of its owner.
+                        # Another request of its owner has deleted it.
                         return replace(avatar, status=Status.DELETING)
                     avatar = row
                 except DriverError as error:
-                    # The upload is accepted, so its client does not hear of this.
-                    self._log.warn("Cannot look at {id}: {error}", id=avatar.id, error=error)
+                    # The upload is accepted, so this is no error for the client.
+                    self._log.warn("Cannot look up avatar {id}: {error}", id=avatar.id, error=error)
                 if avatar.status is not Status.PROCESSING or rest <= 0:
                     return avatar
-                await subscription.wait(self._clock, min(rest, LOOK_AGAIN))
-
-    def _wake(self, avatar_id: str) -> None:
-        self._notifier.notify(avatar_id)
+                await subscription.wait(self._clock, min(rest, POLL))
 
     async def delete(self, *, uid: str, avatar_id: str | None) -> bool:
         """
-        Delete an avatar, or the present one and whatever is being processed.
+        Delete one avatar, or the selected one and every upload in ``processing``.
 
-        :param avatar_id: None for the present one.
-        :returns: whether there was one.
-        :raises NotTheOwner: if it is somebody else's.
-        :raises StoreError: if it could not be done.
+        :param avatar_id: None for the selected avatar.
+        :returns: whether there was such an avatar.
+        :raises NotTheOwner: if the avatar belongs to another user.
+        :raises StoreError: if it could not be deleted.
         """
         now = self._clock.seconds()
         if avatar_id is None:
@@ -189,7 +189,7 @@ class Selection:
         else:
             avatar = await self._store.avatar(avatar_id=avatar_id)
             if avatar is None or avatar.status is Status.DELETING:
-                # Whoever deleted it may have died before telling of it.
+                # The process that deleted it may have died before the invalidation.
                 await self._invalidator.invalidate(uid)
                 return False
             if avatar.uid != uid:
@@ -203,14 +203,14 @@ class Selection:
         """
         Delete the profile and every avatar of a user.
 
-        :raises StoreError: if it could not be done; it has to be tried again.
+        :raises StoreError: if they could not be deleted; the caller has to try again.
         """
         ids = await self._store.delete_user(uid=uid, now=self._clock.seconds())
         await self._follow_deletion(uid, list(ids))
 
     async def _follow_deletion(self, uid: str, ids: list[str]) -> None:
-        # Even if there was nothing: whoever did this before may have died right here.
-        await self._invalidator.profile_changed(uid)
-        await self._outbox.try_to_send(*ids)
         for avatar_id in ids:
-            self._wake(avatar_id)
+            self._notifier.notify(avatar_id)
+        # Even without ids: a process that deleted them earlier may have died at this point.
+        await self._invalidator.profile_changed(uid)
+        await self._outbox.try_to_send_by_id(*ids)

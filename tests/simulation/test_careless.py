@@ -62,8 +62,8 @@ class SoftRunner(JobRunner):
 class HastyIntake(Intake):
     """Has the original of an upload deleted as soon as it is in doubt."""
 
-    async def _look(self, avatar_id: str) -> Avatar | None:
-        avatar = await super()._look(avatar_id)
+    async def _find_row(self, avatar_id: str) -> Avatar | None:
+        avatar = await super()._find_row(avatar_id)
         if avatar is None:
             await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
         return avatar

@@ -30,7 +30,7 @@ from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError
 from fxprofile.model.messages import Job
 from fxprofile.model.profiles import Account, Credentials
-from fxprofile.uploads.accept import DOUBT_AGE
+from fxprofile.uploads.accept import IN_DOUBT_AGE
 from fxprofile.uploads.repair import PERIOD
 from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import SimQueue
@@ -50,7 +50,7 @@ from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.identity import FakeIdentity
 
 #: Seconds after the storm until every call that hangs, and every doubt, has come to its end.
-SETTLE = DOUBT_AGE + 2 * TIMEOUT
+SETTLE = IN_DOUBT_AGE + 2 * TIMEOUT
 
 #: Seconds in which all has to be quiet once the storm is over.
 QUIET_IN = 4 * 3600

@@ -18,7 +18,7 @@ from fxprofile.model.errors import (
     StoreError,
 )
 from fxprofile.model.messages import ResultStatus
-from fxprofile.uploads.accept import DOUBT_AGE, ORIGINAL_TYPE, Intake
+from fxprofile.uploads.accept import IN_DOUBT_AGE, ORIGINAL_TYPE, Intake
 from tests.support.core import ALICE, BOB, JPEG, CoreTestCase, make_id
 
 ID = make_id(1)
@@ -194,7 +194,7 @@ class DoubtTests(CoreTestCase):
         )
 
     def settle(self) -> int:
-        return self.run_now(self.intake.settle_doubts())
+        return self.run_now(self.intake.resolve_in_doubt())
 
     def test_committed_all_the_same(self) -> None:
         """If only the answer of the database was lost, the upload is accepted."""
@@ -224,7 +224,7 @@ class DoubtTests(CoreTestCase):
         self.failureResultOf(self.accept(), StoreError)
         self.assertEqual(self.settle(), 1)
         self.assertEqual(self.sent(), [])
-        self.clock.advance(DOUBT_AGE)
+        self.clock.advance(IN_DOUBT_AGE)
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.sent(), [("delete", ID)])
 
@@ -235,7 +235,7 @@ class DoubtTests(CoreTestCase):
         self.clock.advance(10)
         self.assertEqual(self.settle(), 1)
         self.run_now(self.rows.accept(avatar_id=ID, uid=ALICE, now=1_000_000))
-        self.clock.advance(DOUBT_AGE)
+        self.clock.advance(IN_DOUBT_AGE)
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.sent(), [])
         self.assertEqual(self.originals.objects, {ID: JPEG})
@@ -245,7 +245,7 @@ class DoubtTests(CoreTestCase):
         self.store.fail("accept", StoreError("lost"), after=True)
         self.store.fail("avatar", StoreError("down"), times=2)
         self.failureResultOf(self.accept(), StoreError)
-        self.clock.advance(DOUBT_AGE)
+        self.clock.advance(IN_DOUBT_AGE)
         self.assertEqual(self.settle(), 1)
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.originals.objects, {ID: JPEG})
@@ -255,7 +255,7 @@ class DoubtTests(CoreTestCase):
         """If the delete job cannot be sent, it is tried again."""
         self.store.fail("accept", StoreError("down"))
         self.failureResultOf(self.accept(), StoreError)
-        self.clock.advance(DOUBT_AGE)
+        self.clock.advance(IN_DOUBT_AGE)
         self.jobs.fail("send", QueueError("down"))
         self.assertEqual(self.settle(), 1)
         self.assertEqual(self.settle(), 0)
@@ -266,7 +266,7 @@ class DoubtTests(CoreTestCase):
         for _ in range(20):
             self.store.fail("accept", StoreError("down"))
             self.failureResultOf(self.accept(), StoreError)
-        self.clock.advance(DOUBT_AGE)
+        self.clock.advance(IN_DOUBT_AGE)
         self.store.fail("avatar", StoreError("down"), times=20)
         asked = len(self.store.called("avatar"))
         self.assertEqual(self.settle(), 20)
@@ -281,7 +281,7 @@ class OwedJobTests(CoreTestCase):
         self.jobs.fail("send", QueueError("down"))
         avatar = self.upload()
         self.assertIsNone(self.rows.rows[avatar.id].job_sent)
-        self.assertTrue(any("left to the repair loop" in text for text in self.logged))
+        self.assertTrue(any("the repair loop will send it" in text for text in self.logged))
 
     def test_note_fails(self) -> None:
         """If it cannot be noted that the job was sent, the row owes it once more."""

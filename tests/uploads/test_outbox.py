@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
-from fxprofile.model.messages import Job, Op
+from fxprofile.model.messages import Job, Op, ResultStatus
 from tests.support.core import ALICE, CoreTestCase, make_id
 
 ID = make_id(1)
@@ -39,7 +39,7 @@ class OutboxTests(CoreTestCase):
             self.rows.rows.clear()
             self.accept()
             self.rows.rows[ID].status = status
-            self.run_now(self.outbox.try_to_send(ID))
+            self.run_now(self.outbox.try_to_send_by_id(ID))
             self.assertEqual(self.sent(), [("delete", ID)])
             self.assertEqual(self.rows.rows[ID].job_sent, 1_000_000)
 
@@ -85,7 +85,7 @@ class OutboxTests(CoreTestCase):
         for number in (1, 2, 3):
             self.run_now(self.rows.accept(avatar_id=make_id(number), uid=ALICE, now=0))
         self.jobs.fail("send", QueueError("down"), skip=1)
-        self.run_now(self.outbox.try_to_send(*(make_id(number) for number in (1, 2, 3, 4))))
+        self.run_now(self.outbox.try_to_send_by_id(*(make_id(number) for number in (1, 2, 3, 4))))
         self.assertEqual(self.sent(), [("crunch", make_id(1)), ("crunch", make_id(3))])
         self.assertTrue(any(make_id(2) in text and "down" in text for text in self.logged))
 
@@ -95,7 +95,32 @@ class OutboxTests(CoreTestCase):
             self.rows.rows.clear()
             self.accept()
             self.rows.rows[ID].status = status
-            self.run_now(self.outbox.try_to_send(ID))
+            self.run_now(self.outbox.try_to_send_by_id(ID))
             self.run_now(self.outbox.send(self.run_now(self.rows.avatar(avatar_id=ID))))
             self.assertEqual(self.sent(), [])
             self.assertIsNone(self.rows.rows[ID].job_sent)
+
+    def test_row_removed_before_its_job_is_sent(self) -> None:
+        """The job of a removed row is sent, and recording it does not bring the row back."""
+        self.accept()
+        self.rows.rows.clear()
+        self.run_now(self.outbox.send(self.avatar))
+        self.assertEqual(self.sent(), [("crunch", ID)])
+        self.assertEqual(self.rows.rows, {})
+
+    def test_row_removed_while_its_job_is_sent(self) -> None:
+        """A row that is removed while its delete job is sent stays removed."""
+        self.accept()
+        self.run_now(self.rows.delete(avatar_id=ID, uid=ALICE, now=1_000_000))
+        held = self.jobs.hold("send", after=True)
+        sending = Deferred.fromCoroutine(self.outbox.try_to_send_by_id(ID))
+        self.apply(ID, ResultStatus.DELETED)
+        held.callback(None)
+        self.successResultOf(sending)
+        self.assertEqual((self.sent(), self.rows.rows), ([("delete", ID)], {}))
+
+    def test_no_job_for_a_removed_row(self) -> None:
+        """A row that no longer exists when it is looked up has no job to send."""
+        self.run_now(self.outbox.try_to_send_by_id(ID))
+        self.assertEqual(self.sent(), [])
+        self.assertEqual(self.store.called("job_sent"), [])

@@ -13,7 +13,7 @@ from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
 from fxprofile.model.messages import Job, Op, ResultStatus
-from fxprofile.uploads.accept import DOUBT_AGE
+from fxprofile.uploads.accept import IN_DOUBT_AGE
 from fxprofile.uploads.repair import (
     EXPIRE_AGE,
     FAILED_AGE,
@@ -126,7 +126,7 @@ class UnsentTests(RepairTestCase):
         self.store.fail("accept", StoreError("down"))
         work = self.intake.accept(uid=ALICE, body=BytesBody(JPEG), length=len(JPEG))
         self.fails_now(work, StoreError)
-        self.turn(DOUBT_AGE)
+        self.turn(IN_DOUBT_AGE)
         self.assertEqual(self.sent(), [("delete", make_id(1))])
 
 

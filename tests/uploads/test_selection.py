@@ -10,7 +10,7 @@ from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.messages import ResultStatus
-from fxprofile.uploads.selection import LOOK_AGAIN, NotTheOwner
+from fxprofile.uploads.selection import POLL, NotTheOwner
 from tests.support.core import ALICE, BOB, CoreTestCase, make_id, result
 
 
@@ -284,7 +284,7 @@ class GiveUpTests(CoreTestCase):
         """An upload that waits for its result fails, and whoever waits for it hears of that."""
         avatar = self.upload()
         waiting = Deferred.fromCoroutine(self.selection.wait(avatar, 30))
-        self.assertTrue(self.run_now(self.selection.give_up(avatar.id, "dead")))
+        self.assertTrue(self.run_now(self.selection.fail(avatar.id, "dead")))
         row = self.successResultOf(waiting)
         self.assertEqual((row.status, row.error), (Status.FAILED, "dead"))
 
@@ -292,8 +292,8 @@ class GiveUpTests(CoreTestCase):
         """Any other avatar stays as it is."""
         avatar = self.upload()
         self.ready(avatar.id)
-        self.assertFalse(self.run_now(self.selection.give_up(avatar.id, "dead")))
-        self.assertFalse(self.run_now(self.selection.give_up(make_id(9), "dead")))
+        self.assertFalse(self.run_now(self.selection.fail(avatar.id, "dead")))
+        self.assertFalse(self.run_now(self.selection.fail(make_id(9), "dead")))
         self.assertEqual(self.status(avatar.id), Status.READY)
 
 
@@ -327,19 +327,19 @@ class WaitTests(CoreTestCase):
     def test_result_elsewhere(self) -> None:
         """A result that another process applies is seen soon after."""
         waiting = self.wait()
-        self.clock.advance(LOOK_AGAIN / 2)
+        self.clock.advance(POLL / 2)
         self.run_now(self.rows.failed(avatar_id=self.avatar.id, reason="corrupt", now=0))
         self.assertNoResult(waiting)
-        self.clock.advance(LOOK_AGAIN / 2)
+        self.clock.advance(POLL / 2)
         self.assertEqual(self.successResultOf(waiting).status, Status.FAILED)
         self.assert_clean()
 
     def test_no_result(self) -> None:
         """At the end of the wait the upload is still processing."""
         waiting = self.wait(5)
-        self.clock.pump([LOOK_AGAIN] * 9 + [LOOK_AGAIN * 0.9])
+        self.clock.pump([POLL] * 9 + [POLL * 0.9])
         self.assertNoResult(waiting)
-        self.clock.advance(LOOK_AGAIN * 0.2)
+        self.clock.advance(POLL * 0.2)
         self.assertEqual(self.successResultOf(waiting).status, Status.PROCESSING)
         self.assert_clean()
 
@@ -357,11 +357,33 @@ class WaitTests(CoreTestCase):
         self.assertEqual(self.successResultOf(self.wait()).status, Status.DELETING)
         self.assert_clean()
 
+    def test_deletion_wakes_the_wait_before_its_job_is_sent(self) -> None:
+        """A waiting upload is answered as soon as its row is deleted, even on a slow queue."""
+        for avatar_id in (self.avatar.id, None):
+            self.avatar = self.upload()
+            waiting = self.wait()
+            held = self.jobs.hold("send")
+            deleting = Deferred.fromCoroutine(
+                self.selection.delete(uid=ALICE, avatar_id=avatar_id and self.avatar.id)
+            )
+            self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
+            self.assertNoResult(deleting)
+            held.callback(None)
+            self.assertTrue(self.successResultOf(deleting))
+        self.assert_clean()
+
+    def test_account_deletion_wakes_the_wait(self) -> None:
+        """A waiting upload is answered as soon as its account is deleted."""
+        waiting = self.wait()
+        self.run_now(self.selection.delete_user(ALICE))
+        self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
+        self.assert_clean()
+
     def test_store_fails(self) -> None:
         """A database that fails in the meantime is not the client's affair."""
         self.store.fail("avatar", StoreError("down"), times=3)
         waiting = self.wait()
-        self.clock.pump([LOOK_AGAIN] * 2)
+        self.clock.pump([POLL] * 2)
         self.ready(self.avatar.id)
         self.assertEqual(self.successResultOf(waiting).status, Status.READY)
 
