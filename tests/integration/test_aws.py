@@ -1,4 +1,4 @@
-"""The roles apart, with nothing in common but S3 and SQS."""
+"""Tests of the roles as separate processes that share S3 and SQS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUEUES = ("jobs", "results", "dead", "results_dead", "events", "updates")
 
 
 class AwsCase(PipelineCase):
-    """A test with an S3 and an SQS of its own."""
+    """A test with its own S3 and SQS."""
 
     max_receives = 5
     prefix = ""
@@ -85,7 +85,7 @@ class AwsCase(PipelineCase):
             await deferLater(reactor, 0.2)
 
     async def until_quiet(self, *avatars: str) -> None:
-        """Wait until these avatars are all that there is, and no message is left."""
+        """Wait until only the images of these avatars and no messages are left."""
         kept = sorted(
             f"fxprofile-public/a/{i}{s}" for i in avatars for s in ("", "_large", "_small")
         )
@@ -95,10 +95,13 @@ class AwsCase(PipelineCase):
 
 
 class ThreeRolesTests(AwsCase):
-    """Three processes."""
+    """The web, worker and images roles in three processes."""
 
-    async def test_life_of_an_avatar(self) -> None:
-        """Upload, select, replace, serve and delete leave nothing behind but what is selected."""
+    async def test_an_avatar_leaves_only_its_selected_images(self) -> None:
+        """
+        After an upload, a replacement and a delete, only the objects of selected avatars
+        remain.
+        """
         web = await self.scene.daemon("web", uploads__wait=30)
         await self.scene.daemon("worker")
         await self.scene.daemon("images")
@@ -123,8 +126,8 @@ class ThreeRolesTests(AwsCase):
         await client.until_picture(second["url"], 404)
         await self.until_quiet()
 
-    async def test_junk(self) -> None:
-        """Messages that nobody understands stop nothing, and end as dead letters."""
+    async def test_malformed_messages_become_dead_letters(self) -> None:
+        """Malformed messages do not stop the roles, and end as dead letters."""
         junk = ["", "{", "[]", '{"v": 2}', '{"v":1,"op":"rm -rf","id":"/"}', "x" * 5000]
         for text in junk:
             body = text or " "
@@ -137,10 +140,10 @@ class ThreeRolesTests(AwsCase):
         self.assertEqual((status, answer["status"]), (201, "ready"))
         await self.until_in_thread(lambda: self.messages_in_thread("dead"), len(junk), "dead")
 
-    async def test_nobody_there(self) -> None:
+    async def test_an_upload_waits_for_a_worker(self) -> None:
         """
-        An upload that no worker was there for arrives when all are back; queues are asked
-        where their URLs say.
+        An upload that is accepted while no worker runs is processed later; the endpoint of
+        SQS is that of the queue URLs.
         """
         settings = dict(self.scene.settings)
         settings["storage.endpoint_url"] = settings.pop("aws.endpoint_url")
@@ -154,8 +157,8 @@ class ThreeRolesTests(AwsCase):
         await client.until(answer["id"], "ready")
         await self.until_quiet(answer["id"])
 
-    async def test_account_events(self) -> None:
-        """A deleted account loses its avatar; its other services hear of changes."""
+    async def test_account_events_are_handled(self) -> None:
+        """A deleted account loses its avatar, and other services receive an update."""
         web = await self.scene.daemon("web", uploads__wait=30)
         await self.scene.daemon("worker")
         client = Client(web)
@@ -167,19 +170,21 @@ class ThreeRolesTests(AwsCase):
             MessageBody=json.dumps({"Message": json.dumps(event)}),
         )
         await self.until_quiet()
-        # Nobody waits for an update to be sent.
+        # Updates are sent in the background.
         await self.until_in_thread(lambda: self.messages_in_thread("updates") > 0, True, "updates")
         update = self.sqs.receive_message(QueueUrl=self.urls["updates"])["Messages"][0]
         self.assertEqual(json.loads(json.loads(update["Body"])["Message"]), uid)
 
 
 class DeadLetterTests(AwsCase):
-    """Jobs that can never be done."""
+    """Jobs that are received too often."""
 
     max_receives = 1
 
-    async def test_row_fails(self) -> None:
-        """The row of a dead job turns failed, and its letter stays for the operator."""
+    async def test_a_dead_job_fails_its_avatar(self) -> None:
+        """
+        The avatar of a dead-lettered job fails, and its message stays in the dead-letter queue.
+        """
         web = await self.scene.daemon("web", uploads__wait=0)
         client = Client(web)
         _, answer = await client.upload(photos.jpeg())
@@ -191,7 +196,7 @@ class DeadLetterTests(AwsCase):
         )
         self.sqs.receive_message(QueueUrl=self.urls["jobs"])
         await self.until_in_thread(lambda: self.messages_in_thread("dead"), 1, "dead")
-        # The repair loops look at once when they start, and then once a minute.
+        # The repair loops run at their start, and then once a minute.
         await web.restart()
         await client.until(answer["id"], "failed")
         _, status = await client.ask("GET", f"/v1/avatar/upload/{answer['id']}")

@@ -1,4 +1,4 @@
-"""Each role has the rights of its policy in ``etc/aws/``, and needs no others."""
+"""Tests that the IAM policies in ``etc/aws/`` allow each role all it needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROLES = ("web", "worker", "images")
 
 
 class LeastPrivilegeTests(AwsCase):
-    """Three processes, each behind a gatekeeper that knows its policy."""
+    """Three processes, each behind a proxy that enforces its policy."""
 
     prefix = "fxprofile-"
 
@@ -31,8 +31,8 @@ class LeastPrivilegeTests(AwsCase):
         keeper.url = f"http://127.0.0.1:{port.getHost().port}"
         return keeper
 
-    async def test_enough(self) -> None:
-        """An avatar comes, is replaced and goes, and no role asks for more than it may."""
+    async def test_the_policies_are_sufficient(self) -> None:
+        """An avatar is uploaded, replaced and deleted without a denied action."""
         keepers = {role: self.gatekeeper(role) for role in ROLES}
         daemons = {
             role: await self.scene.daemon(
@@ -57,8 +57,8 @@ class LeastPrivilegeTests(AwsCase):
         self.assertNotIn("s3:GetObject", keepers["web"].used)
         self.assertNotIn("s3:DeleteObject", keepers["web"].used)
 
-    async def test_heartbeat(self) -> None:
-        """Each role says that it is well, and names all that it needs."""
+    async def test_the_heartbeat_needs_no_other_action(self) -> None:
+        """The heartbeat of each role is green and names its dependencies."""
         for role, needs in (
             ("web", {"private bucket", "jobs queue", "results queue", "events queue", "database"}),
             ("worker", {"private bucket", "public bucket", "jobs queue", "results queue"}),
@@ -74,7 +74,7 @@ class LeastPrivilegeTests(AwsCase):
 
 
 class EnforcedTests(AwsCase):
-    """Three processes, each with the keys of a user who has its policy and nothing else."""
+    """Three processes, each with the access key of a user who has only its policy."""
 
     prefix = "fxprofile-"
 
@@ -106,8 +106,8 @@ class EnforcedTests(AwsCase):
             session.client("sqs", endpoint_url=self.server.url),
         )
 
-    async def test_enough(self) -> None:
-        """An avatar comes, is replaced and goes, and all say that they are well."""
+    async def test_the_policies_are_sufficient(self) -> None:
+        """An avatar is uploaded, replaced and deleted while the server enforces the policies."""
         daemons = {}
         for role in ROLES:
             key, secret = self.users[role]
@@ -126,12 +126,12 @@ class EnforcedTests(AwsCase):
             self.assertEqual(answer.code, 200, await answer.text())
         await client.ask("DELETE", "/v1/avatar")
         await client.until_picture(second["url"], 404)
-        # To see whether it may put, the web role has put an empty object.
+        # The heartbeat of the web role puts an empty object.
         self.s3.delete_object(Bucket="fxprofile-private", Key="probe")
         await self.until_quiet()
 
-    def test_no_more(self) -> None:
-        """The server asks for rights: with those of another role nothing works."""
+    def test_the_policies_are_enforced(self) -> None:
+        """The server refuses actions that the policy of a role does not allow."""
         s3, sqs = self.clients("images")
         with self.assertRaises(ClientError):
             s3.put_object(Bucket="fxprofile-public", Key="k", Body=b"")

@@ -1,4 +1,4 @@
-"""Real servers that misbehave: each accepts connections and does one thing wrong."""
+"""Servers that misbehave: each accepts connections and makes one mistake."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from twisted.python.failure import Failure
 
 class Hostile(Factory):
     """
-    A server that answers every piece it receives in its own way.
+    A server that reacts to everything it receives in one wrong way.
 
-    :param react: called with the connection when something arrives on it.
-    :ivar received: all that came, by connection.
-    :ivar open: how many connections are open.
+    :param react: called with a connection that has received data.
+    :ivar received: the data that was received, in order.
     """
 
     noisy = False
@@ -35,13 +34,14 @@ class Hostile(Factory):
 
     @property
     def open(self) -> int:
+        """The number of open connections."""
         return sum(not connection.lost for connection in self.connections)
 
     def listen(self) -> tuple[IListeningPort, str]:
         """
-        Listen on a free port of this machine.
+        Listen on a free local port.
 
-        :returns: the port, to be closed by the caller, and the server's URL.
+        :returns: the port, which the caller closes, and the server's URL.
         """
         port = self.reactor.listenTCP(0, self, backlog=512, interface="127.0.0.1")
         return port, f"http://127.0.0.1:{port.getHost().port}"
@@ -78,7 +78,7 @@ class Connection(Protocol):
         self.transport.abortConnection()
 
     def every(self, seconds: float, data: bytes) -> None:
-        """Write this again and again."""
+        """Write this repeatedly."""
         self.loop = LoopingCall(self.write, data)
         self.loop.clock = self.server.reactor
         self.loop.start(seconds)
@@ -88,61 +88,61 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 def silent(connection: Connection) -> None:
-    """Accept and say nothing."""
+    """Accept the connection and never respond."""
 
 
 def hang_up(connection: Connection) -> None:
-    """Close without a word."""
+    """Close the connection without a response."""
     connection.close()
 
 
 def reset(connection: Connection) -> None:
-    """Break the connection."""
+    """Reset the connection."""
     connection.abort()
 
 
 def garbage(connection: Connection) -> None:
-    """Speak something else."""
+    """Respond with another protocol."""
     connection.write(b"\x00\xff220 smtp.example ESMTP\r\n" * 10)
 
 
 def drip_head(connection: Connection) -> None:
-    """Send headers for ever."""
+    """Send headers without end."""
     if connection.loop is None:
         connection.write(b"HTTP/1.1 200 OK\r\n")
         connection.every(0.02, b"X: y\r\n")
 
 
 def drip_body(connection: Connection) -> None:
-    """Send a body byte by byte."""
+    """Send a body slowly, byte by byte."""
     connection.write(HEAD + b"Content-Length: 1000\r\n\r\n")
     connection.every(0.02, b" ")
 
 
 def endless(connection: Connection) -> None:
-    """Send a body without end, as fast as it is taken."""
+    """Send a body without end, as fast as the client reads."""
     connection.write(HEAD + b"\r\n")
     connection.every(0.001, b" " * 16384)
 
 
 def huge(connection: Connection) -> None:
-    """Announce and send a body that is much too long."""
+    """Announce and send a body that is far too long."""
     connection.write(HEAD + b"Content-Length: 10000000\r\n\r\n" + b" " * 10_000_000)
 
 
 def cut(connection: Connection) -> None:
-    """Close before the announced end of the body."""
+    """Close the connection before the announced end of the body."""
     connection.write(HEAD + b'Content-Length: 1000\r\n\r\n{"block": true}')
     connection.close()
 
 
 def bad_chunks(connection: Connection) -> None:
-    """Break the chunked coding."""
+    """Send an invalid chunk."""
     connection.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n")
 
 
 def bomb(connection: Connection) -> None:
-    """Answer with something compressed that is a thousand times as large."""
+    """Send a compressed body that expands a thousand times."""
     import gzip
 
     body = gzip.compress(b" " * 50_000_000)
@@ -155,7 +155,7 @@ def bomb(connection: Connection) -> None:
     )
 
 
-#: All of them, by name.
+#: All reactions, by name.
 ALL: dict[str, Callable[[Connection], None]] = {
     react.__name__: react
     for react in (

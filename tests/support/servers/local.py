@@ -1,5 +1,5 @@
 """
-Servers of this machine that tests start for themselves.
+Database and cache servers that tests start on this host.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-#: Seconds that a server gets to start or to stop.
+#: Seconds that a server may take to start or to stop.
 PATIENCE = 60
 
-#: The password of every server; it must not turn up in any text.
+#: The password of every server; it must not appear in any text.
 PASSWORD = "Tr0ub4dor-p4ssword"
 
 _PR_SET_PDEATHSIG = 1
@@ -56,21 +56,22 @@ def free_port() -> int:
 
 def die_with_parent() -> None:
     """
-    Called in a child process before it becomes a program: end it when the thread that
-    started it ends, even by SIGKILL.
+    End this process when the thread that started it ends, even by SIGKILL.
+
+    To be called in a child process before exec.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class LocalServer:
     """
-    A server process with its files in a temporary directory, on a port of its own.
+    A server process on its own port, with its files in a temporary directory.
 
-    It must be started from the main thread: it dies with the thread that started it, so
-    that nothing is left of a test run that was killed.
+    It must be started from the main thread: it ends with the thread that started it, so that
+    a killed test run leaves no server.
 
-    :cvar quit_signal: asks the server to end now, in good order.
-    :cvar look_every: seconds between looks at whether it serves yet.
+    :cvar quit_signal: makes the server shut down cleanly.
+    :cvar look_every: seconds between checks whether it is ready.
     """
 
     quit_signal = signal.SIGTERM
@@ -78,7 +79,7 @@ class LocalServer:
 
     def __init__(self, name: str, user: str | None = None) -> None:
         """
-        :param user: who is to run it, if not the user of the tests.
+        :param user: to run it as, in place of the user of the tests.
         """
         self.user = user
         self.port = free_port()
@@ -89,15 +90,15 @@ class LocalServer:
         atexit.register(self.remove)
 
     def command(self) -> Sequence[str]:
-        """What starts the server."""
+        """Return the command that starts the server."""
         raise NotImplementedError
 
     def answers(self) -> bool:
-        """Whether the server serves."""
+        """Whether the server is ready."""
         raise NotImplementedError
 
     def run(self, *command: str) -> None:
-        """Run a command as the user of the server, and see that it succeeds."""
+        """Run a command as the user of the server; it must succeed."""
         done = subprocess.run(
             command,
             cwd=self.directory,
@@ -112,7 +113,7 @@ class LocalServer:
             raise RuntimeError(f"{command[0]} failed: {done.stdout.decode(errors='replace')}")
 
     def start(self) -> None:
-        """Start the server and wait until it serves."""
+        """Start the server and wait until it is ready."""
         with open(self.directory / "output", "ab") as output:
             self._process = subprocess.Popen(
                 self.command(),
@@ -132,20 +133,20 @@ class LocalServer:
             time.sleep(self.look_every)
 
     def stop(self) -> None:
-        """End the server in good order."""
+        """Shut the server down cleanly."""
         self._end(self.quit_signal)
 
     def kill(self) -> None:
-        """End the server at once."""
+        """Kill the server."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Let the server be there and do nothing."""
+        """Stop the processes of the server, so that it hangs."""
         for pid in self._pids():
             os.kill(pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the processes of the server."""
         for pid in self._pids():
             os.kill(pid, signal.SIGCONT)
 
@@ -160,13 +161,13 @@ class LocalServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        # The children of one that was killed notice it only after a while.
+        # The children of a killed server would end only after a while.
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _pids(self) -> list[int]:
-        """The server and its children, whose children there are none of."""
+        """The server and its children, which have no children."""
         if self._process is None:
             return []
         pid = self._process.pid
@@ -174,7 +175,7 @@ class LocalServer:
         return [pid, *map(int, children.split())]
 
     def remove(self) -> None:
-        """End the server and remove its files."""
+        """Kill the server and remove its files."""
         atexit.unregister(self.remove)
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""An S3 and SQS server in a child process: moto's."""
+"""The moto server, which simulates S3, SQS and IAM, in a child process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from urllib.request import Request, urlopen
 
-from tests.support.servers.talking import TalkingServer
+from tests.support.servers.child import ChildServer
 
-#: What moto takes for good keys.
+#: An access key that moto accepts.
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 
 
-class MotoServer(TalkingServer):
+class MotoServer(ChildServer):
     """
-    All of AWS that the tests need.
+    A moto server.
 
-    :param environ: further environment of the child.
+    :param environ: additional environment variables of the child.
     """
 
-    # It imports a lot.
+    # Its imports take long.
     patience = 120
     hint = ": is moto[server] installed?"
 
@@ -37,24 +37,24 @@ class MotoServer(TalkingServer):
         return self._environ
 
     def reset(self) -> None:
-        """Forget all buckets and queues."""
+        """Remove all buckets and queues."""
         self.post("/moto-api/reset")
 
     def post(self, path: str, body: bytes = b"") -> bytes:
-        """Tell the server something, and wait for it."""
-        # As a form, which is urllib's default, it would not reach who reads the body.
+        """Post to the server, and return the response."""
+        # moto does not see the body of a form, which is urllib's default.
         headers = {"Content-Type": "text/plain"}
         request = Request(self.url + path, data=body, headers=headers, method="POST")
         with urlopen(request) as answer:
             return answer.read()
 
 
-#: The server that tests share which do not need one of their own.
+#: The server of the tests that do not need one of their own.
 shared = MotoServer()
 
 
 def main() -> None:
-    """What the child does."""
+    """Run the server in the child process."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

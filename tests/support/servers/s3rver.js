@@ -1,8 +1,7 @@
 /*
- * s3rver behind TLS, with what it leaves out: a look at each signature.
+ * s3rver behind TLS, with the verification of signatures that it lacks.
  *
- * It is a second opinion on the signatures, so it is written after AWS's documentation and
- * shares nothing with our client:
+ * The verification follows AWS's documentation and shares no code with our client:
  * https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
  */
 'use strict';

@@ -1,7 +1,7 @@
 """
-A second S3 server in a child process: s3rver, from npm, behind TLS.
+The s3rver server from npm, which simulates S3, behind TLS in a child process.
 
-It is installed into a folder of the user's cache when it is first asked for.
+It is installed into the user's cache folder when it is first used.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from twisted.internet.ssl import PrivateCertificate
 
 from tests.drivers.aws.tls import make_certificate
-from tests.support.servers.talking import TalkingServer
+from tests.support.servers.child import ChildServer
 
 VERSION = "3.7.1"
 
-#: Seconds for npm to install it.
+#: Seconds that its installation may take.
 INSTALL_PATIENCE = 180
 
-#: The keys that it knows.
+#: The only access key that it accepts.
 ACCESS_KEY = SECRET_KEY = "S3RVER"
 
 
@@ -42,9 +42,9 @@ def _modules() -> Path:
 
 def install() -> None:
     """
-    Have it installed.
+    Install s3rver unless it is installed.
 
-    :raises SkipTest: if that cannot be done here.
+    :raises SkipTest: if it cannot be installed.
     """
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:
@@ -68,7 +68,7 @@ def install() -> None:
             done.touch()
 
 
-class S3rver(TalkingServer):
+class S3rver(ChildServer):
     """A server with one bucket, ``bucket``."""
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 """
-Servers that say where they listen.
+Servers in child processes that report their address.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from unittest import SkipTest
 
 
-class TalkingServer:
+class ChildServer:
     """
-    A server in a child process, started when it is first asked for.
+    A server in a child process, started when its URL is first used.
 
-    The child says where it listens in one line of JSON, and ends when its standard input
-    does, so that it cannot outlive the tests.
+    The child writes its URL in one line of JSON, and ends when its standard input is closed,
+    so that it does not outlive the tests.
 
-    :cvar patience: seconds that it gets to start.
-    :cvar hint: what may be wrong if it does not.
+    :cvar patience: seconds that it may take to start.
+    :cvar hint: a likely cause if it does not start.
     """
 
     patience = 60
@@ -34,20 +34,20 @@ class TalkingServer:
 
     def command(self) -> Sequence[str | Path]:
         """
-        What starts it.
+        Return the command that starts it.
 
-        :raises SkipTest: if it is not here.
+        :raises SkipTest: if it is not installed.
         """
         raise NotImplementedError
 
     def environ(self) -> Mapping[str, str]:
-        """Further environment of the child."""
+        """Return additional environment variables of the child."""
         return {}
 
     @property
     def url(self) -> str:
         """
-        Where it listens.
+        The URL of the server.
 
         :raises SkipTest: if it cannot be started.
         """
@@ -76,7 +76,7 @@ class TalkingServer:
         atexit.register(self.stop)
 
     def stop(self) -> None:
-        """End the child."""
+        """Stop the server."""
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None
