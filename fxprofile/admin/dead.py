@@ -218,14 +218,12 @@ async def _dead_queue_of(tools: Tools, source: str) -> IQueue:
         raise ConfigError(f"queue.{source}_url: the queue has no dead-letter queue")
     dead = sqs_queue(
         settings,
+        tools.aws,
         name=f"{source}-dead",
         url=url,
         visibility_timeout=settings.queue.visibility_timeout,
-        reactor=tools.reactor,
-        threads=tools.files,
     )
-    dead.setServiceParent(tools.stack)
-    return dead
+    return tools.started(dead)
 
 
 async def _each(

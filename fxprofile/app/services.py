@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
 
+from fxprofile import __version__
 from fxprofile.deferreds.services import Stack
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import ConfigError, StoreError
@@ -41,6 +42,7 @@ from fxprofile.uploads.selection import Selection
 from fxprofile.worker.jobs import JobRunner
 
 if TYPE_CHECKING:
+    from fxprofile.drivers.aws.client.client import AwsClient
     from fxprofile.drivers.fxa.customs import Customs
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
@@ -136,6 +138,20 @@ class Services:
         return self.started(Threads(self.reactor, "files", FILE_THREADS))
 
     @cached_property
+    def aws(self) -> AwsClient:
+        """The client of S3 and SQS, whose credentials and connections all drivers share."""
+        from fxprofile.drivers.aws.client.client import AwsClient
+
+        return self.started(
+            AwsClient(
+                self.reactor,
+                self.files,
+                self.settings.aws.region,
+                user_agent=f"fxprofile/{__version__}",
+            )
+        )
+
+    @cached_property
     def database(self) -> Database:
         """The database of the store and, with ``queue.driver = database``, of the queues."""
         from fxprofile.drivers.sql.engine import Database
@@ -190,7 +206,7 @@ class Services:
         if settings.storage.driver == "s3":
             from fxprofile.drivers.aws.s3 import s3_bucket
 
-            return self.started(s3_bucket(settings, name, reactor=self.reactor, threads=self.files))
+            return s3_bucket(settings, self.aws, name)
         from fxprofile.drivers.filesystem.bucket import FilesystemBucket
 
         bucket = FilesystemBucket(
@@ -259,12 +275,7 @@ class Services:
                 raise ConfigError(f"queue.{name}_url: must be set")
             return self.started(
                 sqs_queue(
-                    self.settings,
-                    name=name,
-                    url=url,
-                    visibility_timeout=visibility,
-                    reactor=self.reactor,
-                    threads=self.files,
+                    self.settings, self.aws, name=name, url=url, visibility_timeout=visibility
                 )
             )
         from fxprofile.drivers.sql.queue import DatabaseQueue

@@ -76,8 +76,7 @@ class AwsCase(AdminCase):
             "aws.endpoint_url": shared.url,
         }
         self.client = make_client(reactor)
-        self.client.acquire()
-        self.addCleanup(self.client.release)
+        self.addCleanup(self.client.stopService)
 
     def service(self, name: str = "") -> Any:  # type: ignore[override]
         """A service of AWS; without a name, the drivers as in other tests."""

@@ -91,7 +91,7 @@ class GraphTests(SynchronousTestCase):
         """A service joins the stack after the services that it uses."""
         made = services(storage={"driver": "s3"})
         _ = made.private_bucket
-        self.assertEqual(names(made), ["files", "S3Bucket"])
+        self.assertEqual(names(made), ["files", "AwsClient"])
 
     def test_a_given_driver_is_used_and_not_started(self) -> None:
         """A driver that is passed takes the place of the configured one, which is never made."""

@@ -63,9 +63,7 @@ def old_pictures(tools: Tools, template: str) -> Fetch:
         from fxprofile.drivers.aws.s3 import s3_bucket
 
         name, _, key = template.removeprefix("s3://").partition("/")
-        bucket = s3_bucket(tools.settings, name, reactor=tools.reactor, threads=tools.files)
-        bucket.setServiceParent(tools.stack)
-        return partial(_from_bucket, bucket, key)
+        return partial(_from_bucket, s3_bucket(tools.settings, tools.aws, name), key)
     if template.startswith(("http://", "https://")):
         pool = pool_for(tools.reactor)
         tools.at_end(pool.closeCachedConnections)

@@ -110,10 +110,9 @@ async def planned(tools: Tools, parts: Sequence[str], public_read: bool | None) 
 
 async def _plan_s3(tools: Tools, plan: Plan, public_read: bool | None) -> None:
     from fxprofile.admin.provision.s3 import BucketPlanner
-    from fxprofile.admin.shared.aws import aws_client
 
     storage = tools.settings.storage
-    s3 = aws_client(tools).service(
+    s3 = tools.aws.service(
         "s3",
         endpoint_url=storage.endpoint_url or tools.settings.aws.endpoint_url,
         addressing=storage.addressing,

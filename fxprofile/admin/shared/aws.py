@@ -10,9 +10,8 @@ from urllib.parse import urlsplit
 
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.app.services import RESULTS_MAX_RECEIVES, RESULTS_VISIBILITY
-from fxprofile.drivers.aws.client.client import AwsClient, AwsService
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.client.errors import AwsError
-from fxprofile.drivers.aws.shared import client_of
 from fxprofile.drivers.aws.sqs import MAX_WAIT, endpoint_of
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import Settings
@@ -112,7 +111,7 @@ class SqsQueues:
     """Finds queues and reads their attributes."""
 
     def __init__(self, tools: Tools) -> None:
-        self._client = aws_client(tools)
+        self._client = tools.aws
         self._settings = tools.settings
 
     def service(self, url: str | None) -> AwsService:
@@ -160,14 +159,6 @@ class SqsQueues:
         policy = comparable((await self.attributes(url)).get("RedrivePolicy"))
         name = policy.get("deadLetterTargetArn", "").rpartition(":")[2]
         return await self.find(url, name) if name else None
-
-
-def aws_client(tools: Tools) -> AwsClient:
-    """Return the client of this process, which closes its connections with the tools."""
-    client = client_of(tools.settings, reactor=tools.reactor, threads=tools.files)
-    client.acquire()
-    tools.at_end(client.release)
-    return client
 
 
 def comparable(value: str | None) -> dict[str, str]:

@@ -11,21 +11,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.aws.client.call import AwsResponse
 from fxprofile.drivers.aws.client.client import Addressing, AwsClient
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
 from fxprofile.drivers.aws.client.payload import StreamPayload, TrailerPayload
 from fxprofile.drivers.aws.client.transport import ResponseStream
 from fxprofile.drivers.aws.client.wire import Members
-from fxprofile.drivers.aws.shared import client_of
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.model.keys import check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
@@ -48,14 +43,12 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _log = Logger()
 
 
-def s3_bucket(
-    settings: Settings, name: str, *, reactor: IReactorTime, threads: Threads
-) -> S3Bucket:
+def s3_bucket(settings: Settings, client: AwsClient, name: str) -> S3Bucket:
     """Return the bucket of this name, configured by ``storage`` and ``aws``."""
     storage = settings.storage
     public = name == storage.public_bucket
     return S3Bucket(
-        client_of(settings, reactor=reactor, threads=threads),
+        client,
         name,
         endpoint_url=storage.endpoint_url or settings.aws.endpoint_url,
         addressing=storage.addressing,
@@ -66,7 +59,7 @@ def s3_bucket(
 
 
 @implementer(IBucket)
-class S3Bucket(Service):
+class S3Bucket:
     """
     An S3 bucket.
 
@@ -90,7 +83,6 @@ class S3Bucket(Service):
         encryption: str | None = None,
         kms_key_id: str | None = None,
     ) -> None:
-        self._client = client
         self._service = client.service("s3", endpoint_url=endpoint_url, addressing=addressing)
         self._bucket = name
         self._put_only = False
@@ -101,14 +93,6 @@ class S3Bucket(Service):
             "SSEKMSKeyId": kms_key_id,
         }
         self._put_settings = {name: value for name, value in settings.items() if value}
-
-    def startService(self) -> None:
-        super().startService()
-        self._client.acquire()
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        return Deferred.fromCoroutine(self._client.release())
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
         """

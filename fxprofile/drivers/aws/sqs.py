@@ -17,17 +17,14 @@ from weakref import WeakKeyDictionary
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.aws.client.batch import Batcher, EntryRefused
 from fxprofile.drivers.aws.client.client import MAX_ATTEMPTS, AwsClient
 from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.drivers.aws.client.wire import Members
-from fxprofile.drivers.aws.shared import client_of
 from fxprofile.model.errors import LeaseLost, QueueError
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.ports import IQueue
@@ -66,17 +63,11 @@ _log = Logger()
 
 
 def sqs_queue(
-    settings: Settings,
-    *,
-    name: str,
-    url: str,
-    visibility_timeout: int,
-    reactor: IReactorTime,
-    threads: Threads,
+    settings: Settings, client: AwsClient, *, name: str, url: str, visibility_timeout: int
 ) -> SqsQueue:
     """Return the queue with this URL, configured by ``queue`` and ``aws``."""
     return SqsQueue(
-        client_of(settings, reactor=reactor, threads=threads),
+        client,
         name=name,
         url=url,
         visibility_timeout=visibility_timeout,
@@ -115,7 +106,6 @@ class SqsQueue(Service):
         endpoint_url: str | None = None,
     ) -> None:
         self.name = name
-        self._client = client
         self._clock = client.clock
         self._url = url
         self._visibility_timeout = visibility_timeout
@@ -127,10 +117,6 @@ class SqsQueue(Service):
         )
         self._leases: WeakKeyDictionary[Message, _Lease] = WeakKeyDictionary()
         self._polls: set[Deferred[list[Message]]] = set()
-
-    def startService(self) -> None:
-        super().startService()
-        self._client.acquire()
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -145,7 +131,6 @@ class SqsQueue(Service):
                 overdue.cancel()
         await self._extensions.drain()
         await self._deletes.drain()
-        await self._client.release()
 
     async def send(self, *, body: str) -> None:
         result = await self._call("SendMessage", {"MessageBody": body}, SEND_TIMEOUT, SEND_ATTEMPTS)

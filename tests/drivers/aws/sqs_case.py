@@ -68,17 +68,10 @@ class FakeClient:
 
     def __init__(self, clock: Clock, service: FakeService) -> None:
         self.clock = clock
-        self.users = 0
         self._service = service
 
     def service(self, name: str, **options: Any) -> FakeService:
         return self._service
-
-    def acquire(self) -> None:
-        self.users += 1
-
-    async def release(self) -> None:
-        self.users -= 1
 
 
 class QueueCase(SynchronousTestCase):

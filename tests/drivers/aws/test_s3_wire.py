@@ -17,10 +17,10 @@ from twisted.trial.unittest import TestCase
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.drivers.aws.s3 import PROBE, S3Bucket, s3_bucket
 from fxprofile.model.errors import ObjectNotFound
-from fxprofile.settings.model import StorageSettings
+from fxprofile.settings.model import Settings
 from tests.drivers.aws.s3_case import BucketCase
 from tests.drivers.aws.server import ScriptedServer, answer, cut, hang, xml_error
-from tests.drivers.aws.support import InlineThreads, make_client
+from tests.drivers.aws.support import make_client
 
 
 class GetTests(BucketCase):
@@ -174,43 +174,24 @@ class AddressTests(BucketCase):
 
 
 class ServiceTests(BucketCase):
-    async def test_the_last_bucket_closes_the_connections(self) -> None:
-        """The last bucket that stops closes the connections, and can start again."""
-        server = ScriptedServer(self, *[answer(204)] * 3)
+    async def test_a_stopped_client_closes_its_connections(self) -> None:
+        """A client that stops closes its idle connections, and can be used again."""
+        server = ScriptedServer(self, *[answer(204)] * 2)
         client = make_client(reactor)
-        buckets = [S3Bucket(client, "bucket", endpoint_url=server.url) for _ in range(2)]
-        for bucket in buckets:
-            bucket.startService()
-        await buckets[0].delete(keys=["k"])
-        await buckets[0].stopService()
-        await buckets[1].delete(keys=["k"])
-        await buckets[1].stopService()
-        # Trial fails a test that leaves a connection open.
-        buckets[0].startService()
-        await buckets[0].delete(keys=["k"])
-        await buckets[0].stopService()
+        bucket = S3Bucket(client, "bucket", endpoint_url=server.url)
+        for _ in range(2):
+            client.startService()
+            await bucket.delete(keys=["k"])
+            # Trial fails a test that leaves a connection open.
+            await client.stopService()
 
 
 class SettingsTests(TestCase):
-    def test_buckets_share_a_client(self) -> None:
-        """Buckets with the same threads share a client, and have the settings of their kind."""
-        from fxprofile.settings.model import Settings
-
-        settings = Settings(
-            storage=StorageSettings(
-                driver="s3", endpoint_url="http://127.0.0.1:9", addressing="path"
-            ),
-            images={"max_age": 7},
-        )
-        threads = InlineThreads()
-        private, public = (
-            s3_bucket(settings, name, reactor=reactor, threads=threads)
-            for name in ("fxprofile-private", "fxprofile-public")
-        )
-        self.assertIs(private._client, public._client)
+    def test_a_bucket_has_the_settings_of_its_kind(self) -> None:
+        """Only the public bucket's objects may be cached."""
+        settings = Settings(storage={"driver": "s3"}, images={"max_age": 7})
+        client = make_client(reactor)
+        private = s3_bucket(settings, client, "fxprofile-private")
+        public = s3_bucket(settings, client, "fxprofile-public")
         self.assertEqual(private._put_settings, {"CacheControl": "no-store"})
         self.assertEqual(public._put_settings, {"CacheControl": "public, max-age=7"})
-        self.assertNotEqual(
-            s3_bucket(settings, "b", reactor=reactor, threads=InlineThreads())._client,
-            private._client,
-        )

@@ -23,6 +23,7 @@ class SqsQueueContractTests(QueueContract, TestCase):
 
     def setUp(self) -> None:
         self.client = make_client(reactor)
+        self.addCleanup(self.client.stopService)
         self.sqs = self.client.service("sqs", endpoint_url=moto.shared.url)
 
     async def make_queue(self, **attributes: str) -> Any:

@@ -20,7 +20,7 @@ from fxprofile.model.messages import Message
 from fxprofile.settings.model import Settings
 from tests.drivers.aws.server import ScriptedServer, hang, json_answer, json_error
 from tests.drivers.aws.sqs_case import URL, QueueCase, entry, md5
-from tests.drivers.aws.support import InlineThreads, make_client
+from tests.drivers.aws.support import make_client
 
 
 class ReceiveTests(QueueCase):
@@ -252,13 +252,7 @@ class EndpointTests(SynchronousTestCase):
             ({"endpoint_url": "http://q:1"}, {"endpoint_url": "http://a:1"}, "http://q:1"),
         ]:
             settings = Settings(queue={"driver": "sqs", **queue}, aws=aws)
-            made = sqs_queue(
-                settings,
-                name="jobs",
-                url=URL,
-                visibility_timeout=60,
-                reactor=Clock(),
-                threads=InlineThreads(),
-            )
+            client = make_client(Clock())
+            made = sqs_queue(settings, client, name="jobs", url=URL, visibility_timeout=60)
             self.assertEqual(made._service.endpoint_url, expected)
             self.assertEqual(made._service.region, "eu-west-1")

@@ -8,6 +8,8 @@ from typing import Final, Literal
 
 from botocore.exceptions import BotoCoreError
 from botocore.retries.quota import RetryQuota
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.iweb import IAgent
 
@@ -31,9 +33,11 @@ THROTTLED_BACKOFF: Final = Backoff(first=1.0, cap=20.0)
 Addressing = Literal["auto", "path", "virtual"]
 
 
-class AwsClient:
+class AwsClient(Service):
     """
     The state that all services of a process share: credentials, connections, retry quota.
+
+    It works without being started; stopped, it closes its idle connections.
 
     :param reactor: gives the time, and connects.
     :param threads: where credentials are searched and service descriptions are read.
@@ -72,7 +76,6 @@ class AwsClient:
         self._threads = threads
         self._protocols: dict[str, WireProtocol] = {}
         self._loading: SingleFlight[str, WireProtocol] = SingleFlight()
-        self._users = 0
 
     async def protocol(self, name: str) -> WireProtocol:
         """
@@ -109,15 +112,10 @@ class AwsClient:
         """
         return AwsService(self, name, endpoint_url, addressing, region or self.region)
 
-    def acquire(self) -> None:
-        """Count one more user of the connections."""
-        self._users += 1
-
-    async def release(self) -> None:
-        """Count one user less; the last one closes the connections."""
-        self._users -= 1
-        if self._users <= 0:
-            await self.transport.close()
+    def stopService(self) -> Deferred[None]:
+        """Close the idle connections."""
+        super().stopService()
+        return Deferred.fromCoroutine(self.transport.close())
 
 
 class AwsService:
