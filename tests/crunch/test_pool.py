@@ -261,6 +261,16 @@ class HelperDeathTests(PoolCase):
         await pool.stopService()
         self.assertEqual(children_of(os.getpid()), before)
 
+    async def test_children_are_polled_without_pidfd(self) -> None:
+        """Where the kernel has no process descriptors, children are reaped and killed too."""
+        pool = self.make_pool(job="tests.crunch.without_pidfd:run", processes=1)
+        await self.crunch(pool, picture())
+        job = Deferred.fromCoroutine(self.crunch(pool, b"spin"))
+        await deferLater(reactor, 0.3)
+        job.cancel()
+        await self.assertFailure(job, CancelledError)
+        await self.crunch(pool, picture())
+
     async def test_no_helper_is_unavailable(self) -> None:
         """If no helper becomes ready, a job raises CruncherUnavailable."""
         pool = self.make_pool(job="tests.crunch.children:missing", limits=Limits(timeout=2))

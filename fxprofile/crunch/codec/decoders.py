@@ -11,19 +11,15 @@ import warnings
 from io import BytesIO
 from typing import Final
 
-# Most are imported because of what they register, or because others need them to decode.
-from PIL import (  # noqa: F401
+# Imported because they register themselves, besides those of Image.preinit().
+from PIL import (
     AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
     Image,
-    JpegImagePlugin,
-    MpoImagePlugin,
+    MpoImagePlugin,  # noqa: F401
     PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
+    TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
-    WebPImagePlugin,
+    WebPImagePlugin,  # noqa: F401
     features,
 )
 
@@ -31,16 +27,6 @@ from fxprofile.crunch.codec.deflate import StoredStream
 from fxprofile.crunch.codec.headers import Buffer, check_jpeg
 from fxprofile.crunch.limits import Limits, Refused
 from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff, webp_canvas
-
-#: Pillow's names of the types that :func:`fxprofile.crunch.signature.sniff` returns.
-FORMATS: Final = {
-    "jpeg": "JPEG",
-    "png": "PNG",
-    "gif": "GIF",
-    "webp": "WEBP",
-    "avif": "AVIF",
-    "heic": "HEIF",
-}
 
 #: The most bytes of address space that a pixel of the source takes, by type: the decoders
 #: of WebP and AVIF hold several copies of the whole picture.
@@ -67,6 +53,7 @@ def prepare(limits: Limits) -> None:
     # One thread per picture: the children may not start any, and the other cores work on
     # other pictures.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    Image.preinit()
     Image.register_open("PNG", PngFile)
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     # A file can cause a hundred thousand warnings.
@@ -102,7 +89,8 @@ def open_image(data: Buffer, limits: Limits) -> tuple[str, Image.Image]:
         enough_memory = is_enough_memory(kind, canvas, limits)
     try:
         file = BytesIO(data) if isinstance(data, bytes) else data
-        image = Image.open(file, formats=(FORMATS[kind],))  # type: ignore[arg-type]
+        form = "HEIF" if kind == "heic" else kind.upper()
+        image = Image.open(file, formats=(form,))  # type: ignore[arg-type]
     except Exception as error:
         raise refusal(error, enough_memory=enough_memory) from error
     _check_sides(*image.size, limits)

@@ -16,11 +16,12 @@ from typing import Final
 from PIL import Image
 
 from fxprofile.crunch.codec import pixels, png
-from fxprofile.crunch.codec.decoders import FORMATS, prepare
+from fxprofile.crunch.codec.decoders import prepare
 from fxprofile.crunch.codec.headers import Buffer
 from fxprofile.crunch.codec.placeholder import blurhash
 from fxprofile.crunch.limits import MAX_BYTES, SIZES, Limits, Refused
 from fxprofile.crunch.result import LENGTH, MAX_DETAIL, Outcome
+from fxprofile.crunch.signature import MEDIA_TYPES
 from fxprofile.model.avatars import Pictures, Variant
 
 #: The descriptors of a child, by number.
@@ -155,10 +156,9 @@ def warm_up(limits: Limits) -> None:
     prepare(allowed)
     drawing = Image.new("RGBA", (64, 48), (200, 100, 50, 128))
     drawing.putpixel((1, 1), (0, 0, 0, 255))
-    names = [name for name in FORMATS.values() if name != "HEIF"]
-    for name, mode in (*((name, "RGB") for name in names), ("PNG", "RGBA")):
+    for kind, mode in (*((kind, "RGB") for kind in MEDIA_TYPES), ("png", "RGBA")):
         file = BytesIO()
-        drawing.convert(mode).save(file, name)
+        drawing.convert(mode).save(file, kind.upper())
         _, images = pixels.reduced(file.getvalue(), allowed)
         for image in images.values():
             blurhash(image)

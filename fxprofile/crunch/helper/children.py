@@ -17,11 +17,13 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, NoReturn
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -89,9 +91,7 @@ class Child:
         self._base = base
         self._baseline = baseline
         self._ended = ""
-        self._open: list[int] = []
-        self._readers: list[_Readable] = []
-        self._timers: list[IDelayedCall] = []
+        self._cleanup = ExitStack()
         self.layers: set[str] = set()
         self.gone: Deferred[ChildExit] = Deferred()
 
@@ -103,36 +103,36 @@ class Child:
         :param output: a descriptor of the result file, for writing.
         :raises OSError: if there can be no child.
         """
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            stderr, childs_stderr = os.pipe()
+        self._control, control = socket.socketpair()
+        self._cleanup.enter_context(self._control)
+        self._stderr, stderr = os.pipe()
+        self._cleanup.callback(os.close, self._stderr)
+        with control, open(stderr, "wb"):
+            # It is read only at the end: what does not fit is lost.
+            os.set_blocking(self._stderr, False)
+            os.set_blocking(stderr, False)
+            parent = os.getpid()
+            self._started = time.monotonic()
             try:
-                # It is read only at the end: what does not fit is lost.
-                os.set_blocking(stderr, False)
-                os.set_blocking(childs_stderr, False)
-                parent = os.getpid()
-                self._started = time.monotonic()
                 self._pid = os.fork()
-                if self._pid == 0:
-                    kept = (original, output, childs_stderr, theirs.fileno())
-                    _be_child(job, kept, parent, self._config)
-            except BaseException:
-                os.close(stderr)
+            except OSError:
+                self._cleanup.close()
                 raise
-            finally:
-                os.close(childs_stderr)
-            ours.setblocking(False)
-            self._stderr, self._control = stderr, ours.detach()
-        self._open += [self._stderr, self._control]
-        self._read_when_ready(self._control, self._read_report)
-        timeout = self._reactor.callLater(self._config.limits.timeout, self.kill, "timeout")
-        self._timers.append(timeout)
+            if self._pid == 0:
+                _be_child(job, (original, output, stderr, control.fileno()), parent, self._config)
+        self._control.setblocking(False)
+        self._reporter = self._read_when_ready(self._control.fileno(), self._read_report)
+        timer = self._reactor.callLater(self._config.limits.timeout, self.kill, "timeout")
+        self._cleanup.callback(lambda: timer.cancel() if timer.active() else None)
         try:
             handle = os.pidfd_open(self._pid)
         except (OSError, AttributeError):
-            self._poll()
+            poll = LoopingCall(self._reap)
+            poll.clock = self._reactor
+            self._cleanup.callback(poll.stop)
+            poll.start(_POLL)
         else:
-            self._open.append(handle)
+            self._cleanup.callback(os.close, handle)
             self._read_when_ready(handle, self._reap)
 
     def kill(self, why: str) -> None:
@@ -147,18 +147,19 @@ class Child:
         # It is our child and not yet reaped, so no other process has this number.
         os.kill(self._pid, signal.SIGKILL)
 
-    def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> None:
+    def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> _Readable:
         reader = _Readable(descriptor, f"child {self._pid}", read)
-        self._readers.append(reader)
         self._reactor.addReader(reader)
+        self._cleanup.callback(self._reactor.removeReader, reader)
+        return reader
 
     def _read_report(self) -> None:
         """Read the names of the child's layers, which it writes at once, and nothing more."""
         try:
-            report = os.read(self._control, _MAX_REPORT)
+            report = self._control.recv(_MAX_REPORT)
         except OSError:
             report = b""
-        self._reactor.removeReader(self._readers[0])
+        self._reactor.removeReader(self._reporter)
         if not report:
             # It is about to end.
             return
@@ -170,14 +171,9 @@ class Child:
             self.kill("unlocked")
             return
         try:
-            os.write(self._control, _GO)
+            self._control.send(_GO)
         except OSError:
             self.kill("failed")
-
-    def _poll(self) -> None:
-        self._reap()
-        if not self.gone.called:
-            self._timers.append(self._reactor.callLater(_POLL, self._poll))
 
     def _reap(self) -> None:
         pid, status, usage = os.wait4(self._pid, os.WNOHANG)
@@ -188,13 +184,7 @@ class Child:
             stderr = os.read(self._stderr, _MAX_STDERR)
         except OSError:
             stderr = b""
-        for reader in self._readers:
-            self._reactor.removeReader(reader)
-        for timer in self._timers:
-            if timer.active():
-                timer.cancel()
-        for descriptor in self._open:
-            os.close(descriptor)
+        self._cleanup.close()
         self.gone.callback(
             {
                 "ended": self._ended,
