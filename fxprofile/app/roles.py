@@ -185,7 +185,7 @@ def _add_api(services: Services) -> None:
         api.add(playground)
         page = playground.page
     api.add(Dockerflow(health=health, page=page))
-    services.listen("web.listen", settings.web.listen, api.site(reactor))
+    services.listen("web.listen", settings.web.listen, api.site())
     health.add("database", services.store.check)
     health.add("private bucket", services.private_bucket.check)
     health.add("jobs queue", services.jobs_queue.check)

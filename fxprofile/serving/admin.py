@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -14,25 +14,16 @@ from twisted.web.server import NOT_DONE_YET, Request
 from fxprofile.serving.health import Health
 from fxprofile.telemetry.metrics import CONTENT_TYPE, Metrics
 
-Report = tuple[int, Mapping[str, object]]
-
 
 class AdminResource(Resource):
     """The root of the admin listener."""
 
     def __init__(self, *, health: Health, metrics: Metrics) -> None:
         super().__init__()
-        self._health = health
         self.putChild(b"metrics", _Metrics(metrics))
         self.putChild(b"__heartbeat__", _Json(health.heartbeat))
-        self.putChild(b"__lbheartbeat__", _Json(self._load_balancer_heartbeat))
-        self.putChild(b"__version__", _Json(self._version))
-
-    async def _load_balancer_heartbeat(self) -> Report:
-        return self._health.load_balancer_heartbeat()
-
-    async def _version(self) -> Report:
-        return 200, self._health.version()
+        self.putChild(b"__lbheartbeat__", _Json(health.load_balancer_heartbeat))
+        self.putChild(b"__version__", _Json(lambda: (200, health.version)))
 
 
 class _Metrics(Resource):
@@ -48,9 +39,11 @@ class _Metrics(Resource):
 
 
 class _Json(Resource):
+    """A status and a JSON object, which a function returns or a coroutine resolves to."""
+
     isLeaf = True
 
-    def __init__(self, report: Callable[[], Coroutine[Any, Any, Report]]) -> None:
+    def __init__(self, report: Callable[[], Any]) -> None:
         super().__init__()
         self._report = report
 
@@ -61,7 +54,7 @@ class _Json(Resource):
         return NOT_DONE_YET
 
     async def _answer(self, request: Request) -> None:
-        status, members = await self._report()
+        status, members = await maybeDeferred(self._report)
         body = json.dumps(members).encode()
         request.setResponseCode(status)
         request.setHeader(b"Content-Type", b"application/json")

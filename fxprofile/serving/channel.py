@@ -125,9 +125,7 @@ class RequestBody:
             self._continue = None
         self._transport.resumeProducing()
         started = self._clock.seconds()
-        timeout = self._clock.callLater(
-            max(0, PATIENCE - self._waited), self._fail, RequestTimeout()
-        )
+        timeout = self._clock.callLater(max(0, PATIENCE - self._waited), self._time_out)
         self._waiter = Deferred()
         try:
             await self._waiter
@@ -139,6 +137,9 @@ class RequestBody:
         if self._progress >= PROGRESS:
             self._progress = 0
             self._waited = 0
+
+    def _time_out(self) -> None:
+        self._fail(RequestTimeout())
 
     def received(self, data: bytes) -> None:
         """Add a piece that the client sent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from importlib import resources
 from typing import Any, NotRequired
 
@@ -65,7 +66,6 @@ class Health:
         self._checks: dict[str, Check] = {}
         self._last: tuple[float, dict[str, str]] | None = None
         self._flights: SingleFlight[str, dict[str, str]] = SingleFlight()
-        self._version: VersionBody | None = None
 
     def add(self, name: str, check: Check) -> None:
         """
@@ -116,11 +116,11 @@ class Health:
             return 503, {"status": "stopping" if self.stopping else "starting"}
         return 200, {"status": "ok"}
 
+    @cached_property
     def version(self) -> VersionBody:
-        """Return ``version.json``, which the build writes into the package."""
-        if self._version is None:
-            self._version = {"source": "", "version": __version__, "commit": "", "build": ""}
-            file = resources.files("fxprofile").joinpath("version.json")
-            if file.is_file():
-                self._version.update(json.loads(file.read_text()))
-        return self._version
+        """The content of ``version.json``, which the build writes into the package."""
+        version: VersionBody = {"source": "", "version": __version__, "commit": "", "build": ""}
+        file = resources.files("fxprofile").joinpath("version.json")
+        if file.is_file():
+            version.update(json.loads(file.read_text()))
+        return version

@@ -23,7 +23,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.deferreds.tasks import detached
@@ -31,6 +31,7 @@ from fxprofile.model.errors import (
     ApiError,
     BadRequest,
     Forbidden,
+    InternalError,
     PayloadTooLarge,
     Unauthorized,
     UnsupportedMediaType,
@@ -172,20 +173,26 @@ class ApiRequest:
 Handler = Callable[..., Coroutine[Any, Any, ApiResponse[Any]]]
 
 
-class Api:
+class Api(Resource):
     """
     The endpoints of the API.
 
+    As a resource it adds the common headers to each response, and logs and counts each
+    request.
+
     :param identity: verifies tokens.
+    :param clock: the reactor.
     :param secret: the setting ``secret_bearer_token``; empty if it is unset.
     :ivar operations: the registered endpoints, by their ids.
     """
 
+    isLeaf = True
     _log = Logger()
 
     def __init__(
         self, *, identity: IIdentity, metrics: Metrics, clock: IReactorTime, secret: str = ""
     ) -> None:
+        super().__init__()
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
@@ -196,6 +203,7 @@ class Api:
         self._klein.handle_errors(Exception)(self._unrouted)
         self._klein.url_map.strict_slashes = False
         self._klein.url_map.merge_slashes = False
+        self._routes = self._klein.resource()
 
     def add(self, group: object) -> None:
         """Register every method of an object that is decorated with an operation."""
@@ -259,11 +267,10 @@ class Api:
 
     def _unrouted(self, request: Any, failure: Failure) -> bytes:
         """Handle a request without an endpoint, and a read whose client disconnected."""
-        failure.trap(Exception)
-        return self._failed(request, failure.value).write_head(request)
+        return self._failed(request, failure.value or InternalError()).write_head(request)
 
-    def _failed(self, request: StreamingRequest, error: BaseException | None) -> ApiResponse[Any]:
-        answer = translate(error or Exception())
+    def _failed(self, request: StreamingRequest, error: BaseException) -> ApiResponse[Any]:
+        answer = translate(error)
         request.errno = answer.errno
         if answer.code == 500:
             self._log.failure(
@@ -280,34 +287,16 @@ class Api:
             )
         return error_response(answer)
 
-    def site(self, clock: IReactorTime) -> StreamingSite:
-        """
-        Return the protocol factory of the API's listener.
-
-        :param clock: the reactor.
-        """
-        resource: IResource = _ApiResource(self._klein, self._metrics, self._clock)
+    def site(self) -> StreamingSite:
+        """Return the protocol factory of the API's listener."""
         return StreamingSite(
-            resource,
-            reactor=clock,
+            self,
+            reactor=self._clock,
             bad_request=_raw_response("This is not a valid HTTP/1.1 request."),
             bad_length=_raw_response(
                 "Send one Content-Length header with a whole number, and no Transfer-Encoding."
             ),
         )
-
-
-class _ApiResource(Resource):
-    """Adds the common headers to each response, and logs and counts each request."""
-
-    isLeaf = True
-    _log = Logger()
-
-    def __init__(self, klein: Klein, metrics: Metrics, clock: IReactorTime) -> None:
-        super().__init__()
-        self._routes = klein.resource()
-        self._metrics = metrics
-        self._clock = clock
 
     def render(self, request: StreamingRequest) -> Any:
         request.request_id = secrets.token_hex(8)

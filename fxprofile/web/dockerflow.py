@@ -43,7 +43,7 @@ class Dockerflow:
     @Operation("GET /__version__", examples={200: (_VERSION,)})
     async def get_version(self, call: ApiRequest) -> ApiResponse[VersionBody]:
         """Return the version."""
-        return ApiResponse(200, self._health.version())
+        return ApiResponse(200, self._health.version)
 
     @Operation(
         "GET /__heartbeat__",

@@ -41,7 +41,7 @@ class Operation:
         token is needed.
     :ivar secret: whether the secret bearer token is needed.
     :ivar errors: errors that can occur besides those of every endpoint, of a token, and of a
-        JSON body.
+        body.
     :ivar status: the status of success.
     :ivar responses: descriptions of further responses by status.
     :ivar examples: bodies by status; those of the body's type unless given.
@@ -106,6 +106,6 @@ class Operation:
             kinds |= {Unauthorized, Forbidden, OAuthServerUnavailable}
         if self.secret:
             kinds.add(Unauthorized)
-        if self.body is not None:
+        if self.body is not None or self.accepts:
             kinds |= {RequestTimeout, PayloadTooLarge, UnsupportedMediaType}
         return frozenset(kinds)

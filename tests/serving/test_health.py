@@ -128,6 +128,6 @@ class HealthTests(SynchronousTestCase):
 
     def test_version_members(self) -> None:
         """The version has the members that Dockerflow requires."""
-        members = self.health.version()
+        members = self.health.version
         self.assertLessEqual({"source", "version", "commit", "build"}, set(members))
         self.assertEqual(members["version"], __version__)

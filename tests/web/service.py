@@ -140,7 +140,7 @@ class ApiCase(TestCase):
         self.api.add(OpenApi(self.api, public_url="http://api.example"))
         if self.secret is not None:
             self.api.add(AuthServerEndpoints(profiles=profiles, invalidator=invalidator))
-        self.site = self.api.site(reactor)
+        self.site = self.api.site()
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self._close)
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"

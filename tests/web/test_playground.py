@@ -71,7 +71,7 @@ class PageCase(SynchronousTestCase):
         dockerflow = Dockerflow(health=Health(clock), page=playground.page)
         api.add(playground)
         api.add(dockerflow)
-        self.site = api.site(clock)
+        self.site = api.site()
 
     def ask(self, path: str, host: str | None = "127.0.0.1:1111", **headers: str) -> Answer:
         """Send one request on a connection of its own."""
