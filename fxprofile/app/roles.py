@@ -12,15 +12,13 @@ from functools import partial
 
 from twisted.application.service import Service
 
-from fxprofile.app.services import RESULTS_VISIBILITY, Services
-from fxprofile.model.ports import Handler, IBucket, IQueue
+from fxprofile.app.services import Services
+from fxprofile.model.ports import IBucket, IQueue
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
 from fxprofile.settings.model import Role
-
-#: Results that a web process applies at one time.
-RESULT_SLOTS = 10
+from fxprofile.worker.poller import Poller
 
 
 class _Stopping(Service):
@@ -76,53 +74,32 @@ def add_images(services: Services) -> None:
 
 def add_worker(services: Services) -> None:
     """Add the worker role, which runs jobs: originals in, avatars and results out."""
-    settings, health = services.settings, services.health
+    health = services.health
     _create_folder(services, services.private_bucket)
     _create_folder(services, services.public_bucket)
-    _add_poller(
-        services,
-        "jobs",
-        services.jobs_queue,
-        services.job_runner.handle,
-        slots=settings.crunch.processes,
-        visibility_timeout=settings.queue.visibility_timeout,
-    )
+    _check_poller(services, "jobs", services.jobs_poller, services.jobs_queue)
     health.add("results queue", services.results_queue.check)
     health.add("private bucket", services.private_bucket.check)
     health.add("public bucket", services.public_bucket.check)
 
 
 def add_web(services: Services) -> None:
-    """Add the web role: the API, and the loops that apply results and repair failures."""
-    from fxprofile.uploads.repair import Repair
-
-    _create_folder(services, services.private_bucket)
-    _add_poller(services, "results", services.results_queue, services.selection.handle)
-    if services.events_queue is not None:
-        from fxprofile.profiles.account_events import AccountEvents
-
-        events = AccountEvents(
-            selection=services.selection,
-            invalidator=services.invalidator,
-            identity=services.identity,
-            metrics=services.metrics,
-        )
-        _add_poller(services, "events", services.events_queue, events.handle)
-    repair = Repair(
-        store=services.store,
-        outbox=services.outbox,
-        selection=services.selection,
-        intake=services.intake,
-        dead=services.dead_jobs_queue,
-        dead_results=services.dead_results_queue,
-        metrics=services.metrics,
-        clock=services.reactor,
-    )
-    services.started(repair)
-    _add_api(services)
+    """Add the web role: the API, and the loops behind it."""
+    add_web_loops(services)
+    add_api(services)
 
 
-def _add_api(services: Services) -> None:
+def add_web_loops(services: Services) -> None:
+    """Add the loops of the web role: apply results and account events, and repair failures."""
+    _check_poller(services, "results", services.results_poller, services.results_queue)
+    if services.events_poller is not None and services.events_queue is not None:
+        _check_poller(services, "events", services.events_poller, services.events_queue)
+    # It starts with the process; nothing else uses it.
+    _ = services.repair
+
+
+def add_api(services: Services) -> None:
+    """Add the API listener, with each group of endpoints."""
     from fxprofile.web.admission import UploadAdmission
     from fxprofile.web.api import Api
     from fxprofile.web.auth_server import AuthServerEndpoints
@@ -134,6 +111,7 @@ def _add_api(services: Services) -> None:
     from fxprofile.web.upload import UploadEndpoints
 
     settings, reactor, health = services.settings, services.reactor, services.health
+    _create_folder(services, services.private_bucket)
     secret = settings.secret_bearer_token
     api = Api(
         identity=services.identity,
@@ -200,28 +178,8 @@ def _create_folder(services: Services, bucket: IBucket) -> None:
         services.on_disk.append(("storage.directory", make_folder))
 
 
-def _add_poller(
-    services: Services,
-    name: str,
-    queue: IQueue,
-    handler: Handler,
-    *,
-    slots: int = RESULT_SLOTS,
-    visibility_timeout: float = RESULTS_VISIBILITY,
-) -> None:
-    """Add the loop that receives from a queue, and the checks of both."""
-    from fxprofile.worker.poller import Poller
-
-    poller = services.started(
-        Poller(
-            queue=queue,
-            handler=handler,
-            slots=slots,
-            visibility_timeout=visibility_timeout,
-            metrics=services.metrics,
-            clock=services.reactor,
-        )
-    )
+def _check_poller(services: Services, name: str, poller: Poller, queue: IQueue) -> None:
+    """Have the heartbeat check a poller and its queue."""
 
     async def is_healthy() -> bool:
         return poller.healthy

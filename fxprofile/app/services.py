@@ -8,7 +8,9 @@ that a process loads only what its role uses.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
 
@@ -19,7 +21,9 @@ from fxprofile import __version__
 from fxprofile.deferreds.services import Stack
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import ConfigError, StoreError
+from fxprofile.model.keys import new_id
 from fxprofile.model.ports import (
+    Handler,
     IBucket,
     ICruncher,
     IIdentity,
@@ -29,7 +33,8 @@ from fxprofile.model.ports import (
     IRateWindows,
     IRevocations,
 )
-from fxprofile.profiles.invalidation import ProfileInvalidator
+from fxprofile.profiles.account_events import AccountEvents
+from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
@@ -38,8 +43,10 @@ from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.repair import Repair
 from fxprofile.uploads.selection import Selection
 from fxprofile.worker.jobs import JobRunner
+from fxprofile.worker.poller import RETRY_DELAYS, Poller
 
 if TYPE_CHECKING:
     from fxprofile.drivers.aws.client.client import AwsClient
@@ -67,8 +74,12 @@ RESULTS_MAX_RECEIVES = 10
 S = TypeVar("S", bound=Service)
 
 
-class Drivers(TypedDict, total=False):
-    """The drivers that can be passed to :class:`Services` instead of the configured ones."""
+class Replacements(TypedDict, total=False):
+    """
+    What can be passed to :class:`Services` instead of what the settings describe.
+
+    Most are drivers.  The last four let a simulation decide about chance and load.
+    """
 
     files: Threads
     metrics: Metrics
@@ -84,6 +95,10 @@ class Drivers(TypedDict, total=False):
     cache: IProfileCache
     identity: IIdentity
     cruncher: ICruncher
+    new_id: Callable[[], str]
+    chance: Callable[[], float]
+    result_slots: int
+    retry_delays: tuple[float, ...]
 
 
 class Services:
@@ -95,11 +110,21 @@ class Services:
 
     :param reactor: the Twisted reactor; a test may pass a clock and every driver.
     :param read_only: create, upgrade and clean nothing: no schema, no folder.
-    :param drivers: used instead of the configured ones; the caller starts and stops them.
+    :param replacements: used instead of what the settings describe; the caller starts and stops
+        them.
     :ivar on_disk: what must exist before the reactor runs: a setting, and a blocking call that
         creates what it names.
     :ivar readiness: calls that return when the process can work, or raise.
     """
+
+    #: Makes the id of an upload.
+    new_id = staticmethod(new_id)
+    #: Returns random numbers from 0 to 1 for the jitter of retries.
+    chance = staticmethod(random.random)
+    #: Results and account events that a process handles at the same time.
+    result_slots = 10
+    #: See :class:`fxprofile.worker.poller.Poller`.
+    retry_delays = RETRY_DELAYS
 
     def __init__(
         self,
@@ -107,7 +132,7 @@ class Services:
         reactor: Any,
         *,
         read_only: bool = False,
-        **drivers: Unpack[Drivers],
+        **replacements: Unpack[Replacements],
     ) -> None:
         self.settings = settings
         self.reactor = reactor
@@ -118,7 +143,7 @@ class Services:
         self.readiness: list[Callable[[], Awaitable[object]]] = []
         self._read_only = read_only
         # An attribute that is set takes the place of the cached property of its name.
-        vars(self).update(drivers)
+        vars(self).update(replacements)
 
     def started(self, service: S) -> S:
         """Have a service started and stopped with the process."""
@@ -373,6 +398,7 @@ class Services:
                 updates=self.updates_queue,
                 metrics=self.metrics,
                 clock=self.reactor,
+                backoff=replace(RETRIES, chance=self.chance),
             )
         )
 
@@ -396,6 +422,7 @@ class Services:
             outbox=self.outbox,
             clock=self.reactor,
             heic=self.settings.crunch.heic,
+            new_id=self.new_id,
         )
 
     @cached_property
@@ -424,6 +451,74 @@ class Services:
             threads=self.files,
             metrics=self.metrics,
             clock=self.reactor,
+        )
+
+    # What runs in the background.
+
+    @cached_property
+    def repair(self) -> Repair:
+        """The loops that resend, expire and clean up."""
+        return self.started(
+            Repair(
+                store=self.store,
+                outbox=self.outbox,
+                selection=self.selection,
+                intake=self.intake,
+                dead=self.dead_jobs_queue,
+                dead_results=self.dead_results_queue,
+                metrics=self.metrics,
+                clock=self.reactor,
+                owner=self.new_id(),
+            )
+        )
+
+    @cached_property
+    def jobs_poller(self) -> Poller:
+        """Receives jobs, as many at the same time as images can be crunched."""
+        return self._poller(
+            self.jobs_queue,
+            self.job_runner.handle,
+            slots=self.settings.crunch.processes,
+            visibility_timeout=self.settings.queue.visibility_timeout,
+        )
+
+    @cached_property
+    def results_poller(self) -> Poller:
+        """Receives the results of jobs."""
+        return self._poller(self.results_queue, self.selection.handle)
+
+    @cached_property
+    def events_poller(self) -> Poller | None:
+        """Receives account events, if configured."""
+        if self.events_queue is None:
+            return None
+        events = AccountEvents(
+            selection=self.selection,
+            invalidator=self.invalidator,
+            identity=self.identity,
+            metrics=self.metrics,
+        )
+        return self._poller(self.events_queue, events.handle)
+
+    def _poller(
+        self,
+        queue: IQueue,
+        handler: Handler,
+        *,
+        slots: int | None = None,
+        visibility_timeout: float = RESULTS_VISIBILITY,
+    ) -> Poller:
+        return self.started(
+            Poller(
+                queue=queue,
+                handler=handler,
+                slots=slots or self.result_slots,
+                visibility_timeout=visibility_timeout,
+                metrics=self.metrics,
+                clock=self.reactor,
+                chance=self.chance,
+                retry_delays=self.retry_delays,
+            )
         )
 
     # Listeners.

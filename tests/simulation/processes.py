@@ -1,26 +1,20 @@
 """
-The processes of a world: web heads and workers, of the very parts that the daemon has.
+The processes of a world: web heads and workers, built as the daemon builds them.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, Unpack
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
+from fxprofile.app.roles import add_web_loops, add_worker
+from fxprofile.app.services import Replacements, Services
 from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
-from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
-from fxprofile.profiles.read import Profiles
+from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.uploads.accept import Intake
-from fxprofile.uploads.outbox import Outbox
-from fxprofile.uploads.repair import Repair
-from fxprofile.uploads.selection import Selection
-from fxprofile.worker.jobs import JobRunner
-from fxprofile.worker.poller import Poller
 from tests.simulation.drivers import SimCruncher, SimDriver
 from tests.simulation.ledger import IMAGES
 from tests.support.fakes.threads import InlineThreads
@@ -44,6 +38,14 @@ _ERRORS: dict[str, type[DriverError]] = {
 }
 
 
+@cache
+def settings(slots: int) -> Settings:
+    """The settings of a process that crunches so many images at the same time."""
+    return Settings(
+        images={"url": IMAGES}, monogram={"enabled": False}, crunch={"processes": slots}
+    )
+
+
 class OwnClock:
     """The clock of one machine, which is never quite right."""
 
@@ -64,11 +66,14 @@ class Process:
     A process.
 
     :cvar kind: what it is called in traces.
+    :cvar services_used: the services of its role that can be given a mistake.
     :ivar dead: whether it was killed: none of its calls will ever return.
     :ivar stopping: whether it was asked to end.
     """
 
     kind = "process"
+    services_used: tuple[str, ...] = ()
+    services: Services
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
@@ -76,21 +81,36 @@ class Process:
         self.dead = False
         self.stopping = False
         self.clock: Any = OwnClock(world.clock, world.rng.uniform(-2, 2))
-        self.services: list[Service] = []
 
     def driver(self, name: str) -> Any:
         """A driver of this process."""
         return SimDriver(self, name, self.world.shared[name], _ERRORS[name])
 
+    def build(self, *, slots: int, **replacements: Unpack[Replacements]) -> Services:
+        """Build the services of this process as the daemon does, with simulated drivers."""
+        world = self.world
+        services = Services(
+            settings(slots),
+            self.clock,
+            metrics=world.metrics,
+            new_id=lambda: f"{world.rng.getrandbits(128):032x}",
+            chance=world.rng.random,
+            retry_delays=world.weather.retry_delays,
+            **replacements,
+        )
+        for name in self.services_used:
+            if name in world.mistakes:
+                getattr(services, name).__class__ = world.mistakes[name]
+        return services
+
     def start(self) -> None:
         """Start it."""
-        for service in self.services:
-            service.startService()
+        self.services.stack.startService()
 
-    def stop(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[None]:
         """Ask it to end."""
         self.stopping = True
-        return DeferredList([maybeDeferred(service.stopService) for service in self.services])
+        return self.services.stack.stopService()
 
     def kill(self) -> None:
         """Kill it, at whatever it is; somebody starts another one."""
@@ -105,113 +125,50 @@ class Process:
 
 
 class Head(Process):
-    """
-    A web head, without its HTTP.
-
-    :cvar selection_class: and the like: what it is made of, for who wants another one.
-    """
+    """A web process without its HTTP."""
 
     kind = "head"
-    selection_class = Selection
-    intake_class = Intake
-    invalidator_class = ProfileInvalidator
-    repair_class = Repair
-    poller_class = Poller
+    services_used = ("selection", "intake", "invalidator", "repair", "results_poller")
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
-        store, jobs = self.driver("store"), self.driver("jobs")
-        outbox = Outbox(jobs=jobs, store=store, clock=self.clock)
-        cache = self.driver("cache")
-        invalidator = self.invalidator_class(
-            cache=cache,
-            updates=None,
-            metrics=world.metrics,
-            clock=self.clock,
-            backoff=replace(RETRIES, chance=world.rng.random),
-        )
-        self.profiles = Profiles(
+        self.services = self.build(
+            slots=1,
+            store=self.driver("store"),
+            private_bucket=self.driver("private"),
+            jobs_queue=self.driver("jobs"),
+            results_queue=self.driver("results"),
+            dead_jobs_queue=self.driver("dead"),
+            dead_results_queue=self.driver("dead results"),
+            cache=self.driver("cache"),
             identity=world.identity,
-            store=store,
-            cache=cache,
-            invalidator=invalidator,
-            metrics=world.metrics,
-            clock=self.clock,
-            image_template=IMAGES,
-            monogram_url=None,
+            result_slots=world.rng.choice((1, 3, 10)),
         )
-        self.selection = self.selection_class(
-            store=store,
-            outbox=outbox,
-            invalidator=invalidator,
-            metrics=world.metrics,
-            clock=self.clock,
-        )
-        self.intake = self.intake_class(
-            private=self.driver("private"),
-            store=store,
-            outbox=outbox,
-            clock=self.clock,
-            new_id=lambda: f"{world.rng.getrandbits(128):032x}",
-        )
-        repair = self.repair_class(
-            store=store,
-            outbox=outbox,
-            selection=self.selection,
-            intake=self.intake,
-            dead=self.driver("dead"),
-            dead_results=self.driver("dead results"),
-            metrics=world.metrics,
-            clock=self.clock,
-            owner=name,
-        )
-        poller = self.poller_class(
-            queue=self.driver("results"),
-            handler=self.selection.handle,
-            slots=world.rng.choice((1, 3, 10)),
-            visibility_timeout=RESULTS_VISIBILITY,
-            metrics=world.metrics,
-            clock=self.clock,
-            chance=world.rng.random,
-            retry_delays=world.weather.retry_delays,
-        )
-        self.services = [invalidator, repair, poller]
+        add_web_loops(self.services)
+        self.profiles = self.services.profiles
+        self.selection = self.services.selection
+        self.intake = self.services.intake
 
 
 class Worker(Process):
-    """
-    A worker.
-
-    :cvar runner_class: and the like: what it is made of, for who wants another one.
-    """
+    """A worker."""
 
     kind = "worker"
-    runner_class = JobRunner
-    poller_class = Poller
+    services_used = ("job_runner", "jobs_poller")
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
         slots = world.rng.choice((1, 2, 4))
-        runner = self.runner_class(
-            private=self.driver("private"),
-            public=self.driver("public"),
-            results=self.driver("results"),
-            cruncher=SimCruncher(self, slots),
-            threads=InlineThreads(),
-            metrics=world.metrics,
-            clock=self.clock,
-        )
-        poller = self.poller_class(
-            queue=self.driver("jobs"),
-            handler=runner.handle,
+        self.services = self.build(
             slots=slots,
-            visibility_timeout=JOBS_VISIBILITY,
-            metrics=world.metrics,
-            clock=self.clock,
-            chance=world.rng.random,
-            retry_delays=world.weather.retry_delays,
+            private_bucket=self.driver("private"),
+            public_bucket=self.driver("public"),
+            jobs_queue=self.driver("jobs"),
+            results_queue=self.driver("results"),
+            cruncher=SimCruncher(self, slots),
+            files=InlineThreads(),
         )
-        self.services = [poller]
+        add_worker(self.services)
 
 
 #: One for all worlds: nobody looks at these figures, and they are slow to make.

@@ -19,7 +19,6 @@ from fxprofile.uploads.selection import Selection
 from fxprofile.worker.jobs import JobRunner
 from fxprofile.worker.poller import Outcome, Poller
 from tests.simulation.ledger import Violation
-from tests.simulation.processes import Head, Worker
 from tests.simulation.state import MemoryState
 from tests.simulation.world import World
 from tests.support.fakes.store import MemoryProfileStore
@@ -135,18 +134,12 @@ class CarelessTests(SynchronousTestCase):
         within: int = 100,
         state: type[MemoryState] = MemoryState,
         world: type[World] = World,
-        **parts: Any,
+        **mistakes: type,
     ) -> None:
         """Some world goes wrong, and says what."""
-        kinds = {
-            "head": type("Careless", (Head,), {n: p for n, p in parts.items() if n in vars(Head)}),
-            "worker": type(
-                "Careless", (Worker,), {n: p for n, p in parts.items() if n in vars(Worker)}
-            ),
-        }
         for seed in range(within):
             try:
-                world(seed, state=state(), **kinds).run()
+                world(seed, state=state(), mistakes=mistakes).run()
             except Violation as violation:
                 if text in str(violation):
                     return
@@ -154,39 +147,41 @@ class CarelessTests(SynchronousTestCase):
 
     def test_forgetful_selection(self) -> None:
         """Pictures that no row knows are found."""
-        self.finds("pictures that nobody knows", selection_class=ForgetfulSelection)
+        self.finds("pictures that nobody knows", selection=ForgetfulSelection)
 
     def test_hasty_runner(self) -> None:
         """An avatar that is selected without its pictures is found."""
-        self.finds("is selected without its picture", runner_class=HastyRunner)
+        self.finds("is selected without its picture", job_runner=HastyRunner)
 
     def test_trusting_runner(self) -> None:
         """So is one whose pictures are gone."""
-        self.finds("without its picture", runner_class=TrustingRunner)
+        self.finds("without its picture", job_runner=TrustingRunner)
 
     def test_soft_runner(self) -> None:
         """A good image that failed is found."""
-        self.finds("is good", runner_class=SoftRunner)
+        self.finds("is good", job_runner=SoftRunner)
 
     def test_hasty_intake(self) -> None:
         """A good upload that was accepted and has lost its original is found."""
-        self.finds("accepted without its original", intake_class=HastyIntake)
+        self.finds("accepted without its original", within=300, intake=HastyIntake)
 
     def test_idle_repair(self) -> None:
         """A job that is never sent is found."""
-        self.finds("something goes on for ever", repair_class=IdleRepair)
+        self.finds("something goes on for ever", repair=IdleRepair)
 
     def test_hasty_poller(self) -> None:
         """Work that is lost with its process is found."""
-        self.finds("", poller_class=HastyPoller)
+        self.finds("", results_poller=HastyPoller, jobs_poller=HastyPoller)
 
     def test_frail_poller(self) -> None:
         """A loop that has ended is found."""
-        self.finds("something goes on for ever", poller_class=FrailPoller)
+        self.finds(
+            "something goes on for ever", results_poller=FrailPoller, jobs_poller=FrailPoller
+        )
 
     def test_silent_changes(self) -> None:
         """A profile that is kept although it has changed is found."""
-        self.finds("an old profile", invalidator_class=SilentInvalidator)
+        self.finds("an old profile", invalidator=SilentInvalidator)
 
     def test_store(self) -> None:
         """A store that selects whatever comes last is found."""

@@ -14,7 +14,7 @@ nothing is done for ever.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -83,7 +83,7 @@ class World:
 
     :param seed: of all its chance.
     :param state: its store; one in memory if left out.
-    :param head: and ``worker``: what its processes are.
+    :param mistakes: careless classes, by the service of its processes that they replace.
     :param trace: where to note every call, if it is wanted.
     :ivar violations: what was found to be wrong.
     :ivar kept_may_be_old: whether somebody died, or was not answered, between a change of a
@@ -96,14 +96,12 @@ class World:
         seed: int,
         *,
         state: State | None = None,
-        head: type[Head] = Head,
-        worker: type[Worker] = Worker,
+        mistakes: Mapping[str, type] | None = None,
         trace: list[str] | None = None,
     ) -> None:
         self.seed = seed
         self.state = state or MemoryState()
-        self._head = head
-        self._worker = worker
+        self.mistakes = mistakes or {}
         self.rng = rng = Random(seed)
         self.clock = Clock()
         self.clock.advance(BIRTH)
@@ -173,9 +171,9 @@ class World:
     def _begin(self) -> None:
         rng = self.rng
         for _ in range(rng.choice((1, 2, 3))):
-            self._start(self._head)
+            self._start(Head)
         for _ in range(rng.choice((1, 1, 2))):
-            self._start(self._worker)
+            self._start(Worker)
         for number in range(rng.choice((1, 1, 2, 3))):
             user = User(self, f"{number + 1:032x}")
             living = Deferred.fromCoroutine(user.live(rng.randint(1, 8)))

@@ -13,17 +13,14 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from fxprofile.app.services import Services
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.memory.cache import MemoryProfileCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.keys import VARIANTS
 from fxprofile.model.messages import Job, Result, ResultStatus
-from fxprofile.profiles.invalidation import ProfileInvalidator
-from fxprofile.telemetry.metrics import Metrics
-from fxprofile.uploads.accept import Intake
-from fxprofile.uploads.outbox import Outbox
-from fxprofile.uploads.selection import Selection
+from fxprofile.settings.model import Settings
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.flaky import Flaky
 from tests.support.fakes.store import MemoryProfileStore
@@ -52,7 +49,6 @@ class CoreTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_000_000)
-        self.metrics = Metrics()
         self.diary: list[str] = []
         self.rows = MemoryProfileStore()
         self.originals = MemoryBucket(self.clock)
@@ -63,25 +59,22 @@ class CoreTestCase(SynchronousTestCase):
         self.jobs = Flaky(self.jobs_queue, "jobs", self.diary)
         self.updates = Flaky(self.updates_queue)
         self.cache = Flaky(MemoryProfileCache(self.clock, ttl=3600))
-        self.outbox = Outbox(jobs=self.jobs, store=self.store, clock=self.clock)
-        self.invalidator = ProfileInvalidator(
-            cache=self.cache, updates=self.updates, metrics=self.metrics, clock=self.clock
-        )
-        self.selection = Selection(
-            store=self.store,
-            outbox=self.outbox,
-            invalidator=self.invalidator,
-            metrics=self.metrics,
-            clock=self.clock,
-        )
         ids = itertools.count(1)
-        self.intake = Intake(
-            private=self.private,
+        self.services = Services(
+            Settings(),
+            self.clock,
             store=self.store,
-            outbox=self.outbox,
-            clock=self.clock,
+            private_bucket=self.private,
+            jobs_queue=self.jobs,
+            updates_queue=self.updates,
+            cache=self.cache,
             new_id=lambda: make_id(next(ids)),
         )
+        self.metrics = self.services.metrics
+        self.outbox = self.services.outbox
+        self.invalidator = self.services.invalidator
+        self.selection = self.services.selection
+        self.intake = self.services.intake
         self.logged: list[str] = []
         globalLogPublisher.addObserver(self._log)
         self.addCleanup(globalLogPublisher.removeObserver, self._log)
