@@ -7,10 +7,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -34,10 +32,6 @@ from fxprofile.settings.model import Settings
 MAX_MESSAGES: Final = 10
 MAX_WAIT: Final = 20
 MAX_VISIBILITY: Final = 43200
-
-#: Seconds that a message can be hidden in all, counted from its receive.  SQS starts to count
-#: a little earlier than we do, and refuses a timeout that exceeds its limit.
-MAX_HIDDEN: Final = MAX_VISIBILITY - 60
 
 #: Seconds without progress after which a call fails; a long poll has its wait in addition.
 TIMEOUT: Final = 10.0
@@ -75,14 +69,6 @@ def sqs_queue(
     )
 
 
-@dataclass
-class _Lease:
-    """When a message was received, and when it becomes visible again."""
-
-    received: float
-    ends: float
-
-
 @implementer(IQueue)
 class SqsQueue(Service):
     """
@@ -111,11 +97,10 @@ class SqsQueue(Service):
         self._visibility_timeout = visibility_timeout
         endpoint, region = endpoint_of(url)
         self._service = client.service("sqs", endpoint_url=endpoint_url or endpoint, region=region)
-        self._deletes = Batcher(self._clock, partial(self._batch, "DeleteMessageBatch"))
-        self._extensions = Batcher(
-            self._clock, partial(self._batch, "ChangeMessageVisibilityBatch")
-        )
-        self._leases: WeakKeyDictionary[Message, _Lease] = WeakKeyDictionary()
+        self._deletes = self._batcher("DeleteMessageBatch")
+        self._extensions = self._batcher("ChangeMessageVisibilityBatch")
+        # When a message becomes visible again.
+        self._leases: WeakKeyDictionary[Message, float] = WeakKeyDictionary()
         self._polls: set[Deferred[list[Message]]] = set()
 
     def stopService(self) -> Deferred[None]:
@@ -197,7 +182,7 @@ class SqsQueue(Service):
                 continue
             # A weak dictionary would keep an older equal key, and lose the lease with it.
             self._leases.pop(message, None)
-            self._leases[message] = _Lease(now, now + hidden)
+            self._leases[message] = now + hidden
             messages.append(message)
         return messages
 
@@ -213,42 +198,38 @@ class SqsQueue(Service):
         Deferred.fromCoroutine(self.extend(message=message, visibility=0)).addErrback(failed)
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        lease = self._lease(message)
+        self._check_lease(message)
         now = self._clock.seconds()
-        left = int(lease.received + MAX_HIDDEN - now)
-        if lease.ends <= now or left <= 0:
-            raise LeaseLost(f"message {message.message_id} of {self.name}: the lease has expired")
-        seconds = min(left, math.ceil(max(0, visibility)))
-        entry = {"ReceiptHandle": message.receipt_handle, "VisibilityTimeout": seconds}
+        seconds = min(MAX_VISIBILITY, math.ceil(max(0, visibility)))
         try:
-            with _queue_errors():
-                await self._extensions.add(entry)
-        except EntryRefused as error:
-            text = f"sqs:ChangeMessageVisibilityBatch {self._url}: {error}"
+            await self._extensions.add(
+                {"ReceiptHandle": message.receipt_handle, "VisibilityTimeout": seconds}
+            )
+        except AwsError as error:
             if _is_lease_lost(error):
-                lease.ends = self._clock.seconds()
-                raise LeaseLost(text) from error
-            raise QueueError(text) from error
-        lease.ends = now + seconds
+                self._leases[message] = self._clock.seconds()
+                raise LeaseLost(str(error)) from error
+            raise QueueError(str(error)) from error
+        self._leases[message] = now + seconds
 
     async def delete(self, *, message: Message) -> None:
-        if self._lease(message).ends <= self._clock.seconds():
-            return
-        try:
-            with _queue_errors():
+        with suppress(LeaseLost):
+            self._check_lease(message)
+            try:
                 await self._deletes.add({"ReceiptHandle": message.receipt_handle})
-        except EntryRefused as error:
-            if not _is_lease_lost(error):
-                raise QueueError(f"sqs:DeleteMessageBatch {self._url}: {error}") from error
+            except AwsError as error:
+                if not _is_lease_lost(error):
+                    raise QueueError(str(error)) from error
 
-    def _lease(self, message: Message) -> _Lease:
+    def _check_lease(self, message: Message) -> None:
         """
-        The lease as far as this process knows: SQS may accept a receipt handle after another
-        worker has received the message.  Only SQS knows the lease of a message that another
-        object received.
+        Raise LeaseLost if the lease has expired, because SQS may accept its receipt handle
+        even after another worker has received the message.
+
+        Only SQS knows the lease of a message that another object received.
         """
-        known = self._leases.get(message)
-        return known or _Lease(self._clock.seconds(), float("inf"))
+        if self._leases.get(message, float("inf")) <= self._clock.seconds():
+            raise LeaseLost(f"message {message.message_id} of {self.name}: the lease has expired")
 
     async def depth(self) -> QueueDepth:
         names = (
@@ -264,9 +245,12 @@ class SqsQueue(Service):
     async def check(self) -> None:
         await self._call("GetQueueAttributes", {"AttributeNames": ["QueueArn"]})
 
-    async def _batch(self, operation: str, entries: Sequence[Members]) -> Members:
-        parameters = {"QueueUrl": self._url, "Entries": entries}
-        return (await self._service.call(operation, parameters, timeout=TIMEOUT)).members
+    def _batcher(self, operation: str) -> Batcher:
+        async def send(entries: Sequence[Members]) -> Members:
+            parameters = {"QueueUrl": self._url, "Entries": entries}
+            return (await self._service.call(operation, parameters, timeout=TIMEOUT)).members
+
+        return Batcher(self._clock, f"sqs:{operation} {self._url}", send)
 
     async def _call(
         self,
@@ -275,13 +259,15 @@ class SqsQueue(Service):
         timeout: float = TIMEOUT,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> Members:
-        with _queue_errors():
+        try:
             response = await self._service.call(
                 operation,
                 {"QueueUrl": self._url, **parameters},
                 timeout=timeout,
                 max_attempts=max_attempts,
             )
+        except AwsError as error:
+            raise QueueError(str(error)) from error
         return response.members
 
     def __repr__(self) -> str:
@@ -306,14 +292,6 @@ def endpoint_of(url: str) -> tuple[str | None, str | None]:
         return None, host.split(".")[0] if host.count(".") == 3 else None
     match = _REGION.fullmatch(host)
     return f"{parts.scheme}://{parts.netloc}", match.group(1) if match else None
-
-
-@contextmanager
-def _queue_errors() -> Iterator[None]:
-    try:
-        yield
-    except AwsError as error:
-        raise QueueError(str(error)) from error
 
 
 def _message(members: Members, now: float) -> Message | None:
@@ -342,6 +320,7 @@ def _md5(body: str) -> str:
     return hashlib.md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
-def _is_lease_lost(error: EntryRefused) -> bool:
+def _is_lease_lost(error: AwsError) -> bool:
     """Whether the code, such as ``AWS.SimpleQueueService.MessageNotInflight``, means so."""
-    return re.split(r"[.#]", error.code)[-1] in LEASE_LOST
+    code = re.split(r"[.#]", error.code)[-1]
+    return isinstance(error, EntryRefused) and code in LEASE_LOST

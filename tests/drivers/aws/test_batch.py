@@ -22,7 +22,7 @@ class BatcherTests(SynchronousTestCase):
         self.clock = Clock()
         self.batches: list[list[Any]] = []
         self.answers: list[Deferred[Any]] = []
-        self.batcher = Batcher(self.clock, self.send)
+        self.batcher = Batcher(self.clock, "sqs:Batch", self.send)
 
     async def send(self, entries: Sequence[Any]) -> Any:
         self.assertEqual(len({entry["Id"] for entry in entries}), len(entries))
@@ -104,7 +104,7 @@ class BatcherTests(SynchronousTestCase):
         )
         self.successResultOf(good)
         error = self.failureResultOf(bad, EntryRefused).value
-        self.assertEqual((error.code, str(error)), ("X", "X: no"))
+        self.assertEqual((error.code, str(error)), ("X", "sqs:Batch: X: no"))
         self.assertEqual(len(self.batches), 1)
 
     def test_a_failed_entry_is_retried_three_times(self) -> None:

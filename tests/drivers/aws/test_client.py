@@ -13,7 +13,13 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
-from fxprofile.drivers.aws.client.errors import AwsError, AwsMalformed, AwsRefused, AwsUnreachable
+from fxprofile.drivers.aws.client.errors import (
+    AwsError,
+    AwsMalformed,
+    AwsRefused,
+    AwsTimeout,
+    AwsUnreachable,
+)
 from fxprofile.drivers.aws.client.payload import StreamPayload
 from tests.drivers.aws.client_case import GET, TOKEN, ClientCase
 from tests.drivers.aws.server import (
@@ -125,7 +131,7 @@ class ResponseTests(ClientCase):
 
         _, s3 = self.serve(dripping)
         work = s3.call("ListObjectsV2", {"Bucket": "bucket"}, timeout=0.2, max_attempts=1)
-        await self.error(AwsUnreachable, work)
+        await self.error(AwsTimeout, work)
 
     async def test_an_error_is_one_line(self) -> None:
         """The text of an error is one line, even if the message of AWS has several."""

@@ -18,6 +18,7 @@ from fxprofile.drivers.aws.client.call import is_retryable, is_throttled
 from fxprofile.drivers.aws.client.errors import (
     AwsMalformed,
     AwsRefused,
+    AwsTimeout,
     AwsUnreachable,
     NoCredentials,
 )
@@ -134,7 +135,7 @@ class RetryTests(ClientCase):
     async def test_a_second_timeout_is_final(self) -> None:
         """A call is not retried after its second timeout, even if other attempts are left."""
         server, s3 = self.serve(hang, xml_error(503, "SlowDown"), hang, answer(204))
-        await self.error(AwsUnreachable, s3.call("DeleteObject", GET, timeout=0.1))
+        await self.error(AwsTimeout, s3.call("DeleteObject", GET, timeout=0.1))
         self.assertEqual(len(server.seen), 3)
 
     async def test_a_cancelled_call_ends_its_connection(self) -> None:

@@ -7,7 +7,7 @@ import gc
 from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.drivers.aws.client.errors import AwsError
-from fxprofile.drivers.aws.sqs import MAX_HIDDEN, STOP_GRACE
+from fxprofile.drivers.aws.sqs import MAX_VISIBILITY, STOP_GRACE
 from fxprofile.model.errors import LeaseLost, QueueError
 from fxprofile.model.messages import Message
 from tests.drivers.aws.sqs_case import QueueCase, entry
@@ -103,24 +103,11 @@ class LeaseTests(QueueCase):
 
     def test_an_extension_has_whole_seconds(self) -> None:
         """An extension is rounded up to whole seconds, and limited to the maximum."""
-        for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, MAX_HIDDEN)):
+        for wanted, said in ((0, 0), (0.2, 1), (29.6, 30), (1e9, MAX_VISIBILITY)):
             [message] = self.receive(entry())
             self.start(self.queue.extend(message=message, visibility=wanted))
             self.assertEqual(self.entries()[0]["VisibilityTimeout"], said)
             self.succeed()
-
-    def test_a_message_is_hidden_for_twelve_hours_at_most(self) -> None:
-        """After twelve hours the lease of a message is lost."""
-        [message] = self.receive(entry())
-        self.start(self.queue.extend(message=message, visibility=1e9))
-        self.succeed()
-        self.clock.advance(MAX_HIDDEN - 100)
-        self.start(self.queue.extend(message=message, visibility=300))
-        self.assertEqual(self.entries()[0]["VisibilityTimeout"], 100)
-        self.succeed()
-        self.clock.advance(99.5)
-        extending = self.start(self.queue.extend(message=message, visibility=300))
-        self.failureResultOf(extending, LeaseLost)
 
     def test_an_invalid_receipt_is_a_lost_lease(self) -> None:
         """Every error code for an expired receipt handle raises LeaseLost."""

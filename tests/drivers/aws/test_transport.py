@@ -15,7 +15,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IBodyProducer
 from zope.interface.verify import verifyObject
 
-from fxprofile.drivers.aws.client.errors import AwsUnreachable
+from fxprofile.drivers.aws.client.errors import AwsTimeout, AwsUnreachable
 from fxprofile.drivers.aws.client.payload import BytesPayload, StreamPayload
 from fxprofile.drivers.aws.client.transport import (
     BUFFER,
@@ -242,7 +242,7 @@ class ResponseStreamTests(SynchronousTestCase):
         """A piece that does not arrive in time is an error, and the connection is dropped."""
         waiting = self.next()
         self.clock.advance(10)
-        self.assertTrue(self.failureResultOf(waiting, AwsUnreachable).value.timed_out)
+        self.failureResultOf(waiting, AwsTimeout)
         self.assertEqual(self.transport.calls, ["stop", "resume"])
         self.assert_ended()
 

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fxprofile.drivers.aws.client.errors import AwsError
+from fxprofile.drivers.aws.client.errors import AwsError, AwsRefused
 from fxprofile.drivers.aws.client.wire import Members
 
 #: SQS's limits on a batch: entries, and bytes of the whole request.
@@ -38,16 +38,8 @@ _log = Logger()
 SendBatch = Callable[[Sequence[Members]], Awaitable[Members]]
 
 
-class EntryRefused(Exception):
-    """
-    AWS accepted the batch and refused one entry of it.
-
-    :ivar code: AWS's error code.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
+class EntryRefused(AwsRefused):
+    """AWS accepted the batch and refused one entry of it."""
 
 
 @dataclass
@@ -66,14 +58,14 @@ class Batcher:
     iteration.  While one is in flight, entries wait until it is done, a batch is full, or the
     linger time has passed.
 
-    :param send: calls the batch operation.
-    :param linger: seconds.
+    :param name: of the operation, for the text of an error.
+    :param send: calls the operation.
     """
 
-    def __init__(self, clock: IReactorTime, send: SendBatch, linger: float = LINGER) -> None:
+    def __init__(self, clock: IReactorTime, name: str, send: SendBatch) -> None:
         self._clock = clock
+        self._name = name
         self._send = send
-        self._linger = linger
         self._waiting: deque[_Entry] = deque()
         self._in_flight: set[Deferred[None]] = set()
         self._timer: IDelayedCall | None = None
@@ -100,7 +92,7 @@ class Batcher:
         if len(self._waiting) >= MAX_ENTRIES:
             self._flush()
         elif self._timer is None:
-            linger = self._linger if self._in_flight else 0
+            linger = LINGER if self._in_flight else 0
             self._timer = self._clock.callLater(linger, self._flush)
 
     def _flush(self) -> None:
@@ -154,13 +146,14 @@ class Batcher:
     def _retry_or_fail(self, entry: _Entry, result: Members) -> None:
         entry.attempts += 1
         if result.get("SenderFault") or entry.attempts >= ATTEMPTS:
-            code, message = result.get("Code", "NoResult"), result.get("Message", "")
-            _fail(entry, EntryRefused(str(code), str(message)))
+            code = str(result.get("Code", "NoResult"))
+            text = f"{self._name}: {code}: {result.get('Message', '')}"
+            _fail(entry, EntryRefused(text, code=code))
         else:
             self._start(self._enqueue_later(entry))
 
     async def _enqueue_later(self, entry: _Entry) -> None:
-        await deferLater(self._clock, self._linger * 2**entry.attempts)
+        await deferLater(self._clock, LINGER * 2**entry.attempts)
         self._enqueue(entry)
 
 

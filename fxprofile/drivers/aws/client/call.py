@@ -30,6 +30,7 @@ from fxprofile.drivers.aws.client.errors import (
     AwsError,
     AwsMalformed,
     AwsRefused,
+    AwsTimeout,
     AwsUnreachable,
 )
 from fxprofile.drivers.aws.client.payload import BytesPayload, StreamPayload
@@ -239,7 +240,7 @@ class ServiceCall:
         except AwsUnreachable as error:
             problem = error
         except WaitTimeout:
-            problem = AwsUnreachable(f"no whole response within {limit:g} s", timed_out=True)
+            problem = AwsTimeout(f"no complete response within {limit:g} s")
         except OverflowError as error:
             raise self._error(AwsMalformed(str(error), code="TooLong")) from error
         if response.status >= 300:
@@ -301,8 +302,7 @@ class ServiceCall:
 
     def _error(self, problem: AwsError) -> AwsError:
         """Return the error with the call, the attempt and the request ids in its text."""
-        if isinstance(problem, AwsUnreachable):
-            self._timeouts += problem.timed_out
+        self._timeouts += isinstance(problem, AwsTimeout)
         details = [f"attempt {self._attempt}"]
         if self._response is not None:
             request = f"request {_request_id(self._response)}"

@@ -12,13 +12,15 @@ class AwsError(Exception):
     The text names the call, the outcome and the request ids that AWS support asks for.  It
     never holds a secret.
 
-    :ivar code: AWS's error code, or one of this client's if there was no response.
+    :ivar code: AWS's error code, or that of the class if there was no error response.
     :ivar status: the HTTP status of the response; None if there was none.
     """
 
-    def __init__(self, text: str, *, code: str, status: int | None = None) -> None:
+    code = "Failed"
+
+    def __init__(self, text: str, *, code: str | None = None, status: int | None = None) -> None:
         super().__init__(text)
-        self.code = code
+        self.code = code or self.code
         self.status = status
 
 
@@ -27,37 +29,30 @@ class AwsRefused(AwsError):
 
 
 class AwsUnreachable(AwsError):
-    """
-    No response arrived, or only a part of one.
+    """No response arrived, or only a part of one."""
 
-    :ivar timed_out: whether the server was silent for too long.
-    """
+    code = "Unreachable"
 
-    def __init__(
-        self,
-        text: str,
-        *,
-        code: str = "Unreachable",
-        status: int | None = None,
-        timed_out: bool = False,
-    ) -> None:
-        super().__init__(text, code=code, status=status)
-        self.timed_out = timed_out
+
+class AwsTimeout(AwsUnreachable):
+    """The server made no progress for too long."""
+
+    code = "Timeout"
 
 
 class AwsMalformed(AwsError):
     """The response is not a valid response of the service."""
 
+    code = "Malformed"
+
 
 class NoCredentials(AwsError):
     """The credential chain found no access key, or could not refresh an expired one."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, code="NoCredentials")
+    code = "NoCredentials"
 
 
 class PayloadLengthError(AwsError):
     """A streamed payload was shorter or longer than announced."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text, code="IncompleteBody")
+    code = "IncompleteBody"

@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from fxprofile.drivers.aws.client.errors import AwsMalformed, AwsUnreachable
+from fxprofile.drivers.aws.client.errors import AwsMalformed, AwsTimeout, AwsUnreachable
 from fxprofile.drivers.aws.client.payload import Payload
 
 #: Bytes of a response that are buffered before the server has to wait.
@@ -194,8 +194,7 @@ class ResponseStream(Protocol):
                 await self._waiter.addTimeout(self._timeout, self._clock)
             except WaitTimeout:
                 self._close()
-                text = f"no data for {self._timeout:g} s"
-                raise AwsUnreachable(text, timed_out=True) from None
+                raise AwsTimeout(f"no data for {self._timeout:g} s") from None
             except BaseException:
                 self._close()
                 raise
@@ -308,8 +307,7 @@ class Transport:
             if producer.failure is not None:
                 producer.failure.raiseException()
             if idle.expired:
-                text = f"no progress for {timeout:g} s"
-                raise AwsUnreachable(text, timed_out=True) from None
+                raise AwsTimeout(f"no progress for {timeout:g} s") from None
             raise AwsUnreachable(describe(error)) from error
         finally:
             idle.end()

@@ -140,9 +140,9 @@ class WireProtocol:
                 {"status_code": status, "headers": HeadersDict(headers), "body": body}, shape
             )
         except Exception as error:
-            raise AwsMalformed(f"{type(error).__name__}: {error}", code="Malformed") from error
+            raise AwsMalformed(f"{type(error).__name__}: {error}") from error
         if not isinstance(parsed, dict):
-            raise AwsMalformed("not a structure", code="Malformed")
+            raise AwsMalformed("not a structure")
         return status, parsed
 
 
