@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import click
 
 from fxprofile.admin.shared.commands import AdminGroup, Answer, Problem, with_tools
 from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head, record_members
-from fxprofile.admin.shared.output import duration, moment, size, table
+from fxprofile.admin.shared.output import Members, duration, moment, pairs, size
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.model.avatars import REASONS, Status
 from fxprofile.model.keys import (
@@ -114,27 +113,14 @@ def _members(info: ObjectInfo | None) -> dict[str, object] | None:
     return {"key": info.key, "bytes": info.length, "modified": moment(info.modified)}
 
 
-def _text(about: Mapping[str, Any]) -> str:
-    error = about["error"]
-    explained = [("error", f"{error}: {REASONS.get(error, 'unknown')}")] if error else []
-    rows = [
-        ("id", about["id"]),
-        ("user", about["uid"]),
-        ("status", about["status"] or "no row"),
-        *explained,
-        ("selected", about["selected"]),
-        ("number", about["seq"]),
-        ("created", about["created"]),
-        ("updated", about["updated"]),
-        ("job sent", about["job_sent"]),
-        ("job pending", about["owed_since"]),
-        ("original", _object_text(about["original"])),
-    ]
-    for name, info in about["pictures"].items():
-        url = f", {about['urls'][name]}" if info else ""
-        rows.append((name, _object_text(info) + url))
-    return "\n".join([table((), rows), *(f"PROBLEM: {problem}" for problem in about["problems"])])
-
-
-def _object_text(info: Mapping[str, Any] | None) -> str:
-    return "missing" if info is None else f"{size(info['bytes'])}, {info['modified']}"
+def _text(about: Members) -> str:
+    error, objects = about["error"], {"original": about["original"], **about["pictures"]}
+    lines = {name: about[name] for name in about if name not in ("pictures", "urls", "problems")}
+    if error:
+        lines["error"] = f"{error}: {REASONS.get(error, 'unknown')}"
+    for name, info in objects.items():
+        lines[name] = "missing"
+        if info is not None:
+            url = f", {about['urls'][name]}" if name in about["urls"] else ""
+            lines[name] = f"{size(info['bytes'])}, {info['modified']}{url}"
+    return "\n".join([pairs(lines), *(f"PROBLEM: {problem}" for problem in about["problems"])])

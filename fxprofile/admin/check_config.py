@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 from pydantic import SecretStr
 
 from fxprofile.admin.shared.commands import AdminCommand, Answer, current_session, role_option
-from fxprofile.admin.shared.output import table
+from fxprofile.admin.shared.output import Members, table
 from fxprofile.settings.load import read
 from fxprofile.settings.model import Role, Settings
 
@@ -42,9 +42,9 @@ def check_config(role: Role) -> Answer:
     )
 
 
-def effective(settings: Settings, role: Role) -> dict[str, Any]:
+def effective(settings: Settings, role: Role) -> Members:
     """Return the settings as JSON, with the defaults of a role and without secrets."""
-    members: dict[str, Any] = _masked(settings.model_dump())
+    members: Members = _masked(settings.model_dump())
     for name in ("database", "cache"):
         url = getattr(settings, name).url
         members[name]["url"] = url and masked_url(url.get_secret_value())
@@ -72,7 +72,7 @@ def masked_url(url: str) -> str:
     return _SECRET_PARAMETER.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1:{MASK}@", url))
 
 
-def _flat(members: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, object]]:
+def _flat(members: Members, path: str = "") -> Iterator[tuple[str, object]]:
     for name, value in members.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{path}{name}.")

@@ -9,20 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import click
 
-from fxprofile.admin.shared.commands import (
-    AdminCommand,
-    Answer,
-    confirm,
-    require_yes,
-    with_tools,
-    yes_option,
-)
-from fxprofile.admin.shared.crunching import gathered, start_pool, temporary_file
-from fxprofile.admin.shared.output import size, table
+from fxprofile.admin.shared import commands
+from fxprofile.admin.shared.crunching import gathered, started_pool, temporary_file
+from fxprofile.admin.shared.output import Members, size, table
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.model.avatars import REASONS, Pictures
@@ -35,7 +28,7 @@ _NAMES: Final = tuple(sorted(VARIANTS, key=lambda name: -VARIANTS[name][1]))
 _STDIN: Final = Path("-")
 
 
-@click.command(cls=AdminCommand)
+@click.command(cls=commands.AdminCommand)
 @click.argument(
     "files",
     metavar="FILE...",
@@ -50,9 +43,9 @@ _STDIN: Final = Path("-")
     help="Write the pictures there, as NAME.large.png, NAME.default.png and NAME.small.png, "
     "and in the other formats of crunch.formats.",
 )
-@yes_option
-@with_tools
-async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> Answer:
+@commands.yes_option
+@commands.with_tools
+async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> commands.Answer:
     """
     Crunch files as the worker would, and show the results.
 
@@ -67,10 +60,10 @@ async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> Answe
         raise click.UsageError("Standard input can be read only once.")
     if out is not None:
         _check_destinations(files, out, tools.settings.crunch.formats)
-    pool = await start_pool(tools)
+    pool = await started_pool(tools)
     about = await gathered(lambda path: _examined(tools, pool, path, out), files, pool.slots)
     layers, versions = pool.layers() or {}, dict(pool.versions)
-    return Answer(
+    return commands.Answer(
         {"layers": layers, "versions": versions, "files": about},
         "\n".join(_lines(about, layers, versions)),
         status=1 if any(one["outcome"] != "ready" for one in about) else 0,
@@ -90,11 +83,11 @@ def _check_destinations(files: Sequence[Path], out: Path, forms: Sequence[str]) 
     )
     existing = next((place for place in places if place.exists()), None)
     if existing is not None:
-        require_yes()
-        confirm(f"{existing} exists. Replace existing pictures?")
+        commands.require_yes()
+        commands.confirm(f"{existing} exists. Replace existing pictures?")
 
 
-async def _examined(tools: Tools, pool: CrunchPool, path: Path, out: Path | None) -> dict[str, Any]:
+async def _examined(tools: Tools, pool: CrunchPool, path: Path, out: Path | None) -> Members:
     """Crunch one file, and return its members of the answer."""
     limit = tools.settings.uploads.max_bytes
     with await tools.files.run(_opened, path, limit) as original:
@@ -162,7 +155,7 @@ def _described(
 
 
 def _lines(
-    files: Sequence[Mapping[str, Any]], layers: Mapping[str, bool], versions: Mapping[str, str]
+    files: Sequence[Members], layers: Mapping[str, bool], versions: Mapping[str, str]
 ) -> Iterator[str]:
     headings = ("FILE", "OUTCOME", "TYPE", "SIDES", *(name.upper() for name in _NAMES))
     rows = [
@@ -186,7 +179,7 @@ def _lines(
     yield "codecs: " + ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _picture(about: Mapping[str, Any], name: str) -> str | None:
+def _picture(about: Members, name: str) -> str | None:
     picture = about["pictures"].get(name)
     if picture is None:
         return None

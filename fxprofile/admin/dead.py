@@ -8,24 +8,16 @@ received and, unless it is redriven or dropped, released.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Final
 
 import click
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.admin.shared.commands import (
-    AdminGroup,
-    Answer,
-    Problem,
-    confirm,
-    require_yes,
-    with_tools,
-    yes_option,
-)
+from fxprofile.admin.shared import commands
 from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head
-from fxprofile.admin.shared.output import duration, moment, table
+from fxprofile.admin.shared.output import Members, duration, moment, pairs, table
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model.errors import ConfigError, DriverError, LeaseLost, MalformedMessage
@@ -33,7 +25,7 @@ from fxprofile.model.keys import private_key
 from fxprofile.model.messages import Job, Message, Op, Result
 from fxprofile.model.ports import BATCH, IQueue
 
-T = TypeVar("T")
+_log = Logger()
 
 #: The queues that messages die on, and the settings of their dead-letter queues on SQS.
 SOURCES: Final = {"jobs": "dead", "results": "results_dead", "events": None}
@@ -88,106 +80,72 @@ class DeadLetter:
         """Its own id and that of its avatar."""
         return {self.message.message_id, self.avatar_id or self.message.message_id}
 
-    def members(self) -> dict[str, object]:
+    def members(self) -> Members:
         """Return the members of its JSON that every command gives."""
         return {"letter": self.message.message_id, "op": self.op, "avatar": self.avatar_id}
 
 
-class DeadLetters(Protocol):
-    """The dead letters of one queue, a page at a time."""
-
-    async def more(self) -> Sequence[DeadLetter]:
-        """Return the next ones, the oldest first as far as the queue knows; none at the end."""
-
-    async def redrive(self, letter: DeadLetter) -> bool:
-        """Send the message again and remove the dead letter; return whether it still existed."""
-
-    async def drop(self, letter: DeadLetter) -> bool:
-        """Remove a dead letter; return whether it still existed."""
-
-    async def close(self) -> None:
-        """Release what was received."""
-
-
-class StoredDeadLetters:
+@dataclass
+class DeadLetters:
     """
-    Dead letters in the database.
+    The dead letters of one queue.
 
-    :param source: the queue that they died on.
-    """
-
-    def __init__(self, source: str, queue: DatabaseQueue) -> None:
-        self._source = source
-        self._queue = queue
-        self._after = ""
-
-    async def more(self) -> Sequence[DeadLetter]:
-        page = await self._queue.dead.browse(limit=_PAGE, after=self._after)
-        if page:
-            self._after = page[-1].message_id
-        return [DeadLetter.read(self._source, message) for message in page]
-
-    async def redrive(self, letter: DeadLetter) -> bool:
-        return await self._queue.redrive(message_id=letter.message.message_id)
-
-    async def drop(self, letter: DeadLetter) -> bool:
-        return await self._queue.dead.drop(message_id=letter.message.message_id)
-
-    async def close(self) -> None:
-        pass
-
-
-class ReceivedDeadLetters:
-    """
-    Dead letters on a queue that can only be received from.
-
-    They are hidden from other processes meanwhile; if this process is killed, they come back
-    after the visibility timeout.
+    What was received from SQS is hidden from other processes until it is released; if this
+    process is killed, it comes back after the visibility timeout.
 
     :param source: the name of the queue that they died on.
     """
 
-    _log = Logger()
-
-    def __init__(self, source: str, queue: IQueue, dead: IQueue, clock: IReactorTime) -> None:
-        self._source = source
-        self._queue = queue
-        self._dead = dead
-        self._clock = clock
-        self._held: dict[str, Message] = {}
-        self._seen: set[str] = set()
+    source: str
+    queue: IQueue
+    dead: IQueue
+    clock: IReactorTime
+    _after: str = ""
+    _held: dict[str, Message] = field(default_factory=dict)
+    _seen: set[str] = field(default_factory=set)
 
     async def more(self) -> Sequence[DeadLetter]:
-        received = await self._dead.receive(max_messages=BATCH, wait=_WAIT)
-        self._held.update((message.message_id, message) for message in received)
-        # If there are very many, the first come back before the last are received.
-        new = [message for message in received if message.message_id not in self._seen]
-        self._seen.update(self._held)
-        return [DeadLetter.read(self._source, message) for message in new]
+        """Return the next ones, the oldest first as far as the queue knows; none at the end."""
+        if isinstance(self.dead, DatabaseQueue):
+            new = list(await self.dead.browse(limit=_PAGE, after=self._after))
+            self._after = new[-1].message_id if new else self._after
+        else:
+            received = await self.dead.receive(max_messages=BATCH, wait=_WAIT)
+            self._held.update((message.message_id, message) for message in received)
+            # If there are very many, the first come back before the last are received.
+            new = [message for message in received if message.message_id not in self._seen]
+            self._seen.update(self._held)
+        return [DeadLetter.read(self.source, message) for message in new]
 
     async def redrive(self, letter: DeadLetter) -> bool:
+        """Send the message again and remove the dead letter; return whether it still existed."""
+        if isinstance(self.queue, DatabaseQueue):
+            return await self.queue.redrive(message_id=letter.message.message_id)
         body = letter.message.body
         if letter.job is not None:
-            body = letter.job.encode(self._clock.seconds())
+            body = letter.job.encode(self.clock.seconds())
         # Sent before it is dropped: doing it twice does no harm, losing it does.
-        await self._queue.send(body=body)
+        await self.queue.send(body=body)
         return await self.drop(letter)
 
     async def drop(self, letter: DeadLetter) -> bool:
-        message = self._held.get(letter.message.message_id, letter.message)
-        await self._dead.delete(message=message)
-        self._held.pop(message.message_id, None)
+        """Remove a dead letter; return whether it still existed."""
+        if isinstance(self.dead, DatabaseQueue):
+            return await self.dead.drop(message_id=letter.message.message_id)
+        message = self._held.pop(letter.message.message_id, letter.message)
+        await self.dead.delete(message=message)
         return True
 
     async def close(self) -> None:
+        """Release what was received."""
         held, self._held = list(self._held.values()), {}
         for message in held:
             try:
-                await self._dead.extend(message=message, visibility=0)
+                await self.dead.extend(message=message, visibility=0)
             except LeaseLost:
                 continue
             except DriverError as error:
-                self._log.warn("Cannot release a dead letter: {error}", error=error)
+                _log.warn("Cannot release a dead letter: {error}", error=error)
 
 
 async def open_dead_letters(tools: Tools, source: str) -> DeadLetters:
@@ -196,15 +154,14 @@ async def open_dead_letters(tools: Tools, source: str) -> DeadLetters:
 
     :raises ConfigError: if the settings do not lead to them.
     """
-    queue = tools.needed_queue(source)
+    queue, setting = tools.needed_queue(source), SOURCES[source]
+    dead: IQueue | None
     if isinstance(queue, DatabaseQueue):
         await tools.open_database()
-        return StoredDeadLetters(source, queue)
-    setting = SOURCES[source]
-    dead = None if setting is None else tools.queue(setting)
-    if dead is None:
-        dead = await _dead_queue_of(tools, source)
-    return ReceivedDeadLetters(source, queue, dead, tools.reactor)
+        dead = queue.dead
+    else:
+        dead = tools.queue(setting) if setting is not None else None
+    return DeadLetters(source, queue, dead or await _dead_queue_of(tools, source), tools.reactor)
 
 
 async def _dead_queue_of(tools: Tools, source: str) -> IQueue:
@@ -230,9 +187,9 @@ async def _each(
     tools: Tools,
     source: str,
     wanted: Sequence[str],
-    act: Callable[[DeadLetters, DeadLetter], Awaitable[T]],
+    act: Callable[[DeadLetters, DeadLetter], Awaitable[Members]],
     limit: float = float("inf"),
-) -> tuple[list[T], list[str]]:
+) -> tuple[list[Members], list[str]]:
     """
     Call a function with each dead letter that is wanted, and then release the others.
 
@@ -240,7 +197,7 @@ async def _each(
     :param limit: stop after so many.
     :returns: the results, and the ids that were not found.
     """
-    done: list[T] = []
+    done: list[Members] = []
     missing = set(wanted)
     letters = await open_dead_letters(tools, source)
     try:
@@ -264,7 +221,7 @@ _queue_option = click.option(
 )
 
 
-def _ids_options(command: Callable[..., Answer]) -> Callable[..., Answer]:
+def _ids_options(command: Callable[..., commands.Answer]) -> Callable[..., commands.Answer]:
     """Decorate a command that changes dead letters with its argument and options."""
     for option in (
         _queue_option,
@@ -275,7 +232,7 @@ def _ids_options(command: Callable[..., Answer]) -> Callable[..., Answer]:
     return command
 
 
-@click.group(cls=AdminGroup)
+@click.group(cls=commands.AdminGroup)
 def dead() -> None:
     """
     Inspect, redrive or drop dead letters.
@@ -295,8 +252,8 @@ def dead() -> None:
     help="How many to list.",
 )
 @_queue_option
-@with_tools
-async def list_letters(tools: Tools, source: str, limit: int) -> Answer:
+@commands.with_tools
+async def list_letters(tools: Tools, source: str, limit: int) -> commands.Answer:
     """
     List dead letters, with the row and the original of each.
 
@@ -314,7 +271,7 @@ async def list_letters(tools: Tools, source: str, limit: int) -> Answer:
         )
         for about in found
     ]
-    return Answer(
+    return commands.Answer(
         {"letters": found}, _listed(("LETTER", "AGE", "JOB", "AVATAR", "ROW", "ORIGINAL"), rows)
     )
 
@@ -322,31 +279,21 @@ async def list_letters(tools: Tools, source: str, limit: int) -> Answer:
 @dead.command()
 @click.argument("wanted", metavar="ID")
 @_queue_option
-@with_tools
-async def show(tools: Tools, source: str, wanted: str) -> Answer:
+@commands.with_tools
+async def show(tools: Tools, source: str, wanted: str) -> commands.Answer:
     """Show one dead letter whole; ID is that of the dead letter or of its avatar."""
     found, missing = await _each(tools, source, [wanted], _describe(tools, source), 1)
     if missing:
-        raise Problem(_missing(missing))
-    (about,) = found
-    rows = [
-        ("letter", about["letter"]),
-        ("sent", about["sent"]),
-        ("job", about["op"] or "malformed"),
-        ("avatar", about["avatar"]),
-        ("row", about["row"] or "gone"),
-        ("error", about["error"]),
-        ("original", _existence(about["original"])),
-        ("body", about["body"]),
-        ("redriven", about["prospect"]),
-    ]
-    return Answer(about, table((), rows))
+        raise commands.Problem(_missing(missing))
+    return commands.Answer(found[0], pairs(found[0]))
 
 
 @dead.command(epilog=_HELP_IDS)
 @_ids_options
-@with_tools
-async def redrive(tools: Tools, source: str, wanted: Sequence[str], everything: bool) -> Answer:
+@commands.with_tools
+async def redrive(
+    tools: Tools, source: str, wanted: Sequence[str], everything: bool
+) -> commands.Answer:
     """
     Send dead letters again, and remove them.
 
@@ -355,23 +302,21 @@ async def redrive(tools: Tools, source: str, wanted: Sequence[str], everything: 
     """
     _check_ids(wanted, everything)
 
-    async def act(letters: DeadLetters, letter: DeadLetter) -> dict[str, object]:
+    async def act(letters: DeadLetters, letter: DeadLetter) -> str:
         if letter.op is None:
-            outcome = "left: malformed"
-        else:
-            outcome = "redriven" if await letters.redrive(letter) else "gone already"
-        return letter.members() | {"outcome": outcome}
+            return "left: malformed"
+        return "redriven" if await letters.redrive(letter) else "gone already"
 
-    done, missing = await _each(tools, source, wanted, act)
-    failed = wanted and any(about["outcome"] != "redriven" for about in done)
-    return _changed(done, missing, status=1 if failed else 0)
+    return await _change(tools, source, wanted, act, wants="redriven")
 
 
 @dead.command(epilog=_HELP_IDS)
 @_ids_options
-@yes_option
-@with_tools
-async def drop(tools: Tools, source: str, wanted: Sequence[str], everything: bool) -> Answer:
+@commands.yes_option
+@commands.with_tools
+async def drop(
+    tools: Tools, source: str, wanted: Sequence[str], everything: bool
+) -> commands.Answer:
     """
     Remove dead letters without doing what they ask for.
 
@@ -380,15 +325,14 @@ async def drop(tools: Tools, source: str, wanted: Sequence[str], everything: boo
     until fxprofile-admin orphans finds them.
     """
     _check_ids(wanted, everything)
-    require_yes()
+    commands.require_yes()
+
+    async def act(letters: DeadLetters, letter: DeadLetter) -> str:
+        return "dropped" if await letters.drop(letter) else "gone already"
+
     which = "every dead letter" if everything else f"the dead letters of {', '.join(wanted)}"
-    confirm(f"Drop {which}?")
-
-    async def act(letters: DeadLetters, letter: DeadLetter) -> dict[str, object]:
-        outcome = "dropped" if await letters.drop(letter) else "gone already"
-        return letter.members() | {"outcome": outcome}
-
-    return _changed(*await _each(tools, source, wanted, act))
+    commands.confirm(f"Drop {which}?")
+    return await _change(tools, source, wanted, act)
 
 
 def _check_ids(wanted: Sequence[str], everything: bool) -> None:
@@ -396,12 +340,30 @@ def _check_ids(wanted: Sequence[str], everything: bool) -> None:
         raise click.UsageError("Give ids of dead letters or avatars, or --all.")
 
 
-def _changed(done: list[dict[str, Any]], missing: Sequence[str], status: int = 0) -> Answer:
+async def _change(
+    tools: Tools,
+    source: str,
+    wanted: Sequence[str],
+    act: Callable[[DeadLetters, DeadLetter], Awaitable[str]],
+    wants: str | None = None,
+) -> commands.Answer:
+    """
+    Change the dead letters that are wanted.
+
+    :param act: returns the outcome for one.
+    :param wants: the outcome that every one that was named must have.
+    """
+
+    async def changed(letters: DeadLetters, letter: DeadLetter) -> Members:
+        return letter.members() | {"outcome": await act(letters, letter)}
+
+    done, missing = await _each(tools, source, wanted, changed)
     rows = [(d["letter"], d["op"] or "malformed", d["avatar"], d["outcome"]) for d in done]
-    return Answer(
+    failed = wants and wanted and any(about["outcome"] != wants for about in done)
+    return commands.Answer(
         {"letters": done, "missing": missing},
         _listed(("LETTER", "JOB", "AVATAR", "OUTCOME"), rows) if rows or not missing else "",
-        status=status,
+        status=1 if failed else 0,
         errors=[_missing(missing)] if missing else (),
     )
 
@@ -421,12 +383,10 @@ def _existence(original: bool | None) -> str | None:
     return None if original is None else "there" if original else "gone"
 
 
-def _describe(
-    tools: Tools, source: str
-) -> Callable[[DeadLetters, DeadLetter], Awaitable[dict[str, Any]]]:
+def _describe(tools: Tools, source: str) -> Callable[[DeadLetters, DeadLetter], Awaitable[Members]]:
     """Return a function that looks up the row and the original of a dead letter."""
 
-    async def describe(_: DeadLetters, letter: DeadLetter) -> dict[str, Any]:
+    async def describe(_: DeadLetters, letter: DeadLetter) -> Members:
         await tools.open_database()
         record = original = None
         if letter.avatar_id is not None:

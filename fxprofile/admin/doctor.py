@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -14,26 +14,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+from sqlalchemy import text as sql
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile import __version__
 from fxprofile.admin.shared.commands import AdminCommand, Answer, role_option, with_tools
-from fxprofile.admin.shared.crunching import start_pool, temporary_file
+from fxprofile.admin.shared.crunching import started_pool, temporary_file
 from fxprofile.admin.shared.output import duration, table
 from fxprofile.admin.shared.tools import NotMigrated, Tools, where
-from fxprofile.crunch.result import Report
+from fxprofile.crunch.result import Outcome
 from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.drivers.aws.client.errors import AwsError
-from fxprofile.model.errors import (
-    ConfigError,
-    DriverError,
-    ObjectNotFound,
-    StorageError,
-    StoreError,
-)
+from fxprofile.drivers.sql.queue import DatabaseQueue
+from fxprofile.model import errors
 from fxprofile.model.keys import new_id, private_key, public_key
 from fxprofile.model.ports import IBucket
 from fxprofile.settings.model import Role, Settings
@@ -100,17 +96,32 @@ class Finding:
     advice: str | None = None
 
 
+class Flaw(Exception):
+    """
+    A check has found something wrong.
+
+    :param text: what was found.
+    :param advice: what to do about it.
+    """
+
+    def __init__(self, text: str, advice: str, level: Level = Level.WARNING) -> None:
+        super().__init__(text)
+        self.advice = advice
+        self.level = level
+
+
 @dataclass(frozen=True)
 class Check:
     """
     One thing to try.
 
-    :ivar look: returns the findings; an error of a driver becomes a problem.
+    :ivar look: returns what was found if all is well, empty for no finding; raises
+        :class:`Flaw`, or an error of a driver, which is a problem.
     :ivar advice: for that problem.
     """
 
     name: str
-    look: Callable[[], Awaitable[Sequence[Finding]]]
+    look: Callable[[], Coroutine[Any, Any, str]]
     advice: str
 
 
@@ -138,142 +149,141 @@ async def doctor(tools: Tools, role: Role) -> Answer:
     return Answer(members, table((), rows), status=0 if ok else 1)
 
 
-async def run_checks(clock: IReactorTime, checks: Iterator[Check]) -> list[Finding]:
-    """Run the checks at the same time, and return all findings in the order of the checks."""
+async def run_checks(clock: IReactorTime, checks: Iterable[Check]) -> list[Finding]:
+    """Run the checks at the same time, and return the findings in the order of the checks."""
     running = [Deferred.fromCoroutine(_run(clock, check)) for check in checks]
     found = await gatherResults(running, consumeErrors=True)
-    return [finding for findings in found for finding in findings]
+    return [finding for finding in found if finding.text]
 
 
-async def _run(clock: IReactorTime, check: Check) -> Sequence[Finding]:
-    async def look() -> Sequence[Finding]:
-        return await check.look()
-
+async def _run(clock: IReactorTime, check: Check) -> Finding:
+    name, advice = check.name, check.advice
     try:
-        return await Deferred.fromCoroutine(look()).addTimeout(TIMEOUT, clock)
+        looking = Deferred.fromCoroutine(check.look()).addTimeout(TIMEOUT, clock)
+        return Finding(name, Level.OK, await looking)
+    except Flaw as flaw:
+        return Finding(name, flaw.level, str(flaw), flaw.advice)
     except DeferredTimeout:
-        problem = f"no answer in {TIMEOUT:.0f} s"
-    except (AwsError, ConfigError, DriverError) as error:
-        problem = " ".join(str(error).split())
-    return [Finding(check.name, Level.PROBLEM, problem, check.advice)]
+        return Finding(name, Level.PROBLEM, f"no answer in {TIMEOUT:.0f} s", advice)
+    except (AwsError, errors.ConfigError, errors.DriverError) as error:
+        return Finding(name, Level.PROBLEM, " ".join(str(error).split()), advice)
 
 
 def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
     """Yield the checks that a role needs, in the order of the report."""
+    settings = tools.settings
     serves_web = role in (Role.WEB, Role.COMBINED)
-    yield Check(
-        "settings", partial(_settings, tools.settings, role), "run fxprofile-admin check-config"
-    )
+    yield Check("settings", partial(_settings, settings, role), "run fxprofile-admin check-config")
     if role in (Role.WORKER, Role.COMBINED):
-        yield Check(
-            "sandbox", partial(_crunching, tools), "check crunch.sandbox, and the worker's log"
-        )
+        advice = "check crunch.sandbox, and the worker's log"
+        yield Check("sandbox", partial(_sandbox, tools), advice)
+        yield Check("codecs", partial(_codecs, tools), advice)
     for which, rights in RIGHTS[role].items():
         advice = _PROVISION.format(f"storage.{which}_bucket")
         yield Check(f"{which} bucket", partial(_bucket, tools, which, rights), advice)
-    if serves_web or (tools.settings.queue.driver == "database" and role is Role.WORKER):
-        yield Check(
-            "database", partial(_database, tools), "check database.url; is the server running?"
-        )
+    if serves_web or (settings.queue.driver == "database" and role is Role.WORKER):
+        advice = "check database.url; is the server running?"
+        yield Check("database", partial(_database, tools), advice)
     for name in QUEUES[role]:
-        advice = _PROVISION.format(f"queue.{name}_url")
-        yield Check(_queue_label(name), partial(_queue, tools, name), advice)
+        label, advice = name.replace("_", "-"), _PROVISION.format(f"queue.{name}_url")
+        yield Check(f"{label} queue", partial(_queue, tools, name), advice)
     if serves_web:
-        yield Check(
-            "identity",
-            partial(_identity, tools),
-            "check identity.oauth_url and identity.auth_url",
-        )
-        yield Check(
-            "cache",
-            partial(_cache, tools),
-            "check cache.url; without it the service works, but slower",
-        )
+        for server in tools.identity.servers:
+            advice = f"check identity.{server}_url; is the server running and reachable from here?"
+            yield Check(f"{server} server", partial(_identity, tools, server, advice), advice)
+        if not tools.identity.servers:
+            yield Check("identity", _development_accounts, "")
+        advice = "check cache.url; without it the service works, but slower"
+        yield Check("cache", partial(_cache, tools), advice)
 
 
-async def _settings(settings: Settings, role: Role) -> Sequence[Finding]:
-    versions = (
-        f"fxprofile {__version__}, Python {platform.python_version()}, Twisted {version('Twisted')}"
+async def _settings(settings: Settings, role: Role) -> str:
+    text = (
+        f"fxprofile {__version__}, Python {platform.python_version()}, Twisted"
+        f" {version('Twisted')}, for {settings.environment}"
     )
-    about = f"{versions}, for {settings.environment}"
-    local = settings.single_host_drivers(role) if settings.environment == "production" else []
-    if local:
-        return [
-            Finding(
-                "settings",
-                Level.WARNING,
-                f"{about}, with {', '.join(local)}",
-                "right for a single host; several need s3, sqs, redis and a database server",
-            )
-        ]
-    return [Finding("settings", Level.OK, about)]
+    if settings.environment == "production" and (local := settings.single_host_drivers(role)):
+        raise Flaw(
+            f"{text}, with {', '.join(local)}",
+            "right for a single host; several need s3, sqs, redis and a database server",
+        )
+    return text
 
 
-async def _crunching(tools: Tools) -> Sequence[Finding]:
-    pool = await start_pool(tools)
-    sandbox = _layers(tools.settings.sandbox, pool.layers() or {})
-    refused = []
-    for kind in KINDS:
-        data = (SAMPLES / f"sample.{kind}").read_bytes()
-        with await tools.files.run(temporary_file, data) as original:
-            refused += _refusal(kind, await pool.examine(original=original))
-    return [sandbox, _codecs(refused, pool.versions)]
+async def _sandbox(tools: Tools) -> str:
+    pool = await started_pool(tools)
+    return check_layers(tools.settings.sandbox, pool.layers() or {})
 
 
-def _layers(mode: str, layers: Mapping[str, bool]) -> Finding:
+def check_layers(mode: str, layers: Mapping[str, bool]) -> str:
+    """
+    Return which layers of the sandbox are in force.
+
+    :param mode: the setting ``crunch.sandbox``.
+    :raises Flaw: if some are not, or nothing is in force.
+    """
     missing = [name for name, in_force in layers.items() if not in_force]
     text = f"{mode}, layers: {', '.join(name for name in layers if name not in missing) or 'none'}"
     if mode == "off":
-        advice = "off is for development only: leave crunch.sandbox unset"
-        return Finding("sandbox", Level.WARNING, text, advice)
+        raise Flaw(text, "off is for development only: leave crunch.sandbox unset")
     if "no_new_privs" in missing or {"seccomp", "landlock"} <= set(missing):
-        return Finding(
-            "sandbox",
-            Level.PROBLEM,
+        raise Flaw(
             f"{text}; neither seccomp nor Landlock is available",
             "let the container use them (its seccomp profile), or use a kernel that has them",
+            Level.PROBLEM,
         )
     if missing:
-        return Finding(
-            "sandbox",
-            Level.WARNING,
+        raise Flaw(
             f"{text}; unavailable: {', '.join(missing)}",
             "the other layers hold; a newer kernel, or a container that allows more, has all",
         )
-    return Finding("sandbox", Level.OK, text)
+    return text
 
 
-def _refusal(kind: str, report: Report) -> list[str]:
-    """Return what went wrong with a good image, if anything."""
-    outcome = report.outcome
-    if outcome.reason is None and outcome.kind == kind:
-        return []
-    return [f"{kind} ({outcome.reason}: {outcome.detail})"]
+async def _codecs(tools: Tools) -> str:
+    try:
+        pool = await started_pool(tools)
+    except errors.CruncherUnavailable:
+        # The check of the sandbox reports it.
+        return ""
+    outcomes = {}
+    for kind in KINDS:
+        data = (SAMPLES / f"sample.{kind}").read_bytes()
+        with await tools.files.run(temporary_file, data) as original:
+            outcomes[kind] = (await pool.examine(original=original)).outcome
+    return check_codecs(outcomes, pool.versions)
 
 
-def _codecs(refused: Sequence[str], versions: Mapping[str, str]) -> Finding:
+def check_codecs(outcomes: Mapping[str, Outcome], versions: Mapping[str, str]) -> str:
+    """
+    Return what the samples and the codecs are.
+
+    :param outcomes: of each sample, by its type.
+    :raises Flaw: if a sample was refused.
+    """
     codecs = ", ".join(f"{name} {version}" for name, version in versions.items())
-    if not refused:
-        return Finding("codecs", Level.OK, f"{', '.join(KINDS)} went through the sandbox; {codecs}")
-    return Finding(
-        "codecs",
-        Level.PROBLEM,
-        f"a good image was refused: {', '.join(refused)}; {codecs}",
-        "install Pillow's own wheel (python -m pip install --force-reinstall Pillow), and check"
-        " that crunch.memory is not too low",
-    )
+    refused = [
+        f"{kind} ({outcome.reason}: {outcome.detail})"
+        for kind, outcome in outcomes.items()
+        if outcome.reason is not None or outcome.kind != kind
+    ]
+    if refused:
+        raise Flaw(
+            f"a good image was refused: {', '.join(refused)}; {codecs}",
+            "install Pillow's own wheel (python -m pip install --force-reinstall Pillow), and"
+            " check that crunch.memory is not too low",
+            Level.PROBLEM,
+        )
+    return f"{', '.join(outcomes)} went through the sandbox; {codecs}"
 
 
-async def _bucket(tools: Tools, which: str, rights: frozenset[str]) -> Sequence[Finding]:
-    name = f"{which} bucket"
+async def _bucket(tools: Tools, which: str, rights: frozenset[str]) -> str:
     storage = tools.settings.storage
     place: str = getattr(storage, f"{which}_bucket")
     if storage.driver == "filesystem":
         folder = storage.directory.absolute() / place
         place = str(folder)
-        found = await tools.files.run(_folder, name, folder)
-        if found is not None:
-            return [found]
+        await tools.files.run(_check_folder, folder)
         # A folder that may be written to may be deleted from.
         rights |= {"delete"} if "put" in rights else frozenset()
     probe = new_id()
@@ -283,34 +293,37 @@ async def _bucket(tools: Tools, which: str, rights: frozenset[str]) -> Sequence[
         from fxprofile.drivers.aws.s3 import PROBE
 
         key = PROBE
-    await _probe(tools.bucket(which), key, rights)
-    return [Finding(name, Level.OK, f"{place}: {', '.join(sorted(rights))}")]
+    await check_bucket(tools.bucket(which), key, rights)
+    return f"{place}: {', '.join(sorted(rights))}"
 
 
-def _folder(name: str, folder: Path) -> Finding | None:
-    """Return why a folder is not probed, or None if it is."""
+def _check_folder(folder: Path) -> None:
+    """
+    Check that a folder can be probed.
+
+    :raises Flaw: if it can not.
+    """
     try:
         owner = folder.stat().st_uid
     except FileNotFoundError:
-        return Finding(
-            name,
-            Level.WARNING,
+        raise Flaw(
             f"{folder} does not exist yet",
             "the service creates it when it first writes, if storage.directory is right",
-        )
+        ) from None
     except OSError as error:
-        return Finding(
-            name, Level.PROBLEM, f"{folder}: {error.strerror}", "check storage.directory"
-        )
+        text = f"{folder}: {error.strerror}"
+        raise Flaw(text, "check storage.directory", Level.PROBLEM) from None
     if os.geteuid() == 0 and owner != 0:
         # The service could not replace what root writes there.
-        text = f"{folder} belongs to user {owner}: not tried"
-        return Finding(name, Level.WARNING, text, f"run this as user {owner}")
-    return None
+        raise Flaw(f"{folder} belongs to user {owner}: not tried", f"run this as user {owner}")
 
 
-async def _probe(bucket: IBucket, key: str, rights: frozenset[str]) -> None:
-    """Do with an object what the rights allow, and leave none behind if they allow that."""
+async def check_bucket(bucket: IBucket, key: str, rights: frozenset[str]) -> None:
+    """
+    Do with an object what the rights allow, and leave none behind if they allow that.
+
+    :raises StorageError: if it does not behave as a bucket.
+    """
     if "put" in rights:
         await bucket.put(
             key=key,
@@ -332,83 +345,73 @@ async def _get(bucket: IBucket, key: str, *, exists: bool) -> None:
     try:
         _, body = await bucket.get(key=key)
         data = await read_all(body, len(_PROBE))
-    except ObjectNotFound:
+    except errors.ObjectNotFound:
         if exists:
             raise
         return
     except OverflowError:
         data = b""
     if not exists:
-        raise StorageError(f"{key} still exists after it was deleted")
+        raise errors.StorageError(f"{key} still exists after it was deleted")
     if data != _PROBE:
-        raise StorageError(f"{key} does not hold what was put there")
+        raise errors.StorageError(f"{key} does not hold what was put there")
 
 
-async def _database(tools: Tools) -> Sequence[Finding]:
+async def _database(tools: Tools) -> str:
     try:
         database = await tools.open_database()
     except NotMigrated as error:
         if not tools.embedded:
             raise
-        advice = "or start the service, which does that too"
-        return [Finding("database", Level.WARNING, str(error), advice)]
+        raise Flaw(str(error), "or start the service, which does that too") from None
     server = await database.run(_server_version, read_only=True)
     counts = (await tools.store.counts()).items()
     rows = ", ".join(f"{number} {status}" for status, number in counts if number)
-    text = f"{where(tools.database_url)}, {server}; {rows or 'no pending rows'}"
-    return [Finding("database", Level.OK, text)]
+    return f"{where(tools.database_url)}, {server}; {rows or 'no pending rows'}"
 
 
 def _server_version(connection: Connection) -> str:
     if connection.dialect.name == "sqlite":
-        return f"SQLite {connection.execute(text('SELECT sqlite_version()')).scalar()}"
-    return str(connection.execute(text("SELECT version()")).scalar()).partition(" on ")[0]
+        return f"SQLite {connection.execute(sql('SELECT sqlite_version()')).scalar()}"
+    return str(connection.execute(sql("SELECT version()")).scalar()).partition(" on ")[0]
 
 
-def _queue_label(name: str) -> str:
-    return f"{name.replace('_', '-')} queue"
-
-
-async def _queue(tools: Tools, name: str) -> Sequence[Finding]:
-    label, in_database = _queue_label(name), tools.settings.queue.driver == "database"
-    queue: Any = tools.queue(name)
-
-    def warning(text: str, advice: str) -> Sequence[Finding]:
-        return [Finding(label, Level.WARNING, text, advice)]
-
+async def _queue(tools: Tools, name: str) -> str:
+    queue, in_database = tools.queue(name), tools.settings.queue.driver == "database"
     if queue is None and name == "dead":
-        return warning(
+        raise Flaw(
             "queue.dead_url is not set: rows of dead jobs stay in processing for a day",
             "set it to the URL that fxprofile-admin provision prints",
         )
     if queue is None:
-        return []
+        return ""
     if in_database:
         try:
             await tools.open_database()
         except NotMigrated:
-            return warning("in the database, which does not exist yet", "see database")
-        except StoreError:
+            raise Flaw("in the database, which does not exist yet", "see database") from None
+        except errors.StoreError:
             text = "in the database, which does not answer"
-            return [Finding(label, Level.PROBLEM, text, "see database")]
+            raise Flaw(text, "see database", Level.PROBLEM) from None
     shortcomings = await _shortcomings(tools, name)
     depth = await queue.depth()
     text = f"{depth.visible} waiting, {depth.in_flight} in flight"
     if depth.oldest is not None:
         text += f", the oldest for {duration(depth.oldest)}"
     if shortcomings:
-        return warning(
+        raise Flaw(
             f"{text}; {', '.join(shortcomings)}",
             "fxprofile-admin provision --only=queues corrects it",
         )
     died_on = {"dead": "", "results_dead": " --queue=results"}.get(name)
     if died_on is not None and depth.visible:
-        return warning(text, f"see fxprofile-admin dead list{died_on}")
-    if name == "events" and in_database and (dead := (await queue.dead.depth()).visible):
-        return warning(
-            f"{text}; {dead} dead letters", "see fxprofile-admin dead list --queue=events"
-        )
-    return [Finding(label, Level.OK, text)]
+        raise Flaw(text, f"see fxprofile-admin dead list{died_on}")
+    if name == "events" and isinstance(queue, DatabaseQueue):
+        dead = (await queue.dead.depth()).visible
+        if dead:
+            advice = "see fxprofile-admin dead list --queue=events"
+            raise Flaw(f"{text}; {dead} dead letters", advice)
+    return text
 
 
 async def _shortcomings(tools: Tools, name: str) -> list[str]:
@@ -422,22 +425,17 @@ async def _shortcomings(tools: Tools, name: str) -> list[str]:
     return []
 
 
-async def _identity(tools: Tools) -> Sequence[Finding]:
-    identity, settings = tools.identity, tools.settings.identity
-    answers = {server: await identity.check(server=server) for server in identity.servers}
-    if not answers:
-        return [Finding("identity", Level.OK, "development accounts")]
-    findings = []
-    for server, answered in answers.items():
-        name, url = f"{server} server", getattr(settings, f"{server}_url", "")
-        if answered:
-            findings.append(Finding(name, Level.OK, f"{url} answers"))
-        else:
-            advice = f"check identity.{server}_url; is the server running and reachable from here?"
-            findings.append(Finding(name, Level.PROBLEM, f"{url} does not answer", advice))
-    return findings
+async def _identity(tools: Tools, server: str, advice: str) -> str:
+    url = getattr(tools.settings.identity, f"{server}_url")
+    if not await tools.identity.check(server=server):
+        raise Flaw(f"{url} does not answer", advice, Level.PROBLEM)
+    return f"{url} answers"
 
 
-async def _cache(tools: Tools) -> Sequence[Finding]:
+async def _development_accounts() -> str:
+    return "development accounts"
+
+
+async def _cache(tools: Tools) -> str:
     await tools.cache.check()
-    return [Finding("cache", Level.OK, tools.settings.cache.driver)]
+    return tools.settings.cache.driver

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import click
 
-from fxprofile.admin.shared.commands import (
-    AdminCommand,
-    Answer,
-    confirm,
-    require_yes,
-    with_tools,
-    yes_option,
-)
-from fxprofile.admin.shared.output import moment, size, table
+from fxprofile.admin.shared import commands
+from fxprofile.admin.shared.output import Members, moment, size, table
 from fxprofile.admin.shared.tools import Tools, where
 from fxprofile.admin.sweep import SweepReport, sweep_of
 
@@ -27,7 +20,7 @@ GRACE: Final = 48
 SHARE: Final = 0.01
 
 
-@click.command(cls=AdminCommand)
+@click.command(cls=commands.AdminCommand)
 @click.option("--delete", is_flag=True, help="Send a delete job for each orphan.")
 @click.option(
     "--most",
@@ -49,9 +42,11 @@ SHARE: Final = 0.01
     show_default=True,
     help="How many of each kind to list.",
 )
-@yes_option
-@with_tools
-async def orphans(tools: Tools, delete: bool, most: int | None, grace: float, limit: int) -> Answer:
+@commands.yes_option
+@commands.with_tools
+async def orphans(
+    tools: Tools, delete: bool, most: int | None, grace: float, limit: int
+) -> commands.Answer:
     """
     Find objects that no row needs, and ready avatars without their pictures.
 
@@ -62,7 +57,7 @@ async def orphans(tools: Tools, delete: bool, most: int | None, grace: float, li
     or the bucket has to be restored.
     """
     if delete:
-        require_yes()
+        commands.require_yes()
     await tools.open_database()
     sweep = sweep_of(tools, grace=grace * 3600)
     report = await sweep.find()
@@ -79,14 +74,14 @@ async def orphans(tools: Tools, delete: bool, most: int | None, grace: float, li
                 f" --most={number}"
             )
         else:
-            asked = confirm(f"Delete {number} orphans?", text)
+            asked = commands.confirm(f"Delete {number} orphans?", text)
             about["sent"] = await sweep.remove(report)
             text = "\n".join((*([] if asked else [*_lines(about), ""]), _outcome(about)))
     left = report.broken or (report.orphans and about["sent"] is None)
-    return Answer(about, text, status=1 if left else 0, errors=errors)
+    return commands.Answer(about, text, status=1 if left else 0, errors=errors)
 
 
-def _members(report: SweepReport, limit: int) -> dict[str, Any]:
+def _members(report: SweepReport, limit: int) -> Members:
     return {
         "looked_at": {
             "rows": report.rows,
@@ -118,7 +113,7 @@ def _members(report: SweepReport, limit: int) -> dict[str, Any]:
     }
 
 
-def _lines(about: Mapping[str, Any]) -> Iterator[str]:
+def _lines(about: Members) -> Iterator[str]:
     read = about["looked_at"]
     yield (
         f"Read {read['rows']} rows, the pictures of {read['pictures']} avatars,"
@@ -147,7 +142,7 @@ def _listed(headings: Sequence[str], rows: Sequence[Sequence[object]], total: in
         yield f"… and {total - len(rows)} more"
 
 
-def _outcome(about: Mapping[str, Any]) -> str:
+def _outcome(about: Members) -> str:
     lines = []
     if about["sent"] is not None:
         lines.append(f"Sent {about['sent']} delete jobs; the worker removes the objects.")

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from fxprofile.admin.shared.commands import AdminCommand, Answer, line, with_tools
 from fxprofile.admin.shared.output import duration, table
 from fxprofile.admin.shared.tools import Tools
+from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model.errors import QueueError
 from fxprofile.model.ports import IQueue
 
-#: Every queue that the settings may name, and whether the service needs it.
-QUEUES: Final = {
-    "jobs": True,
-    "results": True,
-    "results_dead": False,
-    "dead": False,
-    "events": False,
-    "updates": False,
-}
+#: Every queue that the settings may name.
+QUEUES: Final = ("jobs", "results", "results_dead", "dead", "events", "updates")
 
 
 @dataclass
@@ -57,12 +51,11 @@ async def queues(tools: Tools) -> Answer:
 
 
 def _all(tools: Tools) -> Iterator[tuple[str, IQueue]]:
-    for name, needed in QUEUES.items():
-        queue: Any = tools.needed_queue(name) if needed else tools.queue(name)
-        if queue is None:
-            continue
-        yield name.replace("_", "-"), queue
-        if name == "events" and tools.settings.queue.driver == "database":
+    for name in QUEUES:
+        queue = tools.queue(name)
+        if queue is not None:
+            yield name.replace("_", "-"), queue
+        if name == "events" and isinstance(queue, DatabaseQueue):
             # On SQS only the redrive policy knows its dead-letter queue.
             yield "events-dead", queue.dead
 

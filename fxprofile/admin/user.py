@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 from sqlalchemy import select
 
-from fxprofile.admin.shared.commands import (
-    AdminGroup,
-    Answer,
-    Problem,
-    confirm,
-    require_yes,
-    with_tools,
-    yes_option,
-)
+from fxprofile.admin.shared import commands
 from fxprofile.admin.shared.lookups import avatar_records, record_members
-from fxprofile.admin.shared.output import moment, table
+from fxprofile.admin.shared.output import Members, moment, pairs, table
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.drivers.sql.schema import avatars, profiles
 
@@ -34,38 +23,40 @@ class Uid(click.ParamType[str]):
         return value
 
 
-@click.group(cls=AdminGroup)
+@click.group(cls=commands.AdminGroup)
 def user() -> None:
     """Inspect or delete a user."""
 
 
 @user.command()
 @click.argument("uid", type=Uid())
-@with_tools
-async def show(tools: Tools, uid: str) -> Answer:
+@commands.with_tools
+async def show(tools: Tools, uid: str) -> commands.Answer:
     """Show the profile and the avatars of a user; the status is 1 if there are none."""
     about = await _found(tools, uid)
     if about is None:
-        raise Problem(f"user {uid} is unknown")
-    return Answer(about, _text(about))
+        raise commands.Problem(f"user {uid} is unknown")
+    return commands.Answer(about, _text(about))
 
 
 @user.command()
 @click.argument("uid", type=Uid())
-@yes_option
-@with_tools
-async def delete(tools: Tools, uid: str) -> Answer:
+@commands.yes_option
+@commands.with_tools
+async def delete(tools: Tools, uid: str) -> commands.Answer:
     """
     Delete the profile and every avatar of a user.
 
     This is what happens when an account is deleted: the rows go at once, and the worker
     removes the pictures and originals. Deleting an unknown user is not an error.
     """
-    require_yes()
+    commands.require_yes()
     about = await _found(tools, uid)
     if about is None:
-        return Answer({"uid": uid, "deleted": False, "avatars": []}, f"User {uid} is unknown.")
-    confirm("Delete all of this?", _text(about))
+        return commands.Answer(
+            {"uid": uid, "deleted": False, "avatars": []}, f"User {uid} is unknown."
+        )
+    commands.confirm("Delete all of this?", _text(about))
     await tools.selection.delete_user(uid)
     await tools.invalidator.flush_updates()
     ids = [record["id"] for record in about["avatars"]]
@@ -73,10 +64,10 @@ async def delete(tools: Tools, uid: str) -> Answer:
     cache = tools.settings.cache
     if cache.driver == "memory":
         text += f"\nWeb processes may serve the profile from cache for another {cache.ttl:.0f} s."
-    return Answer({"uid": uid, "deleted": True, "avatars": ids}, text)
+    return commands.Answer({"uid": uid, "deleted": True, "avatars": ids}, text)
 
 
-async def _found(tools: Tools, uid: str) -> dict[str, Any] | None:
+async def _found(tools: Tools, uid: str) -> Members | None:
     await tools.open_database()
     query = select(profiles).where(profiles.c.uid == uid)
     profile = await tools.database.run(lambda c: c.execute(query).one_or_none(), read_only=True)
@@ -93,16 +84,8 @@ async def _found(tools: Tools, uid: str) -> dict[str, Any] | None:
     }
 
 
-def _text(about: Mapping[str, Any]) -> str:
-    rows = [
-        ("user", about["uid"]),
-        ("display name", about["display_name"]),
-        ("avatar", about["avatar"]),
-        ("changed", about["changed"]),
-    ]
-    if about["removed"]:
-        rows.append(("account deleted", about["removed"]))
-    text = table((), rows)
+def _text(about: Members) -> str:
+    text = pairs({name: value for name, value in about.items() if name != "avatars"})
     if about["avatars"]:
         columns = ("id", "status", "error", "created")
         records = [[record[name] for name in columns] for record in about["avatars"]]

@@ -1,5 +1,5 @@
 """
-A process that has everything imported, and forks for each command.
+A process that has all modules imported and forks for each command.
 
 A command is a process of its own, with its own reactor, streams and exit status; but
 most of the time of a short one goes into imports, and this saves that.  It must not

@@ -1,6 +1,4 @@
-"""
-A database of the original profile server, and what the tests of its import have in common.
-"""
+"""A database of the original profile server, and a base class for tests of its import."""
 
 from __future__ import annotations
 
@@ -73,18 +71,18 @@ class Original:
 
     @property
     def name_of_source(self) -> str:
-        """What it is called where its password must not be."""
+        """The URL without its password."""
         return self.engine.url.set(query={}).render_as_string(hide_password=True)
 
     def execute(self, *statements: str, **values: Any) -> None:
-        """Change it."""
+        """Run SQL statements."""
         with self.engine.begin() as connection:
             for statement in statements:
                 connection.execute(text(statement), values)
         self.engine.dispose()
 
     def name(self, uid: str, name: str | None) -> None:
-        """A user sets a name."""
+        """Set the name of a user."""
         self.execute("DELETE FROM profile WHERE userId = :uid", uid=bytes.fromhex(uid))
         self.execute(
             "INSERT INTO profile (userId, displayName) VALUES (:uid, :name)",
@@ -93,7 +91,7 @@ class Original:
         )
 
     def avatar(self, uid: str, avatar_id: str, provider: int = 1, owner: str = "") -> None:
-        """A user selects an avatar."""
+        """Select an avatar for a user."""
         values = {"id": bytes.fromhex(avatar_id), "uid": bytes.fromhex(uid)}
         self.execute(
             "INSERT INTO avatars (id, url, userId, providerId) VALUES (:id, 'x', :owner, :p)",
@@ -106,19 +104,19 @@ class Original:
 
 
 def uids(number: int) -> list[str]:
-    """The uids of users, in order."""
+    """Return uids in order."""
     return [f"{i:032x}" for i in range(1, number + 1)]
 
 
 class ImportCase(AdminCase):
-    """What holds on any database."""
+    """Helpers for tests of an import, for any database."""
 
     async def original(self) -> Original:
-        """The database to import from."""
+        """Return the database to import from."""
         return await deferToThread(Original, f"sqlite:///{self.directory}/original.db")
 
     async def run_import(self, original: Original, *arguments: str, status: int = 0) -> Any:
-        """Import, and give what it says."""
+        """Run an import and return its JSON."""
         ran = await self.admin(
             *("import-fxa", "--json", *arguments),
             status=status,
@@ -127,7 +125,7 @@ class ImportCase(AdminCase):
         return ran.json
 
     async def put_pictures(self, tools: Tools, avatar_id: str, *, data: bytes = b"") -> None:
-        """Put the pictures of an avatar where they are served from."""
+        """Put the pictures of an avatar into the public bucket."""
         for name, (_, box) in VARIANTS.items():
             body = data or png(box, box // 2)
             await tools.bucket("public").put(

@@ -1,6 +1,4 @@
-"""
-The command of the operators, as a child process of the tests.
-"""
+"""Runs ``fxprofile-admin`` as a child process of the tests."""
 
 from __future__ import annotations
 
@@ -44,17 +42,17 @@ class Ran:
 
     @property
     def json(self) -> Any:
-        """What it printed, for machines."""
+        """The JSON that it printed."""
         return json.loads(self.output)
 
 
 def command(*arguments: str) -> list[str]:
-    """What starts the command."""
+    """Return the arguments that start the command."""
     return [sys.executable, "-m", "fxprofile.admin.main", *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a command: ours, without settings."""
+    """Return the environment of a command: ours, without settings."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
     environ["PYTHONPATH"] = str(Path(fxprofile.__file__).parent.parent)
     # Twisted starts programs by a fork, of which Python 3.12 and later warn where there are
@@ -64,7 +62,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Nursery:
-    """:mod:`tests.admin.nursery`, as a child of the tests."""
+    """Starts commands through a :mod:`tests.admin.nursery` process."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -78,7 +76,7 @@ class Nursery:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._socket.close()
         self._process.wait(PATIENCE)
 
@@ -123,7 +121,7 @@ _OPEN = ("settings", "layers", "versions", "names", "avatars")
 
 
 def _keys(value: Any) -> Iterator[str]:
-    """The name of every member in what a command printed."""
+    """Yield the name of every member of the JSON that a command printed."""
     if isinstance(value, list):
         for item in value:
             yield from _keys(item)
@@ -136,14 +134,14 @@ def _keys(value: Any) -> Iterator[str]:
 
 @cache
 def _documented() -> set[str]:
-    """What is in code font in the documentation."""
+    """Return what is in code font in the documentation."""
     text = (Path(fxprofile.__file__).parent.parent / "docs/admin.md").read_text()
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
 @cache
 def nursery() -> Nursery:
-    """The one of this test run."""
+    """Return the process of this test run."""
     return Nursery()
 
 
@@ -161,7 +159,7 @@ class AdminCase(TestCase):
         self.directory.mkdir(parents=True)
 
     def overrides(self) -> list[str]:
-        """The settings, as ``--set`` takes them."""
+        """Return the settings as ``--set`` takes them."""
         settings = {
             "database.url": f"sqlite:///{self.directory}/var/profile.db",
             "storage.directory": self.directory / "var/buckets",
@@ -195,7 +193,7 @@ class AdminCase(TestCase):
         return ran
 
     async def error(self, *arguments: str, status: int = 1, **how: Any) -> str:
-        """Run the command, see it fail, and give the one line that it says."""
+        """Run a command that must fail, and return its only line on the standard error."""
         ran = await self.admin(*arguments, status=status, **how)
         self.assertEqual(ran.output, "")
         self.assertEqual(len(ran.errors.splitlines()), 1, ran)
@@ -203,7 +201,7 @@ class AdminCase(TestCase):
 
     @asynccontextmanager
     async def service(self) -> AsyncIterator[Tools]:
-        """The drivers of the service, with a database that is up to date."""
+        """Give the services of the settings, with an up-to-date database."""
         settings = load(overrides=self.overrides(), environ={})
         await deferToThread(upgrade, settings.database.url.get_secret_value())
         tools = Tools(settings, reactor)

@@ -19,7 +19,7 @@ from tests.support.servers.moto import shared
 
 
 class AwsCommandTests(AwsCase):
-    """What they say and do there."""
+    """Commands other than ``provision`` against a server that emulates S3 and SQS."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -27,7 +27,7 @@ class AwsCommandTests(AwsCase):
             self.patch_environment(name, value)
 
     def patch_environment(self, name: str, value: str) -> None:
-        """Give the drivers in this process their keys."""
+        """Set an environment variable for the drivers in this process."""
         before = os.environ.get(name)
         os.environ[name] = value
         self.addCleanup(
@@ -37,12 +37,12 @@ class AwsCommandTests(AwsCase):
         )
 
     async def bodies(self, tools: Tools, name: str) -> list[str]:
-        """What is on a queue."""
+        """Receive the bodies of the messages on a queue."""
         messages = await tools.needed_queue(name).receive(max_messages=10, wait=1)
         return [message.body for message in messages]
 
-    async def test_queues(self) -> None:
-        """Each queue has its depth; the age is not known there."""
+    async def test_queues_shows_depths_without_ages(self) -> None:
+        """The depth of each SQS queue is shown; the age of its oldest message is null."""
         await self.provisioned()
         async with self.service() as tools:
             for _ in range(3):
@@ -53,8 +53,11 @@ class AwsCommandTests(AwsCase):
         self.assertIsNone(rows["jobs"]["oldest_seconds"])
         self.assertEqual(rows["results"]["waiting"], 0)
 
-    async def test_missing_queue(self) -> None:
-        """A queue that is not there is said, and the others are shown."""
+    async def test_a_missing_queue_is_an_error_and_the_others_are_shown(self) -> None:
+        """
+        A queue that does not exist is one line on the standard error; the other queues are
+        shown.
+        """
         await self.provisioned()
         await self.call("sqs", "DeleteQueue", QueueUrl=self.settings["queue.results_url"])
         ran = await self.admin("queues", status=1)
@@ -62,8 +65,8 @@ class AwsCommandTests(AwsCase):
         self.assertEqual(len(ran.errors.splitlines()), 1)
         self.assertIn("fxprofile-results", ran.errors)
 
-    async def test_dead_letters(self) -> None:
-        """Letters are listed and left, redriven, and dropped."""
+    async def test_dead_letters_are_listed_redriven_and_dropped(self) -> None:
+        """Listing releases the dead letters on SQS; redriving and dropping remove them."""
         await self.provisioned()
         async with self.service() as tools:
             dead = tools.needed_queue("dead")
@@ -87,8 +90,8 @@ class AwsCommandTests(AwsCase):
             line = await self.error("dead", "show", ids[3])
             self.assertIn("no dead letter", line)
 
-    async def test_dead_results(self) -> None:
-        """The dead letters of another queue are where its redrive policy says."""
+    async def test_dead_results_are_found_by_the_redrive_policy(self) -> None:
+        """The dead-letter queue of the results is the one that their redrive policy names."""
         await self.provisioned()
         await self.call(
             "sqs",
@@ -102,8 +105,8 @@ class AwsCommandTests(AwsCase):
         ran = await self.admin("dead", "list", "--queue=results")
         self.assertIn("no dead letters", ran.output)
 
-    async def test_avatar_and_user(self) -> None:
-        """Avatars are found in their buckets; a deleted user is told to who follows profiles."""
+    async def test_avatar_show_and_user_delete(self) -> None:
+        """Avatars are shown from S3; deleting a user sends a delete job and an update to SQS."""
         url = f"{shared.url}/123456789012/updates"
         self.settings = {**self.settings, "queue.updates_url": url}
         await self.provisioned()
@@ -119,8 +122,8 @@ class AwsCommandTests(AwsCase):
             (update,) = await self.bodies(tools, "updates")
             self.assertIn(UID, update)
 
-    async def test_orphans(self) -> None:
-        """Pictures that are gone are found there, and what no row needs, when it is old."""
+    async def test_orphans_and_broken_avatars_are_found(self) -> None:
+        """Missing pictures are found on S3, and so are old objects that no row needs."""
         await self.provisioned()
         async with self.service() as tools:
             _, broken = [await ready_avatar(tools, uid) for uid in uids(2)]
@@ -144,8 +147,8 @@ class AwsCommandTests(AwsCase):
             (job,) = await self.bodies(tools, "jobs")
             self.assertEqual(Job.decode(job), Job(op=Op.DELETE, id=orphan))
 
-    async def test_doctor_of_a_role(self) -> None:
-        """A role's doctor does no more than the role may: the web role only puts."""
+    async def test_the_doctor_uses_only_the_rights_of_its_role(self) -> None:
+        """The doctor of the web role only puts the probe object; other roles leave no object."""
         await self.provisioned()
         ran = await self.admin("doctor", "--json", "--role=web")
         self.assertTrue(ran.json["ok"])
@@ -156,8 +159,8 @@ class AwsCommandTests(AwsCase):
         answer = await self.call("s3", "ListObjectsV2", Bucket="fxprofile-public")
         self.assertNotIn("Contents", answer)
 
-    async def test_doctor_of_queues(self) -> None:
-        """Queues that lose messages, or keep them too long, are found out."""
+    async def test_misconfigured_queues_are_warnings(self) -> None:
+        """A queue without redrive policy or with a short retention is a warning with advice."""
         await self.provisioned()
         for name, attributes in {
             "jobs": {"RedrivePolicy": ""},
@@ -176,15 +179,15 @@ class AwsCommandTests(AwsCase):
             self.assertIn(text, found[f"{name} queue"]["text"])
             self.assertIn("provision", found[f"{name} queue"]["advice"])
 
-    async def test_doctor_of_missing_buckets(self) -> None:
-        """A bucket that is not there is a problem, and it says what makes it."""
+    async def test_a_missing_bucket_is_a_problem(self) -> None:
+        """A bucket that does not exist is a problem whose advice names provision."""
         ran = await self.admin("doctor", "--json", "--role=images", status=1)
         (finding,) = (f for f in ran.json["findings"] if f["name"] == "public bucket")
         self.assertEqual(finding["level"], "problem")
         self.assertIn("provision", finding["advice"])
 
-    async def test_names_of_findings(self) -> None:
-        """What was looked at has the same name, whether it is well or not."""
+    async def test_a_finding_keeps_its_name_when_it_fails(self) -> None:
+        """A queue has the same name in the report whether it works or not."""
         await self.provisioned()
         well = await self.admin("doctor", "--json", "--role=web")
         await self.call("sqs", "DeleteQueue", QueueUrl=self.settings["queue.results_dead_url"])
@@ -193,8 +196,8 @@ class AwsCommandTests(AwsCase):
         self.assertEqual(before, after)
         self.assertIn("results-dead queue", after)
 
-    async def test_import_from_a_bucket(self) -> None:
-        """The pictures of an import may come from the original's bucket."""
+    async def test_an_import_reads_pictures_from_a_bucket(self) -> None:
+        """Old pictures of an import are read from the bucket of an s3 URL."""
         await self.provisioned()
         await self.call("s3", "CreateBucket", Bucket="original-pictures")
         original = Original(f"sqlite:///{self.directory}/original.db")

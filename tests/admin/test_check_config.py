@@ -16,17 +16,17 @@ SECRET = "Tr0ub4dor-p4ssword"
 
 
 class CheckConfigTests(AdminCase):
-    """What it says of settings."""
+    """``check-config``."""
 
-    async def test_defaults(self) -> None:
-        """The defaults are fine, and each setting is one line."""
+    async def test_the_defaults_are_valid_and_printed(self) -> None:
+        """Each setting is printed on a line with its default."""
         ran = await self.admin("check-config", bare=True)
         lines = dict(line.split(None, 1) for line in ran.output.splitlines())
         self.assertEqual(lines["uploads.max_bytes"], "10485760")
         self.assertEqual(lines["queue.jobs_url"], "-")
 
-    async def test_every_problem(self) -> None:
-        """Everything that is wrong is said at once, one line each, and the status is 2."""
+    async def test_every_problem_is_one_line(self) -> None:
+        """All problems are reported at once, one line each, and the status is 2."""
         (self.directory / "a.toml").write_text("[crunch]\ntimeout = -1\n[nothing]\nx = 1\n")
         ran = await self.admin(
             *("check-config", "--config=a.toml", "--set=queue.driver=abacus", "--set=oops"),
@@ -47,8 +47,8 @@ class CheckConfigTests(AdminCase):
             self.assertIn(f"fxprofile-admin: {key}", ran.errors)
         self.assertEqual(len(ran.errors.splitlines()), 6)
 
-    async def test_json_problems(self) -> None:
-        """For machines, problems are a list, and there are no settings then."""
+    async def test_problems_are_a_list_in_json(self) -> None:
+        """With problems, the JSON holds them as a list and no settings."""
         ran = await self.admin(
             "check-config", "--json", "--set=web.client_address_depth=x", bare=True, status=2
         )
@@ -57,8 +57,8 @@ class CheckConfigTests(AdminCase):
         self.assertEqual(len(ran.json["problems"]), 1)
         self.assertIn("web.client_address_depth", ran.json["problems"][0])
 
-    async def test_role(self) -> None:
-        """What one role needs, another may lack."""
+    async def test_settings_are_checked_for_the_role(self) -> None:
+        """A setting that one role needs may be missing for another role."""
         sqs = "--set=queue.driver=sqs"
         await self.admin("check-config", "--role=images", sqs, bare=True)
         ran = await self.admin("check-config", "--role=worker", sqs, bare=True, status=2)
@@ -68,8 +68,8 @@ class CheckConfigTests(AdminCase):
         ran = await self.admin("check-config", "--role=web", redis, bare=True, status=2)
         self.assertIn("cache.url", ran.errors)
 
-    async def test_role_defaults(self) -> None:
-        """Settings whose default depends on others are shown as what they come to."""
+    async def test_defaults_that_depend_on_other_settings_are_resolved(self) -> None:
+        """A default that depends on other settings or on the role is shown as its value."""
         ran = await self.admin(
             *("check-config", "--role=worker", "--set=environment=production", "--json"),
             bare=True,
@@ -78,8 +78,8 @@ class CheckConfigTests(AdminCase):
         self.assertEqual(shown["crunch"]["sandbox"], "strict")
         self.assertIn("1113", shown["admin"]["listen"])
 
-    async def test_options_anywhere(self) -> None:
-        """The common options may stand before the command and after it; the later wins."""
+    async def test_common_options_may_stand_before_and_after_the_command(self) -> None:
+        """A common option is accepted before and after the command name; the later one wins."""
         ran = await self.admin(
             *("--set=uploads.wait=1", "--set=cache.ttl=7", "--json", "check-config"),
             "--set=uploads.wait=2",
@@ -88,8 +88,8 @@ class CheckConfigTests(AdminCase):
         self.assertEqual(ran.json["settings"]["uploads"]["wait"], 2)
         self.assertEqual(ran.json["settings"]["cache"]["ttl"], 7)
 
-    async def test_no_secrets(self) -> None:
-        """No secret is printed, wherever it is kept."""
+    async def test_no_secret_is_printed(self) -> None:
+        """Secrets of a file, of URLs and of error messages are not printed."""
         (self.directory / "s.toml").write_text(
             f"""
             secret_bearer_token = "{SECRET}"
@@ -120,8 +120,8 @@ class CheckConfigTests(AdminCase):
         )
         self.assertNotIn(SECRET, wrong.errors)
 
-    async def test_unreadable_file(self) -> None:
-        """A file that cannot be read is one line, for every command."""
+    async def test_an_unreadable_settings_file_is_one_line(self) -> None:
+        """With a settings file that does not exist, every command prints one line."""
         for name in ("check-config", "queues", "migrate"):
             line = await self.error(name, "--config=none.toml", status=2, bare=True)
             self.assertIn("none.toml: No such file", line)
@@ -130,8 +130,8 @@ class CheckConfigTests(AdminCase):
 class EffectiveTests(SynchronousTestCase):
     """The settings as JSON."""
 
-    def test_every_setting(self) -> None:
-        """Every setting is there, under its own name."""
+    def test_every_setting_is_included(self) -> None:
+        """The JSON has every section and every setting under its own name."""
         shown = effective(Settings(), Role.COMBINED)
         self.assertEqual(set(shown), set(Settings.model_fields))
         for name, section in Settings.model_fields.items():
@@ -139,17 +139,17 @@ class EffectiveTests(SynchronousTestCase):
             if fields:
                 self.assertEqual(set(shown[name]), set(fields))
 
-    def test_paths(self) -> None:
-        """A path is a text."""
+    def test_a_path_is_text(self) -> None:
+        """A setting that is a path is text in the JSON."""
         settings = Settings(storage={"directory": Path("/a/b")})
         self.assertEqual(effective(settings, Role.WEB)["storage"]["directory"], "/a/b")
 
 
 class MaskedUrlTests(SynchronousTestCase):
-    """What is shown of a URL."""
+    """URLs without their secrets."""
 
-    def test_examples(self) -> None:
-        """Password and secret parameters go; everything else stays as it was."""
+    def test_only_passwords_and_secret_parameters_are_masked(self) -> None:
+        """The password and secret query parameters are masked, the rest is unchanged."""
         for url, shown in {
             "sqlite:///var/profile.db": "sqlite:///var/profile.db",
             "sqlite:////srv/profile.db": "sqlite:////srv/profile.db",
@@ -167,8 +167,8 @@ class MaskedUrlTests(SynchronousTestCase):
             self.assertEqual(masked_url(url), shown)
 
     @given(st.text(min_size=4).map(lambda text: f"Qz{text}zQ"))
-    def test_passwords(self, password: str) -> None:
-        """Nothing is shown of a password, whatever is in it."""
+    def test_no_part_of_a_password_is_shown(self, password: str) -> None:
+        """No part of a password is shown, whatever characters it contains."""
         for url in (f"mysql+pymysql://u:{password}@h/d", f"redis://:{password}@h"):
             shown = masked_url(url)
             self.assertNotIn(password, shown)

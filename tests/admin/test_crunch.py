@@ -23,7 +23,7 @@ def png(width: int, height: int) -> bytes:
 
 
 class CrunchTests(AdminCase):
-    """What it says of files."""
+    """``crunch``."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -33,8 +33,8 @@ class CrunchTests(AdminCase):
         (self.directory / "bad.png").write_bytes((self.directory / "good.png").read_bytes()[:40])
         (self.directory / "text.png").write_bytes(b"just text")
 
-    async def test_good(self) -> None:
-        """Of an image it shows type, sides, pictures, time, memory and layers."""
+    async def test_a_valid_image_is_described(self) -> None:
+        """For an image the JSON holds type, size, pictures, time, memory and sandbox layers."""
         names = [f"good.{kind}" for kind in KINDS]
         answer = (await self.admin("crunch", "--json", *names)).json
         self.assertEqual(set(answer["layers"]), set(LAYERS))
@@ -49,8 +49,8 @@ class CrunchTests(AdminCase):
             self.assertGreater(about["peak_memory"], 1 << 20)
             self.assertGreater(about["wall_seconds"], 0)
 
-    async def test_bad(self) -> None:
-        """Of a file that would be refused it says why, and the status is 1."""
+    async def test_a_refused_file_is_explained(self) -> None:
+        """For a file that would be refused the JSON holds the reason, and the status is 1."""
         ran = await self.admin("crunch", "--json", "good.gif", "bad.png", "text.png", status=1)
         good, bad, text = ran.json["files"]
         self.assertEqual(good["outcome"], "ready")
@@ -59,16 +59,16 @@ class CrunchTests(AdminCase):
         self.assertEqual((text["reason"], text["permanent"]), ("unsupported", True))
         self.assertEqual(text["pictures"], {})
 
-    async def test_lines(self) -> None:
-        """For people, each file is a line; the sandbox comes last."""
+    async def test_each_file_is_a_line(self) -> None:
+        """The text output is a line for each file, followed by the sandbox."""
         ran = await self.admin("crunch", "good.jpeg", "bad.png", status=1)
         lines = ran.output.splitlines()
         self.assertEqual(lines[1].split()[:4], ["good.jpeg", "ready", "jpeg", "2x2"])
         self.assertEqual(lines[2].split()[:2], ["bad.png", "corrupt"])
         self.assertTrue(lines[4].startswith("sandbox: "))
 
-    async def test_limits(self) -> None:
-        """The limits of the settings hold, that of an upload as well."""
+    async def test_the_limits_of_the_settings_apply(self) -> None:
+        """A file over a crunch limit or over the upload size is refused."""
         (self.directory / "wide.png").write_bytes(png(200, 1))
         ran = await self.admin(
             "crunch", "--json", "wide.png", "--set=crunch.max_side=100", status=1
@@ -80,8 +80,8 @@ class CrunchTests(AdminCase):
         self.assertEqual(ran.json["files"][0]["reason"], "too_many_bytes")
         self.assertIn("413", ran.json["files"][0]["message"])
 
-    async def test_out(self) -> None:
-        """The pictures can be had, and those that are there are not replaced unasked."""
+    async def test_pictures_are_written_and_replaced_only_after_confirmation(self) -> None:
+        """Pictures are written to --out; existing files are replaced only after confirmation."""
         out = self.directory / "a/b"
         ran = await self.admin("crunch", "--json", "good.png", "--out=a/b")
         pictures = ran.json["files"][0]["pictures"]
@@ -100,8 +100,8 @@ class CrunchTests(AdminCase):
         await self.admin("crunch", "good.png", "--out=a/b", answers="y\n")
         self.assertEqual(check_png(place.read_bytes()), (2, 2))
 
-    async def test_formats(self) -> None:
-        """The other formats of the settings are shown and written too."""
+    async def test_other_formats_are_shown_and_written(self) -> None:
+        """The pictures in the other formats of crunch.formats are shown and written."""
         wanted = '--set=crunch.formats=["png", "webp"]'
         ran = await self.admin("crunch", "--json", "good.png", "--out=o", wanted)
         (about,) = ran.json["files"]
@@ -113,8 +113,8 @@ class CrunchTests(AdminCase):
         ran = await self.admin("crunch", "good.png", wanted)
         self.assertEqual(ran.output.splitlines()[1].count(", webp "), 3)
 
-    async def test_standard_input(self) -> None:
-        """A dash is standard input, of which no more is read than an upload may have."""
+    async def test_a_dash_reads_standard_input_up_to_the_limit(self) -> None:
+        """A dash reads standard input, at most one byte over the upload limit, and only once."""
         ran = await self.admin("crunch", "--json", "-", answers="just text", status=1)
         (about,) = ran.json["files"]
         self.assertEqual((about["file"], about["bytes"]), ("-", 9))
@@ -126,30 +126,30 @@ class CrunchTests(AdminCase):
         ran = await self.admin("crunch", "-", "-", status=2)
         self.assertIn("only once", ran.errors)
 
-    async def test_out_through_a_link(self) -> None:
-        """A link where a picture belongs is replaced, not followed."""
+    async def test_a_link_is_replaced_and_not_followed(self) -> None:
+        """A symbolic link at the place of a picture is replaced, and its target is unchanged."""
         (self.directory / "out").mkdir()
         (self.directory / "precious").write_text("precious")
         (self.directory / "out/good.png.large.png").symlink_to(self.directory / "precious")
         await self.admin("crunch", "good.png", "--out=out", "--yes")
         self.assertEqual((self.directory / "precious").read_text(), "precious")
 
-    async def test_one_name_twice(self) -> None:
-        """Two files of one name do not overwrite each other."""
+    async def test_two_files_of_one_name_are_a_usage_error(self) -> None:
+        """Two files with the same name cannot be written to one directory."""
         (self.directory / "sub").mkdir()
         (self.directory / "sub/good.png").write_bytes((self.directory / "good.png").read_bytes())
         ran = await self.admin("crunch", "good.png", "sub/good.png", "--out=o", status=2)
         self.assertIn("Two files named good.png", ran.errors)
 
-    async def test_no_file(self) -> None:
-        """What is no file is a usage error."""
+    async def test_a_path_that_is_not_a_file_is_a_usage_error(self) -> None:
+        """A missing file, a directory and a pipe are usage errors."""
         os.mkfifo(self.directory / "pipe")
         for name in ("none.png", ".", "pipe"):
             ran = await self.admin("crunch", name, status=2)
             self.assertIn(name, ran.errors)
         await self.admin("crunch", status=2)
 
-    async def test_impossible_out(self) -> None:
-        """A directory that cannot be made is one line."""
+    async def test_a_directory_that_cannot_be_created_is_an_error(self) -> None:
+        """If --out cannot be created, the error names it."""
         ran = await self.admin("crunch", "good.png", "--out=text.png/x", status=1)
         self.assertIn("text.png/x", ran.errors)

@@ -17,7 +17,7 @@ from fxprofile.admin.shared.commands import common_options
 
 
 class DocsTests(SynchronousTestCase):
-    """It says what there is."""
+    """The documentation names every command, option and fate."""
 
     def setUp(self) -> None:
         self.text = (Path(fxprofile.__file__).parent.parent / "docs/admin.md").read_text()
@@ -25,20 +25,20 @@ class DocsTests(SynchronousTestCase):
         self.sections = dict(zip(parts[1::2], parts[2::2], strict=True))
 
     def commands(self) -> Iterator[tuple[str, Any]]:
-        """Each command, with the section that it belongs to."""
+        """Yield each command with the section that it belongs to."""
         for name, command in cli.commands.items():
             yield name, command
             for below in getattr(command, "commands", {}).values():
                 yield name, below
 
-    def test_commands(self) -> None:
-        """Every command has a section, and no other does."""
+    def test_every_command_has_a_section(self) -> None:
+        """Every command has a section, and there are no other sections."""
         self.assertEqual(
             set(self.sections) - {"What all commands have in common"}, set(cli.commands)
         )
 
-    def test_options(self) -> None:
-        """Every option is in the section of its command, or is common to all."""
+    def test_every_option_is_documented(self) -> None:
+        """Every option is in the section of its command or in the common section."""
         common = {name for option in common_options() for name in option.opts}
         for name in common:
             self.assertIn(f"`{name}", self.sections["What all commands have in common"])
@@ -48,7 +48,7 @@ class DocsTests(SynchronousTestCase):
                     if name.startswith("--") and name not in common:
                         self.assertIn(name, self.sections[section], command.name)
 
-    def test_fates(self) -> None:
+    def test_every_fate_of_an_import_is_documented(self) -> None:
         """Every fate of an import is explained."""
         for fate in Fate:
             self.assertIn(f"`{fate}`", self.sections["import-fxa"])

@@ -14,15 +14,14 @@ from twisted.web.server import Site
 from fxprofile.admin.doctor import (
     TIMEOUT,
     Check,
-    Finding,
+    Flaw,
     Level,
-    _codecs,
-    _layers,
-    _probe,
-    _refusal,
+    check_bucket,
+    check_codecs,
+    check_layers,
     run_checks,
 )
-from fxprofile.crunch.result import Outcome, Report
+from fxprofile.crunch.result import Outcome
 from fxprofile.crunch.sandbox import LAYERS
 from fxprofile.model.errors import ConfigError, StorageError, StoreError
 from fxprofile.settings.model import Settings
@@ -32,16 +31,16 @@ from tests.support.servers.local import PASSWORD, free_port
 
 
 class DoctorTests(AdminCase):
-    """What it says of a service on the embedded drivers."""
+    """``doctor`` on the embedded drivers."""
 
     async def findings(self, *arguments: str, status: int = 0) -> dict[str, dict[str, Any]]:
-        """What it finds, by name."""
+        """Return the findings by name."""
         ran = await self.admin("doctor", "--json", *arguments, status=status)
         self.assertEqual(ran.json["ok"], status == 0)
         return {finding.pop("name"): finding for finding in ran.json["findings"]}
 
-    async def test_healthy(self) -> None:
-        """All is well with a service that has run: each line says ok, and nothing is left."""
+    async def test_a_working_service_has_only_ok_findings(self) -> None:
+        """On a service that has run, every finding is ok, and no probe object is left."""
         async with self.service() as tools:
             for which in ("private", "public"):
                 await tools.bucket(which).check()
@@ -65,16 +64,16 @@ class DoctorTests(AdminCase):
                 bucket = tools.bucket(which)
                 self.assertEqual(await bucket.list(prefix="", after="", limit=9), [])
 
-    async def test_fresh(self) -> None:
-        """What the service makes at its start is missing before that, and is not made."""
+    async def test_what_does_not_exist_yet_is_a_warning_and_is_not_created(self) -> None:
+        """Before the first start, folders and database are warnings, and are not created."""
         found = await self.findings()
         for name in ("private bucket", "public bucket", "database", "jobs queue"):
             self.assertEqual(found[name]["level"], "warning", name)
             self.assertTrue(found[name]["advice"])
         self.assertEqual(list(self.directory.iterdir()), [])
 
-    async def test_lines(self) -> None:
-        """For people, each finding is a line, and what to do the one below it."""
+    async def test_advice_is_the_line_below_its_finding(self) -> None:
+        """In the text output each finding is a line, with its advice on the next line."""
         (self.directory / "var").mkdir()
         (self.directory / "var/buckets").write_text("not a directory")
         ran = await self.admin("doctor", "--role=images", status=1)
@@ -84,8 +83,8 @@ class DoctorTests(AdminCase):
         self.assertIn("Not a directory", bucket)
         self.assertIn("-> check storage.directory", advice)
 
-    async def test_roles(self) -> None:
-        """A role is asked for no more than it needs."""
+    async def test_a_role_is_checked_for_what_it_needs(self) -> None:
+        """The report of a role has no finding about what the role does not use."""
         await self.admin("migrate")
         self.assertEqual(list(await self.findings("--role=images")), ["settings", "public bucket"])
         worker = await self.findings("--role=worker")
@@ -95,8 +94,8 @@ class DoctorTests(AdminCase):
         self.assertNotIn("codecs", web)
         self.assertNotIn("public bucket", web)
 
-    async def test_dead_dependencies(self) -> None:
-        """Each thing that does not answer is a problem with advice; no secret is shown."""
+    async def test_unreachable_dependencies_are_problems(self) -> None:
+        """Each unreachable dependency is a problem with advice, and no secret is shown."""
         found = await self.findings(
             f"--set=database.url=mysql+pymysql://u:{PASSWORD}@127.0.0.1:{free_port()}/d",
             "--set=identity.driver=fxa",
@@ -112,8 +111,8 @@ class DoctorTests(AdminCase):
         self.assertEqual(found["codecs"]["level"], "ok")
         self.assertNotIn(PASSWORD, str(found))
 
-    async def test_identity_servers(self) -> None:
-        """Servers that answer are fine, each by its name."""
+    async def test_identity_servers_that_answer_are_ok(self) -> None:
+        """Each identity server that answers is an ok finding with its own name."""
         port: Any = reactor.listenTCP(0, Site(NoResource()), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         url = f"http://127.0.0.1:{port.getHost().port}/v1"
@@ -124,16 +123,16 @@ class DoctorTests(AdminCase):
         self.assertEqual(found["oauth server"]["text"], f"{url} answers")
         self.assertEqual(found["auth server"]["level"], "ok")
 
-    async def test_limits_too_low(self) -> None:
-        """If a good image is refused it says why, and the other checks go on."""
+    async def test_a_refused_sample_does_not_stop_the_other_checks(self) -> None:
+        """If a valid image is refused, the finding says why, and the other checks run."""
         found = await self.findings("--role=worker", "--set=crunch.max_side=1", status=1)
         self.assertEqual(found["sandbox"]["level"], "ok")
         self.assertEqual(found["codecs"]["level"], "problem")
         self.assertIn("too_many_pixels", found["codecs"]["text"])
         self.assertIn("jobs queue", found)
 
-    async def test_dead_letters(self) -> None:
-        """Dead letters are a warning, with what to do."""
+    async def test_dead_letters_are_warnings(self) -> None:
+        """Dead letters of a queue are a warning whose advice names the command to run."""
         async with self.service() as tools:
             await tools.needed_queue("dead").send(body="x")
             results: Any = tools.needed_queue("results")
@@ -143,30 +142,32 @@ class DoctorTests(AdminCase):
             self.assertEqual(found[name]["level"], "warning")
             self.assertIn("dead list", found[name]["advice"])
 
-    async def test_production_on_one_machine(self) -> None:
-        """In production, drivers of one machine are worth a warning."""
+    async def test_single_host_drivers_in_production_are_a_warning(self) -> None:
+        """In production, single-host drivers are a warning that names them."""
         found = await self.findings("--role=images", "--set=environment=production")
         self.assertEqual(found["settings"]["level"], "warning")
         self.assertIn("storage.driver = filesystem", found["settings"]["text"])
 
-    async def test_wrong_setting(self) -> None:
-        """What this role may not have set ends it, with one line."""
+    async def test_a_wrong_setting_is_one_line(self) -> None:
+        """A setting that the role does not allow is one line, and the status is 2."""
         line = await self.error("doctor", "--role=web", "--set=environment=production", status=2)
         self.assertIn("identity.driver", line)
 
 
 class LayersTests(SynchronousTestCase):
-    """What it says of the sandbox."""
+    """The finding about the sandbox."""
 
     def level(self, *missing: str, **crunch: Any) -> Level:
-        """How bad it is without these layers."""
+        """Return the level of the finding without these layers."""
         layers = {layer: layer not in missing for layer in LAYERS}
-        finding = _layers(Settings(crunch=crunch).sandbox, layers)
-        self.assertEqual(finding.advice is None, finding.level is Level.OK)
-        return finding.level
+        try:
+            check_layers(Settings(crunch=crunch).sandbox, layers)
+        except Flaw as flaw:
+            return flaw.level
+        return Level.OK
 
-    def test_levels(self) -> None:
-        """Every layer is fine, some is a warning, and neither wall is a problem."""
+    def test_missing_layers_are_warnings_or_problems(self) -> None:
+        """All layers are ok, one missing layer is a warning, no privilege barrier is a problem."""
         self.assertEqual(self.level(), Level.OK)
         self.assertEqual(self.level("landlock"), Level.WARNING)
         self.assertEqual(self.level("namespaces"), Level.WARNING)
@@ -176,31 +177,30 @@ class LayersTests(SynchronousTestCase):
 
 
 class CodecsTests(SynchronousTestCase):
-    """What it reports of the codecs."""
+    """The finding about the codecs."""
 
     def test_a_refused_sample_is_a_problem_that_names_it(self) -> None:
         """If good images are refused, the finding names them, the reasons and the codecs."""
-        reports = {
-            "png": Report(Outcome(kind="png"), True),
-            "gif": Report(Outcome(reason="corrupt", detail="no decoder"), True),
-            "webp": Report(Outcome(kind="avif"), True),
+        outcomes = {
+            "png": Outcome(kind="png"),
+            "gif": Outcome(reason="corrupt", detail="no decoder"),
+            "webp": Outcome(kind="avif"),
         }
-        refused = [text for kind, report in reports.items() for text in _refusal(kind, report)]
-        finding = _codecs(refused, {"pil": "13.0.0"})
-        self.assertEqual(finding.level, Level.PROBLEM)
-        self.assertIn("gif (corrupt: no decoder), webp (None: )", finding.text)
-        self.assertIn("pil 13.0.0", finding.text)
+        flaw = self.assertRaises(Flaw, check_codecs, outcomes, {"pil": "13.0.0"})
+        self.assertEqual(flaw.level, Level.PROBLEM)
+        self.assertIn("gif (corrupt: no decoder), webp (None: )", str(flaw))
+        self.assertIn("pil 13.0.0", str(flaw))
 
 
 class _Forgetful(MemoryBucket):
-    """Does not delete."""
+    """A bucket that does not delete."""
 
     async def delete(self, *, keys: Any) -> None:
         pass
 
 
 class _Mixed(MemoryBucket):
-    """Stores something else."""
+    """A bucket that stores other bytes."""
 
     async def put(self, *, key: str, body: Any, length: int, content_type: str) -> None:
         from fxprofile.deferreds.bodies import BytesBody
@@ -211,36 +211,36 @@ class _Mixed(MemoryBucket):
 
 
 class ProbeTests(SynchronousTestCase):
-    """How a bucket is tried."""
+    """The check of a bucket."""
 
     ALL = frozenset({"put", "get", "delete"})
 
-    def test_bad_buckets(self) -> None:
-        """A bucket that keeps what was deleted, or gives other bytes, is found out."""
+    def test_a_bucket_that_misbehaves_is_an_error(self) -> None:
+        """A bucket that keeps a deleted object or returns other bytes is an error."""
         for bucket, text in ((_Forgetful(), "after it was deleted"), (_Mixed(), "does not hold")):
             failure = self.failureResultOf(
-                Deferred.fromCoroutine(_probe(bucket, "a", self.ALL)), StorageError
+                Deferred.fromCoroutine(check_bucket(bucket, "a", self.ALL)), StorageError
             )
             self.assertIn(text, str(failure.value))
 
-    def test_rights(self) -> None:
-        """Without the right to put, an object that is not there is looked for and deleted."""
+    def test_a_check_uses_only_the_rights_given(self) -> None:
+        """Without the right to put, a check looks for and deletes an object that does not exist."""
         for rights in (self.ALL, frozenset({"get"}), frozenset({"get", "delete"})):
             bucket = MemoryBucket()
-            self.successResultOf(Deferred.fromCoroutine(_probe(bucket, "a", rights)))
+            self.successResultOf(Deferred.fromCoroutine(check_bucket(bucket, "a", rights)))
             listing = bucket.list(prefix="", after="", limit=9)
             self.assertEqual(self.successResultOf(Deferred.fromCoroutine(listing)), [])
 
 
 class RunChecksTests(SynchronousTestCase):
-    """How checks are run."""
+    """Running checks."""
 
-    def test_outcomes(self) -> None:
-        """A check that fails or hangs is a problem of its own, and the others go on."""
+    def test_a_failing_or_hanging_check_is_a_problem(self) -> None:
+        """A check that fails or hangs becomes a problem with its advice, and the others run."""
         clock = Clock()
 
         async def good() -> Any:
-            return [Finding("good", Level.OK, "well")]
+            return "well"
 
         async def broken() -> Any:
             raise StoreError("no\ndatabase")

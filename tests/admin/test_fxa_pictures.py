@@ -37,10 +37,10 @@ from tests.support.servers.local import free_port
 
 
 class PicturesTests(ImportCase):
-    """Where they come from, and what they become."""
+    """``import-fxa --pictures-from``."""
 
-    async def test_unfit_pictures(self) -> None:
-        """Objects that are no pictures of the right size do not count as pictures."""
+    async def test_objects_that_are_not_fitting_pngs_count_as_missing(self) -> None:
+        """Objects that are not PNGs of the right size count as missing pictures."""
         original = await self.original()
         users = uids(3)
         ids = [new_id() for _ in users]
@@ -54,8 +54,8 @@ class PicturesTests(ImportCase):
             said = await self.run_import(original, status=1)
             self.assertEqual(said["avatars"], {"pictures missing": 3})
 
-    async def test_pictures_from_a_folder(self) -> None:
-        """Old pictures are crunched anew, the largest that there is."""
+    async def test_the_largest_old_picture_in_a_folder_is_crunched(self) -> None:
+        """The largest old picture of an avatar in a folder is crunched to all sizes."""
         original = await self.original()
         users = uids(4)
         ids = [new_id() for _ in users]
@@ -92,8 +92,8 @@ class PicturesTests(ImportCase):
             self.assertEqual((await tools.store.profile(uid=users[0])).avatar_id, ids[0])
             self.assertIsNone((await tools.store.profile(uid=users[2])).avatar_id)
 
-    async def test_pictures_from_a_server(self) -> None:
-        """Old pictures may come from a web server, which may say 403 of what it has not."""
+    async def test_a_403_of_a_web_server_is_a_missing_picture(self) -> None:
+        """Old pictures are read from a web server, whose 403 means that there is none."""
         picture = png(600, 600)
         avatar_id, missing = new_id(), new_id()
 
@@ -121,8 +121,11 @@ class PicturesTests(ImportCase):
             self.assertEqual(said["avatars"], {"imported": 1, "pictures missing": 1})
             self.assertEqual((await tools.store.profile(uid=user)).avatar_id, avatar_id)
 
-    async def test_breaks_off(self) -> None:
-        """If the pictures' server is gone, it ends with one line, and keeps its place."""
+    async def test_an_unreachable_picture_server_ends_the_import_with_its_checkpoint(self) -> None:
+        """
+        If the picture server is unreachable, the import ends with one line and its
+        checkpoint.
+        """
         original = await self.original()
         users = uids(3)
         for user in users:
@@ -144,7 +147,7 @@ class PicturesTests(ImportCase):
 
 class _Pictures(Resource):
     """
-    An image server that stops answering after a while.
+    An image server that stops answering after a number of requests.
 
     :ivar left: how many it still answers.
     """
@@ -168,8 +171,8 @@ class _Pictures(Resource):
 class KilledImportTests(ImportCase):
     """An import that is killed."""
 
-    async def test_killed(self) -> None:
-        """After a kill -9 in the middle, another run brings the rest, and all is whole."""
+    async def test_a_second_run_completes_a_killed_import(self) -> None:
+        """After a SIGKILL a second run imports the rest, and every avatar is whole."""
         original = await self.original()
         users = uids(7)
         ids = {user: new_id() for user in users}
@@ -210,7 +213,7 @@ class KilledImportTests(ImportCase):
 
 
 class _Slow:
-    """Pictures that take so long that the user uploads one here meanwhile."""
+    """Pictures that take so long that the user uploads another avatar meanwhile."""
 
     copies = True
 
@@ -231,10 +234,10 @@ class _Slow:
 
 
 class RaceTests(ImportCase):
-    """An import while users are at work."""
+    """An import while users change their profiles."""
 
-    async def test_user_is_faster(self) -> None:
-        """If a user uploads an avatar while an old one is copied, the copy goes again."""
+    async def test_copied_pictures_are_removed_if_the_user_uploads_meanwhile(self) -> None:
+        """If the user uploads an avatar while an old one is copied, the copy is removed."""
         original = await self.original()
         (user,) = uids(1)
         avatar_id = new_id()
@@ -261,10 +264,10 @@ class RaceTests(ImportCase):
 
 
 class ProgressTests(ImportCase):
-    """How it says how far it has come."""
+    """The progress bar."""
 
-    async def test_bar(self) -> None:
-        """On a terminal there is a bar, on its standard error."""
+    async def test_a_terminal_shows_a_bar(self) -> None:
+        """On a terminal the standard error shows a bar that reaches 100 %."""
         original = await self.original()
         for user in uids(3):
             original.name(user, "Alice")
@@ -274,8 +277,8 @@ class ProgressTests(ImportCase):
         self.assertIn(b"100%", shown)
         self.assertIn(b"imported", said)
 
-    async def test_bar_of_the_rest(self) -> None:
-        """The bar of an import that goes on is that of the rest."""
+    async def test_the_bar_of_a_continued_import_counts_the_rest(self) -> None:
+        """The bar of an import that continues from a checkpoint reaches 100 % too."""
         original = await self.original()
         users = uids(4)
         for user in users:
@@ -289,7 +292,7 @@ class ProgressTests(ImportCase):
             self.assertIn(b"100%", shown)
 
     async def on_a_terminal(self, original: Original, *arguments: str) -> tuple[bytes, bytes]:
-        """What an import shows on a terminal, and what it says elsewhere."""
+        """Return the standard error of an import on a terminal, and its standard output."""
         ours, theirs = os.openpty()
         self.addCleanup(os.close, ours)
         try:
@@ -312,10 +315,10 @@ class ProgressTests(ImportCase):
 
 
 class ProgressLineTests(SynchronousTestCase):
-    """How it says so where there is no terminal."""
+    """Progress without a terminal."""
 
     def lines(self, *, quiet: bool) -> list[str]:
-        """What is said of three batches, with time to say it after the second."""
+        """Return the lines of three batches, of which the second ends after ten seconds."""
         times = iter((0.0, 1.0, 11.0, 11.0, 12.0))
         with (
             redirect_stderr(io.StringIO()) as errors,
@@ -325,8 +328,8 @@ class ProgressLineTests(SynchronousTestCase):
                 add(10)
         return errors.getvalue().splitlines()
 
-    def test_lines(self) -> None:
-        """There is a line now and then, and none for machines."""
+    def test_progress_is_a_line_every_ten_seconds(self) -> None:
+        """Without a terminal a line is printed every ten seconds, and none with --json."""
         self.assertEqual(self.lines(quiet=False), ["20 of 30"])
         self.assertEqual(self.lines(quiet=True), [])
 
@@ -343,10 +346,10 @@ class _Hangs:
 
 
 class HttpPicturesTests(SynchronousTestCase):
-    """Pictures on a web server."""
+    """Old pictures on a web server."""
 
-    def test_hanging(self) -> None:
-        """A server that does not answer is asked a few times, and that ends."""
+    def test_a_server_that_hangs_is_tried_a_few_times(self) -> None:
+        """A server that does not answer is tried a few times, and then an error is raised."""
         clock, client = Clock(), _Hangs()
         fetching = Deferred.fromCoroutine(from_server(client, clock, "http://h/{id}", "abc"))
         for _ in range(TRIES * 2):

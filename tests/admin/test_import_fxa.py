@@ -24,8 +24,8 @@ VARIANT = Variant(width=20, height=10, bytes=7)
 class BothTests:
     """Tests for every kind of database."""
 
-    async def test_everything(self) -> None:
-        """Users get their names and avatars, and a second run finds all of it there."""
+    async def test_names_and_avatars_are_imported_once(self) -> None:
+        """Names and avatars are imported with their fates, and a second run finds them there."""
         original = await self.original()
         users = uids(7)
         ids = [new_id() for _ in users]
@@ -70,8 +70,8 @@ class BothTests:
             ],
         )
 
-    async def test_dry_run(self) -> None:
-        """A dry run says what would happen, and changes nothing."""
+    async def test_a_dry_run_changes_nothing(self) -> None:
+        """A dry run reports what would happen, and changes nothing."""
         original = await self.original()
         (user,) = uids(1)
         avatar_id = new_id()
@@ -91,8 +91,8 @@ class BothTests:
         ran = await self.admin("import-fxa", "--dry-run", f"--source={original.url}")
         self.assertIn("dry run", ran.output)
 
-    async def test_changes_at_the_source(self) -> None:
-        """A later import brings what has changed there since, for who changed nothing here."""
+    async def test_changes_at_the_source_are_imported(self) -> None:
+        """A second import updates the users who have changed nothing here."""
         original = await self.original()
         named, unnamed, pictured = uids(3)
         old, new = new_id(), new_id()
@@ -116,8 +116,8 @@ class BothTests:
             (owing,) = await tools.store.unsent(before=time.time() + 9, limit=9)
             self.assertEqual((owing.id, owing.status), (old, Status.REPLACED))
 
-    async def test_changes_here(self) -> None:
-        """What users have changed here stays, whatever the source says."""
+    async def test_changes_made_here_win(self) -> None:
+        """Names, avatars, uploads and deletions of users here survive an import."""
         original = await self.original()
         renamed, unset, chosen, uploading, deleted = uids(5)
         ids = {user: new_id() for user in (renamed, unset, chosen, uploading, deleted)}
@@ -150,8 +150,8 @@ class BothTests:
             await store.ready(avatar_id=upload, variants=dict.fromkeys(VARIANTS, VARIANT), now=now)
             self.assertEqual((await store.profile(uid=uploading)).avatar_id, upload)
 
-    async def test_resumed(self) -> None:
-        """An import that broke off is gone on with where its checkpoint says."""
+    async def test_an_import_continues_from_its_checkpoint(self) -> None:
+        """An import that ended early continues after the uid in its checkpoint."""
         original = await self.original()
         users = uids(5)
         for user in users:
@@ -177,10 +177,10 @@ class BothTests:
 
 
 class ImportTests(BothTests, ImportCase):
-    """Into an embedded database, from one that stands for MySQL."""
+    """Into an embedded database, from SQLite in place of MySQL."""
 
-    async def test_batches(self) -> None:
-        """Whatever the size of a batch, everybody is imported, once."""
+    async def test_every_user_is_imported_with_any_batch_size(self) -> None:
+        """With any batch size every user is imported once."""
         original = await self.original()
         users = uids(23)
         for user in users:
@@ -193,8 +193,8 @@ class ImportTests(BothTests, ImportCase):
                 profile = await tools.store.profile(uid=user)
                 self.assertEqual(profile.display_name, f"User {user}")
 
-    async def test_deleted_here(self) -> None:
-        """An imported avatar that its user deleted here does not come back."""
+    async def test_an_avatar_deleted_here_is_not_imported_again(self) -> None:
+        """An imported avatar that its user has deleted here is not imported again."""
         original = await self.original()
         (user,) = uids(1)
         avatar_id = new_id()
@@ -210,8 +210,8 @@ class ImportTests(BothTests, ImportCase):
                 # The worker reports that the objects are gone, and so is the row.
                 await tools.store.deleted(avatar_id=avatar_id, now=time.time())
 
-    async def test_not_their_own(self) -> None:
-        """Nobody gets the avatar of somebody else."""
+    async def test_an_avatar_of_another_user_is_not_imported(self) -> None:
+        """A selected avatar that belongs to another user is not imported."""
         original = await self.original()
         user, owner = uids(2)
         avatar_id = new_id()
@@ -221,8 +221,8 @@ class ImportTests(BothTests, ImportCase):
             said = await self.run_import(original, status=1)
             self.assertEqual(said["avatars"], {"not the user's own": 1})
 
-    async def test_wrong_arguments(self) -> None:
-        """What cannot be used is one line, and the password is not in it."""
+    async def test_an_unusable_argument_is_one_line_without_the_password(self) -> None:
+        """An unusable argument or unreachable source is one line without the password."""
         await self.admin("migrate")
         ran = await self.admin("import-fxa", status=2)
         self.assertIn("--source", ran.errors)
@@ -245,7 +245,7 @@ class ImportTests(BothTests, ImportCase):
 
 
 class MariadbImportTests(BothTests, ImportCase):
-    """From the original's own tables on MariaDB, into another database of the server."""
+    """From the original's tables on MariaDB, into another database of the server."""
 
     skip = mariadb.missing()
 
@@ -256,8 +256,8 @@ class MariadbImportTests(BothTests, ImportCase):
     async def original(self) -> Original:
         return await deferToThread(Original, mariadb.shared().new_database())
 
-    async def test_no_tables(self) -> None:
-        """A database that is no profile server's is one line that names what is missing."""
+    async def test_a_source_without_the_tables_is_one_line(self) -> None:
+        """A source without the tables of the profile server is one line that names a table."""
         await self.admin("migrate")
         line = await self.error("import-fxa", f"--source={mariadb.shared().new_database()}")
         self.assertIn("profile' doesn't exist", line)
@@ -275,14 +275,14 @@ class PostgresqlImportTests(BothTests, ImportCase):
 
 
 class CheckpointTests(SynchronousTestCase):
-    """The place of an import, in a file."""
+    """The position of an import, in a file."""
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp())
         self.checkpoint = Checkpoint(self.path, "mysql://one")
 
-    def test_places(self) -> None:
-        """A place that was saved is loaded, until all is done."""
+    def test_a_saved_position_is_loaded_until_it_is_removed(self) -> None:
+        """A saved position is loaded until the checkpoint is removed."""
         self.assertEqual(self.checkpoint.load(), Place("names", ""))
         self.checkpoint.save(Place("avatars", "ab" * 16))
         self.assertEqual(self.checkpoint.load(), Place("avatars", "ab" * 16))
@@ -290,8 +290,8 @@ class CheckpointTests(SynchronousTestCase):
         self.checkpoint.remove()
         self.assertEqual(self.checkpoint.load(), Place("names", ""))
 
-    def test_others(self) -> None:
-        """The place of another import is no use, nor is any other file."""
+    def test_a_file_of_another_import_is_refused(self) -> None:
+        """The checkpoint of another source and a malformed file are wrong settings."""
         Checkpoint(self.path, "mysql://two").save(Place("names", ""))
         self.assertRaises(ConfigError, self.checkpoint.load)
         for content in (
@@ -304,8 +304,8 @@ class CheckpointTests(SynchronousTestCase):
             self.path.write_text(content, encoding="latin-1")
             self.assertRaises(ConfigError, self.checkpoint.load)
 
-    def test_none(self) -> None:
-        """Without a file nothing is remembered."""
+    def test_without_a_file_nothing_is_stored(self) -> None:
+        """Without a file no position is stored."""
         checkpoint = Checkpoint(None, "x")
         checkpoint.save(Place("avatars", "ab"))
         checkpoint.remove()

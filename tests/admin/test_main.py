@@ -1,4 +1,4 @@
-"""The command itself: how it starts, how it is interrupted, and how it fails."""
+"""The command line: how it starts, is interrupted, and reports errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.admin.support import PATIENCE, AdminCase, Ran, command, environment
 
 
 class StartTests(AdminCase):
-    """How it starts."""
+    """Starting the command line."""
 
     async def start(self, *arguments: str) -> Ran:
         """Run the command as a shell does."""
@@ -41,16 +41,16 @@ class StartTests(AdminCase):
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
-    async def test_help(self) -> None:
-        """Help names every command, and makes nothing."""
+    async def test_help_names_every_command(self) -> None:
+        """Help names every command, and creates no files."""
         ran = await self.start("--help")
         self.assertEqual((ran.status, ran.errors), (0, ""))
         for name in cli.commands:
             self.assertIn(f"\n  {name} ", ran.output)
         self.assertEqual(list(self.directory.iterdir()), [])
 
-    async def test_a_process_of_its_own(self) -> None:
-        """Output, errors and status are those of any command."""
+    async def test_output_errors_and_status_of_a_process(self) -> None:
+        """A command run as its own process has the documented output, errors and status."""
         ran = await self.start("migrate", "--json")
         self.assertEqual((ran.status, ran.errors), (0, ""))
         ran = await self.start("user", "show", "nobody")
@@ -60,18 +60,18 @@ class StartTests(AdminCase):
         self.assertEqual((ran.status, ran.output), (2, ""))
         self.assertEqual(ran.errors.count("\n"), 1)
 
-    async def test_usage(self) -> None:
-        """What is no command, or not one of its options, is a usage error."""
+    async def test_an_unknown_command_or_option_is_a_usage_error(self) -> None:
+        """An unknown command, option or argument is a usage error."""
         for arguments in (["nothing"], ["queues", "--nothing"], ["queues", "more"]):
             await self.admin(*arguments, status=2)
 
-    async def test_version(self) -> None:
-        """It knows its version."""
+    async def test_the_version_is_printed(self) -> None:
+        """--version prints the version of the package."""
         ran = await self.admin("--version", bare=True)
         self.assertIn(fxprofile.__version__, ran.output)
 
-    async def test_help_everywhere(self) -> None:
-        """Every command has help, with the common options in it."""
+    async def test_every_command_has_help_with_the_common_options(self) -> None:
+        """The help of every command lists the common options."""
 
         def names(group: Any, *above: str) -> Any:
             for name, one in group.commands.items():
@@ -83,15 +83,15 @@ class StartTests(AdminCase):
             self.assertIn("--json", ran.output)
             self.assertIn("--config", ran.output)
 
-    def test_entry_point(self) -> None:
-        """The name that the installed command refers to is there."""
+    def test_the_installed_command_refers_to_a_function(self) -> None:
+        """The entry point in setup.py names a function that exists."""
         text = (Path(fxprofile.__file__).parent.parent / "setup.py").read_text()
         module, _, function = text.partition("fxprofile-admin=")[2].partition('"')[0].partition(":")
         self.assertTrue(callable(getattr(import_module(module), function)))
 
 
 class InterruptTests(AdminCase):
-    """How it is interrupted."""
+    """Interrupting a command."""
 
     async def interrupt(self, *signals: signal.Signals) -> Ran:
         """Send signals to a command that waits for a server."""
@@ -125,15 +125,15 @@ class InterruptTests(AdminCase):
         output, errors = await deferToThread(child.communicate, timeout=PATIENCE)
         return Ran(child.returncode, output, errors)
 
-    async def test_one_signal(self) -> None:
-        """A signal ends it in order: one line, and status 1."""
+    async def test_a_signal_ends_the_command_with_one_line(self) -> None:
+        """SIGINT or SIGTERM ends a command with one line and status 1."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self.assertEqual(
                 await self.interrupt(number), Ran(1, "", "fxprofile-admin: interrupted\n")
             )
 
-    async def test_two_signals(self) -> None:
-        """An operator without patience is obeyed at once, or as soon as all is tidied up."""
+    async def test_a_second_signal_ends_the_command_at_once(self) -> None:
+        """A second signal ends the process, unless it has already ended in order."""
         ran = await self.interrupt(signal.SIGINT, signal.SIGTERM)
         self.assertIn(ran.status, (1, -signal.SIGTERM))
         self.assertEqual(ran.output, "")
@@ -161,7 +161,7 @@ wait()
 
 
 class CancelTests(AdminCase):
-    """How a signal cancels a command."""
+    """Cancellation by a signal."""
 
     async def test_a_cancelled_command_tidies_up_before_it_ends(self) -> None:
         """The command ends only when its coroutine has handled the cancellation."""
@@ -188,18 +188,18 @@ class CancelTests(AdminCase):
 
 
 class LogTests(SynchronousTestCase):
-    """What it says while it works."""
+    """Log events on the standard error."""
 
     def lines(self, verbose: bool, *texts: str) -> list[str]:
-        """What is said of warnings with these texts."""
+        """Return the lines that are printed for warnings with these texts."""
         log = log_lines(verbose)
         with redirect_stderr(io.StringIO()) as errors:
             for text in texts:
                 log({"log_format": "{text}", "text": text, "log_level": LogLevel.warn})
         return errors.getvalue().splitlines()
 
-    def test_lines(self) -> None:
-        """A warning is one line, can do nothing to a terminal, and is said once."""
+    def test_a_warning_is_printed_once_on_one_escaped_line(self) -> None:
+        """A warning is one line with control characters escaped, and is printed once."""
         self.assertEqual(
             self.lines(False, "a\nb\x1b[1m", "c", "c"),
             ["fxprofile-admin: warn: a\\nb\\x1b[1m", "fxprofile-admin: warn: c"],

@@ -19,29 +19,29 @@ DAYS = 3 * 86400
 
 
 class OrphansTests(AdminCase):
-    """What it shows, and what it lets be deleted."""
+    """``orphans`` on the embedded drivers."""
 
     async def orphan(self, tools: Tools) -> str:
-        """Pictures that have no row."""
+        """Put pictures that have no row."""
         avatar_id = new_id()
         for key in public_keys(avatar_id, ["png"]):
             await put(tools, "public", key)
         return avatar_id
 
     def grow_old(self) -> None:
-        """All objects have been there for some days."""
+        """Make every object some days old."""
         then = time.time() - DAYS
         for path in Path(self.directory / "var/buckets").rglob("*"):
             if path.is_file():
                 os.utime(path, (then, then))
 
     async def jobs(self, tools: Tools) -> list[Job]:
-        """The jobs on the queue."""
+        """Receive the jobs on the queue."""
         messages = await tools.needed_queue("jobs").receive(max_messages=10, wait=0)
         return [Job.decode(message.body) for message in messages]
 
-    async def test_well(self) -> None:
-        """If there are none it says so, and how much it has looked at."""
+    async def test_without_findings_the_figures_are_printed(self) -> None:
+        """Without findings it prints how much it has read, and that all is well."""
         async with self.service() as tools:
             await ready_avatar(tools)
         self.grow_old()
@@ -51,8 +51,8 @@ class OrphansTests(AdminCase):
             "Read 1 rows, the pictures of 1 avatars, and 0 originals.\n\nAll is well.\n",
         )
 
-    async def test_found(self) -> None:
-        """Orphans are listed, and nothing happens to them unless it is asked for."""
+    async def test_orphans_are_listed_and_kept(self) -> None:
+        """Old objects without a row are listed; without --delete nothing happens to them."""
         async with self.service() as tools:
             avatar_id = await self.orphan(tools)
             original = new_id()
@@ -75,8 +75,8 @@ class OrphansTests(AdminCase):
             self.assertIn("2 orphans: --delete", ran.output)
             self.assertEqual(await self.jobs(tools), [])
 
-    async def test_delete(self) -> None:
-        """With --delete each gets a delete job, and the number is the answer."""
+    async def test_delete_sends_a_job_for_each_orphan(self) -> None:
+        """With --delete a delete job is sent for each orphan, and their number is printed."""
         async with self.service() as tools:
             await ready_avatar(tools)
             avatar_id = await self.orphan(tools)
@@ -85,8 +85,8 @@ class OrphansTests(AdminCase):
             self.assertIn("Sent 1 delete jobs", ran.output)
             self.assertEqual(await self.jobs(tools), [Job(op=Op.DELETE, id=avatar_id)])
 
-    async def test_asks(self) -> None:
-        """Without --yes it shows what it would delete, and asks; a machine has to say it."""
+    async def test_deletion_needs_confirmation(self) -> None:
+        """Without --yes it lists the orphans and asks; --json without --yes is a usage error."""
         async with self.service() as tools:
             avatar_id = await self.orphan(tools)
             self.grow_old()
@@ -98,11 +98,8 @@ class OrphansTests(AdminCase):
             self.assertEqual(ran.output.count(avatar_id), 1)
             self.assertEqual(len(await self.jobs(tools)), 1)
 
-    async def test_too_many(self) -> None:
-        """
-        More than one in a hundred may be the wrong database: none is deleted, until the
-        operator names a number.
-        """
+    async def test_more_orphans_than_allowed_are_not_deleted(self) -> None:
+        """If more than 1 % of the avatars are orphans, none is deleted unless --most allows it."""
         async with self.service() as tools:
             await ready_avatar(tools)
             for _ in range(2):
@@ -119,8 +116,8 @@ class OrphansTests(AdminCase):
             self.assertEqual(ran.json["sent"], 2)
             self.assertEqual(len(await self.jobs(tools)), 2)
 
-    async def test_broken(self) -> None:
-        """A ready avatar without one of its pictures is a problem that --delete cannot solve."""
+    async def test_a_ready_avatar_without_a_picture_is_a_problem(self) -> None:
+        """A ready avatar that lacks a picture is a problem, with and without --delete."""
         async with self.service() as tools:
             avatar_id = await ready_avatar(tools)
             await tools.bucket("public").delete(keys=[public_key(avatar_id, "large")])
@@ -131,8 +128,8 @@ class OrphansTests(AdminCase):
             ran = await self.admin("orphans", "--delete", "--yes", status=1)
             self.assertIn("PROBLEM: 1 ready avatars lack", ran.output)
 
-    async def test_limit(self) -> None:
-        """Of very many it lists some, and counts all."""
+    async def test_the_list_is_limited_and_the_total_is_not(self) -> None:
+        """The list is limited by --limit, and the total counts all."""
         async with self.service() as tools:
             for _ in range(3):
                 await self.orphan(tools)
@@ -142,25 +139,25 @@ class OrphansTests(AdminCase):
         about = (await self.admin("orphans", "--limit=1", "--json", status=1)).json
         self.assertEqual((about["orphans_total"], len(about["orphans"])), (3, 1))
 
-    async def test_wrong_options(self) -> None:
-        """A grace shorter than an upload takes is refused, as is deleting at most none."""
+    async def test_numbers_below_the_minimum_are_usage_errors(self) -> None:
+        """A grace below an hour and limits below 1 are usage errors."""
         for option in ("--grace=0", "--most=0", "--limit=0"):
             await self.admin("orphans", option, status=2)
 
-    async def test_no_database(self) -> None:
-        """Without a database nothing is concluded, and nothing is made."""
+    async def test_without_a_database_nothing_is_created(self) -> None:
+        """Without a database it fails, names migrate, and creates nothing."""
         self.assertIn("run fxprofile-admin migrate", await self.error("orphans"))
         self.assertFalse((self.directory / "var").exists())
 
 
 class MariadbOrphansTests(AdminCase):
-    """On MariaDB."""
+    """``orphans`` on MariaDB."""
 
     skip = mariadb.missing()
     server = mariadb
 
-    async def test_found(self) -> None:
-        """Rows come in the order of the ids there too, a page at a time."""
+    async def test_rows_are_read_in_the_order_of_their_ids(self) -> None:
+        """Rows of a database server are read in the order of their ids, a page at a time."""
         self.settings = {"database.url": self.server.shared().new_database()}
         async with self.service() as tools:
             ids = [await ready_avatar(tools, f"{number:032x}") for number in range(5)]
@@ -176,7 +173,7 @@ class MariadbOrphansTests(AdminCase):
 
 
 class PostgresqlOrphansTests(MariadbOrphansTests):
-    """On PostgreSQL."""
+    """``orphans`` on PostgreSQL."""
 
     skip = postgresql.missing()
     server = postgresql

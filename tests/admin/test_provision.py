@@ -22,10 +22,10 @@ KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 
 
 class LocalProvisionTests(AdminCase):
-    """On the embedded drivers."""
+    """``provision`` on the embedded drivers."""
 
-    async def test_makes_everything(self) -> None:
-        """Folders and schema are made, once, after the plan was shown."""
+    async def test_folders_and_schema_are_created_after_confirmation(self) -> None:
+        """Folders and schema are created after the plan is confirmed, and only once."""
         ran = await self.admin("provision", "--plan", status=1)
         self.assertEqual([line.split()[0] for line in ran.output.splitlines()[1:]], ["create"] * 3)
         self.assertEqual(list(self.directory.iterdir()), [])
@@ -42,22 +42,22 @@ class LocalProvisionTests(AdminCase):
         self.assertEqual({step["action"] for step in ran.json["steps"]}, {"ok"})
         await self.admin("doctor", "--role=web")
 
-    async def test_only(self) -> None:
-        """What is not asked for is left alone."""
+    async def test_only_limits_what_is_provisioned(self) -> None:
+        """With --only=storage the database is not created."""
         await self.admin("provision", "--only=storage", "--yes")
         self.assertFalse((self.directory / "var/profile.db").exists())
         self.assertTrue((self.directory / "var/buckets").exists())
 
-    async def test_machines(self) -> None:
-        """A machine is not asked, and has to say yes."""
+    async def test_json_needs_yes(self) -> None:
+        """--json needs --yes, and the answer says whether the plan was applied."""
         await self.admin("provision", "--json", status=2)
         ran = await self.admin("provision", "--json", "--yes")
         self.assertTrue(ran.json["applied"])
         ran = await self.admin("provision", "--json", "--yes")
         self.assertFalse(ran.json["applied"])
 
-    async def test_impossible(self) -> None:
-        """A folder that cannot be made is one line."""
+    async def test_a_folder_that_cannot_be_created_is_an_error(self) -> None:
+        """If a folder cannot be created, the error says why."""
         (self.directory / "var").mkdir()
         (self.directory / "var/buckets").write_text("not a directory")
         line = await self.admin("provision", "--only=storage", "--yes", status=1)
@@ -65,7 +65,7 @@ class LocalProvisionTests(AdminCase):
 
 
 class AwsCase(AdminCase):
-    """Tests on a server that stands for AWS."""
+    """Tests against a server that emulates AWS."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -79,45 +79,48 @@ class AwsCase(AdminCase):
         self.addCleanup(self.client.stopService)
 
     def service(self, name: str = "") -> Any:  # type: ignore[override]
-        """A service of AWS; without a name, the drivers as in other tests."""
+        """Return a service of AWS, or without a name the services of the settings."""
         if not name:
             return super().service()
         return self.client.service(name, endpoint_url=shared.url)
 
     async def call(self, service: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
-        """Ask the server something."""
+        """Call an operation of the server."""
         aws: AwsService = self.service(service)
         return (await aws.call(operation, parameters)).members
 
     async def provisioned(self, *arguments: str, status: int = 0) -> dict[str, Any]:
-        """Provision, and use the settings that it gives."""
+        """Provision, and use the settings of the answer from then on."""
         ran = await self.admin("provision", "--json", "--yes", *arguments, status=status, **KEYS)
         answer: dict[str, Any] = ran.json
         self.settings = {**self.settings, **answer["settings"]}
         return answer
 
     def actions(self, answer: Mapping[str, Any]) -> dict[str, str]:
-        """What is done to what."""
+        """Return the action of each step by its subject."""
         return {step["what"]: step["action"] for step in answer["steps"]}
 
 
 class AwsProvisionTests(AwsCase):
-    """On AWS."""
+    """``provision`` on AWS."""
 
     async def queue(self, name: str) -> dict[str, str]:
-        """The attributes of a queue."""
+        """Return the attributes of a queue."""
         url = (await self.call("sqs", "GetQueueUrl", QueueName=name))["QueueUrl"]
         answer = await self.call("sqs", "GetQueueAttributes", QueueUrl=url, AttributeNames=["All"])
         return dict(answer["Attributes"])
 
     async def access(self, bucket: str) -> Mapping[str, bool]:
-        """Who may get into a bucket."""
+        """Return the public access block of a bucket."""
         answer = await self.call("s3", "GetPublicAccessBlock", Bucket=bucket)
         blocked: Mapping[str, bool] = answer["PublicAccessBlockConfiguration"]
         return blocked
 
-    async def test_makes_everything(self) -> None:
-        """From nothing to a service whose doctor is content; a second run does nothing."""
+    async def test_everything_is_created_and_the_doctor_finds_it_ok(self) -> None:
+        """
+        Buckets and queues are created as the doctor expects them, and a second run changes
+        nothing.
+        """
         ran = await self.admin("provision", "--plan", "--json", status=1, **KEYS)
         self.assertEqual({step["action"] for step in ran.json["steps"]}, {"create"})
         self.assertEqual((await self.call("s3", "ListBuckets"))["Buckets"], [])
@@ -158,15 +161,15 @@ class AwsProvisionTests(AwsCase):
         )
         load(overrides=self.overrides(), environ={})
 
-    async def test_people(self) -> None:
-        """People see the plan, are asked, and get the settings to use."""
+    async def test_the_plan_is_shown_and_confirmed(self) -> None:
+        """The text output shows the plan, asks for confirmation, and prints the settings to use."""
         ran = await self.admin("provision", "--only=queues", answers="y\n", **KEYS)
         self.assertIn("create  queue fxprofile-jobs", ran.output)
         self.assertIn('[queue] jobs_url = "http', ran.output)
         self.assertIn("Apply this plan?", ran.errors)
 
-    async def test_sets_right(self) -> None:
-        """What has drifted is set right, and what others have set up stays."""
+    async def test_what_has_drifted_is_corrected(self) -> None:
+        """Changed rules and attributes are corrected, and additional rules stay."""
         await self.provisioned("--only=storage", "--only=queues")
         other = {
             "ID": "other",
@@ -208,8 +211,8 @@ class AwsProvisionTests(AwsCase):
         again = await self.provisioned("--only=storage", "--only=queues")
         self.assertEqual(set(self.actions(again).values()), {"ok"})
 
-    async def test_public_read(self) -> None:
-        """Everybody may get pictures if that is said, and it is not taken back unsaid."""
+    async def test_public_read_opens_and_closes_the_public_bucket(self) -> None:
+        """--public-read opens the bucket, --no-public-read closes it, and neither changes it."""
         await self.provisioned("--only=storage", "--public-read")
         self.assertEqual(await self.access("fxprofile-public"), OPEN)
         self.assertEqual(await self.access("fxprofile-private"), CLOSED)
@@ -241,15 +244,15 @@ class AwsProvisionTests(AwsCase):
         await self.provisioned("--only=storage", "--no-public-read")
         self.assertEqual(await self.access("fxprofile-public"), CLOSED)
 
-    async def test_other_region(self) -> None:
-        """A bucket is made in the region of the settings."""
+    async def test_a_bucket_is_created_in_the_region_of_the_settings(self) -> None:
+        """A bucket is created in aws.region."""
         self.settings = {**self.settings, "aws.region": "eu-central-1"}
         await self.provisioned("--only=storage")
         answer = await self.service("s3").call("HeadBucket", {"Bucket": "fxprofile-private"})
         self.assertEqual(answer.headers["x-amz-bucket-region"], "eu-central-1")
 
-    async def test_names(self) -> None:
-        """Queues are named by their URLs, those of dead letters as well."""
+    async def test_queues_are_named_by_their_urls(self) -> None:
+        """Queues and dead-letter queues get the names in the URLs of the settings."""
         base = f"{shared.url}/123456789012/"
         self.settings = {
             **self.settings,
@@ -268,8 +271,8 @@ class AwsProvisionTests(AwsCase):
         policy = json.loads((await self.queue("one"))["RedrivePolicy"])
         self.assertTrue(policy["deadLetterTargetArn"].endswith(":three"))
 
-    async def test_what_it_cannot_do(self) -> None:
-        """What is in other accounts, or the accounts' own, is left to the operator."""
+    async def test_queues_of_other_accounts_need_attention(self) -> None:
+        """A queue of another account and the accounts' events queue are left to the operator."""
         base = f"{shared.url}/123456789012/"
         self.settings = {
             **self.settings,
@@ -285,16 +288,16 @@ class AwsProvisionTests(AwsCase):
         self.assertIn("999999999999", details["queue results"])
         self.assertIn("belongs to the accounts", details["queue events"])
 
-    async def test_fifo(self) -> None:
-        """A FIFO queue is a wrong setting."""
+    async def test_a_fifo_queue_is_a_wrong_setting(self) -> None:
+        """The URL of a FIFO queue is a wrong setting."""
         url = f"{shared.url}/123456789012/jobs.fifo"
         line = await self.error(
             "provision", "--yes", f"--set=queue.jobs_url={url}", status=2, **KEYS
         )
         self.assertIn("queue.jobs_url: is a FIFO queue", line)
 
-    async def test_no_server(self) -> None:
-        """A server that is not there is one line without keys."""
+    async def test_an_unreachable_server_is_one_line_without_keys(self) -> None:
+        """An unreachable endpoint is one line that names the operation and no key."""
         self.settings = {
             **self.settings,
             "aws.endpoint_url": f"http://127.0.0.1:{free_port()}",
@@ -303,8 +306,8 @@ class AwsProvisionTests(AwsCase):
         self.assertIn("s3:HeadBucket", line)
         self.assertNotIn(SECRET_KEY, line)
 
-    async def test_no_keys(self) -> None:
-        """Without keys it says where they are looked for."""
+    async def test_missing_credentials_are_reported(self) -> None:
+        """Without credentials the error says so."""
         line = await self.error(
             "provision",
             "--yes",

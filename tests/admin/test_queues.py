@@ -6,10 +6,10 @@ from tests.admin.support import AdminCase
 
 
 class QueuesTests(AdminCase):
-    """On queues in the database."""
+    """``queues`` on queues in the database."""
 
-    async def test_depths(self) -> None:
-        """Each queue is a line: what waits, what is in work, and how old the oldest is."""
+    async def test_each_queue_is_shown_with_its_depth_and_age(self) -> None:
+        """Each queue has waiting and in-flight messages and the age of the oldest."""
         async with self.service() as tools:
             jobs = tools.needed_queue("jobs")
             for _ in range(3):
@@ -28,8 +28,8 @@ class QueuesTests(AdminCase):
         self.assertEqual(lines[1].split()[:3], ["jobs", "2", "1"])
         self.assertEqual(lines[4].split(), ["dead", "0", "0", "-"])
 
-    async def test_optional_queues(self) -> None:
-        """The queues of account events and updates are there if they are set."""
+    async def test_configured_optional_queues_are_shown(self) -> None:
+        """The events queue and its dead letters are shown if the queue is configured."""
         ran = await self.admin("migrate")
         ran = await self.admin("queues", "--json", "--set=queue.events_url=http://x/events")
         self.assertEqual(

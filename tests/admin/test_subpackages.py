@@ -27,7 +27,7 @@ class SubpackagesTests(SynchronousTestCase):
             for package in SUBPACKAGES:
                 if name.startswith(f"{package}/"):
                     for imported in imports_of(path):
-                        within = imported.removeprefix("fxprofile.").replace(".", "/")
+                        within = imported.removeprefix("fxprofile.").replace(".", "/") + "/"
                         if within.startswith("admin/"):
                             allowed = within.startswith((f"{package}/", "admin/shared/"))
                             self.assertTrue(allowed, f"{name} imports {imported}")

@@ -19,7 +19,9 @@ GRACE = 48 * 3600
 
 
 class SweepTests(CoreTestCase):
-    """What no row needs is found, and what rows miss, and nothing else."""
+    """
+    A sweep finds objects that no row needs, and ready rows without pictures, and nothing else.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -61,8 +63,8 @@ class SweepTests(CoreTestCase):
     def broken(self) -> list[str]:
         return [found.id for found in self.find().broken]
 
-    def test_row_is_gone(self) -> None:
-        """Objects without a row are orphans, in either bucket, and however many there are."""
+    def test_objects_without_a_row_are_orphans(self) -> None:
+        """Objects without a row are orphans, in either bucket and in any number."""
         self.put(*public_keys(make_id(1), ["png"]), public_key(make_id(2), "large"))
         self.put_original(make_id(2))
         self.put_original(make_id(3))
@@ -72,8 +74,8 @@ class SweepTests(CoreTestCase):
         self.assertEqual((findings.pictures, findings.originals, findings.avatars), (2, 2, 3))
         self.assertEqual((findings.rows, findings.broken), (0, []))
 
-    def test_young(self) -> None:
-        """What has come lately may yet get its row, or its delete job."""
+    def test_recent_objects_are_not_orphans(self) -> None:
+        """An avatar with an object younger than the grace period is not an orphan."""
         self.put(*public_keys(make_id(1), ["png"]))
         self.clock.advance(GRACE)
         self.assertEqual(self.orphans(), [])
@@ -82,8 +84,8 @@ class SweepTests(CoreTestCase):
         self.put(public_key(make_id(1), "small"))
         self.assertEqual(self.orphans(), [])
 
-    def test_needed(self) -> None:
-        """Objects of a row that is ready, processing or failed are left alone."""
+    def test_objects_of_unfinished_rows_are_not_orphans(self) -> None:
+        """Objects of a row that is ready, processing or failed are not orphans."""
         ready, failed, processing = (self.upload(uid).id for uid in (ALICE, BOB, "c" * 32))
         for avatar_id in (ready, processing, failed):
             self.put(*public_keys(avatar_id, ["png"]))
@@ -93,8 +95,8 @@ class SweepTests(CoreTestCase):
         findings = self.find()
         self.assertEqual((findings.orphans, findings.broken, findings.rows), ([], [], 3))
 
-    def test_leaving(self) -> None:
-        """Those of a row that owes its delete job are not orphans; when it is done they are."""
+    def test_objects_are_orphans_once_the_delete_job_is_done(self) -> None:
+        """Objects of a row are orphans only when it has no pending delete job."""
         deleted, replaced, newest = (self.upload().id for _ in range(3))
         self.put(*(key for i in (deleted, replaced, newest) for key in public_keys(i, ["png"])))
         self.ready(newest)
@@ -107,8 +109,8 @@ class SweepTests(CoreTestCase):
         self.apply(deleted, ResultStatus.DELETED)
         self.assertEqual(self.orphans(), [deleted, replaced])
 
-    def test_broken(self) -> None:
-        """A ready avatar is broken if one of its pictures is missing, or all are."""
+    def test_a_ready_row_without_pictures_is_broken(self) -> None:
+        """A ready avatar is broken if one of its pictures, or all, are missing."""
         whole, part, nothing = (self.upload(uid).id for uid in (ALICE, BOB, "c" * 32))
         self.put(*public_keys(whole, ["png"]), *public_keys(part, ["png"])[:2])
         for avatar_id in (whole, part, nothing):
@@ -120,16 +122,16 @@ class SweepTests(CoreTestCase):
         )
         self.assertEqual(findings.orphans, [])
 
-    def test_other_objects(self) -> None:
-        """What is not an object of ours is not looked at."""
+    def test_foreign_objects_are_ignored(self) -> None:
+        """Objects whose keys are not those of avatars are ignored."""
         self.put("robots.txt", "a/index.html", f"b/{make_id(1)}")
         self.put_original("probe")
         self.clock.advance(GRACE + 1)
         findings = self.find()
         self.assertEqual((findings.avatars, findings.orphans), (0, []))
 
-    def test_pages(self) -> None:
-        """All is looked through, also where a page ends within an avatar."""
+    def test_pages_may_end_within_an_avatar(self) -> None:
+        """Everything is found with any page size, even if a page ends within an avatar."""
         for number in range(10):
             self.put(*public_keys(make_id(100 + number), ["png"]))
             self.put_original(make_id(105 + number))
@@ -140,8 +142,8 @@ class SweepTests(CoreTestCase):
         for page in (1, 2, 3, 7, 31):
             self.assertEqual(self.orphans(page), [make_id(100 + n) for n in range(15)], page)
 
-    def test_deleted_meanwhile(self) -> None:
-        """Whoever is deleted between two pages is neither an orphan nor broken."""
+    def test_an_avatar_deleted_during_the_sweep_is_not_reported(self) -> None:
+        """An avatar that is deleted between two pages is neither an orphan nor broken."""
         orphan, broken = make_id(50), self.upload().id
         self.put(*public_keys(orphan, ["png"]))
         self.ready(broken)
@@ -157,8 +159,8 @@ class SweepTests(CoreTestCase):
         findings = self.find()
         self.assertEqual((findings.orphans, findings.broken), ([], []))
 
-    def test_out_of_order(self) -> None:
-        """A database that sorts in an order of its own is found out: nothing is concluded."""
+    def test_rows_out_of_order_are_an_error(self) -> None:
+        """If rows are not in the order of their ids, the sweep raises and reports nothing."""
         first, second = (self.upload(uid).id for uid in (ALICE, BOB))
 
         async def backwards(after: str, limit: int) -> Sequence[Any]:
@@ -167,8 +169,8 @@ class SweepTests(CoreTestCase):
         self.some_rows = backwards  # type: ignore[method-assign]
         self.assertIn("out of order", str(self.fails_now(self.sweep().find(), StoreError)))
 
-    def test_remove(self) -> None:
-        """Each orphan gets a delete job, which is noted in its row if it has one."""
+    def test_each_orphan_gets_a_delete_job(self) -> None:
+        """Removing sends a delete job for each orphan, and notes it in the row if there is one."""
         old, new = (self.upload().id for _ in range(2))
         self.ready(old)
         self.ready(new)
@@ -185,8 +187,8 @@ class SweepTests(CoreTestCase):
         self.assertEqual(self.sent(), [("delete", old), ("delete", make_id(9))])
         self.assertIsNotNone(self.rows.rows[old].job_sent)
 
-    def test_needed_by_now(self) -> None:
-        """What has become somebody's avatar in the meantime stays."""
+    def test_an_orphan_that_is_needed_again_is_kept(self) -> None:
+        """An orphan that has become an avatar since the sweep is not removed."""
         avatar_id = make_id(1)
         self.put(*public_keys(avatar_id, ["png"]))
         self.clock.advance(GRACE + 1)
@@ -197,8 +199,8 @@ class SweepTests(CoreTestCase):
         self.assertEqual(self.run_now(self.sweep().remove(findings)), 0)
         self.assertEqual(self.sent(), [])
 
-    def test_failures(self) -> None:
-        """What fails outside is raised, and nothing is called an orphan for it."""
+    def test_a_failure_of_a_driver_is_raised(self) -> None:
+        """A failure of a bucket, the store or the queue is raised, and a retry works."""
         self.put(*public_keys(make_id(1), ["png"]))
         self.put_original(private_key(make_id(1)))
         self.clock.advance(GRACE + 1)

@@ -11,10 +11,10 @@ from tests.admin.test_avatar import UID, ready_avatar
 
 
 class UserTests(AdminCase):
-    """What it shows of a user, and how it deletes one."""
+    """``user``."""
 
-    async def test_show(self) -> None:
-        """The profile is shown, and every avatar, the newest first."""
+    async def test_a_user_is_shown_with_avatars_newest_first(self) -> None:
+        """The profile is shown with every avatar, the newest first, and names are escaped."""
         async with self.service() as tools:
             old = await ready_avatar(tools)
             new = await ready_avatar(tools)
@@ -29,15 +29,15 @@ class UserTests(AdminCase):
         self.assertIn("Zoë \\u202e\\x1b[2J", text)
         self.assertIn(old, text)
 
-    async def test_unknown(self) -> None:
-        """Of an unknown user there is one line, and nothing to delete."""
+    async def test_an_unknown_user_is_an_error_to_show_but_not_to_delete(self) -> None:
+        """Showing an unknown user is an error; deleting one changes nothing."""
         await self.admin("migrate")
         self.assertIn("is unknown", await self.error("user", "show", UID))
         ran = await self.admin("user", "delete", UID, "--yes", "--json")
         self.assertEqual(ran.json, {"uid": UID, "deleted": False, "avatars": []})
 
-    async def test_delete(self) -> None:
-        """The profile goes, and the avatars are left to the worker, as when an account goes."""
+    async def test_deleting_a_user_removes_the_profile_and_sends_delete_jobs(self) -> None:
+        """Deleting removes the profile, sends delete jobs for the avatars, and sends an update."""
         async with self.service() as tools:
             avatar_id = await ready_avatar(tools)
             await tools.store.set_display_name(uid=UID, name="Alice", now=time.time())
@@ -61,8 +61,8 @@ class UserTests(AdminCase):
         waiting = {row["name"]: row["waiting"] for row in ran.json["queues"]}
         self.assertEqual(waiting["updates"], 1)
 
-    async def test_ask(self) -> None:
-        """It shows what would go, and does nothing unless that is meant."""
+    async def test_deletion_needs_confirmation(self) -> None:
+        """Without --yes it shows the user and asks; --json without --yes is a usage error."""
         async with self.service() as tools:
             avatar_id = await ready_avatar(tools)
         for answers in ("n\n", "\n", ""):
@@ -76,7 +76,7 @@ class UserTests(AdminCase):
         about = (await self.admin("user", "show", UID, "--json")).json
         self.assertEqual([a["status"] for a in about["avatars"]], ["deleting"])
 
-    async def test_wrong_uid(self) -> None:
-        """What can be no uid is a usage error."""
+    async def test_an_invalid_uid_is_a_usage_error(self) -> None:
+        """Text that cannot be a uid is a usage error."""
         for text in ("", "x" * 65, "a\nb"):
             await self.admin("user", "show", text, status=2)

@@ -16,15 +16,8 @@ from fxprofile.admin.import_fxa.importer import Checkpoint, Importer, Tell
 from fxprofile.admin.import_fxa.pictures import Pictures, old_pictures
 from fxprofile.admin.import_fxa.rows import Fate
 from fxprofile.admin.import_fxa.source import FxaSource
-from fxprofile.admin.shared.commands import (
-    AdminCommand,
-    Answer,
-    Problem,
-    current_session,
-    line,
-    with_tools,
-)
-from fxprofile.admin.shared.crunching import start_pool
+from fxprofile.admin.shared import commands
+from fxprofile.admin.shared.crunching import started_pool
 from fxprofile.admin.shared.output import table
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.model.errors import DriverError
@@ -36,7 +29,7 @@ SOURCE_VARIABLE = "FXA_PROFILE_DATABASE_URL"
 _PERIOD = 10
 
 
-@click.command(name="import-fxa", cls=AdminCommand)
+@click.command(name="import-fxa", cls=commands.AdminCommand)
 @click.option(
     "--source",
     metavar="URL",
@@ -78,7 +71,7 @@ _PERIOD = 10
     show_default=True,
     help="How many avatars to process at the same time.",
 )
-@with_tools
+@commands.with_tools
 async def import_fxa(
     tools: Tools,
     source: str,
@@ -88,7 +81,7 @@ async def import_fxa(
     report: Path | None,
     batch: int,
     parallel: int,
-) -> Answer:
+) -> commands.Answer:
     """
     Import users, names and avatars of the original profile server.
 
@@ -103,7 +96,7 @@ async def import_fxa(
         original.setServiceParent(tools.stack)
         database = await tools.open_database()
         old = None if pictures_from is None else old_pictures(tools, pictures_from)
-        cruncher = None if old is None or dry_run else await start_pool(tools)
+        cruncher = None if old is None or dry_run else await started_pool(tools)
         importer = Importer(
             source=original,
             database=database,
@@ -117,13 +110,13 @@ async def import_fxa(
         )
         try:
             left = await importer.left()
-            with progress(left, quiet=current_session().as_json) as add:
+            with progress(left, quiet=commands.current_session().as_json) as add:
                 await importer.run(add)
         except DriverError as error:
-            raise Problem(f"{line(error)}; run this again to continue") from None
+            raise commands.Problem(f"{commands.line(error)}; run this again to continue") from None
     tally = importer.tally
     fates = {"names": _members(tally.names), "avatars": _members(tally.avatars)}
-    return Answer(
+    return commands.Answer(
         {
             "dry_run": dry_run,
             **fates,

@@ -11,9 +11,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -31,17 +31,13 @@ from fxprofile.drivers.sql.engine import Database
 from fxprofile.model.errors import BadRequest, ConfigError, CrunchError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 
-E = TypeVar("E", SourceName, SourceAvatar, covariant=True)
+E = TypeVar("E", SourceName, SourceAvatar)
 
 #: The provider whose pictures are the server's own.
 _PROVIDER: Final = "fxa"
 
 #: Called with what was not imported: kind, uid, avatar id, fate and reason.
 Tell = Callable[[str, str, str, Fate, str], object]
-
-
-class _Read(Protocol[E]):
-    async def __call__(self, *, after: str, limit: int) -> Sequence[E]: ...
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,12 @@ class Checkpoint:
             return Place()
         try:
             members = json.loads(self._path.read_text())
-            place = Place(step=members["step"], after=bytes.fromhex(members["after"]).hex())
             source = members["source"]
+            place = Place(members["step"], members["after"])
+            bytes.fromhex(place.after)
         except FileNotFoundError:
             return Place()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"--checkpoint: {self._path} is not a checkpoint: {error}") from None
         if source != self._source or place.step not in ("names", "avatars"):
             raise ConfigError(f"--checkpoint: {self._path} is of the import from {source}")
@@ -88,7 +85,7 @@ class Checkpoint:
         """Store a position; a process killed meanwhile leaves the one before."""
         if self._path is None:
             return
-        text = json.dumps({"source": self._source, "step": place.step, "after": place.after})
+        text = json.dumps({"source": self._source, **asdict(place)})
         new = self._path.with_name(self._path.name + ".new")
         new.write_text(text)
         os.replace(new, self._path)
@@ -144,9 +141,9 @@ class Importer:
         """
         place = self.checkpoint.load()
         if place.step == "avatars":
-            return await self.source.count_avatars(after=place.after)
-        names = await self.source.count_names(after=place.after)
-        return names + await self.source.count_avatars(after="")
+            return await self.source.count_avatars(place.after)
+        names = await self.source.count_names(place.after)
+        return names + await self.source.count_avatars("")
 
     async def run(self, progress: Callable[[int], object]) -> None:
         """
@@ -166,11 +163,11 @@ class Importer:
     async def _walk(
         self,
         place: Place,
-        read: _Read[E],
+        read: Callable[[str, int], Awaitable[Sequence[E]]],
         handle: Callable[[Sequence[E]], Awaitable[None]],
         progress: Callable[[int], object],
     ) -> None:
-        while found := await read(after=place.after, limit=self.batch):
+        while found := await read(place.after, self.batch):
             await handle(found)
             place = Place(place.step, found[-1].uid)
             if not self.dry_run:

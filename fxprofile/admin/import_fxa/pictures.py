@@ -65,9 +65,7 @@ def old_pictures(tools: Tools, template: str) -> Fetch:
         name, _, key = template.removeprefix("s3://").partition("/")
         return partial(_from_bucket, s3_bucket(tools.settings, tools.aws, name), key)
     if template.startswith(("http://", "https://")):
-        pool = pool_for(tools.reactor)
-        tools.at_end(pool.closeCachedConnections)
-        client = client_for(tools.reactor, pool, TIMEOUT)
+        client = client_for(tools.reactor, pool_for(tools.reactor), TIMEOUT)
         return partial(from_server, client, tools.reactor, template)
     if "://" in template:
         raise ConfigError("--pictures-from: must be an http, https or s3 URL, or a path")

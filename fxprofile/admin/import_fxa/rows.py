@@ -93,10 +93,6 @@ def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:
     :returns: None if it must be.
     """
     profile = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
-    return _standing(connection, profile, uid, avatar_id)
-
-
-def _standing(connection: Connection, profile: Any, uid: str, avatar_id: str) -> Fate | None:
     if profile is not None and profile.avatar_id == avatar_id:
         return Fate.THERE
     row = store.find_avatar(connection, avatar_id)
@@ -122,7 +118,7 @@ def select_avatar(
     :param now: in seconds since the epoch.
     """
     profile = store.lock_or_create_profile(connection, uid)
-    fate = _standing(connection, profile, uid, avatar_id)
+    fate = standing(connection, uid, avatar_id)
     if fate is not None:
         return fate
     store.insert_avatar(connection, uid, avatar_id, now)

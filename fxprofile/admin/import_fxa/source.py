@@ -97,17 +97,17 @@ class FxaSource(Service):
         """The URL of the database without its password."""
         return self._url.set(query={}).render_as_string(hide_password=True)
 
-    async def count_names(self, *, after: str) -> int:
+    async def count_names(self, after: str) -> int:
         """Return how many names there are after a uid; see :meth:`names`."""
         values = {"after": bytes.fromhex(after)}
         return int(await self._run(lambda c: c.execute(_COUNT_NAMES, values).scalar_one()))
 
-    async def count_avatars(self, *, after: str) -> int:
+    async def count_avatars(self, after: str) -> int:
         """Return how many selected avatars there are after a uid; see :meth:`avatars`."""
         values = {"after": bytes.fromhex(after)}
         return int(await self._run(lambda c: c.execute(_COUNT_AVATARS, values).scalar_one()))
 
-    async def names(self, *, after: str, limit: int) -> Sequence[SourceName]:
+    async def names(self, after: str, limit: int) -> Sequence[SourceName]:
         """
         Return the names of the next users.
 
@@ -117,7 +117,7 @@ class FxaSource(Service):
         rows = await self._run(lambda c: c.execute(_NAMES, values).all())
         return [SourceName(uid.hex(), name) for uid, name in rows]
 
-    async def avatars(self, *, after: str, limit: int) -> Sequence[SourceAvatar]:
+    async def avatars(self, after: str, limit: int) -> Sequence[SourceAvatar]:
         """Return the selected avatars of the next users; see :meth:`names`."""
         values = {"after": bytes.fromhex(after), "limit": limit}
         rows = await self._run(lambda c: c.execute(_AVATARS, values).all())

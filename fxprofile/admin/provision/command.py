@@ -8,15 +8,7 @@ from functools import partial
 import click
 
 from fxprofile.admin.provision.plan import Plan
-from fxprofile.admin.shared.commands import (
-    AdminCommand,
-    Answer,
-    confirm,
-    current_session,
-    require_yes,
-    with_tools,
-    yes_option,
-)
+from fxprofile.admin.shared import commands
 from fxprofile.admin.shared.output import printable, table
 from fxprofile.admin.shared.tools import Tools, where
 from fxprofile.drivers.sql.migrate import current, upgrade
@@ -25,7 +17,7 @@ from fxprofile.drivers.sql.schema import REVISION
 _PARTS = ("storage", "queues", "database")
 
 
-@click.command(cls=AdminCommand)
+@click.command(cls=commands.AdminCommand)
 @click.option(
     "--only",
     type=click.Choice(_PARTS),
@@ -41,11 +33,11 @@ _PARTS = ("storage", "queues", "database")
 @click.option(
     "--plan", "plan_only", is_flag=True, help="Change nothing; the status is 1 if a change is due."
 )
-@yes_option
-@with_tools
+@commands.yes_option
+@commands.with_tools
 async def provision(
     tools: Tools, only: Sequence[str], public_read: bool | None, plan_only: bool
-) -> Answer:
+) -> commands.Answer:
     """
     Create buckets, queues and the database, or correct them.
 
@@ -56,20 +48,20 @@ async def provision(
     printed. On AWS it needs an administrator's rights, not those of a role.
     """
     if not plan_only:
-        require_yes()
+        commands.require_yes()
     plan = await planned(tools, only or _PARTS, public_read)
     text = table(("", "WHAT", "HOW"), [(s.action.value, s.what, s.detail) for s in plan.steps])
     applied = plan.changes and not plan_only
     if applied:
-        if not current_session().as_json:
+        if not commands.current_session().as_json:
             click.echo(text)
-        confirm("Apply this plan?")
+        commands.confirm("Apply this plan?")
         await plan.apply()
         text = "Done."
     elif not plan.changes:
         text += "\nThere is nothing to do."
     members = [{"action": s.action, "what": s.what, "detail": s.detail} for s in plan.steps]
-    return Answer(
+    return commands.Answer(
         {"steps": members, "applied": applied, "settings": plan.settings},
         "\n".join([text, *_settings_lines(plan)]),
         status=1 if plan.needs_attention or (plan_only and plan.changes) else 0,

@@ -17,12 +17,9 @@ from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.client.errors import AwsError
 
 #: No one outside the account has access, whatever policies and ACLs say.
-CLOSED: Final[Mapping[str, bool]] = {
-    "BlockPublicAcls": True,
-    "IgnorePublicAcls": True,
-    "BlockPublicPolicy": True,
-    "RestrictPublicBuckets": True,
-}
+CLOSED: Final[Mapping[str, bool]] = dict.fromkeys(
+    ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
+)
 #: A policy may give everyone access.
 OPEN: Final[Mapping[str, bool]] = {
     **CLOSED,
@@ -30,16 +27,15 @@ OPEN: Final[Mapping[str, bool]] = {
     "RestrictPublicBuckets": False,
 }
 
+_RULE: Final[Mapping[str, object]] = {"Status": "Enabled", "Filter": {"Prefix": ""}}
 _ABORT: Final[Mapping[str, object]] = {
+    **_RULE,
     "ID": "fxprofile-abort-unfinished-uploads",
-    "Status": "Enabled",
-    "Filter": {"Prefix": ""},
     "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
 }
 _EXPIRE: Final[Mapping[str, object]] = {
+    **_RULE,
     "ID": "fxprofile-expire-originals",
-    "Status": "Enabled",
-    "Filter": {"Prefix": ""},
     "Expiration": {"Days": ORIGINALS_EXPIRE // 86400},
     # In a versioned bucket, originals must not outlive this as old versions.
     "NoncurrentVersionExpiration": {"NoncurrentDays": 1},

@@ -35,15 +35,7 @@ from zope.interface import provider
 from fxprofile.admin.shared.output import printable
 from fxprofile.admin.shared.tools import NotMigrated, Tools
 from fxprofile.drivers.aws.client.errors import AwsError
-from fxprofile.model.errors import (
-    CacheError,
-    ConfigError,
-    CruncherUnavailable,
-    DriverError,
-    QueueError,
-    StorageError,
-    StoreError,
-)
+from fxprofile.model import errors
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
 
@@ -51,12 +43,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: The settings to check when a driver of this kind fails.
-_WHERE: dict[type[DriverError], str] = {
-    StoreError: "database.url",
-    StorageError: "the settings of storage",
-    QueueError: "the settings of queue",
-    CacheError: "the settings of cache",
-    CruncherUnavailable: "crunch.sandbox",
+_WHERE: dict[type[errors.DriverError], str] = {
+    errors.StoreError: "database.url",
+    errors.StorageError: "the settings of storage",
+    errors.QueueError: "the settings of queue",
+    errors.CacheError: "the settings of cache",
+    errors.CruncherUnavailable: "crunch.sandbox",
 }
 
 
@@ -175,19 +167,21 @@ role_option = partial(
 )
 
 
-class AdminCommand(click.Command):
-    """A command with the common options, which prints the :class:`Answer` of its function."""
-
+class _WithCommonOptions(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
 
+
+class AdminCommand(_WithCommonOptions):
+    """A command with the common options, which prints the :class:`Answer` of its function."""
+
     def invoke(self, ctx: click.Context) -> None:
         try:
             answer: Answer = super().invoke(ctx)
-        except ConfigError as error:
+        except errors.ConfigError as error:
             raise WrongSetting(line(error)) from None
-        except (AwsError, DriverError) as error:
+        except (AwsError, errors.DriverError) as error:
             raise Problem(line(error)) from None
         if ctx.ensure_object(Session).as_json:
             click.echo(json.dumps(answer.value, indent=2, ensure_ascii=False))
@@ -199,15 +193,10 @@ class AdminCommand(click.Command):
             raise SystemExit(answer.status or 1)
 
 
-class AdminGroup(click.Group):
+class AdminGroup(_WithCommonOptions, click.Group):
     """A group of commands, which accepts the common options as well."""
 
     command_class = AdminCommand
-    group_class = type
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params.extend(common_options())
 
 
 def with_tools(
@@ -242,36 +231,40 @@ def run(work: Callable[[Tools], Coroutine[Any, Any, T]], role: Role = Role.IMAGE
     settings = load(config=session.config, overrides=session.overrides, role=role)
     _begin_logging(session.verbose)
     results: list[T] = []
-    errors: list[Exception] = []
+    failures: list[Exception] = []
 
     async def main(reactor: Any) -> None:
-        # The reactor installs its own signal handlers when it starts to run.
-        running: Deferred[None] = Deferred()
-        reactor.callWhenRunning(running.callback, None)
-        await running
         tools = Tools(settings, reactor)
-        tools.stack.startService()
-        working = Deferred.fromCoroutine(work(tools))
+        running: Deferred[None] = Deferred()
+
+        async def when_running() -> T:
+            await running
+            tools.stack.startService()
+            return await work(tools)
+
+        working = Deferred.fromCoroutine(when_running())
 
         def interrupt(*_: object) -> None:
             _on_signals(signal.SIG_DFL)
             if not working.called:
-                errors.append(Problem("interrupted"))
+                failures.append(Problem("interrupted"))
                 reactor.callFromThread(working.cancel)
 
-        _on_signals(interrupt)
+        # The reactor has installed its own signal handlers by then.
+        reactor.callWhenRunning(_on_signals, interrupt)
+        reactor.callWhenRunning(running.callback, None)
         try:
             results.append(await working)
         except Exception as error:
-            errors.append(error)
+            failures.append(error)
         finally:
             await tools.stack.stopService()
 
     try:
         react(main)
     except SystemExit:
-        if errors:
-            raise errors[0] from None
+        if failures:
+            raise failures[0] from None
     return results[0]
 
 
@@ -312,7 +305,7 @@ def confirm(question: str, about: str = "") -> bool:
     return True
 
 
-def line(error: AwsError | ConfigError | DriverError) -> str:
+def line(error: AwsError | errors.ConfigError | errors.DriverError) -> str:
     """Return one line about an error of a driver: what is wrong, and which setting to check."""
     text = " ".join(str(error).split())
     for kind, where in _WHERE.items():

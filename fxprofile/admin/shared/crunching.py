@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from tempfile import TemporaryFile
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.crunch.pool import CrunchPool, pool_from_settings
+from fxprofile.crunch.pool import CrunchPool
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def start_pool(tools: Tools) -> CrunchPool:
+async def started_pool(tools: Tools) -> CrunchPool:
     """
-    Start a crunch pool with the settings of the worker; it stops with the tools.
+    Return the crunch pool of the worker, once it is started.
 
     :raises CruncherUnavailable: if its sandbox is not available.
     """
-    pool = pool_from_settings(tools.reactor, tools.settings)
-    pool.setServiceParent(tools.stack)
+    pool = cast(CrunchPool, tools.cruncher)
     await pool.when_ready()
     return pool
 

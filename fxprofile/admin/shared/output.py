@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+#: A JSON object.
+Members = dict[str, Any]
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -21,6 +25,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
+
+
+def pairs(members: Mapping[str, object]) -> str:
+    """Return a line for each member: its name and its value."""
+    return table((), [(name.replace("_", " "), value) for name, value in members.items()])
 
 
 def _cell(value: object) -> str:
