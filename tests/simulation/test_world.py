@@ -17,7 +17,7 @@ from tests.simulation.state import SqlState
 from tests.simulation.world import World
 
 #: Worlds of a test run; ``make simulate`` has more.
-SEEDS = 500
+SEEDS = 250
 
 #: Worlds of a test run on the store that the service has.
 SQL_SEEDS = 20
