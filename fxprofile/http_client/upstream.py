@@ -1,16 +1,16 @@
 """
-Ask a server that answers in JSON, and believe nothing of it.
+JSON requests to servers that are not trusted, bounded in time and size.
 
-Whatever the other side does, an answer or a failure comes within the time that is
-allowed: a server may be dead, accept and say nothing, drip bytes, send garbage or
-without end, redirect, or compress a bomb.
+Every request ends within its timeout, whatever the server does: it may be dead, accept and stay
+silent, send byte by byte, without end or garbage, redirect, or send a compression bomb.  treq
+bounds neither the size of a response nor the time until its last byte.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
@@ -36,40 +36,40 @@ from zope.interface import implementer
 
 T = TypeVar("T")
 
-#: A longer answer is not read to its end.
+#: The most bytes of a response.
 MAX_BYTES: Final = 1 << 16
 
-#: How many requests one server is asked at one time; further ones wait.
+#: Concurrent requests to one server; further ones wait.
 MAX_IN_FLIGHT: Final = 100
 
-#: Seconds that an idle connection is kept.  The servers keep theirs for 5.
+#: Seconds that an idle connection is kept open; the servers close theirs after 5.
 IDLE: Final = 4
 
-#: The requests that may be sent twice.
+#: Errors of requests that never got a response, as on idle connections that were closed.
 _RETRIED: Final = (RequestTransmissionFailed, ResponseNeverReceived)
 
 
 class UpstreamFailure(Exception):
-    """A server gave no usable answer.  The text holds nothing of what was sent to it."""
+    """A server gave no usable response.  The text repeats nothing that was sent to it."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class JsonResponse:
     """
-    What a server said.
+    A response.
 
-    :ivar members: the JSON object of the body, or None if it is anything else.
+    :ivar members: the JSON object in the body, or None if the body is anything else.
     """
 
     status: int
-    members: Mapping[str, Any] | None
+    members: Mapping[str, object] | None
 
 
 async def within(clock: IReactorTime, seconds: float, work: Coroutine[Any, Any, T]) -> T:
     """
-    Do this in so many seconds, or not at all.
+    Run work with a timeout.
 
-    :raises UpstreamFailure: if it takes longer; the work is cancelled.
+    :raises UpstreamFailure: if it takes longer than ``seconds``; the work is cancelled.
     """
     working = Deferred.fromCoroutine(work)
     late = clock.callLater(seconds, working.cancel)
@@ -78,7 +78,7 @@ async def within(clock: IReactorTime, seconds: float, work: Coroutine[Any, Any, 
     except CancelledError:
         if late.active():
             raise
-        raise UpstreamFailure(f"no answer in {seconds:g} s") from None
+        raise UpstreamFailure(f"no response in {seconds:g} s") from None
     finally:
         if late.active():
             late.cancel()
@@ -86,9 +86,9 @@ async def within(clock: IReactorTime, seconds: float, work: Coroutine[Any, Any, 
 
 def pool_for(reactor: Any, size: int = MAX_IN_FLIGHT) -> HTTPConnectionPool:
     """
-    A pool of connections; whoever has it closes it.
+    Return a connection pool; the caller closes it.
 
-    :param size: how many idle connections to one server are kept.
+    :param size: idle connections to one server that are kept open.
     """
     pool = HTTPConnectionPool(reactor)
     pool.maxPersistentPerHost = size
@@ -99,9 +99,9 @@ def pool_for(reactor: Any, size: int = MAX_IN_FLIGHT) -> HTTPConnectionPool:
 
 def client_for(reactor: Any, pool: HTTPConnectionPool, timeout: float) -> HTTPClient:
     """
-    A client that keeps no cookies and takes no compressed answers.
+    Return a client that keeps no cookies and accepts no compressed responses.
 
-    :param timeout: seconds that a connection may take to come about.
+    :param timeout: seconds for connecting.
     """
     agent = Agent(reactor, connectTimeout=timeout, pool=pool)
     no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
@@ -110,7 +110,7 @@ def client_for(reactor: Any, pool: HTTPConnectionPool, timeout: float) -> HTTPCl
 
 @implementer(IAgent)
 class _PlainAgent:
-    """Asks for answers as they are: a few compressed bytes may stand for gigabytes."""
+    """An agent that refuses compressed responses, whose size is not bounded by their length."""
 
     def __init__(self, agent: IAgent) -> None:
         self._agent = agent
@@ -131,19 +131,19 @@ class _PlainAgent:
         codings = response.headers.getRawHeaders(b"content-encoding", [])
         if any(coding.strip().lower() not in (b"", b"identity") for coding in codings):
             response.deliverBody(_Reader(0))
-            raise UpstreamFailure("the answer is compressed")
+            raise UpstreamFailure("the response is compressed")
         return response
 
 
 class Upstream:
     """
-    One server.
+    A server that responds in JSON.
 
-    :param name: what errors call it.
+    :param name: of the server, for errors.
     :param client: sends the requests.
-    :param timeout: seconds for a request, from the call to the last byte of the answer.
-    :param retry: whether a request may be sent once more when its connection was lost
-        before any answer, as happens to idle ones.
+    :param timeout: seconds for a request, from the call to the last byte of the response.
+    :param retry: whether a request is sent again if its connection was lost before any
+        response.
     """
 
     def __init__(
@@ -160,35 +160,59 @@ class Upstream:
         self._clock = clock
         self._timeout = timeout
         self._retry = retry
-        self._turns = DeferredSemaphore(MAX_IN_FLIGHT)
+        self._slots = DeferredSemaphore(MAX_IN_FLIGHT)
 
-    async def ask(
+    async def request(
         self,
         method: str,
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
         body: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> JsonResponse:
         """
         Send a request.
 
-        :param body: goes as JSON.
-        :raises UpstreamFailure: if there is no answer, not in time, or if it is cut
-            short or too long.
+        :param body: sent as JSON.
+        :raises UpstreamFailure: if there is no complete response in time, or it is too long.
         """
-        arguments: dict[str, Any] = {"headers": {"Accept": "application/json", **(headers or {})}}
+
+        sent = Headers({name: [value] for name, value in (headers or {}).items()})
+        sent.setRawHeaders("Accept", ["application/json"])
+        data = None
         if body is not None:
-            arguments["json"] = dict(body)
+            sent.setRawHeaders("Content-Type", ["application/json"])
+            data = json.dumps(dict(body)).encode()
+
+        def send() -> Deferred[Any]:
+            return self._client.request(
+                method,
+                url,
+                headers=sent,
+                data=data,
+                allow_redirects=False,
+                unbuffered=True,
+                # treq would use the global reactor otherwise.
+                reactor=self._clock,  # type: ignore[arg-type]
+            )
+
         try:
-            return await within(self._clock, self._timeout, self._in_turn(method, url, arguments))
+            return await within(self._clock, self._timeout, self._exchange(send))
         except UpstreamFailure as failure:
             raise UpstreamFailure(f"{self._name}: {failure}") from None
 
-    async def _in_turn(self, method: str, url: str, arguments: Mapping[str, Any]) -> Answer:
-        await self._turns.acquire()
+    async def _exchange(self, send: Callable[[], Deferred[Any]]) -> JsonResponse:
+        await self._slots.acquire()
         try:
-            return await self._exchange(method, url, arguments)
+            try:
+                response = await send()
+            except _RETRIED as error:
+                if not self._retry or _is_cancellation(error):
+                    raise
+                response = await send()
+            reader = _Reader(MAX_BYTES)
+            response.deliverBody(reader)
+            return JsonResponse(status=response.code, members=_members(await reader.done))
         except UpstreamFailure:
             raise
         except Exception as error:
@@ -196,36 +220,14 @@ class Upstream:
                 raise CancelledError from None
             raise UpstreamFailure(_describe(error)) from None
         finally:
-            self._turns.release()
-
-    async def _exchange(self, method: str, url: str, arguments: Mapping[str, Any]) -> Answer:
-        try:
-            response = await self._send(method, url, arguments)
-        except _RETRIED as error:
-            if not self._retry or _is_cancellation(error):
-                raise
-            response = await self._send(method, url, arguments)
-        reader = _Reader(MAX_BYTES)
-        response.deliverBody(reader)
-        return Answer(status=response.code, members=_members(await reader.done))
-
-    def _send(self, method: str, url: str, arguments: Mapping[str, Any]) -> Deferred[Any]:
-        return self._client.request(
-            method,
-            url,
-            allow_redirects=False,
-            unbuffered=True,
-            # treq would take the global reactor otherwise.
-            reactor=self._clock,  # type: ignore[arg-type]
-            **arguments,
-        )
+            self._slots.release()
 
 
 class _Reader(Protocol):
     """
     Collects a body.
 
-    :param limit: bytes; a longer body is given up.
+    :param limit: the most bytes; the connection of a longer body is closed.
     :ivar done: the body.  Cancelling it closes the connection.
     """
 
@@ -233,7 +235,7 @@ class _Reader(Protocol):
         self._limit = limit
         self._data = bytearray()
         self.done: Deferred[bytes] = Deferred(lambda _: self._close())
-        # Nobody may wait for it, when the headers were enough to refuse the answer.
+        # With a limit of 0 the body is discarded, and nothing waits for it.
         if not limit:
             self.done.addErrback(lambda _: None)
 
@@ -242,7 +244,7 @@ class _Reader(Protocol):
             return
         self._data += data
         if len(self._data) > self._limit:
-            self.done.errback(UpstreamFailure(f"the answer is longer than {self._limit} bytes"))
+            self.done.errback(UpstreamFailure(f"the response is longer than {self._limit} bytes"))
             self._close()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -252,14 +254,14 @@ class _Reader(Protocol):
         if reason.check(ResponseDone, PotentialDataLoss):
             self.done.callback(bytes(self._data))
         else:
-            self.done.errback(UpstreamFailure("the answer was cut short"))
+            self.done.errback(UpstreamFailure("the response was cut short"))
 
     def _close(self) -> None:
         if self.transport is not None:
             self.transport.loseConnection()
 
 
-def _members(body: bytes) -> Mapping[str, Any] | None:
+def _members(body: bytes) -> Mapping[str, object] | None:
     try:
         members = json.loads(body)
     except (ValueError, RecursionError):
@@ -278,16 +280,16 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 def _describe(error: BaseException) -> str:
-    """The names of what happened: texts might repeat what was sent."""
+    """Return the names of errors: their texts might repeat what was sent."""
     reasons = ", ".join(type(reason).__name__ for reason in _reasons(error))
     return f"{type(error).__name__} ({reasons})" if reasons else type(error).__name__
 
 
 def as_text(value: object) -> str:
     """
-    A text that an answer holds.
+    Return a member of a response that must be a text.
 
-    :raises ValueError: if it is none, or cannot be sent on.
+    :raises ValueError: if it is not a text, or has no UTF-8 form.
     """
     if not isinstance(value, str):
         raise ValueError("not a text")
@@ -297,22 +299,22 @@ def as_text(value: object) -> str:
 
 def as_number(value: object) -> float:
     """
-    A number, zero or more, that an answer holds.
+    Return a member of a response that must be a number from 0 to 2**53.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("not a number")
     if not 0 <= value <= 2**53 or math.isnan(value):
-        raise ValueError("not a number that makes sense")
+        raise ValueError("not a number from 0 to 2**53")
     return value
 
 
 def as_texts(value: object) -> tuple[str, ...]:
     """
-    A list of texts that an answer holds.
+    Return a member of a response that must be a list of texts.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if it is not.
     """
     if not isinstance(value, list):
         raise ValueError("not a list")

@@ -116,7 +116,6 @@ class ProfileInvalidator(Service):
         retries, self._retries = self._retries, None
         if retries is not None:
             retries.cancel()
-            await retries
         try:
             await self.flush_pending()
         except CacheError as error:

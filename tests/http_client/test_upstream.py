@@ -82,7 +82,7 @@ class UpstreamTests(RealCase):
     async def test_answer(self) -> None:
         """An answer is its status and its JSON object."""
         url = self.serve(FakeOAuth())
-        answer = await self.upstream(timeout=5).ask(
+        answer = await self.upstream(timeout=5).request(
             "POST", f"{url}/v1/verify", body={"token": "alice"}
         )
         self.assertEqual(answer.status, 200)
@@ -95,7 +95,7 @@ class UpstreamTests(RealCase):
         asking = self.upstream(timeout=5)
         url = self.serve(server)
         for _ in range(2):
-            await asking.ask("GET", f"{url}/")
+            await asking.request("GET", f"{url}/")
         for seen in server.seen:
             self.assertEqual(seen.headers.getRawHeaders("accept-encoding"), ["identity"])
             self.assertFalse(seen.headers.hasHeader("cookie"))
@@ -107,7 +107,7 @@ class UpstreamTests(RealCase):
             body=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}
         )
         with self.assertRaises(UpstreamFailure) as raised:
-            await self.upstream(timeout=5).ask("GET", self.serve(server))
+            await self.upstream(timeout=5).request("GET", self.serve(server))
         self.assertIn("compressed", str(raised.exception))
 
     async def test_connections_are_kept(self) -> None:
@@ -119,7 +119,7 @@ class UpstreamTests(RealCase):
         server, url = self.serve_hostile(react)
         asking = self.upstream(timeout=5)
         for _ in range(3):
-            await asking.ask("GET", url)
+            await asking.request("GET", url)
         self.assertEqual((len(server.connections), len(server.received)), (1, 3))
 
     async def test_hostile_servers(self) -> None:
@@ -128,7 +128,7 @@ class UpstreamTests(RealCase):
             server, url = self.serve_hostile(react)
             started = reactor.seconds()
             with self.assertRaises(UpstreamFailure, msg=name) as raised:
-                await self.upstream().ask("POST", f"{url}/v1/verify", body={"token": "s3cret"})
+                await self.upstream().request("POST", f"{url}/v1/verify", body={"token": "s3cret"})
             self.assertLess(reactor.seconds() - started, TIMEOUT * 10, name)
             self.assertNotIn("s3cret", str(raised.exception), name)
             self.assertTrue(str(raised.exception).startswith("the server: "), name)
@@ -139,13 +139,13 @@ class UpstreamTests(RealCase):
         port, url = listen(reactor, FakeOAuth())
         await port.stopListening()
         with self.assertRaises(UpstreamFailure) as raised:
-            await self.upstream(timeout=5).ask("GET", url)
+            await self.upstream(timeout=5).request("GET", url)
         self.assertIn("ConnectionRefusedError", str(raised.exception))
 
     async def test_no_such_host(self) -> None:
         """A name that means nothing is a failure."""
         with self.assertRaises(UpstreamFailure):
-            await self.upstream().ask("GET", "http://nowhere.invalid/")
+            await self.upstream().request("GET", "http://nowhere.invalid/")
 
     async def test_longest_answer(self) -> None:
         """An answer may be just as long as the limit."""
@@ -153,11 +153,11 @@ class UpstreamTests(RealCase):
         padding = MAX_BYTES - len('{"a": ""}')
         server.answer = lambda _: Said(members={"a": "x" * padding})
         url = self.serve(server)
-        answer = await self.upstream(timeout=5).ask("GET", url)
+        answer = await self.upstream(timeout=5).request("GET", url)
         self.assertEqual(len((answer.members or {})["a"]), padding)
         padding += 1
         with self.assertRaises(UpstreamFailure):
-            await self.upstream(timeout=5).ask("GET", url)
+            await self.upstream(timeout=5).request("GET", url)
 
     async def test_without_length(self) -> None:
         """The end of the connection is the end of a body that has no length."""
@@ -167,7 +167,7 @@ class UpstreamTests(RealCase):
             connection.close()
 
         _, url = self.serve_hostile(react)
-        answer = await self.upstream(timeout=5).ask("GET", url)
+        answer = await self.upstream(timeout=5).request("GET", url)
         self.assertEqual(answer.members, {"a": 1})
 
     async def test_not_an_object(self) -> None:
@@ -176,7 +176,7 @@ class UpstreamTests(RealCase):
         url = self.serve(server)
         for body in (b"", b"[]", b'"a"', b"1", b"{", b"[" * 60_000, b"\xff", b"1" * 10_000):
             server.answer = lambda _, body=body: Said(status=418, body=body)
-            answer = await self.upstream(timeout=5).ask("GET", url)
+            answer = await self.upstream(timeout=5).request("GET", url)
             self.assertEqual((answer.status, answer.members), (418, None), body[:10])
 
     async def test_idle_connection_was_closed(self) -> None:
@@ -191,7 +191,7 @@ class UpstreamTests(RealCase):
         server, url = self.serve_hostile(react)
         asking = self.upstream(timeout=5)
         for _ in range(2):
-            answer = await asking.ask("POST", url, body={})
+            answer = await asking.request("POST", url, body={})
             self.assertEqual(answer.members, {})
         self.assertEqual(len(server.connections), 2)
         self.assertEqual(len(server.received), 3)
@@ -200,21 +200,21 @@ class UpstreamTests(RealCase):
         """A server that closes every connection is not asked for ever."""
         server, url = self.serve_hostile(hostile.hang_up)
         with self.assertRaises(UpstreamFailure):
-            await self.upstream(timeout=5).ask("POST", url, body={})
+            await self.upstream(timeout=5).request("POST", url, body={})
         self.assertEqual(len(server.connections), 2)
 
     async def test_not_retried(self) -> None:
         """Where asking counts, it is done once."""
         server, url = self.serve_hostile(hostile.hang_up)
         with self.assertRaises(UpstreamFailure):
-            await self.upstream(timeout=5, retry=False).ask("POST", url, body={})
+            await self.upstream(timeout=5, retry=False).request("POST", url, body={})
         self.assertEqual(len(server.connections), 1)
 
     async def test_cancelling(self) -> None:
         """Who stops waiting is told so, and the connection is closed, at every stage."""
         for react in (hostile.silent, hostile.drip_head, hostile.drip_body):
             server, url = self.serve_hostile(react)
-            asking = Deferred.fromCoroutine(self.upstream(timeout=60).ask("GET", url))
+            asking = Deferred.fromCoroutine(self.upstream(timeout=60).request("GET", url))
             await settle(lambda server=server: server.received)
             asking.cancel()
             with self.assertRaises(CancelledError):
@@ -227,7 +227,7 @@ class UpstreamTests(RealCase):
         server, url = self.serve_hostile(hostile.silent)
         asking = self.upstream(timeout=60)
         requests = [
-            Deferred.fromCoroutine(asking.ask("GET", url)) for _ in range(MAX_IN_FLIGHT + 20)
+            Deferred.fromCoroutine(asking.request("GET", url)) for _ in range(MAX_IN_FLIGHT + 20)
         ]
         await settle(lambda: len(server.received) == MAX_IN_FLIGHT)
         await deferLater(reactor, 0.05)
@@ -237,7 +237,7 @@ class UpstreamTests(RealCase):
             request.cancel()
         await gatherResults(requests)
         fine = self.serve(FakeOAuth())
-        answer = await asking.ask("GET", f"{fine}/v1/jwks")
+        answer = await asking.request("GET", f"{fine}/v1/jwks")
         self.assertEqual(answer.status, 200)
 
 
@@ -251,9 +251,9 @@ class TurnsTests(SynchronousTestCase):
         treq = StubTreq(server)
         asking = Upstream("the server", treq, clock, timeout=5)
         url = "http://server.example/"
-        early = [Deferred.fromCoroutine(asking.ask("GET", url)) for _ in range(MAX_IN_FLIGHT)]
+        early = [Deferred.fromCoroutine(asking.request("GET", url)) for _ in range(MAX_IN_FLIGHT)]
         clock.advance(2)
-        late = Deferred.fromCoroutine(asking.ask("GET", url))
+        late = Deferred.fromCoroutine(asking.request("GET", url))
         treq.flush()
         self.assertEqual(len(server.seen), MAX_IN_FLIGHT)
         clock.advance(3)

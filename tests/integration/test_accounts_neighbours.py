@@ -57,9 +57,9 @@ class CustomsTests(_Uploads):
     async def in_time(self, who: FakeAccount) -> Reply:
         """Upload until the server was heard in time, of which a slow machine may have little."""
         while True:
-            missed = self.daemon.output.count("Going on without customs")
+            missed = self.daemon.output.count("Upload admitted without customs")
             reply = await self.upload(who)
-            if self.daemon.output.count("Going on without customs") == missed:
+            if self.daemon.output.count("Upload admitted without customs") == missed:
                 return reply
 
     async def test_failures(self) -> None:
@@ -69,7 +69,7 @@ class CustomsTests(_Uploads):
         self.assertEqual((await self.upload(alice)).error, (422, 103))
         await self.close(self.place.customs_port)
         self.assertEqual((await self.upload(alice)).error, (422, 103))
-        self.assertIn("Going on without customs", self.daemon.output)
+        self.assertIn("Upload admitted without customs", self.daemon.output)
 
 
 class FakeSentry(Resource):

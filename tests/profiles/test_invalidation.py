@@ -60,6 +60,7 @@ class PendingInvalidationTests(ProfilesTestCase):
             (retry,) = self.clock.getDelayedCalls()
             self.clock.advance(retry.getTime() - self.clock.seconds())
         self.assertEqual(len(self.cache.called("invalidate")), 5)
+        self.assertEqual(self.upstream_errors("cache"), 3)
         before = self.reads()
         for _ in range(2):
             self.assertEqual(self.view("profile").fields["displayName"], "Alicia")
@@ -88,6 +89,15 @@ class PendingInvalidationTests(ProfilesTestCase):
         for uid in (ALICE, BOB, "c"):
             self.assertTrue(self.invalidator.is_current(uid))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_later_outage_is_retried_again(self) -> None:
+        """An invalidation that fails after an earlier outage ended is retried as well."""
+        for _ in range(2):
+            self.cache.fail("invalidate", CacheError("down"))
+            self.name("Alicia")
+            (retry,) = self.clock.getDelayedCalls()
+            self.clock.advance(retry.getTime() - self.clock.seconds())
+            self.assertTrue(self.invalidator.is_current(ALICE))
 
     def test_change_during_a_retry(self) -> None:
         """A change whose invalidation fails while an earlier one is retried stays pending."""
@@ -124,10 +134,10 @@ class PendingInvalidationTests(ProfilesTestCase):
             max_pending=3,
         )
         self.cache.fail("invalidate", CacheError("down"), times=6)
-        for uid in ("0", "1", "2", "3", "2", "4"):
+        for uid in ("0", "1", "2", "3", "1", "4"):
             self.run_now(invalidator.invalidate(uid))
         current = [uid for uid in "01234" if invalidator.is_current(uid)]
-        self.assertEqual(current, ["0", "1"])
+        self.assertEqual(current, ["0", "2"])
 
     def test_stop_flushes_pending_invalidations(self) -> None:
         """Stopping the service retries once, and leaves no timer behind."""
@@ -138,12 +148,21 @@ class PendingInvalidationTests(ProfilesTestCase):
             self.successResultOf(self.invalidator.stopService())
             self.assertEqual(self.invalidator.is_current(ALICE), current)
             self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.upstream_errors("cache"), 3)
+
+    def test_stopped_service_does_not_retry(self) -> None:
+        """An invalidation that fails after the service has stopped starts no timer."""
+        self.successResultOf(self.invalidator.stopService())
+        self.cache.fail("invalidate", CacheError("down"))
+        self.run_now(self.invalidator.invalidate(ALICE))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_nothing_is_remembered_after_success(self) -> None:
         """Successful invalidations and finished reads leave nothing behind."""
         self.view("profile")
         self.name("Alicia")
         self.assertEqual(self.invalidator._pending, {})
+        self.assertEqual(self.invalidator._sending, set())
         self.assertEqual(len(self.profiles._reads), 0)
 
 

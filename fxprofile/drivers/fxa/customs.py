@@ -1,4 +1,4 @@
-"""The customs server: fraud and abuse that only a view of all accounts can show."""
+"""The customs server, which detects fraud and abuse across all accounts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from fxprofile.http_client.upstream import (
-    Answer,
+    JsonResponse,
     Upstream,
     UpstreamFailure,
     client_for,
@@ -22,10 +22,10 @@ from fxprofile.http_client.upstream import (
 from fxprofile.model.errors import RequestBlocked, TooManyRequests
 from fxprofile.telemetry.metrics import Metrics
 
-#: Seconds that the server may take; a user waits for it.
+#: Seconds for a request; an upload waits for it.
 TIMEOUT: Final = 1.0
 
-#: The longest wait that is passed on, in seconds.
+#: The longest Retry-After that is passed on, in seconds.
 _MAX_RETRY_AFTER: Final = 86_400
 
 
@@ -40,8 +40,8 @@ class Customs(Service):
     """
     Asks whether a user may do something now.
 
-    It is open on failure: when the server gives no usable answer the user may, and it
-    is logged and counted.
+    It fails open: without a usable response the user may, and the failure is logged and
+    counted.
 
     :param client: sends the requests.
     :param url: of the server.
@@ -60,7 +60,7 @@ class Customs(Service):
         *,
         pool: HTTPConnectionPool | None = None,
     ) -> None:
-        # Asking counts there, so it is not done twice.
+        # The server counts requests, so that none is sent twice.
         self._upstream = Upstream("customs", client, clock, timeout=TIMEOUT, retry=False)
         self._metrics = metrics
         self._url = url
@@ -75,21 +75,22 @@ class Customs(Service):
 
     async def check(self, *, action: str, address: str | None, uid: str) -> None:
         """
-        Ask.
+        Check an action of a user.
 
-        :param action: what the user wants to do, in a word that the server knows.
-        :param address: where the request comes from.
-        :raises TooManyRequests: if not now.
-        :raises RequestBlocked: if not at all.
+        :param action: a word that the server knows, such as ``avatarUpload``.
+        :param address: the client address, or None if it is unknown.
+        :raises TooManyRequests: if the user is blocked until a known time.
+        :raises RequestBlocked: if the user is blocked.
         """
         body = {"action": action, "ip": address or "", "uid": uid}
         try:
-            blocked, retry_after = _verdict(
-                await self._upstream.ask("POST", f"{self._url}/checkAuthenticated", body=body)
+            response = await self._upstream.request(
+                "POST", f"{self._url}/checkAuthenticated", body=body
             )
+            blocked, retry_after = _decision(response)
         except UpstreamFailure as failure:
             self._metrics.upstream_errors.labels("customs").inc()
-            self._log.warn("Going on without customs: {why}", why=str(failure))
+            self._log.warn("Upload admitted without customs: {why}", why=str(failure))
             return
         if blocked and retry_after is not None:
             raise TooManyRequests(retry_after=retry_after)
@@ -97,17 +98,17 @@ class Customs(Service):
             raise RequestBlocked
 
 
-def _verdict(answer: Answer) -> tuple[bool, int | None]:
-    members = answer.members
-    if answer.status != 200 or members is None:
-        raise UpstreamFailure(f"unexpected answer, status {answer.status}")
+def _decision(response: JsonResponse) -> tuple[bool, int | None]:
+    members = response.members
+    if response.status != 200 or members is None:
+        raise UpstreamFailure(f"unexpected response, status {response.status}")
     blocked = members.get("block")
     if type(blocked) is not bool:
-        raise UpstreamFailure("the answer does not say whether to block")
+        raise UpstreamFailure("the response does not say whether to block")
     return blocked, _seconds(members.get("retryAfter"))
 
 
-def _seconds(value: Any) -> int | None:
-    if type(value) not in (int, float) or not 0 < value < math.inf:
+def _seconds(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         return None
     return min(math.ceil(value), _MAX_RETRY_AFTER)

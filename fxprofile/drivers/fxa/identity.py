@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 from urllib.parse import urljoin
 
+from cachetools import LRUCache
 from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -16,9 +17,17 @@ from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
 
 from fxprofile.deferreds.single_flight import SingleFlight
-from fxprofile.drivers.fxa.tokens import SKEW, TokenCache, digest, is_token, read_jwt
+from fxprofile.drivers.fxa.access_tokens import AccessTokens, KeySet
+from fxprofile.drivers.fxa.tokens import (
+    SKEW,
+    VerifiedToken,
+    digest,
+    is_token,
+    token_cache,
+    unverified_claims,
+)
 from fxprofile.http_client.upstream import (
-    Answer,
+    JsonResponse,
     Upstream,
     UpstreamFailure,
     as_number,
@@ -44,15 +53,18 @@ from fxprofile.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
-#: The auth server's number for an account that is not there.
-_UNKNOWN_ACCOUNT = 102
+#: The auth server's errno of an unknown account.
+_UNKNOWN_ACCOUNT: Final = 102
+
+#: How many users' revocations this process remembers.
+_MAX_REVOKED: Final = 100_000
 
 
 def fxa_identity(
     settings: Settings, reactor: Any, metrics: Metrics, revocations: IRevocations | None = None
 ) -> FxaIdentity:
     """
-    The identity that the settings describe, with connections of its own.
+    Return the identity that the settings describe, with connections of its own.
 
     :param revocations: shared with other web processes; None if they share nothing.
     """
@@ -66,17 +78,16 @@ def fxa_identity(
 @implementer(IIdentity)
 class FxaIdentity(Service):
     """
-    Asks the OAuth server what a token is good for, and the auth server whose it is.
+    Verifies tokens at the OAuth server, and reads accounts from the auth server.
 
-    Concurrent requests with one token verify it once.  What a server says is believed
-    only if it is of the form that it documents.
+    Concurrent requests with one token share a verification.  Responses are accepted only in
+    their documented form.
 
-    :param client: sends the requests, and follows no redirects when told so.
+    :param client: sends the requests.
     :param clock: of seconds since the epoch.
-    :param settings: the servers, how long they may take, and how long a verified token
-        is trusted.
+    :param settings: the section ``identity``.
     :param pool: the connections of the client, closed when the service stops.
-    :param revocations: what web processes tell each other of tokens, if they do.
+    :param revocations: shared with other web processes; None if they share nothing.
     """
 
     name = "identity"
@@ -101,19 +112,15 @@ class FxaIdentity(Service):
         self._pool = pool
         self._oauth = Upstream("OAuth server", client, clock, timeout=settings.timeout)
         self._auth = Upstream("auth server", client, clock, timeout=settings.timeout)
-        self._verifying: SingleFlight[bytes, Credentials] = SingleFlight()
-        self._trusted = (
-            TokenCache(clock, seconds=settings.token_cache_seconds)
-            if settings.token_cache_seconds
-            else None
-        )
-        # Only who trusts tokens has to know which of them no longer to trust.
-        trusts = self._trusted is not None or settings.jwks_url is not None
+        self._verifications: SingleFlight[bytes, Credentials] = SingleFlight()
+        self._tokens = token_cache(clock, settings.token_cache_seconds)
+        # A process that asks the server about every token need not know of revocations.
+        trusts = settings.token_cache_seconds or settings.jwks_url is not None
         self._revocations = revocations if trusts else None
+        # Tokens that were verified or issued up to this time are not trusted, by user.
+        self._revoked: LRUCache[str, float] = LRUCache(_MAX_REVOKED)
         self._access_tokens = None
         if settings.jwks_url is not None:
-            from fxprofile.drivers.fxa.access_tokens import AccessTokens, KeySet
-
             # Half of the time, so that there is some left to ask about the token.
             jwks = Upstream("JWKS", client, clock, timeout=settings.timeout / 2)
             self._access_tokens = AccessTokens(
@@ -121,7 +128,7 @@ class FxaIdentity(Service):
                 clock,
                 issuer=settings.issuer or "",
                 audience=settings.audience,
-                still_good=self._still_good,
+                is_trusted=self._is_trusted,
             )
 
     def stopService(self) -> Deferred[None]:
@@ -132,101 +139,100 @@ class FxaIdentity(Service):
         return closed
 
     async def verify(self, *, token: str) -> Credentials:
-        """See :class:`fxprofile.model.ports.IIdentity`."""
+        """See :meth:`fxprofile.model.ports.IIdentity.verify`."""
         if not is_token(token):
             raise InvalidToken("not of the form of a token")
         key = digest(token)
-        known = self._trusted.get(key) if self._trusted is not None else None
-        if known is not None and await self._still_good(known.credentials.uid, known.asked):
+        known = self._tokens.get(key)
+        if known is not None and await self._is_trusted(known.credentials.uid, known.asked_at):
             return known.credentials
-        return await self._verifying.join(key, lambda: self._verify(token, key))
+        return await self._verifications.join(key, lambda: self._verify(token, key))
 
-    async def _still_good(self, uid: str, since: float) -> bool:
-        """Whether no process has heard that tokens of this user from that time are not."""
+    async def _is_trusted(self, uid: str, since: float) -> bool:
+        """Return whether no token of a user was revoked since a time, as far as is known."""
+        if since <= self._revoked.get(uid, float("-inf")):
+            return False
         if self._revocations is None:
             return True
         try:
             revoked_at = await self._revocations.revoked_at(uid=uid)
         except CacheError as error:
             self._metrics.upstream_errors.labels("revocations").inc()
-            self._log.warn("Asking about each token: {error}", error=error)
+            self._log.warn("Revocations unknown; verifying each token: {error}", error=error)
             return False
         return revoked_at is None or since > revoked_at + SKEW
 
     async def _verify(self, token: str, key: bytes) -> Credentials:
+        asked_at = self._clock.seconds()
         try:
-            if self._trusted is None:
-                return await within(self._clock, self._timeout, self._ask(token))
-            return await self._trusted.fill(
-                key, lambda: within(self._clock, self._timeout, self._ask(token))
-            )
+            credentials = await within(self._clock, self._timeout, self._ask(token))
         except UpstreamFailure as failure:
             raise OAuthUnavailable(str(failure)) from None
+        self._tokens[key] = VerifiedToken(credentials, asked_at)
+        return credentials
 
     async def _ask(self, token: str) -> Credentials:
-        jwt = read_jwt(token)
-        if jwt is not None and self._access_tokens is not None:
-            credentials = await self._access_tokens.verify(token)
-            if credentials is not None:
-                return credentials
-        answer = await self._oauth.ask("POST", f"{self._oauth_url}/verify", body={"token": token})
-        credentials = _credentials(answer)
-        if jwt is None:
+        claims = unverified_claims(token)
+        if claims is not None and self._access_tokens is not None:
+            verified = await self._access_tokens.verify(token)
+            if verified is not None:
+                return verified
+        response = await self._oauth.request(
+            "POST", f"{self._oauth_url}/verify", body={"token": token}
+        )
+        credentials = _credentials(response)
+        if claims is None:
             return credentials
-        # The server has vouched for the token, but does not say when it ends.
+        # The server has verified the token, but its response does not say when it expires.
         try:
-            return replace(credentials, expires_at=as_number(jwt.claims.get("exp")))
+            return replace(credentials, expires_at=as_number(claims.get("exp")))
         except ValueError:
             return credentials
 
     async def account(self, *, token: str, credentials: Credentials) -> Account:
-        """See :class:`fxprofile.model.ports.IIdentity`."""
+        """See :meth:`fxprofile.model.ports.IIdentity.account`."""
         if not is_token(token):
             raise AccountUnknown("not of the form of a token")
         try:
-            answer = await self._auth.ask(
+            response = await self._auth.request(
                 "GET",
                 f"{self._auth_url}/account/profile",
                 headers={"Authorization": f"Bearer {token}"},
             )
-            return _account(answer)
+            return _account(response)
         except UpstreamFailure as failure:
             raise AuthUnavailable(str(failure)) from None
         except AccountUnknown:
-            # Whatever was known of this token, it may no longer hold.
-            if self._trusted is not None:
-                self._trusted.drop(digest(token))
+            # What is cached of this token may be outdated.
+            self._tokens.pop(digest(token), None)
             raise
 
     async def invalidate_tokens(self, *, uid: str) -> None:
-        """See :class:`fxprofile.model.ports.IIdentity`."""
-        if self._trusted is not None:
-            self._trusted.forget(uid)
-        if self._access_tokens is not None:
-            self._access_tokens.distrust(uid)
+        """See :meth:`fxprofile.model.ports.IIdentity.invalidate_tokens`."""
+        self._revoked[uid] = self._clock.seconds() + SKEW
         if self._revocations is not None:
             await self._revocations.revoke(uid=uid)
 
     async def check(self, *, server: str) -> bool:
-        """See :class:`fxprofile.model.ports.IIdentity`."""
+        """See :meth:`fxprofile.model.ports.IIdentity.check`."""
         upstream, url = {
             "oauth": (self._oauth, self._oauth_url),
             "auth": (self._auth, self._auth_url),
         }[server]
         try:
-            answer = await upstream.ask("GET", urljoin(url, "/__lbheartbeat__"))
+            response = await upstream.request("GET", urljoin(url, "/__lbheartbeat__"))
         except UpstreamFailure:
             return False
-        # Whether it has this path of Dockerflow or not: it must not say that it is broken.
-        return answer.status < 500 or answer.status == 501
+        # A server without this path of Dockerflow responds with 404 or 501.
+        return response.status < 500 or response.status == 501
 
 
-def _credentials(answer: Answer) -> Credentials:
-    members = answer.members
-    if answer.status in (400, 401) and members is not None:
-        raise InvalidToken(f"the OAuth server says {answer.status}, errno {_errno(members)}")
-    if answer.status != 200 or members is None:
-        raise UpstreamFailure(f"OAuth server: unexpected answer, status {answer.status}")
+def _credentials(response: JsonResponse) -> Credentials:
+    members = response.members
+    if response.status in (400, 401) and members is not None:
+        raise InvalidToken(f"the OAuth server responded {response.status}, errno {_errno(members)}")
+    if response.status != 200 or members is None:
+        raise UpstreamFailure(f"OAuth server: unexpected response, status {response.status}")
     try:
         return Credentials(
             uid=_uid(members.get("user")),
@@ -235,18 +241,18 @@ def _credentials(answer: Answer) -> Credentials:
             client_id=_optional(members, "client_id", as_text),
         )
     except ValueError as error:
-        raise UpstreamFailure(f"OAuth server: it lies: {error}") from None
+        raise UpstreamFailure(f"OAuth server: inconsistent response: {error}") from None
 
 
-def _account(answer: Answer) -> Account:
-    members = answer.members
+def _account(response: JsonResponse) -> Account:
+    members = response.members
     errno = _errno(members or {})
-    if answer.status == 401 or (400 <= answer.status < 500 and errno == _UNKNOWN_ACCOUNT):
-        raise AccountUnknown(f"the auth server says {answer.status}, errno {errno}")
-    if 400 <= answer.status < 500:
-        raise UpstreamRefused(f"the auth server says {answer.status}, errno {errno}")
-    if answer.status != 200 or members is None:
-        raise UpstreamFailure(f"auth server: unexpected answer, status {answer.status}")
+    if response.status == 401 or (400 <= response.status < 500 and errno == _UNKNOWN_ACCOUNT):
+        raise AccountUnknown(f"the auth server responded {response.status}, errno {errno}")
+    if 400 <= response.status < 500:
+        raise UpstreamRefused(f"the auth server responded {response.status}, errno {errno}")
+    if response.status != 200 or members is None:
+        raise UpstreamFailure(f"auth server: unexpected response, status {response.status}")
     try:
         level = _optional(members, "authenticatorAssuranceLevel", as_number)
         return Account(
@@ -256,14 +262,14 @@ def _account(answer: Answer) -> Account:
             two_factor=None if level is None else level >= 2,
         )
     except ValueError as error:
-        raise UpstreamFailure(f"auth server: it lies: {error}") from None
+        raise UpstreamFailure(f"auth server: inconsistent response: {error}") from None
 
 
-def _optional(members: Mapping[str, Any], name: str, read: Callable[[object], T]) -> T | None:
+def _optional(members: Mapping[str, object], name: str, read: Callable[[object], T]) -> T | None:
     """
-    A member that may be left out, or null.
+    Return a member that may be missing or null.
 
-    :raises ValueError: with the name of the member, and nothing that it holds.
+    :raises ValueError: with the name of the member, and nothing of its value.
     """
     value = members.get(name)
     if value is None:
@@ -276,7 +282,7 @@ def _optional(members: Mapping[str, Any], name: str, read: Callable[[object], T]
 
 def _uid(value: object) -> str:
     if not isinstance(value, str) or not is_uid(value):
-        raise ValueError("user is no uid")
+        raise ValueError("user is not a uid")
     return value
 
 
@@ -284,6 +290,6 @@ def _milliseconds(value: object) -> int:
     return int(as_number(value))
 
 
-def _errno(members: Mapping[str, Any]) -> int | None:
+def _errno(members: Mapping[str, object]) -> int | None:
     errno = members.get("errno")
     return errno if type(errno) is int else None

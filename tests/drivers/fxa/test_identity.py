@@ -288,10 +288,10 @@ class SecrecyTests(FxaCase):
         self.server.accounts[self.token] = self.server.accounts["alice"]
         texts.append(repr(self.successResultOf(self.verify(self.token))))
         texts.append(repr(vars(self.identity)))
-        texts.append(repr(vars(self.identity._trusted)))
+        texts.append(repr(dict(self.identity._tokens)))
         self.oauth.hold = True
         pending = self.verify(self.token[::-1])
-        texts.append(repr(vars(self.identity._verifying)))
+        texts.append(repr(vars(self.identity._verifications)))
         pending.cancel()
         self.failureResultOf(pending, CancelledError)
         texts += [repr(event) for event in events]

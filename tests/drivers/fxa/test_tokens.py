@@ -8,9 +8,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.fxa.tokens import TokenCache
+from fxprofile.drivers.fxa.tokens import VerifiedToken, token_cache
 from fxprofile.model.errors import AccountUnknown, AuthUnavailable, InvalidToken, OAuthUnavailable
-from fxprofile.model.profiles import Credentials
 from tests.drivers.fxa.driver import CREDENTIALS, FxaCase, jwt_like
 from tests.support.fakes.oauth import ALICE, error
 
@@ -194,43 +193,25 @@ class TokenCacheTests(FxaCase):
             self.assertIsNone(self.successResultOf(self.verify(token)).expires_at)
 
 
-class TrustedTests(SynchronousTestCase):
-    """What a token cache holds."""
+class TokenCacheBoundTests(SynchronousTestCase):
+    """The cache of verified tokens is bounded."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.cache = TokenCache(self.clock, seconds=60, max_tokens=3)
+        self.cache = token_cache(self.clock, 60, max_tokens=3)
 
-    def fill(self, key: bytes, credentials: Credentials) -> None:
-        async def verify() -> Credentials:
-            return credentials
-
-        self.successResultOf(Deferred.fromCoroutine(self.cache.fill(key, verify)))
-
-    def test_bounded(self) -> None:
-        """The token that was not used for longest makes room."""
+    def test_least_recently_used_token_is_evicted(self) -> None:
+        """If the cache is full, the least recently used token is evicted."""
         for key in (b"1", b"2", b"3"):
-            self.fill(key, CREDENTIALS)
+            self.cache[key] = VerifiedToken(CREDENTIALS, 0)
         self.cache.get(b"1")
-        self.fill(b"4", CREDENTIALS)
+        self.cache[b"4"] = VerifiedToken(CREDENTIALS, 0)
         self.assertEqual(len(self.cache), 3)
         self.assertIsNone(self.cache.get(b"2"))
-        self.assertEqual(self.cache.get(b"1").credentials, CREDENTIALS)
+        self.assertIsNotNone(self.cache.get(b"1"))
 
-    def test_ended_token(self) -> None:
-        """A token that has ended by the time it is verified is not kept."""
+    def test_expired_token_is_not_cached(self) -> None:
+        """A token that has expired by the time it is verified is not cached."""
         self.clock.advance(100)
-        self.fill(b"1", replace(CREDENTIALS, expires_at=100))
+        self.cache[b"1"] = VerifiedToken(replace(CREDENTIALS, expires_at=100), 100)
         self.assertEqual(len(self.cache), 0)
-
-    def test_nothing_is_left_behind(self) -> None:
-        """Whatever way a token goes, nothing of its user stays."""
-        users = [replace(CREDENTIALS, uid=str(i)) for i in range(3)]
-        for i in range(20):
-            self.fill(str(i % 7).encode(), users[i % 3])
-            if i % 5 == 0:
-                self.cache.forget(str(i % 3))
-        self.clock.advance(60)
-        for i in range(7):
-            self.assertIsNone(self.cache.get(str(i).encode()))
-        self.assertEqual((len(self.cache), self.cache._keys, self.cache._watched), (0, {}, {}))
