@@ -1,4 +1,4 @@
-"""Every combination of scopes, and what a token with it sees and may do."""
+"""Every combination of scopes: the fields that a token sees, and the endpoints that it may use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tests.profiles.test_read import ProfilesTestCase
 from tests.support.core import ALICE, make_id
 from tests.web.service import ApiCase, account
 
-#: What a user has who has everything, by field; the address and the name differ in
-#: their first letter.
+#: Every field of a user that has a value; address and name differ in their first letter.
 WHOLE = {
     "uid": ALICE,
     "email": "zora@example.com",
@@ -27,7 +26,7 @@ WHOLE = {
 
 _ALL_OF_PROFILE = frozenset({*WHOLE, "avatar"}) - {"sub"}
 
-#: What each scope shows, as ``docs/api.md`` has it.
+#: The fields that each scope shows, as in ``docs/api.md``.
 SHOWN: dict[str, frozenset[str]] = {
     "profile": _ALL_OF_PROFILE,
     "profile:uid": frozenset({"uid"}),
@@ -43,7 +42,7 @@ SHOWN: dict[str, frozenset[str]] = {
     "basket": frozenset(),
 }
 
-#: Texts that look like scopes that show something, and show nothing.
+#: Invalid or unrelated scopes that resemble valid ones; they show nothing.
 LOOK_ALIKES = (
     *("", " ", "*", "profiles", "Profile", "PROFILE", "profile ", "profile:", ":profile", "prof"),
     *("write", ":write", "profile::email", "profile:emai", "profile:emails", "profile:email:"),
@@ -55,13 +54,13 @@ LOOK_ALIKES = (
 
 
 def every_set() -> Iterator[tuple[str, ...]]:
-    """Every set of scopes, the small ones first."""
+    """Return every set of scopes, small ones first."""
     for size in range(len(SHOWN) + 1):
         yield from combinations(SHOWN, size)
 
 
 class ViewTests(ProfilesTestCase):
-    """:meth:`fxprofile.profiles.read.Profiles.view`, which asks a server that says too much."""
+    """:meth:`fxprofile.profiles.read.Profiles.view`, with an auth server that sends every field."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -88,8 +87,8 @@ class ViewTests(ProfilesTestCase):
         view = self.view(*scopes)
         return None if view is None else view.fields
 
-    def test_every_set(self) -> None:
-        """A token sees the fields of its scopes, whatever was kept for those before it."""
+    def test_scopes_select_fields(self) -> None:
+        """A token sees exactly the fields of its scopes, whatever is cached for other tokens."""
         sets = list(every_set())
         for scopes in (*sets, *reversed(sets)):
             self.assertEqual(self.seen(scopes), self.expected(scopes), scopes)
@@ -113,23 +112,23 @@ class ViewTests(ProfilesTestCase):
             self.seen(scopes)
             self.assertEqual(self.reads() - before, bool(shown & needed), scopes)
 
-    def test_look_alikes(self) -> None:
-        """What is no scope shows nothing, alone and beside one that is."""
+    def test_invalid_scopes_show_nothing(self) -> None:
+        """An invalid scope shows nothing, alone or beside a valid one."""
         for text in LOOK_ALIKES:
             self.assertIsNone(self.seen((text,)), repr(text))
             self.assertEqual(self.seen((text, "profile:uid")), {"uid": ALICE}, repr(text))
         self.assertIsNone(self.seen(LOOK_ALIKES))
 
-    def test_avatar(self) -> None:
-        """The picture gives away no letter that the token may not see."""
+    def test_monogram_reveals_no_hidden_letter(self) -> None:
+        """The monogram shows no letter of a field that the token may not see."""
         for scopes in every_set():
             shown = frozenset().union(*(SHOWN[scope] for scope in scopes))
             credentials = self.credentials(*scopes)
             answer, _ = self.run_now(self.profiles.avatar(token="token", credentials=credentials))
             self.assertEqual(answer["avatar"], self.picture(shown), scopes)
 
-    def test_own_picture(self) -> None:
-        """A user with an avatar has that one, for whoever may see it, and no letter."""
+    def test_selected_avatar_has_no_monogram(self) -> None:
+        """A user with an avatar gets its picture and no monogram."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.assertEqual(avatar.id, make_id(1))
@@ -140,8 +139,8 @@ class ViewTests(ProfilesTestCase):
                 self.assertIs(seen["avatarDefault"], False)
 
 
-#: Each endpoint that needs a token, with a body, what it answers to who may ask it, and
-#: the scopes that are enough.
+#: Each endpoint that needs a token: method, path, body, the status with a sufficient scope, and
+#: the scopes that are sufficient.
 _READ, _WRITE = ("profile", "profile:write"), ("profile:write",)
 ENDPOINTS: tuple[tuple[str, str, bytes | None, int, tuple[str, ...]], ...] = (
     ("GET", "/v1/email", None, 200, (*_READ, "profile:email", "email", "email:write")),
@@ -171,15 +170,15 @@ TRIED = sorted(
 
 
 class EndpointTests(ApiCase):
-    """Each endpoint, asked with a token of each scope."""
+    """Each endpoint, with a token of each scope."""
 
     def accounts(self) -> Any:
         return [
             account(f"token{number}", f"{number:032x}", scope) for number, scope in enumerate(TRIED)
         ]
 
-    async def test_every_scope(self) -> None:
-        """Who has one of the scopes of an endpoint may ask it, and nobody else."""
+    async def test_endpoints_accept_sufficient_scopes_only(self) -> None:
+        """An endpoint accepts a token with one of its scopes, and answers 403 to any other."""
         for method, path, body, status, enough in ENDPOINTS:
             for number, scope in enumerate(TRIED):
                 reply = await self.ask(method, path, token=f"token{number}", body=body)
@@ -188,14 +187,14 @@ class EndpointTests(ApiCase):
                 if expected == 403:
                     self.assertEqual(reply.json["errno"], 100)
 
-    def test_every_endpoint(self) -> None:
-        """No endpoint with a scope is left out."""
+    def test_matrix_covers_every_endpoint(self) -> None:
+        """The matrix covers every endpoint that needs a scope."""
         there = {
             (method, path.replace("<name>", make_id(5)).replace("<avatar_id>", make_id(5)))
             for method, path in ((op.method, op.path) for op in self.api.operations.values())
             if path.startswith("/v1/")
         }
-        # Those without a scope, those of the auth server, and the one that any scope may ask.
+        # Not the monogram, the endpoint for any scope, and those of the auth server.
         there -= {("GET", f"/v1/avatar/{make_id(5)}"), ("GET", "/v1/profile")}
         there = {(method, path) for method, path in there if "<uid>" not in path}
         self.assertEqual({(method, path) for method, path, *_ in ENDPOINTS}, there)
