@@ -151,7 +151,7 @@ def add_api(services: Services) -> None:
     api.add(OpenApi(api, public_url=settings.web.public_url))
     if secret is not None:
         api.add(AuthServerEndpoints(profiles=services.profiles, invalidator=services.invalidator))
-    page = None
+    playground = None
     if settings.environment == "development" and settings.identity.driver == "dev":
         playground = Playground(
             accounts=settings.identity.dev.accounts,
@@ -161,8 +161,7 @@ def add_api(services: Services) -> None:
             threads=services.files,
         )
         api.add(playground)
-        page = playground.page
-    api.add(Dockerflow(health=health, page=page))
+    api.add(Dockerflow(health=health, playground=playground))
     services.listen("web.listen", settings.web.listen, api.site())
     health.add("database", services.store.check)
     health.add("private bucket", services.private_bucket.check)

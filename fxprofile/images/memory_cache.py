@@ -7,7 +7,7 @@ long, and a popular one costs its bucket one ``head`` in that time.  A missing o
 cached.
 
 The bytes of an evicted object stay in memory while a slow client reads them.  That is bounded:
-a cached object is no longer than what may be buffered of a response from the bucket.
+a cached object is not longer than what may be buffered of a response from the bucket.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ The images listener: it serves user content on an origin of its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -225,7 +224,10 @@ class ImagesResource(Resource):
             _log.warn("Aborted {path}: {error}", path=request.path, error=failure.value)
             request.channel.forceAbortClient()
         else:
-            _write_error(request, _error_of(failure, request.path))
+            error = _error_of(failure, request.path)
+            for name, value in error.headers.items():
+                request.setHeader(name, value)
+            request.finish_json(error.code, error.body)
 
     def _count(self, outcome: object, request: StreamingRequest) -> None:
         method = request.method.decode("ascii") if request.method in _METHODS else "other"
@@ -279,16 +281,3 @@ def _error_of(failure: Failure, path: bytes) -> ApiError:
         return BackendUnavailable()
     _log.failure("Cannot serve {path}", failure=failure, path=path)
     return InternalError()
-
-
-def _write_error(request: StreamingRequest, error: ApiError) -> None:
-    """Write an error as the API does, and forbid caching."""
-    body = json.dumps(error.body).encode()
-    request.setResponseCode(error.code)
-    request.setHeader(b"Cache-Control", b"no-store")
-    request.setHeader(b"Content-Type", b"application/json")
-    request.setHeader(b"Content-Length", b"%d" % len(body))
-    for name, value in error.headers.items():
-        request.setHeader(name, value)
-    request.write(body)
-    request.finish()

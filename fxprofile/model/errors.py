@@ -13,6 +13,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from fxprofile.model.avatars import REASONS
+
 
 class DriverError(Exception):
     """
@@ -230,6 +232,12 @@ class TooManyRequests(ApiError):
 class UnprocessableImage(ApiError):
     code, errno = 422, 103
     message = "The image could not be processed."
+
+    def __init__(self, reason: str) -> None:
+        """
+        :param reason: one word of :data:`fxprofile.model.avatars.REASONS`.
+        """
+        super().__init__(REASONS[reason], reason=reason)
 
 
 class _Unavailable(ApiError):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
+from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.health import Health
 from fxprofile.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -33,7 +33,7 @@ class _Metrics(Resource):
         super().__init__()
         self._metrics = metrics
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: StreamingRequest) -> bytes:
         request.setHeader(b"Content-Type", CONTENT_TYPE.encode())
         return self._metrics.render()
 
@@ -47,22 +47,15 @@ class _Json(Resource):
         super().__init__()
         self._report = report
 
-    def render_GET(self, request: Request) -> int:
+    def render_GET(self, request: StreamingRequest) -> int:
         answering = Deferred.fromCoroutine(self._answer(request))
         request.notifyFinish().addErrback(lambda _: answering.cancel())
         answering.addErrback(self._failed, request)
         return NOT_DONE_YET
 
-    async def _answer(self, request: Request) -> None:
-        status, members = await maybeDeferred(self._report)
-        body = json.dumps(members).encode()
-        request.setResponseCode(status)
-        request.setHeader(b"Content-Type", b"application/json")
-        request.setHeader(b"Cache-Control", b"no-store")
-        request.setHeader(b"Content-Length", b"%d" % len(body))
-        request.write(body)
-        request.finish()
+    async def _answer(self, request: StreamingRequest) -> None:
+        request.finish_json(*await maybeDeferred(self._report))
 
-    def _failed(self, failure: Failure, request: Request) -> None:
+    def _failed(self, failure: Failure, request: StreamingRequest) -> None:
         if not failure.check(CancelledError):
             request.processingFailed(failure)

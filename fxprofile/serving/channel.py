@@ -12,6 +12,7 @@ The parts are read together, and so share a module: :class:`RequestBody`,
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
@@ -20,7 +21,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorTime
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -71,7 +72,7 @@ class RequestBody:
     def __init__(
         self,
         *,
-        transport: Any,
+        transport: IPushProducer,
         clock: IReactorTime,
         continue_: Callable[[], object] | None = None,
     ) -> None:
@@ -183,8 +184,7 @@ class StreamingRequest(Request):
     """
 
     defaultContentType = None
-    channel: Any
-    transport: Any
+    channel: StreamingChannel
     body: RequestBody
     started_at = 0.0
     route = "-"
@@ -242,6 +242,16 @@ class StreamingRequest(Request):
                 self.setHeader(b"Connection", b"close")
         super().write(data)
 
+    def finish_json(self, code: int, members: object) -> None:
+        """Write a JSON response that may not be cached, and finish."""
+        body = json.dumps(members).encode()
+        self.setResponseCode(code)
+        self.setHeader(b"Content-Type", b"application/json")
+        self.setHeader(b"Cache-Control", b"no-store")
+        self.setHeader(b"Content-Length", b"%d" % len(body))
+        self.write(body)
+        self.finish()
+
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         # Twisted has no phrases for some statuses, 422 among them.
         if message is None and code in _PHRASES:
@@ -270,7 +280,7 @@ class StreamingChannel(HTTPChannel):
     """
 
     requestFactory = StreamingRequest
-    site: Any
+    site: StreamingSite
     transport: Any
     _networkProducer: Any
     _abortingCall: Any
@@ -380,7 +390,7 @@ class StreamingChannel(HTTPChannel):
             self._next(request)
 
     def _next(self, request: StreamingRequest) -> None:
-        self.setTimeout(self.site.timeOut)
+        self.setTimeout(IDLE)
         super().requestDone(request)
 
     def resetTimeout(self) -> None:
@@ -391,7 +401,7 @@ class StreamingChannel(HTTPChannel):
         # Twisted reads on while a request is being answered, and buffers what it reads.
         self._networkProducer.pauseProducing()
         if not self.lingering:
-            self.setTimeout(self.site.timeOut)
+            self.setTimeout(IDLE)
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
@@ -411,7 +421,7 @@ class StreamingChannel(HTTPChannel):
     def loseConnection(self) -> None:
         self.setTimeout(None)
         # The client may never read the last bytes.
-        self._abort_after(self.site.timeOut)
+        self._abort_after(IDLE)
         super().loseConnection()
 
     def _abort_after(self, seconds: float) -> None:
@@ -474,7 +484,7 @@ class StreamingSite(Site):
         self.stopping = False
         self.channels: set[StreamingChannel] = set()
 
-    def log(self, request: Any) -> None:
+    def log(self, request: object) -> None:
         """Do nothing: the resources log requests, because they know what is secret."""
 
     def acceptableProtocols(self) -> list[bytes]:

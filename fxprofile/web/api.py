@@ -74,14 +74,14 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IG
 # RFC 6750, section 2.1.  No token of the OAuth server is longer.
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _ANONYMOUS = Credentials(uid="", scopes=())
 
 
 @dataclass(frozen=True)
-class ApiResponse(Generic[T]):
+class ApiResponse(Generic[T_co]):
     """
     The response of an endpoint.
 
@@ -89,7 +89,7 @@ class ApiResponse(Generic[T]):
     """
 
     status: int = 200
-    body: T | bytes | None = None
+    body: T_co | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, dict[str, str]]:
@@ -170,7 +170,7 @@ class ApiRequest:
         return validated(model, members)
 
 
-Handler = Callable[..., Coroutine[Any, Any, ApiResponse[Any]]]
+Handler = Callable[..., Coroutine[Any, Any, ApiResponse[object]]]
 
 
 class Api(Resource):
@@ -238,7 +238,7 @@ class Api(Resource):
         handler: Handler,
         request: StreamingRequest,
         arguments: dict[str, str],
-    ) -> ApiResponse[Any]:
+    ) -> ApiResponse[object]:
         try:
             call = await self._authorize(operation, request)
             if operation.body is None:
@@ -269,7 +269,7 @@ class Api(Resource):
         """Handle a request without an endpoint, and a read whose client disconnected."""
         return self._failed(request, failure.value or InternalError()).write_head(request)
 
-    def _failed(self, request: StreamingRequest, error: BaseException) -> ApiResponse[Any]:
+    def _failed(self, request: StreamingRequest, error: BaseException) -> ApiResponse[object]:
         answer = translate(error)
         request.errno = answer.errno
         if answer.code == 500:
@@ -351,7 +351,7 @@ def bearer_token(request: StreamingRequest) -> str | None:
     return match.group(1).decode() if match else None
 
 
-def error_response(error: ApiError) -> ApiResponse[Any]:
+def error_response(error: ApiError) -> ApiResponse[object]:
     """Return the response for an error."""
     return ApiResponse(error.code, error.body, error.headers)
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from fxprofile import __version__
 from fxprofile.serving.health import Health, HealthBody, VersionBody
-from fxprofile.web.api import ApiRequest, ApiResponse, Handler
+from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.operations import Operation
-from fxprofile.web.page import prefers_html
+from fxprofile.web.page import Playground, prefers_html
 
 _VERSION: VersionBody = {
     "source": "https://github.com/example/fxprofile",
@@ -24,20 +24,21 @@ class Dockerflow:
     """
     The endpoints for operators and load balancers.
 
-    :param page: the handler for browsers at ``/``, if there is a page.
+    :param playground: has the page for browsers at ``/``; None for no page.
     """
 
-    def __init__(self, *, health: Health, page: Handler | None = None) -> None:
+    def __init__(self, *, health: Health, playground: Playground | None = None) -> None:
         self._health = health
-        self._page = page
+        self._playground = playground
 
     @Operation("GET /", produces=("application/json", "text/html"), examples={200: (_VERSION,)})
     async def get_root(self, call: ApiRequest) -> ApiResponse[VersionBody]:
         """Return the version; in development, a page for browsers."""
-        if self._page is None:
-            return await self.get_version(call)
-        page = prefers_html(call.header("Accept"))
-        response = await (self._page(call) if page else self.get_version(call))
+        response = await self.get_version(call)
+        if self._playground is None:
+            return response
+        if prefers_html(call.header("Accept")):
+            response = await self._playground.page()
         return replace(response, headers={**response.headers, "Vary": "Accept"})
 
     @Operation("GET /__version__", examples={200: (_VERSION,)})

@@ -2,65 +2,35 @@
 
 from __future__ import annotations
 
-from werkzeug.exceptions import HTTPException
-from werkzeug.exceptions import MethodNotAllowed as NoSuchMethod
-from werkzeug.exceptions import NotFound as NoSuchPath
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
 
-from fxprofile.model.avatars import REASONS
-from fxprofile.model.errors import (
-    AccountUnknown,
-    ApiError,
-    AuthServerUnavailable,
-    AuthUnavailable,
-    BackendUnavailable,
-    BadRequest,
-    ClientGone,
-    CrunchError,
-    DriverError,
-    InternalError,
-    InvalidToken,
-    MethodNotAllowed,
-    NotFound,
-    OAuthServerUnavailable,
-    OAuthUnavailable,
-    Unauthorized,
-    UnprocessableImage,
-)
+from fxprofile.model import errors
 
 
-def translate(error: BaseException) -> ApiError:
+def translate(error: BaseException) -> errors.ApiError:
     """Return the error that a client gets; it contains nothing of the original's text."""
-    if isinstance(error, ApiError):
+    if isinstance(error, errors.ApiError):
         return error
-    if isinstance(error, NoSuchMethod):
+    if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
-        return MethodNotAllowed(headers={"Allow": allowed})
-    if isinstance(error, (NoSuchPath, RequestRedirect)):
-        return NotFound()
+        return errors.MethodNotAllowed(headers={"Allow": allowed})
+    if isinstance(error, (NotFound, RequestRedirect)):
+        return errors.NotFound()
     for kind, translation in _TRANSLATIONS:
         if isinstance(error, kind):
             return translation()
-    if isinstance(error, CrunchError):
-        return unprocessable(error.reason)
-    return InternalError()
+    if isinstance(error, errors.CrunchError):
+        return errors.UnprocessableImage(error.reason)
+    return errors.InternalError()
 
 
-def unprocessable(reason: str) -> UnprocessableImage:
-    """
-    Return the error for an image that could not be processed.
-
-    :param reason: one word of :data:`fxprofile.model.avatars.REASONS`.
-    """
-    return UnprocessableImage(REASONS[reason], reason=reason)
-
-
-_TRANSLATIONS: tuple[tuple[type[BaseException], type[ApiError]], ...] = (
-    (InvalidToken, Unauthorized),
-    (AccountUnknown, Unauthorized),
-    (OAuthUnavailable, OAuthServerUnavailable),
-    (AuthUnavailable, AuthServerUnavailable),
-    (DriverError, BackendUnavailable),
-    (ClientGone, BadRequest),
-    (HTTPException, BadRequest),
+_TRANSLATIONS: tuple[tuple[type[BaseException], type[errors.ApiError]], ...] = (
+    (errors.InvalidToken, errors.Unauthorized),
+    (errors.AccountUnknown, errors.Unauthorized),
+    (errors.OAuthUnavailable, errors.OAuthServerUnavailable),
+    (errors.AuthUnavailable, errors.AuthServerUnavailable),
+    (errors.DriverError, errors.BackendUnavailable),
+    (errors.ClientGone, errors.BadRequest),
+    (HTTPException, errors.BadRequest),
 )

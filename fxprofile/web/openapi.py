@@ -20,7 +20,6 @@ from pydantic.json_schema import GenerateJsonSchema
 from fxprofile import __version__
 from fxprofile.model.errors import ApiError, MethodNotAllowed, TooManyRequests, UnprocessableImage
 from fxprofile.web.api import MAX_JSON, Api, ApiRequest, ApiResponse, error_response
-from fxprofile.web.errors import unprocessable
 from fxprofile.web.models import ErrorBody, OpenApiDocument
 from fxprofile.web.operations import Operation
 
@@ -240,5 +239,5 @@ def _sample(kind: type[ApiError]) -> ApiError:
     if issubclass(kind, TooManyRequests):
         return kind(retry_after=60)
     if issubclass(kind, UnprocessableImage):
-        return unprocessable("corrupt")
+        return kind("corrupt")
     return kind()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 from urllib.parse import quote, urlsplit
 
 from werkzeug.datastructures import MIMEAccept
@@ -69,7 +69,7 @@ class Playground:
         self._threads = threads
         self._files: Mapping[str, bytes] | None = None
 
-    async def page(self, call: ApiRequest) -> ApiResponse[str]:
+    async def page(self) -> ApiResponse[Never]:
         """Answer ``GET /`` to a browser; :class:`Dockerflow` routes it here."""
         return ApiResponse(
             200,

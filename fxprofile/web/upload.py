@@ -35,7 +35,6 @@ from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import ApiRequest, ApiResponse
-from fxprofile.web.errors import unprocessable
 from fxprofile.web.models import ID, PLACEHOLDER, URL, AvatarId, UploadBody, UploadFailureBody
 from fxprofile.web.operations import Operation
 
@@ -152,7 +151,7 @@ class UploadEndpoints:
         self._metrics.upload_bytes.inc(length)
         avatar = await self._selection.wait(avatar, wait)
         if avatar.status is Status.FAILED:
-            raise unprocessable(avatar.error or "crashed")
+            raise UnprocessableImage(avatar.error or "crashed")
         headers = {"Location": f"/v1/avatar/upload/{avatar.id}"}
         if applied:
             headers["Preference-Applied"] = applied

@@ -68,7 +68,7 @@ class PageCase(SynchronousTestCase):
         )
         clock = Clock()
         api = Api(identity=DevIdentity(accounts), metrics=Metrics(), clock=clock)
-        dockerflow = Dockerflow(health=Health(clock), page=playground.page)
+        dockerflow = Dockerflow(health=Health(clock), playground=playground)
         api.add(playground)
         api.add(dockerflow)
         self.site = api.site()
