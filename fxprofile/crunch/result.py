@@ -23,7 +23,7 @@ from typing import Any, Final
 from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Limits
 from fxprofile.crunch.signature import webp_canvas
-from fxprofile.model.avatars import Pictures, Variant, is_placeholder
+from fxprofile.model.avatars import BLURHASH, Pictures, Variant
 from fxprofile.model.keys import FORMATS, VARIANTS
 
 #: The length of the header, at the beginning of a result file.
@@ -178,7 +178,7 @@ def decode(data: bytes) -> Outcome:
             raise InvalidResult("more than a reason")
         return replace(outcome, reason=reason, detail=ascii(detail[:MAX_DETAIL])[1:-1])
     placeholder = header.get("placeholder")
-    if placeholder != "" and not is_placeholder(placeholder):
+    if not isinstance(placeholder, str) or (placeholder and not BLURHASH.fullmatch(placeholder)):
         raise InvalidResult("the placeholder is not a BlurHash")
     pictures = _pictures(header.get("pictures"), bodies)
     return replace(outcome, placeholder=placeholder, pictures=pictures)

@@ -1,5 +1,5 @@
 """
-Level 0. The words of the service: avatars, messages, profiles, keys, errors, ports.
+Level 0. The domain model: avatars, messages, profiles, keys, errors, ports.
 
 Values and interfaces only: no I/O, no clock, no settings.
 """

@@ -1,4 +1,4 @@
-"""Avatars: their states, their pictures, and why an upload failed."""
+"""Avatars: their states, their pictures, and the reasons of failed uploads."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeGuard
+from typing import Final
 
-#: Why an upload failed: the words that users and operators see.
+#: The reasons for which an upload can fail, with the message for the user.
 REASONS: Final = {
     "unsupported": "This is not a JPEG, PNG, GIF, WebP or AVIF image.",
     "corrupt": "The image is damaged or incomplete.",
@@ -21,17 +21,10 @@ REASONS: Final = {
     "dead": "The image could not be processed after several tries.",
 }
 
-
-#: 28 digits of base 83: a BlurHash of 4 x 3 components.
-_BLURHASH: Final = re.compile(r"[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28}")
-
-
-def is_placeholder(text: object) -> TypeGuard[str]:
-    """
-    Whether this is a placeholder, which a page can show until it has the picture: a BlurHash
-    (https://github.com/woltapp/blurhash/blob/master/Algorithm.md) of 4 x 3 components.
-    """
-    return isinstance(text, str) and _BLURHASH.fullmatch(text) is not None
+#: The form of a placeholder, which a page shows until the picture is loaded: a BlurHash of
+#: 4 x 3 components, in 28 digits of base 83
+#: (https://github.com/woltapp/blurhash/blob/master/Algorithm.md).
+BLURHASH: Final = re.compile(r"[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28}")
 
 
 class Status(StrEnum):
@@ -46,26 +39,25 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Variant:
-    """One encoded picture: its sides in pixels and its length in bytes."""
+    """An encoded picture: its sides in pixels and its length in bytes."""
 
     width: int
     height: int
     bytes: int
 
 
-#: The pictures of one format: for each name of :data:`fxprofile.model.keys.VARIANTS`, what it is,
-#: and its bytes.
+#: The pictures of one format: description and bytes, for each name of
+#: :data:`fxprofile.model.keys.VARIANTS`.
 Pictures = Mapping[str, tuple[Variant, bytes]]
 
 
 @dataclass(frozen=True)
 class Crunched:
     """
-    What a cruncher makes of an original.
+    The pictures that a cruncher made from an original.
 
-    :ivar pictures: by format, of those in :data:`fxprofile.model.keys.FORMATS` that are wanted;
-        PNG is always there.
-    :ivar placeholder: see :func:`is_placeholder`; None if there is none.
+    :ivar pictures: by format, a name of :data:`fxprofile.model.keys.FORMATS`; always with PNG.
+    :ivar placeholder: see :data:`BLURHASH`; None if there is none.
     """
 
     pictures: Mapping[str, Pictures]
@@ -77,12 +69,12 @@ class Avatar:
     """
     A row of the avatars table.
 
-    :ivar seq: grows with each accepted upload: the newest one wins.
-    :ivar job_sent: when the job of the present state was put on the queue, or None
-        if the outbox still owes it.
+    :ivar seq: a number that increases with each accepted upload; the newest one wins.
+    :ivar job_sent: when the job of the current status was sent, in seconds since the epoch;
+        None if it is pending.
     :ivar created: when the upload was accepted, in seconds since the epoch.
-    :ivar error: one word of :data:`REASONS` if the status is failed.
-    :ivar placeholder: see :func:`is_placeholder`; None until it is ready.
+    :ivar error: a key of :data:`REASONS` if the status is failed.
+    :ivar placeholder: see :data:`BLURHASH`; None until the avatar is ready.
     """
 
     id: str

@@ -1,91 +1,91 @@
 """
-The two families of error.
+The two families of errors: those of drivers, and those of API responses.
 
-A driver (a folder of :mod:`fxprofile.drivers`) raises a
-:class:`DriverError`; it knows nothing of HTTP and of other drivers, and no error
-of an outside library passes it.  What a client of the API may be told is an
-:class:`ApiError`; :mod:`fxprofile.web.errors` is the only place that makes one out
-of the other.
+A driver (a folder of :mod:`fxprofile.drivers`) raises a :class:`DriverError` and never an
+error of an outside library; it knows nothing of HTTP or of other drivers.  An error
+response to a client is an :class:`ApiError`; only :mod:`fxprofile.web.errors` translates one
+to the other.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fxprofile.model.avatars import REASONS
 
 
 class DriverError(Exception):
     """
-    Something outside of this process failed, and trying again may help.
+    A dependency failed; a retry may succeed.
 
-    The text is for operators: it says what was tried and what came back.  It is
-    logged and never shown to a client.
+    The text is for operators: the operation and the response.  It is logged and never sent
+    to a client.
     """
 
 
 class StorageError(DriverError):
-    """A bucket could not be reached, or refused."""
+    """A bucket is unreachable or refused the request."""
 
 
 class ObjectNotFound(StorageError):
-    """There is no object under this key."""
+    """No object has this key."""
 
 
 class BodyMismatch(StorageError):
-    """The body of a put was shorter or longer than announced; nothing was stored."""
+    """The body of a put had not the length that was announced; nothing was stored."""
 
 
 class QueueError(DriverError):
-    """A queue could not be reached, or refused."""
+    """A queue is unreachable or refused the request."""
 
 
 class LeaseLost(QueueError):
-    """The receipt handle is no longer good: the message is visible again, or gone."""
+    """The receipt handle has expired: the message is visible again, or was deleted."""
 
 
 class StoreError(DriverError):
-    """The database could not be reached, or refused."""
+    """The database is unreachable or refused the request."""
 
 
 class CacheError(DriverError):
-    """The profile cache could not be reached, or refused."""
+    """The profile cache is unreachable or refused the request."""
 
 
 class IdentityError(DriverError):
-    """An identity server failed; what it says of the token is unknown."""
+    """An identity server failed, so the validity of the token is unknown."""
 
 
 class OAuthUnavailable(IdentityError):
-    """The OAuth server, which verifies tokens, did not give a usable answer."""
+    """The OAuth server, which verifies tokens, sent no valid response."""
 
 
 class AuthUnavailable(IdentityError):
-    """The auth server, which holds the accounts, did not give a usable answer."""
+    """The auth server, which has the accounts, sent no valid response."""
 
 
 class CruncherUnavailable(DriverError):
-    """There is no process that could crunch an image; the image is not at fault."""
+    """No child process can be started to crunch an image; the image is not at fault."""
 
 
 class InvalidToken(Exception):
-    """The OAuth server says that this token is not good."""
+    """The OAuth server rejected the token."""
 
 
 class AccountUnknown(Exception):
-    """The auth server no longer knows the account of this token."""
+    """The auth server has no account for this token."""
 
 
 class UpstreamRefused(Exception):
-    """An identity server refused a request of ours in a way that is our own fault."""
+    """An identity server refused a request because of a fault in this service."""
 
 
 class CrunchError(Exception):
     """
     An image could not be crunched.
 
-    :ivar reason: one word of :data:`fxprofile.model.avatars.REASONS`, which the user sees.
+    :ivar reason: a key of :data:`fxprofile.model.avatars.REASONS`, for the user.
+    :ivar detail: for operators.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -95,24 +95,24 @@ class CrunchError(Exception):
 
 
 class ImageRefused(CrunchError):
-    """The image itself is at fault: another try ends the same way."""
+    """The image is at fault: a retry would fail in the same way."""
 
 
 class ChildFailed(CrunchError):
-    """The child died, ran out of time or of memory: worth one more try."""
+    """The child process died, timed out or ran out of memory: one retry may succeed."""
 
 
 class MalformedMessage(ValueError):
-    """A queue message is not of the form that :mod:`fxprofile.model.messages` gives."""
+    """A queue message has not the form defined in :mod:`fxprofile.model.messages`."""
 
 
 class ClientGone(Exception):
-    """The client went away before its whole request had come."""
+    """The client disconnected before the end of its request."""
 
 
 class ConfigError(Exception):
     """
-    A setting is wrong.
+    A setting is invalid.
 
     The text is one line that names the key.
     """
@@ -120,11 +120,11 @@ class ConfigError(Exception):
 
 class ApiError(Exception):
     """
-    What the API answers when a request cannot be served.
+    An error response of the API.
 
     :cvar code: the HTTP status.
-    :cvar errno: the number that clients switch on; see ``docs/api.md``.
-    :ivar message: one sentence for a person.
+    :cvar errno: the number by which clients tell errors apart; see ``docs/api.md``.
+    :cvar message: one sentence for the user, unless another one is given.
     :ivar details: further members of the JSON body.
     :ivar headers: further headers of the response.
     """
@@ -138,7 +138,7 @@ class ApiError(Exception):
         message: str | None = None,
         *,
         headers: dict[str, str] | None = None,
-        **details: Any,
+        **details: object,
     ) -> None:
         self.text = message if message is not None else self.message
         super().__init__(self.text)
@@ -158,78 +158,108 @@ class ApiError(Exception):
 
 
 class Unauthorized(ApiError):
+    """The bearer token is missing or was rejected."""
+
     code, errno = 401, 100
     message = "The bearer token is missing, malformed or not valid."
 
-    def __init__(self, message: str | None = None, **details: Any) -> None:
+    def __init__(self, message: str | None = None, **details: object) -> None:
         super().__init__(message, headers={"WWW-Authenticate": "Bearer"}, **details)
 
 
 class Forbidden(ApiError):
+    """The token has too little scope."""
+
     code, errno = 403, 100
     message = "The token does not have the scope that this needs."
 
 
 class BadRequest(ApiError):
+    """The request is invalid."""
+
     code, errno = 400, 101
     message = "The request is not valid."
 
 
 class NotFound(ApiError):
+    """No such resource."""
+
     code, errno = 404, 101
     message = "There is nothing here."
 
 
 class MethodNotAllowed(ApiError):
+    """The resource has no such method."""
+
     code, errno = 405, 101
     message = "This method is not allowed here."
 
 
 class RequestTimeout(ApiError):
+    """The client sends its body too slowly."""
+
     code, errno = 408, 101
     message = "The request body did not arrive in time."
 
 
 class LengthRequired(ApiError):
+    """The request has no Content-Length."""
+
     code, errno = 411, 101
     message = "A Content-Length header is needed."
 
 
 class PayloadTooLarge(ApiError):
+    """The body exceeds ``uploads.max_bytes``, or the limit of its operation."""
+
     code, errno = 413, 101
     message = "The request body is too large."
 
 
 class UnsupportedMediaType(ApiError):
+    """The Content-Type or Content-Encoding is not accepted."""
+
     code, errno = 415, 101
     message = "A body of this type is not accepted here."
 
 
 class ExpectationFailed(ApiError):
+    """The Expect header is not ``100-continue``."""
+
     code, errno = 417, 101
     message = "The only expectation that is met is 100-continue."
 
 
 class RequestBlocked(ApiError):
+    """The customs server blocked the request."""
+
     code, errno = 400, 125
     message = "The request was blocked for security reasons."
 
 
 class TooManyRequests(ApiError):
+    """
+    A rate limit was exceeded.
+
+    :param retry_after: seconds until the next request is allowed.
+    """
+
     code, errno = 429, 114
     message = "Too many requests; try again later."
 
-    def __init__(self, message: str | None = None, *, retry_after: int, **details: Any) -> None:
+    def __init__(self, message: str | None = None, *, retry_after: int, **details: object) -> None:
         super().__init__(
             message,
             headers={"Retry-After": str(retry_after)},
-            # For older clients, which look for it there.
+            # Older clients read it from the body.
             retryAfter=retry_after,
             **details,
         )
 
 
 class UnprocessableImage(ApiError):
+    """The upload is not an acceptable image."""
+
     code, errno = 422, 103
     message = "The image could not be processed."
 
@@ -241,28 +271,38 @@ class UnprocessableImage(ApiError):
 
 
 class _Unavailable(ApiError):
+    # A dependency is unreachable; the client should retry.
+
     code = 503
     retry_after = 5
 
-    def __init__(self, message: str | None = None, **details: Any) -> None:
+    def __init__(self, message: str | None = None, **details: object) -> None:
         super().__init__(message, headers={"Retry-After": str(self.retry_after)}, **details)
 
 
 class OAuthServerUnavailable(_Unavailable):
+    """The OAuth server is unreachable."""
+
     errno = 104
     message = "The OAuth server cannot be reached; try again later."
 
 
 class AuthServerUnavailable(_Unavailable):
+    """The auth server is unreachable."""
+
     errno = 105
     message = "The auth server cannot be reached; try again later."
 
 
 class BackendUnavailable(_Unavailable):
+    """Storage, a queue or the database is unreachable."""
+
     errno = 106
     message = "Storage, queue or database cannot be reached; try again later."
 
 
 class InternalError(ApiError):
+    """A bug of this service."""
+
     code, errno = 500, 999
     message = "Something went wrong on our side."

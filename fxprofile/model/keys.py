@@ -1,8 +1,8 @@
 """
-The names of things in buckets and URLs.
+Object keys in the buckets, and image URLs.
 
-Every key of every object comes from here, so that no other code joins strings that
-a stranger may have chosen.
+All object keys are made here, so that no other code joins strings that a client may have
+chosen.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from fxprofile.model.errors import StorageError
 #: S3's limit on the length of an object key, in bytes of UTF-8.  Ours are ASCII.
 MAX_KEY_BYTES: Final = 1024
 
-#: The id of the avatar of everybody who has none.
+#: The avatar id of users without an avatar.
 DEFAULT_AVATAR_ID: Final = "0" * 32
 
-#: What every key in the public bucket begins with.
+#: The prefix of all keys in the public bucket.
 PUBLIC_PREFIX: Final = "a/"
 
-#: The variants of an avatar: what its key ends in, and the box it fits, in pixels.
+#: The variants of an avatar: the suffix of the key, and the side of the bounding box in pixels.
 VARIANTS: Final = {
     "default": ("", 200),
     "small": ("_small", 100),
     "large": ("_large", 600),
 }
 
-#: As many characters as a letter of any script is written with.
+#: The maximum number of characters that one letter of any script consists of.
 _LETTER: Final = 8
 
-#: The formats of pictures: what their keys end in, and their media types.  PNG is always
-#: there, and its keys are the paths of URLs.
+#: The formats of pictures: the suffix of the key, and the media type.  PNG always exists, and
+#: its keys are the paths of URLs.
 FORMATS: Final = {
     "png": ("", "image/png"),
     "webp": (".webp", "image/webp"),
@@ -76,30 +76,30 @@ def check_key_prefix(prefix: str) -> None:
 
 
 def new_id() -> str:
-    """Make the id of a new upload: 128 random bits in hex, never used again."""
+    """Return the id of a new upload: 128 random bits in hex."""
     return secrets.token_hex(16)
 
 
 def is_id(text: object) -> bool:
-    """Whether this is an avatar id."""
+    """Return whether this is an avatar id: 32 lower-case hex digits."""
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 def is_uid(text: object) -> bool:
-    """Whether this is the uid of a Firefox account: 32 lower-case hex digits."""
+    """Return whether this is the uid of a Firefox account: 32 lower-case hex digits."""
     return isinstance(text, str) and _UID.fullmatch(text) is not None
 
 
 def is_image_name(text: str) -> bool:
-    """Whether this is what may follow ``/a/`` in the URL of an image."""
+    """Return whether this may follow ``/a/`` in the URL of an image."""
     return _IMAGE.fullmatch(text) is not None
 
 
 def private_key(avatar_id: str) -> str:
     """
-    The key of an original in the private bucket.
+    Return the key of an original in the private bucket.
 
-    :raises ValueError: if this is no avatar id.
+    :raises ValueError: if this is not an avatar id.
     """
     if not is_id(avatar_id):
         raise ValueError(f"not an avatar id: {avatar_id!r}")
@@ -108,10 +108,10 @@ def private_key(avatar_id: str) -> str:
 
 def public_key(avatar_id: str, variant: str = "default", form: str = "png") -> str:
     """
-    The key of one variant in the public bucket; that of a PNG is also its URL path.
+    Return the key of one variant in the public bucket; that of a PNG is also its URL path.
 
     :param form: a name of :data:`FORMATS`.
-    :raises ValueError: if this is no avatar id.
+    :raises ValueError: if this is not an avatar id.
     :raises KeyError: if there is no such variant or format.
     """
     if not is_id(avatar_id):
@@ -120,23 +120,23 @@ def public_key(avatar_id: str, variant: str = "default", form: str = "png") -> s
 
 
 def id_of_public_key(key: str) -> str | None:
-    """The avatar id in a key of the public bucket; None if it is no key of ours."""
+    """Return the avatar id in a key of the public bucket; None for any other key."""
     match = _PUBLIC.fullmatch(key)
     return match and match.group(1)
 
 
 def public_keys(avatar_id: str, forms: Iterable[str] = tuple(FORMATS)) -> list[str]:
     """
-    The keys of an avatar in the public bucket.
+    Return the keys of an avatar in the public bucket.
 
-    :param forms: in which formats; all that there may be, if left out.
+    :param forms: names of :data:`FORMATS`; all of them if left out.
     """
     return [public_key(avatar_id, variant, form) for form in forms for variant in VARIANTS]
 
 
 def image_url(template: str, avatar_id: str, variant: str = "default") -> str:
     """
-    The URL of one variant.
+    Return the URL of one variant.
 
     :param template: the setting ``images.url``, which contains ``{id}``.
     """
@@ -145,9 +145,9 @@ def image_url(template: str, avatar_id: str, variant: str = "default") -> str:
 
 def initial(text: str) -> str | None:
     """
-    The letter or digit that a text begins with, in the form that begins a sentence; it names
-    the monogram of whoever has that name.  None if it begins with anything else.
+    Return the first letter or digit of a text in title case, for the monogram of a user with
+    this name; None if the text begins with another character.
     """
-    # A letter and its accents may be several characters that have one together.
+    # A letter with its accents may be several characters that compose to one.
     letter = unicodedata.normalize("NFC", text[:_LETTER])[:1].title()[:1]
     return letter if letter.isalnum() else None

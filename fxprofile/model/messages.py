@@ -1,4 +1,4 @@
-"""Queue messages: jobs and results, and their JSON form."""
+"""Queue messages: jobs and results, and their JSON encoding."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, TypeGuard
 
-from fxprofile.model.avatars import REASONS, Variant, is_placeholder
+from fxprofile.model.avatars import BLURHASH, REASONS, Variant
 from fxprofile.model.errors import MalformedMessage
 from fxprofile.model.keys import VARIANTS, is_id
 
 #: The version of the messages on the jobs and results queues.
 MESSAGE_VERSION: Final = 1
 
-#: A longer message is not one of ours.
+#: The maximum length; a longer message is malformed.
 MAX_MESSAGE_CHARACTERS: Final = 4096
 
 
 class Op(StrEnum):
-    """What a job asks a worker to do."""
+    """The operation that a job requests from a worker."""
 
     CRUNCH = "crunch"
     DELETE = "delete"
 
 
 class ResultStatus(StrEnum):
-    """What a worker reports."""
+    """The outcome of a job."""
 
     READY = "ready"
     FAILED = "failed"
@@ -40,8 +40,8 @@ class Message:
     """
     A message received from a queue.
 
-    :ivar receipt_handle: names this receipt; the next one gives another.
-    :ivar receive_count: how often it was received, this time included.
+    :ivar receipt_handle: identifies this receive; each receive has its own.
+    :ivar receive_count: how often the message was received, including this time.
     :ivar sent: when it was sent, in seconds since the epoch.
     """
 
@@ -55,12 +55,12 @@ class Message:
 @dataclass(frozen=True)
 class QueueDepth:
     """
-    How many messages a queue holds.
+    The number of messages on a queue.
 
-    :ivar visible: messages that wait.
-    :ivar in_flight: messages that somebody has received and not yet deleted.
-    :ivar oldest: age of the oldest waiting message in seconds, None if there is
-        none or the queue does not tell.
+    :ivar visible: messages that can be received.
+    :ivar in_flight: messages that were received and not yet deleted.
+    :ivar oldest: age of the oldest visible message in seconds; None if there is none or the
+        queue does not provide it.
     """
 
     visible: int
@@ -77,7 +77,7 @@ class Job:
 
     def encode(self, sent: float) -> str:
         """
-        The message.
+        Return the JSON text.
 
         :param sent: seconds since the epoch.
         """
@@ -93,9 +93,9 @@ class Job:
     @classmethod
     def decode(cls, text: str) -> Job:
         """
-        Read a message.
+        Parse the JSON text.
 
-        :raises MalformedMessage: if it is not of the form that :meth:`encode` gives.
+        :raises MalformedMessage: if it has not the form that :meth:`encode` returns.
         """
         message = _members(text)
         try:
@@ -110,10 +110,10 @@ class Result:
     """
     A message on the results queue.
 
-    :ivar variants: by the names of :data:`fxprofile.model.keys.VARIANTS`, if ready.
-    :ivar reason: one word of :data:`REASONS`, if failed.
-    :ivar placeholder: see :func:`is_placeholder`, if ready and known.
-    :ivar timing: seconds that the steps took, by name; for people.
+    :ivar variants: by name of :data:`fxprofile.model.keys.VARIANTS`, if ready.
+    :ivar reason: a key of :data:`REASONS`, if failed.
+    :ivar placeholder: see :data:`BLURHASH`, if ready and known.
+    :ivar timing: seconds that each step took, by name; for operators.
     """
 
     id: str
@@ -124,7 +124,7 @@ class Result:
     timing: Mapping[str, float] = field(default_factory=dict)
 
     def encode(self) -> str:
-        """The message."""
+        """Return the JSON text."""
         message: dict[str, Any] = {"v": MESSAGE_VERSION, "id": self.id, "status": self.status}
         if self.reason is not None:
             message["error"] = {"reason": self.reason}
@@ -141,9 +141,9 @@ class Result:
     @classmethod
     def decode(cls, text: str) -> Result:
         """
-        Read a message.
+        Parse the JSON text.
 
-        :raises MalformedMessage: if it is not of the form that :meth:`encode` gives.
+        :raises MalformedMessage: if it has not the form that :meth:`encode` returns.
         """
         message = _members(text)
         try:
@@ -155,13 +155,15 @@ class Result:
             error = message.get("error")
             reason = error.get("reason") if isinstance(error, dict) else None
             if not isinstance(reason, str) or reason not in REASONS:
-                raise MalformedMessage("a failed result without a known reason")
+                raise MalformedMessage("a failed result has no known reason")
         variants, placeholder = {}, None
         if status is ResultStatus.READY:
             variants = _variants(message.get("variants"))
             placeholder = message.get("placeholder")
-            if placeholder is not None and not is_placeholder(placeholder):
-                raise MalformedMessage("the placeholder is no BlurHash")
+            if placeholder is not None and not (
+                isinstance(placeholder, str) and BLURHASH.fullmatch(placeholder)
+            ):
+                raise MalformedMessage("the placeholder is not a BlurHash")
         timing = message.get("timing")
         if not isinstance(timing, dict):
             timing = {}
@@ -177,7 +179,7 @@ class Result:
 
 def _members(text: str) -> dict[str, Any]:
     if len(text) > MAX_MESSAGE_CHARACTERS:
-        raise MalformedMessage(f"{len(text)} characters are too many")
+        raise MalformedMessage(f"{len(text)} characters are more than {MAX_MESSAGE_CHARACTERS}")
     try:
         message = json.loads(text)
     except (ValueError, RecursionError):

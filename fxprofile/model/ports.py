@@ -1,11 +1,10 @@
 """
-What a driver has to do.
+The ports: interfaces that the drivers implement.
 
-Each interface has at least two implementations, and one contract in
-``tests/contracts.py`` that all of them pass.  Methods are called by keyword where
-they take more than one argument.  All of them raise the
-:class:`fxprofile.model.errors.DriverError` of their kind, and no other error, when the
-outside fails; an outside that hangs is such a failure.
+Each interface has at least two implementations and one contract in ``tests/contracts/`` that
+all of them pass.  All arguments are passed by keyword.  A dependency that fails, or does not
+respond in time, raises the :class:`fxprofile.model.errors.DriverError` of its interface and
+no other error.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from fxprofile.model.profiles import Account, Credentials, Profile
 @dataclass(frozen=True)
 class ObjectInfo:
     """
-    What a bucket knows of an object.
+    The metadata of an object in a bucket.
 
-    :ivar etag: an opaque tag without quotes, other for other bytes.
+    :ivar etag: an opaque tag without quotes, which differs for different bytes.
     :ivar modified: seconds since the epoch.
     """
 
@@ -38,11 +37,10 @@ class ObjectInfo:
 
 class Body(Protocol):
     """
-    Bytes that come in pieces, when they are asked for: an asynchronous iterator
-    that can be given up early.
+    A stream of bytes: an asynchronous iterator of pieces that can be closed early.
 
-    Asking for the next piece is the back-pressure: whoever produces them holds at
-    most one piece that was not asked for.
+    The consumer controls the flow: the producer buffers at most one piece that was not
+    requested.
     """
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -50,23 +48,23 @@ class Body(Protocol):
     async def __anext__(self) -> bytes: ...
 
     async def aclose(self) -> None:
-        """Give up the rest, and whatever it holds.  Harmless when repeated."""
+        """Discard the rest and release all resources.  Repeated calls have no effect."""
 
 
 class IBucket(Interface):
-    """A flat store of objects under keys that :mod:`fxprofile.model.keys` makes."""
+    """A flat object store; :mod:`fxprofile.model.keys` makes the keys."""
 
     async def put(*, key: str, body: Body, length: int, content_type: str) -> None:
         """
-        Store an object under a key, in place of an older one.
+        Store an object, and replace an existing one with the same key.
 
-        Nobody sees the object before it is complete and durable; if this fails in
-        any way, cancellation included, nothing stays.
+        The object becomes visible when it is complete and durable.  If this fails or is
+        cancelled, nothing is stored.  The caller closes the body.
 
-        :param length: how many bytes the body has.
-        :raises BodyMismatch: if the body has more or fewer.
-        :raises StorageError: if it could not be stored.
-        :raises Exception: whatever the body raises.
+        :param length: of the body, in bytes.
+        :raises BodyMismatch: if the body is longer or shorter.
+        :raises StorageError: if the object could not be stored.
+        :raises Exception: any error of the body.
         """
 
     async def get(*, key: str) -> tuple[ObjectInfo, Body]:
@@ -74,147 +72,146 @@ class IBucket(Interface):
         Open an object.  The caller closes the body.
 
         :raises ObjectNotFound: if there is none.
-        :raises StorageError: here, or out of the body.
+        :raises StorageError: if it cannot be read; the body may raise it, too.
         """
 
     async def head(*, key: str) -> ObjectInfo:
         """
-        Look at an object without its bytes.
+        Return the metadata of an object.
 
         :raises ObjectNotFound: if there is none.
         """
 
     async def delete(*, keys: Sequence[str]) -> None:
-        """Remove objects.  Those that are not there count as removed."""
+        """Remove objects.  Missing objects are no error."""
 
     async def list(*, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
         """
-        At most ``limit`` objects whose keys begin with a prefix, in the order of
-        their keys.
+        Return at most ``limit`` objects whose keys begin with a prefix, sorted by key.
 
         :param after: only keys that sort after this one; empty for all.
         """
 
     async def check() -> None:
         """
-        See whether the bucket can be used, at the cost of one small call.
+        Check with one small request that the bucket is usable.
 
-        :raises StorageError: if not.
+        :raises StorageError: if it is not.
         """
 
 
-#: Messages of one receive; Amazon SQS allows no more.
+#: The maximum number of messages of one receive, as in Amazon SQS.
 BATCH: Final = 10
 
-#: Does the work of one message.  It raises :class:`fxprofile.model.errors.MalformedMessage` if
-#: the message can never be understood, and anything else if it is to be tried again.
+#: Handles one message.  It raises :class:`fxprofile.model.errors.MalformedMessage` if the
+#: message is invalid, and any other error if it has to be retried.
 Handler = Callable[[Message], Awaitable[None]]
 
 
 class IQueue(Interface):
     """
-    A queue with visibility timeouts, as Amazon SQS has them: at least once, in no
-    promised order.  A message that was received ``max_receives`` times without being
-    deleted goes to the dead-letter queue, which is a queue like any other.
+    A queue with visibility timeouts, like Amazon SQS: at-least-once delivery, in no
+    guaranteed order.  A message that was received ``max_receives`` times and not deleted
+    moves to the dead-letter queue, which is another queue.
     """
 
-    name = Attribute("What logs and metrics call this queue.")
+    name = Attribute("The name of this queue in logs and metrics.")
 
     async def send(*, body: str) -> None:
-        """Put a message on the queue.  When this returns it is durable."""
+        """Send a message.  When this returns, the message is durable."""
 
     async def receive(
         *, max_messages: int, wait: float, visibility: float | None = None
     ) -> Sequence[Message]:
         """
-        Take messages and hide them from others for a while.
+        Receive messages, and make them invisible for a time.
 
-        :param max_messages: 1 to 10.
-        :param wait: seconds to wait for the first one, 0 to 20.  Cancelling the
-            wait loses no message.
-        :param visibility: seconds to hide them for, in place of the queue's visibility
-            timeout.
-        :returns: no message if none came in time.
+        Cancelling this loses no message.
+
+        :param max_messages: 1 to :data:`BATCH`.
+        :param wait: seconds to wait for the first message, 0 to 20.
+        :param visibility: seconds for which the messages are invisible, instead of the
+            queue's visibility timeout.
+        :returns: an empty sequence if no message arrived in time.
         """
 
     async def extend(*, message: Message, visibility: float) -> None:
         """
-        Hide a received message for so many seconds from now; 0 hands it back.
+        Make a received message invisible for this many seconds from now; 0 releases it.
 
-        :raises LeaseLost: if it is no longer ours.
+        :raises LeaseLost: if its receipt handle has expired.
         """
 
     async def delete(*, message: Message) -> None:
         """
-        Remove a received message: its work is done.
+        Acknowledge a received message: remove it.
 
-        A message that is no longer ours, or gone, is left as it is, silently.
+        If the receipt handle has expired, this has no effect.
         """
 
     async def depth() -> QueueDepth:
-        """How much waits on the queue, about."""
+        """Return the approximate number of messages."""
 
     async def check() -> None:
         """
-        See whether the queue can be used, at the cost of one small call.
+        Check with one small request that the queue is usable.
 
-        :raises QueueError: if not.
+        :raises QueueError: if it is not.
         """
 
 
 class IIdentity(Interface):
-    """Who a token speaks for."""
+    """The identity servers: verify tokens and look up accounts."""
 
     async def verify(*, token: str) -> Credentials:
         """
-        Ask what a token is good for.
+        Verify a token.
 
-        :raises InvalidToken: if for nothing.
-        :raises OAuthUnavailable: if nobody knows.
+        :raises InvalidToken: if the token is rejected.
+        :raises OAuthUnavailable: if the OAuth server is unreachable.
         """
 
     async def account(*, token: str, credentials: Credentials) -> Account:
         """
-        Ask for the account of a verified token.
+        Look up the account of a verified token.
 
-        :raises AccountUnknown: if there no longer is one.
-        :raises AuthUnavailable: if nobody knows.
-        :raises UpstreamRefused: if our request is at fault.
+        :raises AccountUnknown: if the account does not exist.
+        :raises AuthUnavailable: if the auth server is unreachable.
+        :raises UpstreamRefused: if the request of this service is at fault.
         """
 
     async def invalidate_tokens(*, uid: str) -> None:
         """
-        Trust no token of this user any longer without asking again.
+        Verify all tokens of this user again before they are trusted.
 
-        :raises DriverError: if other processes that trust tokens cannot be told.
+        :raises DriverError: if other processes that cache tokens cannot be notified.
         """
 
-    servers = Attribute("The names of the servers behind this, of which there may be none.")
+    servers = Attribute("The names of the servers that this uses; may be empty.")
 
     async def check(*, server: str) -> bool:
         """
-        See whether a server answers, at the cost of one small request.
+        Return whether a server responds to one small request.
 
         :param server: one of ``servers``.
         """
 
 
 class IRevocations(Interface):
-    """What all web processes know of users whose tokens are no longer trusted."""
+    """Token revocations, shared by all web processes."""
 
     async def revoke(*, uid: str) -> None:
         """
-        Let no process trust a token that this user has until now.
+        Revoke all tokens that this user has now, in all processes.
 
-        :raises CacheError: if the others cannot be told.
+        :raises CacheError: if the other processes cannot be notified.
         """
 
     async def revoked_at(*, uid: str) -> float | None:
         """
-        When this was last done, in seconds since the epoch; None if it is not known to have
-        been.
+        Return the time of the last revocation, in seconds since the epoch, or None.
 
-        :raises CacheError: if nobody can tell.
+        :raises CacheError: if it is unknown.
         """
 
 
@@ -223,24 +220,24 @@ class IProfileStore(Interface):
     Profiles and avatars in a database.
 
     Each method is one transaction.  Each change of an avatar's status is one
-    ``UPDATE … WHERE id AND status IN (…)``: whoever comes second changes nothing.
-    Times are seconds since the epoch.
+    ``UPDATE … WHERE id AND status IN (…)``, so that of two concurrent changes one has no
+    effect.  Times are seconds since the epoch.
     """
 
     async def accept(*, avatar_id: str, uid: str, now: float) -> Avatar:
-        """Add a row in ``processing``.  When this returns the upload is accepted."""
+        """Add a row in ``processing``.  When this returns, the upload is accepted."""
 
     async def avatar(*, avatar_id: str) -> Avatar | None:
-        """One row."""
+        """Return the row of an avatar."""
 
     async def latest(*, uid: str) -> Avatar | None:
-        """The newest upload of a user that is not being deleted."""
+        """Return the newest upload of a user that is not being deleted."""
 
     async def profile(*, uid: str) -> Profile:
-        """What is known of a user; of an unknown one, an empty profile."""
+        """Return the profile of a user; an empty one if the user is unknown."""
 
     async def job_sent(*, avatar_id: str, status: Status, now: float) -> None:
-        """Note that the job of a row in this status is on the queue."""
+        """Record that the job of a row was sent, if it still has this status."""
 
     async def ready(
         *,
@@ -250,34 +247,34 @@ class IProfileStore(Interface):
         placeholder: str | None = None,
     ) -> Avatar | None:
         """
-        A row that was processing or failed is now ready.
+        Apply a ready result to a row that is processing or failed.
 
-        If no newer upload of the user was ever selected, it becomes the selected
-        one and the one before it ``replaced``; otherwise it is itself ``replaced``.
-        A replaced row owes a delete job.  Repeating this changes nothing.
+        If no newer upload of the user was ever selected, the row becomes ``ready`` and
+        selected, and the previously selected one ``replaced``; otherwise the row itself
+        becomes ``replaced``.  A replaced row has a pending delete job.  This is idempotent.
 
-        :returns: the row as it is now; None if there is none.
+        :returns: the row after this, or None if there is none.
         """
 
     async def failed(*, avatar_id: str, reason: str, now: float) -> Avatar | None:
         """
-        A row that was processing has failed.
+        Make a row that is processing ``failed``.
 
-        :returns: the row as it is now; None if there is none.
+        :returns: the row after this, or None if there is none.
         """
 
     async def delete(*, avatar_id: str, uid: str, now: float) -> bool:
         """
-        Start to delete an avatar of this user; it then owes a delete job.
+        Start to delete an avatar of this user: it then has a pending delete job.
 
-        :returns: whether there was one.
+        :returns: whether there was such an avatar.
         """
 
     async def delete_current(*, uid: str, now: float) -> Sequence[str]:
         """
-        Start to delete the user's selected avatar and whatever is in processing.
+        Start to delete the user's selected avatar and every upload in ``processing``.
 
-        :returns: their ids; none if there was nothing.
+        :returns: their ids.
         """
 
     async def delete_user(*, uid: str, now: float) -> Sequence[str]:
@@ -289,15 +286,15 @@ class IProfileStore(Interface):
 
     async def deleted(*, avatar_id: str, now: float) -> Avatar | None:
         """
-        The objects of an avatar are gone: a row in ``deleting`` goes too, one in
-        ``replaced`` stays for a while to tell its owner so.
+        Record that the objects of an avatar were removed: remove a row in ``deleting``, and
+        clear the pending job of one in ``replaced``, which stays for its owner to see.
 
-        :returns: the row as it is now, None if there is none.
+        :returns: the row after this, or None if there is none.
         """
 
     async def redelete(*, avatar_id: str) -> bool:
         """
-        A row that is being deleted owes its delete job once more.
+        Make the delete job of a row that is being deleted pending again.
 
         :returns: whether there is such a row.
         """
@@ -306,46 +303,44 @@ class IProfileStore(Interface):
         """Set or, with None, unset the display name of a user."""
 
     async def unsent(*, before: float, limit: int) -> Sequence[Avatar]:
-        """The oldest rows that have owed a job since before this time."""
+        """Return the oldest rows whose job has been pending since before this time."""
 
     async def stuck(*, sent_before: float, limit: int) -> Sequence[Avatar]:
-        """The oldest rows whose job was sent before this time and has no result."""
+        """Return the oldest rows whose job was sent before this time and has no result."""
 
     async def expire(*, processing_before: float, now: float, limit: int) -> Sequence[str]:
         """
-        Rows that have been processing since before this time turn ``failed`` with
-        reason ``lost``.
+        Fail rows that have been processing since before this time, with reason ``lost``.
 
         :returns: their ids.
         """
 
     async def purge(*, failed_before: float, replaced_before: float, now: float, limit: int) -> int:
         """
-        Forget what no one asks for any more: failed rows that old start to be
-        deleted; replaced rows that old whose objects are gone are removed.
+        Start to delete old failed rows, and remove old replaced rows without objects.
 
         :returns: how many rows changed.
         """
 
     async def counts() -> Mapping[Status, int]:
-        """How many rows are processing or being deleted, by status."""
+        """Return how many rows are processing or being deleted, by status."""
 
     async def leadership(*, owner: str, now: float, seconds: float) -> bool:
         """
-        Take or keep the lease on the repair loops for so many seconds.
+        Acquire or renew the lease on the repair loops, for this many seconds.
 
-        :param owner: this process.
-        :returns: whether this process has it.
+        :param owner: the name of this process.
+        :returns: whether this process has the lease.
         """
 
     async def resign(*, owner: str) -> None:
-        """Give the lease back, if this process has it."""
+        """Release the lease, if this process has it."""
 
     async def check() -> None:
         """
-        See whether the database answers.
+        Check that the database responds.
 
-        :raises StoreError: if not.
+        :raises StoreError: if it does not.
         """
 
 
@@ -416,19 +411,19 @@ class IRateWindows(Interface):
 
 
 class ICruncher(Interface):
-    """Turns bytes that nobody trusts into three clean pictures."""
+    """Turns an untrusted original into pictures that are safe to publish."""
 
-    slots = Attribute("How many images it works on at one time.")
+    slots = Attribute("How many images are crunched at the same time.")
 
     async def crunch(*, original: IO[bytes]) -> Crunched:
         """
         Decode an original once and encode it in each size.
 
-        Cancelling it kills the child.
+        Cancelling this kills the child process.
 
-        :param original: an open file, at whatever position; it stays open.
-        :returns: the pictures in each format that is wanted.
+        :param original: an open file, at any position; it stays open.
+        :returns: the pictures in each configured format.
         :raises ImageRefused: if the image is at fault.
-        :raises ChildFailed: if the child died, or went over a limit.
-        :raises CruncherUnavailable: if there could be no child; try again later.
+        :raises ChildFailed: if the child died or exceeded a limit.
+        :raises CruncherUnavailable: if no child can be started; try again later.
         """

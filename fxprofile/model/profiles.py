@@ -1,4 +1,4 @@
-"""Profiles, and what the identity servers know of a user."""
+"""Profiles, and the data of a user from the identity servers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Profile:
     """
-    What the database holds of a user.
+    The profile of a user in the database.
 
-    :ivar changed_at: when this last changed, in seconds since the epoch.
+    :ivar changed_at: when it last changed, in seconds since the epoch.
     """
 
     uid: str
@@ -22,11 +22,11 @@ class Profile:
 @dataclass(frozen=True)
 class Credentials:
     """
-    What the OAuth server says of a token.
+    The OAuth server's response for a token.
 
-    :ivar profile_changed_at: when the account last changed, in milliseconds since
-        the epoch, as the OAuth server counts, or None if it does not say.
-    :ivar expires_at: when the token ends, in seconds since the epoch, or None.
+    :ivar profile_changed_at: when the account last changed, in milliseconds since the epoch,
+        as the OAuth server counts, or None if it is not known.
+    :ivar expires_at: when the token expires, in seconds since the epoch, or None.
     """
 
     uid: str
@@ -38,7 +38,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Account:
-    """What the auth server says of an account; what it left out is None."""
+    """The auth server's data of an account; a missing field is None."""
 
     email: str | None = None
     locale: str | None = None

@@ -22,7 +22,7 @@ from fxprofile.crunch.commands import JOB
 from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.crunch.sandbox import process
-from fxprofile.model.avatars import is_placeholder
+from fxprofile.model.avatars import BLURHASH
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable, ImageRefused
 from fxprofile.model.ports import ICruncher
 
@@ -94,7 +94,7 @@ class CrunchPoolTests(PoolCase):
         verifyObject(ICruncher, pool)
         crunched = await self.crunch(pool, picture(1200, 800, "JPEG"))
         self.assertEqual(set(crunched.pictures), {"png"})
-        self.assertTrue(is_placeholder(crunched.placeholder))
+        self.assertRegex(crunched.placeholder, BLURHASH)
         sides = {}
         for name, (variant, body) in crunched.pictures["png"].items():
             image = Image.open(io.BytesIO(body))

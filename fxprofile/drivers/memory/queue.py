@@ -1,5 +1,5 @@
 """
-Queues in the memory of one process, for tests and simulations.
+Queues in memory, for the combined role: a restart sends the jobs of pending rows again.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from zope.interface import implementer
 from fxprofile.deferreds.notifier import Notifier
 from fxprofile.model.errors import LeaseLost
 from fxprofile.model.messages import Message, QueueDepth
-from fxprofile.model.ports import IQueue
+from fxprofile.model.ports import BATCH, IQueue
 
-#: Seconds between two looks for messages whose visibility timeout may have run out.
+#: Seconds between two checks for messages that have become visible again.
 POLL = 0.25
 
 
@@ -34,12 +34,12 @@ class _Entry:
 @implementer(IQueue)
 class MemoryQueue:
     """
-    An :class:`fxprofile.model.ports.IQueue` that ends with its process.
+    An :class:`fxprofile.model.ports.IQueue` in the memory of one process.
 
-    :param name: what logs and metrics call it.
+    :param name: for logs and metrics.
     :param visibility_timeout: seconds.
-    :param max_receives: after how many receipts a message is dead; None for never.
-    :param clock: gives the time.
+    :param max_receives: the number of receives after which a message is dead-lettered; None
+        for no limit.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class MemoryQueue:
 
     @property
     def dead(self) -> MemoryQueue:
-        """The queue of the dead letters of this one.  Its own never die."""
+        """The dead-letter queue, which has no dead letters itself."""
         if self._dead is None:
             self._dead = MemoryQueue(
                 f"{self.name}-dead",
@@ -78,8 +78,8 @@ class MemoryQueue:
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
     ) -> Sequence[Message]:
-        if not 1 <= max_messages <= 10:
-            raise ValueError(f"max_messages is {max_messages}")
+        if not 1 <= max_messages <= BATCH:
+            raise ValueError(f"max_messages is {max_messages}; it must be 1 to {BATCH}")
         hidden = self._visibility if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
@@ -91,15 +91,15 @@ class MemoryQueue:
                 await subscription.wait(self._clock, min(left, POLL))
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        entry = self._ours(message)
+        entry = self._leased(message)
         if entry is None:
-            raise LeaseLost(f"{self.name}: message {message.message_id} is no longer ours")
+            raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
         entry.visible_at = self._clock.seconds() + visibility
         if visibility <= 0:
             self._notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
-        entry = self._ours(message)
+        entry = self._leased(message)
         if entry is not None:
             self._entries.remove(entry)
 
@@ -144,7 +144,7 @@ class MemoryQueue:
             )
         return messages
 
-    def _ours(self, message: Message) -> _Entry | None:
+    def _leased(self, message: Message) -> _Entry | None:
         now = self._clock.seconds()
         for entry in self._entries:
             if entry.receipt == message.receipt_handle and entry.visible_at > now:
