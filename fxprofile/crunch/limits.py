@@ -38,7 +38,9 @@ class Limits:
     :ivar timeout: wall clock, in seconds.
     :ivar cpu: processor time, in seconds.
     :ivar memory: address space, in bytes.
-    :ivar max_pixels: of the source.
+    :ivar max_pixels: of the source, and
+    :ivar max_pixels_baseline: of a JPEG that is decoded at a fraction of its size, and
+    :ivar max_pixels_progressive: of a JPEG whose coefficients are all in memory at once.
     :ivar max_side: of the source, in pixels.
     :ivar max_scans: of a progressive JPEG.
     :ivar heic: whether HEIC is decoded too.  Its decoder, an optional package, starts a
@@ -50,6 +52,8 @@ class Limits:
     cpu: int = 10
     memory: int = 1 << 30
     max_pixels: int = 50_000_000
+    max_pixels_baseline: int = 250_000_000
+    max_pixels_progressive: int = 120_000_000
     max_side: int = 16384
     max_scans: int = 100
     heic: bool = False
@@ -59,6 +63,12 @@ class Limits:
     def max_result(self) -> int:
         """The largest result file that a child may write, in bytes."""
         return MAX_RESULT * (1 + len(self.formats))
+
+    def pixels_of(self, is_scalable: bool, is_progressive: bool) -> int:
+        """Return the most pixels of a source, by what decoding it costs."""
+        if is_scalable:
+            return self.max_pixels_baseline
+        return self.max_pixels_progressive if is_progressive else self.max_pixels
 
 
 class Refused(Exception):

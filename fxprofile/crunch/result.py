@@ -34,7 +34,7 @@ MAX_DETAIL: Final = 200
 #: The types of image that a child may name.
 _KINDS: Final = ("jpeg", "png", "gif", "webp", "avif", "heic")
 #: Reasons that a child may give for which the image is at fault.
-_PERMANENT: Final = ("unsupported", "corrupt", "too_many_pixels", "too_large")
+_PERMANENT: Final = ("unsupported", "corrupt", "too_many_pixels", "too_wide", "too_large")
 
 #: Above this share of the memory limit, "corrupt" may mean "out of memory": several
 #: decoders do not tell the two apart.

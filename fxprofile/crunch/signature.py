@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 #: How many bytes :func:`sniff` needs; fewer are enough if the upload has no more.
-SIGNATURE_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 256
 
 #: The types that :func:`sniff` returns, ``heic`` aside, and their media types.
 MEDIA_TYPES: Final = {
@@ -24,8 +24,21 @@ MEDIA_TYPES: Final = {
 _WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X")
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-#: Brands of any picture in an ISO base media file.
-_CONTAINER_BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"miaf"})
+
+#: How files of other types begin that people take for pictures.
+_UNSUPPORTED: Final = (
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"BM", "BMP"),
+    (b"\0\0\1\0", "ICO"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF-", "PDF"),
+    (b"<svg", "SVG"),
+    (b"<?xml", "SVG"),
+)
 
 
 def sniff(first_bytes: bytes, *, heic: bool = False) -> str | None:
@@ -45,17 +58,25 @@ def sniff(first_bytes: bytes, *, heic: bool = False) -> str | None:
         return "gif"
     if first_bytes.startswith(b"RIFF") and first_bytes[8:12] == b"WEBP":
         return "webp" if first_bytes[12:16] in _WEBP_CHUNKS else None
-    if first_bytes[4:8] == b"ftyp":
-        return _iso_brand(first_bytes, heic)
-    return None
+    return _iso_brand(first_bytes, heic)
+
+
+def name_of_unsupported(first_bytes: bytes) -> str:
+    """Return the name of a well-known type that is not accepted; empty for other bytes."""
+    if _iso_brand(first_bytes, heic=True) == "heic":
+        return "HEIC"
+    for beginning, name in _UNSUPPORTED:
+        if first_bytes.startswith(beginning):
+            return name
+    return ""
 
 
 def _iso_brand(first_bytes: bytes, heic: bool) -> str | None:
-    """ISO/IEC 14496-12, section 4.3: the major brand decides, then the compatible ones."""
+    """Read the major and the compatible brands (ISO/IEC 14496-12, section 4.3)."""
+    if first_bytes[4:8] != b"ftyp":
+        return None
     end = min(int.from_bytes(first_bytes[:4], "big"), SIGNATURE_BYTES)
     brands = [first_bytes[i : i + 4] for i in (8, *range(16, end - 3, 4))]
-    if brands[0] not in _AVIF_BRANDS | _HEIC_BRANDS | _CONTAINER_BRANDS:
-        return None
     for brand in brands:
         if brand in _AVIF_BRANDS:
             return "avif"

@@ -13,6 +13,7 @@ REASONS: Final = {
     "unsupported": "This is not a JPEG, PNG, GIF, WebP or AVIF image.",
     "corrupt": "The image is damaged or incomplete.",
     "too_many_pixels": "The image has too many pixels.",
+    "too_wide": "The image is too wide or too high.",
     "too_large": "The image has too much in it to be processed.",
     "timeout": "The image took too long to process.",
     "memory": "The image needs too much memory to process.",

@@ -73,7 +73,7 @@ class CrunchTests(AdminCase):
         ran = await self.admin(
             "crunch", "--json", "wide.png", "--set=crunch.max_side=100", status=1
         )
-        self.assertEqual(ran.json["files"][0]["reason"], "too_many_pixels")
+        self.assertEqual(ran.json["files"][0]["reason"], "too_wide")
         ran = await self.admin(
             "crunch", "--json", "good.png", "--set=uploads.max_bytes=10", status=1
         )

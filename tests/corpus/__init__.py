@@ -46,9 +46,9 @@ def entry(
 
 def entries() -> Iterator[Entry]:
     """Yield the whole corpus."""
-    from tests.corpus import avif, gif, jpeg, others, png, webp
+    from tests.corpus import avif, gif, jpeg, others, png, tolerated, webp
 
-    for module in (jpeg, png, gif, webp, avif, others):
+    for module in (jpeg, png, gif, webp, avif, others, tolerated):
         yield from module.entries()
 
 

@@ -240,9 +240,9 @@ def entries() -> Iterator[Entry]:
     )
     yield entry("PNG, animation of 3 frames", lambda: animation(3), check=shows())
     yield entry("PNG, animation of 3,000 frames", lambda: animation(3000), check=shows())
-    yield entry("PNG, text bomb", text_bomb, "too_large", slow=True)
-    yield entry("PNG, 100 text bombs", text_bombs, "too_large")
-    yield entry("PNG, profile bomb", profile_bomb, "too_large", slow=True)
+    yield entry("PNG, text bomb", text_bomb, slow=True)
+    yield entry("PNG, 100 text bombs", text_bombs)
+    yield entry("PNG, profile bomb", profile_bomb, slow=True)
     yield entry(
         "PNG, wrong checksum in IHDR",
         lambda: SIGNATURE + chunk(b"IHDR", plain()[16:29], right=False) + plain()[33:],
@@ -251,7 +251,6 @@ def entries() -> Iterator[Entry]:
     yield entry(
         "PNG, wrong checksum in tEXt",
         lambda: with_chunks(chunk(b"tEXt", b"a\0b", right=False)),
-        "corrupt",
     )
     yield entry("PNG, wrong trailer in IDAT", wrong_trailer)
     yield entry("PNG, no trailer in IDAT", no_trailer)
@@ -266,9 +265,7 @@ def entries() -> Iterator[Entry]:
         lambda: saved(Image.new("RGB", (1, 16000), (9, 9, 200)), "PNG"),
         check=has_sides(large=(1, 600), small=(1, 100)),
     )
-    yield entry(
-        "PNG, 16385 x 1", lambda: saved(Image.new("RGB", (16385, 1)), "PNG"), "too_many_pixels"
-    )
+    yield entry("PNG, 16385 x 1", lambda: saved(Image.new("RGB", (16385, 1)), "PNG"), "too_wide")
     yield entry(
         "PNG, 1 x 1",
         lambda: saved(Image.new("RGB", (1, 1)), "PNG"),
@@ -308,7 +305,9 @@ def entries() -> Iterator[Entry]:
         absent=b"alert",
     )
     yield entry("PNG, orientation 6", oriented, check=shows(sides=(600, 375)))
-    yield entry("PNG, late orientation 6", oriented_late, check=shows(sides=(600, 375)))
+    yield entry(
+        "PNG, orientation behind the pixels", oriented_late, check=has_sides(large=(375, 600))
+    )
     yield entry("PNG, 100,000 chunks", lambda: with_chunks(chunk(b"teSt") * 100_000), check=shows())
     yield entry(
         "PNG, 830,000 chunks",
@@ -316,7 +315,7 @@ def entries() -> Iterator[Entry]:
         check=shows(),
         slow=True,
     )
-    yield entry("PNG, no palette", no_palette, check=shows(((64,) * 3,) * 4, 1))
+    yield entry("PNG, no palette", no_palette, "corrupt")
     yield entry("PNG, 300 MB of data for 16 x 16", too_much_data, slow=True)
     yield entry("PNG, hidden colour", hidden_colour, check=_nothing_hidden)
     yield entry(

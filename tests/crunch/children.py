@@ -14,7 +14,7 @@ import struct
 import time
 
 from fxprofile.crunch.codec import job
-from fxprofile.crunch.codec.headers import Buffer
+from fxprofile.crunch.codec.containers.contents import Buffer
 from fxprofile.crunch.limits import Limits
 
 

@@ -15,8 +15,10 @@ from contextlib import suppress
 from PIL import Image
 
 from fxprofile.crunch import result, signature
-from fxprofile.crunch.codec import deflate, headers, job
-from fxprofile.crunch.limits import MAX_BYTES, Refused
+from fxprofile.crunch.codec import deflate, job
+from fxprofile.crunch.codec.containers import READERS
+from fxprofile.crunch.codec.containers.contents import MAX_SEGMENTS
+from fxprofile.crunch.limits import MAX_BYTES, Limits, Refused
 from fxprofile.model.keys import FORMATS, VARIANTS
 from tests.corpus import seeds
 from tests.corpus.drawing import photo
@@ -42,17 +44,33 @@ def sniff(data: bytes) -> None:
 
 
 def jpeg(data: bytes) -> None:
-    """The count of scans equals that of a reader that walks byte by byte."""
+    """Scans are counted as a reader that goes byte by byte counts them."""
     data = b"\xff\xd8\xff" + data
     scans = _scans(data)
-    reason = None
     try:
-        headers.check_jpeg(data, max_scans=MAX_SCANS)
+        READERS["jpeg"](data, Limits(max_scans=MAX_SCANS))
     except Refused as refused:
-        reason = refused.reason
-    # Only larger files reach the other limits.
-    if len(data) < headers.MAX_SEGMENTS:
-        assert reason == ("too_large" if scans > MAX_SCANS else None)
+        # The other limits take more than this to reach.
+        if len(data) < MAX_SEGMENTS and refused.reason == "too_large":
+            assert scans > MAX_SCANS
+    else:
+        assert scans <= MAX_SCANS
+
+
+def container(data: bytes) -> None:
+    """Each reader reads or refuses any bytes, and what it leaves is clean."""
+    kind = signature.sniff(data[: signature.SIGNATURE_BYTES], heic=True)
+    if kind is None:
+        return
+    try:
+        contents = READERS[kind](data, Limits(heic=True))
+    except Refused:
+        return
+    clean = contents.stream.read()
+    assert contents.stream.length == len(clean) <= len(data) + 200
+    assert contents.orientation in range(1, 9)
+    if kind in ("png", "webp"):
+        assert contents.frame or READERS[kind](clean, Limits()).canvas == contents.canvas
 
 
 def _scans(data: bytes) -> int:
@@ -73,11 +91,13 @@ def _scans(data: bytes) -> int:
 
 
 def webp(data: bytes) -> None:
-    """The canvas that we read equals that of Pillow, for files that Pillow opens."""
-    sides = signature.webp_canvas(data[:30])
-    if signature.sniff(data) != "webp" or sides is None or sides[0] * sides[1] > MOST_PIXELS:
+    """What the codec makes of a clean stream has the sides that the reader found."""
+    try:
+        contents = READERS["webp"](data, Limits())
+    except Refused:
         return
-    assert _opened(data, "WEBP") in (None, sides)
+    if contents.frame is None and contents.canvas[0] * contents.canvas[1] <= MOST_PIXELS:
+        assert _opened(contents.stream.read(), "WEBP") in (None, contents.canvas)
 
 
 def _opened(data: bytes, form: str) -> tuple[int, int] | None:
@@ -162,6 +182,7 @@ def other_formats(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "sniff": sniff,
     "jpeg": jpeg,
+    "container": container,
     "webp": webp,
     "stored": stored,
     "result": decode,
@@ -177,6 +198,8 @@ def beginnings(name: str) -> Iterator[bytes]:
     made = {form: job.encode_sizes(images, form) for form in FORMATS}
     if name == "sniff":
         yield from (data[: signature.SIGNATURE_BYTES] for data in honest.values())
+    elif name == "container":
+        yield from honest.values()
     elif name == "jpeg":
         yield from (data[3:] for kind, data in honest.items() if kind.startswith("jpeg"))
         yield many_scans(5, side=16)[3:]

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.crunch.signature import MEDIA_TYPES, SIGNATURE_BYTES, sniff, webp_canvas
+from fxprofile.crunch.signature import (
+    MEDIA_TYPES,
+    SIGNATURE_BYTES,
+    name_of_unsupported,
+    sniff,
+    webp_canvas,
+)
 from tests.corpus import seeds
 from tests.corpus.drawing import drawing, saved
 from tests.corpus.webp import extended
@@ -42,7 +48,7 @@ class SniffTests(SynchronousTestCase):
         self.assertIsNone(sniff(b"RIFF\0\0\0\0WAVEVP8 "))
 
     def test_the_first_specific_brand_decides(self) -> None:
-        """The major brand decides; if it is a container's, the first specific one does."""
+        """The first brand of a type that is known decides, however late in the list it is."""
         for brands, kind in (
             ((b"avif",), "avif"),
             ((b"avis", b"msf1"), "avif"),
@@ -50,7 +56,8 @@ class SniffTests(SynchronousTestCase):
             ((b"mif1", b"mif1", b"heic", b"avif"), None),
             ((b"heic", b"mif1"), None),
             ((b"mif1", b"miaf"), None),
-            ((b"isom", b"avif"), None),
+            ((b"isom", b"avif"), "avif"),
+            ((b"mif1", *[b"abcd"] * 30, b"avif"), "avif"),
             ((b"qt  ",), None),
         ):
             self.assertEqual(sniff(ftyp(*brands)[:SIGNATURE_BYTES]), kind, brands)
@@ -65,6 +72,21 @@ class SniffTests(SynchronousTestCase):
         self.assertIsNone(sniff(ftyp(b"heic")))
         self.assertEqual(sniff(ftyp(b"heic"), heic=True), "heic")
         self.assertEqual(sniff(ftyp(b"mif1", b"hevc"), heic=True), "heic")
+
+    def test_other_types_are_named(self) -> None:
+        """Well-known types that are not accepted have a name, other bytes have none."""
+        for data, name in (
+            (ftyp(b"mif1", b"heic"), "HEIC"),
+            (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+            (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+            (b"II*\0\x08\0\0\0", "TIFF"),
+            (b"BM\x36\0\0\0\0\0", "BMP"),
+            (b"%PDF-1.7", "PDF"),
+            (b'<svg xmlns="http://www.w3.org/2000/svg">', "SVG"),
+            (b"hello", ""),
+            (b"", ""),
+        ):
+            self.assertEqual(name_of_unsupported(data), name)
 
     def test_every_type_has_a_media_type(self) -> None:
         """Each type of image has a media type."""

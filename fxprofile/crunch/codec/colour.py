@@ -7,13 +7,17 @@ is ignored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Final
 
 import numpy as np
 from PIL import Image, ImageCms
 
-#: The colour spaces of profiles (ICC.1:2022, table 19), and the modes they fit.
+from fxprofile.crunch.codec.colour_spaces import Floats, mapping_of
+from fxprofile.crunch.codec.containers.contents import Colour
+
+#: The colour space of a profile (ICC.1:2022, table 19), and the modes it fits.
 _SPACES: Final = {"RGB": ("RGB", "RGBA"), "GRAY": ("L", "LA"), "CMYK": ("CMYK",)}
 
 #: So many rows show whether a picture has any colour, if it has much.
@@ -21,38 +25,66 @@ _FEW_ROWS: Final = 8
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
 
+#: Colours that show whether a profile is sRGB, whatever it calls itself.  The profiles of
+#: cameras that mean sRGB move them by 6 steps of 255 at most, Display P3 by 95.
+_GRID: Final = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 51, dtype=np.uint8)]), axis=-1).reshape(
+    -1, 3
+)
+_FEW_STEPS: Final = 6
 
-def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+
+def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
     """
     Convert a picture to sRGB.
 
     :param image: of mode L, LA, RGB, RGBA or CMYK.
-    :param profile: the ICC profile of the image.
+    :param colour: what its container says of its colours.
     :returns: the picture in mode L, LA, RGB or RGBA.
     """
-    converted = _by_profile(image, profile) if profile else None
-    if converted is not None:
-        return converted
-    return image.convert("RGB") if image.mode == "CMYK" else image
+    if colour.icc:
+        converted = _by_profile(image, colour.icc)
+        if converted is not None:
+            return converted
+    if image.mode == "CMYK":
+        return image.convert("RGB")
+    mapping = mapping_of(colour)
+    return image if mapping is None else _by_numbers(image, mapping)
+
+
+def _by_numbers(image: Image.Image, mapping: Callable[[Floats], Floats]) -> Image.Image:
+    opaque = image.convert("RGB")
+    colours = mapping(np.asarray(opaque, np.float64) / 255)
+    converted = Image.fromarray(np.rint(np.clip(colours, 0, 1) * 255).astype(np.uint8))
+    if "A" in image.mode:
+        converted.putalpha(image.getchannel("A"))
+    return converted
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """Convert a picture by its profile; None if the profile is not usable for it."""
+    """Return the picture by its profile; None if the profile is no good for it."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         if image.mode not in _SPACES.get(source.profile.xcolor_space.strip(), ()):
             return None
-        # Nearly all profiles that cameras write call themselves sRGB.
-        description = source.profile.profile_description or ""
-        if image.mode in ("RGB", "RGBA") and "srgb" in description.lower():
+        mode = image.mode.removesuffix("A")
+        if mode == "RGB" and _is_srgb(source):
             return image
-        opaque = image.convert(image.mode.removesuffix("A")) if "A" in image.mode else image
-        converted = ImageCms.profileToProfile(opaque, source, _SRGB, outputMode="RGB")
+        transform = ImageCms.buildTransform(source, _SRGB, mode, "RGB")
+        converted = ImageCms.applyTransform(image.convert(mode), transform)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
     if converted is not None and "A" in image.mode:
         converted.putalpha(image.getchannel("A"))
     return converted
+
+
+def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
+    """Whether a profile moves no colour of :data:`_GRID` by more than shows."""
+    # Optimizing a transform takes longer than so few colours do without.
+    flags = ImageCms.Flags.NOOPTIMIZE
+    transform = ImageCms.buildTransform(profile, _SRGB, "RGB", "RGB", flags=flags)
+    mapped = np.asarray(ImageCms.applyTransform(Image.fromarray(_GRID[None]), transform))[0]
+    return bool(np.abs(mapped.astype(np.int16) - _GRID).max() <= _FEW_STEPS)
 
 
 def without_false_colour(image: Image.Image) -> Image.Image:

@@ -1,36 +1,44 @@
 """
-Open an image of a known type, and refuse it before a pixel is decoded.
+From a container's contents to a decoded picture, with limits checked before a pixel is.
 
-Only the child of one job calls this with uploaded bytes; the helper imports it, so that all
-codecs are loaded before the child locks itself.
+Only the child of one job decodes a stranger's bytes; the helper imports this module, so that
+all codecs are loaded before the child locks itself.
 """
 
 from __future__ import annotations
 
 import warnings
-from io import BytesIO
-from typing import Final
+from collections.abc import Mapping
+from typing import IO, Final, cast
 
-# Imported because they register themselves, besides those of Image.preinit().
+import numpy as np
 from PIL import (
     AvifImagePlugin,
+    GifImagePlugin,
     Image,
-    MpoImagePlugin,  # noqa: F401
+    ImageFile,
+    JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,  # noqa: F401
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401 - the AVIF decoder needs it while it opens a file
+    WebPImagePlugin,
     features,
 )
 
+from fxprofile.crunch.codec.containers import read_container
+from fxprofile.crunch.codec.containers.contents import Buffer, Contents
 from fxprofile.crunch.codec.deflate import StoredStream
-from fxprofile.crunch.codec.headers import Buffer, check_jpeg
 from fxprofile.crunch.limits import Limits, Refused
-from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff, webp_canvas
 
-#: The most bytes of address space that a pixel of the source takes, by type: the decoders
-#: of WebP and AVIF hold several copies of the whole picture.
+#: Bytes of address space that a pixel of the source takes at the worst, by type: the
+#: decoders of WebP and AVIF hold several copies of the whole picture.
 _BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 17, "avif": 12, "heic": 12}
+
+#: How much of a picture may be missing at its end: one row or block in a hundred, and never
+#: less than two, since few pictures show a difference.
+_MAY_BE_MISSING: Final = 0.01, 2
+
+#: The grey that a JPEG decoder gives blocks that are missing, and how near to it is the same.
+_MISSING_GREY, _NEAR = 128, 2
 
 
 class PngFile(PngImagePlugin.PngImageFile):
@@ -44,6 +52,26 @@ class PngFile(PngImagePlugin.PngImageFile):
         return self._stored.read()
 
 
+class Gif(GifImagePlugin.GifImageFile):
+    """A GIF that begins with a colour of our choice where nothing is decoded."""
+
+    ground: int | None = None
+
+    def load_prepare(self) -> None:
+        super().load_prepare()
+        if self.ground is not None:
+            self.im.paste(self.ground, (0, 0, *self.size))
+
+
+_DECODERS: Final[Mapping[str, type[ImageFile.ImageFile]]] = {
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "png": PngFile,
+    "gif": Gif,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "avif": AvifImagePlugin.AvifImageFile,
+}
+
+
 def prepare(limits: Limits) -> None:
     """
     Configure Pillow, once, in the process that the children are forked from.
@@ -54,64 +82,126 @@ def prepare(limits: Limits) -> None:
     # other pictures.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.preinit()
-    Image.register_open("PNG", PngFile)
-    Image.MAX_IMAGE_PIXELS = limits.max_pixels
+    # Limits are checked before a decoder is asked.
+    Image.MAX_IMAGE_PIXELS = None
     # A file can cause a hundred thousand warnings.
     warnings.simplefilter("ignore")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     if limits.heic:
         import pillow_heif
 
         pillow_heif.options.DECODE_THREADS = 1
-        pillow_heif.register_heif_opener(thumbnails=False)
 
 
-def open_image(data: Buffer, limits: Limits) -> tuple[str, Image.Image]:
+def open_contents(data: Buffer, limits: Limits) -> Contents:
     """
-    Open an image without decoding it.
+    Read the container of an image, and check the sides that it claims.
 
-    :returns: its type, and the image.
-    :raises Refused: if it is not an image, or exceeds a limit.
-    :raises MemoryError: if there is too little memory.
+    :raises Refused: if it is none, damaged, or over a limit.
     """
-    kind = sniff(data[:SIGNATURE_BYTES], heic=limits.heic)
-    enough_memory = True
-    if kind is None:
-        raise Refused("unsupported")
-    if kind == "jpeg":
-        check_jpeg(data, max_scans=limits.max_scans)
-    elif kind == "webp":
-        # Its decoder reserves memory for the canvas when it opens the file.
-        canvas = webp_canvas(data[:SIGNATURE_BYTES])
-        if canvas is None:
-            raise Refused("corrupt", "no canvas size")
-        _check_sides(*canvas, limits)
-        enough_memory = is_enough_memory(kind, canvas, limits)
-    try:
-        file = BytesIO(data) if isinstance(data, bytes) else data
-        form = "HEIF" if kind == "heic" else kind.upper()
-        image = Image.open(file, formats=(form,))  # type: ignore[arg-type]
-    except Exception as error:
-        raise refusal(error, enough_memory=enough_memory) from error
-    _check_sides(*image.size, limits)
-    return kind, image
+    contents = read_container(data, limits)
+    _check_sides(contents.canvas, contents, limits)
+    if contents.frame is not None:
+        left, top, right, bottom = contents.frame
+        _check_sides((right - left, bottom - top), contents, limits)
+    return contents
 
 
-def _check_sides(width: int, height: int, limits: Limits) -> None:
+def _check_sides(sides: tuple[int, int], contents: Contents, limits: Limits) -> None:
+    width, height = sides
     if width < 1 or height < 1:
         raise Refused("corrupt", f"{width} x {height} pixels")
-    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+    if width * height > limits.pixels_of(contents.is_scalable, contents.is_progressive):
         raise Refused("too_many_pixels", f"{width} x {height}")
+    if max(width, height) > limits.max_side:
+        raise Refused("too_wide", f"{width} x {height}")
 
 
-def is_enough_memory(kind: str, sides: tuple[int, int], limits: Limits) -> bool:
-    """Return whether the memory of a child is enough to decode such an image."""
-    return sides[0] * sides[1] * _BYTES_PER_PIXEL[kind] <= limits.memory
+def open_image(contents: Contents) -> Image.Image:
+    """
+    Give the clean stream to its decoder, which decodes no pixel yet.
+
+    :raises Exception: what the decoder raises; see :func:`refusal`.
+    """
+    contents.stream.seek(0)
+    file = cast(IO[bytes], contents.stream)
+    if contents.kind == "heic":
+        from pillow_heif import HeifImageFile
+
+        turned = HeifImageFile(file)
+        # It has cropped and turned the picture already.
+        contents.canvas = turned.size
+        return turned
+    image = _DECODERS[contents.kind](file)
+    if contents.whole_stream:
+        image.decodermaxblock = contents.stream.length
+    return image
+
+
+def decode(image: Image.Image, contents: Contents) -> None:
+    """
+    Decode the pixels.
+
+    :raises Refused: if too much of the end is missing.
+    :raises Exception: what the decoder raises; see :func:`refusal`.
+    """
+    if contents.kind == "gif" and contents.is_truncated:
+        _decode_gif(image, contents)
+        return
+    image.load()
+    if contents.is_truncated and contents.mcu is not None:
+        _check_missing(*_missing_blocks(image, contents.canvas, contents.mcu))
+
+
+def _decode_gif(image: Image.Image, contents: Contents) -> None:
+    """Decode a GIF without an end on two grounds: where they show, nothing was decoded."""
+    other = open_image(contents)
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        for ground, picture in enumerate((image, other)):
+            picture.ground = ground  # type: ignore[attr-defined]
+            picture.load()
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    missing = (np.asarray(image) != np.asarray(other)).any(axis=1)
+    _check_missing(int(missing.sum()), len(missing))
+
+
+def _missing_blocks(
+    image: Image.Image, canvas: tuple[int, int], mcu: tuple[int, int]
+) -> tuple[int, int]:
+    """
+    Count the blocks at the end of a JPEG that were not in the file, and all blocks.
+
+    :param image: maybe at a fraction of its size.
+    """
+    columns, rows = (
+        np.minimum((np.arange(-(-side // block)) + 0.5) * block, side - 1) * size // side
+        for side, block, size in zip(canvas, mcu, image.size, strict=True)
+    )
+    centres = np.asarray(image)[rows.astype(int)][:, columns.astype(int)]
+    differences = np.abs(centres.astype(int) - _MISSING_GREY).reshape(len(rows) * len(columns), -1)
+    there = np.flatnonzero(differences.max(axis=1) > _NEAR)
+    last = int(there[-1]) if len(there) else -1
+    return len(differences) - 1 - last, len(differences)
+
+
+def _check_missing(missing: int, of: int) -> None:
+    share, few = _MAY_BE_MISSING
+    if missing > max(few, share * of):
+        raise Refused("corrupt", "the end is missing")
+
+
+def is_enough_memory(contents: Contents, limits: Limits) -> bool:
+    """Whether the memory of a child is enough to decode such an image."""
+    if contents.is_scalable:
+        return True
+    width, height = contents.canvas
+    return width * height * _BYTES_PER_PIXEL[contents.kind] <= limits.memory
 
 
 def refusal(error: Exception, *, enough_memory: bool) -> Exception:
     """
-    Translate an error of a decoder.
+    Say what an error of a decoder means.
 
     :param enough_memory: whether there was enough; if not, an image that a decoder calls
         damaged may be intact.
@@ -119,17 +209,9 @@ def refusal(error: Exception, *, enough_memory: bool) -> Exception:
     """
     if isinstance(error, (Refused, MemoryError)):
         return error
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return Refused("too_many_pixels", str(error))
     if not enough_memory:
         return MemoryError(str(error))
-    if isinstance(error, UnidentifiedImageError):
-        # Its text shows the object that held the bytes, and nothing else.
-        return Refused("corrupt", "not the type of its first bytes")
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ValueError) and ("too large" in text or "Too much memory" in text):
-        return Refused("too_large", text)
-    return Refused("corrupt", text)
+    return Refused("corrupt", f"{type(error).__name__}: {error}")
 
 
 def versions() -> str:

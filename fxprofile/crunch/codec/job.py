@@ -16,8 +16,8 @@ from typing import Final
 from PIL import Image
 
 from fxprofile.crunch.codec import pixels, png
+from fxprofile.crunch.codec.containers.contents import Buffer
 from fxprofile.crunch.codec.decoders import prepare
-from fxprofile.crunch.codec.headers import Buffer
 from fxprofile.crunch.codec.placeholder import blurhash
 from fxprofile.crunch.limits import MAX_BYTES, SIZES, Limits, Refused
 from fxprofile.crunch.result import LENGTH, MAX_DETAIL, Outcome

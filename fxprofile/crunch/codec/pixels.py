@@ -17,8 +17,14 @@ import numpy as np
 from PIL import Image
 
 from fxprofile.crunch.codec import colour
-from fxprofile.crunch.codec.decoders import is_enough_memory, open_image, refusal
-from fxprofile.crunch.codec.headers import Buffer
+from fxprofile.crunch.codec.containers.contents import Buffer, Contents
+from fxprofile.crunch.codec.decoders import (
+    decode,
+    is_enough_memory,
+    open_contents,
+    open_image,
+    refusal,
+)
 from fxprofile.crunch.limits import SIZES, Limits
 from fxprofile.model.keys import VARIANTS
 
@@ -34,8 +40,7 @@ _BANDS, _BAND_ROWS = 8, 8
 #: Rows of an averaged picture that are made at a time.
 _STRIP: Final = 32
 
-#: The EXIF tag, and what undoes each of its values (CIPA DC-008, section 4.6.5).
-_ORIENTATION: Final = 0x0112
+#: What undoes each EXIF orientation (CIPA DC-008, section 4.6.5).
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -69,21 +74,28 @@ def reduced(data: Buffer, limits: Limits) -> tuple[Source, Mapping[str, Image.Im
     :raises Refused: if the image is at fault.
     :raises MemoryError: if there is not enough memory, as far as decoders report that.
     """
-    kind, image = open_image(data, limits)
-    source = Source(kind, *image.size)
+    contents = open_contents(data, limits)
     try:
+        image = open_image(contents)
+        source = Source(contents.kind, *_shown(contents))
         target = fitted(source.width, source.height, VARIANTS[SIZES[0]][1])
-        box = _load(image, _GAP)
-        is_scaled = image.size != (source.width, source.height)
-        if box is not None and is_scaled and _is_too_sharp(image, target):
-            _, image = open_image(data, limits)
-            box = _load(image, _SHARP_GAP)
-        large = _finished(image, target, box or (0, 0, *image.size))
+        part = _load(image, contents, _GAP)
+        is_scaled = part is not None and image.size != contents.canvas
+        if is_scaled and _is_too_sharp(image, target):
+            image = open_image(contents)
+            part = _load(image, contents, _SHARP_GAP)
+        large = _finished(image, contents, target, part)
     except Exception as error:
-        # By now the size of the image may differ from that in the file.
-        enough = is_enough_memory(kind, (source.width, source.height), limits)
-        raise refusal(error, enough_memory=enough) from error
+        raise refusal(error, enough_memory=is_enough_memory(contents, limits)) from error
     return source, dict(_sizes(large, source))
+
+
+def _shown(contents: Contents) -> tuple[int, int]:
+    """Return the sides of what is shown, as stored."""
+    if contents.crop is None:
+        return contents.canvas
+    left, top, right, bottom = contents.crop
+    return right - left, bottom - top
 
 
 def fitted(width: int, height: int, box: int) -> tuple[int, int]:
@@ -108,7 +120,7 @@ def _sizes(large: Image.Image, source: Source) -> Iterator[tuple[str, Image.Imag
         yield name, picture
 
 
-def _load(image: Image.Image, gap: float) -> Box | None:
+def _load(image: Image.Image, contents: Contents, gap: float) -> Box | None:
     """
     Decode an image, at a fraction of its size if its decoder supports that.
 
@@ -119,19 +131,34 @@ def _load(image: Image.Image, gap: float) -> Box | None:
     # From the exact sides: rounded ones would sometimes miss a fraction by a pixel.
     scale = gap * min(1.0, VARIANTS[SIZES[0]][1] / max(image.size))
     drafted = image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))
-    image.load()
-    # The last column and row of a scaled picture may be covered in part.
+    decode(image, contents)
+    # The last column and row of what a decoder has scaled may stand for a part of one.
     return None if drafted is None else drafted[1]
 
 
-def _finished(image: Image.Image, target: tuple[int, int], box: Box) -> Image.Image:
-    """Return the first frame, oriented, in sRGB, at these sides (before it is oriented)."""
-    profile, transpose = image.info.get("icc_profile"), _orientation(image)
-    picture = _shrunk(_without_opaque_alpha(_plain(image)), target, box)
-    picture = colour.to_srgb(picture, profile)
-    if transpose is not None:
-        picture = picture.transpose(transpose)
+def _finished(
+    image: Image.Image, contents: Contents, target: tuple[int, int], part: Box | None
+) -> Image.Image:
+    """Return the picture oriented, in sRGB, at these sides (before it is oriented)."""
+    picture = _on_canvas(_without_opaque_alpha(_plain(image, contents)), contents)
+    if contents.crop is not None:
+        picture = picture.crop(contents.crop)
+    picture = _shrunk(picture, target, part or (0, 0, *picture.size))
+    picture = colour.to_srgb(picture, contents.colour)
+    turn = _UPRIGHT.get(contents.orientation)
+    if turn is not None:
+        picture = picture.transpose(turn)
     return colour.without_hidden_colour(colour.without_false_colour(picture))
+
+
+def _on_canvas(frame: Image.Image, contents: Contents) -> Image.Image:
+    """Put a frame that is not the whole canvas on a transparent one."""
+    if contents.frame is None:
+        return frame
+    frame = frame.convert("LA" if frame.mode in ("L", "LA") else "RGBA")
+    canvas = Image.new(frame.mode, contents.canvas)
+    canvas.paste(frame, contents.frame[:2])
+    return canvas
 
 
 def _is_too_sharp(picture: Image.Image, target: tuple[int, int]) -> bool:
@@ -157,18 +184,10 @@ def _sharpness(picture: Image.Image) -> float:
     return float(np.mean(np.abs(4 * rows[:, 1:-1, 1:-1] - around)))
 
 
-def _orientation(image: Image.Image) -> Image.Transpose | None:
-    """Return the transposition that orients a picture; unreadable EXIF is ignored."""
-    try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    except MemoryError:
-        raise
-    except Exception:
-        return None
-
-
-def _plain(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image, contents: Contents) -> Image.Image:
     """Return the picture in mode L, LA, RGB, RGBA or CMYK."""
+    if contents.is_apple and image.mode in ("RGB", "RGBA"):
+        return _with_red_first(image)
     if image.mode.startswith("I"):
         return _eight_bits(image)
     if image.mode == "P" and image.palette is None:
@@ -180,6 +199,15 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "RGBA", "CMYK") or (image.mode == "RGB" and not clear):
         return image
     return image.convert("RGBA" if clear else "RGB")
+
+
+def _with_red_first(image: Image.Image) -> Image.Image:
+    """Undo what makes a PNG iPhone-optimised: blue first, colours multiplied by alpha."""
+    blue, green, red, *alpha = image.split()
+    if not alpha:
+        return Image.merge("RGB", (red, green, blue))
+    multiplied = Image.merge("RGBA", (red, green, blue, *alpha)).tobytes()
+    return Image.frombytes("RGBa", image.size, multiplied).convert("RGBA")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fxprofile.crunch import sandbox
-from fxprofile.crunch.codec.headers import Buffer
+from fxprofile.crunch.codec.containers.contents import Buffer
 from fxprofile.crunch.codec.job import CONTROL, INPUT, OUTPUT, STATUS, STDERR
 from fxprofile.crunch.commands import ChildExit, HelperConfig
 from fxprofile.crunch.helper import heap

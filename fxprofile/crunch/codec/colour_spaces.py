@@ -1,0 +1,150 @@
+"""
+Colours by numbers: from primaries and a transfer function to sRGB.
+
+Pillow knows ICC profiles only; code points (ITU-T H.273) and the ``gAMA`` and ``cHRM`` chunks
+of PNG mean nothing to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprofile.crunch.codec.containers.contents import Cicp, Colour
+
+Floats = NDArray[np.float64]
+
+#: x and y of white, red, green and blue, by code point (ITU-T H.273, table 2).
+_D65: Final = (0.3127, 0.3290)
+_PRIMARIES: Final = {
+    1: (*_D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060),
+    4: (0.310, 0.316, 0.670, 0.330, 0.210, 0.710, 0.140, 0.080),
+    5: (*_D65, 0.640, 0.330, 0.290, 0.600, 0.150, 0.060),
+    6: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    7: (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070),
+    8: (0.310, 0.316, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049),
+    9: (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
+}
+_SRGB: Final = _PRIMARIES[1]
+_LINEAR, _GAMMA_22, _GAMMA_28, _PQ, _HLG = 8, 4, 5, 16, 18
+
+#: The brightness of diffuse white in candela per square metre (ITU-R BT.2408, section 2.2).
+_REFERENCE_WHITE: Final = 203.0
+#: Where highlights begin to be compressed, by the brightness of diffuse white, which becomes
+#: 85 % of that of the display; five times as much becomes 98 %.
+_KNEE: Final = 0.7
+
+#: A difference of two exponents that nobody sees; libpng has the same.
+_SAME_GAMMA: Final = 0.05
+
+#: The Bradford matrix, which adapts colours to another white.
+_BRADFORD: Final = np.array(
+    ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
+)
+
+
+def mapping_of(colour: Colour) -> Callable[[Floats], Floats] | None:
+    """
+    Return what maps colours to sRGB, both from 0 to 1 in an array whose last axis is RGB.
+
+    :returns: None if the colours have no description other than an ICC profile, or are sRGB
+        by their numbers.
+    """
+    if colour.cicp is not None:
+        return _by_code_points(colour.cicp)
+    if colour.gamma is None:
+        return None
+    if colour.chromaticities is None:
+        # The display is taken to have a gamma of 2.2, as browsers do.
+        exponent = 1 / (2.2 * colour.gamma)
+        return None if abs(exponent - 1) < _SAME_GAMMA else lambda values: values**exponent
+    gamma, primaries = colour.gamma, colour.chromaticities
+    return lambda values: _to_srgb(values ** (1 / gamma), primaries)
+
+
+def _by_code_points(cicp: Cicp) -> Callable[[Floats], Floats] | None:
+    primaries = _PRIMARIES.get(cicp.primaries, _SRGB)
+    if cicp.transfer == _PQ:
+        return lambda values: _to_srgb(_from_pq(values), primaries, is_hdr=True)
+    if cicp.transfer == _HLG:
+        return lambda values: _to_srgb(_from_hlg(values, primaries), primaries, is_hdr=True)
+    exponent = {_LINEAR: 1.0, _GAMMA_22: 2.2, _GAMMA_28: 2.8}.get(cicp.transfer)
+    if exponent is not None:
+        power = exponent
+        return lambda values: _to_srgb(values**power, primaries)
+    # Browsers show the transfer function of BT.601, BT.709 and BT.2020 as that of sRGB.
+    if primaries == _SRGB:
+        return None
+    return lambda values: _to_srgb(_from_srgb(values), primaries)
+
+
+def _to_srgb(linear: Floats, primaries: tuple[float, ...], *, is_hdr: bool = False) -> Floats:
+    """
+    Encode linear light as sRGB (IEC 61966-2-1).
+
+    :param linear: 1 is diffuse white.
+    :param is_hdr: whether highlights above white have to be compressed.
+    """
+    if primaries != _SRGB:
+        linear = linear @ _matrix(primaries).T
+    if is_hdr:
+        linear = _tone_mapped(linear)
+    linear = np.clip(linear, 0, 1)
+    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def _from_srgb(values: Floats) -> Floats:
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _from_pq(values: Floats) -> Floats:
+    """Undo the perceptual quantizer (ITU-R BT.2100, table 4)."""
+    power = values ** (1 / 78.84375)
+    light = (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (
+        1 / 0.1593017578
+    )
+    return light * (10_000 / _REFERENCE_WHITE)
+
+
+def _from_hlg(values: Floats, primaries: tuple[float, ...]) -> Floats:
+    """Undo hybrid log-gamma on a display of 1,000 cd/m² (ITU-R BT.2100, table 5)."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12)
+    brightness = np.maximum(scene @ _to_xyz(primaries)[1], 1e-6)
+    return scene * brightness[..., None] ** 0.2 * (1_000 / _REFERENCE_WHITE)
+
+
+def _tone_mapped(linear: Floats) -> Floats:
+    """Compress highlights; the hue stays, since all channels are scaled alike."""
+    peak = np.maximum(linear.max(axis=-1, keepdims=True), 1e-6)
+    over, room = np.maximum(peak - _KNEE, 0), 1 - _KNEE
+    compressed = _KNEE + room * over / (over + room)
+    return linear * np.where(peak > _KNEE, compressed / peak, 1)
+
+
+@lru_cache(maxsize=4)
+def _matrix(primaries: tuple[float, ...]) -> Floats:
+    """Return what takes linear RGB of these primaries to linear RGB of sRGB."""
+    source, target = _white(primaries), _white(_SRGB)
+    scale = np.diag((_BRADFORD @ target) / (_BRADFORD @ source))
+    adapt = np.linalg.inv(_BRADFORD) @ scale @ _BRADFORD
+    return np.linalg.inv(_to_xyz(_SRGB)) @ adapt @ _to_xyz(primaries)
+
+
+def _white(primaries: tuple[float, ...]) -> NDArray[np.float64]:
+    x, y = primaries[:2]
+    return np.array((x / y, 1, (1 - x - y) / y))
+
+
+def _to_xyz(primaries: tuple[float, ...]) -> NDArray[np.float64]:
+    """Return what takes linear RGB to CIE XYZ (SMPTE RP 177)."""
+    columns = [(x, y, 1 - x - y) for x, y in zip(primaries[2::2], primaries[3::2], strict=True)]
+    matrix = np.array(columns).T
+    return matrix * np.linalg.solve(matrix, _white(primaries))

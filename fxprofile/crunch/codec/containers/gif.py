@@ -1,0 +1,87 @@
+"""
+GIF (CompuServe, 1990): the first frame, on a transparent canvas.
+
+Pillow fills what the first frame leaves free with a colour of the palette, lets a frame
+enlarge the canvas, and refuses a file that ends behind its first frame.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fxprofile.crunch.codec.containers.contents import Box, Buffer, Contents, Pieces
+from fxprofile.crunch.limits import Limits, Refused
+
+_EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
+_TRAILER: Final = b"\x3b"
+
+
+def read_gif(data: Buffer, limits: Limits) -> Contents:
+    """
+    Read a GIF up to the end of its first frame.
+
+    :raises Refused: if there is no frame.
+    """
+    width, height = _pair(data, 6)
+    colours = _table(data[10:11])
+    control = b""
+    at = 13 + colours
+    while at < len(data):
+        if data[at] == _IMAGE:
+            break
+        # Only a block without a name would be shorter, and nobody writes one.
+        if data[at] == _EXTENSION:
+            if data[at + 1 : at + 2] == bytes((_CONTROL,)) and data[at + 2 : at + 3] == b"\4":
+                control = data[at : at + 8]
+            at, _ = _end_of_blocks(data, at + 2)
+        elif data[at : at + 1] == _TRAILER:
+            break
+        else:
+            at += 1
+    if data[at : at + 1] != bytes((_IMAGE,)) or at + 11 > len(data):
+        raise Refused("corrupt", "no frame")
+    left, top = _pair(data, at + 1)
+    across, down = _pair(data, at + 5)
+    flags = data[at + 9]
+    start = at + 10 + _table(data[at + 9 : at + 10])
+    end, is_whole = _end_of_blocks(data, start + 1)
+    if not width or not height:
+        width, height = left + across, top + down
+    frame: Box | None = (left, top, left + across, top + down)
+    if frame == (0, 0, width, height):
+        frame = None
+    sides = across.to_bytes(2, "little") + down.to_bytes(2, "little")
+    view = memoryview(data)
+    clean = [
+        *(data[:6], sides, data[10:13], view[13 : 13 + colours], control),
+        *(bytes((_IMAGE,)), bytes(4), sides, bytes((flags,))),
+        *(view[at + 10 : end], b"" if is_whole else b"\0", _TRAILER),
+    ]
+    return Contents(
+        kind="gif",
+        canvas=(width, height),
+        stream=Pieces(clean),
+        frame=frame,
+        is_truncated=not is_whole,
+    )
+
+
+def _pair(data: Buffer, at: int) -> tuple[int, int]:
+    return (
+        int.from_bytes(data[at : at + 2], "little"),
+        int.from_bytes(data[at + 2 : at + 4], "little"),
+    )
+
+
+def _table(flags: bytes) -> int:
+    """Return the bytes of a colour table, by the packed field that announces it."""
+    return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
+
+
+def _end_of_blocks(data: Buffer, at: int) -> tuple[int, bool]:
+    """Return where a row of data sub-blocks ends, and whether it has its terminator."""
+    while at < len(data):
+        if not data[at]:
+            return at + 1, True
+        at += 1 + data[at]
+    return len(data), False

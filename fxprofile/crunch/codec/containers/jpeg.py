@@ -1,0 +1,181 @@
+"""
+JPEG (ITU-T T.81): segments up to the first scan are read, those that pixels need are kept.
+
+Pillow refuses a picture for a damaged APPn segment that no pixel depends on, and reads
+segments byte by byte; libjpeg wants an end that many files have lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from fxprofile.crunch.codec.containers.contents import (
+    MAX_SEGMENTS,
+    Buffer,
+    Colour,
+    Contents,
+    Pieces,
+)
+from fxprofile.crunch.codec.containers.exif import orientation
+from fxprofile.crunch.limits import Limits, Refused
+
+#: The most bytes between segments.
+_MAX_PADDING: Final = 64 << 10
+
+_SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
+#: Segments that decoding needs: DHT, DAC, DQT, DNL, DRI.
+_TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})
+#: Frame headers, SOF0 to SOF15, but for DHT, JPG and DAC among them.
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+_HIERARCHICAL: Final = frozenset({0xC5, 0xC6, 0xCD, 0xCE})
+_PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
+_ARITHMETIC: Final = frozenset({0xC9, 0xCA})
+#: Markers without a length: TEM, RST0 to RST7, SOI, EOI.
+_BARE: Final = frozenset({0x01, *range(0xD0, 0xDA)})
+
+#: A marker's code with the last of the fill bytes before it (ITU-T T.81, B.1.1.2).
+#: A "+" after the fill byte would make the search quadratic in the length of the fill.
+_MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
+#: A marker that may end a scan: not a restart, which belongs to it.
+_AFTER_SCAN: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7\x01])")
+
+
+def read_jpeg(data: Buffer, limits: Limits) -> Contents:
+    """
+    Read a JPEG up to its first scan.
+
+    :raises Refused: if there is no scan or no usable frame header, if there are too many
+        segments, fill bytes or scans, or if too much of the end is missing.
+    """
+    head: list[bytes] = []
+    jfif = adobe = exif = b""
+    icc: dict[int, bytes] = {}
+    frame: tuple[int, bytes] | None = None
+    at, padding = 2, 0
+    for _ in range(MAX_SEGMENTS):
+        match = _MARKER.search(data, at)
+        padding += (match.end() if match else len(data)) - at - 2
+        if padding > _MAX_PADDING:
+            raise Refused("too_large", "too many bytes between segments")
+        if match is None or match[0] == _EOI:
+            raise Refused("corrupt", "no scan")
+        code, start, at = match[1][0], match.end() - 2, match.end()
+        if code == _SOS:
+            break
+        if code in _BARE:
+            continue
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+        body = data[start + 4 : at]
+        if code in _FRAMES:
+            frame = code, body
+        if code in _TABLES or code in _FRAMES:
+            head.append(data[start:at])
+        elif code == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
+            jfif = b"\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0"
+        elif code == 0xE1 and body.startswith(b"Exif\0") and not exif:
+            exif = body
+        elif code == 0xE2 and body.startswith(b"ICC_PROFILE\0"):
+            icc.setdefault(body[12] if len(body) > 13 else 0, body[14:])
+        elif code == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            adobe = data[start:at]
+    else:
+        raise Refused("too_large", f"more than {MAX_SEGMENTS} segments")
+    if frame is None:
+        raise Refused("corrupt", "no frame header")
+    contents = _frame(*frame)
+    _check_scans(data, start, limits.max_scans)
+    if data.rfind(_EOI, start) < 0:
+        contents.is_truncated = True
+        if not _all_scans_begun(data, start, frame[1]):
+            raise Refused("corrupt", "scans are missing")
+    end = _EOI if contents.is_truncated else b""
+    contents.stream = Pieces([_SOI, jfif, adobe, *head, memoryview(data)[start:], end])
+    contents.orientation = orientation(exif)
+    contents.colour = Colour(icc=b"".join(icc[number] for number in sorted(icc)) or None)
+    return contents
+
+
+def _frame(code: int, body: bytes) -> Contents:
+    """Read a frame header (ITU-T T.81, B.2.2)."""
+    if code in _LOSSLESS:
+        raise Refused("unsupported", "lossless JPEG")
+    if code in _HIERARCHICAL:
+        raise Refused("unsupported", "hierarchical JPEG")
+    if len(body) < 6 or not body[5] or len(body) < 6 + 3 * body[5]:
+        raise Refused("corrupt", "a short frame header")
+    if body[0] != 8:
+        raise Refused("unsupported", f"{body[0]}-bit JPEG")
+    sampling = [body[7 + 3 * number] for number in range(body[5])]
+    across, down = max(s >> 4 for s in sampling), max(s & 15 for s in sampling)
+    progressive = code in _PROGRESSIVE
+    return Contents(
+        kind="jpeg",
+        canvas=(int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")),
+        stream=Pieces([]),
+        is_scalable=not progressive,
+        is_progressive=progressive,
+        # The arithmetic decoder of libjpeg cannot wait for more.
+        whole_stream=code in _ARITHMETIC,
+        mcu=None if progressive else (8 * max(1, across), 8 * max(1, down)),
+    )
+
+
+def _check_scans(data: Buffer, first: int, max_scans: int) -> None:
+    """
+    Refuse a JPEG with too many scans.
+
+    Each scan of a progressive JPEG costs a pass over all its pixels and may be less than a
+    hundred bytes long: ten megabytes can hold an hour of work.
+    """
+    # Each scan has these two bytes, so there are at most this many scans, and of an
+    # honest file nothing more has to be read.
+    if _count(data, b"\xff\xda", first, max_scans) <= max_scans:
+        return
+    segments = MAX_SEGMENTS + 2 * max_scans
+    for number, _ in enumerate(_scans(data, first, segments), 1):
+        if number > max_scans:
+            raise Refused("too_large", f"more than {max_scans} scans")
+
+
+def _count(data: Buffer, needle: bytes, start: int, enough: int) -> int:
+    """Count occurrences, up to one more than is enough."""
+    found = 0
+    while found <= enough and (start := data.find(needle, start)) >= 0:
+        found += 1
+        start += len(needle)
+    return found
+
+
+def _scans(data: Buffer, at: int, most: int) -> Iterator[bytes]:
+    """Give the header of each scan (ITU-T T.81, B.2.3) until the end of the picture."""
+    for _ in range(most):
+        match = _AFTER_SCAN.search(data, at)
+        if match is None or match[0] == _EOI:
+            return
+        code, at = match[1][0], match.end()
+        length = 0 if code in _BARE else max(2, int.from_bytes(data[at : at + 2], "big"))
+        if code == _SOS:
+            yield data[at + 2 : at + length]
+        at += length
+    raise Refused("too_large", "too many segments")
+
+
+def _all_scans_begun(data: Buffer, first: int, frame: bytes) -> bool:
+    """
+    Whether a picture without an end lacks nothing but the rest of its last scan.
+
+    Then each block is there, the last ones of a progressive picture in less detail.
+    """
+    bits = {frame[6 + 3 * number]: [99] * 64 for number in range(frame[5])}
+    for header in _scans(data, first, MAX_SEGMENTS):
+        if len(header) < 4 or len(header) < 4 + 2 * header[0]:
+            continue
+        low, high, approximation = header[1 + 2 * header[0] :][:3]
+        for number in range(header[0]):
+            for index in range(low, min(high, 63) + 1):
+                if header[1 + 2 * number] in bits:
+                    bits[header[1 + 2 * number]][index] = approximation & 15
+    return all(left == 0 for component in bits.values() for left in component)

@@ -1,0 +1,222 @@
+"""
+PNG (W3C Portable Network Graphics, third edition): the chunks that pixels and colours need.
+
+Damage in an ancillary chunk drops the chunk, as browsers do; Pillow would refuse the picture.
+Damage in IHDR, in a palette that is needed, or in the image data is still refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from fxprofile.crunch.codec.containers.contents import Box, Buffer, Cicp, Colour, Contents, Pieces
+from fxprofile.crunch.codec.containers.exif import orientation
+from fxprofile.crunch.limits import Limits, Refused
+
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+
+#: The bit depths of each colour type (table 11.1).
+_DEPTHS: Final = {
+    0: (1, 2, 4, 8, 16),
+    2: (8, 16),
+    3: (1, 2, 4, 8),
+    4: (8, 16),
+    6: (8, 16),
+}
+_GREY, _RGB, _PALETTE = 0, 2, 3
+
+#: The most bytes of a profile; a printer's may have several million.
+_MAX_PROFILE: Final = 8 << 20
+
+
+#: Image data in shorter chunks than this is copied: a reference would take more memory.
+_SMALL: Final = 4096
+
+#: Chunks that are read if they are intact and come before the image data.
+_READ: Final = frozenset(
+    {b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"}
+)
+
+
+@dataclass
+class _Chunks:
+    """The chunks of a PNG as far as they matter, and the first frame of its animation."""
+
+    header: bytes = b""
+    is_apple: bool = False
+    before_image: dict[bytes, bytes] = field(default_factory=dict)
+    image: list[bytearray | memoryview] = field(default_factory=list)
+    image_is_frame: bool = False
+    frame: bytes = b""
+    frame_image: list[bytearray | memoryview] = field(default_factory=list)
+
+
+def read_png(data: Buffer, limits: Limits) -> Contents:
+    """
+    Read a PNG.
+
+    :raises Refused: if the header or a palette that is needed is damaged, if there is no
+        image data, or if there is an unknown critical chunk.
+    """
+    chunks = _read(data)
+    found = chunks.before_image
+    width, height, depth, kind, compression, filtering, interlace = struct.unpack(
+        ">IIBBBBB", chunks.header
+    )
+    if depth not in _DEPTHS.get(kind, ()) or compression or filtering or interlace > 1:
+        raise Refused("corrupt", "the header makes no sense")
+    sides, image = (width, height), chunks.image
+    frame = None
+    if chunks.frame_image and any(found.get(b"acTL", b"")[:4]):
+        frame = _frame(chunks.frame, width, height)
+    if frame is not None:
+        sides, image = (frame[2] - frame[0], frame[3] - frame[1]), chunks.frame_image
+    if not image:
+        raise Refused("corrupt", "no image data")
+    palette = found.get(b"PLTE", b"")
+    if kind == _PALETTE and (len(palette) % 3 or not 0 < len(palette) <= 768):
+        raise Refused("corrupt", "no palette")
+    clean = [SIGNATURE, _chunk(b"IHDR", struct.pack(">II", *sides) + chunks.header[8:])]
+    if kind == _PALETTE:
+        clean.append(_chunk(b"PLTE", palette))
+    if transparency := _transparency(found.get(b"tRNS", b""), kind, depth, len(palette) // 3):
+        clean.append(_chunk(b"tRNS", transparency))
+    # What Apple's tools write is deflated without the header of zlib (RFC 1950).
+    start = b"\x78\x01" if chunks.is_apple else b""
+    length = len(start) + sum(map(len, image))
+    clean += [struct.pack(">I", length), b"IDAT", start]
+    return Contents(
+        kind="png",
+        canvas=(width, height),
+        stream=Pieces([*clean, *image, bytes(4), _chunk(b"IEND", b"")]),
+        frame=frame,
+        orientation=orientation(found.get(b"eXIf", b"")),
+        colour=_colour(found),
+        is_apple=chunks.is_apple,
+    )
+
+
+def _read(data: Buffer) -> _Chunks:
+    found, view = _Chunks(), memoryview(data)
+    for name, at, end in _walk(data):
+        if not found.header:
+            if name == b"CgBI":
+                found.is_apple = True
+            elif name == b"IHDR" and end - at == 13 and _is_intact(data, at, end):
+                found.header = data[at:end]
+            else:
+                raise Refused("corrupt", "no header")
+        elif name == b"IDAT":
+            _add(found.image, view[at:end])
+        elif name == b"fcTL":
+            if found.frame or found.image_is_frame:
+                continue
+            if found.image:
+                found.frame = data[at:end]
+            found.image_is_frame = not found.image
+        elif name == b"fdAT":
+            # The frame control chunk of a hidden image's first frame has number 0.
+            number = len(found.frame_image) + 1
+            if found.frame and data[at : at + 4] == number.to_bytes(4, "big"):
+                found.frame_image.append(view[at + 4 : end])
+        elif name == b"IEND":
+            break
+        elif name in _READ:
+            if not found.image and name not in found.before_image and _is_intact(data, at, end):
+                found.before_image[name] = data[at:end]
+        elif not name[0] & 0x20:
+            raise Refused("corrupt", f"an unknown critical chunk, {name.decode('ascii')}")
+    if not found.header:
+        raise Refused("corrupt", "no header")
+    return found
+
+
+def _walk(data: Buffer) -> Iterator[tuple[bytes, int, int]]:
+    """Give the name, start and end of each chunk; image data may end with the file."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        name = data[at + 4 : at + 8]
+        if not name.isalpha() or not name.isascii():
+            return
+        at, end = at + 8, at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data) and name not in (b"IDAT", b"fdAT"):
+            return
+        yield name, at, min(end, len(data))
+        at = end + 4
+
+
+def _is_intact(data: Buffer, at: int, end: int) -> bool:
+    """Whether the CRC of a chunk is right."""
+    return data[end : end + 4] == struct.pack(">I", zlib.crc32(data[at - 4 : end]))
+
+
+def _add(pieces: list[bytearray | memoryview], body: memoryview) -> None:
+    if len(body) > _SMALL:
+        pieces.append(body)
+    elif pieces and isinstance(pieces[-1], bytearray):
+        pieces[-1] += body
+    else:
+        pieces.append(bytearray(body))
+
+
+def _frame(control: bytes, width: int, height: int) -> Box | None:
+    """Return where the first frame control chunk puts its frame; None if it makes no sense."""
+    if len(control) != 26 or any(control[:4]):
+        return None
+    across, down, left, top = struct.unpack(">4I", control[4:20])
+    if not across or not down or left + across > width or top + down > height:
+        return None
+    return left, top, left + across, top + down
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _transparency(body: bytes, kind: int, depth: int, colours: int) -> bytes:
+    """
+    Return a ``tRNS`` chunk for the decoder, which compares with samples of eight bits but for
+    grey of sixteen; empty if there is none that makes sense.
+    """
+    if kind == _PALETTE:
+        return body if len(body) <= colours else b""
+    if len(body) != {_GREY: 2, _RGB: 6}.get(kind):
+        return b""
+    samples = struct.unpack(f">{len(body) // 2}H", body)
+    if depth == 16:
+        return body if kind == _GREY else struct.pack(">3H", *(sample >> 8 for sample in samples))
+    most = (1 << depth) - 1
+    return struct.pack(f">{len(samples)}H", *((s & most) * 255 // most for s in samples))
+
+
+def _colour(found: dict[bytes, bytes]) -> Colour:
+    """Return what says the most of the colours (section 4.3): cICP, iCCP, sRGB, then gAMA."""
+    code_points = found.get(b"cICP", b"")
+    if len(code_points) == 4:
+        return Colour(cicp=Cicp(code_points[0], code_points[1]))
+    if profile := _profile(found.get(b"iCCP", b"")):
+        return Colour(icc=profile)
+    gamma = int.from_bytes(found.get(b"gAMA", b""), "big")
+    if len(found.get(b"sRGB", b"")) == 1 or len(found.get(b"gAMA", b"")) != 4 or not gamma:
+        return Colour()
+    points = found.get(b"cHRM", b"")
+    chromaticities = struct.unpack(">8I", points) if len(points) == 32 else None
+    return Colour(
+        gamma=gamma / 100_000,
+        chromaticities=chromaticities and tuple(value / 100_000 for value in chromaticities),
+    )
+
+
+def _profile(body: bytes) -> bytes | None:
+    name, separator, rest = body.partition(b"\0")
+    if not separator or len(name) > 79 or rest[:1] != b"\0":
+        return None
+    try:
+        profile = zlib.decompressobj().decompress(rest[1:], _MAX_PROFILE + 1)
+    except zlib.error:
+        return None
+    return profile if len(profile) <= _MAX_PROFILE else None
