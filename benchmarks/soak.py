@@ -1,18 +1,17 @@
 """
-Upload while processes are killed, and count what is lost.
+Upload images while processes are killed, and count what is lost.
 
     python -m benchmarks.soak --uploads=2000 --every=2
 
-One web, one images and two worker processes share a folder; every two seconds one of them,
-by chance, is killed with SIGKILL and started again, unless it is just starting.  When all
-uploads are answered the killing stops, the repair loops do their work until no job or result
-is left, and what was never accepted is swept, as fxprofile-admin orphans does after two days.
-Then it is counted:
+One web, one images and two worker processes share a folder.  Every two seconds a random one is
+killed with SIGKILL and restarted, unless it is just starting.  When all uploads are answered the
+killing stops, the repair loops run until no job or result is left, and objects of uploads that
+were never accepted are deleted, as fxprofile-admin orphans does after two days.  The figures:
 
 - lost: uploads that were answered with 201 and are neither ready nor replaced
 - broken: selected avatars without their three pictures
-- wrong: users whose avatar is not the newest upload that was accepted
-- orphans: objects that belong to nothing
+- wrong: users whose avatar is not the newest accepted upload
+- orphans: objects that no row needs
 
 The status is 1 if any of these is not 0.
 """
@@ -43,12 +42,12 @@ from tests.support.daemon import Daemon, Ports
 
 ROLES = ("web", "worker", "worker", "images")
 
-#: Seconds until what is not quiet by then never will be.
+#: Seconds until the service must be quiet.
 PATIENCE = 900
 
 
 class Soak:
-    """One run."""
+    """One run of the soak."""
 
     def __init__(self, reactor: Any, options: argparse.Namespace) -> None:
         self.reactor = reactor
@@ -56,7 +55,7 @@ class Soak:
         self.random = random.Random(options.seed)
         self.directory = Path(tempfile.mkdtemp(prefix="fxprofile-soak-"))
         self.daemons: list[Daemon] = []
-        # Those that were killed and do not answer again yet.
+        # Killed daemons that do not answer again yet.
         self.down: dict[Daemon, Deferred[None]] = {}
         self.accepted: dict[str, list[str]] = collections.defaultdict(list)
         self.figures: collections.Counter[str] = collections.Counter()
@@ -64,7 +63,7 @@ class Soak:
         self.images = [photos.jpeg(side, side) for side in (120, 300, 640)]
 
     async def run(self) -> bool:
-        """Do it all, and say what came of it."""
+        """Run the soak, print its figures, and return whether nothing was lost."""
         began = time.monotonic()
         await self.start()
         killing = Deferred.fromCoroutine(self.kill_now_and_then())
@@ -107,7 +106,7 @@ class Soak:
                 self.down[daemon] = Deferred.fromCoroutine(self.replace(daemon))
 
     async def replace(self, daemon: Daemon) -> None:
-        """Kill a process, and start it again as somebody who looks after it would."""
+        """Kill a process and start it again, as a service manager would."""
         await daemon.kill()
         self.figures[f"{daemon.role} killed"] += 1
         try:
@@ -122,7 +121,7 @@ class Soak:
             try:
                 status, answer = await client.upload(self.random.choice(self.images))
             except Exception:
-                # Its connection died: it does not know, and tries again.
+                # The connection broke: whether it was accepted is unknown, so try again.
                 self.figures["unanswered"] += 1
                 self.left += 1
                 await deferLater(self.reactor, 0.2)
@@ -153,7 +152,7 @@ class Soak:
         }
 
     async def settle(self, users: list[str]) -> None:
-        """Wait until all is quiet, and have what no row needs deleted."""
+        """Wait until the service is quiet, and delete the objects that no row needs."""
         var = self.directory / "var"
         overrides = [
             f"database.url=sqlite:///{var}/profile.db",
@@ -172,8 +171,8 @@ class Soak:
 
     async def until_quiet(self, users: list[str], queues: list[IQueue]) -> None:
         """
-        Wait until nothing is being crunched, no picture waits for its end, and no job or
-        result, of a killed process perhaps, is still to come back.
+        Wait until no upload is pending, no picture is to be deleted, and no job or result is
+        waiting or in flight.
         """
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
@@ -190,11 +189,11 @@ class Soak:
             await deferLater(self.reactor, 1)
 
     async def sweep(self, tools: Tools) -> None:
-        """Have what no row needs deleted, and wait until it is."""
-        # All is quiet, so nothing is on its way.
+        """Send delete jobs for the orphans, and wait until they are done."""
+        # Nothing is in flight, so no grace period is needed.
         sweep = sweep_of(tools, grace=0)
         swept = await sweep.remove(await sweep.find())
-        self.figures["originals that were never accepted, and were swept"] = swept
+        self.figures["orphans of uploads that were never accepted"] = swept
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and (await sweep.find()).orphans:
             await deferLater(self.reactor, 1)
@@ -207,17 +206,17 @@ class Soak:
             states = {avatar_id: await client.status(avatar_id) for avatar_id in ids}
             self.figures["lost"] += sum(s not in ("ready", "replaced") for s in states.values())
             chosen = await self.selected(token)
-            # A newer one may have been accepted whose answer never came.
+            # A newer upload whose response was lost may have been accepted.
             self.figures["wrong"] += chosen is None or chosen in ids[:-1]
         wanted, there = await self.wanted_files(users), self.files()
         self.figures["broken"] = len({name[:51] for name in wanted - there})
         self.figures["orphans"] = len(there - wanted)
         for name in sorted(there - wanted):
-            print(f"an orphan: {name}")
+            print(f"orphan: {name}")
 
 
 def main() -> None:
-    """Read the options, and run."""
+    """Run the soak from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--uploads", type=int, default=2000)
     parser.add_argument("--users", type=int, default=20)
