@@ -10,7 +10,7 @@ import treq
 from botocore.exceptions import ClientError
 from twisted.internet import reactor
 
-from tests.drivers.aws.gatekeeper import Gatekeeper
+from tests.drivers.aws.policy_proxy import PolicyProxy
 from tests.drivers.aws.recording import POLICIES
 from tests.integration import photos
 from tests.integration.client import Client
@@ -24,21 +24,21 @@ class LeastPrivilegeTests(AwsCase):
 
     prefix = "fxprofile-"
 
-    def gatekeeper(self, role: str) -> Gatekeeper:
-        keeper = Gatekeeper(role, self.server.url)
-        port = keeper.listen(reactor)
+    def policy_proxy(self, role: str) -> PolicyProxy:
+        proxy = PolicyProxy(role, self.server.url)
+        port = proxy.listen(reactor)
         self.addCleanup(port.stopListening)
-        keeper.url = f"http://127.0.0.1:{port.getHost().port}"
-        return keeper
+        proxy.url = f"http://127.0.0.1:{port.getHost().port}"
+        return proxy
 
     async def test_the_policies_are_sufficient(self) -> None:
         """An avatar is uploaded, replaced and deleted without a denied action."""
-        keepers = {role: self.gatekeeper(role) for role in ROLES}
+        proxies = {role: self.policy_proxy(role) for role in ROLES}
         daemons = {
             role: await self.scene.daemon(
-                role, aws__endpoint_url=keepers[role].url, uploads__wait=30
+                role, aws__endpoint_url=proxies[role].url, uploads__wait=30
             )
-            for role in keepers
+            for role in proxies
         }
         client = Client(daemons["web"])
         _, first = await client.upload(photos.jpeg())
@@ -52,10 +52,10 @@ class LeastPrivilegeTests(AwsCase):
         await client.ask("DELETE", "/v1/avatar")
         await client.until_picture(second["url"], 404)
         await self.until_quiet()
-        self.assertEqual({r: k.refused for r, k in keepers.items()}, {r: set() for r in keepers})
-        self.assertEqual(keepers["images"].used, {"s3:GetObject"})
-        self.assertNotIn("s3:GetObject", keepers["web"].used)
-        self.assertNotIn("s3:DeleteObject", keepers["web"].used)
+        self.assertEqual({r: k.refused for r, k in proxies.items()}, {r: set() for r in proxies})
+        self.assertEqual(proxies["images"].used, {"s3:GetObject"})
+        self.assertNotIn("s3:GetObject", proxies["web"].used)
+        self.assertNotIn("s3:DeleteObject", proxies["web"].used)
 
     async def test_the_heartbeat_needs_no_other_action(self) -> None:
         """The heartbeat of each role is green and names its dependencies."""
@@ -64,8 +64,8 @@ class LeastPrivilegeTests(AwsCase):
             ("worker", {"private bucket", "public bucket", "jobs queue", "results queue"}),
             ("images", {"public bucket"}),
         ):
-            keeper = self.gatekeeper(role)
-            daemon = await self.scene.daemon(role, aws__endpoint_url=keeper.url)
+            proxy = self.policy_proxy(role)
+            daemon = await self.scene.daemon(role, aws__endpoint_url=proxy.url)
             response = await treq.get(f"{daemon.admin_url}/__heartbeat__", persistent=False)
             answer = await response.json()
             self.assertEqual((response.code, answer["status"]), (200, "ok"), answer)

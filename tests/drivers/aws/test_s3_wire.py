@@ -100,7 +100,7 @@ class DeleteTests(BucketCase):
         return [node.text for node in ElementTree.fromstring(seen.body).iterfind(".//{*}Key")]
 
     async def test_many_objects_are_deleted_in_batches(self) -> None:
-        """Many objects are deleted in batches of a thousand, one by a call of its own."""
+        """Many objects are deleted in batches of a thousand, and a single one by one call."""
         server, bucket = self.serve(self.errors(), self.errors(), answer(204))
         keys = [f"k{number}" for number in range(1500)]
         await bucket.delete(keys=keys)

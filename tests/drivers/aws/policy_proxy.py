@@ -27,7 +27,7 @@ _OBJECT = {
 _OURS = {b"connection", b"transfer-encoding", b"content-length", b"host", b"expect"}
 
 
-class Gatekeeper(Resource):
+class PolicyProxy(Resource):
     """
     A proxy in front of an AWS server.
 
