@@ -75,12 +75,7 @@ def read(
     The parameters are those of :func:`load`.
     """
     problems: list[str] = []
-    from_file: Layer | None = {}
-    try:
-        from_file = _from_file(config) if config else {}
-    except ConfigError as error:
-        problems.append(str(error))
-        from_file = None
+    from_file = _from_file(config, problems) if config else {}
     layers = [
         _from_command_line(overrides, problems),
         _from_environment(os.environ if environ is None else environ, problems),
@@ -140,15 +135,16 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Layer:
     return _Variables(variables)()
 
 
-def _from_file(path: str) -> Layer:
+def _from_file(path: str, problems: list[str]) -> Layer | None:
     # TomlConfigSettingsSource would ignore a file that is missing, and one that is a pipe.
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
     except OSError as error:
-        raise ConfigError(f"--config: cannot read {path}: {error.strerror}") from None
+        problems.append(f"--config: cannot read {path}: {error.strerror}")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config: {path} is not TOML: {error}") from None
+        problems.append(f"--config: {path} is not TOML: {error}")
+    return None
 
 
 def _validate(layers: list[Layer]) -> tuple[Settings | None, list[ErrorDetails]]:

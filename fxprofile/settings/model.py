@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 from urllib.parse import urlsplit
@@ -50,6 +49,8 @@ class Role(StrEnum):
     IMAGES = "images"
     COMBINED = "combined"
 
+
+_LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 
 #: The argument of :class:`Settings` that :meth:`Settings.from_sources` passes.
 _SOURCES = "_sources"
@@ -356,10 +357,9 @@ class Settings(BaseSettings):
     @property
     def sandbox(self) -> Literal["strict", "best-effort", "off"]:
         """``crunch.sandbox``, or its default for this environment."""
-        default: Literal["strict", "best-effort"] = (
+        return self.crunch.sandbox or (
             "strict" if self.environment == "production" else "best-effort"
         )
-        return self.crunch.sandbox or default
 
     def admin_listen(self, role: Role) -> str:
         """``admin.listen``, or its default for this role."""
@@ -405,13 +405,9 @@ def is_setting(path: Sequence[str]) -> bool:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether a server endpoint string names a listener that only this machine reaches."""
-    if endpoint.startswith("unix:"):
-        return True
+    """Return whether only this machine can reach the listener of a server endpoint string."""
     interfaces = re.findall(r":interface=((?:\\.|[^:\\])*)", endpoint)
-    # Of several the last one counts, so all of them have to be.
-    hosts = {interface.replace("\\", "") for interface in interfaces} - {"localhost"}
-    try:
-        return bool(interfaces) and all(ip_address(host).is_loopback for host in hosts)
-    except ValueError:
-        return False
+    # If there are several, the last one counts; all of them must be loopback addresses.
+    return endpoint.startswith("unix:") or (
+        bool(interfaces) and all(_LOOPBACK.fullmatch(host.replace("\\", "")) for host in interfaces)
+    )

@@ -23,7 +23,7 @@ LEVELS = ("debug", "info", "warn", "error", "critical")
 
 
 class _Case(SynchronousTestCase):
-    """A log with what was written to it."""
+    """A logger and the text that it has written."""
 
     format_name = "mozlog"
 
@@ -36,12 +36,12 @@ class _Case(SynchronousTestCase):
         return Logger(namespace=namespace, observer=LogPublisher(observer))
 
     def emit(self, **event: Any) -> None:
-        """Give an event to the observer as it is."""
+        """Pass an event to the observer unchanged."""
         make_observer(self.format_name, "info", self.output)(event)
 
 
 class MozlogTests(_Case):
-    """One JSON object a line."""
+    """The mozlog format: one JSON object per line."""
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.output.getvalue().splitlines()]
@@ -50,8 +50,8 @@ class MozlogTests(_Case):
         (line,) = self.lines()
         return line
 
-    def test_members(self) -> None:
-        """A line says when, where, how bad and what."""
+    def test_line_has_time_place_severity_and_text(self) -> None:
+        """A line has the time, the namespace, the host, the severity and the text of its event."""
         self.emit(
             log_time=1_700_000_000.25,
             log_level=LogLevel.warn,
@@ -74,15 +74,15 @@ class MozlogTests(_Case):
             },
         )
 
-    def test_severities(self) -> None:
-        """Each level has the severity of syslog."""
+    def test_each_level_has_its_syslog_severity(self) -> None:
+        """Each level is written with its syslog severity."""
         log = self.logger("debug")
         for level in LEVELS:
             log.emit(LogLevel.levelWithName(level), "so")
         self.assertEqual([line["Severity"] for line in self.lines()], [7, 6, 4, 3, 2])
 
-    def test_summary(self) -> None:
-        """The line of a request has the members of one, and nothing else of the event."""
+    def test_request_line_has_the_members_of_its_summary(self) -> None:
+        """The line of a request has the members of its summary, and nothing else of the event."""
         summary = {
             "method": "GET",
             "route": "/v1/profile",
@@ -97,13 +97,13 @@ class MozlogTests(_Case):
         self.assertEqual(self.line()["Fields"], summary)
         self.assertNotIn("secret", self.output.getvalue())
 
-    def test_only_the_text(self) -> None:
-        """What an event has besides its text is not written."""
+    def test_other_members_of_an_event_are_not_written(self) -> None:
+        """Members of an event besides its text are not written."""
         self.log.info("something happened", token="secret")
         self.assertEqual(self.line()["Fields"], {"msg": "something happened"})
 
-    def test_failure(self) -> None:
-        """A failure has its traceback, without the values of variables."""
+    def test_failure_has_a_traceback_without_variables(self) -> None:
+        """A failure is written with its traceback, without the values of variables."""
 
         def fail() -> None:
             password = "se" + "cret"
@@ -119,8 +119,8 @@ class MozlogTests(_Case):
         self.assertIn("ZeroDivisionError: 6", line["Fields"]["traceback"])
         self.assertNotIn("secret", self.output.getvalue())
 
-    def test_odd_texts(self) -> None:
-        """Whatever is in a text, the line is one line of ASCII."""
+    def test_line_is_one_line_of_ascii(self) -> None:
+        """A text with any characters is written as one line of ASCII."""
         texts = [
             "two\nlines\r\n",
             "\u2028\x85\x00",
@@ -136,28 +136,28 @@ class MozlogTests(_Case):
         self.assertEqual(written.count("\n"), len(texts))
         self.assertEqual([line["Fields"]["msg"] for line in self.lines()], texts)
 
-    def test_bad_format(self) -> None:
-        """An event that cannot be put in words is logged all the same."""
+    def test_event_with_a_bad_format_is_written(self) -> None:
+        """An event whose format does not fit its members is still written."""
         self.log.info("{missing.attribute}")
         self.assertIn("nable to format", self.line()["Fields"]["msg"])
 
-    def test_odd_members(self) -> None:
-        """A member of a summary that JSON does not know is written as its text."""
+    def test_member_that_is_not_json_is_written_as_text(self) -> None:
+        """A member of a summary that JSON cannot represent is written as its text."""
         address = IPv4Address("TCP", "127.0.0.1", 80)
         self.log.info("", log_type="request.summary", method="GET", route=address)
         self.assertEqual(self.line()["Fields"]["route"], str(address))
         self.assertIsNone(self.line()["Fields"]["status"])
 
-    def test_legacy_events(self) -> None:
-        """What is logged in the old way of Twisted is a line as well."""
+    def test_legacy_event_is_written(self) -> None:
+        """An event of Twisted's legacy log is written as a line too."""
         observer = LogPublisher(make_observer(self.format_name, "info", self.output))
         old = OldPublisher(observerPublisher=LogPublisher(), publishPublisher=observer)
         old.msg("that is", "old")
         line = self.line()
         self.assertEqual((line["Severity"], line["Fields"]["msg"]), (6, "that is old"))
 
-    def test_flushed(self) -> None:
-        """A line is out at once, for a process may die at any time."""
+    def test_line_is_flushed_at_once(self) -> None:
+        """A line is flushed at once, because the process may die at any time."""
         flushed = []
 
         class Output(io.StringIO):
@@ -170,12 +170,12 @@ class MozlogTests(_Case):
 
 
 class LevelTests(_Case):
-    """What is written at all."""
+    """Which events are written."""
 
     format_name = "text"
 
     def written(self, level: str, namespace: str = "fxprofile.thing") -> list[str]:
-        """The levels of the events that are written."""
+        """Return the levels of the events that are written."""
         self.output.truncate(0)
         log = self.logger(level, namespace)
         for name in LEVELS:
@@ -183,13 +183,13 @@ class LevelTests(_Case):
         text = self.output.getvalue()
         return [name for name in LEVELS if f"this is {name}" in text]
 
-    def test_threshold(self) -> None:
-        """What is below the level is dropped."""
+    def test_event_below_the_level_is_dropped(self) -> None:
+        """An event below the configured level is dropped."""
         for number, level in enumerate(LEVELS):
             self.assertEqual(self.written(level), list(LEVELS[number:]))
 
-    def test_chatter(self) -> None:
-        """The connections of Twisted do not announce themselves."""
+    def test_connections_of_twisted_are_not_logged(self) -> None:
+        """Twisted's messages about starting and stopping factories are dropped."""
         for namespace in (
             "twisted.internet.protocol.Factory",
             "twisted.web.client._HTTP11ClientFactory",
@@ -199,19 +199,19 @@ class LevelTests(_Case):
 
 
 class TextTests(_Case):
-    """Lines for people."""
+    """The text format."""
 
     format_name = "text"
 
-    def test_line(self) -> None:
+    def test_line_has_namespace_level_and_text(self) -> None:
         """A line has the namespace, the level and the text."""
         self.log.warn("{what} happened", what="something")
         self.assertRegex(
             self.output.getvalue(), r"^\S+ \[fxprofile\.thing#warn\] something happened\n$"
         )
 
-    def test_failure(self) -> None:
-        """A failure has its traceback."""
+    def test_failure_has_a_traceback(self) -> None:
+        """A failure is written with its traceback."""
         try:
             raise ZeroDivisionError("so")
         except ZeroDivisionError:
@@ -221,14 +221,14 @@ class TextTests(_Case):
 
 
 class LibrariesTests(SynchronousTestCase):
-    """What libraries log with the standard library."""
+    """Events that libraries log with the standard library."""
 
     def setUp(self) -> None:
         self.log = logging.Logger("some.library")
         self.log.addHandler(StandardLibraryHandler())
 
-    def test_passed_on(self) -> None:
-        """A warning or an error is one event of the library, with the error but no traceback."""
+    def test_library_warning_becomes_one_event(self) -> None:
+        """A warning or error of a library becomes one event, with the error but no traceback."""
         with capturedLogs() as logs:
             self.log.info("nothing to worry about")
             self.log.warning("%s of %s", 3, "{five}")

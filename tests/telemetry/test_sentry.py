@@ -1,4 +1,4 @@
-"""What Sentry is told."""
+"""Tests of :mod:`fxprofile.telemetry.sentry`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxprofile.telemetry.sentry import BETWEEN_OUTAGES, ErrorReports
 
 
 class Kept(Transport):
-    """Keeps what would be sent."""
+    """A transport that keeps the events instead of sending them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class ErrorReportsTests(SynchronousTestCase):
         self.addCleanup(self.reports.close)
         self.log = Logger(observer=self.reports)
 
-    def test_failure(self) -> None:
-        """A failure is reported with its kind, its place, the role and the version."""
+    def test_failure_is_reported_with_type_traceback_and_role(self) -> None:
+        """A logged failure is reported with its type, its traceback and the role."""
         try:
             raise ZeroDivisionError("token=s3cret")
         except ZeroDivisionError:
@@ -50,8 +50,8 @@ class ErrorReportsTests(SynchronousTestCase):
         self.assertEqual(event["tags"], {"role": "web"})
         self.assertTrue(exception["stacktrace"]["frames"])
 
-    def test_secrets(self) -> None:
-        """Neither the text of the error nor any variable goes with it."""
+    def test_report_has_no_error_text_and_no_variables(self) -> None:
+        """A report contains neither the text of the error nor any variable."""
         # A report quotes the lines of the source, so the secret is in none of them.
         token, who = bytes.fromhex("7333637265742d746f6b656e").decode(), "alice"[::-1]
         try:
@@ -63,8 +63,8 @@ class ErrorReportsTests(SynchronousTestCase):
         self.assertNotIn(token, sent)
         self.assertNotIn(who, sent)
 
-    def test_outage(self) -> None:
-        """An outage is reported as a warning, once a minute, however many requests it fails."""
+    def test_each_kind_of_outage_is_reported_once_a_minute(self) -> None:
+        """Each kind of outage is reported as a warning, at most once a minute."""
         for seconds, error in (
             (0, StoreError("down: s3cret")),
             (1, StoreError("down")),
@@ -80,8 +80,8 @@ class ErrorReportsTests(SynchronousTestCase):
         self.assertEqual({event["level"] for event in self.kept.events}, {"warning"})
         self.assertNotIn("s3cret", json.dumps(self.kept.events))
 
-    def test_others(self) -> None:
-        """What is no failure of ours is not reported."""
-        self.log.warn("The database is away")
-        self.log.error("A message is not understood")
+    def test_warnings_and_errors_without_failure_are_not_reported(self) -> None:
+        """A warning or an error that is logged without a failure is not reported."""
+        self.log.warn("The database is unavailable")
+        self.log.error("A message is malformed")
         self.assertEqual(self.kept.events, [])
