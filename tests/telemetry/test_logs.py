@@ -189,7 +189,7 @@ class LevelTests(_Case):
             self.assertEqual(self.written(level), list(LEVELS[number:]))
 
     def test_connections_of_twisted_are_not_logged(self) -> None:
-        """Twisted's messages about starting and stopping factories are dropped."""
+        """Info events of Twisted's protocols are dropped; their warnings are written."""
         for namespace in (
             "twisted.internet.protocol.Factory",
             "twisted.web.client._HTTP11ClientFactory",

@@ -14,16 +14,16 @@ from tests.support.fakes.cruncher import FakeCruncher, pictures_of
 
 
 class FakeCruncherTests(SynchronousTestCase):
-    """The fake itself."""
+    """The cruncher of tests that need no real images."""
 
-    def test_pictures(self) -> None:
-        """Its pictures differ by original and by variant, and say what they are."""
+    def test_pictures_differ_by_original_and_variant(self) -> None:
+        """Pictures differ by original and by variant, and their variants give size and length."""
         one, other = pictures_of(b"1"), pictures_of(b"2")
         self.assertEqual(set(one), set(VARIANTS))
         datas = {data for pictures in (one, other) for _, data in pictures.values()}
         self.assertEqual(len(datas), 6)
         self.assertEqual(one["large"][0], Variant(600, 300, len(one["large"][1])))
 
-    def test_interface(self) -> None:
-        """It provides the interface."""
+    def test_it_provides_the_interface(self) -> None:
+        """The fake provides ICruncher."""
         verifyObject(ICruncher, FakeCruncher())

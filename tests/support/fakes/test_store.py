@@ -11,7 +11,7 @@ from tests.support.fakes.store import MemoryProfileStore
 
 
 class MemoryProfileStoreTests(StoreContract, TestCase):
-    """The store in memory does what every profile store does."""
+    """The store in memory passes the contract of profile stores."""
 
     async def make_store(self) -> MemoryProfileStore:
         return MemoryProfileStore()
