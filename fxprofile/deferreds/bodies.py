@@ -1,13 +1,20 @@
-"""Bodies that are read piece by piece."""
+"""Bodies that are read in pieces."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fxprofile.model.ports import Body
 
 
 class BytesBody:
-    """A :class:`fxprofile.model.ports.Body` of bytes that are all there."""
+    """
+    A :class:`fxprofile.model.ports.Body` of bytes in memory.
+
+    :param piece: the length of a piece, in bytes.
+    """
 
     def __init__(self, data: bytes, piece: int = 1 << 16) -> None:
         self._pieces = iter([data[i : i + piece] for i in range(0, len(data), piece)])
@@ -24,9 +31,9 @@ class BytesBody:
         self._pieces = iter(())
 
 
-async def read_all(body: Any, limit: int) -> bytes:
+async def read_all(body: Body, limit: int) -> bytes:
     """
-    All bytes of a body, which is then closed.
+    Return all bytes of a body, and close it.
 
     :raises OverflowError: if there are more than ``limit``.
     """

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from fxprofile.model.errors import AccountUnknown, DriverError
 
@@ -18,33 +19,32 @@ _log = Logger()
 
 
 def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
-    """Wait so many seconds; cancelling it wakes with ``CancelledError``."""
+    """Return a Deferred that fires after so many seconds."""
     return deferLater(clock, seconds)
 
 
 def detached(work: Coroutine[Any, Any, T]) -> Deferred[T]:
     """
-    Run work to its end, whoever stops waiting for it.
+    Run work to its end, even if its waiter is cancelled.
 
-    :returns: the outcome.  Cancelling this gives up the waiting and not the work; if
-        nobody waits any longer, a failure is logged.
+    :returns: the outcome.  Cancelling it stops waiting; a later failure is logged.
     """
     waiter: Deferred[T] = Deferred()
 
-    def failed(failure: Any) -> None:
+    def failed(failure: Failure) -> None:
         if not waiter.called:
             waiter.errback(failure)
         elif failure.check(DriverError, AccountUnknown):
-            # No fault of ours, and in an outage there are many.
-            _log.warn("Work that nobody waits for any longer failed: {error}", error=failure.value)
+            # An outage is not a bug, and causes many of these.
+            _log.warn("Detached work failed: {error}", error=failure.value)
         else:
-            _log.failure("Work that nobody waits for any longer failed", failure=failure)
+            _log.failure("Detached work failed", failure=failure)
 
     def done(value: T) -> None:
         if not waiter.called:
             waiter.callback(value)
 
     Deferred.fromCoroutine(work).addCallbacks(done, failed).addErrback(
-        lambda failure: _log.failure("A waiter failed", failure=failure)
+        lambda failure: _log.failure("The callback of detached work failed", failure=failure)
     )
     return waiter

@@ -19,9 +19,9 @@ class Threads(Service):
     """
     A bounded pool of threads for calls that block.
 
-    :param reactor: gets the results.
+    :param reactor: receives the results.
     :param name: of the threads.
-    :param size: how many calls run at one time; further ones wait.
+    :param size: concurrent calls; further ones wait.
     """
 
     def __init__(self, reactor: IReactorFromThreads, name: str, size: int) -> None:
@@ -36,12 +36,12 @@ class Threads(Service):
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
-        # Waits for the calls in hand, and must not do so on the reactor's thread.
+        # Stopping blocks until the calls in flight have returned, so it needs a thread too.
         stopper = ThreadPool(minthreads=1, maxthreads=1, name=f"{self.name} stop")
         stopper.start()
         stopped = deferToThreadPool(self._reactor, stopper, self._pool.stop)
         return stopped.addBoth(lambda _: stopper.stop())
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Call this in a thread."""
+        """Run a call in a thread, and return its result."""
         return deferToThreadPool(self._reactor, self._pool, call, *args, **kwargs)

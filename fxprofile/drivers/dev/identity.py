@@ -1,4 +1,4 @@
-"""The identity of developers: accounts that the configuration lists."""
+"""The development identity: accounts listed in the settings."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fxprofile.settings.model import DevAccount
 @implementer(IIdentity)
 class DevIdentity:
     """
-    Accounts that need no server.  Never for production: the tokens do not end.
+    Accounts without a server.  Not for production: their tokens never expire.
 
-    :param accounts: who there is; several may share a uid, with other scopes.
+    :param accounts: the accounts; several may share a uid and differ in scopes.
     """
 
     servers: Final[tuple[str, ...]] = ()
@@ -31,14 +31,14 @@ class DevIdentity:
         )
 
     async def verify(self, *, token: str) -> Credentials:
-        """See :class:`fxprofile.model.ports.IIdentity`."""
+        """See :meth:`fxprofile.model.ports.IIdentity.verify`."""
         account = self._find(token)
         if account is None:
             raise InvalidToken("no development account has this token")
         return Credentials(uid=account.uid, scopes=account.scopes)
 
     async def account(self, *, token: str, credentials: Credentials) -> Account:
-        """See :class:`fxprofile.model.ports.IIdentity`."""
+        """See :meth:`fxprofile.model.ports.IIdentity.account`."""
         account = self._find(token)
         if account is None or account.uid != credentials.uid:
             raise AccountUnknown("no development account has this token")
@@ -50,14 +50,14 @@ class DevIdentity:
         )
 
     async def invalidate_tokens(self, *, uid: str) -> None:
-        """Nothing is remembered."""
+        """Do nothing: no token is cached."""
 
     async def check(self, *, server: str) -> bool:
-        """There are no servers, so none can be asked for."""
+        """Raise KeyError: there are no servers."""
         raise KeyError(server)
 
     def _find(self, token: str) -> DevAccount | None:
-        # Digests are of one length, and all are compared: the time tells nothing.
+        # Comparing digests with all accounts takes constant time.
         digest = _digest(token)
         found = None
         for other, account in self._accounts:
