@@ -45,7 +45,6 @@ _STORE = (
 if (redis.call('HGET', KEYS[1], 'generation') or '') ~= ARGV[4] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f', now + ARGV[3]) .. '|' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], math.max(ARGV[3], redis.call('PTTL', KEYS[1])))
-return 1
 """
 )
 
