@@ -1,13 +1,15 @@
 """
 The metrics of a process, as Prometheus scrapes them.
 
-The body of :class:`Metrics` is the table: attribute, type, exposed name, help text, labels.
+The body of :class:`Metrics` is the table: attribute, type, exposed name, help text and
+labels.
 Each :class:`Metrics` has a registry of its own, so that a test sees only its own figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -23,123 +25,96 @@ M = TypeVar("M")
 
 
 class _Row(Generic[M]):
-    """A row of the table: a class attribute that declares a metric of the instance."""
+    """
+    A row of the table: a class attribute that declares a metric of each instance.
+
+    :param name: without the prefix ``fxprofile_``.
+    """
 
     def __init__(
-        self,
-        kind: Callable[..., M],
-        name: str,
-        documentation: str,
-        *labels: str,
-        buckets: Sequence[float] | None = None,
+        self, kind: Callable[..., M], name: str, help_text: str, *labels: str, **options: object
     ) -> None:
-        self._kind = kind
-        self._name = name
-        self._documentation = documentation
-        self._labels = labels
-        self._options = {} if buckets is None else {"buckets": buckets}
+        self._make = partial(kind, f"fxprofile_{name}", help_text, labels, **options)
 
     def make(self, registry: CollectorRegistry) -> M:
         """Make the metric and register it."""
-        return self._kind(
-            self._name, self._documentation, self._labels, registry=registry, **self._options
-        )
+        return self._make(registry=registry)
 
     def __get__(self, metrics: object, owner: type) -> M:
         # For the type checker.  The attribute that an instance sets takes precedence.
-        raise AttributeError(self._name)
+        raise AttributeError
+
+
+def _counter(name: str, help_text: str, *labels: str) -> _Row[Counter]:
+    return _Row(Counter, name, help_text, *labels)
+
+
+def _gauge(name: str, help_text: str, *labels: str) -> _Row[Gauge]:
+    return _Row(Gauge, name, help_text, *labels)
+
+
+def _histogram(
+    name: str, help_text: str, *labels: str, buckets: Sequence[float] = SECONDS
+) -> _Row[Histogram]:
+    return _Row(Histogram, name, help_text, *labels, buckets=buckets)
 
 
 class Metrics:
     """The counters, gauges and histograms of a process."""
 
-    requests = _Row(
-        Counter,
-        "fxprofile_http_requests",
-        "HTTP requests.",
-        *("listener", "method", "route", "status"),
-    )
-    request_seconds = _Row(
-        Histogram,
-        "fxprofile_http_request_seconds",
+    requests = _counter("http_requests", "HTTP requests.", "listener", "method", "route", "status")
+    request_seconds = _histogram(
+        "http_request_seconds",
         "Seconds from the headers of a request to the end of its response.",
         *("listener", "route"),
-        buckets=SECONDS,
     )
-    uploads = _Row(
-        Counter,
-        "fxprofile_uploads",
-        "Uploads by outcome: accepted, refused, aborted or failed.",
-        "outcome",
+    uploads = _counter(
+        "uploads", "Uploads by outcome: accepted, refused, aborted or failed.", "outcome"
     )
-    upload_bytes = _Row(Counter, "fxprofile_upload_bytes", "Bytes of accepted uploads.")
-    received = _Row(Counter, "fxprofile_queue_received", "Messages received.", "queue")
-    handled = _Row(
-        Counter,
-        "fxprofile_queue_handled",
+    upload_bytes = _counter("upload_bytes", "Bytes of accepted uploads.")
+    received = _counter("queue_received", "Messages received.", "queue")
+    handled = _counter(
+        "queue_handled",
         "Messages handled, by outcome: done, retry, malformed, lease_lost or released.",
         *("queue", "outcome"),
     )
-    receive_errors = _Row(Counter, "fxprofile_queue_receive_errors", "Failed receives.", "queue")
-    conclude_errors = _Row(
-        Counter,
-        "fxprofile_queue_conclude_errors",
+    receive_errors = _counter("queue_receive_errors", "Failed receives.", "queue")
+    conclude_errors = _counter(
+        "queue_conclude_errors",
         "Handled messages that could not be deleted or released; they are received again.",
         "queue",
     )
-    receive_count = _Row(
-        Histogram,
-        "fxprofile_queue_receive_count",
+    receive_count = _histogram(
+        "queue_receive_count",
         "Receives of a message up to the one that was handled.",
         "queue",
         buckets=(1, 2, 3, 5, 10),
     )
-    in_hand = _Row(Gauge, "fxprofile_queue_in_hand", "Messages in flight in this process.", "queue")
-    handle_seconds = _Row(
-        Histogram,
-        "fxprofile_queue_handle_seconds",
-        "Seconds to handle a message.",
-        "queue",
-        buckets=SECONDS,
-    )
-    message_age = _Row(
-        Histogram,
-        "fxprofile_queue_message_age_seconds",
+    in_hand = _gauge("queue_in_hand", "Messages in flight in this process.", "queue")
+    handle_seconds = _histogram("queue_handle_seconds", "Seconds to handle a message.", "queue")
+    message_age = _histogram(
+        "queue_message_age_seconds",
         "Seconds from the sending of a message to its receipt.",
         "queue",
         buckets=(*SECONDS, 300, 3600),
     )
-    crunched = _Row(
-        Counter,
-        "fxprofile_crunched",
-        "Images crunched, by outcome: ready, or the reason of the failure.",
-        "outcome",
+    crunched = _counter(
+        "crunched", "Images crunched, by outcome: ready, or the reason of the failure.", "outcome"
     )
-    crunch_seconds = _Row(
-        Histogram, "fxprofile_crunch_seconds", "Seconds in a child process.", buckets=SECONDS
-    )
-    results = _Row(Counter, "fxprofile_results", "Results applied, by status.", "status")
-    account_events = _Row(
-        Counter, "fxprofile_account_events", "Account events applied, by event.", "event"
-    )
-    repairs = _Row(Counter, "fxprofile_repairs", "Rows repaired, by repair loop.", "loop")
-    dead_letters = _Row(
-        Gauge, "fxprofile_dead_letters", "Dead letters, by the queue they come from.", "queue"
-    )
-    rows = _Row(Gauge, "fxprofile_avatars", "Avatars in work, by status.", "status")
-    leader = _Row(Gauge, "fxprofile_repair_leader", "1 if this process runs the repair loops.")
-    image_cache = _Row(
-        Counter, "fxprofile_image_cache", "Requests for images, by cache outcome.", "outcome"
-    )
-    upstream_errors = _Row(
-        Counter,
-        "fxprofile_upstream_errors",
+    crunch_seconds = _histogram("crunch_seconds", "Seconds in a child process.")
+    results = _counter("results", "Results applied, by status.", "status")
+    account_events = _counter("account_events", "Account events applied, by event.", "event")
+    repairs = _counter("repairs", "Rows repaired, by repair loop.", "loop")
+    dead_letters = _gauge("dead_letters", "Dead letters, by the queue they come from.", "queue")
+    rows = _gauge("avatars", "Avatars that wait for a job or its result, by status.", "status")
+    leader = _gauge("repair_leader", "1 if this process runs the repair loops.")
+    image_cache = _counter("image_cache", "Requests for images, by cache outcome.", "outcome")
+    upstream_errors = _counter(
+        "upstream_errors",
         "Failures of another server that did not fail the request, by server.",
         "upstream",
     )
-    sandbox_layer = _Row(
-        Gauge, "fxprofile_sandbox_layer", "1 if this layer of the sandbox is in force.", "layer"
-    )
+    sandbox_layer = _gauge("sandbox_layer", "1 if this layer of the sandbox is in force.", "layer")
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
