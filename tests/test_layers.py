@@ -1,4 +1,4 @@
-"""What imports what."""
+"""Which module may import which."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ import fxprofile
 
 ROOT = Path(fxprofile.__file__).parent
 
-#: Outside libraries, and who may import them.
-OWNERS = {
-    "botocore": ("drivers/aws", "admin"),
-    "sqlalchemy": ("drivers/sql", "admin"),
-    "alembic": ("drivers/sql",),
-    "klein": ("web",),
-    "werkzeug": ("web", "images"),
-    "PIL": ("crunch/codec",),
-    "numpy": ("crunch/codec",),
-    "txredisapi": ("drivers/redis",),
-    "limits": ("drivers/memory", "drivers/redis", "web/rate_limits"),
-    "joserfc": ("drivers/fxa",),
-    "click": ("admin",),
-    "sentry_sdk": ("telemetry",),
-    "pydantic": ("settings", "admin", "web"),
-    "treq": ("http_client", "drivers/fxa", "admin"),
-}
-
 #: How a folder's docstring names its level.
 LEVEL = re.compile(r"Level (\d)\. ")
+
+#: How it names the outside libraries that its modules import.
+LIBRARIES = re.compile(r"Libraries:\s([\w,\s]+)\.")
+
+#: What every folder may import.
+EVERYWHERE = {*sys.stdlib_module_names, "fxprofile", "twisted", "typing_extensions", "zope"}
+
+
+def docstring_of(folder: str) -> str:
+    """The docstring of a folder of the package, such as ``drivers/sql``."""
+    return ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text())) or ""
+
+
+def libraries_of(folder: str) -> set[str]:
+    """The libraries that the docstrings of a folder and of those around it name."""
+    parts = folder.split("/")
+    docstrings = (docstring_of("/".join(parts[: n + 1])) for n in range(len(parts)))
+    lists = (match[1] for text in docstrings for match in LIBRARIES.finditer(text))
+    return {name.strip() for text in lists for name in text.split(",")}
 
 
 def level_of(folder: str) -> int:
     """The level that the docstring of a folder at the package's root states."""
-    docstring = ast.get_docstring(ast.parse((ROOT / folder / "__init__.py").read_text()))
-    match = LEVEL.match(docstring or "")
+    match = LEVEL.match(docstring_of(folder))
     if match is None:
         raise AssertionError(f"{folder}/__init__.py states no level")
     return int(match.group(1))
@@ -85,23 +85,34 @@ class LayerTests(SynchronousTestCase):
                     level = levels.get(parts[1], 0 if parts[1].startswith("__") else 9)
                     self.assertLessEqual(level, own, f"{name} imports {imported}")
 
-    def test_libraries(self) -> None:
-        """An outside library is imported where it is wrapped, and nowhere else."""
+    def test_a_library_is_imported_only_by_folders_that_name_it(self) -> None:
+        """A module imports an outside library only if the docstring of its folder names it."""
         for name, path in modules():
+            folder = path.parent.relative_to(ROOT).as_posix()
+            allowed = EVERYWHERE | (libraries_of(folder) if folder != "." else set())
             for imported in imports_of(path):
-                owners = OWNERS.get(imported.split(".")[0])
-                if owners is not None:
-                    allowed = any(name == o or name.startswith(f"{o}/") for o in owners)
-                    self.assertTrue(allowed, f"{name} imports {imported}")
+                library = imported.split(".")[0]
+                self.assertIn(
+                    library, allowed, f"{name}: add {library} to Libraries: of {folder}/__init__.py"
+                )
 
-    def test_reactor(self) -> None:
-        """The reactor is handed down from where the process is made."""
+    def test_every_library_that_a_folder_names_is_imported(self) -> None:
+        """A folder's docstring names no library that its modules do not import."""
+        for init in ROOT.rglob("__init__.py"):
+            named = LIBRARIES.search(ast.get_docstring(ast.parse(init.read_text())) or "")
+            if named is None:
+                continue
+            imports = {i.split(".")[0] for p in init.parent.rglob("*.py") for i in imports_of(p)}
+            self.assertLessEqual({n.strip() for n in named[1].split(",")}, imports, init)
+
+    def test_only_the_plugin_imports_the_reactor(self) -> None:
+        """No module except ``tap`` imports the reactor; others are passed one."""
         for name, path in modules():
             if name != "tap":
                 self.assertNotIn("twisted.internet.reactor", list(imports_of(path)), name)
 
 
-#: Makes a role, and says which modules that took.
+#: Builds a role, and prints the modules that this imported.
 MAKE = """
 import sys
 from fxprofile.settings.model import Role
@@ -117,7 +128,7 @@ print(" ".join(sorted({name.split(".")[0] for name in sys.modules})))
 
 
 class RoleTests(SynchronousTestCase):
-    """What a role loads."""
+    """What a role imports."""
 
     def loaded(self, role: str, *settings: str) -> set[str]:
         done = subprocess.run(
@@ -130,14 +141,14 @@ class RoleTests(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         return set(done.stdout.split())
 
-    def test_web(self) -> None:
-        """The web role never loads what decodes images."""
+    def test_the_web_role_imports_no_decoder(self) -> None:
+        """The web role imports nothing that decodes images, and no botocore on local drivers."""
         loaded = self.loaded("web")
         self.assertFalse(loaded & {"PIL", "numpy", "botocore"})
         self.assertIn("klein", loaded)
 
-    def test_worker(self) -> None:
-        """The worker loads neither Klein nor, with its queues in SQS, a database."""
+    def test_the_worker_imports_neither_klein_nor_an_unused_database(self) -> None:
+        """The worker imports neither Klein nor, with its queues in SQS, a database."""
         sqs = (
             *("queue.driver=sqs", "storage.driver=s3"),
             *("queue.jobs_url=http://q/1/jobs", "queue.results_url=http://q/1/results"),
@@ -145,7 +156,7 @@ class RoleTests(SynchronousTestCase):
         self.assertFalse(self.loaded("worker", *sqs) & {"klein", "sqlalchemy", "PIL"})
         self.assertFalse(self.loaded("worker") & {"klein", "botocore", "PIL"})
 
-    def test_images(self) -> None:
-        """The images role loads neither identity, nor database, nor queues."""
+    def test_the_images_role_imports_neither_identity_nor_database_nor_queues(self) -> None:
+        """The images role imports neither identity nor database nor queues."""
         loaded = self.loaded("images")
         self.assertFalse(loaded & {"klein", "sqlalchemy", "botocore", "PIL", "numpy", "treq"})

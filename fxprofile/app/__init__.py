@@ -1,6 +1,6 @@
 """
-Level 5. The process: the object graph, what each role starts, and start-up reporting.
+Level 5. The process: its services, what each role starts, and start-up reporting.
 
-Everything is built here, once, from settings and a reactor; no other folder builds a service.
+``services.py`` makes every service, once, from settings and a reactor; no other folder does.
 What a service does lives in the folders below.
 """

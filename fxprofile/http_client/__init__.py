@@ -1,5 +1,5 @@
 """
-Level 1. HTTP requests to servers that are not trusted to answer well or at all.
+Level 1. HTTP requests to servers that are not trusted to respond correctly or at all.
 
-Bounded in time and size.  Knows nothing of what is asked for.
+Bounded in time and size.  Knows nothing of the content.  Libraries: treq.
 """

@@ -1,5 +1,6 @@
 """
 Level 1. Metrics, logs and error reports.
 
-Imported by whoever counts or logs.  Decides nothing.
+Every folder may count and log with it; it decides nothing.  Libraries: prometheus_client,
+sentry_sdk.
 """

@@ -1,6 +1,6 @@
 """
-Level 4. Receive a job, hold its lease, run it.
+Level 4. Receive messages from a queue, hold their leases, run jobs.
 
-The poller and its leases serve every queue; ``crunch.py`` runs jobs.  How an image is decoded
-lives in ``crunch/``; what a result changes lives in ``uploads/``.
+``poller.py`` serves every queue; ``jobs.py`` runs jobs.  How an image is decoded lives in
+``crunch/``; what a result changes lives in ``uploads/``.
 """

@@ -1,6 +1,6 @@
 """
-What runs in the locked child: decode, orient, convert, downscale, encode.
+What runs in the sandboxed child: decode, orient, convert, downscale, encode.
 
-The only folder that imports Pillow and numpy.  It imports nothing from the helper or the
-sandbox.  Its results are untrusted.
+Its results are untrusted.  It imports nothing from the helper or the sandbox.  Libraries: PIL,
+numpy, pillow_heif, zlib_ng.
 """

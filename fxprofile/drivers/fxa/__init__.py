@@ -1,5 +1,6 @@
 """
 The Firefox Accounts servers: OAuth, auth and customs.
 
-Verifies tokens and reads accounts.  The only folder that imports joserfc.
+Verifies tokens and reads accounts.  Libraries: cachetools, joserfc,
+treq.
 """

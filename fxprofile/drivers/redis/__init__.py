@@ -1,5 +1,5 @@
 """
-Drivers in Redis: cache, revocations, rate-limit windows.
+Drivers in Redis, which all web processes share: cache, revocations, rate-limit windows.
 
-Shared by all web processes.  The only folder that imports txredisapi.
+Libraries: txredisapi.
 """

@@ -1,5 +1,5 @@
 """
 The profile store and queues in a database, by SQLAlchemy Core: SQLite, MySQL, PostgreSQL.
 
-The only folder that imports SQLAlchemy and Alembic.  SQL errors end here.
+SQL errors end here.  Libraries: alembic, psycopg, sqlalchemy.
 """
