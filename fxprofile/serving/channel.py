@@ -319,8 +319,7 @@ class StreamingChannel(HTTPChannel):
         """Return what sends ``100 Continue``, if the client of this request waits for it."""
         expect = request.requestHeaders.getRawHeaders(b"Expect", [b""])[0]
         if expect.lower() == b"100-continue" and self._version == b"HTTP/1.1":
-            send: Callable[[], object] = self._send100Continue
-            return send
+            return self._send100Continue
         return None
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:

@@ -110,6 +110,8 @@ class _Builder:
     def __init__(self) -> None:
         self.paths: Json = {}
         self.schemas: Json = {}
+        # By the identity of the type: some types of pydantic are not hashable.
+        self._known: dict[int, Json] = {}
 
     def add(self, operation: Operation) -> None:
         described: Json = {
@@ -145,6 +147,11 @@ class _Builder:
 
     def _schema(self, kind: Any) -> Json:
         """Return the schema of a type, for use in the document."""
+        if id(kind) not in self._known:
+            self._known[id(kind)] = self._generate(kind)
+        return self._known[id(kind)]
+
+    def _generate(self, kind: Any) -> Json:
         schemas, shared = TypeAdapter.json_schemas(
             [("it", "validation", TypeAdapter(kind))],
             ref_template=f"{_COMPONENTS}{{model}}",
@@ -201,7 +208,7 @@ class _Builder:
                         "name": name,
                         "in": location,
                         "required": location == "path",
-                        "description": schema.pop("description"),
+                        "description": schema["description"],
                         "example": schema["examples"][0],
                         "schema": schema,
                     }
