@@ -25,7 +25,7 @@ from fxprofile.admin.shared.commands import AdminCommand, Answer, role_option, w
 from fxprofile.admin.shared.crunching import started_pool, temporary_file
 from fxprofile.admin.shared.output import duration, table
 from fxprofile.admin.shared.tools import NotMigrated, Tools, where
-from fxprofile.crunch.result import Outcome
+from fxprofile.crunch.result import CrunchOutcome
 from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.drivers.sql.queue import DatabaseQueue
@@ -254,7 +254,7 @@ async def _codecs(tools: Tools) -> str:
     return check_codecs(outcomes, pool.versions)
 
 
-def check_codecs(outcomes: Mapping[str, Outcome], versions: Mapping[str, str]) -> str:
+def check_codecs(outcomes: Mapping[str, CrunchOutcome], versions: Mapping[str, str]) -> str:
     """
     Return what the samples and the codecs are.
 

@@ -32,7 +32,7 @@ from zope.interface import implementer
 from fxprofile.crunch.commands import JOB, ChildExit, CrunchCommand, ForkFailed, HelperConfig
 from fxprofile.crunch.helper_connection import START_TIMEOUT, HelperConnection
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.result import InvalidResult, Outcome, Report, decode, judge
+from fxprofile.crunch.result import CrunchOutcome, InvalidResult, Report, decode, judge
 from fxprofile.crunch.sandbox import LAYERS, Mode, is_enough, process
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.notifier import Notifier
@@ -188,11 +188,11 @@ class CrunchPool(Service):
         except TimeoutError:
             _log.error("Crunch helper hangs in job {job}; killing it", job=job)
             helper.kill()
-            return Report(Outcome("crashed", "the helper hung"), permanent=False)
+            return Report(CrunchOutcome("crashed", "the helper hung"), permanent=False)
         except Exception as error:
             # The helper is gone, or did not understand the command.
             _log.warn("Crunch helper failed: {error}", error=repr(error))
-            return Report(Outcome("crashed", "the helper failed"), permanent=False)
+            return Report(CrunchOutcome("crashed", "the helper failed"), permanent=False)
         finally:
             helper.jobs -= 1
             self._free.release()
@@ -295,7 +295,7 @@ def _unnamed_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _read(output: IO[bytes], limit: int) -> Outcome | str:
+def _read(output: IO[bytes], limit: int) -> CrunchOutcome | str:
     """Return a child's result, or what is wrong with it; runs in a thread."""
     try:
         return decode(os.pread(output.fileno(), limit + 1, 0))

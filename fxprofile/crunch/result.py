@@ -67,7 +67,7 @@ class InvalidResult(Exception):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CrunchOutcome:
     """
     The outcome of an image.
 
@@ -102,14 +102,14 @@ class Report:
     :ivar resident: the peak of the memory in use, in bytes.
     """
 
-    outcome: Outcome
+    outcome: CrunchOutcome
     permanent: bool
     cpu: float = 0.0
     wall: float = 0.0
     resident: int = 0
 
 
-def judge(end: ChildExit, written: Outcome | str, limits: Limits) -> Report:
+def judge(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> Report:
     """
     Combine what a child wrote with how it ended.
 
@@ -121,39 +121,39 @@ def judge(end: ChildExit, written: Outcome | str, limits: Limits) -> Report:
     return Report(outcome, permanent, end["cpu"], end["wall"], end["resident"])
 
 
-def _outcome(end: ChildExit, written: Outcome | str, limits: Limits) -> Outcome:
+def _outcome(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> CrunchOutcome:
     if end["ended"] == "timeout":
-        return Outcome("timeout", f"not finished after {limits.timeout} seconds")
+        return CrunchOutcome("timeout", f"not finished after {limits.timeout} seconds")
     if end["ended"]:
-        return Outcome("crashed", end["ended"])
+        return CrunchOutcome("crashed", end["ended"])
     if end["status"] != 0:
         return _death(end, limits)
     if isinstance(written, str):
-        return Outcome("crashed", f"invalid result: {written}")
+        return CrunchOutcome("crashed", f"invalid result: {written}")
     used = max(written.peak - end["base"], end["resident"])
     if written.reason == "corrupt" and used > _NEAR_LIMIT * limits.memory:
         return replace(written, reason="memory")
     return written
 
 
-def _death(end: ChildExit, limits: Limits) -> Outcome:
+def _death(end: ChildExit, limits: Limits) -> CrunchOutcome:
     """Return why a child ended that neither exited with 0 nor was killed by its helper."""
     stderr = ascii(end["stderr"][-200:].decode("utf-8", "replace"))[1:-1]
     if end["status"] > 0:
-        return Outcome("crashed", f"exit status {end['status']} {stderr}".strip())
+        return CrunchOutcome("crashed", f"exit status {end['status']} {stderr}".strip())
     number = -end["status"]
     name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
     out_of_time = number == signal.SIGKILL and end["cpu"] >= limits.cpu
     if number in (signal.SIGXCPU, signal.SIGALRM) or out_of_time:
-        return Outcome("timeout", f"{name} after {end['cpu']:.1f} seconds of processor time")
+        return CrunchOutcome("timeout", f"{name} after {end['cpu']:.1f} seconds of processor time")
     if number == signal.SIGKILL or end["resident"] > _NEAR_LIMIT * limits.memory:
         # Our processes did not kill it; the kernel does when memory runs out.
         detail = f"{name} with {end['resident'] >> 20} MiB in use {stderr}"
-        return Outcome("memory", detail.strip())
-    return Outcome("crashed", f"{name} {stderr}".strip())
+        return CrunchOutcome("memory", detail.strip())
+    return CrunchOutcome("crashed", f"{name} {stderr}".strip())
 
 
-def decode(data: bytes) -> Outcome:
+def decode(data: bytes) -> CrunchOutcome:
     """
     Read and check a result file.
 
@@ -165,7 +165,7 @@ def decode(data: bytes) -> Outcome:
     if not isinstance(sides, list) or len(sides) != 2:
         raise InvalidResult("sides are not two numbers")
     width, height = (_number(side, 0, 1 << 32, "side") for side in sides)
-    outcome = Outcome(
+    outcome = CrunchOutcome(
         kind=kind if kind in _KINDS else "",
         sides=(width, height),
         peak=_number(header.get("peak"), 0, 1 << 50, "peak"),

@@ -21,7 +21,7 @@ from fxprofile.admin.doctor import (
     check_layers,
     run_checks,
 )
-from fxprofile.crunch.result import Outcome
+from fxprofile.crunch.result import CrunchOutcome
 from fxprofile.crunch.sandbox import LAYERS
 from fxprofile.model.errors import ConfigError, StorageError, StoreError
 from fxprofile.settings.model import Settings
@@ -182,9 +182,9 @@ class CodecsTests(SynchronousTestCase):
     def test_a_refused_sample_is_a_problem_that_names_it(self) -> None:
         """If good images are refused, the finding names them, the reasons and the codecs."""
         outcomes = {
-            "png": Outcome(kind="png"),
-            "gif": Outcome(reason="corrupt", detail="no decoder"),
-            "webp": Outcome(kind="avif"),
+            "png": CrunchOutcome(kind="png"),
+            "gif": CrunchOutcome(reason="corrupt", detail="no decoder"),
+            "webp": CrunchOutcome(kind="avif"),
         }
         flaw = self.assertRaises(Flaw, check_codecs, outcomes, {"pil": "13.0.0"})
         self.assertEqual(flaw.level, Level.PROBLEM)

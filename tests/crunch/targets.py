@@ -207,10 +207,10 @@ def beginnings(name: str) -> Iterator[bytes]:
         yield from (data for kind, data in honest.items() if kind.startswith("webp"))
         yield from (extended(9, 9), lossless_header(9, 9))
     elif name == "result":
-        yield job.encode_result(result.Outcome(reason="corrupt", detail="cut"))
+        yield job.encode_result(result.CrunchOutcome(reason="corrupt", detail="cut"))
         for forms in (["png"], list(FORMATS)):
             pictures = {form: made[form] for form in forms}
-            outcome = result.Outcome(kind="png", sides=(40, 30), pictures=pictures)
+            outcome = result.CrunchOutcome(kind="png", sides=(40, 30), pictures=pictures)
             yield job.encode_result(outcome)
     elif name == "stored":
         yield from (zlib.compress(images["small"].tobytes(), level) for level in (0, 1, 9))

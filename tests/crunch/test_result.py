@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.crunch.codec.job import encode_result, encode_sizes
 from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import Limits
-from fxprofile.crunch.result import InvalidResult, Outcome, decode, judge
+from fxprofile.crunch.result import CrunchOutcome, InvalidResult, decode, judge
 from fxprofile.model.avatars import REASONS, Pictures
 from tests.corpus.drawing import photo
 
@@ -31,7 +31,7 @@ def pictures(form: str = "png") -> Pictures:
 
 def encoded(formats: Mapping[str, Pictures]) -> bytes:
     """Return a result file with these pictures."""
-    return encode_result(Outcome(kind="png", sides=(80, 80), peak=1 << 27, pictures=formats))
+    return encode_result(CrunchOutcome(kind="png", sides=(80, 80), peak=1 << 27, pictures=formats))
 
 
 GOOD = encoded({"png": pictures()})
@@ -64,7 +64,7 @@ class DecodeTests(SynchronousTestCase):
 
     def test_a_detail_cannot_break_a_log(self) -> None:
         """The detail of a refusal is shortened, and control characters in it are escaped."""
-        wanted = Outcome(reason="corrupt", detail="bad \n\x1b[31m ü" + "x" * 500, peak=3)
+        wanted = CrunchOutcome(reason="corrupt", detail="bad \n\x1b[31m ü" + "x" * 500, peak=3)
         outcome = decode(encode_result(wanted))
         self.assertEqual(outcome.reason, "corrupt")
         self.assertTrue(outcome.detail.isascii() and outcome.detail.isprintable())
@@ -180,13 +180,15 @@ EXITED: ChildExit = {
     "base": 100 << 20,
     "stderr": b"",
 }
-READY = Outcome(kind="png")
+READY = CrunchOutcome(kind="png")
 
 
 class JudgeTests(SynchronousTestCase):
     """The reason of a failure, and whether it is permanent."""
 
-    def judge(self, written: Outcome | str = READY, **changes: object) -> tuple[str | None, bool]:
+    def judge(
+        self, written: CrunchOutcome | str = READY, **changes: object
+    ) -> tuple[str | None, bool]:
         end: Any = {**EXITED, **changes}
         report = judge(end, written, LIMITS)
         if report.outcome.reason is not None:
@@ -201,11 +203,11 @@ class JudgeTests(SynchronousTestCase):
     def test_refusals_are_permanent(self) -> None:
         """A refusal by the child is the fault of the image."""
         for reason in ("unsupported", "corrupt", "too_many_pixels", "too_large"):
-            self.assertEqual(self.judge(Outcome(reason=reason)), (reason, True))
+            self.assertEqual(self.judge(CrunchOutcome(reason=reason)), (reason, True))
 
     def test_results_of_killed_children_are_ignored(self) -> None:
         """What a child wrote before its helper killed it is ignored."""
-        for written in (READY, Outcome(reason="corrupt"), "nothing"):
+        for written in (READY, CrunchOutcome(reason="corrupt"), "nothing"):
             self.assertEqual(self.judge(written, ended="timeout", status=-9), ("timeout", False))
             self.assertEqual(self.judge(written, ended="cancelled", status=-9), ("crashed", False))
             self.assertEqual(self.judge(written, ended="unlocked", status=-9), ("crashed", False))
@@ -222,7 +224,7 @@ class JudgeTests(SynchronousTestCase):
             (70, "crashed"),
             (-64, "crashed"),
         ):
-            for written in (READY, Outcome(reason="corrupt"), "half of it"):
+            for written in (READY, CrunchOutcome(reason="corrupt"), "half of it"):
                 self.assertEqual(self.judge(written, status=status), (reason, False))
 
     def test_sigkill_at_the_cpu_limit_is_a_timeout(self) -> None:
@@ -239,7 +241,7 @@ class JudgeTests(SynchronousTestCase):
 
     def test_a_lack_of_memory_is_not_permanent(self) -> None:
         """An image for which a child had too little memory may be tried again."""
-        self.assertEqual(self.judge(Outcome(reason="memory")), ("memory", False))
+        self.assertEqual(self.judge(CrunchOutcome(reason="memory")), ("memory", False))
 
     def test_corrupt_near_the_memory_limit_is_a_lack_of_memory(self) -> None:
         """An image called damaged after nearly all memory was used may be tried again."""
@@ -248,7 +250,7 @@ class JudgeTests(SynchronousTestCase):
             (950 << 20, 50 << 20, ("memory", False)),
             (0, 900 << 20, ("memory", False)),
         ):
-            outcome = Outcome(reason="corrupt", peak=peak)
+            outcome = CrunchOutcome(reason="corrupt", peak=peak)
             self.assertEqual(self.judge(outcome, resident=resident), expected)
 
     def test_standard_error_is_escaped(self) -> None:

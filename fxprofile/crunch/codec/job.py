@@ -20,7 +20,7 @@ from fxprofile.crunch.codec.containers.contents import Buffer
 from fxprofile.crunch.codec.decoders import prepare
 from fxprofile.crunch.codec.placeholder import blurhash
 from fxprofile.crunch.limits import MAX_BYTES, SIZES, Limits, Refused
-from fxprofile.crunch.result import LENGTH, MAX_DETAIL, Outcome
+from fxprofile.crunch.result import LENGTH, MAX_DETAIL, CrunchOutcome
 from fxprofile.crunch.signature import MEDIA_TYPES
 from fxprofile.model.avatars import Pictures, Variant
 
@@ -48,21 +48,21 @@ def run(data: Buffer, limits: Limits) -> None:
     write(OUTPUT, encode_result(crunch(data, limits)))
 
 
-def crunch(data: Buffer, limits: Limits) -> Outcome:
+def crunch(data: Buffer, limits: Limits) -> CrunchOutcome:
     """Crunch an image; refusals and a lack of memory are outcomes too."""
     try:
         source, images = pixels.reduced(data, limits)
     except Refused as refused:
-        return Outcome(refused.reason, str(refused), peak=_peak())
+        return CrunchOutcome(refused.reason, str(refused), peak=_peak())
     except MemoryError as error:
-        return Outcome("memory", str(error), peak=_peak())
+        return CrunchOutcome("memory", str(error), peak=_peak())
     pictures: dict[str, Pictures] = {}
     for form in ("png", *limits.formats):
         pictures[form] = encode_sizes(images, form)
         for name, (variant, _) in pictures[form].items():
             if variant.bytes > MAX_BYTES[name]:
-                return Outcome("too_large", f"{name} has {variant.bytes} bytes in {form}")
-    return Outcome(
+                return CrunchOutcome("too_large", f"{name} has {variant.bytes} bytes in {form}")
+    return CrunchOutcome(
         kind=source.kind,
         sides=(source.width, source.height),
         peak=_peak(),
@@ -101,7 +101,7 @@ def encode(image: Image.Image, form: str) -> bytes:
     return file.getvalue()
 
 
-def encode_result(outcome: Outcome) -> bytes:
+def encode_result(outcome: CrunchOutcome) -> bytes:
     """Return the result file of an outcome, which :mod:`fxprofile.crunch.result` describes."""
     header: dict[str, object] = {
         "v": 1,
