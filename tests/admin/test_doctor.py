@@ -128,7 +128,7 @@ class DoctorTests(AdminCase):
         found = await self.findings("--role=worker", "--set=crunch.max_side=1", status=1)
         self.assertEqual(found["sandbox"]["level"], "ok")
         self.assertEqual(found["codecs"]["level"], "problem")
-        self.assertIn("too_many_pixels", found["codecs"]["text"])
+        self.assertIn("too_wide", found["codecs"]["text"])
         self.assertIn("jobs queue", found)
 
     async def test_dead_letters_are_warnings(self) -> None:
