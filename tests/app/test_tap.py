@@ -27,20 +27,20 @@ class NamesTests(SynchronousTestCase):
         options.parseOptions(arguments)
         return parent["pidfile"], parent["logfile"]
 
-    def test_daemon(self) -> None:
-        """A daemon's pid file and log file have the name of the role."""
+    def test_files_of_a_daemon_are_named_after_its_role(self) -> None:
+        """The pid file and the log file of a daemon are named after its role."""
         self.assertEqual(self.names("--role=web"), ("fxprofile-web.pid", "fxprofile-web.log"))
         self.assertEqual(self.names(), ("fxprofile-combined.pid", "fxprofile-combined.log"))
 
-    def test_foreground(self) -> None:
-        """In the foreground there is no pid file, and the log goes to the standard output."""
+    def test_foreground_process_has_no_files(self) -> None:
+        """A foreground process has no pid file and logs to standard output."""
         self.assertEqual(self.names(nodaemon=1), ("", None))
 
-    def test_named(self) -> None:
-        """Files that have been named keep their names."""
+    def test_named_files_keep_their_names(self) -> None:
+        """A pid file or log file named on the command line keeps its name."""
         named = {"pidfile": "/run/a.pid", "logfile": "/var/log/a.log"}
         self.assertEqual(self.names(**named), ("/run/a.pid", "/var/log/a.log"))
 
-    def test_syslog(self) -> None:
-        """A log that goes to syslog gets no file."""
+    def test_syslog_needs_no_file(self) -> None:
+        """A process that logs to syslog has no log file."""
         self.assertEqual(self.names(syslog=1), ("fxprofile-combined.pid", None))

@@ -12,14 +12,14 @@ from fxprofile.deferreds.notifier import Notifier
 
 
 class NotifierTests(SynchronousTestCase):
-    """Those who wait for something by its name."""
+    """Subscribers that wait for the notification of a key."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.notifier = Notifier()
 
-    def test_ring(self) -> None:
-        """A ring wakes everybody who listens for that name, and nobody else."""
+    def test_notification_wakes_subscribers_of_its_key(self) -> None:
+        """A notification wakes every subscriber of its key, and no other."""
         with (
             self.notifier.subscribe("a") as one,
             self.notifier.subscribe("a") as two,
@@ -32,14 +32,14 @@ class NotifierTests(SynchronousTestCase):
             self.assertIsNone(self.successResultOf(waits[2]))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_rung_before(self) -> None:
-        """Who listened when it rang does not wait any more."""
+    def test_notification_before_the_wait_ends_it_at_once(self) -> None:
+        """A subscriber that was notified before it waits does not wait."""
         with self.notifier.subscribe("a") as subscription:
             self.notifier.notify("a")
             self.successResultOf(Deferred.fromCoroutine(subscription.wait(self.clock, 9)))
 
-    def test_nobody(self) -> None:
-        """A ring that nobody hears is gone."""
+    def test_notification_without_subscribers_is_lost(self) -> None:
+        """A notification without subscribers does not wake a later subscriber."""
         with self.notifier.subscribe("a"):
             pass
         self.notifier.notify("a")
@@ -48,8 +48,8 @@ class NotifierTests(SynchronousTestCase):
             self.assertNoResult(wait)
             self.clock.advance(9)
 
-    def test_cancelled_by_another(self) -> None:
-        """Who is woken may make others give up."""
+    def test_woken_subscriber_may_cancel_others(self) -> None:
+        """A subscriber that is woken may cancel the others."""
         with self.notifier.subscribe("a") as one, self.notifier.subscribe("a") as two:
             waits = [Deferred.fromCoroutine(b.wait(self.clock, 9)) for b in (one, two)]
             for wait, other in (waits, waits[::-1]):

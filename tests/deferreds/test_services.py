@@ -23,10 +23,10 @@ from fxprofile.model.errors import StorageError
 
 
 class SleepTests(SynchronousTestCase):
-    """Waiting."""
+    """Sleeping on a clock."""
 
-    def test_wakes(self) -> None:
-        """It wakes after so many seconds."""
+    def test_sleep_ends_after_its_seconds(self) -> None:
+        """A sleep ends after its number of seconds."""
         clock = Clock()
         sleeping = sleep(clock, 5)
         clock.advance(4.9)
@@ -34,8 +34,8 @@ class SleepTests(SynchronousTestCase):
         clock.advance(0.1)
         self.assertIsNone(self.successResultOf(sleeping))
 
-    def test_cancelled(self) -> None:
-        """A sleep that is cancelled leaves nothing on the clock."""
+    def test_cancelled_sleep_leaves_no_delayed_call(self) -> None:
+        """A cancelled sleep leaves no delayed call on the clock."""
         clock = Clock()
         sleeping = sleep(clock, 5)
         sleeping.cancel()
@@ -44,7 +44,7 @@ class SleepTests(SynchronousTestCase):
 
 
 class DetachedTests(SynchronousTestCase):
-    """Work that goes on whoever waits."""
+    """Detached work, which continues if its caller is cancelled."""
 
     def setUp(self) -> None:
         self.step: Deferred[Any] = Deferred()
@@ -54,75 +54,75 @@ class DetachedTests(SynchronousTestCase):
         self.done.append(await self.step)
         return self.done[0]
 
-    def test_result(self) -> None:
-        """Who waits gets the result."""
+    def test_caller_gets_the_result(self) -> None:
+        """The caller gets the result of detached work."""
         waiting = detached(self.work())
         self.step.callback("x")
         self.assertEqual(self.successResultOf(waiting), "x")
 
-    def test_failure(self) -> None:
-        """Who waits gets the failure, and it is not logged besides."""
+    def test_caller_gets_the_failure(self) -> None:
+        """The caller gets the failure of detached work, which is not logged too."""
         waiting = detached(self.work())
         self.step.errback(StorageError("x"))
         self.failureResultOf(waiting, StorageError)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_at_once(self) -> None:
-        """Work that waits for nothing is done at once."""
+    def test_work_without_waiting_is_done_at_once(self) -> None:
+        """Detached work that does not wait has its result at once."""
         self.step.callback("x")
         self.assertEqual(self.successResultOf(detached(self.work())), "x")
 
-    def test_goes_on(self) -> None:
-        """Who stops waiting does not stop the work."""
+    def test_cancelling_the_caller_does_not_stop_the_work(self) -> None:
+        """Detached work continues after its caller is cancelled."""
         waiting = detached(self.work())
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         self.step.callback("x")
         self.assertEqual(self.done, ["x"])
 
-    def given_up(self, error: Exception) -> None:
-        """Work fails that nobody waits for any longer."""
+    def fail_after_cancellation(self, error: Exception) -> None:
+        """Let detached work fail after its caller was cancelled."""
         waiting = detached(self.work())
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         self.step.errback(error)
 
-    def test_nobody_waits(self) -> None:
-        """A failure that nobody waits for any longer is logged."""
-        self.given_up(ZeroDivisionError())
+    def test_abandoned_failure_is_logged(self) -> None:
+        """A failure of detached work whose caller was cancelled is logged."""
+        self.fail_after_cancellation(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_outage(self) -> None:
-        """One that is the fault of something outside is a warning, as it is of those who wait."""
+    def test_abandoned_driver_error_is_a_warning(self) -> None:
+        """A driver error of detached work whose caller was cancelled is logged as a warning."""
         with capturedLogs() as events:
-            self.given_up(StorageError("the bucket is away"))
+            self.fail_after_cancellation(StorageError("the bucket is unavailable"))
         self.assertEqual(self.flushLoggedErrors(), [])
         (event,) = events
         self.assertEqual(event["log_level"], LogLevel.warn)
-        self.assertIn("the bucket is away", formatEvent(event))
+        self.assertIn("the bucket is unavailable", formatEvent(event))
 
 
 class BodyTests(SynchronousTestCase):
-    """Bodies of bytes."""
+    """Streamed bodies."""
 
     def run_now(self, work: Any) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(work))
 
-    def test_read_all(self) -> None:
-        """All pieces come, in order, and none is empty."""
+    def test_read_all_returns_every_piece(self) -> None:
+        """``read_all`` returns all pieces of a body in order, for any size of the pieces."""
         for data in (b"", b"x", b"0123456789"):
             for piece in (1, 3, 10, 100):
                 self.assertEqual(self.run_now(read_all(BytesBody(data, piece), 10)), data)
 
-    def test_limit(self) -> None:
-        """A body that is too long is given up, and closed."""
+    def test_read_all_closes_a_body_over_its_limit(self) -> None:
+        """``read_all`` raises OverflowError for a body over its limit, and closes the body."""
         body = BytesBody(b"x" * 100, 10)
         reading = Deferred.fromCoroutine(read_all(body, 50))
         self.failureResultOf(reading, OverflowError)
         self.assertEqual(self.run_now(read_all(body, 100)), b"")
 
-    def test_close(self) -> None:
-        """A closed body gives nothing more, and may be closed again."""
+    def test_closed_body_ends(self) -> None:
+        """A closed body yields no further piece, and closing it again has no effect."""
         body = BytesBody(b"xyz", 1)
         self.assertEqual(self.run_now(body.__anext__()), b"x")
         self.run_now(body.aclose())
@@ -131,7 +131,7 @@ class BodyTests(SynchronousTestCase):
 
 
 class Part(Service):
-    """A service whose stop takes as long as a test likes."""
+    """A service whose stop ends when a test fires ``stopping``."""
 
     def __init__(self, name: str, diary: list[str], error: Exception | None = None) -> None:
         self.setName(name)
@@ -152,7 +152,7 @@ class Part(Service):
 
 
 class StackTests(SynchronousTestCase):
-    """Services that stand on each other."""
+    """A stack of services, each of which uses those below it."""
 
     def setUp(self) -> None:
         self.diary: list[str] = []
@@ -163,8 +163,8 @@ class StackTests(SynchronousTestCase):
         part.setServiceParent(self.stack)
         return part
 
-    def test_order(self) -> None:
-        """They start in order and stop in reverse, each after the one above has stopped."""
+    def test_services_stop_in_reverse_order(self) -> None:
+        """Services start in order and stop in reverse, each after the one above has stopped."""
         below, above = self.add("below"), self.add("above")
         self.stack.startService()
         stopping = self.stack.stopService()
@@ -176,8 +176,8 @@ class StackTests(SynchronousTestCase):
         self.successResultOf(stopping)
         self.assertFalse(self.stack.running)
 
-    def test_failures(self) -> None:
-        """One that cannot be stopped does not keep those below from it."""
+    def test_failing_stop_does_not_keep_others_from_stopping(self) -> None:
+        """The services below a service that fails to stop are still stopped."""
         below = self.add("below")
         failing = self.add("failing")
         self.add("raising", RuntimeError("x"))
@@ -190,7 +190,7 @@ class StackTests(SynchronousTestCase):
 
 
 class RepeatTests(SynchronousTestCase):
-    """Calls that are made again and again."""
+    """A call that is repeated with a period."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -210,8 +210,8 @@ class RepeatTests(SynchronousTestCase):
         service.startService()
         return service
 
-    def test_period(self) -> None:
-        """The time runs from the end of one call to the next."""
+    def test_period_runs_from_the_end_of_a_call(self) -> None:
+        """The period runs from the end of a call to the start of the next."""
         held: Deferred[None] = Deferred()
         self.outcomes = [held]
         service = self.start()
@@ -225,8 +225,8 @@ class RepeatTests(SynchronousTestCase):
         self.assertEqual(self.calls, 2)
         self.successResultOf(service.stopService())
 
-    def test_survives(self) -> None:
-        """Whatever a call raises, the next one comes; what nobody expects has a trace."""
+    def test_calls_continue_after_any_error(self) -> None:
+        """Calls continue after any error; an unexpected error is logged with its traceback."""
         self.outcomes = [StorageError("x"), ValueError("x"), CancelledError()]
         service = self.start()
         self.clock.pump([0, 10, 10, 10])
@@ -234,8 +234,8 @@ class RepeatTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors()), 2)
         self.successResultOf(service.stopService())
 
-    def test_stop(self) -> None:
-        """It stops in its sleep as in its call, at once, and leaves nothing on the clock."""
+    def test_stop_cancels_sleep_and_call(self) -> None:
+        """Stopping cancels the sleep or the call at once, and leaves no delayed call."""
         for outcomes in ([], [Deferred()]):
             self.outcomes = outcomes
             service = self.start()
@@ -244,16 +244,16 @@ class RepeatTests(SynchronousTestCase):
             self.successResultOf(service.stopService())
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_again(self) -> None:
-        """It can be started again."""
+    def test_service_can_be_started_again(self) -> None:
+        """A stopped service can be started again."""
         service = self.start()
         self.successResultOf(service.stopService())
         service.startService()
         self.assertEqual(self.calls, 2)
         self.successResultOf(service.stopService())
 
-    def test_stop_that_a_driver_takes_for_an_error(self) -> None:
-        """It stops even if what it calls makes another error of the cancellation."""
+    def test_stop_works_if_cancellation_becomes_another_error(self) -> None:
+        """The service stops even if the call turns its cancellation into another error."""
         held: Deferred[None] = Deferred()
         held.addErrback(lambda failure: Failure(StorageError("cancelled")))
         self.outcomes = [held]
@@ -262,8 +262,8 @@ class RepeatTests(SynchronousTestCase):
         self.clock.advance(100)
         self.assertEqual(self.calls, 1)
 
-    def test_restarted_in_mid_stop(self) -> None:
-        """One that is started again before it has quite stopped goes on once."""
+    def test_restart_before_the_stop_has_ended_runs_one_loop(self) -> None:
+        """A service that is started before its stop has ended runs one loop, not two."""
         slow: Deferred[None] = Deferred()
         first: Deferred[None] = Deferred()
         first.addErrback(lambda failure: slow)
@@ -287,23 +287,23 @@ class ThreadsTests(TestCase):
         threads.startService()
         return threads
 
-    async def test_runs(self) -> None:
-        """A call is made in another thread, and its result comes back."""
+    async def test_call_runs_in_another_thread(self) -> None:
+        """A call runs in another thread, and its result is returned."""
         threads = self.make()
         other = await threads.run(threading.get_ident)
         self.assertNotEqual(other, threading.get_ident())
         self.assertEqual(await threads.run(divmod, 7, 2), (3, 1))
         await threads.stopService()
 
-    async def test_raises(self) -> None:
-        """So does its error."""
+    async def test_error_of_a_call_is_raised(self) -> None:
+        """The error of a call in a thread is raised in the caller."""
         threads = self.make()
         with self.assertRaises(ZeroDivisionError):
             await threads.run(divmod, 1, 0)
         await threads.stopService()
 
-    async def test_bounded(self) -> None:
-        """No more calls run at one time than there are threads."""
+    async def test_calls_are_bounded_by_the_number_of_threads(self) -> None:
+        """No more calls run at the same time than there are threads."""
         threads = self.make(2)
         running, most, lock = 0, 0, threading.Lock()
         full = threading.Event()
@@ -324,8 +324,8 @@ class ThreadsTests(TestCase):
         self.assertEqual(most, 2)
         await threads.stopService()
 
-    async def test_stop_waits(self) -> None:
-        """A stop waits for the calls in hand, and does not block the reactor."""
+    async def test_stop_waits_for_calls_in_flight(self) -> None:
+        """Stopping waits for the calls in flight without blocking the reactor."""
         threads = self.make(1)
         go, done = threading.Event(), []
         calling = threads.run(lambda: (go.wait(10), done.append(1)))
@@ -335,6 +335,6 @@ class ThreadsTests(TestCase):
         self.assertEqual(done, [1])
         await calling
 
-    async def test_never_used(self) -> None:
-        """Threads that were never used stop as well."""
+    async def test_unused_threads_stop(self) -> None:
+        """Threads that were never used can be stopped."""
         await self.make().stopService()

@@ -32,23 +32,23 @@ class FlightsTests(SynchronousTestCase):
     def join(self, key: str = "k") -> Deferred[str]:
         return self.flights.join(key, self.work)
 
-    def test_one_for_all(self) -> None:
-        """Those who ask at the same time get the outcome of one piece of work."""
+    def test_concurrent_callers_share_one_call(self) -> None:
+        """Concurrent callers get the result of one call."""
         waiters = [self.join() for _ in range(5)]
         self.assertEqual(len(self.started), 1)
         self.started[0].callback("done")
         self.assertEqual([self.successResultOf(w) for w in waiters], ["done"] * 5)
         self.assertEqual(len(self.flights), 0)
 
-    def test_failure_for_all(self) -> None:
-        """A failure reaches everybody who waits."""
+    def test_failure_reaches_every_caller(self) -> None:
+        """A failure is raised in every waiting caller."""
         waiters = [self.join() for _ in range(3)]
         self.started[0].errback(ValueError("no"))
         for waiter in waiters:
             self.failureResultOf(waiter, ValueError)
 
-    def test_failure_does_not_grow(self) -> None:
-        """However many raise a failure that they share, its traceback is that of one."""
+    def test_shared_failure_does_not_grow(self) -> None:
+        """The traceback of a shared failure does not grow with the number of callers."""
 
         async def wait() -> None:
             await self.join()
@@ -59,15 +59,15 @@ class FlightsTests(SynchronousTestCase):
             error = self.failureResultOf(waiter, ValueError).value
         self.assertLess(len(traceback.extract_tb(error.__traceback__)), 10)
 
-    def test_failure_of_nobody(self) -> None:
-        """What fails after all gave up is logged, unless it fails because of that."""
+    def test_failure_without_callers_is_logged(self) -> None:
+        """A failure after all callers were cancelled is logged, unless it is that cancellation."""
         for error, logged in ((StorageError("cancelled"), 0), (ValueError("no"), 1)):
             self.failing = error
             self.failureResultOf(_cancelled(self.join()), CancelledError)
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), logged)
 
-    def test_nothing_is_remembered(self) -> None:
-        """Who comes after the end starts anew, after a failure too."""
+    def test_no_result_is_cached(self) -> None:
+        """A caller after the end of a call starts a new one, also after a failure."""
         first = self.join()
         self.started[0].errback(ValueError("no"))
         self.failureResultOf(first, ValueError)
@@ -75,8 +75,8 @@ class FlightsTests(SynchronousTestCase):
         self.started[1].callback("yes")
         self.assertEqual(self.successResultOf(second), "yes")
 
-    def test_keys_apart(self) -> None:
-        """Work under different keys has nothing to do with each other."""
+    def test_keys_are_independent(self) -> None:
+        """Calls with different keys are independent."""
         one, other = self.join("1"), self.join("2")
         self.started[1].callback("two")
         self.assertNoResult(one)
@@ -84,8 +84,8 @@ class FlightsTests(SynchronousTestCase):
         self.started[0].callback("one")
         self.assertEqual(self.successResultOf(one), "one")
 
-    def test_one_gives_up(self) -> None:
-        """Who gives up does not take the work from the others."""
+    def test_cancelled_caller_leaves_the_call_to_others(self) -> None:
+        """Cancelling one caller does not cancel the call of the others."""
         one, other = self.join(), self.join()
         one.cancel()
         self.failureResultOf(one, CancelledError)
@@ -93,8 +93,8 @@ class FlightsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(other), "done")
         self.assertEqual(self.cancelled, 0)
 
-    def test_all_give_up(self) -> None:
-        """When nobody waits any longer, the work is cancelled."""
+    def test_call_is_cancelled_with_its_last_caller(self) -> None:
+        """The call is cancelled when its last caller is cancelled."""
         waiters = [self.join(), self.join()]
         for waiter in waiters:
             waiter.cancel()
@@ -102,15 +102,15 @@ class FlightsTests(SynchronousTestCase):
         self.assertEqual(self.cancelled, 1)
         self.assertEqual(len(self.flights), 0)
 
-    def test_after_all_gave_up(self) -> None:
-        """Who comes after the cancellation starts anew and is not cancelled."""
+    def test_caller_after_the_cancellation_starts_a_new_call(self) -> None:
+        """A caller after the cancellation starts a new call, which is not cancelled."""
         self.failureResultOf(_cancelled(self.join()), CancelledError)
         late = self.join()
         self.started[1].callback("done")
         self.assertEqual(self.successResultOf(late), "done")
 
-    def test_done_at_once(self) -> None:
-        """Work that need not wait is done when it is joined."""
+    def test_call_without_waiting_is_done_at_once(self) -> None:
+        """A call that does not wait has its result at once."""
 
         async def work() -> str:
             return "now"
@@ -118,8 +118,8 @@ class FlightsTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.flights.join("k", work)), "now")
         self.assertEqual(len(self.flights), 0)
 
-    def test_joined_from_its_end(self) -> None:
-        """Who asks again when the outcome arrives starts new work."""
+    def test_caller_from_a_callback_starts_a_new_call(self) -> None:
+        """A caller that calls again from its callback starts a new call."""
         again: list[Deferred[str]] = []
         self.join().addCallback(lambda _: again.append(self.join()))
         self.started[0].callback("done")
@@ -127,16 +127,16 @@ class FlightsTests(SynchronousTestCase):
         self.started[1].callback("again")
         self.assertEqual(self.successResultOf(again[0]), "again")
 
-    def test_giving_up_another(self) -> None:
-        """A waiter that is told first may give up the others."""
+    def test_caller_may_cancel_others_from_its_callback(self) -> None:
+        """The first caller that gets the result may cancel the others."""
         first, second = self.join(), self.join()
         first.addCallback(lambda _: second.cancel())
         self.started[0].callback("done")
         self.failureResultOf(second, CancelledError)
         self.assertEqual(len(self.flights), 0)
 
-    def test_giving_up_late(self) -> None:
-        """Giving up what is done changes nothing."""
+    def test_cancelling_after_the_end_has_no_effect(self) -> None:
+        """Cancelling a caller after the end of the call has no effect."""
         waiter = self.join()
         self.started[0].callback("done")
         waiter.cancel()

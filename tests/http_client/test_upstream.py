@@ -38,7 +38,7 @@ TIMEOUT = 0.3
 
 
 async def settle(condition: Any) -> None:
-    """Wait until something is so; the time of the test is the limit."""
+    """Wait until a condition holds; the timeout of the test is the limit."""
     while not condition():
         await deferLater(reactor, 0.005)
 
@@ -77,10 +77,10 @@ class RealCase(TestCase):
 
 
 class UpstreamTests(RealCase):
-    """A request and its answer."""
+    """A request and its response."""
 
-    async def test_answer(self) -> None:
-        """An answer is its status and its JSON object."""
+    async def test_response_has_status_and_json_object(self) -> None:
+        """A response has its status and its JSON object."""
         url = self.serve(FakeOAuth())
         answer = await self.upstream(timeout=5).request(
             "POST", f"{url}/v1/verify", body={"token": "alice"}
@@ -89,7 +89,7 @@ class UpstreamTests(RealCase):
         self.assertEqual((answer.members or {})["user"], ALICE)
 
     async def test_no_compression_and_no_cookies(self) -> None:
-        """Compressed answers are not asked for, and cookies of a server are not kept."""
+        """Requests do not accept compression, and cookies of a server are not stored."""
         server = FakeOAuth()
         server.answer = lambda _: Said(headers={"set-cookie": "session=alice; Path=/"})
         asking = self.upstream(timeout=5)
@@ -100,8 +100,8 @@ class UpstreamTests(RealCase):
             self.assertEqual(seen.headers.getRawHeaders("accept-encoding"), ["identity"])
             self.assertFalse(seen.headers.hasHeader("cookie"))
 
-    async def test_compressed(self) -> None:
-        """A compressed answer is refused, however small it is."""
+    async def test_compressed_response_is_an_error(self) -> None:
+        """A compressed response of any size is an error."""
         server = FakeOAuth()
         server.answer = lambda _: Said(
             body=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}
@@ -110,8 +110,8 @@ class UpstreamTests(RealCase):
             await self.upstream(timeout=5).request("GET", self.serve(server))
         self.assertIn("compressed", str(raised.exception))
 
-    async def test_connections_are_kept(self) -> None:
-        """Requests that follow each other share a connection."""
+    async def test_connections_are_reused(self) -> None:
+        """Consecutive requests share a connection."""
 
         def react(connection: Connection) -> None:
             connection.write(hostile.HEAD + b"Content-Length: 2\r\n\r\n{}")
@@ -122,8 +122,8 @@ class UpstreamTests(RealCase):
             await asking.request("GET", url)
         self.assertEqual((len(server.connections), len(server.received)), (1, 3))
 
-    async def test_hostile_servers(self) -> None:
-        """Whatever a server does, a failure comes in time, and the connection is closed."""
+    async def test_hostile_servers_fail_within_the_timeout(self) -> None:
+        """A request to a misbehaving server fails within its timeout and closes its connection."""
         for name, react in hostile.ALL.items():
             server, url = self.serve_hostile(react)
             started = reactor.seconds()
@@ -134,21 +134,21 @@ class UpstreamTests(RealCase):
             self.assertTrue(str(raised.exception).startswith("the server: "), name)
             await settle(lambda server=server: server.open == 0)
 
-    async def test_dead_server(self) -> None:
-        """A port on which nobody listens is a failure."""
+    async def test_refused_connection_is_an_error(self) -> None:
+        """A refused connection is an error."""
         port, url = listen(reactor, FakeOAuth())
         await port.stopListening()
         with self.assertRaises(UpstreamFailure) as raised:
             await self.upstream(timeout=5).request("GET", url)
         self.assertIn("ConnectionRefusedError", str(raised.exception))
 
-    async def test_no_such_host(self) -> None:
-        """A name that means nothing is a failure."""
+    async def test_unknown_host_is_an_error(self) -> None:
+        """A host name that does not resolve is an error."""
         with self.assertRaises(UpstreamFailure):
             await self.upstream().request("GET", "http://nowhere.invalid/")
 
-    async def test_longest_answer(self) -> None:
-        """An answer may be just as long as the limit."""
+    async def test_response_of_the_maximum_length(self) -> None:
+        """A response may be exactly as long as the limit."""
         server = FakeOAuth()
         padding = MAX_BYTES - len('{"a": ""}')
         server.answer = lambda _: Said(members={"a": "x" * padding})
@@ -159,8 +159,8 @@ class UpstreamTests(RealCase):
         with self.assertRaises(UpstreamFailure):
             await self.upstream(timeout=5).request("GET", url)
 
-    async def test_without_length(self) -> None:
-        """The end of the connection is the end of a body that has no length."""
+    async def test_body_without_length_ends_with_the_connection(self) -> None:
+        """A body without Content-Length ends with the connection."""
 
         def react(connection: Connection) -> None:
             connection.write(hostile.HEAD + b'Connection: close\r\n\r\n{"a": 1}')
@@ -170,8 +170,8 @@ class UpstreamTests(RealCase):
         answer = await self.upstream(timeout=5).request("GET", url)
         self.assertEqual(answer.members, {"a": 1})
 
-    async def test_not_an_object(self) -> None:
-        """A body that is no JSON object is told as no members."""
+    async def test_body_that_is_not_an_object_has_no_members(self) -> None:
+        """A body that is not a JSON object gives a response without members."""
         server = FakeOAuth()
         url = self.serve(server)
         for body in (b"", b"[]", b'"a"', b"1", b"{", b"[" * 60_000, b"\xff", b"1" * 10_000):
@@ -179,8 +179,8 @@ class UpstreamTests(RealCase):
             answer = await self.upstream(timeout=5).request("GET", url)
             self.assertEqual((answer.status, answer.members), (418, None), body[:10])
 
-    async def test_idle_connection_was_closed(self) -> None:
-        """A request on a connection that the server closed meanwhile is sent once more."""
+    async def test_request_on_a_closed_idle_connection_is_retried(self) -> None:
+        """A request on an idle connection that the server has closed is sent again."""
 
         def react(connection: Connection) -> None:
             if connection.data.count(b"HTTP/1.1") == 1:
@@ -196,22 +196,22 @@ class UpstreamTests(RealCase):
         self.assertEqual(len(server.connections), 2)
         self.assertEqual(len(server.received), 3)
 
-    async def test_retried_once(self) -> None:
-        """A server that closes every connection is not asked for ever."""
+    async def test_request_is_retried_once(self) -> None:
+        """A request to a server that closes every connection is retried once."""
         server, url = self.serve_hostile(hostile.hang_up)
         with self.assertRaises(UpstreamFailure):
             await self.upstream(timeout=5).request("POST", url, body={})
         self.assertEqual(len(server.connections), 2)
 
-    async def test_not_retried(self) -> None:
-        """Where asking counts, it is done once."""
+    async def test_request_with_an_effect_is_not_retried(self) -> None:
+        """A request that is not idempotent is not retried."""
         server, url = self.serve_hostile(hostile.hang_up)
         with self.assertRaises(UpstreamFailure):
             await self.upstream(timeout=5, retry=False).request("POST", url, body={})
         self.assertEqual(len(server.connections), 1)
 
-    async def test_cancelling(self) -> None:
-        """Who stops waiting is told so, and the connection is closed, at every stage."""
+    async def test_cancelling_closes_the_connection_at_every_stage(self) -> None:
+        """Cancelling a request at any stage raises CancelledError and closes its connection."""
         for react in (hostile.silent, hostile.drip_head, hostile.drip_body):
             server, url = self.serve_hostile(react)
             asking = Deferred.fromCoroutine(self.upstream(timeout=60).request("GET", url))
@@ -222,8 +222,8 @@ class UpstreamTests(RealCase):
             await settle(lambda server=server: server.open == 0)
             self.assertEqual(len(server.connections), 1)
 
-    async def test_in_flight(self) -> None:
-        """A server is not asked more at one time than it may be."""
+    async def test_requests_in_flight_are_bounded(self) -> None:
+        """The number of requests in flight to a server is bounded."""
         server, url = self.serve_hostile(hostile.silent)
         asking = self.upstream(timeout=60)
         requests = [
@@ -242,10 +242,10 @@ class UpstreamTests(RealCase):
 
 
 class TurnsTests(SynchronousTestCase):
-    """Requests that wait for their turn."""
+    """Requests that wait for a free slot."""
 
-    def test_waiting_takes_from_the_time(self) -> None:
-        """Nobody waits for their turn longer than the answer may take."""
+    def test_waiting_for_a_slot_counts_towards_the_timeout(self) -> None:
+        """The time that a request waits for a free slot counts towards its timeout."""
         clock, server = Clock(), FakeOAuth()
         server.hold = True
         treq = StubTreq(server)
@@ -267,14 +267,14 @@ class TurnsTests(SynchronousTestCase):
 
 
 class FxaOverRealConnectionsTests(RealCase):
-    """The driver and servers that misbehave."""
+    """The fxa driver over real connections."""
 
     def identity(self, url: str, timeout: float = TIMEOUT) -> FxaIdentity:
         settings = IdentitySettings(oauth_url=f"{url}/v1", auth_url=f"{url}/v1", timeout=timeout)
         return FxaIdentity(self.client, reactor, Metrics(), settings, pool=self.pool)
 
-    async def test_both_servers(self) -> None:
-        """A token is verified and its account told."""
+    async def test_token_is_verified_and_account_read(self) -> None:
+        """The driver verifies a token and reads its account over real connections."""
         identity = self.identity(self.serve(FakeFxa()), timeout=5)
         credentials = await identity.verify(token="alice")
         account = await identity.account(token="alice", credentials=credentials)
@@ -282,8 +282,8 @@ class FxaOverRealConnectionsTests(RealCase):
         self.assertTrue(await identity.check(server="oauth"))
         self.assertTrue(await identity.check(server="auth"))
 
-    async def test_hostile(self) -> None:
-        """Each has its own error, whatever the server does."""
+    async def test_hostile_servers_raise_the_error_of_their_operation(self) -> None:
+        """A misbehaving server raises the error of the operation: verification or account."""
         credentials = Credentials(uid=ALICE, scopes=())
         for react in hostile.ALL.values():
             _, url = self.serve_hostile(react)
@@ -295,8 +295,8 @@ class FxaOverRealConnectionsTests(RealCase):
             self.assertFalse(await identity.check(server="oauth"), react.__name__)
             self.assertFalse(await identity.check(server="auth"), react.__name__)
 
-    async def test_stop(self) -> None:
-        """Stopping closes the connections that were kept."""
+    async def test_stop_closes_idle_connections(self) -> None:
+        """Stopping closes the idle connections."""
 
         def react(connection: Connection) -> None:
             body = json.dumps({"user": ALICE}).encode()
@@ -314,10 +314,10 @@ class FxaOverRealConnectionsTests(RealCase):
 
 
 class ReadingTests(SynchronousTestCase):
-    """Members of an answer."""
+    """Members of a response."""
 
-    def test_reading(self) -> None:
-        """What is of the right type is read, what is not is a ``ValueError``."""
+    def test_members_are_checked_for_their_type(self) -> None:
+        """A member of the right type is read; any other raises ``ValueError``."""
         self.assertEqual(as_text("é"), "é")
         self.assertEqual(as_texts(["a", ""]), ("a", ""))
         self.assertEqual(as_number(0), 0)
@@ -329,8 +329,8 @@ class ReadingTests(SynchronousTestCase):
         for value in (None, "1", True, -1, 2**60, float("nan"), float("inf"), [1]):
             self.assertRaises(ValueError, as_number, value)
 
-    def test_pool(self) -> None:
-        """Idle connections are closed before the servers close them."""
+    def test_idle_timeout_is_shorter_than_the_servers(self) -> None:
+        """The idle timeout of the pool is shorter than that of the servers."""
         pool = pool_for(reactor)
         self.assertEqual(pool.cachedConnectionTimeout, upstream.IDLE)
         self.assertFalse(pool.retryAutomatically)
