@@ -65,7 +65,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 class LayerTests(SynchronousTestCase):
-    """The levels that the folders state, which ``docs/architecture.md`` repeats."""
+    """The levels and libraries that the docstrings of the folders state."""
 
     def test_the_root_holds_only_the_plugin(self) -> None:
         """At the root of the package there is one module, ``tap``, which may import everything."""

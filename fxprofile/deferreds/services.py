@@ -1,4 +1,4 @@
-"""Services that start and stop in order, and a call that repeats until it is stopped."""
+"""A stack of services that stop one after the other, and a call that repeats."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from fxprofile.model.errors import DriverError
 
 class Stack(MultiService):
     """
-    Services that stand on each other: started in the order in which they were added,
-    and stopped one after the other in the reverse order, so that each can finish its
-    work with the help of those below.
+    Services that depend on each other.
+
+    They start in the order in which they were added, and stop in reverse: each has stopped
+    before the next one does, so it can finish its work with the services that it uses.
+    Twisted's ``MultiService`` stops all of them at the same time.
     """
 
     _log = Logger()
@@ -37,10 +39,12 @@ class Stack(MultiService):
 
 class Repeating(Service):
     """
-    Calls something again and again, whatever it raises, from its start until it is stopped.
+    Calls a function repeatedly while the service runs.
 
-    :param seconds: from the end of a call to the next.
-    :param what: it does, for the log.
+    An error is logged, and does not end the repetition, as it would end a ``LoopingCall``.
+
+    :param seconds: from the end of a call to the start of the next.
+    :param what: what the call does, for the log: "Cannot ...".
     """
 
     _log = Logger()
@@ -57,33 +61,33 @@ class Repeating(Service):
         self._seconds = seconds
         self._call = call
         self._loop: Deferred[None] | None = None
-        self._turn = 0
+        self._generation = 0
 
     def startService(self) -> None:
         super().startService()
-        self._turn += 1
-        self._loop = Deferred.fromCoroutine(self._run(self._turn))
+        self._generation += 1
+        self._loop = Deferred.fromCoroutine(self._run(self._generation))
 
-    async def _run(self, turn: int) -> None:
-        while self._goes_on(turn):
+    async def _run(self, generation: int) -> None:
+        while self._is_current(generation):
             try:
                 await self._call()
             except DriverError as error:
                 self._log.warn("Cannot {what}: {error}", what=self.name, error=error)
             except Exception as error:
-                # A CancelledError need not be that of the stop: drivers cancel, too.
-                if self._goes_on(turn) or not isinstance(error, CancelledError):
+                # stopService cancels the call, but drivers may raise CancelledError as well.
+                if self._is_current(generation) or not isinstance(error, CancelledError):
                     self._log.failure("Cannot {what}", what=self.name)
-            if self._goes_on(turn):
+            if self._is_current(generation):
                 with suppress(CancelledError):
                     await sleep(self._clock, self._seconds)
 
-    def _goes_on(self, turn: int) -> bool:
-        # Who was stopped and started again in the meantime has another loop.
-        return bool(self.running) and self._turn == turn
+    def _is_current(self, generation: int) -> bool:
+        # If the service was stopped and started again, it has another loop.
+        return bool(self.running) and self._generation == generation
 
     def stopService(self) -> Deferred[None]:
-        """Cancel the call in hand, and wait until it has ended."""
+        """Cancel the running call, and wait until it has ended."""
         super().stopService()
         loop, self._loop = self._loop, None
         if loop is None:

@@ -1,5 +1,5 @@
 """
-Level 1. The streaming HTTP server: channel, request body, site, health, conditional requests.
+Level 1. The streaming HTTP server: channel, listener, health, conditional requests.
 
 Knows nothing of avatars and profiles.  Routes live in ``web/`` and ``images/``.
 """

@@ -1,10 +1,9 @@
 """
-Where log events go, and how they look.
+The log of a process: ``text`` for people, or ``mozlog``.
 
-Everything in this process logs through :mod:`twisted.logger`; what libraries say to
-:mod:`logging` comes there too.  ``text`` is for people; ``mozlog`` is one JSON object a
-line, as Mozilla's log pipelines read it
-(https://wiki.mozilla.org/Firefox/Services/Logging).
+``mozlog`` is one JSON object per line, as Mozilla's log pipelines read it
+(https://wiki.mozilla.org/Firefox/Services/Logging).  Everything logs through
+:mod:`twisted.logger`; events of the standard library's :mod:`logging` are forwarded to it.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ _REQUEST = ("method", "route", "status", "errno", "ms", "uid_hash", "request_id"
 
 def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver:
     """
-    Make the observer that writes the log.
+    Return the observer that writes the log.
 
     :param format_name: the setting ``logging.format``.
-    :param level: the setting ``logging.level``: what is below is dropped.
+    :param level: the setting ``logging.level``; events below it are dropped.
     """
     observer: Any
     observer = _Mozlog(output) if format_name == "mozlog" else textFileLogObserver(output)
     predicate = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
-    # Each port and each client connection would announce itself.
+    # These log the start and the stop of every port and client connection.
     for namespace in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
         predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [predicate])
@@ -58,10 +57,11 @@ def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver
 
 class StandardLibraryHandler(logging.Handler):
     """
-    Passes on what libraries log with the standard library, from warnings up.
+    Forwards warnings and errors of the standard library's :mod:`logging` to twisted.logger.
 
-    Unhandled it would come by way of the standard error, each line of a traceback as an
-    event of its own.  Nor is it a failure of ours: the error, if it matters, is raised too.
+    Without it they would go to the standard error, and each line of a traceback would become
+    an event of its own.  An exception is logged as text, not as a failure: if it matters, the
+    library raises it as well.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class StandardLibraryHandler(logging.Handler):
 
 
 class _Mozlog:
-    """Writes events as JSON, one a line."""
+    """Writes each event as a line of JSON."""
 
     def __init__(self, output: IO[str]) -> None:
         self._output = output
@@ -94,7 +94,7 @@ class _Mozlog:
                     event, includeTimestamp=False, includeSystem=False
                 )
         line = {
-            # In nanoseconds, of which a float of today holds no single ones.
+            # In nanoseconds; a float of the current time resolves only microseconds.
             "Timestamp": round(event.get("log_time", 0) * 1e6) * 1000,
             "Type": event.get("log_type") or event.get("log_namespace") or "-",
             "Logger": "fxprofile",

@@ -1,11 +1,9 @@
 """
-What is not a client's fault is reported to Sentry: failures that were logged as such, and
-requests that failed because a server behind this one is away.
+Error reports to Sentry: logged failures, and requests that failed because of an outage.
 
-An outage fails every request, so it is told now and then, and not of each.
-
-A report holds the exception and where it was raised.  No local variables, no requests
-and no breadcrumbs go with it: any of them may hold a token, an address or a picture.
+An outage of another server fails every request, so each kind of outage is reported at most once
+a minute.  A report contains the exception and where it was raised.  It contains no local
+variables, requests or breadcrumbs, which may hold a token, an address or an image.
 """
 
 from __future__ import annotations
@@ -19,26 +17,26 @@ from zope.interface import implementer
 
 from fxprofile import __version__
 
-#: What of an event is sent; see https://develop.sentry.dev/sdk/data-model/event-payloads/.
+#: The members of an event that are sent; see https://develop.sentry.dev/sdk/data-model/event-payloads/.
 _KEPT = (
     *("event_id", "timestamp", "platform", "level", "logger", "exception"),
     *("release", "environment", "sdk", "tags"),
 )
 
 
-#: Seconds between two reports of one kind of outage.
+#: Seconds between two reports of the same kind of outage.
 BETWEEN_OUTAGES: Final = 60
 
 
 @implementer(ILogObserver)
 class ErrorReports:
     """
-    Sends failures to Sentry, from a thread of its client.
+    Sends failures to Sentry, from a thread of the SDK's client.
 
     :param dsn: the setting ``sentry.dsn``.
     :param environment: the setting ``environment``.
     :param role: of this process.
-    :param transport: sends the reports; that of the library if left out.
+    :param transport: sends the reports; the SDK's own by default.
     """
 
     def __init__(self, *, dsn: str, environment: str, role: str, transport: Any = None) -> None:
@@ -57,20 +55,20 @@ class ErrorReports:
         )
         self._scope = sentry_sdk.Scope()
         self._scope.set_tag("role", role)
-        self._told: dict[type[BaseException], float] = {}
+        self._reported_at: dict[type[BaseException], float] = {}
 
     def __call__(self, event: LogEvent) -> None:
         failure, outage = event.get("log_failure"), event.get("outage")
         if failure is not None and failure.value is not None:
             self._report(failure.value, "error")
-        elif outage is not None and self._is_news(outage, event["log_time"]):
+        elif outage is not None and self._is_due(outage, event["log_time"]):
             self._report(outage, "warning")
 
-    def _is_news(self, outage: BaseException, now: float) -> bool:
-        told = self._told.get(type(outage))
-        if told is not None and 0 <= now - told < BETWEEN_OUTAGES:
+    def _is_due(self, outage: BaseException, now: float) -> bool:
+        reported_at = self._reported_at.get(type(outage))
+        if reported_at is not None and 0 <= now - reported_at < BETWEEN_OUTAGES:
             return False
-        self._told[type(outage)] = now
+        self._reported_at[type(outage)] = now
         return True
 
     def _report(self, error: BaseException, level: str) -> None:
@@ -79,12 +77,12 @@ class ErrorReports:
         self._client.capture_event(report, hint, scope=self._scope)
 
     def close(self) -> None:
-        """Send what is not sent yet, for a moment."""
+        """Send the reports that are queued, for at most two seconds."""
         self._client.close(timeout=2)
 
 
 def scrubbed(event: Any, hint: Any) -> Any:
-    """What of a report may leave this machine."""
+    """Return the parts of a report that may leave this machine."""
     kept = {key: event[key] for key in _KEPT if key in event}
     for exception in kept.get("exception", {}).get("values", []):
         # The text of an error may quote what a client or a server sent.
