@@ -16,6 +16,7 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from klein import Klein
@@ -252,7 +253,7 @@ class Api(Resource):
     async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
         if operation.scopes is None and not operation.secret:
             return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
-        token = bearer_token(request)
+        token = _bearer_token(request)
         if token is None:
             raise Unauthorized()
         if operation.secret:
@@ -261,7 +262,7 @@ class Api(Resource):
             return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
         credentials: Credentials = await self._identity.verify(token=token)
         request.uid = credentials.uid
-        if operation.scopes and not allows(credentials.scopes, *operation.scopes):
+        if operation.scopes and not _allows(credentials.scopes, operation.scopes):
             raise Forbidden()
         return ApiRequest(request=request, token=token, credentials=credentials)
 
@@ -342,7 +343,12 @@ class Api(Resource):
         )
 
 
-def bearer_token(request: StreamingRequest) -> str | None:
+@lru_cache(maxsize=1024)
+def _allows(held: tuple[str, ...], needed: tuple[str, ...]) -> bool:
+    return allows(held, *needed)
+
+
+def _bearer_token(request: StreamingRequest) -> str | None:
     """Return the token of a request (RFC 6750, section 2.1), or None if it has no valid one."""
     values = request.requestHeaders.getRawHeaders(b"Authorization", [])
     if len(values) != 1:
