@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -39,7 +39,9 @@ class SingleFlight(Generic[K, T]):
     def __contains__(self, key: K) -> bool:
         return key in self._flights
 
-    def join(self, key: K, work: Callable[[], Coroutine[Any, Any, T]]) -> Deferred[T]:
+    def join(
+        self, key: K, work: Callable[[], Coroutine[Deferred[object], object, T]]
+    ) -> Deferred[T]:
         """
         Wait for the call under a key, and start it unless it is in flight.
 
@@ -68,14 +70,14 @@ class SingleFlight(Generic[K, T]):
 
     def _finish(self, outcome: T | Failure, key: K, flight: _Flight[T]) -> None:
         self._remove(key, flight)
-        failure: Any = outcome if isinstance(outcome, Failure) else None
+        failure = outcome if isinstance(outcome, Failure) else None
         # A driver may turn the cancellation into an error of its own.
         if failure and not flight.waiters and not failure.check(CancelledError, DriverError):
             self._log.failure("An abandoned call failed", failure=failure)
         # A waiter's callback may cancel other waiters, which removes them from the list.
         while flight.waiters:
             waiter = flight.waiters.pop(0)
-            if failure:
+            if failure and failure.value:
                 # A shared exception would collect the traceback of every waiter.
                 waiter.errback(Failure(failure.value.with_traceback(None)))
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -23,7 +23,7 @@ def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:
     return deferLater(clock, seconds)
 
 
-def detached(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+def detached(work: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
     """
     Run work to its end, even if its waiter is cancelled.
 

@@ -65,7 +65,9 @@ class JsonResponse:
     members: Mapping[str, object] | None
 
 
-async def within(clock: IReactorTime, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+async def within(
+    clock: IReactorTime, seconds: float, work: Coroutine[Deferred[object], object, T]
+) -> T:
     """
     Run work with a timeout.
 

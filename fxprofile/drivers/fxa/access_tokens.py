@@ -117,7 +117,7 @@ def _read_keys(values: object) -> dict[str | None, Key]:
     return keys
 
 
-def _read_key(value: Mapping[str, Any]) -> Key | None:
+def _read_key(value: Mapping[str, object]) -> Key | None:
     """Return a key, or None if it is not usable here; a server may publish such keys."""
     if value.get("use", "sig") != "sig":
         return None
@@ -129,11 +129,13 @@ def _read_key(value: Mapping[str, Any]) -> Key | None:
             # 2048 to 4096 bits: verifying with a larger key is slow.
             if not 340 <= len(as_text(value["n"])) <= 690:
                 return None
-            rsa = RSAKey.import_key({name: value[name] for name in ("kty", "n", "e")})
+            rsa = RSAKey.import_key({name: as_text(value[name]) for name in ("kty", "n", "e")})
             numbers = rsa.public_key.public_numbers()
             return rsa if numbers.n.bit_length() >= 2048 and numbers.e < 1 << 32 else None
         if kind == "EC" and algorithm in (None, "ES256") and value.get("crv") == "P-256":
-            return ECKey.import_key({name: value[name] for name in ("kty", "crv", "x", "y")})
+            return ECKey.import_key(
+                {name: as_text(value[name]) for name in ("kty", "crv", "x", "y")}
+            )
     except (JoseError, KeyError, TypeError, ValueError):
         return None
     return None
@@ -194,7 +196,7 @@ class AccessTokens:
             raise InvalidToken("the signature is invalid")
         return credentials if await self._is_trusted(credentials.uid, claims["iat"]) else None
 
-    def _check_header(self, header: Mapping[str, Any]) -> None:
+    def _check_header(self, header: Mapping[str, object]) -> None:
         if as_text(header.get("typ")).lower() not in _TYPES:
             raise InvalidToken("not the type of an access token")
         if header.get("alg") not in ALGORITHMS:

@@ -94,7 +94,7 @@ class RedisAddress:
 
 def redis_connection(settings: Settings, reactor: Any) -> RedisConnection:
     """
-    The connection to the server of ``cache.url``.
+    Return the connection to the server of ``cache.url``.
 
     :raises ConfigError: if the URL is unset or malformed.
     """
@@ -122,9 +122,9 @@ class RedisConnection(Service):
         self._reactor = reactor
         self._address = address
         self._timeout = timeout
-        self._protocol: Any = None
-        self._connects: SingleFlight[None, Any] = SingleFlight()
-        self._attempt: Deferred[Any] | None = None
+        self._protocol: RedisProtocol | None = None
+        self._connects: SingleFlight[None, RedisProtocol] = SingleFlight()
+        self._attempt: Deferred[RedisProtocol] | None = None
         # Consecutive failures, a lost connection included, and when to try again.
         self._failures = 0
         self._retry_at = 0.0
@@ -143,7 +143,7 @@ class RedisConnection(Service):
         self._protocol.transport.loseConnection()
         return lost
 
-    async def call(self, *command: str | int) -> Any:
+    async def call(self, *command: str | int) -> object:
         """
         Run a command.
 
@@ -161,7 +161,7 @@ class RedisConnection(Service):
         """
         return await self._run(lambda protocol: protocol.eval(text, keys, arguments))
 
-    async def _run(self, send: Callable[[Any], Deferred[Any]]) -> Any:
+    async def _run(self, send: Callable[[RedisProtocol], Deferred[Any]]) -> Any:
         protocol = self._protocol or await self._connected()
         try:
             return await send(protocol).addTimeout(self._timeout, self._reactor)
@@ -176,7 +176,7 @@ class RedisConnection(Service):
         except (RedisError, OSError) as error:
             raise CacheError(f"Redis: {type(error).__name__}") from None
 
-    async def _connected(self) -> Any:
+    async def _connected(self) -> RedisProtocol:
         """Return the protocol; wait for the first connection, but not while Redis is down."""
         if self.running and self._failures == 0:
             return await self._connects.join(None, self._connect)
@@ -184,7 +184,7 @@ class RedisConnection(Service):
             self._connects.join(None, self._connect).addErrback(lambda _: None)
         raise CacheError("Redis: no connection")
 
-    async def _connect(self) -> Any:
+    async def _connect(self) -> RedisProtocol:
         self._attempt = Deferred.fromCoroutine(self._open())
         try:
             protocol = await self._attempt.addTimeout(self._timeout, self._reactor)
@@ -201,11 +201,11 @@ class RedisConnection(Service):
         self._log.info("Connected to Redis")
         return protocol
 
-    async def _open(self) -> Any:
+    async def _open(self) -> RedisProtocol:
         """Connect, log in, and check that the server replies."""
         factory = Factory.forProtocol(partial(RedisProtocol, charset="utf-8", convertNumbers=False))
         factory.noisy = False
-        protocol: Any = await self._address.endpoint(self._reactor).connect(factory)
+        protocol: RedisProtocol = await self._address.endpoint(self._reactor).connect(factory)
         try:
             if self._address.password is not None:
                 await protocol.auth(self._address.password, self._address.username)
@@ -217,12 +217,11 @@ class RedisConnection(Service):
             raise
         return protocol
 
-    def _abort(self, protocol: Any, why: str) -> None:
-        if protocol is self._protocol:
-            self._lost(protocol, why)
-            protocol.transport.abortConnection()
+    def _abort(self, protocol: RedisProtocol, why: str) -> None:
+        self._lost(protocol, why)
+        protocol.transport.abortConnection()
 
-    def _lost(self, protocol: Any, why: str) -> None:
+    def _lost(self, protocol: RedisProtocol, why: str) -> None:
         if protocol is self._protocol:
             self._protocol = None
             self._failed(why)
