@@ -10,15 +10,8 @@ from fxprofile.admin.shared.commands import AdminGroup, Answer, Problem, with_to
 from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head, record_members
 from fxprofile.admin.shared.output import Members, duration, moment, pairs, size
 from fxprofile.admin.shared.tools import Tools
+from fxprofile.model import keys
 from fxprofile.model.avatars import REASONS, Status
-from fxprofile.model.keys import (
-    DEFAULT_AVATAR_ID,
-    VARIANTS,
-    image_url,
-    is_image_name,
-    private_key,
-    public_key,
-)
 from fxprofile.model.ports import ObjectInfo
 from fxprofile.uploads.repair import STUCK_AGE
 
@@ -30,7 +23,7 @@ class AvatarId(click.ParamType[str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         image = value.partition("?")[0].rstrip("/").rpartition("/")[2]
-        if not is_image_name(image):
+        if not keys.is_image_name(image):
             self.fail(f"{value!r} is neither an avatar id nor the URL of one", param, ctx)
         return image.partition("_")[0]
 
@@ -50,13 +43,15 @@ async def show(tools: Tools, avatar_id: str) -> Answer:
     ID may also be the URL of a picture. The status is 1 if there is no such avatar or
     something is wrong with it.
     """
-    if avatar_id == DEFAULT_AVATAR_ID:
+    if avatar_id == keys.DEFAULT_AVATAR_ID:
         raise Problem("this is the default avatar, which is part of the service")
     await tools.open_database()
     record = await avatar_record(tools, avatar_id)
     private, public = tools.bucket("private"), tools.bucket("public")
-    original = await head(private, private_key(avatar_id))
-    pictures = {name: await head(public, public_key(avatar_id, name)) for name in VARIANTS}
+    original = await head(private, keys.private_key(avatar_id))
+    pictures = {
+        name: await head(public, keys.public_key(avatar_id, name)) for name in keys.VARIANTS
+    }
     if record is None and original is None and not any(pictures.values()):
         raise Problem(f"there is no avatar {avatar_id}, neither row nor object")
     selected = False
@@ -70,7 +65,7 @@ async def show(tools: Tools, avatar_id: str) -> Answer:
         "selected": selected,
         "original": _members(original),
         "pictures": {name: _members(info) for name, info in pictures.items()},
-        "urls": {name: image_url(template, avatar_id, name) for name in VARIANTS},
+        "urls": {name: keys.image_url(template, avatar_id, name) for name in keys.VARIANTS},
         "problems": list(_problems(record, selected, original, pictures, now)),
     }
     return Answer(about, _text(about), status=1 if about["problems"] else 0)
@@ -103,7 +98,7 @@ def _problems(
             f"{status} for {duration(waited)}, and {job}: run fxprofile-admin queues and"
             " dead list, and check that web and worker run"
         )
-    if status is Status.PROCESSING and original is None and len(missing) == len(VARIANTS):
+    if status is Status.PROCESSING and original is None and len(missing) == len(keys.VARIANTS):
         yield "the original is gone and there are no pictures: it will fail as lost"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import click
@@ -259,7 +260,7 @@ async def list_letters(tools: Tools, source: str, limit: int) -> commands.Answer
 
     On SQS this hides them for some seconds.
     """
-    found, _ = await _each(tools, source, (), _describe(tools, source), limit)
+    found, _ = await _each(tools, source, (), partial(_describe, tools, source), limit)
     rows = [
         (
             about["letter"],
@@ -282,7 +283,7 @@ async def list_letters(tools: Tools, source: str, limit: int) -> commands.Answer
 @commands.with_tools
 async def show(tools: Tools, source: str, wanted: str) -> commands.Answer:
     """Show one dead letter whole; ID is that of the dead letter or of its avatar."""
-    found, missing = await _each(tools, source, [wanted], _describe(tools, source), 1)
+    found, missing = await _each(tools, source, [wanted], partial(_describe, tools, source), 1)
     if missing:
         raise commands.Problem(_missing(missing))
     return commands.Answer(found[0], pairs(found[0]))
@@ -383,27 +384,22 @@ def _existence(original: bool | None) -> str | None:
     return None if original is None else "there" if original else "gone"
 
 
-def _describe(tools: Tools, source: str) -> Callable[[DeadLetters, DeadLetter], Awaitable[Members]]:
-    """Return a function that looks up the row and the original of a dead letter."""
-
-    async def describe(_: DeadLetters, letter: DeadLetter) -> Members:
-        await tools.open_database()
-        record = original = None
-        if letter.avatar_id is not None:
-            record = await avatar_record(tools, letter.avatar_id)
-            key = private_key(letter.avatar_id)
-            original = await head(tools.bucket("private"), key) is not None
-        return letter.members() | {
-            "sent": moment(letter.message.sent),
-            "age_seconds": round(max(0.0, tools.reactor.seconds() - letter.message.sent), 1),
-            "row": record and record.status,
-            "error": record and record.error,
-            "original": original,
-            "prospect": _prospect(source, letter, record, original),
-            "body": letter.message.body,
-        }
-
-    return describe
+async def _describe(tools: Tools, source: str, _: DeadLetters, letter: DeadLetter) -> Members:
+    """Return the members of a dead letter with its row and its original."""
+    await tools.open_database()
+    record = original = None
+    if letter.avatar_id is not None:
+        record = await avatar_record(tools, letter.avatar_id)
+        original = await head(tools.private_bucket, private_key(letter.avatar_id)) is not None
+    return letter.members() | {
+        "sent": moment(letter.message.sent),
+        "age_seconds": round(max(0.0, tools.reactor.seconds() - letter.message.sent), 1),
+        "row": record and record.status,
+        "error": record and record.error,
+        "original": original,
+        "prospect": _prospect(source, letter, record, original),
+        "body": letter.message.body,
+    }
 
 
 def _prospect(

@@ -47,26 +47,19 @@ KINDS: Final = ("jpeg", "png", "gif", "webp", "avif")
 _PROBE: Final = b"fxprofile-admin doctor"
 
 _PUT_ONLY: Final = frozenset({"put"})
-_GET_ONLY: Final = frozenset({"get"})
 _ALL: Final = frozenset({"put", "get", "delete"})
 
 #: What each role does with the objects of each bucket.
 RIGHTS: Final[dict[Role, dict[str, frozenset[str]]]] = {
     Role.WEB: {"private": _PUT_ONLY},
     Role.WORKER: {"private": frozenset({"get", "delete"}), "public": _ALL},
-    Role.IMAGES: {"public": _GET_ONLY},
+    Role.IMAGES: {"public": frozenset({"get"})},
     Role.COMBINED: {"private": _ALL, "public": _ALL},
 }
 
-_WEB_QUEUES: Final = ("jobs", "results", "dead", "results_dead", "events", "updates")
-
-#: The queues of each role; an optional one that is not set is skipped.
-QUEUES: Final = {
-    Role.WEB: _WEB_QUEUES,
-    Role.WORKER: ("jobs", "results"),
-    Role.IMAGES: (),
-    Role.COMBINED: _WEB_QUEUES,
-}
+#: The queues of the worker, and those that only the web role uses; one that is not set is skipped.
+WORKER_QUEUES: Final = ("jobs", "results")
+WEB_QUEUES: Final = (*WORKER_QUEUES, "dead", "results_dead", "events", "updates")
 
 _PROVISION: Final = (
     "check {}, and the rights that etc/aws gives; fxprofile-admin provision creates what is missing"
@@ -184,7 +177,8 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
     if serves_web or (settings.queue.driver == "database" and role is Role.WORKER):
         advice = "check database.url; is the server running?"
         yield Check("database", partial(_database, tools), advice)
-    for name in QUEUES[role]:
+    queues = WEB_QUEUES if serves_web else WORKER_QUEUES if role is Role.WORKER else ()
+    for name in queues:
         label, advice = name.replace("_", "-"), _PROVISION.format(f"queue.{name}_url")
         yield Check(f"{label} queue", partial(_queue, tools, name), advice)
     if serves_web:

@@ -62,8 +62,7 @@ async def orphans(
     sweep = sweep_of(tools, grace=grace * 3600)
     report = await sweep.find()
     about = _members(report, limit)
-    text = "\n".join((*_lines(about), "", _outcome(about)))
-    errors = []
+    listing, errors = "\n".join(_lines(about)), []
     if delete and report.orphans:
         number = len(report.orphans)
         allowed = math.ceil(report.avatars * SHARE) if most is None else most
@@ -74,10 +73,10 @@ async def orphans(
                 f" --most={number}"
             )
         else:
-            asked = commands.confirm(f"Delete {number} orphans?", text)
-            about["sent"] = await sweep.remove(report)
-            text = "\n".join((*([] if asked else [*_lines(about), ""]), _outcome(about)))
+            commands.confirm(f"Delete {number} orphans?", listing)
+            about["sent"], listing = await sweep.remove(report), ""
     left = report.broken or (report.orphans and about["sent"] is None)
+    text = f"{listing}\n\n{_outcome(about)}".strip()
     return commands.Answer(about, text, status=1 if left else 0, errors=errors)
 
 

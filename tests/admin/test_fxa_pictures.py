@@ -358,5 +358,5 @@ class HttpPicturesTests(SynchronousTestCase):
             if fetching.called:
                 break
         failure = self.failureResultOf(fetching, OldPicturesUnavailable)
-        self.assertIn("http://h/abc: no answer", str(failure.value))
+        self.assertIn("http://h/abc: no response", str(failure.value))
         self.assertEqual(client.asked, TRIES)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import click
 
@@ -54,7 +55,7 @@ _PERIOD = 10
 @click.option(
     "--report",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.File("w", encoding="utf-8", lazy=True),
     help="Write a CSV file of what was not imported and why.",
 )
 @click.option(
@@ -78,7 +79,7 @@ async def import_fxa(
     pictures_from: str | None,
     dry_run: bool,
     checkpoint: Path | None,
-    report: Path | None,
+    report: IO[str] | None,
     batch: int,
     parallel: int,
 ) -> commands.Answer:
@@ -91,29 +92,27 @@ async def import_fxa(
     could not be imported.
     """
     started = time.monotonic()
-    with _report(report) as tell:
-        original = FxaSource(source, tools.files)
-        original.setServiceParent(tools.stack)
-        database = await tools.open_database()
-        old = None if pictures_from is None else old_pictures(tools, pictures_from)
-        cruncher = None if old is None or dry_run else await started_pool(tools)
-        importer = Importer(
-            source=original,
-            database=database,
-            pictures=Pictures(tools.public_bucket, tools.files, old, cruncher),
-            clock=tools.reactor,
-            checkpoint=Checkpoint(checkpoint, original.name),
-            tell=tell,
-            batch=batch,
-            parallel=parallel,
-            dry_run=dry_run,
-        )
-        try:
-            left = await importer.left()
-            with progress(left, quiet=commands.current_session().as_json) as add:
-                await importer.run(add)
-        except DriverError as error:
-            raise commands.Problem(f"{commands.line(error)}; run this again to continue") from None
+    original = tools.started(FxaSource(source, tools.files))
+    database = await tools.open_database()
+    old = None if pictures_from is None else old_pictures(tools, pictures_from)
+    cruncher = None if old is None or dry_run else await started_pool(tools)
+    importer = Importer(
+        source=original,
+        database=database,
+        pictures=Pictures(tools.public_bucket, tools.files, old, cruncher),
+        clock=tools.reactor,
+        checkpoint=Checkpoint(checkpoint, original.name),
+        tell=_tell(report),
+        batch=batch,
+        parallel=parallel,
+        dry_run=dry_run,
+    )
+    try:
+        left = await importer.left()
+        with progress(left, quiet=commands.current_session().as_json) as add:
+            await importer.run(add)
+    except DriverError as error:
+        raise commands.Problem(f"{commands.line(error)}; run this again to continue") from None
     tally = importer.tally
     fates = {"names": _members(tally.names), "avatars": _members(tally.avatars)}
     return commands.Answer(
@@ -128,20 +127,13 @@ async def import_fxa(
     )
 
 
-@contextmanager
-def _report(path: Path | None) -> Iterator[Tell]:
-    """Give a function that writes a row of the report, if one is wanted."""
-    if path is None:
-        yield lambda *_: None
-        return
-    try:
-        file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise click.FileError(str(path), error.strerror) from None
-    with file:
-        rows = csv.writer(file)
-        rows.writerow(("what", "uid", "avatar", "fate", "why"))
-        yield lambda *row: rows.writerow(row)
+def _tell(report: IO[str] | None) -> Tell:
+    """Return a function that writes a row of the report, if one is wanted."""
+    if report is None:
+        return lambda *_: None
+    rows = csv.writer(report)
+    rows.writerow(("what", "uid", "avatar", "fate", "why"))
+    return lambda *row: rows.writerow(row)
 
 
 def _members(fates: Counter[Fate]) -> dict[str, int]:

@@ -17,14 +17,8 @@ from typing import Final, TypeVar
 
 from twisted.internet.interfaces import IReactorTime
 
+from fxprofile.admin.import_fxa import rows
 from fxprofile.admin.import_fxa.pictures import Pictures
-from fxprofile.admin.import_fxa.rows import (
-    NOT_IMPORTED,
-    Fate,
-    import_names,
-    select_avatar,
-    standing,
-)
 from fxprofile.admin.import_fxa.source import FxaSource, SourceAvatar, SourceName
 from fxprofile.admin.shared.crunching import gathered
 from fxprofile.drivers.sql.engine import Database
@@ -37,7 +31,7 @@ E = TypeVar("E", SourceName, SourceAvatar)
 _PROVIDER: Final = "fxa"
 
 #: Called with what was not imported: kind, uid, avatar id, fate and reason.
-Tell = Callable[[str, str, str, Fate, str], object]
+Tell = Callable[[str, str, str, rows.Fate, str], object]
 
 
 @dataclass(frozen=True)
@@ -100,13 +94,13 @@ class Checkpoint:
 class Tally:
     """How many names and avatars met each fate."""
 
-    names: Counter[Fate] = field(default_factory=Counter)
-    avatars: Counter[Fate] = field(default_factory=Counter)
+    names: Counter[rows.Fate] = field(default_factory=Counter)
+    avatars: Counter[rows.Fate] = field(default_factory=Counter)
 
     @property
     def not_imported(self) -> int:
         """How many an operator should look at."""
-        return sum(step[fate] for step in (self.names, self.avatars) for fate in NOT_IMPORTED)
+        return sum(step[fate] for step in (self.names, self.avatars) for fate in rows.NOT_IMPORTED)
 
 
 @dataclass(kw_only=True)
@@ -180,10 +174,10 @@ class Importer:
             try:
                 names.append((entry.uid, _checked(entry.name)))
             except BadRequest as error:
-                self.tally.names[Fate.REFUSED] += 1
-                self.tell("name", entry.uid, "", Fate.REFUSED, str(error))
+                self.tally.names[rows.Fate.REFUSED] += 1
+                self.tell("name", entry.uid, "", rows.Fate.REFUSED, str(error))
         fates = await self.database.run(
-            lambda connection: import_names(connection, names, dry_run=self.dry_run),
+            lambda connection: rows.import_names(connection, names, dry_run=self.dry_run),
             read_only=self.dry_run,
         )
         self.tally.names.update(fates)
@@ -194,18 +188,18 @@ class Importer:
     async def _avatar(self, entry: SourceAvatar) -> None:
         fate, why = await self._imported(entry)
         self.tally.avatars[fate] += 1
-        if fate in NOT_IMPORTED:
+        if fate in rows.NOT_IMPORTED:
             self.tell("avatar", entry.uid, entry.avatar_id, fate, why)
 
-    async def _imported(self, entry: SourceAvatar) -> tuple[Fate, str]:
+    async def _imported(self, entry: SourceAvatar) -> tuple[rows.Fate, str]:
         uid, avatar_id = entry.uid, entry.avatar_id
         if not entry.owned:
-            return Fate.NOT_OWNED, "the avatar belongs to no user or to another one"
+            return rows.Fate.NOT_OWNED, "the avatar belongs to no user or to another one"
         if (entry.provider or "").lower() != _PROVIDER:
-            return Fate.ELSEWHERE, ""
+            return rows.Fate.ELSEWHERE, ""
         if avatar_id == DEFAULT_AVATAR_ID:
-            return Fate.NONE, ""
-        known = await self.database.run(lambda c: standing(c, uid, avatar_id), read_only=True)
+            return rows.Fate.NONE, ""
+        known = await self.database.run(lambda c: rows.standing(c, uid, avatar_id), read_only=True)
         if known is not None:
             return known, ""
         variants, placeholder = await self.pictures.present(avatar_id), None
@@ -214,16 +208,16 @@ class Importer:
             try:
                 variants, placeholder = await self.pictures.copied(avatar_id) or (None, None)
             except CrunchError as error:
-                return Fate.REFUSED, str(error)
+                return rows.Fate.REFUSED, str(error)
         if self.dry_run and (variants or await self.pictures.can_be_copied(avatar_id)):
-            return Fate.IMPORTED, ""
+            return rows.Fate.IMPORTED, ""
         if variants is None:
-            return Fate.MISSING, "no pictures"
+            return rows.Fate.MISSING, "no pictures"
         made, now = variants, self.clock.seconds()
         fate = await self.database.run(
-            lambda c: select_avatar(c, uid, avatar_id, made, placeholder, now)
+            lambda c: rows.select_avatar(c, uid, avatar_id, made, placeholder, now)
         )
-        if fate is Fate.CHANGED_HERE and copied:
+        if fate is rows.Fate.CHANGED_HERE and copied:
             # The user changed the avatar meanwhile, and no row knows these pictures.
             await self.pictures.remove(avatar_id)
         return fate, ""

@@ -53,9 +53,7 @@ async def provision(
     text = table(("", "WHAT", "HOW"), [(s.action.value, s.what, s.detail) for s in plan.steps])
     applied = plan.changes and not plan_only
     if applied:
-        if not commands.current_session().as_json:
-            click.echo(text)
-        commands.confirm("Apply this plan?")
+        commands.confirm("Apply this plan?", text)
         await plan.apply()
         text = "Done."
     elif not plan.changes:

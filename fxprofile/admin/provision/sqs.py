@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -51,15 +50,15 @@ class QueuePlanner:
             return
         self._note(wanted, url)
         attributes = await self._queues.attributes(url)
-        differing = await self._differing(wanted, attributes)
-        if not differing:
-            self._plan.add(what, detail)
-            return
-        changes = (
+        changes = [
             f"{name} {short(attributes.get(name))} to {short(value)}"
-            for name, value in differing.items()
-        )
-        self._plan.add(what, ", ".join(changes), partial(self._set, wanted, url))
+            for name, value in (await self._wanted(wanted)).items()
+            if comparable(attributes.get(name)) != comparable(value)
+        ]
+        if changes:
+            self._plan.add(what, ", ".join(changes), partial(self._set, wanted, url))
+        else:
+            self._plan.add(what, detail)
 
     async def _wanted(self, wanted: WantedQueue) -> dict[str, str]:
         """Return the attributes of a queue; its dead-letter queue may not exist yet."""
@@ -67,23 +66,13 @@ class QueuePlanner:
         arn = None if url is None else (await self._queues.attributes(url)).get("QueueArn")
         return wanted.attributes(arn)
 
-    async def _differing(
-        self, wanted: WantedQueue, attributes: Mapping[str, str]
-    ) -> dict[str, str]:
-        return {
-            name: value
-            for name, value in (await self._wanted(wanted)).items()
-            if comparable(attributes.get(name)) != comparable(value)
-        }
-
     async def _create(self, wanted: WantedQueue) -> None:
         parameters = {"QueueName": wanted.name, "Attributes": await self._wanted(wanted)}
         answer = await self._queues.service(wanted.url).call("CreateQueue", parameters)
         self._note(wanted, str(answer.members["QueueUrl"]))
 
     async def _set(self, wanted: WantedQueue, url: str) -> None:
-        differing = await self._differing(wanted, await self._queues.attributes(url))
-        parameters = {"QueueUrl": url, "Attributes": differing}
+        parameters = {"QueueUrl": url, "Attributes": await self._wanted(wanted)}
         await self._queues.service(wanted.url).call("SetQueueAttributes", parameters)
 
     def _note(self, wanted: WantedQueue, url: str) -> None:

@@ -284,25 +284,24 @@ def require_yes() -> None:
         raise click.UsageError("--json does not ask for confirmation: add --yes.")
 
 
-def confirm(question: str, about: str = "") -> bool:
+def confirm(question: str, about: str = "") -> None:
     """
     Ask for confirmation, unless ``--yes`` gives it.
 
-    :param about: printed before the question.
-    :returns: whether it asked.
+    :param about: printed first, except with ``--json``.
     :raises click.Abort: if the answer is no.
     """
-    if current_session().yes:
-        return False
-    if about:
+    session = current_session()
+    if about and not session.as_json:
         click.echo(about)
+    if session.yes:
+        return
     # The reactor waits meanwhile, so its handler would act only after the answer.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         click.confirm(question, abort=True, err=True)
     finally:
         signal.signal(signal.SIGINT, handler)
-    return True
 
 
 def line(error: AwsError | errors.ConfigError | errors.DriverError) -> str:
