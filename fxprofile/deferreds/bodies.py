@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fxprofile.model.ports import Body
+
+class Body(Protocol):
+    """
+    A stream of bytes: an asynchronous iterator of pieces that can be closed early.
+
+    The consumer controls the flow: the producer buffers at most one piece that was not
+    requested.
+    """
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None:
+        """Discard the rest and release all resources.  Repeated calls have no effect."""
 
 
 class BytesBody:
     """
-    A :class:`fxprofile.model.ports.Body` of bytes in memory.
+    A body of bytes in memory.
 
     :param piece: the length of a piece, in bytes.
     """

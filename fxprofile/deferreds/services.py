@@ -10,8 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succ
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.deferreds.errors import ExpectedError
 from fxprofile.deferreds.tasks import sleep
-from fxprofile.model.errors import DriverError
 
 
 class Stack(MultiService):
@@ -72,7 +72,7 @@ class Repeating(Service):
         while self._is_current(generation):
             try:
                 await self._call()
-            except DriverError as error:
+            except ExpectedError as error:
                 self._log.warn("Cannot {what}: {error}", what=self.name, error=error)
             except Exception as error:
                 # stopService cancels the call, but drivers may raise CancelledError as well.

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fxprofile.model.errors import DriverError
+from fxprofile.deferreds.errors import ExpectedError
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class SingleFlight(Generic[K, T]):
         self._remove(key, flight)
         failure = outcome if isinstance(outcome, Failure) else None
         # A driver may turn the cancellation into an error of its own.
-        if failure and not flight.waiters and not failure.check(CancelledError, DriverError):
+        if failure and not flight.waiters and not failure.check(CancelledError, ExpectedError):
             self._log.failure("An abandoned call failed", failure=failure)
         # A waiter's callback may cancel other waiters, which removes them from the list.
         while flight.waiters:

@@ -11,7 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fxprofile.model.errors import AccountUnknown, DriverError
+from fxprofile.deferreds.errors import ExpectedError
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def detached(work: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
     def failed(failure: Failure) -> None:
         if not waiter.called:
             waiter.errback(failure)
-        elif failure.check(DriverError, AccountUnknown):
+        elif failure.check(ExpectedError):
             # An outage is not a bug, and causes many of these.
             _log.warn("Detached work failed: {error}", error=failure.value)
         else:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar
 
+from fxprofile.deferreds.errors import ExpectedError
 from fxprofile.model.avatars import REASONS
 
 
-class DriverError(Exception):
+class DriverError(ExpectedError):
     """
     A dependency failed; a retry may succeed.
 
@@ -72,7 +73,7 @@ class InvalidToken(Exception):
     """The OAuth server rejected the token."""
 
 
-class AccountUnknown(Exception):
+class AccountUnknown(ExpectedError):
     """The auth server has no account for this token."""
 
 

@@ -9,12 +9,13 @@ no other error.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Final, Protocol
+from typing import IO, Final
 
 from zope.interface import Attribute, Interface
 
+from fxprofile.deferreds.bodies import Body as Body
 from fxprofile.model.avatars import Avatar, Crunched, Status, Variant
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.profiles import Account, Credentials, Profile
@@ -33,22 +34,6 @@ class ObjectInfo:
     length: int
     etag: str
     modified: float
-
-
-class Body(Protocol):
-    """
-    A stream of bytes: an asynchronous iterator of pieces that can be closed early.
-
-    The consumer controls the flow: the producer buffers at most one piece that was not
-    requested.
-    """
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    async def __anext__(self) -> bytes: ...
-
-    async def aclose(self) -> None:
-        """Discard the rest and release all resources.  Repeated calls have no effect."""
 
 
 class IBucket(Interface):

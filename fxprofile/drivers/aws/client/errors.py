@@ -4,8 +4,10 @@ Errors of AWS calls.
 
 from __future__ import annotations
 
+from fxprofile.deferreds.errors import ExpectedError
 
-class AwsError(Exception):
+
+class AwsError(ExpectedError):
     """
     An AWS call failed.
 
