@@ -45,8 +45,9 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     flags = data[at + 9]
     start = at + 10 + _table(data[at + 9 : at + 10])
     end, is_whole = _end_of_blocks(data, start + 1)
-    if not width or not height:
-        width, height = left + across, top + down
+    if width < across or height < down:
+        # Browsers take the frame for the canvas, since some encoders leave its sides out.
+        width, height, left, top = across, down, 0, 0
     frame: Box | None = (left, top, left + across, top + down)
     if frame == (0, 0, width, height):
         frame = None

@@ -1,0 +1,108 @@
+"""
+Independent decoders that say what a picture shows: libvips, and the canvas of Chromium.
+
+Neither shares a line with Pillow's readers, so what all of them agree on is right.
+"""
+
+from __future__ import annotations
+
+import io
+from base64 import b64decode, b64encode
+from typing import Any
+
+import numpy as np
+import pyvips
+from PIL import Image
+
+from tests.browser import chromium
+
+#: The longest side that is compared, in pixels: that of the large size.
+SIDE = 600
+
+#: The most pixels that an oracle is to decode.
+MAX_PIXELS = 50_000_000
+
+#: Seconds that Chromium gets for a picture.
+PATIENCE = 10
+
+_DECODE = """
+const [data, type, patience, done] = arguments;
+const image = new Image();
+const timer = setTimeout(() => done(null), 1000 * patience);
+image.onload = () => {
+  clearTimeout(timer);
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  const scale = Math.min(1, 2400 / Math.max(width, height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  done(canvas.toDataURL("image/png").split(",")[1]);
+};
+image.onerror = () => { clearTimeout(timer); done(null); };
+image.src = `data:${type};base64,${data}`;
+"""
+
+
+def by_chromium(data: bytes, media_type: str) -> Image.Image | None:
+    """Return what Chromium draws on a canvas; None if it does not show the picture."""
+    arguments = (b64encode(data).decode(), media_type, PATIENCE)
+    drawn: Any = chromium.shared().execute_async_script(_DECODE, *arguments)
+    return None if drawn is None else Image.open(io.BytesIO(b64decode(drawn))).convert("RGBA")
+
+
+def by_vips(data: bytes) -> Image.Image | None:
+    """Return what libvips decodes, oriented and in sRGB; None if it refuses the picture."""
+    try:
+        image: Any = pyvips.Image.new_from_buffer(data, "")
+        if image.width * image.height > MAX_PIXELS:
+            return None
+        image = image.autorot()
+        if image.get_typeof("icc-profile-data"):
+            image = image.icc_transform("srgb", embedded=True)
+        else:
+            image = image.colourspace("srgb")
+        image = image.cast("uchar")
+        if image.bands < 3:
+            image = image[0].bandjoin([image[0], image[0], *image.bandsplit()[1:]])
+        if image.bands == 3:
+            image = image.bandjoin(255)
+        pixels = image.write_to_memory()
+    except pyvips.Error:
+        return None
+    return Image.frombytes("RGBA", (image.width, image.height), pixels)
+
+
+def difference(ours: Image.Image, other: Image.Image) -> str | None:
+    """
+    Say how our large size differs from another decoder's picture.
+
+    :returns: None if the sides agree within one pixel, the signal to noise ratio is at least
+        30 dB, and no mean of a block is off by more than 6 of 255.
+    """
+    scale = min(1, SIDE / max(other.size))
+    if any(abs(a - max(1, b * scale)) > 1.01 for a, b in zip(ours.size, other.size, strict=True)):
+        return f"{ours.size} for {other.size}"
+    found, wanted = _on_grey(ours, ours.size), _on_grey(other, ours.size)
+    noise = float(((found - wanted) ** 2).mean())
+    ratio = 99.0 if not noise else 10 * np.log10(255**2 / noise)
+    blocks = [
+        float(np.abs((found[ys][:, xs] - wanted[ys][:, xs]).mean(axis=(0, 1))).max())
+        for ys in np.array_split(np.arange(ours.height), min(8, ours.height))
+        for xs in np.array_split(np.arange(ours.width), min(8, ours.width))
+    ]
+    if ratio < 30 or max(blocks) > 6:
+        return f"{ratio:.0f} dB, a block off by {max(blocks):.0f}"
+    return None
+
+
+def _on_grey(image: Image.Image, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the picture at a size, on a grey that shows what is transparent."""
+    picture = image.convert("RGBA")
+    if picture.size != size:
+        picture = picture.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    ground = Image.new("RGBA", size, (128, 128, 128, 255))
+    ground.alpha_composite(picture)
+    return np.asarray(ground.convert("RGB")).astype(np.float64)
