@@ -30,16 +30,16 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_name, public_key
 from fxprofile.model.ports import IBucket, ObjectInfo
-from fxprofile.serving.channel import StreamingRequest, StreamingSite
+from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
 from fxprofile.serving.conditional import is_conditional, not_modified
 from fxprofile.telemetry.metrics import Metrics
 
 #: On every response: a browser must treat it as a picture and nothing else.
 HEADERS: Final = {
-    b"X-Content-Type-Options": b"nosniff",
-    b"Content-Security-Policy": b"default-src 'none'; sandbox",
-    b"Cross-Origin-Resource-Policy": b"cross-origin",
-    b"Access-Control-Allow-Origin": b"*",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Access-Control-Allow-Origin": "*",
 }
 
 _PREFIX: Final = b"/a/"
@@ -76,15 +76,8 @@ def make_site(
         clock=clock,
         metrics=metrics,
     )
-    headers = {
-        **HEADERS,
-        b"Server": b"fxprofile",
-        b"Cache-Control": b"no-store",
-        b"Content-Length": b"0",
-        b"Connection": b"close",
-    }
-    lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % header for header in headers.items())]
-    return StreamingSite(resource, reactor=clock, bad_request=b"\r\n".join([*lines, b"", b""]))
+    invalid_http = bad_request({**HEADERS, "Server": "fxprofile", "Cache-Control": "no-store"})
+    return StreamingSite(resource, reactor=clock, bad_request=invalid_http)
 
 
 def parse_path(path: bytes) -> tuple[str, str] | None:

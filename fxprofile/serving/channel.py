@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
@@ -50,12 +50,12 @@ _LENGTH = re.compile(rb"(?:content-length|transfer-encoding)[ \t]*:", re.IGNOREC
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
-_BAD_REQUEST = (
-    b"HTTP/1.1 400 Bad Request\r\n"
-    b"Connection: close\r\n"
-    b"X-Content-Type-Options: nosniff\r\n"
-    b"Content-Length: 0\r\n\r\n"
-)
+
+def bad_request(headers: Mapping[str, str], body: bytes = b"") -> bytes:
+    """Return a whole response 400, for input that is not HTTP and so has no request."""
+    framing = {"Connection": "close", "Content-Length": str(len(body))}
+    lines = [f"{name}: {value}" for name, value in {**headers, **framing}.items()]
+    return "\r\n".join(["HTTP/1.1 400 Bad Request", *lines, "", ""]).encode("latin-1") + body
 
 
 class RequestBody:
@@ -468,7 +468,7 @@ class StreamingSite(Site):
         resource: IResource,
         *,
         reactor: IReactorTime,
-        bad_request: bytes = _BAD_REQUEST,
+        bad_request: bytes = bad_request({"X-Content-Type-Options": "nosniff"}),
         bad_length: bytes | None = None,
     ) -> None:
         super().__init__(

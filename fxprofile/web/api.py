@@ -40,7 +40,7 @@ from fxprofile.model.errors import (
 from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Credentials
 from fxprofile.profiles.scopes import allows
-from fxprofile.serving.channel import StreamingRequest, StreamingSite
+from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
 from fxprofile.serving.conditional import matches
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
@@ -293,8 +293,8 @@ class Api(Resource):
         return StreamingSite(
             self,
             reactor=self._clock,
-            bad_request=_raw_response("This is not a valid HTTP/1.1 request."),
-            bad_length=_raw_response(
+            bad_request=_invalid_http("This is not a valid HTTP/1.1 request."),
+            bad_length=_invalid_http(
                 "Send one Content-Length header with a whole number, and no Transfer-Encoding."
             ),
         )
@@ -362,14 +362,6 @@ def error_response(error: ApiError) -> ApiResponse[object]:
     return ApiResponse(error.code, error.body, error.headers)
 
 
-def _raw_response(message: str) -> bytes:
-    """Return the whole response to bytes that are not HTTP, and so have no request."""
+def _invalid_http(message: str) -> bytes:
     body, headers = error_response(BadRequest(message)).encode()
-    headers = {
-        **SECURITY_HEADERS,
-        "X-Request-Id": secrets.token_hex(8),
-        **headers,
-        "Connection": "close",
-    }
-    lines = ["HTTP/1.1 400 Bad Request", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
-    return "\r\n".join(lines).encode("latin-1") + body
+    return bad_request({**SECURITY_HEADERS, "X-Request-Id": secrets.token_hex(8), **headers}, body)
