@@ -162,7 +162,7 @@ class Soak:
         tools.stack.startService()
         try:
             await tools.open_database()
-            queues = [tools.needed_queue(name) for name in ("jobs", "results")]
+            queues = [tools.jobs_queue, tools.results_queue]
             await self.until_quiet(users, queues)
             await self.sweep(tools)
             await self.until_quiet(users, queues)

@@ -47,7 +47,7 @@ async def show(tools: Tools, avatar_id: str) -> Answer:
         raise Problem("this is the default avatar, which is part of the service")
     await tools.open_database()
     record = await avatar_record(tools, avatar_id)
-    private, public = tools.bucket("private"), tools.bucket("public")
+    private, public = tools.private_bucket, tools.public_bucket
     original = await head(private, keys.private_key(avatar_id))
     pictures = {
         name: await head(public, keys.public_key(avatar_id, name)) for name in keys.VARIANTS

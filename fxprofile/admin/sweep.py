@@ -255,8 +255,8 @@ def sweep_of(
         return await avatar_records(tools, avatars.c.id > after, limit=limit)
 
     return Sweep(
-        private=tools.bucket("private"),
-        public=tools.bucket("public"),
+        private=tools.private_bucket,
+        public=tools.public_bucket,
         rows=rows,
         store=tools.store,
         selection=tools.selection,

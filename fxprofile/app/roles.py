@@ -9,27 +9,16 @@ neither database nor queues.
 from __future__ import annotations
 
 from functools import partial
-
-from twisted.application.service import Service
+from typing import TYPE_CHECKING
 
 from fxprofile.app.services import Services
-from fxprofile.model.ports import IBucket, IQueue
+from fxprofile.model.ports import IBucket
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
-from fxprofile.serving.health import Health
 from fxprofile.settings.model import Role
-from fxprofile.worker.poller import Poller
 
-
-class _Stopping(Service):
-    """Stops first, and turns the heartbeats red."""
-
-    def __init__(self, health: Health) -> None:
-        self._health = health
-
-    def stopService(self) -> None:
-        super().stopService()
-        self._health.stopping = True
+if TYPE_CHECKING:
+    from fxprofile.web.page import Playground
 
 
 def add_role(role: Role, services: Services) -> None:
@@ -46,7 +35,8 @@ def add_role(role: Role, services: Services) -> None:
         add_web(services)
     if role in (Role.IMAGES, Role.COMBINED):
         add_images(services)
-    services.started(_Stopping(services.health))
+    # It starts last and stops first: the heartbeats turn red before anything else stops.
+    services.started(services.health)
 
 
 def add_admin(services: Services, role: Role) -> None:
@@ -77,7 +67,8 @@ def add_worker(services: Services) -> None:
     health = services.health
     _create_folder(services, services.private_bucket)
     _create_folder(services, services.public_bucket)
-    _check_poller(services, "jobs", services.jobs_poller, services.jobs_queue)
+    health.add("jobs poller", services.jobs_poller.check)
+    health.add("jobs queue", services.jobs_queue.check)
     health.add("results queue", services.results_queue.check)
     health.add("private bucket", services.private_bucket.check)
     health.add("public bucket", services.public_bucket.check)
@@ -91,10 +82,12 @@ def add_web(services: Services) -> None:
 
 def add_web_loops(services: Services) -> None:
     """Add the loops of the web role: apply results and account events, and repair failures."""
-    _check_poller(services, "results", services.results_poller, services.results_queue)
+    services.health.add("results poller", services.results_poller.check)
+    services.health.add("results queue", services.results_queue.check)
     if services.events_poller is not None and services.events_queue is not None:
-        _check_poller(services, "events", services.events_poller, services.events_queue)
-    # It starts with the process; nothing else uses it.
+        services.health.add("events poller", services.events_poller.check)
+        services.health.add("events queue", services.events_queue.check)
+    # It starts with the process; no other service uses it.
     _ = services.repair
 
 
@@ -106,7 +99,6 @@ def add_api(services: Services) -> None:
     from fxprofile.web.avatar import AvatarEndpoints
     from fxprofile.web.dockerflow import Dockerflow
     from fxprofile.web.openapi import OpenApi
-    from fxprofile.web.page import Playground
     from fxprofile.web.profile import ProfileEndpoints
     from fxprofile.web.upload import UploadEndpoints
 
@@ -151,15 +143,8 @@ def add_api(services: Services) -> None:
     api.add(OpenApi(api, public_url=settings.web.public_url))
     if secret is not None:
         api.add(AuthServerEndpoints(profiles=services.profiles, invalidator=services.invalidator))
-    playground = None
-    if settings.environment == "development" and settings.identity.driver == "dev":
-        playground = Playground(
-            accounts=settings.identity.dev.accounts,
-            public_url=settings.web.public_url,
-            image_template=settings.images.url,
-            max_bytes=settings.uploads.max_bytes,
-            threads=services.files,
-        )
+    playground = _playground(services)
+    if playground is not None:
         api.add(playground)
     api.add(Dockerflow(health=health, playground=playground))
     services.listen("web.listen", settings.web.listen, api.site())
@@ -170,18 +155,24 @@ def add_api(services: Services) -> None:
         health.add(f"{server} server", partial(services.identity.check, server=server))
 
 
+def _playground(services: Services) -> Playground | None:
+    """The development page, where tokens are public anyway."""
+    from fxprofile.web.page import Playground
+
+    settings = services.settings
+    if settings.environment != "development" or settings.identity.driver != "dev":
+        return None
+    return Playground(
+        accounts=settings.identity.dev.accounts,
+        public_url=settings.web.public_url,
+        image_template=settings.images.url,
+        max_bytes=settings.uploads.max_bytes,
+        threads=services.files,
+    )
+
+
 def _create_folder(services: Services, bucket: IBucket) -> None:
     """Have the folder of a bucket of files created before the reactor runs."""
     make_folder = getattr(bucket, "make_folder", None)
     if make_folder is not None:
         services.on_disk.append(("storage.directory", make_folder))
-
-
-def _check_poller(services: Services, name: str, poller: Poller, queue: IQueue) -> None:
-    """Have the heartbeat check a poller and its queue."""
-
-    async def is_healthy() -> bool:
-        return poller.healthy
-
-    services.health.add(f"{name} queue", queue.check)
-    services.health.add(f"{name} poller", is_healthy)

@@ -20,7 +20,7 @@ from twisted.internet.endpoints import serverFromString
 from fxprofile import __version__
 from fxprofile.deferreds.services import Stack
 from fxprofile.deferreds.threads import Threads
-from fxprofile.model.errors import ConfigError, StoreError
+from fxprofile.model.errors import ConfigError
 from fxprofile.model.keys import new_id
 from fxprofile.model.ports import (
     Handler,
@@ -184,14 +184,7 @@ class Services:
         url = self.settings.database.url.get_secret_value()
         migrate = self.settings.environment == "development" and not self._read_only
         database = self.started(Database(self.reactor, url, migrate=migrate))
-
-        async def ready() -> None:
-            try:
-                await database.ready()
-            except StoreError as error:
-                raise ConfigError(f"database.url: {error}") from None
-
-        self.readiness.append(ready)
+        self.readiness.append(database.ready)
         self.on_disk.append(("database.url", database.make_file))
         return database
 

@@ -26,7 +26,7 @@ from twisted.python.logfile import LogFile
 
 from fxprofile.app.roles import add_role
 from fxprofile.app.services import Services
-from fxprofile.model.errors import ConfigError, DriverError
+from fxprofile.model.errors import ConfigError, DriverError, StoreError
 from fxprofile.settings.model import Role
 from fxprofile.telemetry.logs import StandardLibraryHandler, make_observer
 
@@ -163,13 +163,14 @@ class RoleService(MultiService):
 
     def _stop_reactor(self, failure: Failure) -> None:
         if isinstance(failure.value, (ConfigError, DriverError, CannotListenError)):
-            self._report(failure.value)
+            where = "database.url: " if failure.check(StoreError) else ""
+            self._report(f"{where}{failure.value}")
         else:
             self._log.failure("Cannot start", failure=failure)
             self._problem = "fxprofile: cannot start; the log says why"
         self._services.reactor.callWhenRunning(self._services.reactor.stop)
 
-    def _report(self, error: BaseException) -> None:
+    def _report(self, error: object) -> None:
         self._problem = f"fxprofile: {error}"
         self._log.critical("{line}", line=self._problem)
 

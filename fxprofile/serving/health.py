@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib import resources
 from typing import Any, NotRequired
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -49,13 +50,15 @@ class VersionBody(TypedDict):
     build: str
 
 
-class Health:
+class Health(Service):
     """
     Whether a process can do its work.
 
     :ivar starting: set while the process cannot do its work yet.
-    :ivar stopping: set when the process has been asked to stop.
+    :ivar stopping: set when the process has been asked to stop, by :meth:`stopService`.
     """
+
+    name = "health"
 
     _log = Logger()
 
@@ -66,6 +69,10 @@ class Health:
         self._checks: dict[str, Check] = {}
         self._last: tuple[float, dict[str, str]] | None = None
         self._flights: SingleFlight[str, dict[str, str]] = SingleFlight()
+
+    def stopService(self) -> None:
+        super().stopService()
+        self.stopping = True
 
     def add(self, name: str, check: Check) -> None:
         """

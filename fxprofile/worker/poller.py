@@ -153,6 +153,10 @@ class Poller(Service):
         at_capacity = len(self._in_flight) >= self._slots
         return at_capacity or self._clock.seconds() - self._last_receive < STALE_AFTER
 
+    async def check(self) -> bool:
+        """Return :attr:`healthy`, for the heartbeat."""
+        return self.healthy
+
     async def _run(self, generation: int) -> None:
         failures = 0
         # After a stop and a new start another loop is running.

@@ -128,7 +128,7 @@ class ImportCase(AdminCase):
         """Put the pictures of an avatar into the public bucket."""
         for name, (_, box) in VARIANTS.items():
             body = data or png(box, box // 2)
-            await tools.bucket("public").put(
+            await tools.public_bucket.put(
                 key=public_key(avatar_id, name),
                 body=BytesBody(body),
                 length=len(body),

@@ -73,7 +73,7 @@ class ShowTests(AdminCase):
         """A ready avatar that lacks one picture is a problem, and the status is 1."""
         async with self.service() as tools:
             avatar_id = await ready_avatar(tools)
-            await tools.bucket("public").delete(keys=[public_key(avatar_id, "large")])
+            await tools.public_bucket.delete(keys=[public_key(avatar_id, "large")])
         ran = await self.admin("avatar", "show", avatar_id, status=1)
         self.assertIn("PROBLEM: ready without its pictures (large)", ran.output)
 

@@ -46,8 +46,8 @@ class AwsCommandTests(AwsCase):
         await self.provisioned()
         async with self.service() as tools:
             for _ in range(3):
-                await tools.needed_queue("jobs").send(body="x")
-            await tools.needed_queue("jobs").receive(max_messages=1, wait=0)
+                await tools.jobs_queue.send(body="x")
+            await tools.jobs_queue.receive(max_messages=1, wait=0)
         rows = {row["name"]: row for row in (await self.admin("queues", "--json")).json["queues"]}
         self.assertEqual((rows["jobs"]["waiting"], rows["jobs"]["in_flight"]), (2, 1))
         self.assertIsNone(rows["jobs"]["oldest_seconds"])
@@ -86,7 +86,7 @@ class AwsCommandTests(AwsCase):
             await self.admin("dead", "redrive", "--all")
             depth = await dead.depth()
             self.assertEqual((depth.visible, depth.in_flight), (1, 0))
-            self.assertEqual((await tools.needed_queue("jobs").depth()).visible, 10)
+            self.assertEqual((await tools.jobs_queue.depth()).visible, 10)
             line = await self.error("dead", "show", ids[3])
             self.assertIn("no dead letter", line)
 
@@ -127,7 +127,7 @@ class AwsCommandTests(AwsCase):
         await self.provisioned()
         async with self.service() as tools:
             _, broken = [await ready_avatar(tools, uid) for uid in uids(2)]
-            await tools.bucket("public").delete(keys=[public_key(broken, "small")])
+            await tools.public_bucket.delete(keys=[public_key(broken, "small")])
             orphan = new_id()
             await put(tools, "public", public_key(orphan))
             await put(tools, "private", private_key(orphan))
@@ -218,4 +218,4 @@ class AwsCommandTests(AwsCase):
             )
             self.assertEqual(ran.json["avatars"], {"imported": 1})
             for name in VARIANTS:
-                await tools.bucket("public").head(key=public_key(avatar_id, name))
+                await tools.public_bucket.head(key=public_key(avatar_id, name))

@@ -37,7 +37,7 @@ class DeadTests(AdminCase):
     async def failed_upload(self, tools: Tools) -> str:
         """Make an upload whose job is a dead letter and whose row has failed."""
         avatar_id = new_id()
-        await tools.bucket("private").put(
+        await tools.private_bucket.put(
             key=private_key(avatar_id),
             body=BytesBody(b"an image"),
             length=8,
@@ -123,7 +123,7 @@ class DeadTests(AdminCase):
             ran = await self.admin("dead", "redrive", failed)
             self.assertIn("redriven", ran.output)
             self.assertEqual([about["avatar"] for about in await self.letters()], [other])
-            (body,) = await bodies(tools.needed_queue("jobs"))
+            (body,) = await bodies(tools.jobs_queue)
             self.assertEqual(Job.decode(body), Job(op=Op.CRUNCH, id=failed))
             variant = Variant(width=1, height=1, bytes=70)
             await tools.selection.apply(
@@ -142,7 +142,7 @@ class DeadTests(AdminCase):
             ran = await self.admin("dead", "redrive", "--all", "--json")
             outcomes = [about["outcome"] for about in ran.json["letters"]]
             self.assertEqual(outcomes, ["redriven"] * 3 + ["left: malformed"])
-            sent = await bodies(tools.needed_queue("jobs"))
+            sent = await bodies(tools.jobs_queue)
             self.assertEqual(sorted(Job.decode(body).id for body in sent), sorted(ids))
         self.assertEqual([about["body"] for about in await self.letters()], ["garbage"])
 
@@ -185,7 +185,7 @@ class DeadTests(AdminCase):
         await self.admin("dead", "drop", "--all", "--yes")
         self.assertEqual(await self.letters(), [])
         async with self.service() as tools:
-            self.assertEqual(await bodies(tools.needed_queue("jobs")), [])
+            self.assertEqual(await bodies(tools.jobs_queue), [])
 
 
 class OtherQueuesTests(AdminCase):
@@ -197,7 +197,7 @@ class OtherQueuesTests(AdminCase):
         """Dead results are listed, and a redriven one is on the results queue again."""
         result = Result(id=new_id(), status=ResultStatus.DELETED)
         async with self.service() as tools:
-            queue: Any = tools.needed_queue("results")
+            queue: Any = tools.results_queue
             await queue.dead.send(body=result.encode())
             await queue.dead.send(body="garbage")
             ran = await self.admin("queues", "--json")

@@ -135,7 +135,7 @@ class DoctorTests(AdminCase):
         """Dead letters of a queue are a warning whose advice names the command to run."""
         async with self.service() as tools:
             await tools.needed_queue("dead").send(body="x")
-            results: Any = tools.needed_queue("results")
+            results: Any = tools.results_queue
             await results.dead.send(body="x")
         found = await self.findings("--role=web")
         for name in ("dead queue", "results-dead queue"):

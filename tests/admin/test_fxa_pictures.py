@@ -50,7 +50,7 @@ class PicturesTests(ImportCase):
             await self.put_pictures(tools, ids[0], data=b"<html>")
             await self.put_pictures(tools, ids[1], data=png(601, 1))
             await self.put_pictures(tools, ids[2])
-            await tools.bucket("public").delete(keys=[public_key(ids[2], "small")])
+            await tools.public_bucket.delete(keys=[public_key(ids[2], "small")])
             said = await self.run_import(original, status=1)
             self.assertEqual(said["avatars"], {"pictures missing": 3})
 
@@ -75,7 +75,7 @@ class PicturesTests(ImportCase):
             self.assertEqual(said["avatars"], {"imported": 2, "pictures missing": 1, "refused": 1})
             sides = {}
             for key in (public_key(i, name) for i in ids[:2] for name in VARIANTS):
-                _, body = await tools.bucket("public").get(key=key)
+                _, body = await tools.public_bucket.get(key=key)
                 data = b"".join([piece async for piece in body])
                 sides[key.partition("/")[2]] = check_png(data)
             self.assertEqual(

@@ -37,7 +37,7 @@ class OrphansTests(AdminCase):
 
     async def jobs(self, tools: Tools) -> list[Job]:
         """Receive the jobs on the queue."""
-        messages = await tools.needed_queue("jobs").receive(max_messages=10, wait=0)
+        messages = await tools.jobs_queue.receive(max_messages=10, wait=0)
         return [Job.decode(message.body) for message in messages]
 
     async def test_without_findings_the_figures_are_printed(self) -> None:
@@ -120,7 +120,7 @@ class OrphansTests(AdminCase):
         """A ready avatar that lacks a picture is a problem, with and without --delete."""
         async with self.service() as tools:
             avatar_id = await ready_avatar(tools)
-            await tools.bucket("public").delete(keys=[public_key(avatar_id, "large")])
+            await tools.public_bucket.delete(keys=[public_key(avatar_id, "large")])
             ran = await self.admin("orphans", "--json", status=1)
             (about,) = ran.json["broken"]
             self.assertEqual((about["avatar"], about["uid"]), (avatar_id, UID))
@@ -161,7 +161,7 @@ class MariadbOrphansTests(AdminCase):
         self.settings = {"database.url": self.server.shared().new_database()}
         async with self.service() as tools:
             ids = [await ready_avatar(tools, f"{number:032x}") for number in range(5)]
-            await tools.bucket("public").delete(keys=[public_key(ids[0], "small")])
+            await tools.public_bucket.delete(keys=[public_key(ids[0], "small")])
             found, after = [], ""
             while page := await avatar_records(tools, avatars.c.id > after, limit=2):
                 found += page

@@ -11,11 +11,11 @@ class QueuesTests(AdminCase):
     async def test_each_queue_is_shown_with_its_depth_and_age(self) -> None:
         """Each queue has waiting and in-flight messages and the age of the oldest."""
         async with self.service() as tools:
-            jobs = tools.needed_queue("jobs")
+            jobs = tools.jobs_queue
             for _ in range(3):
                 await jobs.send(body="{}")
             await jobs.receive(max_messages=1, wait=0)
-            await tools.needed_queue("results").send(body="{}")
+            await tools.results_queue.send(body="{}")
         ran = await self.admin("queues", "--json")
         rows = {row.pop("name"): row for row in ran.json["queues"]}
         self.assertEqual(list(rows), ["jobs", "results", "results-dead", "dead"])

@@ -51,7 +51,7 @@ class UserTests(AdminCase):
             self.assertIn("from cache for another 3600 s", ran.output)
             profile = await tools.store.profile(uid=UID)
             self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
-            messages = await tools.needed_queue("jobs").receive(max_messages=10, wait=0)
+            messages = await tools.jobs_queue.receive(max_messages=10, wait=0)
             self.assertEqual(
                 {Job.decode(message.body) for message in messages},
                 {Job(op=Op.DELETE, id=avatar_id), Job(op=Op.DELETE, id=upload)},
