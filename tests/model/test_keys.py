@@ -51,15 +51,15 @@ NOT_IDS = (
 class IdTests(SynchronousTestCase):
     """Ids of avatars and users."""
 
-    def test_new(self) -> None:
-        """New ids are ids, and never the same."""
+    def test_new_ids_are_valid_and_unique(self) -> None:
+        """New ids are valid and unique."""
         ids = {new_id() for _ in range(1000)}
         self.assertEqual(len(ids), 1000)
         self.assertTrue(all(is_id(avatar_id) for avatar_id in ids))
         self.assertNotIn(DEFAULT_AVATAR_ID, ids)
 
-    def test_is_id(self) -> None:
-        """Only 32 lower-case hex digits are an id, of an avatar as of a user."""
+    def test_ids_are_32_lower_case_hex_digits(self) -> None:
+        """An id of an avatar or user is 32 lower-case hex digits."""
         for check in (is_id, is_uid):
             self.assertTrue(check(ID))
             self.assertTrue(check(DEFAULT_AVATAR_ID))
@@ -67,47 +67,49 @@ class IdTests(SynchronousTestCase):
                 self.assertFalse(check(text), text)
 
     @given(st.text())
-    def test_any_text(self, text: str) -> None:
-        """No other text is one."""
+    def test_any_other_text_is_no_id(self, text: str) -> None:
+        """Any other text is not an id."""
         expected = len(text) == 32 and set(text) <= set("0123456789abcdef")
         self.assertEqual(is_id(text), expected)
 
 
 class KeyTests(SynchronousTestCase):
-    """Keys in buckets."""
+    """Object keys in the buckets."""
 
-    def test_keys(self) -> None:
-        """An original has the id as its key, the pictures have the path of their URL."""
+    def test_keys_of_original_and_pictures(self) -> None:
+        """The key of an original is its id; the key of a picture is the path of its URL."""
         self.assertEqual(private_key(ID), ID)
         self.assertEqual(public_keys(ID)[:3], [f"a/{ID}", f"a/{ID}_small", f"a/{ID}_large"])
         self.assertEqual(public_key(ID), f"a/{ID}")
         self.assertEqual(public_key(ID, "large"), f"a/{ID}_large")
 
-    def test_formats(self) -> None:
-        """Pictures in other formats lie beside the PNGs, and all of them have the same owner."""
+    def test_keys_of_other_formats(self) -> None:
+        """
+        The keys of other formats are those of the PNGs with a suffix, and have the same avatar id.
+        """
         self.assertEqual(public_key(ID, "small", "webp"), f"a/{ID}_small.webp")
         self.assertEqual(public_key(ID, "default", "avif"), f"a/{ID}.avif")
         self.assertEqual(len(set(public_keys(ID))), len(VARIANTS) * len(FORMATS))
         self.assertRaises(KeyError, public_key, ID, "small", "svg")
 
-    def test_not_an_id(self) -> None:
-        """What is no id is in no key."""
+    def test_no_key_without_an_id(self) -> None:
+        """A text that is not an id has no key."""
         for text in NOT_IDS:
             for make in (private_key, public_key, public_keys):
                 self.assertRaises(ValueError, make, text)
 
-    def test_no_such_variant(self) -> None:
-        """There are three variants and no others."""
+    def test_unknown_variant(self) -> None:
+        """An unknown variant has no key."""
         for variant in ("", "huge", "_small"):
             self.assertRaises(KeyError, public_key, ID, variant)
 
-    def test_buckets_take_them(self) -> None:
-        """Every key is one that every bucket takes."""
+    def test_keys_are_valid_in_every_bucket(self) -> None:
+        """Every key is valid for every bucket driver."""
         for key in (private_key(ID), *public_keys(ID)):
             self.assertEqual("/".join(key_parts(key)), key)
 
-    def test_back(self) -> None:
-        """The id can be had back from a key of a picture, and from no other."""
+    def test_id_of_a_public_key(self) -> None:
+        """The avatar id is found in the key of a picture, and in no other key."""
         for key in public_keys(ID):
             self.assertEqual(id_of_public_key(key), ID)
         for key in (
@@ -122,8 +124,8 @@ class KeyTests(SynchronousTestCase):
         ):
             self.assertIsNone(id_of_public_key(key), key)
 
-    def test_sides(self) -> None:
-        """The boxes are 100, 200 and 600 pixels."""
+    def test_sides_of_the_variants(self) -> None:
+        """The bounding boxes have sides of 100, 200 and 600 pixels."""
         self.assertEqual(
             {name: side for name, (_, side) in VARIANTS.items()},
             {"small": 100, "default": 200, "large": 600},
@@ -131,10 +133,10 @@ class KeyTests(SynchronousTestCase):
 
 
 class InitialTests(SynchronousTestCase):
-    """The letter that stands for a name."""
+    """The letter of a monogram."""
 
-    def test_letters(self) -> None:
-        """It is the first letter or digit, whatever the script and however it is written."""
+    def test_initial_of_any_script(self) -> None:
+        """The initial is the first letter or digit in title case, in any script and composition."""
         for name, letter in (
             ("zoë", "Z"),
             ("7 of 9", "7"),
@@ -151,14 +153,14 @@ class InitialTests(SynchronousTestCase):
         ):
             self.assertEqual(initial(name), letter, name)
 
-    def test_none(self) -> None:
-        """What begins with anything else has none."""
+    def test_no_initial(self) -> None:
+        """A text that begins with another character has no initial."""
         for name in ("", " a", "<b>", "🦊", "-", "\u0301a", "\u200fא", "\0", "‘a"):
             self.assertIsNone(initial(name), repr(name))
 
     @given(st.text(min_size=1))
-    def test_one(self, name: str) -> None:
-        """It is one character, which stands for itself."""
+    def test_initial_is_one_character(self, name: str) -> None:
+        """The initial is one character, whose initial is itself."""
         letter = initial(name)
         if letter is not None:
             self.assertEqual((len(letter), initial(letter)), (1, letter))
@@ -167,13 +169,13 @@ class InitialTests(SynchronousTestCase):
 class ImageTests(SynchronousTestCase):
     """URLs of pictures."""
 
-    def test_urls(self) -> None:
-        """The id and the variant are put where the setting says."""
+    def test_image_url(self) -> None:
+        """The id and the suffix of the variant replace the placeholder of the template."""
         self.assertEqual(image_url("http://x/a/{id}", ID), f"http://x/a/{ID}")
         self.assertEqual(image_url("http://x/{id}.png", ID, "small"), f"http://x/{ID}_small.png")
 
-    def test_names(self) -> None:
-        """What may follow ``/a/`` is an id with or without its variant."""
+    def test_image_names(self) -> None:
+        """An image name is an id with or without the suffix of a variant."""
         for name in (ID, ID + "_small", ID + "_large", DEFAULT_AVATAR_ID):
             self.assertTrue(is_image_name(name))
         for name in ("", ID + "_huge", ID + "_small_large", ID + "_", ID + "\n", "../x"):

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.model.messages`: the form of messages.
+Tests of :mod:`fxprofile.model.messages`: encoding and decoding.
 """
 
 from __future__ import annotations
@@ -69,33 +69,33 @@ def changed(message: str, **members: Any) -> str:
 
 
 class JobTests(SynchronousTestCase):
-    """Messages on the jobs queue."""
+    """Messages of the jobs queue."""
 
     message = Job(Op.CRUNCH, ID).encode(0)
 
     @given(st.builds(Job, st.sampled_from(Op), ids), st.floats(0, 4e9))
-    def test_round_trip(self, job: Job, sent: float) -> None:
-        """A job is read as it was written."""
+    def test_job_round_trip(self, job: Job, sent: float) -> None:
+        """A job is decoded as it was encoded."""
         self.assertEqual(Job.decode(job.encode(sent)), job)
 
     @given(st.floats(0, 4e9))
-    def test_sent(self, sent: float) -> None:
-        """When it was sent is in the form of RFC 3339, in UTC."""
+    def test_sent_is_rfc_3339_in_utc(self, sent: float) -> None:
+        """The time of sending is encoded as RFC 3339 in UTC."""
         text = json.loads(Job(Op.DELETE, ID).encode(sent))["sent"]
         self.assertTrue(text.endswith("Z"))
         read = datetime.fromisoformat(text.replace("Z", "+00:00"))
         self.assertEqual(read.tzinfo, UTC)
         self.assertTrue(math.isclose(read.timestamp(), sent, abs_tol=1e-6))
 
-    def test_form(self) -> None:
-        """The form is the one that is agreed."""
+    def test_job_has_the_documented_form(self) -> None:
+        """An encoded job has the documented form."""
         self.assertEqual(
             json.loads(self.message),
             {"v": 1, "op": "crunch", "id": ID, "sent": "1970-01-01T00:00:00Z"},
         )
 
-    def test_junk(self) -> None:
-        """What is not of this form is malformed, and nothing worse."""
+    def test_malformed_job(self) -> None:
+        """Any other form raises MalformedMessage."""
         bad = [
             *JUNK,
             self.message[:-1],
@@ -108,27 +108,27 @@ class JobTests(SynchronousTestCase):
             with self.assertRaises(MalformedMessage, msg=text[:80]):
                 Job.decode(text)
 
-    def test_more_members(self) -> None:
-        """Members that a later version may add are passed over."""
+    def test_unknown_members_are_ignored(self) -> None:
+        """Members that a later version may add are ignored."""
         self.assertEqual(Job.decode(changed(self.message, trace="x")), Job(Op.CRUNCH, ID))
 
     @given(json_values)
-    def test_any_json(self, value: Any) -> None:
-        """No JSON does anything worse than being malformed."""
+    def test_any_json_is_decoded_or_malformed(self, value: Any) -> None:
+        """Any JSON value is decoded or raises MalformedMessage."""
         for text in (json.dumps(value), changed(self.message, op=value, id=value, v=value)):
             with self.assertRaises(MalformedMessage):
                 Job.decode(text)
 
     @given(st.text())
-    def test_any_text(self, text: str) -> None:
-        """Nor does any text."""
+    def test_any_text_is_decoded_or_malformed(self, text: str) -> None:
+        """Any text is decoded or raises MalformedMessage."""
         for decode in (Job.decode, Result.decode):
             with self.assertRaises(MalformedMessage):
                 decode(text)
 
 
 class ResultTests(SynchronousTestCase):
-    """Messages on the results queue."""
+    """Messages of the results queue."""
 
     ready = Result(
         ID, ResultStatus.READY, variants={n: Variant(1, 2, 3) for n in VARIANTS}
@@ -136,8 +136,8 @@ class ResultTests(SynchronousTestCase):
     failed = Result(ID, ResultStatus.FAILED, "corrupt").encode()
 
     @given(results)
-    def test_round_trip(self, result: Result) -> None:
-        """A result is read as it was written, its times to a tenth of a millisecond."""
+    def test_result_round_trip(self, result: Result) -> None:
+        """A result is decoded as it was encoded, with times to a tenth of a millisecond."""
         read = Result.decode(result.encode())
         self.assertEqual(read.timing, {n: round(s, 4) for n, s in result.timing.items()})
         self.assertEqual(
@@ -145,8 +145,8 @@ class ResultTests(SynchronousTestCase):
             (result.id, result.status, result.reason, result.variants, result.placeholder),
         )
 
-    def test_placeholder(self) -> None:
-        """A placeholder is a BlurHash of 28 characters, or is left out."""
+    def test_placeholder_is_a_blurhash(self) -> None:
+        """A placeholder is a BlurHash of 28 characters or absent."""
         self.assertIsNone(Result.decode(self.ready).placeholder)
         good = Result.decode(changed(self.ready, placeholder="LEHV6nWB2yk8pyo0adR*.7kCMdnj"))
         self.assertEqual(good.placeholder, "LEHV6nWB2yk8pyo0adR*.7kCMdnj")
@@ -154,8 +154,8 @@ class ResultTests(SynchronousTestCase):
             with self.assertRaises(MalformedMessage):
                 Result.decode(changed(self.ready, placeholder=text))
 
-    def test_form(self) -> None:
-        """The forms are those that are agreed."""
+    def test_result_has_the_documented_form(self) -> None:
+        """Encoded results have the documented forms."""
         self.assertEqual(
             json.loads(self.ready),
             {
@@ -171,8 +171,8 @@ class ResultTests(SynchronousTestCase):
             {"v": 1, "id": ID, "status": "failed", "error": {"reason": "corrupt"}, "timing": {}},
         )
 
-    def test_junk(self) -> None:
-        """What is not of this form is malformed, and nothing worse."""
+    def test_malformed_result(self) -> None:
+        """Any other form raises MalformedMessage."""
         bad = [
             *JUNK,
             *(changed(self.ready, status=s) for s in (None, "READY", "processing", 1, [], {})),
@@ -198,8 +198,8 @@ class ResultTests(SynchronousTestCase):
             with self.assertRaises(MalformedMessage, msg=text[:80]):
                 Result.decode(text)
 
-    def test_odd_timing(self) -> None:
-        """What is odd in the times, which are for people only, is passed over."""
+    def test_invalid_timing_is_ignored(self) -> None:
+        """Invalid values in the timing, which is for operators only, are ignored."""
         for timing, expected in (
             (None, {}),
             ([], {}),
@@ -207,8 +207,8 @@ class ResultTests(SynchronousTestCase):
         ):
             self.assertEqual(Result.decode(changed(self.ready, timing=timing)).timing, expected)
 
-    def test_short_enough(self) -> None:
-        """The longest result is far shorter than a message may be."""
+    def test_longest_result_is_short_enough(self) -> None:
+        """The longest result is far shorter than the maximum length."""
         huge = 1 << 50
         result = Result(
             ID,
@@ -219,8 +219,8 @@ class ResultTests(SynchronousTestCase):
         self.assertLess(len(result.encode()), MAX_MESSAGE_CHARACTERS / 4)
 
     @given(json_values)
-    def test_any_json(self, value: Any) -> None:
-        """No JSON in a member does anything worse than making it malformed."""
+    def test_any_member_is_decoded_or_malformed(self, value: Any) -> None:
+        """Any JSON value of a member is decoded or raises MalformedMessage."""
         for text in (
             changed(self.ready, status=value),
             changed(self.failed, error=value),

@@ -25,11 +25,7 @@ ID = make_id(1)
 
 
 class Body:
-    """
-    A body that comes in these pieces, and then fails if it has an error to raise.
-
-    :ivar closed: how often it was closed.
-    """
+    """A body of these pieces, which then raises an error if it has one."""
 
     def __init__(self, *pieces: bytes, error: Exception | None = None) -> None:
         self._pieces = iter(pieces)
@@ -53,10 +49,10 @@ class Body:
 
 
 class AcceptTests(CoreTestCase):
-    """An upload that nothing disturbs."""
+    """Uploads without failures."""
 
-    def test_accepted(self) -> None:
-        """The original is kept as it came, the row says processing, and the job is sent."""
+    def test_upload_is_stored_and_its_job_sent(self) -> None:
+        """An upload stores its original unchanged, adds a row in processing and sends its job."""
         avatar = self.upload()
         self.assertEqual((avatar.id, avatar.uid, avatar.status), (ID, ALICE, Status.PROCESSING))
         self.assertEqual(self.originals.objects, {ID: JPEG})
@@ -66,20 +62,20 @@ class AcceptTests(CoreTestCase):
         self.assertEqual(self.rows.rows[ID].job_sent, 1_000_000)
         self.assertEqual(self.sent(), [("crunch", ID)])
 
-    def test_order(self) -> None:
-        """The original comes before the row, and the row before the job."""
+    def test_order_of_the_steps(self) -> None:
+        """The original is stored before the row is added, and the row before the job is sent."""
         self.upload()
         self.assertEqual(self.diary, ["private put", "store accept", "jobs send", "store job_sent"])
 
-    def test_each_is_its_own(self) -> None:
-        """The same bytes uploaded again are another upload."""
+    def test_same_bytes_are_two_uploads(self) -> None:
+        """Two uploads of the same bytes have two rows and two originals."""
         first, second = self.upload(), self.upload(BOB)
         self.assertNotEqual(first.id, second.id)
         self.assertGreater(second.seq, first.seq)
         self.assertEqual(set(self.originals.objects), {first.id, second.id})
 
-    def test_ids(self) -> None:
-        """Unless told otherwise, ids are 128 random bits."""
+    def test_ids_are_random(self) -> None:
+        """The default ids are 32 random hex digits."""
         intake = Intake(
             private=self.private, store=self.store, outbox=self.outbox, clock=self.clock
         )
@@ -90,8 +86,8 @@ class AcceptTests(CoreTestCase):
         self.assertEqual(len(ids), 50)
         self.assertEqual({len(avatar_id) for avatar_id in ids}, {32})
 
-    def test_back_pressure(self) -> None:
-        """Nothing of the body is asked for before the bucket takes it."""
+    def test_body_is_read_when_the_bucket_reads(self) -> None:
+        """No piece of the body is read before the bucket asks for it."""
         body = Body(JPEG, *[b"x" * 1000] * 10)
         held = self.private.hold("put")
         accepting = Deferred.fromCoroutine(
@@ -104,7 +100,7 @@ class AcceptTests(CoreTestCase):
 
 
 class RefusalTests(CoreTestCase):
-    """Bodies that are not those of an image."""
+    """Bodies that do not begin like an image."""
 
     def refuse(self, *pieces: bytes) -> Body:
         body = Body(*pieces)
@@ -119,48 +115,48 @@ class RefusalTests(CoreTestCase):
         self.assertEqual(body.closed, 1)
         return body
 
-    def test_not_an_image(self) -> None:
-        """What does not begin like an image is refused, and leaves nothing."""
+    def test_unknown_signature_is_refused(self) -> None:
+        """A body without the signature of an image is refused, and nothing is stored."""
         for data in (b"<svg/>", b"GIF88a" + b"x" * 100, b"%PDF-1.7" + b"x" * 100, b"\xff\xd8"):
             self.refuse(data)
 
-    def test_refused_early(self) -> None:
-        """The rest of a refused body is never asked for."""
+    def test_refused_body_is_not_read_further(self) -> None:
+        """The rest of a refused body is not read."""
         body = self.refuse(b"x" * SIGNATURE_BYTES, *[b"y" * 1000] * 10)
         self.assertEqual(body.given, 1)
 
-    def test_signature_in_pieces(self) -> None:
-        """A signature that comes byte by byte is waited for, and kept whole."""
+    def test_signature_in_one_byte_pieces(self) -> None:
+        """A signature that arrives byte by byte is accepted, and the original is complete."""
         pieces = [bytes([byte]) for byte in JPEG]
         avatar = self.run_now(self.intake.accept(uid=ALICE, body=Body(*pieces), length=len(JPEG)))
         self.assertEqual(self.originals.objects, {avatar.id: JPEG})
 
-    def test_not_an_image_in_pieces(self) -> None:
-        """A wrong signature that comes byte by byte is refused as soon as it is known."""
+    def test_unknown_signature_in_one_byte_pieces(self) -> None:
+        """A wrong signature that arrives byte by byte is refused when it is complete."""
         body = self.refuse(*[b"x"] * 1000)
         self.assertEqual(body.given, SIGNATURE_BYTES)
 
-    def test_short(self) -> None:
-        """An image may be shorter than the bytes that are looked at."""
+    def test_image_shorter_than_the_signature_window(self) -> None:
+        """An image that is shorter than the bytes checked is accepted."""
         data = b"GIF89a" + b"x" * 4
         self.run_now(self.intake.accept(uid=ALICE, body=Body(data), length=len(data)))
         self.assertEqual(self.originals.objects, {ID: data})
 
-    def test_empty(self) -> None:
-        """A body without bytes is no image."""
+    def test_empty_body_is_refused(self) -> None:
+        """An empty body is refused."""
         self.refuse()
 
 
-class BrokenUploadTests(CoreTestCase):
-    """Uploads that end before they are accepted."""
+class UnacceptedUploadTests(CoreTestCase):
+    """Uploads that fail before they are accepted."""
 
     def assert_nothing_stays(self) -> None:
         self.assertEqual(self.originals.objects, {})
         self.assertEqual(self.rows.rows, {})
         self.assertEqual(self.sent(), [])
 
-    def test_client_gone(self) -> None:
-        """A client that goes away in mid-body leaves nothing, whenever it does."""
+    def test_disconnected_client_leaves_nothing(self) -> None:
+        """A client that disconnects at any point of its body leaves no object, row or job."""
         for pieces in ((), (b"\xff\xd8",), (JPEG,), (JPEG, b"x" * 1000)):
             body = Body(*pieces, error=ClientGone())
             accepting = self.intake.accept(uid=ALICE, body=body, length=10_000)
@@ -168,15 +164,15 @@ class BrokenUploadTests(CoreTestCase):
             self.assertEqual(body.closed, 1)
             self.assert_nothing_stays()
 
-    def test_wrong_length(self) -> None:
-        """A body that is shorter or longer than announced leaves nothing."""
+    def test_wrong_length_leaves_nothing(self) -> None:
+        """A body that is shorter or longer than announced leaves no object, row or job."""
         for length in (len(JPEG) - 1, len(JPEG) + 1):
             accepting = self.intake.accept(uid=ALICE, body=Body(JPEG), length=length)
             self.fails_now(accepting, BodyMismatch)
             self.assert_nothing_stays()
 
-    def test_bucket_fails(self) -> None:
-        """Without its original an upload gets no row."""
+    def test_failed_put_leaves_nothing(self) -> None:
+        """An upload whose original cannot be stored leaves no row and no job."""
         self.private.fail("put", StorageError("down"))
         body = Body(JPEG)
         accepting = self.intake.accept(uid=ALICE, body=body, length=len(JPEG))
@@ -185,8 +181,8 @@ class BrokenUploadTests(CoreTestCase):
         self.assert_nothing_stays()
 
 
-class DoubtTests(CoreTestCase):
-    """Uploads of which it is not known whether they were accepted."""
+class InDoubtTests(CoreTestCase):
+    """Uploads whose commit had an unknown outcome."""
 
     def accept(self) -> Deferred[object]:
         return Deferred.fromCoroutine(
@@ -196,18 +192,17 @@ class DoubtTests(CoreTestCase):
     def settle(self) -> int:
         return self.run_now(self.intake.resolve_in_doubt())
 
-    def test_committed_all_the_same(self) -> None:
-        """If only the answer of the database was lost, the upload is accepted."""
+    def test_committed_although_the_response_was_lost(self) -> None:
+        """An upload whose commit succeeded is accepted, even if the response was lost."""
         self.store.fail("accept", StoreError("lost"), after=True)
         self.assertEqual(self.successResultOf(self.accept()).id, ID)
         self.assertEqual(self.sent(), [("crunch", ID)])
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.sent(), [])
 
-    def test_done_by_others(self) -> None:
+    def test_committed_and_already_finished(self) -> None:
         """
-        If all is done by the time that the row is found, because the repair loop of
-        another process was quicker, the upload is accepted all the same.
+        An in-doubt upload that another process has finished meanwhile is accepted and sends no job.
         """
         for number, outcome in enumerate((ResultStatus.READY, ResultStatus.FAILED), start=1):
             self.store.fail("accept", StoreError("lost"), after=True)
@@ -218,8 +213,10 @@ class DoubtTests(CoreTestCase):
             self.assertEqual(self.successResultOf(accepting).id, make_id(number))
             self.assertEqual(self.sent(), [])
 
-    def test_not_committed(self) -> None:
-        """If there is no row the client is told of a failure, and in the end nothing stays."""
+    def test_uncommitted_upload_is_deleted(self) -> None:
+        """
+        An upload that was not committed fails for the client, and its original is deleted later.
+        """
         self.store.fail("accept", StoreError("down"))
         self.failureResultOf(self.accept(), StoreError)
         self.assertEqual(self.settle(), 1)
@@ -228,8 +225,8 @@ class DoubtTests(CoreTestCase):
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.sent(), [("delete", ID)])
 
-    def test_committed_late(self) -> None:
-        """A commit that comes after the look does not lose its original."""
+    def test_late_commit_keeps_its_original(self) -> None:
+        """A commit that becomes visible after the first lookup keeps its original."""
         self.store.fail("accept", StoreError("timeout"))
         self.failureResultOf(self.accept(), StoreError)
         self.clock.advance(10)
@@ -240,8 +237,8 @@ class DoubtTests(CoreTestCase):
         self.assertEqual(self.sent(), [])
         self.assertEqual(self.originals.objects, {ID: JPEG})
 
-    def test_not_known(self) -> None:
-        """If the database cannot even be asked, the question stays open until it can."""
+    def test_in_doubt_until_the_database_responds(self) -> None:
+        """An upload stays in doubt until the database can be read."""
         self.store.fail("accept", StoreError("lost"), after=True)
         self.store.fail("avatar", StoreError("down"), times=2)
         self.failureResultOf(self.accept(), StoreError)
@@ -251,8 +248,8 @@ class DoubtTests(CoreTestCase):
         self.assertEqual(self.originals.objects, {ID: JPEG})
         self.assertEqual(self.sent(), [])
 
-    def test_queue_fails(self) -> None:
-        """If the delete job cannot be sent, it is tried again."""
+    def test_delete_job_is_retried(self) -> None:
+        """A delete job of an in-doubt upload that cannot be sent is retried."""
         self.store.fail("accept", StoreError("down"))
         self.failureResultOf(self.accept(), StoreError)
         self.clock.advance(IN_DOUBT_AGE)
@@ -261,8 +258,8 @@ class DoubtTests(CoreTestCase):
         self.assertEqual(self.settle(), 0)
         self.assertEqual(self.sent(), [("delete", ID)])
 
-    def test_one_question_a_time(self) -> None:
-        """While the database is down, a thousand open questions cost one failing call."""
+    def test_one_lookup_while_the_database_is_down(self) -> None:
+        """While the database is down, many in-doubt uploads cost one failing lookup per run."""
         for _ in range(20):
             self.store.fail("accept", StoreError("down"))
             self.failureResultOf(self.accept(), StoreError)
@@ -273,18 +270,18 @@ class DoubtTests(CoreTestCase):
         self.assertEqual(len(self.store.called("avatar")), asked + 1)
 
 
-class OwedJobTests(CoreTestCase):
-    """Accepted uploads whose job cannot be sent now."""
+class PendingJobTests(CoreTestCase):
+    """Accepted uploads whose job cannot be sent at once."""
 
-    def test_queue_fails(self) -> None:
-        """The upload stands, and its row owes the job."""
+    def test_job_stays_pending_if_the_queue_fails(self) -> None:
+        """An upload whose job cannot be sent is accepted, and its job stays pending."""
         self.jobs.fail("send", QueueError("down"))
         avatar = self.upload()
         self.assertIsNone(self.rows.rows[avatar.id].job_sent)
         self.assertTrue(any("the repair loop will send it" in text for text in self.logged))
 
-    def test_note_fails(self) -> None:
-        """If it cannot be noted that the job was sent, the row owes it once more."""
+    def test_job_stays_pending_if_it_cannot_be_recorded(self) -> None:
+        """A job that was sent but not recorded as sent stays pending."""
         self.store.fail("job_sent", StoreError("down"))
         avatar = self.upload()
         self.assertIsNone(self.rows.rows[avatar.id].job_sent)

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.uploads.repair`: dead letters.
+Tests of :mod:`fxprofile.uploads.repair`: dead-lettered jobs and results.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from tests.support.core import ALICE, make_id, result
 from tests.uploads.test_repair import RepairTestCase
 
 
-class DeadLetterTests(RepairTestCase):
-    """Jobs that no worker could do."""
+class DeadJobTests(RepairTestCase):
+    """Dead-lettered jobs."""
 
     def die(self, op: Op, avatar_id: str) -> None:
         body = Job(op, avatar_id).encode(0)
@@ -22,40 +22,39 @@ class DeadLetterTests(RepairTestCase):
     def waiting(self) -> int:
         return self.run_now(self.dead_queue.depth()).visible
 
-    def test_crunch(self) -> None:
-        """Its upload fails, and the message stays for operators, visible to all."""
+    def test_dead_crunch_job_fails_its_upload(self) -> None:
+        """A dead crunch job fails its upload, and the message stays visible for operators."""
         avatar = self.upload()
         self.die(Op.CRUNCH, avatar.id)
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.status(avatar.id), Status.FAILED)
         self.assertEqual(self.rows.rows[avatar.id].error, "dead")
         self.assertEqual(self.waiting(), 1)
         self.assertEqual(self.repaired("dead"), 1)
 
-    def test_stays(self) -> None:
-        """Each run sees it again, and does nothing more with it."""
+    def test_dead_crunch_job_is_applied_once(self) -> None:
+        """A dead crunch job that stays on its queue has no further effect in later runs."""
         avatar = self.upload()
         self.die(Op.CRUNCH, avatar.id)
         self.sent()
         for _ in range(3):
-            self.turn(PERIOD)
+            self.run_after(PERIOD)
         self.assertEqual(self.waiting(), 1)
         self.assertEqual(self.repaired("dead"), 1)
         self.assertEqual(self.sent(), [])
 
-    def test_ready_in_the_meantime(self) -> None:
-        """An upload that another job has made ready stays ready."""
+    def test_dead_job_of_a_ready_avatar(self) -> None:
+        """An avatar that another job has made ready stays ready."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.die(Op.CRUNCH, avatar.id)
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.selected(), avatar.id)
         self.assertEqual(self.waiting(), 1)
 
-    def test_deleted_in_the_meantime(self) -> None:
+    def test_dead_job_of_a_deleted_avatar(self) -> None:
         """
-        What a dead job may have put for an avatar that is being deleted, or gone, is
-        deleted by a new job, and the message goes.
+        A dead job of an avatar that is being deleted or was removed is replaced by a delete job.
         """
         avatar = self.upload()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=avatar.id))
@@ -63,87 +62,87 @@ class DeadLetterTests(RepairTestCase):
         for op in Op:
             self.die(op, avatar.id)
             self.die(op, make_id(9))
-            self.turn(PERIOD)
+            self.run_after(PERIOD)
             self.assertEqual(sorted(self.sent()), [("delete", avatar.id), ("delete", make_id(9))])
             self.assertEqual(self.waiting(), 0)
 
-    def test_delete_of_what_is_there(self) -> None:
-        """A dead delete job of an avatar that nobody deletes is left to operators."""
+    def test_dead_delete_job_of_a_ready_avatar(self) -> None:
+        """A dead delete job of an avatar that is not being deleted stays for operators."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.sent()
         self.die(Op.DELETE, avatar.id)
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual((self.sent(), self.waiting()), ([], 1))
 
-    def test_clean_up_fails(self) -> None:
-        """The message goes only when the new job is on its queue."""
+    def test_dead_job_is_kept_until_its_replacement_is_sent(self) -> None:
+        """A dead job is deleted only after the new delete job was sent."""
         self.die(Op.CRUNCH, make_id(9))
         self.jobs.fail("send", QueueError("down"))
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.waiting(), 1)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual((self.sent(), self.waiting()), ([("delete", make_id(9))], 0))
 
-    def test_junk(self) -> None:
-        """What is no job at all stays too, and keeps nothing else from its turn."""
+    def test_malformed_job_stays(self) -> None:
+        """A malformed message stays on the dead-letter queue and blocks no other."""
         avatar = self.upload()
         self.run_now(self.dead_queue.send(body="junk"))
         self.die(Op.CRUNCH, avatar.id)
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.status(avatar.id), Status.FAILED)
         self.assertEqual(self.waiting(), 2)
 
-    def test_many(self) -> None:
-        """One run looks at so many, and the next ones at the others."""
+    def test_run_is_bounded(self) -> None:
+        """One run handles a bounded number of dead letters; later runs handle the rest."""
         avatars = [self.upload() for _ in range(LIMIT + 20)]
         for avatar in avatars:
             self.die(Op.CRUNCH, avatar.id)
-        self.turn(1)
+        self.run_after(1)
         self.assertLess(self.repaired("dead"), LIMIT + 20)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.repaired("dead"), LIMIT + 20)
         self.assertEqual(self.waiting(), LIMIT + 20)
 
-    def test_store_fails(self) -> None:
-        """If the database fails in between, the messages are put back all the same."""
+    def test_dead_letters_are_released_if_the_store_fails(self) -> None:
+        """If the database fails during a run, all dead letters received are released."""
         for number in (1, 2):
             self.upload()
             self.die(Op.CRUNCH, make_id(number))
         self.store.fail("failed", StoreError("down"))
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.waiting(), 2)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.repaired("dead"), 2)
 
-    def test_put_back_fails(self) -> None:
-        """A message that cannot be put back is hidden for a while, and no more."""
+    def test_failed_release_hides_the_dead_letter(self) -> None:
+        """A dead letter that cannot be released becomes visible after the visibility timeout."""
         self.upload()
         self.die(Op.CRUNCH, make_id(1))
         self.dead.fail("extend", LeaseLost("late"))
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.waiting(), 0)
         self.clock.advance(60)
         self.assertEqual(self.waiting(), 1)
 
-    def test_unknown_queue(self) -> None:
-        """Without a dead-letter queue the other loops run."""
+    def test_runs_without_dead_letter_queues(self) -> None:
+        """Without known dead-letter queues the other steps run."""
         repair = self.make("one", dead=None, dead_results=None)
         avatar_id = self.unsent_upload()
-        self.turn(60, repair)
+        self.run_after(60, repair)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
 
-    def test_counted(self) -> None:
-        """The gauge tells how many there are, by the queue that they died on."""
+    def test_dead_letters_are_counted(self) -> None:
+        """The gauge has the number of dead letters of each queue."""
         self.run_now(self.dead_queue.send(body="junk"))
-        self.turn(0)
+        self.run_after(0)
         gauge = self.metrics.registry.get_sample_value
         self.assertEqual(gauge("fxprofile_dead_letters", {"queue": "jobs"}), 1)
         self.assertEqual(gauge("fxprofile_dead_letters", {"queue": "results"}), 0)
 
 
 class DeadResultTests(RepairTestCase):
-    """Results that could not be applied, as the database was away for long."""
+    """Dead-lettered results, which failed while the database was down."""
 
     def die(self, avatar_id: str, status: ResultStatus, reason: str | None = None) -> None:
         body = result(avatar_id, status, reason).encode()
@@ -152,47 +151,47 @@ class DeadResultTests(RepairTestCase):
     def waiting(self) -> int:
         return self.run_now(self.dead_results_queue.depth()).visible
 
-    def test_applied(self) -> None:
-        """They are applied when it is back: users learn what became of their uploads."""
+    def test_dead_results_are_applied(self) -> None:
+        """Dead results are applied and deleted once the database is back."""
         good, bad = self.upload(), self.upload()
         self.die(good.id, ResultStatus.READY)
         self.die(bad.id, ResultStatus.FAILED, "corrupt")
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.selected(), good.id)
         self.assertEqual(self.rows.rows[bad.id].error, "corrupt")
         self.assertEqual(self.waiting(), 0)
         self.assertEqual(self.repaired("dead results"), 2)
 
-    def test_late(self) -> None:
-        """One that comes after all was decided changes nothing, and goes."""
+    def test_late_dead_result_changes_nothing(self) -> None:
+        """A dead result of an avatar that is ready already changes nothing and is deleted."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.die(avatar.id, ResultStatus.FAILED, "corrupt")
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual((self.selected(), self.waiting()), (avatar.id, 0))
 
-    def test_store_fails(self) -> None:
-        """While the database is away they stay, visible to all."""
+    def test_dead_results_stay_while_the_store_fails(self) -> None:
+        """While the database fails, dead results stay visible on their queue."""
         avatar = self.upload()
         self.die(avatar.id, ResultStatus.READY)
         self.store.fail("ready", StoreError("down"))
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual((self.status(avatar.id), self.waiting()), (Status.PROCESSING, 1))
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual((self.status(avatar.id), self.waiting()), (Status.READY, 0))
 
-    def test_junk(self) -> None:
-        """What is no result is left to operators, and keeps nothing else from its turn."""
+    def test_malformed_result_stays(self) -> None:
+        """A malformed result stays on the dead-letter queue and blocks no other."""
         avatar = self.upload()
         self.run_now(self.dead_results_queue.send(body="junk"))
         self.die(avatar.id, ResultStatus.READY)
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual((self.status(avatar.id), self.waiting()), (Status.READY, 1))
 
-    def test_jobs_queue_is_down(self) -> None:
-        """A queue of dead jobs that is down keeps no dead result from its turn."""
+    def test_dead_results_are_applied_while_the_job_queue_fails(self) -> None:
+        """An unreachable dead-letter queue of the jobs does not delay dead results."""
         avatar = self.upload()
         self.die(avatar.id, ResultStatus.READY)
         self.dead.fail("receive", QueueError("down"))
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.status(avatar.id), Status.READY)

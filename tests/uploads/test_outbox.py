@@ -17,13 +17,13 @@ ID = make_id(1)
 
 
 class OutboxTests(CoreTestCase):
-    """The jobs that rows owe are sent at least once."""
+    """Pending jobs are sent at least once."""
 
     def accept(self) -> None:
         self.avatar = self.run_now(self.rows.accept(avatar_id=ID, uid=ALICE, now=1_000_000))
 
-    def test_crunch(self) -> None:
-        """A row in processing owes a crunch job, and it is noted when it was sent."""
+    def test_crunch_job_is_sent_and_recorded(self) -> None:
+        """The crunch job of a row in processing is sent, and the time is recorded."""
         self.accept()
         self.clock.advance(2)
         self.run_now(self.outbox.send(self.avatar))
@@ -33,8 +33,8 @@ class OutboxTests(CoreTestCase):
             json.loads(body), {"v": 1, "op": "crunch", "id": ID, "sent": "1970-01-12T13:46:42Z"}
         )
 
-    def test_delete(self) -> None:
-        """Rows that are being deleted or were replaced owe a delete job."""
+    def test_delete_job_is_sent_and_recorded(self) -> None:
+        """The delete job of a deleting or replaced row is sent, and the time is recorded."""
         for status in (Status.DELETING, Status.REPLACED):
             self.rows.rows.clear()
             self.accept()
@@ -43,30 +43,30 @@ class OutboxTests(CoreTestCase):
             self.assertEqual(self.sent(), [("delete", ID)])
             self.assertEqual(self.rows.rows[ID].job_sent, 1_000_000)
 
-    def test_sent_before_noted(self) -> None:
-        """The job is on the queue before that is noted."""
+    def test_job_is_sent_before_it_is_recorded(self) -> None:
+        """A job is sent before it is recorded as sent."""
         self.accept()
         self.diary.clear()
         self.run_now(self.outbox.send(self.avatar))
         self.assertEqual(self.diary, ["jobs send", "store job_sent"])
 
-    def test_queue_fails(self) -> None:
-        """A job that could not be sent is not noted as sent."""
+    def test_unsent_job_is_not_recorded(self) -> None:
+        """A job that could not be sent is not recorded as sent."""
         self.accept()
         self.jobs.fail("send", QueueError("down"))
         self.fails_now(self.outbox.send(self.avatar), QueueError)
         self.assertIsNone(self.rows.rows[ID].job_sent)
 
-    def test_note_fails(self) -> None:
-        """A job whose note failed is sent again."""
+    def test_unrecorded_job_is_sent_again(self) -> None:
+        """A job that could not be recorded as sent is sent again."""
         self.accept()
         self.store.fail("job_sent", StoreError("down"))
         self.fails_now(self.outbox.send(self.avatar), StoreError)
         self.run_now(self.outbox.send(self.avatar))
         self.assertEqual(self.sent(), [("crunch", ID)] * 2)
 
-    def test_status_has_changed(self) -> None:
-        """That a crunch job was sent does not hide that the row by now owes a delete job."""
+    def test_job_of_an_earlier_status_is_not_recorded(self) -> None:
+        """A crunch job sent for a row that was deleted meanwhile leaves its delete job pending."""
         self.accept()
         held = self.jobs.hold("send", after=True)
         sending = Deferred.fromCoroutine(self.outbox.send(self.avatar))
@@ -75,13 +75,13 @@ class OutboxTests(CoreTestCase):
         self.successResultOf(sending)
         self.assertIsNone(self.rows.rows[ID].job_sent)
 
-    def test_job_without_row(self) -> None:
-        """A job may be sent for which there is no row."""
+    def test_job_without_a_row(self) -> None:
+        """A job can be sent without a row."""
         self.run_now(self.outbox.send_job(Job(Op.DELETE, ID)))
         self.assertEqual(self.sent(), [("delete", ID)])
 
-    def test_try_all(self) -> None:
-        """Of several rows each is tried, whatever becomes of the others."""
+    def test_each_row_is_tried(self) -> None:
+        """A job that cannot be sent is logged, and does not affect those of other rows."""
         for number in (1, 2, 3):
             self.run_now(self.rows.accept(avatar_id=make_id(number), uid=ALICE, now=0))
         self.jobs.fail("send", QueueError("down"), skip=1)
@@ -89,8 +89,8 @@ class OutboxTests(CoreTestCase):
         self.assertEqual(self.sent(), [("crunch", make_id(1)), ("crunch", make_id(3))])
         self.assertTrue(any(make_id(2) in text and "down" in text for text in self.logged))
 
-    def test_try_what_owes_nothing(self) -> None:
-        """A row that is ready or failed owes nothing."""
+    def test_row_without_pending_job(self) -> None:
+        """A ready or failed row has no job to send."""
         for status in (Status.READY, Status.FAILED):
             self.rows.rows.clear()
             self.accept()

@@ -31,7 +31,7 @@ from tests.support.fakes.flaky import Flaky
 
 
 class RepairTestCase(CoreTestCase):
-    """A web head that repairs, and a dead-letter queue."""
+    """The repair loops of one web process, with dead-letter queues."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -57,118 +57,118 @@ class RepairTestCase(CoreTestCase):
         return Repair(**given)
 
     def repaired(self, loop: str) -> float:
-        """How often a loop had something to do."""
+        """Return how many rows or messages a step has repaired."""
         labels = {"loop": loop}
         return self.metrics.registry.get_sample_value("fxprofile_repairs_total", labels) or 0
 
     def leads(self) -> float | None:
-        """What the gauge says of who leads."""
+        """Return the value of the gauge of leadership."""
         return self.metrics.registry.get_sample_value("fxprofile_repair_leader")
 
-    def turn(self, seconds: float, repair: Repair | None = None) -> None:
-        """Let time pass, and have one run of the loops."""
+    def run_after(self, seconds: float, repair: Repair | None = None) -> None:
+        """Let time pass, and run the loops once."""
         self.clock.advance(seconds)
         self.run_now((repair or self.repair).run())
 
     def unsent_upload(self) -> str:
-        """An upload whose job could not be sent."""
+        """Return the id of an upload whose job could not be sent."""
         self.jobs.fail("send", QueueError("down"))
         return self.upload().id
 
 
 class UnsentTests(RepairTestCase):
-    """Jobs that rows owe."""
+    """Pending jobs."""
 
-    def test_sent(self) -> None:
-        """A job that was owed for a while is sent, once."""
+    def test_pending_job_is_sent_once(self) -> None:
+        """A job that has been pending for a while is sent once."""
         avatar_id = self.unsent_upload()
-        self.turn(OUTBOX_AGE)
+        self.run_after(OUTBOX_AGE)
         self.assertEqual(self.sent(), [])
-        self.turn(0.1)
+        self.run_after(0.1)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
-        self.turn(60)
+        self.run_after(60)
         self.assertEqual(self.sent(), [])
         self.assertEqual(self.repaired("outbox"), 1)
 
-    def test_deletions(self) -> None:
-        """So are the delete jobs of rows that are being deleted, or were replaced."""
+    def test_pending_delete_jobs_are_sent(self) -> None:
+        """Pending delete jobs of deleting and replaced rows are sent."""
         first, second = self.upload(), self.upload()
         self.sent()
         self.ready(first.id)
         self.jobs.fail("send", QueueError("down"), times=2)
         self.ready(second.id)
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=second.id))
-        self.turn(60)
+        self.run_after(60)
         self.assertEqual(sorted(self.sent()), [("delete", first.id), ("delete", second.id)])
 
-    def test_bounded(self) -> None:
-        """One run sends so many; the rest is for the next."""
+    def test_run_is_bounded(self) -> None:
+        """One run sends a bounded number of jobs; the next one sends the rest."""
         for _ in range(LIMIT + 5):
             self.unsent_upload()
-        self.turn(OUTBOX_AGE + 1)
+        self.run_after(OUTBOX_AGE + 1)
         self.assertEqual(len(self.sent()), LIMIT)
-        self.turn(OUTBOX_PERIOD)
+        self.run_after(OUTBOX_PERIOD)
         self.assertEqual(len(self.sent()), 5)
 
-    def test_queue_is_down(self) -> None:
-        """As long as the queue is down the rows keep owing."""
+    def test_jobs_stay_pending_while_the_queue_is_down(self) -> None:
+        """Jobs stay pending until the queue accepts them."""
         avatar_id = self.unsent_upload()
         for _ in range(3):
             self.jobs.fail("send", QueueError("down"))
-            self.turn(60)
+            self.run_after(60)
             self.assertEqual(self.sent(), [])
-        self.turn(10)
+        self.run_after(10)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
 
-    def test_doubts(self) -> None:
-        """Uploads in doubt are settled, by whoever has the doubt, leader or not."""
-        self.turn(0, self.make("other"))
+    def test_in_doubt_uploads_are_resolved_by_every_process(self) -> None:
+        """In-doubt uploads are resolved by the process that accepted them, leader or not."""
+        self.run_after(0, self.make("other"))
         self.store.fail("accept", StoreError("down"))
         work = self.intake.accept(uid=ALICE, body=BytesBody(JPEG), length=len(JPEG))
         self.fails_now(work, StoreError)
-        self.turn(IN_DOUBT_AGE)
+        self.run_after(IN_DOUBT_AGE)
         self.assertEqual(self.sent(), [("delete", make_id(1))])
 
 
 class StuckTests(RepairTestCase):
     """Jobs that were sent and have no result."""
 
-    def test_crunch(self) -> None:
-        """The job of an upload that has waited for long is sent again, and again."""
+    def test_stuck_crunch_job_is_sent_again(self) -> None:
+        """A crunch job without a result is sent again after ten minutes, repeatedly."""
         avatar = self.upload()
         self.sent()
-        self.turn(STUCK_AGE)
+        self.run_after(STUCK_AGE)
         self.assertEqual(self.sent(), [])
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.sent(), [("crunch", avatar.id)])
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.sent(), [])
-        self.turn(STUCK_AGE)
+        self.run_after(STUCK_AGE)
         self.assertEqual(self.sent(), [("crunch", avatar.id)])
         self.assertEqual(self.repaired("stuck"), 2)
 
-    def test_delete(self) -> None:
-        """So is a delete job that was never done."""
+    def test_stuck_delete_job_is_sent_again(self) -> None:
+        """A delete job without a result is sent again after ten minutes."""
         avatar = self.upload()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=avatar.id))
         self.sent()
-        self.turn(STUCK_AGE + 1)
+        self.run_after(STUCK_AGE + 1)
         self.assertEqual(self.sent(), [("delete", avatar.id)])
 
-    def test_done(self) -> None:
-        """What has its result is left alone."""
+    def test_job_with_a_result_is_not_sent_again(self) -> None:
+        """A job that has a result is not sent again."""
         avatar = self.upload()
         self.sent()
         self.ready(avatar.id)
-        self.turn(STUCK_AGE * 2)
+        self.run_after(STUCK_AGE * 2)
         self.assertEqual(self.sent(), [])
 
-    def test_expire(self) -> None:
-        """An upload that nobody could process in a day has failed, and says so."""
+    def test_upload_without_result_expires(self) -> None:
+        """An upload without a result fails as lost after a day; a later result still counts."""
         avatar = self.upload()
-        self.turn(EXPIRE_AGE)
+        self.run_after(EXPIRE_AGE)
         self.assertEqual(self.status(avatar.id), Status.PROCESSING)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.status(avatar.id), Status.FAILED)
         self.assertEqual(self.rows.rows[avatar.id].error, "lost")
         self.assertEqual(self.repaired("expire"), 1)
@@ -177,93 +177,93 @@ class StuckTests(RepairTestCase):
 
 
 class OldRowsTests(RepairTestCase):
-    """Rows that nobody asks for any more."""
+    """Rows that have reached their age limit."""
 
-    def test_failed(self) -> None:
-        """A failed upload is kept for two weeks, and is then deleted with its original."""
+    def test_failed_upload_is_deleted_after_two_weeks(self) -> None:
+        """A failed upload and its original are deleted after two weeks."""
         avatar = self.upload()
         self.apply(avatar.id, ResultStatus.FAILED, "corrupt")
         self.sent()
-        self.turn(FAILED_AGE)
+        self.run_after(FAILED_AGE)
         self.assertEqual(self.status(avatar.id), Status.FAILED)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.status(avatar.id), Status.DELETING)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertEqual(self.sent(), [("delete", avatar.id)])
         self.apply(avatar.id, ResultStatus.DELETED)
         self.assertEqual(self.rows.rows, {})
 
-    def test_replaced(self) -> None:
-        """A replaced upload is kept for a day, and longer if its objects are not gone."""
+    def test_replaced_row_is_removed_after_a_day(self) -> None:
+        """A replaced row is removed after a day, once its objects are removed."""
         first, second = self.upload(), self.upload()
         self.ready(first.id)
         self.ready(second.id)
-        self.turn(REPLACED_AGE + 1)
+        self.run_after(REPLACED_AGE + 1)
         self.assertEqual(self.status(first.id), Status.REPLACED)
         self.apply(first.id, ResultStatus.DELETED)
-        self.turn(PERIOD)
+        self.run_after(PERIOD)
         self.assertIsNone(self.status(first.id))
         self.assertEqual(self.selected(), second.id)
 
 
 class IndependenceTests(RepairTestCase):
-    """What fails does not keep the others from their turn."""
+    """A step that fails does not prevent the others."""
 
-    def test_jobs_queue_is_down(self) -> None:
-        """Uploads are given up, and rows counted, although no job can be sent."""
+    def test_uploads_expire_while_the_queue_is_down(self) -> None:
+        """Uploads expire although no job can be sent."""
         avatar_id = self.unsent_upload()
         self.clock.advance(EXPIRE_AGE + 1)
         self.jobs.fail("send", QueueError("down"))
-        self.turn(0)
+        self.run_after(0)
         self.assertEqual(self.status(avatar_id), Status.FAILED)
 
-    def test_dead_queue_is_down(self) -> None:
-        """Rows are counted although the dead letters cannot be read."""
+    def test_rows_are_counted_while_the_dead_queue_is_down(self) -> None:
+        """Rows are counted although dead letters cannot be received."""
         self.upload()
         self.dead.fail("receive", QueueError("down"))
-        self.turn(0)
+        self.run_after(0)
         value = self.metrics.registry.get_sample_value
         self.assertEqual(value("fxprofile_avatars", {"status": "processing"}), 1)
 
 
 class LeaderTests(RepairTestCase):
-    """Of several processes only one repairs."""
+    """Of several processes only the leader repairs."""
 
     def setUp(self) -> None:
         super().setUp()
         self.other = self.make("other", store=Flaky(self.rows, "other", self.diary))
 
-    def test_one_acts(self) -> None:
-        """The second does nothing as long as the first one leads."""
-        self.turn(0)
+    def test_only_the_leader_repairs(self) -> None:
+        """A second process does nothing while the first one is the leader."""
+        self.run_after(0)
         avatar_id = self.unsent_upload()
         for _ in range(3):
-            self.turn(OUTBOX_PERIOD, self.other)
+            self.run_after(OUTBOX_PERIOD, self.other)
             self.assertEqual(self.sent(), [])
-            self.turn(0)
+            self.run_after(0)
             self.assertEqual(self.sent(), [("crunch", avatar_id)] if _ == 0 else [])
         self.assertNotIn("other unsent", self.diary)
 
-    def test_takeover(self) -> None:
-        """When the first one dies, the other one takes over, as soon as its lease ran out."""
-        self.turn(0)
+    def test_takeover_after_the_lease(self) -> None:
+        """Another process becomes the leader when the lease of the first one expires."""
+        self.run_after(0)
         avatar_id = self.unsent_upload()
-        self.turn(LEASE - 0.1, self.other)
+        self.run_after(LEASE - 0.1, self.other)
         self.assertEqual(self.sent(), [])
-        self.turn(0.1, self.other)
+        self.run_after(0.1, self.other)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
 
-    def test_owners(self) -> None:
-        """Unless told otherwise, each process has a name of its own."""
+    def test_default_owners_differ(self) -> None:
+        """The default name of each process is unique."""
         owners = {self.make("")._owner for _ in range(10)}
         self.assertEqual(len(owners), 10)
 
 
 class ServiceTests(RepairTestCase):
-    """The loops as a service."""
+    """The repair loops as a service."""
 
-    def test_runs(self) -> None:
-        """It runs at its start, and every ten seconds from then on."""
+    def test_outbox_loop_runs_every_ten_seconds(self) -> None:
+        """The loops run at start and every ten seconds."""
         self.repair.startService()
         avatar_id = self.unsent_upload()
         self.clock.pump([OUTBOX_PERIOD] * 2)
@@ -271,16 +271,16 @@ class ServiceTests(RepairTestCase):
         self.successResultOf(self.repair.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_slower_loops(self) -> None:
-        """The other loops run every minute."""
+    def test_other_loops_run_every_minute(self) -> None:
+        """All steps except the outbox run once a minute."""
         self.repair.startService()
         self.clock.pump([1] * 179)
         self.assertEqual(len(self.store.called("stuck")), 3)
         self.assertEqual(len(self.store.called("unsent")), 18)
         self.successResultOf(self.repair.stopService())
 
-    def test_survives(self) -> None:
-        """Whatever a run raises, the next one comes."""
+    def test_loop_survives_any_error(self) -> None:
+        """The next run takes place whatever error the last one raised."""
         self.store.fail("leadership", StoreError("down"))
         self.store.fail("leadership", ZeroDivisionError())
         self.repair.startService()
@@ -289,8 +289,8 @@ class ServiceTests(RepairTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.successResultOf(self.repair.stopService())
 
-    def test_lost_sight_of_the_lease(self) -> None:
-        """Who cannot ask whether it leads does not say that it does."""
+    def test_unknown_leadership_is_not_reported(self) -> None:
+        """A process that cannot renew its lease does not report itself as the leader."""
         self.repair.startService()
         self.assertEqual(self.leads(), 1)
         self.store.fail("leadership", StoreError("down"))
@@ -300,17 +300,17 @@ class ServiceTests(RepairTestCase):
         self.assertEqual(self.leads(), 1)
         self.successResultOf(self.repair.stopService())
 
-    def test_stop_resigns(self) -> None:
-        """A leader that is stopped makes room at once."""
+    def test_stop_releases_the_lease(self) -> None:
+        """A stopped leader releases its lease, so that another process takes over at once."""
         other = self.make("other")
         self.repair.startService()
         self.successResultOf(self.repair.stopService())
         avatar_id = self.unsent_upload()
-        self.turn(OUTBOX_AGE + 1, other)
+        self.run_after(OUTBOX_AGE + 1, other)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
 
-    def test_stop_in_mid_run(self) -> None:
-        """A stop in the middle of a run puts back what it holds."""
+    def test_stop_during_a_run_releases_dead_letters(self) -> None:
+        """A stop during a run releases the dead letters that were received."""
         self.upload()
         self.run_now(self.dead_queue.send(body=Job(Op.CRUNCH, make_id(1)).encode(0)))
         self.store.hold("failed")
@@ -320,13 +320,13 @@ class ServiceTests(RepairTestCase):
         self.assertEqual(self.run_now(self.dead_queue.depth()).visible, 1)
 
     def test_stop_without_database(self) -> None:
-        """If the lease cannot be given back, the stop goes on."""
+        """A stop succeeds although the lease cannot be released."""
         self.repair.startService()
         self.store.fail("resign", StoreError("down"))
         self.successResultOf(self.repair.stopService())
 
-    def test_stop_twice(self) -> None:
-        """A second stop, or one without a start, is harmless."""
+    def test_repeated_stop(self) -> None:
+        """A stop without a start, and a second stop, have no effect."""
         self.successResultOf(self.repair.stopService())
         self.repair.startService()
         stopping: Deferred[None] = self.repair.stopService()

@@ -18,7 +18,7 @@ JUNK = ("", "null", "[]", "{}", '{"v":2}', "\x00", "[" * 4000, "9" * 5000)
 
 
 class ResultsTests(CoreTestCase):
-    """What becomes of the messages of the results queue."""
+    """The handler of the results queue."""
 
     def message(self, outcome: ResultStatus, reason: str | None = None) -> object:
         return make_message(body=result(make_id(1), outcome, reason).encode())
@@ -27,7 +27,7 @@ class ResultsTests(CoreTestCase):
         labels = {"status": status}
         return self.metrics.registry.get_sample_value("fxprofile_results_total", labels) or 0
 
-    def test_applied(self) -> None:
+    def test_results_are_applied_and_counted(self) -> None:
         """Each result is applied, and counted by its status."""
         avatar = self.upload()
         self.run_now(self.selection.handle(self.message(ResultStatus.FAILED, "crashed")))
@@ -37,20 +37,22 @@ class ResultsTests(CoreTestCase):
         self.run_now(self.selection.handle(self.message(ResultStatus.DELETED)))
         self.assertEqual([self.counted(s) for s in ("failed", "ready", "deleted")], [1, 1, 1])
 
-    def test_store_fails(self) -> None:
-        """A result that cannot be applied is not done."""
+    def test_store_error_fails_the_message(self) -> None:
+        """A result that cannot be applied fails its message and is not counted."""
         self.upload()
         self.store.fail("ready", StoreError("down"))
         self.fails_now(self.selection.handle(self.message(ResultStatus.READY)), StoreError)
         self.assertEqual(self.counted("ready"), 0)
 
-    def test_junk(self) -> None:
-        """What is no result can never be understood."""
+    def test_malformed_message_is_rejected(self) -> None:
+        """A malformed message is rejected as such."""
         for body in JUNK:
             self.fails_now(self.selection.handle(make_message(body=body)), MalformedMessage)
 
-    def test_with_poller(self) -> None:
-        """Junk among results stops nothing, and ends among the dead; failures come again."""
+    def test_malformed_messages_are_dead_lettered(self) -> None:
+        """
+        Malformed messages are dead-lettered, and failed results are retried until they are applied.
+        """
         queue = MemoryQueue("results", 30, 3, self.clock)
         poller = Poller(
             queue=queue,

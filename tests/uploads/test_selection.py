@@ -15,10 +15,10 @@ from tests.support.core import ALICE, BOB, CoreTestCase, make_id, result
 
 
 class ResultTests(CoreTestCase):
-    """What follows from the result of a worker."""
+    """The effects of a worker's result."""
 
-    def test_ready(self) -> None:
-        """A ready avatar is selected, and whoever keeps the profile is told."""
+    def test_ready_avatar_is_selected(self) -> None:
+        """A ready avatar is selected, and the cached profile is invalidated."""
         avatar = self.upload()
         self.sent()
         self.ready(avatar.id)
@@ -28,8 +28,8 @@ class ResultTests(CoreTestCase):
         self.assertEqual(len(self.received(self.updates_queue)), 1)
         self.assertEqual(self.sent(), [])
 
-    def test_ready_again(self) -> None:
-        """The same result once more changes nothing, and deletes nothing."""
+    def test_repeated_ready_result_changes_nothing(self) -> None:
+        """A repeated ready result changes and deletes nothing."""
         avatar = self.upload()
         self.sent()
         self.ready(avatar.id)
@@ -37,8 +37,8 @@ class ResultTests(CoreTestCase):
         self.assertEqual(self.selected(), avatar.id)
         self.assertEqual(self.sent(), [])
 
-    def test_failed(self) -> None:
-        """A failed upload keeps its reason, and the avatar before it stays."""
+    def test_failed_upload_keeps_the_old_avatar(self) -> None:
+        """A failed upload has its reason, and the earlier avatar stays selected."""
         first = self.upload()
         self.ready(first.id)
         second = self.upload()
@@ -48,23 +48,23 @@ class ResultTests(CoreTestCase):
         self.assertEqual(self.selected(), first.id)
         self.assertEqual(self.sent(), [])
 
-    def test_ready_after_failed(self) -> None:
-        """A late success of an upload that was given up is believed."""
+    def test_late_success_of_a_failed_upload(self) -> None:
+        """A ready result of a failed upload still selects it."""
         avatar = self.upload()
         self.apply(avatar.id, ResultStatus.FAILED, "dead")
         self.ready(avatar.id)
         self.assertEqual(self.selected(), avatar.id)
 
-    def test_failed_after_ready(self) -> None:
-        """A late failure does not take away what is ready."""
+    def test_late_failure_of_a_ready_avatar(self) -> None:
+        """A failed result of a ready avatar changes nothing."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.apply(avatar.id, ResultStatus.FAILED, "lost")
         self.assertEqual(self.selected(), avatar.id)
         self.assertEqual(self.status(avatar.id), Status.READY)
 
-    def test_replaced(self) -> None:
-        """The one before a newer one is replaced, and its objects are to be deleted."""
+    def test_newer_avatar_replaces_the_selected_one(self) -> None:
+        """A newer ready upload replaces the selected avatar, whose objects are then deleted."""
         first = self.upload()
         self.ready(first.id)
         second = self.upload()
@@ -74,8 +74,8 @@ class ResultTests(CoreTestCase):
         self.assertEqual(self.status(first.id), Status.REPLACED)
         self.assertEqual(self.sent(), [("delete", first.id)])
 
-    def test_older_comes_later(self) -> None:
-        """An older upload whose result comes later is replaced at once."""
+    def test_older_upload_is_replaced_at_once(self) -> None:
+        """An older upload that becomes ready after a newer one is replaced at once."""
         first, second = self.upload(), self.upload()
         self.sent()
         self.ready(second.id)
@@ -84,8 +84,8 @@ class ResultTests(CoreTestCase):
         self.assertEqual(self.status(first.id), Status.REPLACED)
         self.assertEqual(self.sent(), [("delete", first.id)])
 
-    def test_replaced_job_fails(self) -> None:
-        """If the delete job of the one before cannot be sent, its row owes it."""
+    def test_delete_job_of_the_replaced_avatar_stays_pending(self) -> None:
+        """If the delete job of a replaced avatar cannot be sent, it stays pending."""
         first = self.upload()
         self.ready(first.id)
         second = self.upload()
@@ -95,15 +95,15 @@ class ResultTests(CoreTestCase):
         self.assertIsNone(self.rows.rows[first.id].job_sent)
         self.assertIsNotNone(self.rows.rows[first.id].owed_since)
 
-    def test_deleted(self) -> None:
-        """When the objects of a deleted avatar are gone, its row goes."""
+    def test_row_is_removed_after_its_objects(self) -> None:
+        """The row of a deleted avatar is removed when its objects are."""
         avatar = self.upload()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=avatar.id))
         self.apply(avatar.id, ResultStatus.DELETED)
         self.assertIsNone(self.status(avatar.id))
 
-    def test_store_fails(self) -> None:
-        """A result that cannot be applied has to come again, and is then applied."""
+    def test_failed_result_can_be_applied_again(self) -> None:
+        """A result whose transaction failed can be applied again."""
         for outcome in ResultStatus:
             for after in (False, True):
                 avatar = self.upload()
@@ -113,8 +113,8 @@ class ResultTests(CoreTestCase):
                 self.fails_now(work, StoreError)
                 self.apply(avatar.id, outcome, reason)
 
-    def test_announced_again(self) -> None:
-        """A result that comes again after a crash tells of the change once more."""
+    def test_repeated_result_invalidates_the_cache_again(self) -> None:
+        """A result repeated after a crash invalidates the cached profile again."""
         avatar = self.upload()
         self.run_now(self.rows.ready(avatar_id=avatar.id, variants={}, now=1_000_000))
         self.ready(avatar.id)
@@ -123,11 +123,8 @@ class ResultTests(CoreTestCase):
 
 class LateResultTests(CoreTestCase):
     """
-    Results of avatars that were deleted in the meantime.
-
-    The worker has put objects, all three or some of them, perhaps after a delete job was
-    done: another one has to follow, and the result must not be forgotten before it is on
-    the queue.
+    Results of avatars that were deleted meanwhile: objects that the worker put after the delete job
+    need another one, which must be sent before the result is acknowledged.
     """
 
     def late(self, outcome: ResultStatus) -> list[tuple[str, str]]:
@@ -140,21 +137,23 @@ class LateResultTests(CoreTestCase):
         self.apply(make_id(1), outcome, reason)
         return self.sent()
 
-    def test_row_is_gone(self) -> None:
-        """Without a row the objects are deleted."""
+    def test_late_result_of_a_removed_row(self) -> None:
+        """A late result of a removed row sends a delete job."""
         for outcome in (ResultStatus.READY, ResultStatus.FAILED):
             self.assertEqual(self.late(outcome), [("delete", make_id(1))])
 
-    def test_row_is_deleting(self) -> None:
-        """The objects of a row that is being deleted are deleted once more."""
+    def test_late_result_of_a_deleting_row(self) -> None:
+        """A late result of a row that is being deleted sends another delete job."""
         avatar = self.upload()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=avatar.id))
         for outcome in (ResultStatus.READY, ResultStatus.FAILED):
             self.assertEqual(self.late(outcome), [("delete", avatar.id)])
             self.assertEqual(self.status(avatar.id), Status.DELETING)
 
-    def test_row_is_replaced(self) -> None:
-        """Those of a replaced row as well, even if they had been deleted before."""
+    def test_late_result_of_a_replaced_row(self) -> None:
+        """
+        A late result of a replaced row sends another delete job, even if its objects were removed.
+        """
         first, second = self.upload(), self.upload()
         self.ready(second.id)
         self.ready(first.id)
@@ -167,13 +166,13 @@ class LateResultTests(CoreTestCase):
         self.apply(first.id, ResultStatus.DELETED)
         self.assertIsNone(self.rows.rows[first.id].owed_since)
 
-    def test_it_ends(self) -> None:
-        """That objects without a row are gone leads to nothing more."""
+    def test_deleted_result_of_a_removed_row(self) -> None:
+        """A deleted result of a removed row sends no further job."""
         self.apply(make_id(1), ResultStatus.DELETED)
         self.assertEqual(self.sent(), [])
 
-    def test_clean_up(self) -> None:
-        """The same can be asked for without a result."""
+    def test_clean_up_sends_a_delete_job(self) -> None:
+        """clean_up sends a delete job for deleting and removed rows, and for no others."""
         avatar = self.upload()
         self.sent()
         self.assertFalse(self.run_now(self.selection.clean_up(avatar.id)))
@@ -185,13 +184,13 @@ class LateResultTests(CoreTestCase):
 
 
 class DeleteTests(CoreTestCase):
-    """What users delete."""
+    """Deletions by the user."""
 
     def delete(self, avatar_id: str | None, uid: str = ALICE) -> bool:
         return self.run_now(self.selection.delete(uid=uid, avatar_id=avatar_id))
 
-    def test_by_id(self) -> None:
-        """An avatar is no longer selected, its profile is announced, its job is sent."""
+    def test_delete_by_id(self) -> None:
+        """A deleted avatar is deselected, its profile is invalidated and its delete job is sent."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.sent()
@@ -202,15 +201,15 @@ class DeleteTests(CoreTestCase):
         self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
         self.assertEqual(self.sent(), [("delete", avatar.id)])
 
-    def test_twice(self) -> None:
-        """What is being deleted, or never was, is not there."""
+    def test_delete_of_a_missing_avatar(self) -> None:
+        """An avatar that is being deleted, or never existed, is not found."""
         avatar = self.upload()
         self.assertTrue(self.delete(avatar.id))
         self.assertFalse(self.delete(avatar.id))
         self.assertFalse(self.delete(make_id(9)))
 
-    def test_again_after_a_crash(self) -> None:
-        """Who deletes again what a process that died had deleted gets rid of the kept profile."""
+    def test_repeated_delete_invalidates_the_cache(self) -> None:
+        """A delete repeated after a crash invalidates the cached profile."""
         avatar = self.upload()
         self.run_now(self.rows.delete(avatar_id=avatar.id, uid=ALICE, now=0))
         for avatar_id in (avatar.id, None):
@@ -218,20 +217,23 @@ class DeleteTests(CoreTestCase):
             self.assertFalse(self.delete(avatar_id))
             self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
 
-    def test_not_the_owner(self) -> None:
-        """Somebody else's avatar stays."""
+    def test_delete_of_another_users_avatar(self) -> None:
+        """Another user's avatar cannot be deleted."""
         avatar = self.upload(BOB)
         work = self.selection.delete(uid=ALICE, avatar_id=avatar.id)
         self.fails_now(work, NotTheOwner)
         self.assertEqual(self.status(avatar.id), Status.PROCESSING)
 
-    def test_default(self) -> None:
-        """The default avatar belongs to nobody, and stays."""
+    def test_delete_of_the_default_avatar(self) -> None:
+        """Deleting the default avatar has no effect."""
         self.assertTrue(self.delete(DEFAULT_AVATAR_ID))
         self.assertEqual(self.sent(), [])
 
-    def test_current(self) -> None:
-        """The present avatar goes, and whatever is being processed, and nothing comes back."""
+    def test_delete_current(self) -> None:
+        """
+        The selected avatar and all uploads in processing are deleted, and no late result returns
+        them.
+        """
         first = self.upload()
         self.ready(first.id)
         second = self.upload()
@@ -243,20 +245,20 @@ class DeleteTests(CoreTestCase):
         self.assertIsNone(self.selected())
         self.assertEqual(self.status(other.id), Status.PROCESSING)
 
-    def test_current_without_any(self) -> None:
-        """Without an avatar there is nothing to delete."""
+    def test_delete_current_without_an_avatar(self) -> None:
+        """Deleting the current avatar of a user without one finds nothing."""
         self.assertFalse(self.delete(None))
 
-    def test_queue_fails(self) -> None:
-        """If the delete job cannot be sent, the avatar is deleted all the same, and owes it."""
+    def test_delete_while_the_queue_is_down(self) -> None:
+        """A delete succeeds while the queue is down, and its job stays pending."""
         avatar = self.upload()
         self.jobs.fail("send", QueueError("down"))
         self.assertTrue(self.delete(avatar.id))
         self.assertEqual(self.status(avatar.id), Status.DELETING)
         self.assertIsNone(self.rows.rows[avatar.id].job_sent)
 
-    def test_user(self) -> None:
-        """With an account goes everything of it, whatever state it is in."""
+    def test_delete_user(self) -> None:
+        """Deleting a user deletes the profile and every avatar in any status."""
         ids = [self.upload().id for _ in range(4)]
         self.ready(ids[1])
         self.ready(ids[2])
@@ -270,26 +272,28 @@ class DeleteTests(CoreTestCase):
             self.apply(avatar_id, ResultStatus.DELETED)
         self.assertEqual(self.rows.rows, {})
 
-    def test_user_without_avatars(self) -> None:
-        """A kept profile of a deleted account goes, even if there is nothing else of it."""
+    def test_delete_user_without_avatars(self) -> None:
+        """
+        Deleting a user without avatars invalidates the cached profile and notifies other services.
+        """
         self.run_now(self.selection.delete_user(ALICE))
         self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
         self.assertEqual(len(self.received(self.updates_queue)), 1)
 
 
-class GiveUpTests(CoreTestCase):
-    """Jobs that will never be done."""
+class FailTests(CoreTestCase):
+    """Uploads whose job was dead-lettered."""
 
-    def test_processing(self) -> None:
-        """An upload that waits for its result fails, and whoever waits for it hears of that."""
+    def test_fail_wakes_the_wait(self) -> None:
+        """An upload that fails is answered at once if it waits for its result."""
         avatar = self.upload()
         waiting = Deferred.fromCoroutine(self.selection.wait(avatar, 30))
         self.assertTrue(self.run_now(self.selection.fail(avatar.id, "dead")))
         row = self.successResultOf(waiting)
         self.assertEqual((row.status, row.error), (Status.FAILED, "dead"))
 
-    def test_others(self) -> None:
-        """Any other avatar stays as it is."""
+    def test_fail_of_another_status(self) -> None:
+        """Avatars that are not in processing do not change."""
         avatar = self.upload()
         self.ready(avatar.id)
         self.assertFalse(self.run_now(self.selection.fail(avatar.id, "dead")))
@@ -298,7 +302,7 @@ class GiveUpTests(CoreTestCase):
 
 
 class WaitTests(CoreTestCase):
-    """An upload that waits for its result."""
+    """Waiting for a result."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -308,10 +312,10 @@ class WaitTests(CoreTestCase):
         return Deferred.fromCoroutine(self.selection.wait(self.avatar, seconds))
 
     def assert_clean(self) -> None:
-        """Nothing is left on the clock."""
+        """No timer is left."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_result_here(self) -> None:
+    def test_result_in_this_process_ends_the_wait(self) -> None:
         """A result that this process applies ends the wait at once."""
         for outcome, status in (
             (ResultStatus.FAILED, Status.FAILED),
@@ -324,8 +328,8 @@ class WaitTests(CoreTestCase):
                 self.assertEqual(self.successResultOf(waiting).status, status)
         self.assert_clean()
 
-    def test_result_elsewhere(self) -> None:
-        """A result that another process applies is seen soon after."""
+    def test_result_in_another_process_is_polled(self) -> None:
+        """A result that another process applies is found by polling."""
         waiting = self.wait()
         self.clock.advance(POLL / 2)
         self.run_now(self.rows.failed(avatar_id=self.avatar.id, reason="corrupt", now=0))
@@ -334,8 +338,8 @@ class WaitTests(CoreTestCase):
         self.assertEqual(self.successResultOf(waiting).status, Status.FAILED)
         self.assert_clean()
 
-    def test_no_result(self) -> None:
-        """At the end of the wait the upload is still processing."""
+    def test_wait_times_out(self) -> None:
+        """At the end of the wait without a result the status is still processing."""
         waiting = self.wait(5)
         self.clock.pump([POLL] * 9 + [POLL * 0.9])
         self.assertNoResult(waiting)
@@ -343,13 +347,13 @@ class WaitTests(CoreTestCase):
         self.assertEqual(self.successResultOf(waiting).status, Status.PROCESSING)
         self.assert_clean()
 
-    def test_no_wait(self) -> None:
-        """Who does not want to wait gets the row as it is, at once."""
+    def test_wait_of_zero_seconds(self) -> None:
+        """A wait of zero seconds returns the row at once."""
         self.assertEqual(self.successResultOf(self.wait(0)).status, Status.PROCESSING)
         self.assert_clean()
 
-    def test_deleted(self) -> None:
-        """An upload that is deleted while it is waited for says so, row or no row."""
+    def test_deletion_ends_the_wait(self) -> None:
+        """A wait for a deleted upload returns deleting, whether its row exists or not."""
         waiting = self.wait()
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=self.avatar.id))
         self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
@@ -379,23 +383,23 @@ class WaitTests(CoreTestCase):
         self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
         self.assert_clean()
 
-    def test_store_fails(self) -> None:
-        """A database that fails in the meantime is not the client's affair."""
+    def test_wait_survives_a_failing_store(self) -> None:
+        """A wait continues while the database fails."""
         self.store.fail("avatar", StoreError("down"), times=3)
         waiting = self.wait()
         self.clock.pump([POLL] * 2)
         self.ready(self.avatar.id)
         self.assertEqual(self.successResultOf(waiting).status, Status.READY)
 
-    def test_given_up(self) -> None:
-        """A wait that is cancelled leaves nothing."""
+    def test_cancelled_wait_leaves_no_timer(self) -> None:
+        """A cancelled wait leaves no timer."""
         waiting = self.wait()
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
         self.assert_clean()
 
-    def test_between_looking_and_listening(self) -> None:
-        """A result that comes while the row is being read is not missed."""
+    def test_result_during_the_lookup(self) -> None:
+        """A result that arrives while the row is being read is not missed."""
         held = self.store.hold("avatar", after=True)
         waiting = self.wait()
         self.ready(self.avatar.id)

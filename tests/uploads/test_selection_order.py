@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.uploads.selection`: whatever order things happen in.
+Tests of :mod:`fxprofile.uploads.selection`: events in any order.
 """
 
 from __future__ import annotations
@@ -37,15 +37,10 @@ def stories(draw: Any, *, deletes: bool) -> list[Event]:
 
 
 class _User(CoreTestCase):
-    """
-    One user, the web head, and a worker that does the delete jobs.
-
-    :ivar objects: the uploads of which there may be something in the public bucket.
-    :ivar mark: the number of the newest upload that was selected or deleted with all.
-    """
+    """A user, a web process, and a worker that runs the delete jobs."""
 
     def runTest(self) -> None:
-        """This is a part of tests, and none itself."""
+        """Not a test by itself."""
 
     def begin(self) -> None:
         self.setUp()
@@ -58,7 +53,7 @@ class _User(CoreTestCase):
         self.jobs_to_do: list[tuple[str, str]] = []
 
     def play(self, story: list[Event]) -> None:
-        """Let it all happen; what comes too early waits for its upload."""
+        """Play all events; results that precede their upload wait for it."""
         early: list[Event] = []
         for event in story:
             if event[0] == "upload":
@@ -104,7 +99,7 @@ class _User(CoreTestCase):
             self.expected = 0
 
     def work(self) -> bool:
-        """Do the oldest delete job."""
+        """Run the oldest delete job."""
         self.jobs_to_do += [job for job in self.sent() if job[0] == "delete"]
         if not self.jobs_to_do:
             return False
@@ -114,7 +109,7 @@ class _User(CoreTestCase):
         return True
 
     def check(self) -> None:
-        """See whether all is as the owner would expect."""
+        """Check the selected avatar, the statuses and the objects."""
         selected = self.selected()
         self.assertEqual(selected, make_id(self.expected) if self.expected else None)
         for number in range(1, self.uploads + 1):
@@ -135,7 +130,7 @@ class _User(CoreTestCase):
 
 
 class AnyOrderTests(SynchronousTestCase):
-    """The store decides each transition, and what follows from it is always complete."""
+    """The final state does not depend on the order of the results."""
 
     def play(self, story: list[Event]) -> _User:
         user = _User()
@@ -149,14 +144,14 @@ class AnyOrderTests(SynchronousTestCase):
 
     @settings(max_examples=100)
     @given(stories(deletes=False))
-    def test_newest_wins(self, story: list[Event]) -> None:
-        """Of all good uploads the newest is selected in the end, and only it has objects."""
+    def test_newest_ready_upload_is_selected(self, story: list[Event]) -> None:
+        """The newest ready upload is selected in the end, and only it has objects."""
         user = self.play(story)
         good = [number for name, number in story if name == "ready"]
         self.assertEqual(user.selected(), make_id(max(good)) if good else None)
 
     @settings(max_examples=200)
     @given(stories(deletes=True))
-    def test_deleted_stays_deleted(self, story: list[Event]) -> None:
-        """What was deleted never comes back, and nothing of it stays."""
+    def test_deleted_upload_never_returns(self, story: list[Event]) -> None:
+        """A deleted upload is never selected again, and leaves no objects."""
         self.play(story)

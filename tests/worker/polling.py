@@ -1,5 +1,5 @@
 """
-What the tests of the poller have in common.
+Support for the tests of the poller.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class ManualHandler:
         await work
 
     def finish(self, name: str) -> None:
-        """The work of this message is done."""
+        """Let the handling of this message succeed."""
         self.works[name].callback(None)
 
     def fail(self, name: str, error: BaseException) -> None:
-        """The work of this message fails."""
+        """Let the handling of this message fail."""
         self.works[name].errback(error)
 
 
 class PollerTestCase(SynchronousTestCase):
-    """A poller on a queue and with hands that the test plays the part of."""
+    """A poller on a scripted queue, with a handler that the test controls."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -58,7 +58,7 @@ class PollerTestCase(SynchronousTestCase):
         self.metrics = Metrics()
 
     def start(self, **options: Any) -> Poller:
-        """Start a poller with two slots and no jitter, unless told otherwise."""
+        """Start a poller with two slots and the longest jitter, unless options say otherwise."""
         given = {
             "queue": self.queue,
             "handler": self.handler,
@@ -77,7 +77,7 @@ class PollerTestCase(SynchronousTestCase):
         return self.poller
 
     def end(self) -> None:
-        """Let everything come to its end."""
+        """Stop the poller and let every timer run out."""
         self.stop()
         self.queue.held.clear()
         self.clock.pump([25, CLEANUP] * 5)
@@ -87,14 +87,14 @@ class PollerTestCase(SynchronousTestCase):
         return self.poller.stopService()
 
     def give(self, *names: str, **details: Any) -> None:
-        """The queue gives messages of these names."""
+        """Answer the receive with messages of these names."""
         self.queue.give(*(make_message(name, **details) for name in names))
 
     def figure(self, name: str, **labels: str) -> float:
-        """What a metric of this queue has counted."""
+        """Return the value of a metric of this queue."""
         labels["queue"] = self.queue.name
         return self.metrics.registry.get_sample_value(f"fxprofile_queue_{name}", labels) or 0
 
     def handled(self, outcome: str) -> float:
-        """How many messages had this outcome."""
+        """Return how many messages had this outcome."""
         return self.figure("handled_total", outcome=outcome)

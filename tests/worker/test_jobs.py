@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.worker.jobs`.
+Tests of :mod:`fxprofile.worker.jobs`: crunch and delete jobs that succeed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from tests.worker.jobs_case import ID, ORIGINAL, JobsTestCase, _bytes_of
 
 
 class CrunchingTests(JobsTestCase):
-    """A crunch job that nothing disturbs."""
+    """A crunch job without failures."""
 
-    def test_done(self) -> None:
-        """An original becomes three pictures and a result, and goes."""
+    def test_original_becomes_pictures_and_a_result(self) -> None:
+        """A crunch job puts three pictures, sends a result and deletes the original."""
         self.successResultOf(self.run_job())
         self.assert_done()
         self.assertEqual(set(self.public_objects.types.values()), {"image/png"})
         self.assertEqual(self.cruncher.crunched, [ORIGINAL])
         self.assertEqual(self.counted("ready"), 1)
 
-    def test_formats(self) -> None:
-        """What is wanted in other formats lies beside the PNGs, which come last."""
+    def test_pngs_are_put_after_other_formats(self) -> None:
+        """Pictures in other formats are put before the PNGs."""
         self.cruncher.formats = ("png", "webp", "avif")
         self.successResultOf(self.run_job())
         types = self.public_objects.types
@@ -42,29 +42,31 @@ class CrunchingTests(JobsTestCase):
         (result,) = self.reported()
         self.assertEqual(set(result.variants), set(VARIANTS))
 
-    def test_formats_go_too(self) -> None:
-        """A deleted avatar leaves nothing in any format, whatever is wanted now."""
+    def test_delete_removes_every_format(self) -> None:
+        """A delete job removes every format, whichever formats are configured."""
         for key in public_keys(ID):
             self.public_objects.objects[key] = b"a picture"
         self.successResultOf(self.run_job(Op.DELETE))
         self.assertEqual(self.public_objects.objects, {})
 
-    def test_placeholder(self) -> None:
-        """The result has the placeholder."""
+    def test_result_has_the_placeholder(self) -> None:
+        """The ready result has the placeholder."""
         self.successResultOf(self.run_job())
         (result,) = self.reported()
         self.assertEqual(result.placeholder, PLACEHOLDER)
 
-    def test_order(self) -> None:
-        """The result comes after the last picture, and the original goes after the result."""
+    def test_order_of_the_steps(self) -> None:
+        """
+        The result is sent after the last picture, and the original is deleted after the result.
+        """
         self.successResultOf(self.run_job())
         self.assertEqual(
             self.diary,
             ["private get", *["public put"] * 3, "results send", "private delete"],
         )
 
-    def test_timing(self) -> None:
-        """The result says how long each step took."""
+    def test_result_has_the_duration_of_each_step(self) -> None:
+        """The ready result has the duration of each step."""
         held = self.cruncher.hold()
         running = self.run_job()
         self.clock.advance(1.5)
@@ -73,24 +75,26 @@ class CrunchingTests(JobsTestCase):
         (result,) = self.reported()
         self.assertEqual(result.timing, {"get": 0, "crunch": 1.5, "put": 0})
 
-    def test_again(self) -> None:
-        """A job that is done twice tells the same twice, and changes no byte."""
+    def test_repeated_job_is_idempotent(self) -> None:
+        """A repeated job sends the same result and changes no object."""
         self.successResultOf(self.run_job())
         self.assert_done()
         self.successResultOf(self.run_job())
         self.assert_done()
         self.assertEqual(len(self.cruncher.crunched), 1)
 
-    def test_again_with_original(self) -> None:
-        """If the original is still there the same pictures are put once more."""
+    def test_repeated_job_with_its_original(self) -> None:
+        """A repeated job whose original was not deleted puts the same pictures again."""
         self.private.fail("delete", StorageError("down"))
         self.failureResultOf(self.run_job(), StorageError)
         self.successResultOf(self.run_job())
         self.assert_done()
         self.assertEqual(len(self.cruncher.crunched), 2)
 
-    def test_two_at_a_time(self) -> None:
-        """Two workers at the same job come to the same end."""
+    def test_concurrent_workers_agree(self) -> None:
+        """
+        Two workers that run the same job at the same time end with the same objects and results.
+        """
         held = self.cruncher.hold()
         first = self.run_job()
         self.successResultOf(self.run_job())
@@ -100,21 +104,21 @@ class CrunchingTests(JobsTestCase):
 
 
 class WithoutOriginalTests(JobsTestCase):
-    """Crunch jobs whose original is gone."""
+    """Crunch jobs whose original was deleted."""
 
     def setUp(self) -> None:
         super().setUp()
         self.private_objects.objects.clear()
 
-    def test_pictures_are_there(self) -> None:
-        """All was done before: that is said again, with the sides read from the pictures."""
+    def test_ready_if_all_pictures_exist(self) -> None:
+        """If all pictures exist, the job was done before: the result is ready, with their sides."""
         self.public_objects.objects.update(self.expected())
         self.successResultOf(self.run_job())
         self.assert_done()
         self.assertEqual(self.cruncher.crunched, [])
 
-    def test_picture_in_small_pieces(self) -> None:
-        """A picture whose first bytes come one by one is read all the same."""
+    def test_picture_in_one_byte_pieces(self) -> None:
+        """The sides of a picture are read even if its body arrives byte by byte."""
         self.public_objects.objects.update(self.expected())
         whole = self.public_objects.get
 
@@ -127,16 +131,16 @@ class WithoutOriginalTests(JobsTestCase):
         self.successResultOf(self.run_job())
         self.assert_done()
 
-    def test_pictures_are_gone(self) -> None:
-        """If not all of the pictures are there, the upload is lost."""
+    def test_lost_if_a_picture_is_missing(self) -> None:
+        """If one of the pictures is missing, the upload has failed as lost."""
         for missing in VARIANTS:
             self.public_objects.objects = self.expected()
             del self.public_objects.objects[public_key(ID, missing)]
             self.successResultOf(self.run_job())
             self.assertEqual(self.reported(), [Result(ID, ResultStatus.FAILED, "lost")])
 
-    def test_not_pictures(self) -> None:
-        """What is not a picture of ours is never called ready."""
+    def test_other_objects_are_not_reported_as_ready(self) -> None:
+        """Objects that are not PNGs fail the job and are never reported as ready."""
         for data in (b"", b"\x89PNG", b"GIF89a" + b"x" * 100):
             self.public_objects.objects = dict.fromkeys(self.expected(), data)
             self.failureResultOf(self.run_job(), StorageError)
@@ -146,8 +150,8 @@ class WithoutOriginalTests(JobsTestCase):
 class DeleteTests(JobsTestCase):
     """Delete jobs."""
 
-    def test_everything_goes(self) -> None:
-        """Every picture goes, then the original, and then the result says so."""
+    def test_pictures_then_original_then_result(self) -> None:
+        """A delete job removes the pictures, then the original, and then sends its result."""
         self.public_objects.objects.update(self.expected())
         self.public_objects.objects["a/" + "f" * 32] = b"of somebody else"
         self.successResultOf(self.run_job(Op.DELETE))
@@ -156,14 +160,14 @@ class DeleteTests(JobsTestCase):
         self.assertEqual(self.diary, ["public delete", "private delete", "results send"])
         self.assertEqual(self.reported(), [Result(ID, ResultStatus.DELETED)])
 
-    def test_nothing_there(self) -> None:
-        """What is gone already counts as deleted."""
+    def test_missing_objects_count_as_deleted(self) -> None:
+        """A delete job without any objects succeeds."""
         self.private_objects.objects.clear()
         self.successResultOf(self.run_job(Op.DELETE))
         self.assertEqual(self.reported(), [Result(ID, ResultStatus.DELETED)])
 
-    def test_failures(self) -> None:
-        """Nothing is reported before all is gone, and the job can be done again."""
+    def test_failed_delete_sends_no_result(self) -> None:
+        """A delete job that fails sends no result, and succeeds when it is repeated."""
         self.public_objects.objects.update(self.expected())
         for driver, error in ((self.public, StorageError("x")), (self.private, StorageError("x"))):
             for after in (False, True):

@@ -1,4 +1,6 @@
-"""Tests of jobs that fail."""
+"""
+Tests of :mod:`fxprofile.worker.jobs`: jobs that fail.
+"""
 
 from __future__ import annotations
 
@@ -25,58 +27,58 @@ class FailingImageTests(JobsTestCase):
     """Images and children that fail."""
 
     def assert_failed(self, reason: str) -> None:
-        """The result says why, the original is gone, and nothing is public."""
+        """The result has the reason, the original is deleted, and no picture is public."""
         (result,) = self.reported()
         self.assertEqual(result, Result(ID, ResultStatus.FAILED, reason))
         self.assertEqual(self.private_objects.objects, {})
         self.assertEqual(self.public_objects.objects, {})
         self.assertEqual(self.counted(reason), 1)
 
-    def test_refused(self) -> None:
-        """An image that is at fault fails for good, with its reason, at the first try."""
+    def test_refused_image_fails_at_once(self) -> None:
+        """An image that is refused fails without a retry, with its reason."""
         for reason in ("unsupported", "corrupt", "too_many_pixels", "too_large"):
             self.private_objects.objects[ID] = ORIGINAL
             self.cruncher.plan = [ImageRefused(reason, "detail")]
             self.successResultOf(self.run_job())
             self.assert_failed(reason)
 
-    def test_order(self) -> None:
-        """The original of a failed image goes after the result."""
+    def test_original_is_deleted_after_the_result(self) -> None:
+        """The original of a failed image is deleted after the result was sent."""
         self.cruncher.plan = [ImageRefused("corrupt")]
         self.successResultOf(self.run_job())
         self.assertEqual(self.diary, ["private get", "results send", "private delete"])
 
-    def test_child_fails_once(self) -> None:
-        """A child that died is followed by a fresh one."""
+    def test_failed_child_is_retried(self) -> None:
+        """An image whose child died is crunched again in a fresh child."""
         self.cruncher.plan = [ChildFailed("crashed")]
         self.successResultOf(self.run_job())
         self.assert_done()
         self.assertEqual(self.cruncher.crunched, [ORIGINAL, ORIGINAL])
 
-    def test_child_fails_twice(self) -> None:
-        """If the second child fails as well, the image has failed, for the second reason."""
+    def test_second_failed_child_fails_the_image(self) -> None:
+        """If the second child fails too, the image fails with the second reason."""
         for reason in ("crashed", "timeout", "memory"):
             self.private_objects.objects[ID] = ORIGINAL
             self.cruncher.plan = [ChildFailed("crashed"), ChildFailed(reason)]
             self.successResultOf(self.run_job())
             self.assert_failed(reason)
 
-    def test_refused_by_the_second_child(self) -> None:
-        """What the second child says of the image counts."""
+    def test_second_child_refuses_the_image(self) -> None:
+        """An image that the second child refuses fails with that reason."""
         self.cruncher.plan = [ChildFailed("timeout"), ImageRefused("corrupt")]
         self.successResultOf(self.run_job())
         self.assert_failed("corrupt")
 
-    def test_no_child(self) -> None:
-        """If there could be no child the image is not at fault: it is tried again."""
+    def test_no_child_is_no_fault_of_the_image(self) -> None:
+        """If no child can be started, the job fails without a result and can be repeated."""
         self.cruncher.plan = [CruncherUnavailable("no helper")]
         self.failureResultOf(self.run_job(), CruncherUnavailable)
         self.assertEqual(self.reported(), [])
         self.successResultOf(self.run_job())
         self.assert_done()
 
-    def test_reasons(self) -> None:
-        """Every reason that is reported can be read again."""
+    def test_every_reason_survives_the_queue(self) -> None:
+        """Every reason of a failure is decoded as it was encoded."""
         for reason in REASONS:
             self.cruncher.plan = [ImageRefused(reason)]
             self.private_objects.objects[ID] = ORIGINAL
@@ -84,14 +86,11 @@ class FailingImageTests(JobsTestCase):
             self.assertEqual(self.reported()[0].reason, reason)
 
 
-class FailingOutsideTests(JobsTestCase):
-    """Buckets and queues that fail: the job is done again, and comes to a good end."""
+class FailingDriverTests(JobsTestCase):
+    """Buckets and queues that fail: a repeated job succeeds."""
 
-    def test_every_call_fails(self) -> None:
-        """
-        Whichever call fails, before or after its effect, is raised, and the job that is
-        done again is done.
-        """
+    def test_job_is_repeatable_after_any_failed_call(self) -> None:
+        """After any call has failed, before or after its effect, a repeated job succeeds."""
         calls: list[tuple[Flaky, str, DriverError, int]] = [
             (self.private, "get", StorageError("down"), 0),
             *((self.public, "put", StorageError("down"), skip) for skip in range(3)),
@@ -107,22 +106,22 @@ class FailingOutsideTests(JobsTestCase):
                 self.successResultOf(self.run_job())
                 self.assert_done()
 
-    def test_original_is_kept(self) -> None:
-        """As long as the result is not on its queue, the original stays."""
+    def test_original_is_kept_until_the_result_is_sent(self) -> None:
+        """The original is kept while the result cannot be sent."""
         self.results.fail("send", QueueError("down"))
         self.failureResultOf(self.run_job(), QueueError)
         self.assertEqual(self.private_objects.objects, {ID: ORIGINAL})
 
-    def test_body_fails(self) -> None:
-        """A bucket that fails in mid-body is one that fails, and the body is closed."""
+    def test_failed_download_closes_the_body(self) -> None:
+        """A download that fails in the middle fails the job and closes the body."""
         body = _BrokenBody(StorageError("reset"))
         self.private_objects.get = body.get
         self.failureResultOf(self.run_job(), StorageError)
         self.assertTrue(body.closed)
         self.assertEqual(self.cruncher.crunched, [])
 
-    def test_files_are_closed(self) -> None:
-        """Whatever happens, no temporary file stays open."""
+    def test_temporary_files_are_closed(self) -> None:
+        """The temporary file is closed after success, failure and a failed download."""
         files = []
         make = tempfile.TemporaryFile
 
@@ -141,10 +140,12 @@ class FailingOutsideTests(JobsTestCase):
 
 
 class CancelledTests(JobsTestCase):
-    """A job whose lease is lost."""
+    """A job that is cancelled because its lease was lost."""
 
-    def test_while_crunching(self) -> None:
-        """The child hears of it; nothing is reported, put or deleted."""
+    def test_cancelled_while_crunching(self) -> None:
+        """
+        A job cancelled while crunching cancels the child, and sends, puts and deletes nothing.
+        """
         self.cruncher.hold()
         running = self.run_job()
         running.cancel()
@@ -153,8 +154,8 @@ class CancelledTests(JobsTestCase):
         self.assertEqual(self.diary, ["private get"])
         self.assertEqual(len(self.cruncher.crunched), 1)
 
-    def test_while_putting(self) -> None:
-        """Pictures that are there already do not matter: no row knows them yet."""
+    def test_cancelled_while_putting(self) -> None:
+        """A job cancelled while putting pictures sends no result and can be repeated."""
         self.public.hold("put", after=True)
         running = self.run_job()
         running.cancel()

@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.worker.jobs`.
+Tests of :mod:`fxprofile.worker.jobs`: messages of the jobs queue.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ JUNK = (
 
 
 class JobsTests(JobsTestCase):
-    """What becomes of the messages of the jobs queue."""
+    """The handler of the jobs queue."""
 
-    def test_done(self) -> None:
-        """A job is done."""
+    def test_message_runs_its_job(self) -> None:
+        """The job of a message is run."""
         self.run_now(self.runner.handle(job_message()))
         self.assert_done()
 
-    def test_fails(self) -> None:
-        """What fails outside is tried again."""
+    def test_driver_error_fails_the_message(self) -> None:
+        """An error of a driver fails the message, so that it is retried."""
         self.private.fail("get", StorageError("down"))
         self.fails_now(self.runner.handle(job_message()), StorageError)
 
-    def test_junk(self) -> None:
-        """What is no job can never be understood, and touches nothing."""
+    def test_malformed_message_is_rejected(self) -> None:
+        """A malformed message is rejected before any driver is called."""
         for body in JUNK:
             self.fails_now(self.runner.handle(make_message(body=body)), MalformedMessage)
         self.assertEqual(self.diary, [])
 
-    def test_with_poller(self) -> None:
-        """Junk among jobs stops nothing, and ends among the dead."""
+    def test_malformed_messages_are_dead_lettered(self) -> None:
+        """Malformed messages are dead-lettered and block no job."""
         queue = MemoryQueue("jobs", 60, 3, self.clock)
         for body in JUNK:
             self.run_now(queue.send(body=body))
@@ -66,8 +66,8 @@ class JobsTests(JobsTestCase):
         self.assertEqual(self.run_now(queue.dead.depth()).visible, len(JUNK))
         self.successResultOf(poller.stopService())
 
-    def test_slots(self) -> None:
-        """No more images are crunched at one time than there are slots."""
+    def test_slots_limit_concurrent_crunching(self) -> None:
+        """No more images are crunched at the same time than the poller has slots."""
         queue = MemoryQueue("jobs", 60, 3, self.clock)
         ids = [f"{number:032x}" for number in range(5)]
         held = [self.cruncher.hold() for _ in ids]

@@ -22,34 +22,34 @@ from tests.worker.polling import VISIBILITY, PollerTestCase
 
 
 class ReceivingTests(PollerTestCase):
-    """What the poller asks of its queue."""
+    """Receives of the poller."""
 
-    def test_asks_for_free_slots(self) -> None:
-        """A receive asks for as many messages as there are free slots, by a long poll."""
+    def test_receive_fills_the_free_slots(self) -> None:
+        """A receive long-polls for as many messages as there are free slots."""
         self.start(slots=3)
         self.assertEqual(self.queue.polls, [(3, WAIT)])
 
-    def test_asks_for_the_rest(self) -> None:
-        """While some slots are taken, only the rest is asked for."""
+    def test_receive_continues_while_slots_are_taken(self) -> None:
+        """While some slots are taken, a receive asks for the number of the free ones."""
         self.start(slots=3)
         self.give("a")
         self.assertEqual(self.queue.polls[-1], (2, WAIT))
         self.assertEqual(self.handler.seen, ["a"])
 
-    def test_asks_for_a_batch_at_most(self) -> None:
-        """However many slots are free, no more is asked for than a queue gives."""
+    def test_receive_is_limited_to_a_batch(self) -> None:
+        """A receive never asks for more than a batch, even with more free slots."""
         self.start(slots=25)
         self.assertEqual(self.queue.polls, [(BATCH, WAIT)])
 
-    def test_full_hands(self) -> None:
-        """Without a free slot nothing is received, so no message waits in vain."""
+    def test_no_receive_at_capacity(self) -> None:
+        """A poller at capacity does not receive."""
         self.start(slots=2)
         self.give("a", "b")
         self.clock.advance(30)
         self.assertFalse(self.queue.polling)
 
-    def test_refill(self) -> None:
-        """One slot that gets free is filled at once, whatever the others do."""
+    def test_freed_slot_is_filled_at_once(self) -> None:
+        """A slot that becomes free is filled at once, while other handlers run on."""
         self.start(slots=2)
         self.give("a", "b")
         self.handler.finish("b")
@@ -57,7 +57,7 @@ class ReceivingTests(PollerTestCase):
         self.give("c")
         self.assertEqual(self.handler.seen, ["a", "b", "c"])
 
-    def test_every_end_frees_one_slot(self) -> None:
+    def test_each_outcome_frees_one_slot(self) -> None:
         """Success, failure and a failing delete each free exactly one slot."""
         self.start(slots=3)
         self.give("a", "b", "c")
@@ -70,8 +70,11 @@ class ReceivingTests(PollerTestCase):
         self.give("d")
         self.assertEqual(self.queue.polls[-1], (2, WAIT))
 
-    def test_hides_shortly_at_first(self) -> None:
-        """A receive hides messages shortly, as its answer may reach nobody, and never longer."""
+    def test_first_visibility(self) -> None:
+        """
+        A receive hides messages for the first visibility, or the visibility timeout if that is
+        shorter.
+        """
         self.start(first=15)
         self.assertEqual(self.queue.hidden, [15])
         self.give("a")
@@ -81,15 +84,17 @@ class ReceivingTests(PollerTestCase):
         self.start(first=15, visibility_timeout=4)
         self.assertEqual(self.queue.hidden[-1], 4)
 
-    def test_nothing_came(self) -> None:
-        """A long poll that gave nothing is followed by the next one at once."""
+    def test_empty_long_poll_is_repeated_at_once(self) -> None:
+        """An empty long poll is followed by the next one at once."""
         self.start()
         self.clock.advance(WAIT)
         self.queue.give()
         self.assertTrue(self.queue.polling)
 
-    def test_a_queue_that_does_not_wait(self) -> None:
-        """Empty answers that come at once are not asked for in a busy loop."""
+    def test_empty_short_poll_is_paused(self) -> None:
+        """
+        A queue that returns empty without waiting is polled once per pause, not in a busy loop.
+        """
         self.start()
         for number in range(1, 5):
             self.queue.give()
@@ -97,10 +102,9 @@ class ReceivingTests(PollerTestCase):
             self.clock.advance(EMPTY_PAUSE)
             self.assertEqual(len(self.queue.polls), number + 1)
 
-    def test_backs_off(self) -> None:
+    def test_failed_receive_backs_off(self) -> None:
         """
-        After a failed receive the next one waits, from 1 s on, twice as long each time,
-        up to 60 s; a good one ends this.
+        Failed receives are retried after 1 s, doubling up to 60 s; a success resets the delay.
         """
         self.start()
         for expected in (1, 2, 4, 8, 16, 32, 60, 60):
@@ -116,10 +120,9 @@ class ReceivingTests(PollerTestCase):
         self.assertTrue(self.queue.polling)
         self.assertEqual(self.figure("receive_errors_total"), 9)
 
-    def test_backs_off_from_everything(self) -> None:
+    def test_any_receive_error_backs_off(self) -> None:
         """
-        Whatever a receive raises, even a cancellation that nobody asked for, the loop
-        goes on, and slowly.
+        The loop survives any error of a receive, even an unexpected cancellation, and backs off.
         """
         self.start()
         errors = (QueueError("x"), ValueError("x"), OSError(), CancelledError(), RuntimeError())
@@ -138,8 +141,8 @@ class ReceivingTests(PollerTestCase):
         self.clock.advance(0.001)
         self.assertTrue(self.queue.polling)
 
-    def test_a_bad_message_does_not_end_the_loop(self) -> None:
-        """A driver that gives nonsense is one that fails."""
+    def test_invalid_receive_result_backs_off(self) -> None:
+        """A driver that returns an invalid result is treated as one that failed."""
         self.start()
         for nonsense in ([None], None, 1):
             self.queue.answer(nonsense)
@@ -152,17 +155,17 @@ class ReceivingTests(PollerTestCase):
 
 
 class HealthTests(PollerTestCase):
-    """What the heartbeat hears."""
+    """The health of the poller, for the heartbeat."""
 
-    def test_before_and_after(self) -> None:
-        """A poller that was not started, or was stopped, is not healthy."""
+    def test_stopped_poller_is_unhealthy(self) -> None:
+        """A poller is healthy only while it runs."""
         poller = self.start()
         self.assertTrue(poller.healthy)
         self.successResultOf(self.stop())
         self.assertFalse(poller.healthy)
 
-    def test_no_answer(self) -> None:
-        """A queue that has not answered for a while makes it unhealthy, until it does."""
+    def test_unresponsive_queue_is_unhealthy(self) -> None:
+        """A poller is unhealthy while its queue has not responded for a while."""
         poller = self.start()
         self.clock.advance(STALE_AFTER - 1)
         self.assertTrue(poller.healthy)
@@ -171,8 +174,8 @@ class HealthTests(PollerTestCase):
         self.queue.give()
         self.assertTrue(poller.healthy)
 
-    def test_full_hands(self) -> None:
-        """A queue that was not asked, because the hands are full, is not to blame."""
+    def test_poller_at_capacity_is_healthy(self) -> None:
+        """A poller at capacity is healthy, although it does not receive."""
         poller = self.start(slots=1)
         self.give("a")
         for _ in range(10):
@@ -183,10 +186,10 @@ class HealthTests(PollerTestCase):
 
 
 class HandlingTests(PollerTestCase):
-    """What becomes of a message."""
+    """The outcome of a message."""
 
-    def test_done(self) -> None:
-        """A message is deleted when its work is done, and not before."""
+    def test_deleted_after_success(self) -> None:
+        """A message is deleted after its handler has succeeded, and not before."""
         self.start()
         self.give("a")
         self.assertEqual(self.queue.deleted, [])
@@ -194,8 +197,8 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.queue.deleted, ["a"])
         self.assertEqual(self.handled("done"), 1)
 
-    def test_failed(self) -> None:
-        """A message whose work failed comes back after a while, and is not deleted."""
+    def test_retried_after_failure(self) -> None:
+        """A message whose handler failed is not deleted and becomes visible after a delay."""
         self.start()
         self.give("a")
         self.handler.fail("a", QueueError("down"))
@@ -203,8 +206,8 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.queue.deleted, [])
         self.assertEqual(self.handled("retry"), 1)
 
-    def test_growing_delays(self) -> None:
-        """The more often it was received, the longer it stays away; the last step repeats."""
+    def test_retry_delay_grows_with_receive_count(self) -> None:
+        """The retry delay grows with the receive count up to its last step."""
         self.start(slots=10, chance=lambda: 0.5)
         for count in range(1, 7):
             self.give(str(count), receive_count=count)
@@ -212,8 +215,8 @@ class HandlingTests(PollerTestCase):
         delays = [visibility for _, visibility in self.queue.extended]
         self.assertEqual(delays, [*RETRY_DELAYS, RETRY_DELAYS[-1], RETRY_DELAYS[-1]])
 
-    def test_jitter(self) -> None:
-        """The delays of messages that fail together differ by a fifth either way."""
+    def test_retry_delay_has_jitter(self) -> None:
+        """The retry delays of messages that fail together vary by a fifth either way."""
         chances = [0.0, 1.0]
         self.start(chance=lambda: chances.pop(0))
         self.give("a", "b")
@@ -223,16 +226,18 @@ class HandlingTests(PollerTestCase):
             self.queue.extended, [("a", RETRY_DELAYS[0] * 0.8), ("b", RETRY_DELAYS[0] * 1.2)]
         )
 
-    def test_unexpected_error(self) -> None:
-        """An error that nobody thought of is logged with its trace, and tried again too."""
+    def test_unexpected_error_is_logged_and_retried(self) -> None:
+        """An unexpected error is logged with its traceback, and the message is retried."""
         self.start()
         self.give("a")
         self.handler.fail("a", ZeroDivisionError())
         self.assertEqual(self.queue.extended, [("a", RETRY_DELAYS[0] * 1.2)])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_no_ordinary_error(self) -> None:
-        """What is not even an exception of the usual kind costs no slot and no message."""
+    def test_base_exception_frees_the_slot(self) -> None:
+        """
+        A BaseException of a handler is logged, frees its slot and does not delete the message.
+        """
         self.start(slots=1)
         self.give("a")
         self.handler.fail("a", SystemExit(1))
@@ -240,18 +245,17 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.queue.deleted, [])
         self.assertTrue(self.queue.polling)
 
-    def test_cancellation_of_its_own(self) -> None:
-        """A handler that ends in a cancellation which nobody asked for has failed."""
+    def test_cancelled_error_of_the_handler_is_a_failure(self) -> None:
+        """A handler that raises CancelledError without having been cancelled has failed."""
         self.start()
         self.give("a")
         self.handler.fail("a", CancelledError())
         self.assertEqual(self.queue.extended, [("a", RETRY_DELAYS[0] * 1.2)])
         self.assertEqual(len(self.flushLoggedErrors(CancelledError)), 1)
 
-    def test_malformed(self) -> None:
+    def test_malformed_message_is_released(self) -> None:
         """
-        What is not understood goes back at once, again and again, until the queue
-        declares it dead; it is logged the first time only.
+        A malformed message is released at once until the queue dead-letters it, and logged once.
         """
         self.start(slots=10)
         logged = []
@@ -263,11 +267,8 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(len([event for event in logged if "is malformed" in event]), 1)
         self.assertEqual(self.handled("malformed"), 3)
 
-    def test_malformed_for_ever(self) -> None:
-        """
-        On a queue that declares nothing dead, what is not understood comes back more
-        and more slowly.
-        """
+    def test_malformed_message_slows_down(self) -> None:
+        """A malformed message that the queue does not dead-letter is retried ever more slowly."""
         self.start(slots=10)
         for count in (PROMPT_RECEIVES, PROMPT_RECEIVES + 1, PROMPT_RECEIVES + 99):
             self.give(str(count), receive_count=count)
@@ -282,8 +283,11 @@ class HandlingTests(PollerTestCase):
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
 
-    def test_conclusion_fails(self) -> None:
-        """If the queue cannot be told of an outcome, the message comes back by itself."""
+    def test_unsettled_message_returns_by_itself(self) -> None:
+        """
+        A message whose outcome cannot be sent to the queue is counted and becomes visible by
+        itself.
+        """
         self.start(slots=3)
         self.give("a", "b", "c")
         self.queue.errors["delete"] = [QueueError("down")]
@@ -296,8 +300,8 @@ class HandlingTests(PollerTestCase):
         # A lease that has run out is no failure of the queue.
         self.assertEqual(self.figure("conclude_errors_total"), 2)
 
-    def test_conclusion_breaks(self) -> None:
-        """Even a driver that breaks the rules at the end costs no slot."""
+    def test_unexpected_error_of_settling_frees_the_slot(self) -> None:
+        """An unexpected error of the driver after the handler frees the slot."""
         self.start(slots=1)
         self.give("a")
         self.queue.errors["delete"] = [TypeError("odd")]
@@ -305,8 +309,8 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
         self.assertTrue(self.queue.polling)
 
-    def test_handler_that_raises_at_once(self) -> None:
-        """A handler that fails before its first await is like any other."""
+    def test_handler_raises_before_its_first_await(self) -> None:
+        """A handler that fails before its first await is retried like any other."""
 
         async def handle(message: Message) -> None:
             raise QueueError("down")
@@ -315,16 +319,16 @@ class HandlingTests(PollerTestCase):
         self.give("a", "b")
         self.assertEqual([name for name, _ in self.queue.extended], ["a", "b"])
 
-    def test_handler_that_gives_nothing(self) -> None:
-        """A handler that gives nothing to wait for has not done its work."""
+    def test_handler_returns_no_awaitable(self) -> None:
+        """A handler that returns no awaitable has failed."""
         self.start(handler=lambda message: None)
         self.give("a")
         self.assertEqual([name for name, _ in self.queue.extended], ["a"])
         self.assertEqual(self.queue.deleted, [])
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
-    def test_messages_apart(self) -> None:
-        """The end of one message stops neither the work nor the heartbeat of another."""
+    def test_messages_are_independent(self) -> None:
+        """The end of one handler neither cancels another nor stops extending its lease."""
         self.start()
         self.give("a", "b")
         self.handler.finish("a")
@@ -332,8 +336,8 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.queue.extended, [("b", VISIBILITY)])
         self.assertEqual(self.handler.cancelled, [])
 
-    def test_age(self) -> None:
-        """How long messages have waited is counted; a clock that lags makes no error."""
+    def test_message_age_is_counted(self) -> None:
+        """The age of a message is counted; a lagging clock counts as zero."""
         self.start(slots=3)
         self.clock.advance(5)
         self.give("a")
@@ -342,18 +346,18 @@ class HandlingTests(PollerTestCase):
         self.assertEqual(self.figure("message_age_seconds_sum"), 5)
         self.assertEqual(self.figure("message_age_seconds_count"), 2)
 
-    def test_receive_count(self) -> None:
-        """So is how often they had been received."""
+    def test_receive_count_is_counted(self) -> None:
+        """The receive count of a message is counted."""
         self.start()
         self.give("a", receive_count=3)
         self.assertEqual(self.figure("receive_count_sum"), 3)
 
 
-class OverdueTests(PollerTestCase):
-    """Work that does not end."""
+class HandlerTimeoutTests(PollerTestCase):
+    """Handlers that exceed their time limit."""
 
-    def test_cancelled(self) -> None:
-        """Work that takes longer than any work may is cancelled, and tried again later."""
+    def test_slow_handler_is_cancelled_and_retried(self) -> None:
+        """A handler that exceeds its time limit is cancelled, and its message is retried."""
         self.start(handler_timeout=100)
         self.give("a")
         self.clock.pump([10] * 10)
@@ -361,15 +365,18 @@ class OverdueTests(PollerTestCase):
         self.assertEqual(self.queue.extended[-1], ("a", RETRY_DELAYS[0] * 1.2))
         self.assertEqual(self.handled("retry"), 1)
 
-    def test_done_in_time(self) -> None:
-        """Nothing is left on the clock by work that is done."""
+    def test_finished_handler_leaves_no_timer(self) -> None:
+        """A handler that has finished leaves no timer."""
         self.start(slots=1)
         self.give("a")
         self.handler.finish("a")
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_swallows_the_cancellation(self) -> None:
-        """Work that does not listen keeps its slot, and is deleted if it gets done."""
+    def test_handler_ignores_its_time_limit(self) -> None:
+        """
+        A handler that ignores its cancellation keeps its slot, and its success still deletes the
+        message.
+        """
         done: Deferred[None] = Deferred()
 
         async def handle(message: Message) -> None:

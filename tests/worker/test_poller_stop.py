@@ -1,5 +1,5 @@
 """
-Tests of :mod:`fxprofile.worker.poller`: how it stops and starts again.
+Tests of :mod:`fxprofile.worker.poller`: stop and restart.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tests.worker.polling import ManualHandler, PollerTestCase
 
 
 class StoppingTests(PollerTestCase):
-    """A stop loses nothing and takes no longer than it may."""
+    """A stop loses no message and ends in time."""
 
-    def test_idle(self) -> None:
-        """An idle poller gives up its poll, and is stopped at once, with nothing left to do."""
+    def test_idle_poller_stops_at_once(self) -> None:
+        """An idle poller cancels its receive, stops at once and leaves no timer."""
         self.start()
         self.successResultOf(self.stop())
         self.assertFalse(self.queue.polling)
@@ -28,23 +28,23 @@ class StoppingTests(PollerTestCase):
         self.clock.advance(600)
         self.assertEqual(len(self.queue.polls), 1)
 
-    def test_backing_off(self) -> None:
-        """A poller that waits to try again does not do so any more."""
+    def test_stop_during_backoff(self) -> None:
+        """A poller that is backing off does not receive again after a stop."""
         self.start()
         self.queue.refuse(QueueError("down"))
         self.successResultOf(self.stop())
         self.clock.advance(600)
         self.assertEqual(len(self.queue.polls), 1)
 
-    def test_failing_poll(self) -> None:
-        """A driver that fails when its poll is given up does not disturb the stop."""
+    def test_receive_fails_when_cancelled(self) -> None:
+        """A driver that fails when its receive is cancelled does not disturb the stop."""
         poll: Deferred[None] = Deferred(lambda d: d.errback(QueueError("aborted")))
         self.queue.held["receive"] = [poll]
         self.start()
         self.successResultOf(self.stop())
 
-    def test_finishes_what_is_in_hand(self) -> None:
-        """Messages in hand are finished, and deleted, before the stop is done."""
+    def test_messages_in_flight_are_finished(self) -> None:
+        """Messages in flight are finished and deleted before the stop ends."""
         self.start()
         self.give("a", "b")
         stopping = self.stop()
@@ -56,24 +56,24 @@ class StoppingTests(PollerTestCase):
         self.assertEqual(self.queue.deleted, ["a", "b"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_takes_nothing_more(self) -> None:
-        """A slot that gets free while it stops is not filled."""
+    def test_freed_slot_is_not_filled_while_stopping(self) -> None:
+        """A slot that becomes free during the stop is not filled."""
         self.start(slots=1)
         self.give("a")
         self.stop()
         self.handler.finish("a")
         self.assertFalse(self.queue.polling)
 
-    def test_keeps_leases(self) -> None:
-        """While it waits for the end of its work, it keeps extending it."""
+    def test_leases_are_extended_while_stopping(self) -> None:
+        """The leases of messages in flight are extended during the stop."""
         self.start(grace=100)
         self.give("a")
         self.stop()
         self.clock.pump([10] * 9)
         self.assertEqual(self.queue.extended, [("a", 60)] * 3)
 
-    def test_failure_while_stopping(self) -> None:
-        """Work that fails while it stops is tried again later, as ever."""
+    def test_failed_handler_is_retried_while_stopping(self) -> None:
+        """A handler that fails during the stop has its message retried as usual."""
         self.start()
         self.give("a")
         stopping = self.stop()
@@ -81,8 +81,10 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.queue.extended, [("a", RETRY_DELAYS[0] * 1.2)])
 
-    def test_hands_back(self) -> None:
-        """What is not finished within the grace is cancelled, and handed back at once."""
+    def test_unfinished_messages_are_released(self) -> None:
+        """
+        Handlers that run longer than the grace period are cancelled, and their messages released.
+        """
         self.start(grace=25)
         self.give("a", "b")
         stopping = self.stop()
@@ -96,8 +98,8 @@ class StoppingTests(PollerTestCase):
         self.assertEqual(self.handled("released"), 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_handler_that_does_not_listen(self) -> None:
-        """Work that swallows its cancellation is handed back without it."""
+    def test_handler_that_ignores_its_cancellation(self) -> None:
+        """The message of a handler that ignores its cancellation is released without it."""
         done: Deferred[None] = Deferred()
 
         async def handle(message: Message) -> None:
@@ -118,8 +120,8 @@ class StoppingTests(PollerTestCase):
         done.callback(None)
         self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], 1))
 
-    def test_several_that_do_not_listen(self) -> None:
-        """They are handed back together, so one that takes its time does not add to others."""
+    def test_messages_are_released_concurrently(self) -> None:
+        """Several messages are released concurrently, so that a slow release delays no other."""
         done: Deferred[None] = Deferred()
 
         async def handle(message: Message) -> None:
@@ -141,8 +143,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         done.callback(None)
 
-    def test_done_in_the_last_moment(self) -> None:
-        """Work that gets done when it is cancelled is done."""
+    def test_handler_succeeds_when_cancelled(self) -> None:
+        """A handler that succeeds when it is cancelled has its message deleted."""
 
         async def handle(message: Message) -> None:
             try:
@@ -157,8 +159,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assertEqual((self.queue.deleted, self.queue.extended), (["a"], []))
 
-    def test_delete_is_not_given_up(self) -> None:
-        """The end of the grace does not cancel a delete that is on its way."""
+    def test_delete_in_progress_is_not_cancelled(self) -> None:
+        """The end of the grace period does not cancel a delete in progress."""
         self.start(grace=25)
         self.give("a")
         held: Deferred[None] = Deferred()
@@ -170,8 +172,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.queue.extended, [])
 
-    def test_delete_that_hangs(self) -> None:
-        """A delete that hangs does not hold up the stop for ever, and is not undone."""
+    def test_hanging_delete_does_not_block_the_stop(self) -> None:
+        """A delete that hangs neither blocks the stop nor has its message released."""
         self.start(grace=25)
         self.give("a")
         self.queue.held["delete"] = [Deferred()]
@@ -181,8 +183,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.queue.extended, [])
 
-    def test_hand_back_fails(self) -> None:
-        """If handing back fails, the stop goes on: the lease will run out."""
+    def test_failed_release_does_not_block_the_stop(self) -> None:
+        """A release that fails does not block the stop: the lease will expire."""
         self.start(grace=25)
         self.give("a", "b")
         self.queue.errors["extend"] = [QueueError("down")]
@@ -191,8 +193,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assertEqual(len(self.queue.extended), 2)
 
-    def test_messages_that_come_while_stopping(self) -> None:
-        """A poll that answers although it was given up loses nothing: it is handled."""
+    def test_messages_received_while_stopping(self) -> None:
+        """Messages that a cancelled receive still returns are handled."""
         poll: Deferred[None] = Deferred(lambda d: d.callback(None))
         self.queue.held["receive"] = [poll]
         self.start()
@@ -204,8 +206,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.queue.deleted, ["a"])
 
-    def test_twice(self) -> None:
-        """A second stop is harmless, during the first one and after it."""
+    def test_repeated_stop(self) -> None:
+        """A second stop has no effect, neither during the first one nor after it."""
         self.start()
         self.give("a")
         first = self.stop()
@@ -214,8 +216,8 @@ class StoppingTests(PollerTestCase):
         self.successResultOf(first)
         self.successResultOf(self.stop())
 
-    def test_never_started(self) -> None:
-        """A poller that was not started can be stopped."""
+    def test_stop_without_start(self) -> None:
+        """A poller that was never started can be stopped."""
         poller = Poller(
             queue=self.queue,
             handler=self.handler,
@@ -226,8 +228,8 @@ class StoppingTests(PollerTestCase):
         )
         self.successResultOf(poller.stopService())
 
-    def test_again(self) -> None:
-        """A stopped poller can be started again, and is as before."""
+    def test_restart(self) -> None:
+        """A stopped poller can be started again."""
         poller = self.start()
         self.give("a")
         stopping = self.stop()
@@ -240,8 +242,8 @@ class StoppingTests(PollerTestCase):
         self.assertEqual(self.queue.deleted, ["a", "b"])
         self.successResultOf(self.stop())
 
-    def test_again_before_it_has_stopped(self) -> None:
-        """Started again while a poll is still being given up, it has one loop, not two."""
+    def test_restart_while_stopping(self) -> None:
+        """A poller that is restarted while its receive is being cancelled has one loop."""
         poll: Deferred[None] = Deferred(lambda d: d.callback(None))
         self.queue.held["receive"] = [poll]
         poller = self.start()
@@ -265,7 +267,7 @@ class StoppingTests(PollerTestCase):
 
 
 class RealQueueTests(SynchronousTestCase):
-    """The poller and a queue together."""
+    """The poller on a memory queue."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -287,16 +289,16 @@ class RealQueueTests(SynchronousTestCase):
         depth = self.successResultOf(Deferred.fromCoroutine(queue.depth()))
         return depth.visible, depth.in_flight
 
-    def test_stop_while_polling(self) -> None:
-        """A message that comes right after the stop waits for somebody else."""
+    def test_message_after_a_stop_stays_visible(self) -> None:
+        """A message sent right after a stop stays visible for other consumers."""
         self.poller.startService()
         self.successResultOf(self.poller.stopService())
         self.send("a")
         self.assertEqual(self.depth(self.queue), (1, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_handed_back(self) -> None:
-        """What was handed back can be received by somebody else at once."""
+    def test_released_message_is_visible_at_once(self) -> None:
+        """A released message is visible at once for other consumers."""
         self.poller.startService()
         self.send("a")
         self.assertEqual(self.depth(self.queue), (0, 1))
@@ -305,8 +307,8 @@ class RealQueueTests(SynchronousTestCase):
         self.successResultOf(stopping)
         self.assertEqual(self.depth(self.queue), (1, 0))
 
-    def test_poison(self) -> None:
-        """A message that always fails ends among the dead, and others pass it by."""
+    def test_poison_message_is_dead_lettered(self) -> None:
+        """A message that always fails is dead-lettered and does not block others."""
         bodies = []
 
         async def handle(message: Message) -> None:
@@ -324,8 +326,8 @@ class RealQueueTests(SynchronousTestCase):
         self.assertEqual(self.depth(self.queue.dead), (1, 0))
         self.successResultOf(self.poller.stopService())
 
-    def test_long_work(self) -> None:
-        """Work of any length is not given to somebody else."""
+    def test_long_handler_keeps_its_message(self) -> None:
+        """A message stays invisible for as long as its handler runs."""
         self.poller.startService()
         self.send("a")
         self.clock.pump([1] * 500)

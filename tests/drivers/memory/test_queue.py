@@ -1,5 +1,5 @@
 """
-Tests for the queue in memory.
+Tests of :mod:`fxprofile.drivers.memory.queue`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.contracts.queue import QueueContract
 
 
 class MemoryQueueTests(QueueContract, TestCase):
-    """The queue in memory does what every queue does."""
+    """The memory queue fulfils the contract of queues."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -23,8 +23,8 @@ class MemoryQueueTests(QueueContract, TestCase):
     async def pass_time(self, seconds: float) -> None:
         self.clock.pump([0.25] * int(seconds / 0.25))
 
-    async def test_no_timer_stays(self) -> None:
-        """Nothing is left on the clock when nobody waits."""
+    async def test_finished_receive_leaves_no_timer(self) -> None:
+        """A receive that has ended leaves no timer."""
         queue = await self.make_queue()
         await self.test_wait_ends()
         await self.test_cancel_wait()
