@@ -1,5 +1,5 @@
 """
-What every queue does.
+The contract of queues.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ class QueueContract:
     max_receives = 3
 
     async def make_queue(self) -> Any:
-        """A new, empty queue with this visibility timeout and number of receives."""
+        """Return a new, empty queue with this visibility timeout and maximum receive count."""
         raise NotImplementedError
 
     async def dead_letters(self, queue: Any) -> Any:
-        """The queue that the dead letters of a queue go to."""
+        """Return the dead-letter queue of a queue."""
         return queue.dead
 
     async def pass_time(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Let this many seconds pass."""
         raise NotImplementedError
 
     async def receive(self, queue: Any, max_messages: int = 10) -> Sequence[Message]:
-        """What is there now."""
+        """Return the messages that are visible now."""
         messages: Sequence[Message] = await queue.receive(max_messages=max_messages, wait=0)
         return messages
 
     async def receive_all(self, queue: Any, number: int) -> list[Message]:
-        """So many messages, however many each receive gives."""
+        """Receive this many messages, in as many receives as it takes."""
         messages: list[Message] = []
         for _ in range(20 * number):
             messages += await self.receive(queue)
@@ -61,11 +61,11 @@ class QueueContract:
                 break
         return messages
 
-    async def test_interface(self) -> None:
-        """It provides the interface."""
+    async def test_provides_the_interface(self) -> None:
+        """The queue provides IQueue."""
         verifyObject(IQueue, await self.make_queue())
 
-    async def test_send_and_receive(self) -> None:
+    async def test_sent_message_is_received_once(self) -> None:
         """A message that was sent is received once, with its body and counts."""
         queue = await self.make_queue()
         await queue.send(body="hello")
@@ -75,12 +75,12 @@ class QueueContract:
         self.assertTrue(message.receipt_handle)
         self.assertEqual(await self.receive(queue), [])
 
-    async def test_empty(self) -> None:
-        """An empty queue gives nothing."""
+    async def test_empty_queue(self) -> None:
+        """A receive from an empty queue returns no message."""
         self.assertEqual(await self.receive(await self.make_queue()), [])
 
-    async def test_bodies(self) -> None:
-        """Bodies come out as they went in."""
+    async def test_bodies_are_unchanged(self) -> None:
+        """Bodies are received as they were sent."""
         queue = await self.make_queue()
         for body in BODIES:
             await queue.send(body=body)
@@ -88,8 +88,8 @@ class QueueContract:
             self.assertEqual(message.body, body)
             await queue.delete(message=message)
 
-    async def test_same_body_twice(self) -> None:
-        """Two messages with the same body are two messages."""
+    async def test_same_body_is_two_messages(self) -> None:
+        """Two messages with the same body are received as two messages."""
         queue = await self.make_queue()
         for _ in range(2):
             await queue.send(body="same")
@@ -101,8 +101,8 @@ class QueueContract:
                 await queue.delete(message=message)
         self.assertEqual(len(ids), 2)
 
-    async def test_max_messages(self) -> None:
-        """A receive gives no more than it is asked for, and in the end each message once."""
+    async def test_receive_is_limited(self) -> None:
+        """A receive returns at most the requested number, and each message is received once."""
         queue = await self.make_queue()
         bodies = {f"message {i}" for i in range(12)}
         for body in sorted(bodies):
@@ -113,16 +113,16 @@ class QueueContract:
         self.assertEqual(sorted(received), sorted(bodies))
 
     async def test_max_messages_is_checked(self) -> None:
-        """To ask for none or for more than ten messages is a mistake."""
+        """A request for no message, or more than ten, is a ValueError."""
         queue = await self.make_queue()
         for number in (0, 11):
             with self.assertRaises(ValueError):
                 await queue.receive(max_messages=number, wait=0)
 
-    async def test_invisible_and_back(self) -> None:
+    async def test_message_returns_after_the_visibility_timeout(self) -> None:
         """
-        A received message is hidden for the visibility timeout and then comes back, with
-        a greater count and another receipt.
+        A received message is invisible for the visibility timeout and then returns with a new
+        receipt.
         """
         queue = await self.make_queue()
         await queue.send(body="x")
@@ -134,8 +134,8 @@ class QueueContract:
         self.assertEqual(second.receive_count, 2)
         self.assertNotEqual(second.receipt_handle, first.receipt_handle)
 
-    async def test_hidden_for_another_time(self) -> None:
-        """A receive may hide its messages for another time than that of the queue."""
+    async def test_visibility_of_one_receive(self) -> None:
+        """A receive may set a visibility that differs from the queue's timeout."""
         queue = await self.make_queue()
         await queue.send(body="one")
         (first,) = await queue.receive(max_messages=1, wait=0, visibility=self.visibility / 2)
@@ -145,8 +145,8 @@ class QueueContract:
         with self.assertRaises(LeaseLost):
             await queue.extend(message=first, visibility=self.visibility)
 
-    async def test_delete(self) -> None:
-        """A deleted message does not come back, and may be deleted again."""
+    async def test_deleted_message_does_not_return(self) -> None:
+        """A deleted message does not return, and may be deleted again."""
         queue = await self.make_queue()
         await queue.send(body="x")
         (message,) = await self.receive_all(queue, 1)
@@ -155,8 +155,8 @@ class QueueContract:
         await self.pass_time(self.visibility)
         self.assertEqual(await self.receive(queue), [])
 
-    async def test_late_delete(self) -> None:
-        """The receipt of an earlier receive deletes nothing."""
+    async def test_delete_with_an_expired_receipt(self) -> None:
+        """A delete with the receipt of an earlier receive has no effect."""
         queue = await self.make_queue()
         await queue.send(body="x")
         (first,) = await self.receive_all(queue, 1)
@@ -166,8 +166,8 @@ class QueueContract:
         await queue.extend(message=second, visibility=0)
         self.assertEqual(len(await self.receive_all(queue, 1)), 1)
 
-    async def test_extend(self) -> None:
-        """An extended message stays hidden longer."""
+    async def test_extended_message_stays_invisible(self) -> None:
+        """An extended message stays invisible for longer."""
         queue = await self.make_queue()
         await queue.send(body="x")
         (message,) = await self.receive_all(queue, 1)
@@ -178,7 +178,7 @@ class QueueContract:
         await self.pass_time(self.visibility)
         self.assertEqual(len(await self.receive_all(queue, 1)), 1)
 
-    async def test_hand_back(self) -> None:
+    async def test_released_message_is_visible_at_once(self) -> None:
         """A message whose visibility is set to 0 can be received at once."""
         queue = await self.make_queue()
         await queue.send(body="x")
@@ -187,8 +187,8 @@ class QueueContract:
         (again,) = await self.receive_all(queue, 1)
         self.assertEqual(again.receive_count, 2)
 
-    async def test_lease_lost(self) -> None:
-        """A message that is visible again, or gone, cannot be extended."""
+    async def test_extend_with_an_expired_receipt(self) -> None:
+        """Extending a message that is visible again or deleted raises LeaseLost."""
         queue = await self.make_queue()
         await queue.send(body="x")
         (message,) = await self.receive_all(queue, 1)
@@ -200,8 +200,8 @@ class QueueContract:
         with self.assertRaises(LeaseLost):
             await queue.extend(message=message, visibility=self.visibility)
 
-    async def test_dead_letters(self) -> None:
-        """A message that was received so often without being deleted is a dead letter."""
+    async def test_message_is_dead_lettered_after_max_receives(self) -> None:
+        """A message received the maximum number of times without being deleted is dead-lettered."""
         queue = await self.make_queue()
         dead = await self.dead_letters(queue)
         await queue.send(body="poison")
@@ -217,7 +217,7 @@ class QueueContract:
         self.assertEqual((await dead.depth()).visible, 0)
 
     async def test_dead_letters_do_not_block(self) -> None:
-        """The messages behind many dead ones are received."""
+        """Messages behind many dead letters are received."""
         queue = await self.make_queue()
         dead = await self.dead_letters(queue)
         for i in range(15):
@@ -230,8 +230,8 @@ class QueueContract:
         self.assertEqual(message.body, "good")
         self.assertEqual(len(await self.receive_all(dead, 15)), 15)
 
-    async def test_last_receive_counts(self) -> None:
-        """A message that is deleted at its last receive does not die."""
+    async def test_delete_at_the_last_receive(self) -> None:
+        """A message that is deleted at its last receive is not dead-lettered."""
         queue = await self.make_queue()
         dead = await self.dead_letters(queue)
         await queue.send(body="x")
@@ -244,23 +244,23 @@ class QueueContract:
         self.assertEqual(await self.receive(queue), [])
         self.assertEqual(await self.receive(dead), [])
 
-    async def test_wait_for_a_message(self) -> None:
-        """A receive that waits gives a message soon after it was sent."""
+    async def test_send_ends_the_wait(self) -> None:
+        """A waiting receive returns a message soon after it was sent."""
         queue = await self.make_queue()
         waiting = Deferred.fromCoroutine(queue.receive(max_messages=10, wait=10))
         await queue.send(body="x")
         (message,) = await waiting
         self.assertEqual(message.body, "x")
 
-    async def test_wait_ends(self) -> None:
-        """A receive that waits in vain ends with nothing."""
+    async def test_wait_times_out(self) -> None:
+        """A waiting receive returns no message after its wait."""
         queue = await self.make_queue()
         waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=1))
         await self.pass_time(1)
         self.assertEqual(await waiting, [])
 
-    async def test_cancel_wait(self) -> None:
-        """Cancelling a receive that waits loses no message."""
+    async def test_cancelled_wait_loses_no_message(self) -> None:
+        """A cancelled receive loses no message."""
         queue = await self.make_queue()
         waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=10))
         waiting.cancel()
@@ -270,8 +270,8 @@ class QueueContract:
         (message,) = await self.receive_all(queue, 1)
         self.assertEqual(message.body, "x")
 
-    async def test_competing_consumers(self) -> None:
-        """Of several consumers at once, each message goes to one."""
+    async def test_each_message_is_received_by_one_consumer(self) -> None:
+        """Each message is received by exactly one of several consumers."""
         # So long that no machine is slow enough for one to come back.
         self.visibility = 600
         queue = await self.make_queue()
@@ -290,8 +290,8 @@ class QueueContract:
         await gatherResults([Deferred.fromCoroutine(consume()) for _ in range(4)])
         self.assertEqual(sorted(received), bodies)
 
-    async def test_depth(self) -> None:
-        """The depth counts what waits and what is in hand."""
+    async def test_depth_counts_visible_and_in_flight(self) -> None:
+        """The depth counts visible messages and messages in flight."""
         queue = await self.make_queue()
         for _ in range(3):
             await queue.send(body="x")
@@ -302,8 +302,8 @@ class QueueContract:
         depth = await queue.depth()
         self.assertEqual((depth.visible, depth.in_flight), (2, 0))
 
-    async def test_oldest(self) -> None:
-        """The depth tells the age of the oldest waiting message, or None."""
+    async def test_depth_has_the_oldest_age(self) -> None:
+        """The depth has the age of the oldest visible message, or None."""
         queue = await self.make_queue()
         self.assertIsNone((await queue.depth()).oldest)
         await queue.send(body="x")
@@ -311,6 +311,6 @@ class QueueContract:
         oldest = (await queue.depth()).oldest
         self.assertTrue(oldest is None or oldest >= 1, oldest)
 
-    async def test_check(self) -> None:
-        """A queue that can be used says so."""
+    async def test_check_succeeds(self) -> None:
+        """The check of a usable queue succeeds."""
         self.assertIsNone(await (await self.make_queue()).check())

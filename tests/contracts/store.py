@@ -1,5 +1,5 @@
 """
-What every profile store does.
+The contract of profile stores.
 """
 
 from __future__ import annotations
@@ -10,6 +10,4 @@ from tests.contracts.store_uploads import UploadsContract
 
 
 class StoreContract(UploadsContract, DeletionsContract, UpkeepContract):
-    """
-    A test case that is also one of these makes its store by :meth:`make_store`.
-    """
+    """A test case inherits from this and implements :meth:`make_store`."""

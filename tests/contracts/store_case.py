@@ -1,5 +1,5 @@
 """
-What the parts of the contract of profile stores have in common.
+Support for the contract of profile stores.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PICTURES = {name: Variant(width=side, height=side, bytes=9) for name, (_, side) 
 
 
 class StoreCase:
-    """Makes stores and brings uploads into each status."""
+    """Makes stores, and uploads in each status."""
 
     async def make_store(self) -> Any:
-        """An empty store."""
+        """Return an empty store."""
         raise NotImplementedError
 
     async def upload(
         self, store: Any, now: float = 1.0, uid: str = UID, status: Status = Status.PROCESSING
     ) -> Avatar:
-        """An upload that has come so far."""
+        """Return an upload in this status."""
         accepted: Avatar = await store.accept(avatar_id=new_id(), uid=uid, now=now)
         if status is Status.READY:
             await store.ready(avatar_id=accepted.id, variants=PICTURES, now=now)

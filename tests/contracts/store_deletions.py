@@ -1,5 +1,5 @@
 """
-What every profile store does to delete avatars and users.
+The contract of profile stores: deletion of avatars and users.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
 
 
 class DeletionsContract(StoreCase):
-    """From a deletion to a row that is gone."""
+    """From the start of a deletion to the removal of the row."""
 
-    async def test_delete(self) -> None:
-        """A deleted avatar is no longer selected and owes a delete job."""
+    async def test_deleted_avatar_is_deselected(self) -> None:
+        """A deleted avatar is deselected and has a pending delete job."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.READY)
         await store.job_sent(avatar_id=avatar.id, status=Status.READY, now=1)
@@ -25,8 +25,8 @@ class DeletionsContract(StoreCase):
         self.assertEqual((row.status, row.job_sent), (Status.DELETING, None))
         self.assertEqual(await self.unsent(store), [avatar.id])
 
-    async def test_delete_twice(self) -> None:
-        """What is being deleted cannot be deleted again."""
+    async def test_repeated_delete(self) -> None:
+        """An avatar that is being deleted cannot be deleted again."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.DELETING)
         await store.job_sent(avatar_id=avatar.id, status=Status.DELETING, now=2)
@@ -34,23 +34,23 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await self.unsent(store), [])
 
     async def test_delete_in_any_status(self) -> None:
-        """An upload can be deleted whatever came of it."""
+        """An upload can be deleted in any status."""
         store = await self.make_store()
         for status in (Status.PROCESSING, Status.READY, Status.FAILED, Status.REPLACED):
             avatar = await self.upload(store, status=status)
             self.assertIs(await store.delete(avatar_id=avatar.id, uid=UID, now=3), True)
             self.assertEqual(await self.status(store, avatar), Status.DELETING)
 
-    async def test_delete_of_another(self) -> None:
-        """Nobody deletes the avatar of another user."""
+    async def test_delete_of_another_users_avatar(self) -> None:
+        """The avatar of another user cannot be deleted."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.READY)
         self.assertIs(await store.delete(avatar_id=avatar.id, uid=OTHER, now=3), False)
         self.assertEqual(await self.status(store, avatar), Status.READY)
         self.assertEqual(await self.selected(store), avatar.id)
 
-    async def test_delete_not_selected(self) -> None:
-        """To delete an upload that is not selected leaves the avatar as it is."""
+    async def test_delete_of_an_unselected_upload(self) -> None:
+        """Deleting an upload that is not selected keeps the selected avatar."""
         store = await self.make_store()
         selected = await self.upload(store, status=Status.READY)
         before = await store.profile(uid=UID)
@@ -60,7 +60,10 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await store.profile(uid=UID), before)
 
     async def test_delete_current(self) -> None:
-        """The avatar and whatever is in processing go together; the rest stays."""
+        """
+        The selected avatar and uploads in processing are deleted; replaced and failed ones are
+        kept.
+        """
         store = await self.make_store()
         replaced = await self.upload(store, status=Status.REPLACED)
         selected = await self.selected(store)
@@ -74,8 +77,8 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await store.delete_current(uid=UID, now=6), [])
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=5))
 
-    async def test_delete_current_holds(self) -> None:
-        """No upload from before the deletion brings a picture back; a later one does."""
+    async def test_delete_current_excludes_earlier_uploads(self) -> None:
+        """After delete_current no earlier upload becomes selected; a later one does."""
         store = await self.make_store()
         failed = await self.upload(store, status=Status.FAILED)
         await store.delete_current(uid=UID, now=5)
@@ -86,7 +89,7 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await self.selected(store), new.id)
 
     async def test_delete_user(self) -> None:
-        """Name and avatar of a deleted user go at once, and every avatar is deleted."""
+        """A deleted user loses name and avatar at once, and every avatar is deleted."""
         store = await self.make_store()
         await store.set_display_name(uid=UID, name="Alice", now=1)
         statuses = (Status.REPLACED, Status.FAILED, Status.PROCESSING, Status.READY)
@@ -101,8 +104,8 @@ class DeletionsContract(StoreCase):
         self.assertEqual(set(await self.unsent(store)), set(ids))
         self.assertEqual(await store.delete_user(uid=UID, now=6), [])
 
-    async def test_delete_user_leaves_nothing(self) -> None:
-        """When the last avatar of a deleted user is gone nothing is known of them."""
+    async def test_delete_user_removes_the_profile(self) -> None:
+        """The profile of a deleted user is removed with the last avatar."""
         store = await self.make_store()
         await store.set_display_name(uid=UID, name="Alice", now=1)
         avatar = await self.upload(store, status=Status.READY)
@@ -111,7 +114,7 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
 
     async def test_upload_after_delete_user(self) -> None:
-        """Who comes back after all has a profile like any other."""
+        """A user who uploads after the deletion has an ordinary profile."""
         store = await self.make_store()
         old = await self.upload(store, status=Status.READY)
         await store.delete_user(uid=UID, now=5)
@@ -121,8 +124,8 @@ class DeletionsContract(StoreCase):
         await store.deleted(avatar_id=new.id, now=9)
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=8))
 
-    async def test_deleted(self) -> None:
-        """When the objects of a deleted avatar are gone its row goes too, for good."""
+    async def test_deleted_removes_the_row(self) -> None:
+        """When the objects of a deleted avatar are removed, so is its row."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.DELETING)
         self.assertIsNone(await store.deleted(avatar_id=avatar.id, now=2))
@@ -131,8 +134,10 @@ class DeletionsContract(StoreCase):
         self.assertIsNone(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=4))
         self.assertIs(await store.redelete(avatar_id=avatar.id), False)
 
-    async def test_deleted_replaced(self) -> None:
-        """A replaced row stays when its objects are gone, and waits for nothing more."""
+    async def test_deleted_keeps_a_replaced_row(self) -> None:
+        """
+        When the objects of a replaced avatar are removed, its row stays without a pending job.
+        """
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.REPLACED)
         await store.job_sent(avatar_id=avatar.id, status=Status.REPLACED, now=2)
@@ -141,8 +146,8 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await self.stuck(store), [])
         self.assertEqual(await self.unsent(store), [])
 
-    async def test_deleted_before_sent_was_noted(self) -> None:
-        """That its job was sent may be noted after its result has come."""
+    async def test_deleted_before_job_sent(self) -> None:
+        """A job may be recorded as sent after its result was applied."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.REPLACED)
         await store.deleted(avatar_id=avatar.id, now=2)
@@ -150,15 +155,15 @@ class DeletionsContract(StoreCase):
         await store.job_sent(avatar_id=avatar.id, status=Status.REPLACED, now=3)
         self.assertEqual(await self.stuck(store), [])
 
-    async def test_deleted_of_others(self) -> None:
-        """What nobody deletes stays, whatever a result says."""
+    async def test_deleted_of_another_status(self) -> None:
+        """A deleted result of an avatar that is not being deleted has no effect."""
         store = await self.make_store()
         for status in (Status.READY, Status.FAILED, Status.PROCESSING):
             avatar = await self.upload(store, status=status)
             self.assertEqual(await store.deleted(avatar_id=avatar.id, now=2), avatar)
 
-    async def test_redelete(self) -> None:
-        """A row that is being deleted, or replaced, can owe its delete job once more."""
+    async def test_redelete_makes_the_job_pending(self) -> None:
+        """The delete job of a deleting or replaced row can be made pending again."""
         store = await self.make_store()
         deleting = await self.upload(store, status=Status.DELETING)
         replaced = await self.upload(store, status=Status.REPLACED)
@@ -170,8 +175,8 @@ class DeletionsContract(StoreCase):
         self.assertIs(await store.redelete(avatar_id=replaced.id), True)
         self.assertEqual(set(await self.unsent(store)), {deleting.id, replaced.id})
 
-    async def test_redelete_of_others(self) -> None:
-        """What nobody deletes owes no delete job."""
+    async def test_redelete_of_another_status(self) -> None:
+        """A row that is not being deleted gets no pending delete job."""
         store = await self.make_store()
         for status in (Status.READY, Status.FAILED):
             avatar = await self.upload(store, status=status)
@@ -179,7 +184,7 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await self.unsent(store), [])
 
     async def test_concurrent_delete(self) -> None:
-        """Of several deletions at once one does it."""
+        """Of several concurrent deletions of one avatar exactly one succeeds."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.READY)
         answers = await gatherResults(

@@ -1,5 +1,5 @@
 """
-What every profile store offers to the repair loops.
+The contract of profile stores: queries of the repair loops.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from tests.contracts.store_case import UID, StoreCase
 
 
 class UpkeepContract(StoreCase):
-    """Owed jobs, rows that hang, old rows, and who looks after them."""
+    """Pending jobs, missing results, old rows, and leadership."""
 
-    async def test_check(self) -> None:
-        """A store that can be used says so."""
+    async def test_check_succeeds(self) -> None:
+        """The check of a usable store succeeds."""
         self.assertIsNone(await (await self.make_store()).check())
 
-    async def test_job_sent(self) -> None:
-        """Once its job was sent a row owes none, and is stuck if no result comes."""
+    async def test_job_sent_is_stuck_without_a_result(self) -> None:
+        """A job that was sent is not pending, and is stuck if no result arrives."""
         store = await self.make_store()
         avatar = await self.upload(store)
         await store.job_sent(avatar_id=avatar.id, status=Status.PROCESSING, now=7)
@@ -32,15 +32,15 @@ class UpkeepContract(StoreCase):
         )
 
     async def test_job_sent_of_another_status(self) -> None:
-        """That the job of an earlier status was sent says nothing of the present one."""
+        """Recording the job of an earlier status does not affect that of the current one."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.DELETING)
         await store.job_sent(avatar_id=avatar.id, status=Status.PROCESSING, now=2)
         self.assertIsNone((await store.avatar(avatar_id=avatar.id)).job_sent)
         self.assertEqual(await self.unsent(store), [avatar.id])
 
-    async def test_unsent(self) -> None:
-        """Owed jobs come oldest first, at most so many, and only after their time."""
+    async def test_unsent_are_sorted_and_limited(self) -> None:
+        """Pending jobs are returned oldest first, up to the limit, and from an age on."""
         store = await self.make_store()
         rows = [(await self.upload(store, now=now)).id for now in (3, 1, 2)]
         found = await store.unsent(before=3, limit=10)
@@ -49,18 +49,15 @@ class UpkeepContract(StoreCase):
         self.assertEqual([avatar.id for avatar in found], [rows[1], rows[2]])
 
     async def test_unsent_since_the_transition(self) -> None:
-        """A row owes its delete job since it is deleted, not since it was uploaded."""
+        """A delete job is pending since the deletion, not since the upload."""
         store = await self.make_store()
         avatar = await self.upload(store, now=1, status=Status.READY)
         await store.delete(avatar_id=avatar.id, uid=UID, now=50)
         self.assertEqual(await store.unsent(before=50, limit=10), [])
         self.assertEqual(len(await store.unsent(before=51, limit=10)), 1)
 
-    async def test_stuck(self) -> None:
-        """
-        Rows that wait for a result are stuck: processing, being deleted, or replaced with
-        their objects still there; no others are.
-        """
+    async def test_stuck_statuses(self) -> None:
+        """Rows in processing, deleting, and replaced with objects are stuck without a result."""
         store = await self.make_store()
         waiting = {}
         numbers = count(1)
@@ -73,8 +70,8 @@ class UpkeepContract(StoreCase):
         self.assertEqual(set(await self.stuck(store)), expected)
         self.assertEqual(len(await store.stuck(sent_before=9, limit=2)), 2)
 
-    async def test_expire(self) -> None:
-        """Rows that have been processing for too long are lost, oldest first."""
+    async def test_expired_uploads_are_lost(self) -> None:
+        """Uploads in processing for too long fail as lost, oldest first."""
         store = await self.make_store()
         ready = await self.upload(store, now=1, status=Status.READY)
         await self.upload(store, now=1, status=Status.DELETING)
@@ -89,8 +86,8 @@ class UpkeepContract(StoreCase):
         self.assertEqual(await self.status(store, new), Status.PROCESSING)
         self.assertEqual(await self.status(store, ready), Status.READY)
 
-    async def test_purge_failed(self) -> None:
-        """Failed rows that are old enough start to be deleted."""
+    async def test_purge_deletes_old_failed_rows(self) -> None:
+        """Failed rows of a certain age start to be deleted."""
         store = await self.make_store()
         old = await self.upload(store, now=1, status=Status.FAILED)
         new = await self.upload(store, now=50, status=Status.FAILED)
@@ -101,8 +98,8 @@ class UpkeepContract(StoreCase):
         self.assertEqual(await self.unsent(store), [old.id])
         self.assertEqual(await store.unsent(before=99, limit=10), [])
 
-    async def test_purge_replaced(self) -> None:
-        """Replaced rows that are old enough are removed once their objects are gone."""
+    async def test_purge_removes_old_replaced_rows(self) -> None:
+        """Replaced rows of a certain age are removed once their objects are."""
         store = await self.make_store()
         gone = await self.upload(store, now=1, status=Status.REPLACED)
         owing = await self.upload(store, now=1, status=Status.REPLACED)
@@ -115,8 +112,8 @@ class UpkeepContract(StoreCase):
         self.assertEqual(await self.status(store, owing), Status.REPLACED)
         self.assertIsNotNone(await self.selected(store))
 
-    async def test_purge_limit(self) -> None:
-        """A purge changes at most so many rows."""
+    async def test_purge_is_limited(self) -> None:
+        """A purge changes at most the given number of rows."""
         store = await self.make_store()
         for _ in range(3):
             await self.upload(store, status=Status.FAILED)
@@ -127,8 +124,8 @@ class UpkeepContract(StoreCase):
         ]
         self.assertEqual(numbers, [4, 2, 0])
 
-    async def test_counts(self) -> None:
-        """The rows that wait for something are counted by their status."""
+    async def test_counts_by_status(self) -> None:
+        """Rows with a pending job or result are counted by status."""
         store = await self.make_store()
         self.assertEqual(
             dict(await store.counts()),
@@ -141,8 +138,8 @@ class UpkeepContract(StoreCase):
         counts = await store.counts()
         self.assertEqual((counts[Status.PROCESSING], counts[Status.DELETING]), (2, 1))
 
-    async def test_leadership(self) -> None:
-        """One process has the lease until it ends or is given back."""
+    async def test_lease_expires_or_is_released(self) -> None:
+        """One process has the lease until it expires or is released."""
         store = await self.make_store()
         self.assertIs(await store.leadership(owner="a", now=10, seconds=30), True)
         self.assertIs(await store.leadership(owner="b", now=39, seconds=30), False)
@@ -156,7 +153,7 @@ class UpkeepContract(StoreCase):
         self.assertIs(await store.leadership(owner="a", now=72, seconds=30), True)
 
     async def test_one_leader(self) -> None:
-        """Of several processes that ask at the same time one gets the lease."""
+        """Of several concurrent processes exactly one gets the lease."""
         store = await self.make_store()
         answers = await gatherResults(
             [

@@ -1,5 +1,5 @@
 """
-What every profile store does with uploads, results and names.
+The contract of profile stores: uploads, results and names.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ NAMES = [
 
 
 class UploadsContract(StoreCase):
-    """From an accepted upload to a selected avatar; names; times of change."""
+    """From an accepted upload to a selected avatar; display names; times of change."""
 
-    async def test_interface(self) -> None:
-        """It provides the interface."""
+    async def test_provides_the_interface(self) -> None:
+        """The store provides IProfileStore."""
         verifyObject(IProfileStore, await self.make_store())
 
-    async def test_accept(self) -> None:
-        """An accepted upload is being processed, and owes its job."""
+    async def test_accepted_upload_has_a_pending_job(self) -> None:
+        """An accepted upload is in processing and has a pending job."""
         store = await self.make_store()
         avatar = await store.accept(avatar_id="1" * 32, uid=UID, now=1763910000.123456)
         self.assertEqual(
@@ -54,16 +54,16 @@ class UploadsContract(StoreCase):
         self.assertEqual(await store.avatar(avatar_id="1" * 32), avatar)
         self.assertEqual(await store.unsent(before=2e9, limit=10), [avatar])
 
-    async def test_accept_twice(self) -> None:
-        """An id is accepted once."""
+    async def test_id_is_accepted_once(self) -> None:
+        """An id that exists is not accepted again."""
         store = await self.make_store()
         avatar = await self.upload(store)
         with self.assertRaises(StoreError):
             await store.accept(avatar_id=avatar.id, uid=OTHER, now=2)
         self.assertEqual(await store.avatar(avatar_id=avatar.id), avatar)
 
-    async def test_seq_rises(self) -> None:
-        """Later uploads have greater numbers, also after the newest is gone."""
+    async def test_seq_increases(self) -> None:
+        """Later uploads have greater sequence numbers, even after the newest was removed."""
         store = await self.make_store()
         numbers = []
         for _ in range(3):
@@ -72,8 +72,8 @@ class UploadsContract(StoreCase):
             await store.deleted(avatar_id=avatar.id, now=2)
         self.assertEqual(numbers, sorted(set(numbers)))
 
-    async def test_unknown(self) -> None:
-        """Of what it does not know a store says nothing, and changes nothing."""
+    async def test_unknown_ids(self) -> None:
+        """Methods on unknown ids and users return nothing and change nothing."""
         store = await self.make_store()
         gone = new_id()
         self.assertIsNone(await store.avatar(avatar_id=gone))
@@ -91,7 +91,7 @@ class UploadsContract(StoreCase):
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
 
     async def test_ids_are_exact(self) -> None:
-        """Ids differ by case and by blanks."""
+        """Ids that differ in case or trailing spaces are different."""
         store = await self.make_store()
         avatar = await store.accept(avatar_id="a" * 32, uid="abc", now=1)
         for other in ("A" * 32, "a" * 31, "a" * 32 + " ", " " + "a" * 32, "á" * 32):
@@ -103,7 +103,7 @@ class UploadsContract(StoreCase):
         self.assertIsNone((await store.profile(uid="abc")).display_name)
 
     async def test_ready_is_selected(self) -> None:
-        """The first upload that is ready is the user's avatar, and owes nothing."""
+        """The first ready upload is selected and has no pending job."""
         store = await self.make_store()
         avatar = await self.upload(store)
         self.assertIsNone(await self.selected(store))
@@ -114,8 +114,8 @@ class UploadsContract(StoreCase):
         )
         self.assertEqual(await self.unsent(store), [])
 
-    async def test_placeholder(self) -> None:
-        """A row has the placeholder of its pictures, if there is one, from when it is ready."""
+    async def test_placeholder_of_a_ready_row(self) -> None:
+        """A ready row has the placeholder of its result, if any."""
         store = await self.make_store()
         avatar = await self.upload(store)
         self.assertIsNone(avatar.placeholder)
@@ -128,8 +128,10 @@ class UploadsContract(StoreCase):
         done = await store.ready(avatar_id=other.id, variants=PICTURES, now=6)
         self.assertIsNone(done.placeholder)
 
-    async def test_newer_replaces(self) -> None:
-        """A newer upload that is ready replaces the avatar, which then owes a delete job."""
+    async def test_newer_upload_replaces_the_selected_avatar(self) -> None:
+        """
+        A newer ready upload replaces the selected avatar, which then has a pending delete job.
+        """
         store = await self.make_store()
         old = await self.upload(store, status=Status.READY)
         await store.job_sent(avatar_id=old.id, status=Status.READY, now=1)
@@ -141,8 +143,8 @@ class UploadsContract(StoreCase):
         self.assertEqual((replaced.status, replaced.job_sent), (Status.REPLACED, None))
         self.assertEqual(await self.unsent(store), [old.id])
 
-    async def test_older_loses(self) -> None:
-        """An older upload that is ready after a newer one is replaced at once."""
+    async def test_older_upload_is_replaced_at_once(self) -> None:
+        """An older upload that becomes ready after a newer one is replaced at once."""
         store = await self.make_store()
         old, new = await self.upload(store), await self.upload(store)
         await store.job_sent(avatar_id=old.id, status=Status.PROCESSING, now=2)
@@ -154,8 +156,8 @@ class UploadsContract(StoreCase):
         )
         self.assertEqual(await self.unsent(store), [old.id])
 
-    async def test_older_loses_after_deletion(self) -> None:
-        """An older upload does not come up after the newer one was deleted."""
+    async def test_older_upload_is_replaced_after_a_deletion(self) -> None:
+        """An older upload does not become selected after the newer one was deleted."""
         store = await self.make_store()
         old = await self.upload(store)
         new = await self.upload(store, status=Status.READY)
@@ -165,8 +167,8 @@ class UploadsContract(StoreCase):
         self.assertIsNone(await self.selected(store))
         self.assertEqual(await self.status(store, old), Status.REPLACED)
 
-    async def test_newer_wins_after_deletion(self) -> None:
-        """An upload that is in processing while the avatar is deleted becomes the next one."""
+    async def test_newer_upload_is_selected_after_a_deletion(self) -> None:
+        """An upload in processing while the selected avatar is deleted becomes selected."""
         store = await self.make_store()
         old = await self.upload(store, status=Status.READY)
         new = await self.upload(store)
@@ -174,8 +176,8 @@ class UploadsContract(StoreCase):
         await store.ready(avatar_id=new.id, variants=PICTURES, now=3)
         self.assertEqual(await self.selected(store), new.id)
 
-    async def test_users_are_apart(self) -> None:
-        """The uploads of one user do not concern another."""
+    async def test_users_are_independent(self) -> None:
+        """The uploads of one user do not affect another user."""
         store = await self.make_store()
         mine = await self.upload(store, status=Status.READY)
         theirs = await self.upload(store, uid=OTHER, status=Status.READY)
@@ -183,8 +185,8 @@ class UploadsContract(StoreCase):
         self.assertEqual(await self.selected(store), mine.id)
         self.assertEqual(await self.status(store, theirs), Status.DELETING)
 
-    async def test_ready_again(self) -> None:
-        """A repeated result changes nothing."""
+    async def test_repeated_ready_changes_nothing(self) -> None:
+        """A repeated ready result changes nothing."""
         store = await self.make_store()
         first = await self.upload(store, status=Status.READY)
         before = await store.profile(uid=UID)
@@ -196,23 +198,23 @@ class UploadsContract(StoreCase):
         self.assertEqual(again.status, Status.REPLACED)
         self.assertNotEqual(await self.selected(store), first.id)
 
-    async def test_ready_after_failed(self) -> None:
-        """A failed upload whose job was sent again may yet be ready."""
+    async def test_failed_upload_can_become_ready(self) -> None:
+        """A failed upload whose job was sent again can become ready."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.FAILED)
         done = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=2)
         self.assertEqual((done.status, done.error), (Status.READY, None))
         self.assertEqual(await self.selected(store), avatar.id)
 
-    async def test_ready_while_deleting(self) -> None:
-        """A late result of a row that is being deleted changes nothing."""
+    async def test_ready_of_a_deleting_row(self) -> None:
+        """A ready result of a row that is being deleted changes nothing."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.DELETING)
         self.assertEqual(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=2), avatar)
         self.assertIsNone(await self.selected(store))
 
-    async def test_failed(self) -> None:
-        """A failed upload says why, owes nothing, and leaves the old avatar."""
+    async def test_failed_upload_has_its_reason(self) -> None:
+        """A failed upload has its reason and no pending job, and keeps the old avatar."""
         store = await self.make_store()
         old = await self.upload(store, status=Status.READY)
         before = await store.profile(uid=UID)
@@ -223,15 +225,15 @@ class UploadsContract(StoreCase):
         self.assertEqual(await store.profile(uid=UID), before)
         self.assertEqual(await self.unsent(store), [])
 
-    async def test_failed_comes_second(self) -> None:
-        """Only an upload that is being processed fails; the first reason stays."""
+    async def test_only_processing_uploads_fail(self) -> None:
+        """Only an upload in processing fails; the first reason is kept."""
         store = await self.make_store()
         for status in (Status.READY, Status.FAILED, Status.REPLACED, Status.DELETING):
             avatar = await self.upload(store, status=status)
             self.assertEqual(await store.failed(avatar_id=avatar.id, reason="dead", now=2), avatar)
 
-    async def test_latest(self) -> None:
-        """The latest upload is the newest that is not being deleted, whatever came of it."""
+    async def test_latest_upload(self) -> None:
+        """The latest upload is the newest that is not being deleted, in any other status."""
         store = await self.make_store()
         await self.upload(store, status=Status.READY)
         failed = await self.upload(store, status=Status.FAILED)
@@ -239,15 +241,15 @@ class UploadsContract(StoreCase):
         await self.upload(store, status=Status.DELETING)
         self.assertEqual(await store.latest(uid=UID), failed)
 
-    async def test_unset_name_is_remembered(self) -> None:
-        """That a user who was not deleted took back their name is a change."""
+    async def test_unset_name_is_a_change(self) -> None:
+        """Unsetting a display name is a change of the profile."""
         store = await self.make_store()
         await store.set_display_name(uid=UID, name="Alice", now=1)
         await store.set_display_name(uid=UID, name=None, now=2)
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=2))
 
-    async def test_display_name(self) -> None:
-        """Display names come out as they went in."""
+    async def test_display_names_are_unchanged(self) -> None:
+        """Display names are returned as they were set."""
         store = await self.make_store()
         for now, name in enumerate(NAMES, 1):
             await store.set_display_name(uid=UID, name=name, now=now)
@@ -255,8 +257,8 @@ class UploadsContract(StoreCase):
                 await store.profile(uid=UID), Profile(uid=UID, display_name=name, changed_at=now)
             )
 
-    async def test_changed_at_rises(self) -> None:
-        """Each visible change is later than the one before, even if the clock is not."""
+    async def test_changed_at_increases(self) -> None:
+        """Each visible change has a later time than the one before, even if the clock does not."""
         store = await self.make_store()
         times = [0.0]
 
@@ -285,8 +287,8 @@ class UploadsContract(StoreCase):
         await changed()
         self.assertEqual(times, sorted(set(times)))
 
-    async def test_changed_at_stays(self) -> None:
-        """What nobody sees does not count as a change."""
+    async def test_changed_at_of_invisible_changes(self) -> None:
+        """A change that is not visible in the profile keeps its time of change."""
         store = await self.make_store()
         await store.set_display_name(uid=UID, name="a", now=1)
         await store.set_display_name(uid=UID, name="a", now=2)
@@ -299,7 +301,7 @@ class UploadsContract(StoreCase):
         self.assertEqual((await store.profile(uid=UID)).changed_at, 1)
 
     async def test_concurrent_results(self) -> None:
-        """Whatever order results come in, one avatar is selected: the newest."""
+        """After concurrent results the newest avatar is selected."""
         store = await self.make_store()
         uploads = [await self.upload(store) for _ in range(8)]
         order = [uploads[i] for i in (3, 7, 1, 5, 0, 6, 2, 4)]
@@ -314,7 +316,7 @@ class UploadsContract(StoreCase):
         self.assertEqual(statuses, [Status.REPLACED] * 7 + [Status.READY])
 
     async def test_concurrent_uploads(self) -> None:
-        """Uploads of one new user at the same time are all accepted, in some order."""
+        """Concurrent uploads of a new user are all accepted, with distinct sequence numbers."""
         store = await self.make_store()
         avatars = await gatherResults(
             [

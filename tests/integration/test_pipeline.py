@@ -1,4 +1,6 @@
-"""The whole path, over real HTTP, with real files and real child processes."""
+"""
+Tests of the whole upload path, over HTTP, with files and child processes.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ from tests.support.daemon import Daemon
 
 
 class CombinedTests(PipelineCase):
-    """One process."""
+    """The combined role."""
 
-    async def test_pictures(self) -> None:
-        """What users upload becomes three clean pictures, or is refused with a reason."""
+    async def test_uploads_become_pictures_or_are_refused(self) -> None:
+        """An upload becomes three pictures, or is refused with a reason."""
         client = Client(await self.scene.daemon(uploads__wait=30))
 
         status, answer = await client.upload(photos.jpeg())
@@ -56,8 +58,8 @@ class CombinedTests(PipelineCase):
         status, answer = await client.upload(photos.jpeg()[:5000])
         self.assertEqual((status, answer["errno"], answer["reason"]), (422, 103, "corrupt"))
 
-    async def test_replace_and_delete(self) -> None:
-        """A newer avatar takes the place of the old one, whose objects go; so do deleted ones."""
+    async def test_objects_of_old_avatars_are_removed(self) -> None:
+        """The objects of replaced and deleted avatars are removed."""
         client = Client(await self.scene.daemon(uploads__wait=30))
         _, first = await client.upload(photos.jpeg())
         _, second = await client.upload(photos.jpeg(300, 300))
@@ -74,8 +76,8 @@ class CombinedTests(PipelineCase):
         await self.scene.until(lambda: self.scene.files() == [], "nothing is there")
         self.assertEqual((await client.ask("DELETE", "/v1/avatar"))[0], 404)
 
-    async def test_formats(self) -> None:
-        """A browser that names a format gets it; what is deleted goes in every format."""
+    async def test_content_negotiation_of_formats(self) -> None:
+        """A browser that accepts another format gets it; a delete removes every format."""
         client = Client(await self.scene.daemon(uploads__wait=30, crunch__formats="png,webp,avif"))
         _, answer = await client.upload(photos.jpeg())
         self.assertRegex(answer["placeholder"], r"\A\S{28}\Z")
@@ -93,8 +95,8 @@ class CombinedTests(PipelineCase):
         await client.ask("DELETE", "/v1/avatar")
         await self.scene.until(lambda: self.scene.files() == [], "nothing is there")
 
-    async def test_heic(self) -> None:
-        """HEIC is taken where that is wanted, and nowhere else."""
+    async def test_heic_is_accepted_if_enabled(self) -> None:
+        """HEIC is accepted only where it is enabled."""
         if find_spec("pillow_heif") is None:
             raise SkipTest("pillow-heif is not installed")
         daemon = await self.scene.daemon(uploads__wait=30)
@@ -107,8 +109,8 @@ class CombinedTests(PipelineCase):
         self.assertEqual((status, answer["status"]), (201, "ready"))
         await self.scene.assert_sizes(client, answer["url"], (200, 150), (100, 75), (600, 450))
 
-    async def test_kill_after_accept(self) -> None:
-        """A daemon killed between accept and ready has lost nothing when it is back."""
+    async def test_killed_daemon_loses_no_upload(self) -> None:
+        """A daemon that is killed after accepting an upload finishes it after a restart."""
         daemon = await self.scene.daemon(queue__visibility_timeout=4)
         client = Client(daemon)
         uploads = []
@@ -124,8 +126,8 @@ class CombinedTests(PipelineCase):
         await self.scene.assert_sizes(client, uploads[-1]["url"], (150, 200), (75, 100), (450, 600))
         await self.scene.until(lambda: len(self.scene.files()) == 3, "only the last is there")
 
-    async def test_orderly_stop(self) -> None:
-        """A daemon that is asked to stop finishes what it has in hand."""
+    async def test_stop_finishes_work_in_flight(self) -> None:
+        """A daemon that is stopped finishes its work in flight."""
         daemon = await self.scene.daemon()
         client = Client(daemon)
         _, answer = await client.upload(photos.phone_photo(), Prefer="respond-async")
@@ -137,10 +139,10 @@ class CombinedTests(PipelineCase):
 
 
 class RolesTests(PipelineCase):
-    """Three processes over one folder."""
+    """Three processes with separate roles on one folder."""
 
-    async def test_three_roles(self) -> None:
-        """Web, worker and images do together what one process does."""
+    async def test_three_roles_together(self) -> None:
+        """Web, worker and images together serve an upload like the combined role."""
         web = await self.scene.daemon("web", uploads__wait=30)
         await self.scene.daemon("worker")
         await self.scene.daemon("images")
@@ -152,8 +154,11 @@ class RolesTests(PipelineCase):
         await client.until_picture(answer["url"], 404)
         await self.scene.until(lambda: self.scene.files() == [], "nothing is there")
 
-    async def test_no_worker(self) -> None:
-        """An upload that no worker was there for arrives when one is, whoever died meanwhile."""
+    async def test_upload_waits_for_a_worker(self) -> None:
+        """
+        An upload without a running worker is processed when one starts, even after a crash of the
+        web role.
+        """
         web = await self.scene.daemon("web", uploads__wait=0)
         client = Client(web)
         _, answer = await client.upload(photos.jpeg())
@@ -165,8 +170,8 @@ class RolesTests(PipelineCase):
         await worker.stop()
         self.assertNotIn("Traceback", worker.output + web.output)
 
-    async def test_worker_killed(self) -> None:
-        """What a killed worker had in hand another one does."""
+    async def test_job_of_a_killed_worker_is_repeated(self) -> None:
+        """The job of a killed worker is run by another one."""
         web = await self.scene.daemon("web", uploads__wait=0)
         worker = await self.scene.daemon("worker", queue__visibility_timeout=2)
         client = Client(web)
@@ -180,7 +185,7 @@ class RolesTests(PipelineCase):
 
 
 class StartTests(PipelineCase):
-    """Starting."""
+    """Errors at start."""
 
     async def failure(self, role: str = "combined", **settings: object) -> str:
         try:
@@ -215,8 +220,8 @@ class StartTests(PipelineCase):
             path=str(directory),
         )
 
-    async def test_missing_driver(self) -> None:
-        """A database whose driver is not installed is said to need it."""
+    async def test_missing_database_driver(self) -> None:
+        """A database whose driver is not installed ends the start with the name of the extra."""
         directory = self.scene.directory
         (directory / "pymysql.py").write_text("raise ImportError")
         settings = {"database.url": "mysql+pymysql://127.0.0.1/x"}
@@ -227,12 +232,12 @@ class StartTests(PipelineCase):
         self.assertNotIn(b"Traceback", out)
 
     async def test_port_in_use(self) -> None:
-        """A port that somebody else has ends the start with a line that names the setting."""
+        """A port that is in use ends the start with a line that names the setting."""
         await self.scene.daemon("images")
         await self.assert_one_line(r"images\.listen: cannot listen at tcp:.*[Aa]ddress")
 
-    async def test_daemon(self) -> None:
-        """Whoever starts a daemon in the background hears that it cannot listen."""
+    async def test_background_start_reports_failure(self) -> None:
+        """The start of a background daemon that cannot listen fails."""
         images = await self.scene.daemon("images")
         directory = self.scene.directory / "background"
         directory.mkdir()
@@ -244,15 +249,15 @@ class StartTests(PipelineCase):
         log = (directory / "fxprofile-images.log").read_text()
         self.assertNotIn("Traceback", log)
 
-    async def test_no_such_port(self) -> None:
-        """A port that there cannot be does the same."""
+    async def test_invalid_port(self) -> None:
+        """An invalid port ends the start with a line that names the setting."""
         await self.assert_one_line(
             r"web\.listen: cannot listen at tcp:99999:",
             web__listen="tcp:99999:interface=127.0.0.1",
         )
 
-    async def test_cannot_write(self) -> None:
-        """So does a place that nothing can be written to."""
+    async def test_unwritable_folder(self) -> None:
+        """An unwritable folder ends the start with a line that names the setting."""
         file = self.scene.directory / "file"
         file.touch()
         await self.assert_one_line(
@@ -264,8 +269,8 @@ class StartTests(PipelineCase):
             database__url=f"sqlite:///{file}/below/profile.db",
         )
 
-    async def test_impossible_settings(self) -> None:
-        """An impossible setting ends the start with one line, and a status that is not 0."""
+    async def test_invalid_settings(self) -> None:
+        """An invalid setting ends the start with one line and a non-zero exit status."""
         for settings, line in (
             ({"nothing__such": 1}, "fxprofile: nothing.such: there is no such setting\n"),
             (
@@ -277,7 +282,7 @@ class StartTests(PipelineCase):
             self.assertEqual(log, line)
             os.unlink(self.scene.directory / "combined.log")
 
-    async def test_production(self) -> None:
-        """In production, drivers that are for one machine are a warning in the log."""
+    async def test_production_warns_of_single_host_drivers(self) -> None:
+        """In production, single-host drivers are logged as a warning."""
         images = await self.scene.daemon("images", environment="production")
         self.assertIn("in production: storage.driver = filesystem\n", images.output)

@@ -1,4 +1,6 @@
-"""Uploads that take their time, during which much may happen to an account."""
+"""
+Slow uploads, during which the account changes.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ _UPLOAD = (
 
 
 class SlowUploadTests(AccountsCase):
-    """A daemon that has half of a picture when something happens."""
+    """A daemon that has received half of a picture."""
 
     async def upload(self, who: FakeAccount, meanwhile: Callable[[], Awaitable[object]]) -> int:
-        """Upload a picture, and give the status of the answer."""
+        """Upload a picture and return the status of the response."""
         picture = photos.jpeg(300, 200)
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.daemon.ports.web)
         client: Client = await connectProtocol(endpoint, Client())
@@ -44,12 +46,12 @@ class SlowUploadTests(AccountsCase):
         return (await self.ask("GET", "/v1/avatar", who)).json
 
     def files(self) -> set[Path]:
-        """What is in the buckets."""
+        """Return the files in the buckets."""
         found = self.daemon.directory.glob("var/buckets/**/*")
         return {path for path in found if path.is_file()}
 
-    async def test_deleted_account(self) -> None:
-        """Whose account is deleted in the meantime has no avatar afterwards."""
+    async def test_account_deleted_during_an_upload(self) -> None:
+        """A user whose account is deleted during an upload has no avatar afterwards."""
         alice, events = self.account(), self.queue("events")
         # The daemon may have the pictures of another test.
         before = self.files()
@@ -74,8 +76,8 @@ class SlowUploadTests(AccountsCase):
 
         await self.until(gone, "the picture stays")
 
-    async def test_nobody_can_tell(self) -> None:
-        """An upload that is accepted stands, though the OAuth server is away by then."""
+    async def test_identity_server_down_at_the_end_of_an_upload(self) -> None:
+        """An upload that was admitted is accepted, even if the OAuth server is down at its end."""
         alice = self.account()
 
         async def close() -> None:

@@ -1,4 +1,6 @@
-"""Many clients that stall in mid-upload, against a real daemon."""
+"""
+Many clients that stall in the middle of an upload, against a real daemon.
+"""
 
 from __future__ import annotations
 
@@ -60,10 +62,10 @@ def memory(daemon: Daemon) -> int:
 
 
 class StalledTests(PipelineCase):
-    """Clients that are slower than anybody's patience."""
+    """Clients that exceed the timeout of a body."""
 
-    async def test_many(self) -> None:
-        """Hundreds of them take little memory, stand in nobody's way, and leave nothing."""
+    async def test_stalled_clients_leave_nothing(self) -> None:
+        """Hundreds of stalled clients use little memory, do not block others and leave nothing."""
         daemon = await self.scene.daemon(uploads__per_hour=0, uploads__wait=30)
         client = Client(daemon)
         await client.upload(photos.jpeg())

@@ -26,8 +26,8 @@ class MemoryQueueTests(QueueContract, TestCase):
     async def test_finished_receive_leaves_no_timer(self) -> None:
         """A receive that has ended leaves no timer."""
         queue = await self.make_queue()
-        await self.test_wait_ends()
-        await self.test_cancel_wait()
+        await self.test_wait_times_out()
+        await self.test_cancelled_wait_loses_no_message()
         await queue.send(body="x")
         await queue.receive(max_messages=1, wait=20)
         self.assertEqual(self.clock.getDelayedCalls(), [])

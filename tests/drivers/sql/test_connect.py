@@ -1,5 +1,5 @@
 """
-Tests for the setting ``database.url``.
+Tests of the setting ``database.url``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from fxprofile.model.errors import ConfigError
 
 
 class UrlTests(SynchronousTestCase):
-    """Reading of ``database.url``."""
+    """Parsing of ``database.url``."""
 
-    def test_good(self) -> None:
-        """Files and databases of the three kinds are accepted."""
+    def test_supported_urls(self) -> None:
+        """URLs of the three supported databases are accepted."""
         for url in (
             "sqlite:///var/profile.db",
             "sqlite:////var/lib/profile.db",
@@ -25,8 +25,8 @@ class UrlTests(SynchronousTestCase):
         ):
             self.assertEqual(parse_url(url).render_as_string(hide_password=False), url)
 
-    def test_bad(self) -> None:
-        """Others are refused in one line that names the key and tells no password."""
+    def test_unusable_urls(self) -> None:
+        """Other URLs are rejected in one line that names the key and omits the password."""
         for url in (
             "",
             "nonsense with s3cret",

@@ -1,5 +1,5 @@
 """
-Tests for the database service: opening, transactions, limits and closing.
+Tests of the database service: opening, transactions, time limits and closing.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def names(connection: Connection) -> list[str | None]:
 
 
 class DatabaseContract(Backend):
-    """What the service does on each kind of database."""
+    """The database service on each kind of database."""
 
     def path(self) -> Path:
-        """A path where nothing is."""
+        """Return a path that does not exist."""
         return Path(self.mktemp()).absolute()
 
     def writer(self, url: str, times: int) -> subprocess.Popen[str]:
-        """A process that adds to a number so many times."""
+        """Start a process that increments a number this many times."""
         return subprocess.Popen(
             [sys.executable, "-m", "tests.drivers.sql.writer", url, str(times)],
             cwd=ROOT,
@@ -53,8 +53,8 @@ class DatabaseContract(Backend):
             text=True,
         )
 
-    async def test_commit(self) -> None:
-        """What the work returns is given back, and what it wrote stays."""
+    async def test_transaction_is_committed(self) -> None:
+        """The value of the work is returned, and its changes are committed."""
         database = self.open(self.empty_url())
 
         def work(connection: Connection) -> str:
@@ -64,8 +64,8 @@ class DatabaseContract(Backend):
         self.assertEqual(await database.run(work), "done")
         self.assertEqual(await database.run(names, read_only=True), ["Zoë"])
 
-    async def test_rollback(self) -> None:
-        """An error of the work comes out as it is, and undoes what the work wrote."""
+    async def test_error_of_the_work_rolls_back(self) -> None:
+        """An error of the work is raised unchanged, and its changes are rolled back."""
         database = self.open(self.empty_url())
 
         def work(connection: Connection) -> None:
@@ -76,8 +76,8 @@ class DatabaseContract(Backend):
             await database.run(work)
         self.assertEqual(await database.run(names, read_only=True), [])
 
-    async def test_refused(self) -> None:
-        """What the database refuses is a StoreError, in one line without the values."""
+    async def test_database_error_is_a_store_error(self) -> None:
+        """An error of the database is a StoreError in one line without the values."""
         database = self.open(self.empty_url())
         await database.run(lambda c: c.execute(add("a")) and None)
         with self.assertRaises(StoreError) as caught:
@@ -86,14 +86,14 @@ class DatabaseContract(Backend):
         self.assertNotIn("\n", str(caught.exception))
         self.assertTrue(str(caught.exception).startswith(database.dialect))
 
-    async def test_what_no_database_holds(self) -> None:
-        """A text that is no Unicode is a StoreError as well."""
+    async def test_invalid_unicode_is_a_store_error(self) -> None:
+        """A text that is not valid Unicode is a StoreError."""
         database = self.open(self.empty_url())
         with self.assertRaises(StoreError):
             await database.run(lambda c: c.execute(add("a", "\ud800")) and None)
 
-    async def test_cancel(self) -> None:
-        """A transaction that nobody waits for any longer is rolled back."""
+    async def test_cancelled_transaction_is_rolled_back(self) -> None:
+        """A cancelled transaction is rolled back."""
         database = self.open(self.empty_url())
         await database.ready()
         started, go_on = Event(), Event()
@@ -114,8 +114,8 @@ class DatabaseContract(Backend):
         database.startService()
         self.assertEqual(await database.run(names, read_only=True), [])
 
-    async def test_exhausted(self) -> None:
-        """Who waits too long for a thread gets an error; when there is one all is well."""
+    async def test_wait_for_a_thread_times_out(self) -> None:
+        """A transaction that gets no thread in time is a StoreError, and is never run."""
         database = self.open(self.empty_url(), threads=1, timeout=1.0)
         await database.ready()
         go_on = Event()
@@ -135,8 +135,8 @@ class DatabaseContract(Backend):
         self.assertEqual(await database.run(names, read_only=True), [])
         self.assertEqual(calls, [])
 
-    async def test_locked_out(self) -> None:
-        """A lock that somebody holds for too long is an error and not a hang."""
+    async def test_wait_for_a_lock_times_out(self) -> None:
+        """A transaction that gets a lock of another connection too late is a StoreError."""
         url = self.empty_url()
         database = self.open(url, timeout=2.0)
         await database.run(lambda c: c.execute(add("a")) and None)
@@ -150,8 +150,8 @@ class DatabaseContract(Backend):
         await database.run(lambda c: c.execute(change) and None)
         self.assertEqual(await database.run(names, read_only=True), ["y"])
 
-    async def test_waits_for_a_lock(self) -> None:
-        """Transactions on one row, of several processes too, come one after the other."""
+    async def test_concurrent_transactions_are_serialized(self) -> None:
+        """Transactions of several processes on one row are serialized and lose no update."""
         url = self.empty_url()
         processes = [self.writer(url, 50) for _ in range(3)]
         database = self.open(url)
@@ -165,8 +165,8 @@ class DatabaseContract(Backend):
         )
         self.assertEqual(count, 175)
 
-    async def test_not_started(self) -> None:
-        """Before its start, and after its stop, there is no database."""
+    async def test_only_between_start_and_stop(self) -> None:
+        """Before its start and after its stop, the database raises a StoreError."""
         database = Database(reactor, self.empty_url(), migrate=False)
         with self.assertRaises(StoreError):
             await database.run(names)
@@ -178,8 +178,8 @@ class DatabaseContract(Backend):
         with self.assertRaises(StoreError):
             await database.run(names)
 
-    async def test_stop_waits(self) -> None:
-        """A stop lets the transactions in hand end, and what follows from them."""
+    async def test_stop_waits_for_transactions(self) -> None:
+        """A stop waits for the transactions in flight, and for those that follow from them."""
         database = self.open(self.empty_url())
         await database.ready()
         go_on = Event()
@@ -196,8 +196,10 @@ class DatabaseContract(Backend):
         database.startService()
         self.assertEqual(len(await database.run(names, read_only=True)), 2)
 
-    async def test_ready_is_shared(self) -> None:
-        """Who waits for the database while it opens may give up; the others do not notice."""
+    async def test_cancelled_ready_does_not_affect_others(self) -> None:
+        """
+        Callers that wait for the database to open are not affected when one of them is cancelled.
+        """
         database = self.open(self.empty_url())
         waiting = [Deferred.fromCoroutine(database.ready()) for _ in range(3)]
         waiting[0].cancel()
@@ -209,16 +211,16 @@ class DatabaseContract(Backend):
 class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
     """The service on SQLite."""
 
-    async def test_nothing_before_use(self) -> None:
-        """Nothing is written before the database is used."""
+    async def test_no_file_before_the_first_use(self) -> None:
+        """No file is created before the database is used."""
         path = self.path()
         database = self.open(f"sqlite:///{path}/profile.db")
         self.assertFalse(path.exists())
         await database.ready()
         self.assertTrue(path.exists())
 
-    async def test_private(self) -> None:
-        """The file and the directories that are made for it are for this user only."""
+    async def test_file_permissions(self) -> None:
+        """The file and new directories are accessible to their owner only."""
         base = self.path()
         base.mkdir(mode=0o755)
         old = os.umask(0)
@@ -233,8 +235,8 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
         self.assertEqual(set(modes.values()), {0o600}, modes)
         self.assertEqual(stat.S_IMODE(base.stat().st_mode), 0o755)
 
-    async def test_relative(self) -> None:
-        """A relative path is relative to where the process started."""
+    async def test_relative_path(self) -> None:
+        """A relative path is relative to the working directory at start."""
         directory = self.path()
         directory.mkdir()
         here = os.getcwd()
@@ -245,8 +247,8 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
         await database.ready()
         self.assertTrue((directory / "var/profile.db").exists())
 
-    async def test_settings(self) -> None:
-        """A commit is durable, foreign keys hold, and there is a write-ahead log."""
+    async def test_pragmas(self) -> None:
+        """Connections have durable commits, foreign keys and a write-ahead log."""
         database = self.open(self.empty_url())
 
         def settings(connection: Connection) -> list[Any]:
@@ -258,8 +260,8 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
         self.assertEqual(await database.run(settings, read_only=True), [2, 1, "wal"])
         self.assertEqual(await database.run(settings), [2, 1, "wal"])
 
-    async def test_reads_while_writing(self) -> None:
-        """Who reads does not wait for who writes."""
+    async def test_reader_does_not_wait_for_the_writer(self) -> None:
+        """A read does not wait for a transaction that writes."""
         database = self.open(self.empty_url())
         await database.ready()
         go_on = Event()
@@ -270,8 +272,8 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
         go_on.set()
         await writing
 
-    async def test_not_possible(self) -> None:
-        """A file that cannot be made is a StoreError, and tried again at the next use."""
+    async def test_uncreatable_file_is_retried(self) -> None:
+        """A file that cannot be created is a StoreError, and is retried at the next use."""
         path = self.path()
         path.write_text("in the way")
         database = self.open(f"sqlite:///{path}/profile.db")
@@ -280,8 +282,8 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
         path.unlink()
         self.assertEqual(await database.run(names), [])
 
-    async def test_not_a_database(self) -> None:
-        """A file that is no database is a StoreError."""
+    async def test_file_of_another_format(self) -> None:
+        """A file that is not a database is a StoreError."""
         path = self.path()
         path.write_text("something else altogether" * 100)
         with self.assertRaises(StoreError) as caught:
@@ -290,10 +292,10 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
 
 
 class ServerDatabaseContract(DatabaseContract):
-    """What the service does with a server."""
+    """The database service on a database server."""
 
-    async def test_deadlock(self) -> None:
-        """Of two transactions that wait for each other one is run again, and both are done once."""
+    async def test_deadlock_is_retried(self) -> None:
+        """Of two transactions in a deadlock one is run again, and each takes effect once."""
         database = self.open(self.empty_url())
         for uid in "ab":
             await database.run(lambda c, uid=uid: c.execute(add(uid, "")) and None)
@@ -322,14 +324,14 @@ class ServerDatabaseContract(DatabaseContract):
         for name in await database.run(names, read_only=True):
             self.assertEqual(sorted(name or ""), ["0", "1"])
 
-    async def test_nothing_is_cut_off(self) -> None:
-        """A value that is too long is refused."""
+    async def test_value_is_not_truncated(self) -> None:
+        """A value that is too long is an error."""
         database = self.open(self.empty_url())
         with self.assertRaises(StoreError):
             await database.run(lambda c: c.execute(add("a", "x" * 257)) and None)
 
-    async def test_slow_statement(self) -> None:
-        """A statement that takes too long ends, for the caller and for the thread."""
+    async def test_slow_statement_frees_its_thread(self) -> None:
+        """A statement that exceeds the time limit fails for the caller and frees its thread."""
         database = self.open(self.empty_url(), threads=1, timeout=1.0)
         await database.ready()
         sleep = "SELECT pg_sleep(30)" if database.dialect == "postgresql" else "SELECT SLEEP(30)"
@@ -352,8 +354,8 @@ class MariadbDatabaseTests(MariadbBackend, ServerDatabaseContract):
 class PostgresqlDatabaseTests(PostgresqlBackend, ServerDatabaseContract):
     """The service on PostgreSQL."""
 
-    async def test_read_only(self) -> None:
-        """A transaction that says it only reads cannot write."""
+    async def test_read_only_transaction_cannot_write(self) -> None:
+        """A read-only transaction cannot write."""
         database = self.open(self.empty_url())
         with self.assertRaises(StoreError):
             await database.run(lambda c: c.execute(add("a")) and None, read_only=True)

@@ -1,5 +1,5 @@
 """
-Tests for the schema and its migrations.
+Tests of the schema and its migrations.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def revisions() -> list[str]:
 
 
 class RevisionsTests(SynchronousTestCase):
-    """The revisions themselves."""
+    """The revision files."""
 
-    def test_head(self) -> None:
-        """The revision that the service needs is the newest one."""
+    def test_required_revision_is_the_newest(self) -> None:
+        """The revision that the service requires is the newest one."""
         self.assertEqual(revisions()[-1], REVISION)
 
-    def test_names(self) -> None:
+    def test_files_are_named_after_revisions(self) -> None:
         """Each revision is in a file that is named after it."""
         self.assertEqual(sorted(_known()), sorted(revisions()))
 
-    def test_apart_from_the_service(self) -> None:
-        """No revision imports the service, which changes while a revision does not."""
+    def test_revisions_do_not_import_the_service(self) -> None:
+        """No revision imports the package, which changes while revisions do not."""
         for path in Path(SCRIPTS, "versions").glob("*.py"):
             self.assertNotIn("import fxprofile", path.read_text())
             self.assertNotIn("from fxprofile", path.read_text())
@@ -68,14 +68,14 @@ class Stopped(Exception):
 
 
 class VersionTests(SynchronousTestCase):
-    """Which versions of a database will do."""
+    """Supported server versions."""
 
     def check(self, dialect: Dialect, *version: int) -> None:
         dialect.server_version_info = version
         _check_version(dialect)
 
-    def test_new_enough(self) -> None:
-        """These do."""
+    def test_supported_versions(self) -> None:
+        """Supported versions are accepted."""
         self.check(sqlite.dialect(), 3, 40, 1)
         self.check(mysql.dialect(), 8, 0, 36)
         self.check(mysql.dialect(is_mariadb=True), 10, 6, 0)
@@ -83,8 +83,8 @@ class VersionTests(SynchronousTestCase):
         self.check(postgresql_dialect(), 12)
         self.check(postgresql_dialect(), 15, 19)
 
-    def test_too_old(self) -> None:
-        """These do not, and are told what would."""
+    def test_versions_that_are_too_old(self) -> None:
+        """A version that is too old is refused with the oldest supported one."""
         for dialect, version, said in (
             (mysql.dialect(), (5, 7, 44), "mysql 5.7.44 is too old: 8.0 or later"),
             (mysql.dialect(is_mariadb=True), (10, 5, 23), "MariaDB 10.5.23 is too old: 10.6"),
@@ -123,7 +123,7 @@ class StopAfter:
 
 
 class MigrationContract(Backend):
-    """What holds on each kind of database."""
+    """Migrations on each kind of database."""
 
     def execute(self, url: str, *statements: str) -> None:
         parsed = make_url(url)
@@ -136,15 +136,15 @@ class MigrationContract(Backend):
         engine.dispose()
 
     def difference(self, url: str) -> Any:
-        """What Alembic would change to make the database like our tables."""
+        """Return the changes that Alembic would make to match our tables."""
         engine = create_engine(url)
         with engine.connect() as connection:
             found = compare_metadata(MigrationContext.configure(connection), metadata)
         engine.dispose()
         return found
 
-    def test_schema(self) -> None:
-        """The migrations make the tables that the service uses, from any revision on."""
+    def test_migrations_create_the_tables(self) -> None:
+        """Migrations from any revision create exactly the tables of the service."""
         for revision in revisions():
             url = self.fresh_url()
             self.assertIsNone(current(url))
@@ -153,21 +153,21 @@ class MigrationContract(Backend):
             self.assertEqual(upgrade(url), (revision, REVISION))
             self.assertEqual(self.difference(url), [])
 
-    def test_difference_is_seen(self) -> None:
-        """The comparison with our tables does see a difference."""
+    def test_difference_is_detected(self) -> None:
+        """The comparison detects an additional column."""
         url = self.fresh_url()
         upgrade(url)
         self.execute(url, "ALTER TABLE leases ADD COLUMN extra INTEGER")
         self.assertEqual([change[0] for change in self.difference(url)], ["remove_column"])
 
-    def test_repeated(self) -> None:
-        """To upgrade what is up to date changes nothing."""
+    def test_repeated_upgrade(self) -> None:
+        """An upgrade of a current schema changes nothing."""
         url = self.fresh_url()
         upgrade(url)
         self.assertEqual(upgrade(url), (REVISION, REVISION))
 
-    def test_rows_stay(self) -> None:
-        """An upgrade keeps what the first revision holds."""
+    def test_upgrade_keeps_rows(self) -> None:
+        """An upgrade keeps the rows of the first revision."""
         url = self.fresh_url()
         upgrade(url, revisions()[0])
         self.execute(
@@ -187,8 +187,8 @@ class MigrationContract(Backend):
         self.assertEqual((avatar.job_sent, avatar.created), (2.5, 1.5))
         self.assertEqual((profile.display_name, profile.avatar_id), ("Zoë", "aaaa"))
 
-    async def test_several_at_once(self) -> None:
-        """Any number of processes may upgrade at the same time."""
+    async def test_concurrent_upgrades(self) -> None:
+        """Several processes can upgrade at the same time."""
         url = self.fresh_url()
         databases = [self.open(url, migrate=True) for _ in range(3)]
         upgrades = [deferToThread(upgrade, url) for _ in range(3)]
@@ -198,8 +198,8 @@ class MigrationContract(Backend):
             self.assertTrue(success, outcome)
         self.assertEqual(self.difference(url), [])
 
-    async def test_newer(self) -> None:
-        """A schema that a newer version made is refused, whoever is to migrate."""
+    async def test_newer_schema_is_refused(self) -> None:
+        """A schema of a newer version is refused, whether or not migrations are allowed."""
         url = self.fresh_url()
         upgrade(url)
         self.execute(url, "UPDATE alembic_version SET version_num = '9999'")
@@ -211,8 +211,10 @@ class MigrationContract(Backend):
             upgrade(url)
         self.assertEqual(current(url), "9999")
 
-    async def test_tables_of_others(self) -> None:
-        """A table of somebody else's that has one of our names is not taken for ours."""
+    async def test_table_of_another_program_is_refused(self) -> None:
+        """
+        A database with a table of the same name from another program is refused and unchanged.
+        """
         url = self.fresh_url()
         self.execute(url, "CREATE TABLE profiles (id INTEGER)")
         for _ in range(2):
@@ -223,8 +225,8 @@ class MigrationContract(Backend):
             await self.open(url, migrate=True).ready()
         self.assertEqual(self.tables(url), ["profiles"])
 
-    async def test_revision_of_others(self) -> None:
-        """The revision of another program, which may be called like ours, is none of ours."""
+    async def test_revision_of_another_program_is_refused(self) -> None:
+        """A database with another program's revision of the same name is refused and unchanged."""
         url = self.fresh_url()
         self.execute(
             url,
@@ -241,8 +243,8 @@ class MigrationContract(Backend):
             current(url)
         self.assertEqual(self.tables(url), ["alembic_version", "customers"])
 
-    def test_killed_anywhere(self) -> None:
-        """An upgrade that ends at any of its statements is completed by the next one."""
+    def test_interrupted_upgrade_is_continued(self) -> None:
+        """An upgrade interrupted after any statement is completed by the next one."""
         for revision in (None, *revisions()[:-1]):
             done = False
             for statements in count(1):
@@ -250,15 +252,15 @@ class MigrationContract(Backend):
                 if revision is not None:
                     upgrade(url, revision)
                 with StopAfter(statements) as stop:
-                    done = not self.ends(url)
+                    done = not self.is_stopped(url)
                 if done:
                     break
                 self.assertEqual(upgrade(url)[1], REVISION, f"after {stop.last}")
                 self.assertEqual(self.difference(url), [], f"after {stop.last}")
             self.assertGreater(statements, 1)
 
-    def ends(self, url: str) -> bool:
-        """Whether an upgrade is stopped."""
+    def is_stopped(self, url: str) -> bool:
+        """Return whether an upgrade is stopped."""
         try:
             upgrade(url)
         except Stopped:
@@ -266,7 +268,7 @@ class MigrationContract(Backend):
         return False
 
     def tables(self, url: str) -> list[str]:
-        """The names of all tables."""
+        """Return the names of all tables."""
         engine = create_engine(url)
         names = inspect(engine).get_table_names()
         engine.dispose()
@@ -274,10 +276,10 @@ class MigrationContract(Backend):
 
 
 class ServerMigrationContract(MigrationContract):
-    """What holds where an operator migrates."""
+    """Migrations on a database server, where an operator runs them."""
 
-    async def test_refused(self) -> None:
-        """Without leave to migrate an older schema, or none, is refused and left alone."""
+    async def test_old_schema_is_refused_without_migrate(self) -> None:
+        """Without permission to migrate, an old or missing schema is refused and unchanged."""
         url = self.fresh_url()
         for revision in (None, revisions()[0]):
             if revision:
@@ -287,8 +289,8 @@ class ServerMigrationContract(MigrationContract):
             self.assertIn("fxprofile-admin migrate", str(caught.exception))
             self.assertEqual(current(url), revision)
 
-    async def test_accepted_later(self) -> None:
-        """A process that was refused goes on once the operator has migrated."""
+    async def test_process_recovers_after_the_migration(self) -> None:
+        """A process that refused an old schema works once the operator has migrated."""
         url = self.fresh_url()
         database = self.open(url, migrate=False)
         with self.assertRaises(SchemaMismatch):
@@ -300,8 +302,8 @@ class ServerMigrationContract(MigrationContract):
 class SqliteMigrationTests(SqliteBackend, MigrationContract):
     """Migrations of SQLite."""
 
-    def test_interrupted(self) -> None:
-        """An upgrade that fails half-way leaves everything as it was."""
+    def test_failed_upgrade_is_rolled_back(self) -> None:
+        """An upgrade that fails leaves the schema unchanged."""
         url = self.fresh_url()
         upgrade(url, revisions()[0])
         self.execute(url, "CREATE INDEX queue_messages_visible ON avatars (seq)")
@@ -312,21 +314,21 @@ class SqliteMigrationTests(SqliteBackend, MigrationContract):
         upgrade(url)
         self.assertEqual(self.difference(url), [])
 
-    async def test_embedded(self) -> None:
-        """An embedded database is always brought up to date."""
+    async def test_embedded_database_is_always_upgraded(self) -> None:
+        """An embedded database is upgraded without a setting."""
         url = self.fresh_url()
         upgrade(url, revisions()[0])
         await self.open(url, migrate=False).ready()
         self.assertEqual(current(url), REVISION)
 
     def new_file(self, url: str) -> sqlite3.Connection:
-        """A connection to a file with nothing in it."""
+        """Open a connection to a new empty file."""
         path = Path(str(make_url(url).database)).absolute()
         make_file(path)
         return sqlite3.connect(path, isolation_level=None)
 
-    async def test_new_and_busy(self) -> None:
-        """A new file to which another process is just writing is waited for."""
+    async def test_upgrade_waits_for_a_busy_file(self) -> None:
+        """An upgrade waits for another process that writes to the new file."""
         url = self.fresh_url()
         other = self.new_file(url)
         self.addCleanup(other.close)
@@ -338,8 +340,8 @@ class SqliteMigrationTests(SqliteBackend, MigrationContract):
         await upgrading
         self.assertEqual(self.difference(url), [])
 
-    def test_current_makes_no_file(self) -> None:
-        """To ask for the revision of a file that is not there does not create it."""
+    def test_current_creates_no_file(self) -> None:
+        """Reading the revision of a missing file does not create it."""
         url = self.fresh_url()
         self.assertIsNone(current(url))
         self.assertFalse(Path(url.removeprefix("sqlite:///")).exists())
@@ -352,8 +354,8 @@ class MariadbMigrationTests(MariadbBackend, ServerMigrationContract):
 class PostgresqlMigrationTests(PostgresqlBackend, ServerMigrationContract):
     """Migrations of PostgreSQL."""
 
-    async def test_encoding(self) -> None:
-        """A database that cannot hold every text is refused, and told from others."""
+    async def test_other_encodings_are_refused(self) -> None:
+        """A database whose encoding is not UTF-8 is refused and unchanged."""
         for encoding in ("SQL_ASCII", "LATIN1"):
             server = postgresql.shared()
             name = f"test_{encoding.lower()}"

@@ -1,7 +1,6 @@
 """
-Tests with database servers that go away, come back, or say nothing.
-
-They have a server of their own, so that they do not disturb the others.
+Tests with database servers that stop, crash, fail over or do not respond; each has a server of its
+own.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def count(connection: Connection) -> int:
 
 
 class OutageContract(Backend):
-    """What holds for each kind of server."""
+    """Outages of each kind of server."""
 
     make_server: ClassVar[Any]
 
@@ -54,7 +53,7 @@ class OutageContract(Backend):
             server.remove()
 
     async def until_it_works(self, database: Database) -> int:
-        """The answer of the database once it is back."""
+        """Return the result of the first query that succeeds."""
         error = None
         for _ in range(300):
             try:
@@ -64,16 +63,16 @@ class OutageContract(Backend):
             await deferLater(reactor, 0.1)
         raise AssertionError(f"the database does not come back: {error}")
 
-    async def test_restart(self) -> None:
-        """After a restart of the server, connections are made anew, without an error."""
+    async def test_restarted_server(self) -> None:
+        """After a restart of the server, new connections are opened without an error."""
         database = self.open(self.url)
         await database.run(add)
         self.server.stop()
         self.server.start()
         self.assertEqual(await database.run(count, read_only=True), 1)
 
-    async def test_crash(self) -> None:
-        """While the server is dead there are errors, and afterwards none."""
+    async def test_crashed_server(self) -> None:
+        """While the server is down calls fail, and afterwards they succeed."""
         database = self.open(self.url, timeout=3.0)
         await database.run(add)
         queue = DatabaseQueue(database, "jobs", 60, 5, Clock())
@@ -88,8 +87,8 @@ class OutageContract(Backend):
         await queue.send(body="x")
         self.assertEqual(len(await queue.receive(max_messages=1, wait=0)), 1)
 
-    async def test_broken_in_a_transaction(self) -> None:
-        """A transaction whose connection breaks is run again, and happens once."""
+    async def test_connection_breaks_in_a_transaction(self) -> None:
+        """A transaction whose connection breaks is run again and takes effect once."""
         database = self.open(self.url)
         await database.ready()
         runs = []
@@ -108,8 +107,8 @@ class OutageContract(Backend):
     def break_connection(self, connection: Connection) -> None:
         raise NotImplementedError
 
-    async def test_failover(self) -> None:
-        """A connection that is read-only all of a sudden gives way to one that is not."""
+    async def test_failover_replaces_read_only_connections(self) -> None:
+        """A connection that has become read-only is replaced by a new one."""
         database = self.open(self.url)
 
         def demote(connection: Connection) -> None:
@@ -119,8 +118,8 @@ class OutageContract(Backend):
         await database.run(add)
         self.assertEqual(await database.run(count, read_only=True), 1)
 
-    async def test_read_only_for_good(self) -> None:
-        """A server that does not let us write is an error, and can be read all the same."""
+    async def test_read_only_server(self) -> None:
+        """A read-only server fails writes and serves reads."""
         self.make_read_only(True)
         try:
             database = self.open(self.url, timeout=5.0)
@@ -135,11 +134,11 @@ class OutageContract(Backend):
     demotion: ClassVar[str]
 
     def make_read_only(self, read_only: bool) -> None:
-        """Whether new sessions may write."""
+        """Set whether new sessions are read-only."""
         raise NotImplementedError
 
-    async def test_silent(self) -> None:
-        """A server that says nothing is an error in time, and no thread is lost to it."""
+    async def test_unresponsive_server(self) -> None:
+        """An unresponsive server fails calls in time, and no thread is lost."""
         database = self.open(self.url, threads=2, timeout=1.0)
         await database.run(count, read_only=True)
         self.server.freeze()
@@ -153,8 +152,8 @@ class OutageContract(Backend):
         database.startService()
         self.assertEqual(await self.until_it_works(database), 0)
 
-    async def test_wrong_password(self) -> None:
-        """A password that is not accepted is an error that does not tell it."""
+    async def test_error_omits_the_password(self) -> None:
+        """The error for a rejected password does not contain it."""
         name = make_url(self.url).database or ""
         url = self.server.url(name, password="s3cret%2Fwr%40ng")
         with self.assertRaises(StoreError) as caught:
@@ -168,8 +167,8 @@ class OutageContract(Backend):
             current(url)
         self.assertNotIn("s3cret", str(caught.exception))
 
-    async def test_nobody_listens(self) -> None:
-        """A server that is not there is an error; when it comes the next use finds it."""
+    async def test_unreachable_server(self) -> None:
+        """An unreachable server is a StoreError at each use."""
         url = self.url.replace(str(self.server.port), str(free_port()))
         database = self.open(url)
         for _ in range(2):
@@ -178,7 +177,7 @@ class OutageContract(Backend):
 
 
 class MariadbOutageTests(OutageContract):
-    """MariaDB comes and goes."""
+    """Outages of MariaDB."""
 
     make_server = mariadb.MariadbServer
     skip = mariadb.missing()
@@ -192,7 +191,7 @@ class MariadbOutageTests(OutageContract):
 
 
 class PostgresqlOutageTests(OutageContract):
-    """PostgreSQL comes and goes."""
+    """Outages of PostgreSQL."""
 
     make_server = postgresql.PostgresqlServer
     skip = postgresql.missing()

@@ -1,5 +1,5 @@
 """
-Tests for the queues in a database.
+Tests of the queues in a database.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class DatabaseQueueContract(QueueContract, Backend):
-    """The contract, and what matters to queues in a database only."""
+    """The contract of queues, and tests that are specific to queues in a database."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -40,7 +40,7 @@ class DatabaseQueueContract(QueueContract, Backend):
         return self.same(f"test-{new_id()}", **options)
 
     def same(self, name: str, database: Any = None, clock: Any = None) -> DatabaseQueue:
-        """A queue of this name."""
+        """Return a queue of this name."""
         return DatabaseQueue(
             database or self.database,
             name,
@@ -53,7 +53,7 @@ class DatabaseQueueContract(QueueContract, Backend):
         self.clock.pump([0.25] * int(seconds / 0.25))
 
     def consumer(self, queue: DatabaseQueue, mode: str) -> subprocess.Popen[str]:
-        """A process that consumes a queue as soon as it is told to."""
+        """Start a process that consumes a queue when it is signalled."""
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.drivers.consumer", self.url, queue.name, mode],
             cwd=ROOT,
@@ -75,16 +75,16 @@ class DatabaseQueueContract(QueueContract, Backend):
     async def real_turns(self, seconds: float = 0) -> None:
         await deferLater(reactor, seconds)
 
-    async def test_order(self) -> None:
-        """What was sent first is received first."""
+    async def test_messages_are_received_in_order(self) -> None:
+        """Messages are received in the order in which they were sent."""
         queue = await self.make_queue()
         for i in range(5):
             await queue.send(body=str(i))
         bodies = [message.body for message in await self.receive(queue)]
         self.assertEqual(bodies, list("01234"))
 
-    async def test_queues_are_apart(self) -> None:
-        """A message is on one queue only."""
+    async def test_queues_are_independent(self) -> None:
+        """A message of one queue cannot be received, deleted or extended on another."""
         one, other = await self.make_queue(), await self.make_queue()
         await one.send(body="x")
         self.assertEqual(await self.receive(other), [])
@@ -95,8 +95,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         await one.extend(message=message, visibility=0)
         self.assertEqual(len(await self.receive(one)), 1)
 
-    async def test_woken_by_this_process(self) -> None:
-        """A message from this process wakes who waits for it, without time passing."""
+    async def test_send_wakes_a_receive_of_this_process(self) -> None:
+        """A message sent by this process wakes a waiting receive at once."""
         queue = await self.make_queue()
         waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
         while not self.clock.getDelayedCalls():
@@ -107,8 +107,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         self.assertEqual(self.clock.seconds(), 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    async def test_woken_by_a_message_handed_back(self) -> None:
-        """So does a message that another consumer of this process hands back."""
+    async def test_release_wakes_a_receive_of_this_process(self) -> None:
+        """A message released by this process wakes a waiting receive at once."""
         queue = await self.make_queue()
         await queue.send(body="x")
         (message,) = await self.receive(queue)
@@ -119,8 +119,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         (message,) = await waiting
         self.assertEqual(message.receive_count, 2)
 
-    async def test_message_of_another_process(self) -> None:
-        """A message from elsewhere is found at the next look."""
+    async def test_message_of_another_process_is_polled(self) -> None:
+        """A message sent by another process is found at the next poll."""
         queue = await self.make_queue()
         waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
         await self.same(queue.name, self.open(self.url)).send(body="x")
@@ -131,8 +131,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         self.assertEqual(message.body, "x")
         self.assertLess(self.clock.seconds(), 20)
 
-    async def test_cancel_at_any_time(self) -> None:
-        """A receive that is cancelled while the database works leaves every message there."""
+    async def test_cancelled_receive_loses_no_message(self) -> None:
+        """A receive cancelled at any point of its transactions is undone."""
         queue = await self.make_queue()
         for i in range(10):
             await queue.send(body=str(i))
@@ -157,14 +157,14 @@ class DatabaseQueueContract(QueueContract, Backend):
         self.assertEqual([message.receive_count for message in messages], [1] * 10)
 
     async def restore(self, queue: DatabaseQueue) -> None:
-        """Start anew with ten messages."""
+        """Replace all messages with ten new ones."""
         for message in await queue.browse(limit=10):
             await queue.drop(message_id=message.message_id)
         for i in range(10):
             await queue.send(body=str(i))
 
-    async def test_dead_letters_of_dead_letters(self) -> None:
-        """A dead letter may be received any number of times."""
+    async def test_dead_letter_can_be_received_any_number_of_times(self) -> None:
+        """A dead letter can be received any number of times."""
         queue = await self.make_queue()
         dead = queue.dead
         self.assertEqual(dead.name, f"{queue.name}-dead")
@@ -174,8 +174,8 @@ class DatabaseQueueContract(QueueContract, Backend):
             (message,) = await self.receive(by_name)
             await by_name.extend(message=message, visibility=0)
 
-    async def test_dead_letter_wakes(self) -> None:
-        """Who waits for dead letters hears of one at once."""
+    async def test_dead_letter_wakes_a_receive(self) -> None:
+        """A new dead letter wakes a receive that waits for dead letters."""
         queue = await self.make_queue()
         await queue.send(body="x")
         for _ in range(self.max_receives):
@@ -187,8 +187,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         await self.receive(queue)
         self.assertEqual([message.body for message in await waiting], ["x"])
 
-    async def test_browse(self) -> None:
-        """Messages can be looked at in pages without being received."""
+    async def test_browse_does_not_receive(self) -> None:
+        """Messages can be browsed in pages without being received."""
         queue = await self.make_queue()
         for i in range(5):
             await queue.send(body=str(i))
@@ -201,8 +201,8 @@ class DatabaseQueueContract(QueueContract, Backend):
             [m.message_id for m in received], [m.message_id for m in [*first, *second]]
         )
 
-    async def test_redrive(self) -> None:
-        """A dead letter that is put back starts anew."""
+    async def test_redriven_message_starts_anew(self) -> None:
+        """A redriven dead letter has a receive count of one at its next receive."""
         queue = await self.make_queue()
         await queue.dead.send(body="x")
         await queue.dead.send(body="y")
@@ -214,8 +214,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         self.assertEqual(message.message_id, letter.message_id)
         self.assertEqual((await queue.dead.depth()).visible, 1)
 
-    async def test_drop(self) -> None:
-        """A dead letter can be dropped, and what is on another queue cannot."""
+    async def test_drop_removes_from_one_queue(self) -> None:
+        """A dead letter can be dropped from its own queue only."""
         queue = await self.make_queue()
         await queue.dead.send(body="x")
         (letter,) = await queue.dead.browse(limit=10)
@@ -224,8 +224,8 @@ class DatabaseQueueContract(QueueContract, Backend):
         self.assertIs(await queue.dead.drop(message_id=letter.message_id), False)
         self.assertEqual(await queue.dead.browse(limit=10), [])
 
-    async def test_strange_ids(self) -> None:
-        """Ids that no message has are no error of the database."""
+    async def test_invalid_message_ids(self) -> None:
+        """Operations on invalid message ids find no message and raise no database error."""
         queue = await self.make_queue()
         await queue.send(body="x")
         await self.receive(queue)
@@ -238,8 +238,8 @@ class DatabaseQueueContract(QueueContract, Backend):
             self.assertIs(await queue.drop(message_id=strange), False)
         self.assertEqual(len(await queue.browse(limit=9, after="x")), 1)
 
-    async def test_closed(self) -> None:
-        """A queue whose database is not open fails as a queue."""
+    async def test_closed_database_is_a_queue_error(self) -> None:
+        """Every call on a closed database raises a QueueError."""
         queue = await self.make_queue()
         await self.database.stopService()
         for call in (
@@ -251,8 +251,8 @@ class DatabaseQueueContract(QueueContract, Backend):
             with self.assertRaises(QueueError):
                 await call()
 
-    async def test_many_processes(self) -> None:
-        """Of several processes, each message goes to one."""
+    async def test_each_message_is_received_by_one_process(self) -> None:
+        """Each message is received by exactly one of several processes."""
         queue = await self.make_queue(clock=reactor)
         bodies = [f"message {i:03}" for i in range(60)]
         for body in bodies:
@@ -267,8 +267,8 @@ class DatabaseQueueContract(QueueContract, Backend):
             received += output.splitlines()
         self.assertEqual(sorted(received), bodies)
 
-    async def test_killed_consumer(self) -> None:
-        """What a process had received when it was killed comes back in time."""
+    async def test_messages_of_a_killed_process_return(self) -> None:
+        """A message received by a killed process becomes visible after the visibility timeout."""
         queue = await self.make_queue()
         self.clock.advance(time.time())
         await queue.send(body="x")
@@ -288,8 +288,8 @@ class DatabaseQueueContract(QueueContract, Backend):
 class SqliteQueueTests(SqliteBackend, DatabaseQueueContract):
     """Queues in SQLite."""
 
-    async def test_look_takes_no_lock(self) -> None:
-        """Who looks at an empty queue does not wait for a process that writes."""
+    async def test_empty_receive_takes_no_lock(self) -> None:
+        """A receive from an empty queue does not wait for a writing process."""
         queue = await self.make_queue()
         await queue.send(body="x")
         (message,) = await self.receive(queue)
@@ -301,8 +301,8 @@ class SqliteQueueTests(SqliteBackend, DatabaseQueueContract):
         engine.dispose()
         await queue.delete(message=message)
 
-    async def test_lease_begins_with_the_receipt(self) -> None:
-        """However long a receive waits for its turn, its messages are hidden from then on."""
+    async def test_lease_starts_with_the_transaction(self) -> None:
+        """The visibility timeout starts when the receive has got the lock."""
         queue = await self.make_queue()
         await queue.send(body="x")
         engine = create_engine(self.url)

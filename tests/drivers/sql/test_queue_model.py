@@ -1,5 +1,5 @@
 """
-The queue in a database, held against the one in memory.
+The database queue compared with the memory queue, in random sequences of operations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Pair = tuple[str, Message, Message]
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Does the same to both queues and compares all that they tell."""
+    """Runs the same operations on both queues and compares their results."""
 
     pairs = Bundle("pairs")
 
@@ -89,10 +89,10 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 class QueueModelTests(SynchronousTestCase):
-    """The queue in a database and the one in memory."""
+    """The database queue and the memory queue."""
 
-    def test_same(self) -> None:
-        """Whatever happens, in whatever order, both tell the same."""
+    def test_same_results_as_the_memory_queue(self) -> None:
+        """Both queues return the same results for any sequence of operations."""
         run_state_machine_as_test(
             QueueMachine,
             settings=settings(

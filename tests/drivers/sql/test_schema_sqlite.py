@@ -1,4 +1,6 @@
-"""What an embedded database is like."""
+"""
+Tests of the files of embedded databases.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from fxprofile.drivers.sql.migrate import ensure_schema
 
 
 class EmbeddedTests(SynchronousTestCase):
-    """A file of SQLite."""
+    """An SQLite file."""
 
-    def test_write_ahead_log(self) -> None:
-        """It has a write-ahead log from its first use, and opening it again is no error."""
+    def test_write_ahead_log_from_the_first_use(self) -> None:
+        """A file has a write-ahead log from its first use, and opening it again succeeds."""
         path = Path(self.mktemp()).absolute()
         make_file(path)
         engine = make_engine(parse_url(f"sqlite:///{path}"), connections=2, timeout=5)

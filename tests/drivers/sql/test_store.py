@@ -1,5 +1,5 @@
 """
-Tests for the profile store on SQL.
+Tests of the profile store on SQL.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class SqlStoreContract(StoreContract, Backend):
 
 
 class SqliteStoreTests(SqliteBackend, SqlStoreContract):
-    """The store on SQLite does what every profile store does."""
+    """The store on SQLite fulfils the contract."""
 
 
 class MariadbStoreTests(MariadbBackend, SqlStoreContract):
-    """The store on MariaDB does what every profile store does."""
+    """The store on MariaDB fulfils the contract."""
 
 
 class PostgresqlStoreTests(PostgresqlBackend, SqlStoreContract):
-    """The store on PostgreSQL does what every profile store does."""
+    """The store on PostgreSQL fulfils the contract."""
 
 
 # What is no test case of its own is not to be found by the runner.

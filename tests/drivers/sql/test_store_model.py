@@ -1,7 +1,6 @@
 """
-The profile store on SQL, held against the one in memory.
-
-Both go the same random way.  All chance comes from one number, which a failure tells.
+The SQL store compared with the memory store, in random sequences of operations from one seed, which
+a failure prints.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ class Walk:
         self.trace: list[str] = []
 
     def both(self, method: str, **arguments: Any) -> Any:
-        """What both answer, which has to be the same."""
+        """Call a method of both stores and return their result, which must be the same."""
         sql, model = (result_of(getattr(store, method)(**arguments)) for store in self.stores)
         self.trace.append(f"{method} {arguments} -> {model}")
         assert sql == model, f"{sql} is not {model}"
         return model
 
     def step(self) -> None:
-        """Something that may happen, the usual more often than the rest."""
+        """Run a random operation; frequent ones are likelier."""
         chance = self.random
         uid = chance.choice(UIDS)
         avatar_id = self.some_id()
@@ -119,7 +118,7 @@ class Walk:
         self.compare()
 
     def some_id(self) -> str:
-        """One of the newer rows, or none that there is."""
+        """Return the id of one of the newest rows, or an unknown id."""
         rows = list(self.model.rows)[-6:]
         return self.random.choice([*rows, new_id()])
 
@@ -134,7 +133,9 @@ class Walk:
         self.both("profile", uid=uid)
 
     def compare(self) -> None:
-        """Both hold the same, and it makes sense."""
+        """
+        Check that both stores have the same rows, and that the ready avatars are the selected ones.
+        """
         with self.database.engine.begin() as connection:
             found = [dict(row) for row in connection.execute(select(avatars)).mappings()]
             users = [dict(row) for row in connection.execute(select(profiles)).mappings()]
@@ -152,10 +153,12 @@ class Walk:
 
 
 class StoreModelTests(SynchronousTestCase):
-    """The store on SQL and the one in memory."""
+    """The SQL store and the memory store."""
 
-    def test_same(self) -> None:
-        """Whatever happens, in whatever order, both tell and hold the same."""
+    def test_same_results_as_the_memory_store(self) -> None:
+        """
+        Both stores return the same results and have the same rows after any sequence of operations.
+        """
         base = random.randrange(10**6) * 1000
         for seed in range(base, base + WAYS):
             walk = Walk(seed)

@@ -1,5 +1,5 @@
 """
-A bucket in memory that fails when it is told to.
+A memory bucket with planned failures.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ class MemoryBucket:
 
     def fail_next(self, operation: str, error: Exception, moment: str = "before") -> None:
         """
-        Let one call of this operation raise an error, before or after its effect.
-
-        Several are raised one a call, in the order they were planned.
+        Make one call of this operation raise an error, before or after its effect; several errors
+        are raised in the order in which they were planned.
         """
         self._planned.append((operation, moment, error))
 

@@ -1,5 +1,5 @@
 """
-A cruncher that draws nothing.
+A cruncher that returns fake pictures.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FakeCruncher:
         self.cancelled = 0
 
     def hold(self) -> Deferred[None]:
-        """Let the next call wait for what this returns."""
+        """Make the next call wait for the Deferred that this returns."""
         held: Deferred[None] = Deferred(self._cancel)
         self.plan.append(held)
         return held

@@ -1,5 +1,5 @@
 """
-A driver in front of another, which fails and waits when a test tells it to.
+A wrapper of a driver with planned failures and delays.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Flaky:
         return held
 
     def called(self, method: str) -> list[dict[str, Any]]:
-        """The arguments of the calls of a method."""
+        """Return the arguments of the calls of a method."""
         return [arguments for name, arguments in self.calls if name == method]
 
     def __getattr__(self, name: str) -> Any:

@@ -1,5 +1,5 @@
 """
-A queue that a test plays the part of.
+A queue that the test controls.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ class ScriptedQueue:
 
     @property
     def polling(self) -> bool:
-        """Whether somebody waits for messages."""
+        """Whether a receive is waiting."""
         return self._poll is not None
 
     def give(self, *messages: Message) -> None:
-        """Answer the poll."""
+        """Answer the receive with messages."""
         self.answer(messages)
 
     def answer(self, answer: Any) -> None:
-        """Answer the poll with whatever."""
+        """Answer the receive with any value."""
         poll, self._poll = self._poll, None
         assert poll is not None
         poll.callback(answer)
 
     def refuse(self, error: BaseException) -> None:
-        """Let the poll fail."""
+        """Make the receive fail."""
         poll, self._poll = self._poll, None
         assert poll is not None
         poll.errback(error)

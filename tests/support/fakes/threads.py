@@ -1,5 +1,5 @@
 """
-Threads that are none.
+A thread pool that runs calls inline.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fxprofile.deferreds.threads import Threads
 
 
 class InlineThreads(Threads):
-    """Makes each call at once, where it stands."""
+    """Runs each call at once in the calling thread."""
 
     def __init__(self) -> None:
         pass
