@@ -1,4 +1,4 @@
-"""What every identity driver does."""
+"""The contract of identity drivers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ else:
 
 ALICE = "a11ce000a11ce000a11ce000a11ce000"
 
-#: Texts that no server gives out as a token.
+#: Texts that are not valid tokens.
 BAD_TOKENS = [
     "",
     " ",
@@ -42,22 +42,22 @@ class IdentityContract(_Base):
     """
 
     async def make_identity(self) -> Any:
-        """The driver."""
+        """Return the driver."""
         raise NotImplementedError
 
     async def test_interface(self) -> None:
         """The driver has every method of the interface."""
         verifyObject(IIdentity, await self.make_identity())
 
-    async def test_verify(self) -> None:
-        """A good token names its user and its scopes."""
+    async def test_valid_token(self) -> None:
+        """A valid token has a user and scopes."""
         identity = await self.make_identity()
         credentials = await identity.verify(token="alice")
         self.assertEqual(credentials.uid, ALICE)
         self.assertEqual(credentials.scopes, ("profile", "profile:write"))
 
-    async def test_bad_tokens(self) -> None:
-        """Any other text is an invalid token, whatever is in it, and is not repeated."""
+    async def test_invalid_tokens(self) -> None:
+        """Any other text is an invalid token, and the error does not repeat it."""
         identity = await self.make_identity()
         for token in BAD_TOKENS:
             with self.assertRaises(InvalidToken) as raised:
@@ -65,8 +65,8 @@ class IdentityContract(_Base):
             if token.strip():
                 self.assertNotIn(token, str(raised.exception))
 
-    async def test_account(self) -> None:
-        """The account of a good token is told in our words."""
+    async def test_account_of_a_token(self) -> None:
+        """The account of a valid token has all its fields."""
         identity = await self.make_identity()
         credentials = await identity.verify(token="alice")
         account = await identity.account(token="alice", credentials=credentials)
@@ -77,8 +77,8 @@ class IdentityContract(_Base):
             ),
         )
 
-    async def test_account_gone(self) -> None:
-        """A token whose account is not there is told apart from a failure."""
+    async def test_unknown_account(self) -> None:
+        """A token without an account raises AccountUnknown, which does not repeat the token."""
         identity = await self.make_identity()
         with self.assertRaises(AccountUnknown) as raised:
             await identity.account(
@@ -86,16 +86,16 @@ class IdentityContract(_Base):
             )
         self.assertNotIn("nobody-s-token", str(raised.exception))
 
-    async def test_forget(self) -> None:
-        """Forgetting a user is harmless: a token that is still good still works."""
+    async def test_invalidated_token_is_verified_again(self) -> None:
+        """A token that is still valid works after its user's tokens were invalidated."""
         identity = await self.make_identity()
         await identity.invalidate_tokens(uid="f" * 32)
         await identity.verify(token="alice")
         await identity.invalidate_tokens(uid=ALICE)
         self.assertEqual((await identity.verify(token="alice")).uid, ALICE)
 
-    async def test_check(self) -> None:
-        """Every server behind a driver that works is said to answer."""
+    async def test_check_of_each_server(self) -> None:
+        """The check of each server of a working driver succeeds; another name is a KeyError."""
         identity = await self.make_identity()
         for server in identity.servers:
             self.assertIs(await identity.check(server=server), True, server)

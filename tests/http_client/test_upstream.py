@@ -1,4 +1,4 @@
-"""Asking servers that answer in JSON, over real connections."""
+"""JSON requests to untrusted servers, over real connections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.fakes.oauth import ALICE, FakeFxa, FakeOAuth, Said, listen
 from tests.support.servers import hostile
 from tests.support.servers.hostile import Connection, Hostile
 
-#: Short, so that the tests are; what they check does not depend on it.
+#: Short, to keep the tests fast; no result depends on it.
 TIMEOUT = 0.3
 
 
@@ -44,7 +44,7 @@ async def settle(condition: Any) -> None:
 
 
 class RealCase(TestCase):
-    """Real connections to servers in this process."""
+    """Base of tests with real connections to servers in this process."""
 
     timeout = 20
 

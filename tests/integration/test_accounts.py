@@ -25,10 +25,10 @@ NAMES = (
 
 
 class Endpoints:
-    """What ``docs/api.md`` says of each endpoint."""
+    """Every endpoint behaves as ``docs/api.md`` describes it."""
 
-    async def test_profile(self) -> None:
-        """The profile has what is known of a user, and leaves out what is not."""
+    async def test_profile_fields(self) -> None:
+        """The profile has the known fields of a user; unknown ones are left out."""
         alice = self.account(
             "profile",
             "openid",
@@ -54,8 +54,8 @@ class Endpoints:
         self.assertEqual((await self.ask("GET", "/v1/email", alice)).json, {"email": alice.email})
         self.assertEqual((await self.ask("GET", "/v1/uid", alice)).json, {"uid": alice.uid})
 
-    async def test_display_name(self) -> None:
-        """A display name comes back as it was set, whatever is in it, until it is unset."""
+    async def test_display_name_until_it_is_unset(self) -> None:
+        """A display name is returned as it was set, until it is unset."""
         alice = self.account()
         self.assertEqual((await self.ask("GET", "/v1/display_name", alice)).status, 204)
         for name in NAMES:
@@ -71,8 +71,8 @@ class Endpoints:
         self.assertEqual((reply.status, reply.body), (204, b""))
         self.assertNotIn("displayName", await self.profile(alice))
 
-    async def test_avatar(self) -> None:
-        """An avatar is uploaded, read, seen in the profile and deleted."""
+    async def test_avatar_from_upload_to_deletion(self) -> None:
+        """An avatar is uploaded, read, shown in the profile and deleted."""
         alice, bob = self.account(), self.account()
         reply = await self.ask("GET", "/v1/avatar", alice)
         self.assertEqual((reply.json["id"], reply.json["avatarDefault"]), (DEFAULT_ID, True))
@@ -115,8 +115,8 @@ class Endpoints:
         reply = await self.send(alice, b"no picture at all " * 9, "image/png")
         self.assertEqual((reply.error, reply.json["reason"]), ((422, 103), "unsupported"))
 
-    async def test_refusals(self) -> None:
-        """Who has no good token gets 401, who has too little scope 403, and nobody gets a hint."""
+    async def test_invalid_tokens_and_insufficient_scopes(self) -> None:
+        """An invalid token gets 401, too little scope 403, and no response reveals more."""
         weak = self.account("profile:nothing", "basket")
         there = "0123456789abcdef" * 2
         for method, path in (
@@ -136,8 +136,8 @@ class Endpoints:
         reply = await self.ask("POST", "/v1/uid", weak, b"{}")
         self.assertEqual((reply.error, reply.header("Allow")), ((405, 101), "GET, HEAD"))
 
-    async def test_server_endpoints(self) -> None:
-        """The auth server sets names and drops what is kept, with the secret and not without."""
+    async def test_endpoints_of_the_auth_server(self) -> None:
+        """With the secret, the auth server sets names and invalidates profiles; without it, 401."""
         alice = self.account("profile", locale="en")
         self.assertEqual((await self.profile(alice))["locale"], "en")
         alice.locale = "fr"
@@ -154,8 +154,8 @@ class Endpoints:
         self.assertEqual((await self.ask("POST", name, SECRET, {"name": "\0"})).error, (400, 101))
         self.assertEqual((await self.ask("DELETE", "/v1/cache/nobody", SECRET)).error, (404, 101))
 
-    async def test_account_events(self) -> None:
-        """Events drop what is kept of a user, and a deleted account leaves nothing."""
+    async def test_events_invalidate_and_delete(self) -> None:
+        """Events invalidate the profile of a user; a deleted account leaves nothing behind."""
         events = self.queue("events")
         alice = self.account()
         await self.set_name(alice, "Alice")
@@ -183,8 +183,8 @@ class Endpoints:
         heartbeat = await self.ask("GET", "/__heartbeat__", None)
         self.assertEqual((heartbeat.status, heartbeat.json["status"]), (200, "ok"))
 
-    async def test_updates(self) -> None:
-        """Each change of a profile is told to who follows profiles, and nothing else is."""
+    async def test_each_change_is_published(self) -> None:
+        """Each change of a profile is published on the updates queue, and nothing else is."""
         updates = self.queue("updates")
         alice = self.account()
 
@@ -219,14 +219,14 @@ class Endpoints:
 
 
 class SqliteEndpointTests(Endpoints, AccountsCase):
-    """On SQLite."""
+    """The endpoints on SQLite."""
 
 
 class ServerEndpoints(Endpoints):
-    """What besides is true of a database that may go away."""
+    """The endpoints on a database server, which may be down."""
 
-    async def test_outage(self) -> None:
-        """While the database is away the answer is 503; when it is back all is as it was."""
+    async def test_database_outage(self) -> None:
+        """While the database is down responses are 503; afterwards everything is as before."""
         alice = self.account()
         await self.set_name(alice, "Alice")
 
@@ -262,14 +262,14 @@ class ServerEndpoints(Endpoints):
 
 
 class MariadbEndpointTests(ServerEndpoints, AccountsCase):
-    """On MariaDB."""
+    """The endpoints on MariaDB."""
 
     server = mariadb
     skip = mariadb.missing()
 
 
 class PostgresqlEndpointTests(ServerEndpoints, AccountsCase):
-    """On PostgreSQL."""
+    """The endpoints on PostgreSQL."""
 
     server = postgresql
     skip = postgresql.missing()

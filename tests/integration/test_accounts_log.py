@@ -1,4 +1,4 @@
-"""What a daemon logs as JSON: of each request one line, and of nobody a secret."""
+"""The JSON log of a daemon has one line for each request, and no secrets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hashed(uid: str) -> str:
 
 
 class MozlogTests(AccountsCase):
-    """A daemon that says all that it can say."""
+    """A daemon that logs at the most verbose level."""
 
     settings: ClassVar[dict[str, object]] = {
         "logging.format": "mozlog",
@@ -52,8 +52,8 @@ class MozlogTests(AccountsCase):
         self.assertEqual(len(summaries), len(found), "a request has two lines, or no id")
         return summaries
 
-    async def test_summaries(self) -> None:
-        """Each request has one line, with what there is to know of it and of nobody's secrets."""
+    async def test_request_summaries(self) -> None:
+        """Each request has one summary line with its fields, and without secrets."""
         alice = self.account()
         there = "0123456789abcdef" * 2
         expected = {}
@@ -85,8 +85,8 @@ class MozlogTests(AccountsCase):
             self.assertEqual({name: said[name] for name in fields}, fields)
             self.assertIs(type(said["ms"]), int)
 
-    async def test_unknown_paths(self) -> None:
-        """A path that there is not is not repeated, whatever is in it."""
+    async def test_unknown_paths_are_not_logged(self) -> None:
+        """The path of a request without an endpoint is not logged."""
         for path in (f"/{MARK}", f"/v1/profile/{MARK}", f"/%ff{MARK}", f"/v1/avatar/{MARK}"):
             reply = await self.ask("GET", path, None)
             self.assertIn(reply.status, (400, 404))
@@ -166,8 +166,8 @@ class MozlogTests(AccountsCase):
         """A server that has this answer to everybody."""
         return lambda seen: answer
 
-    async def test_no_secrets(self) -> None:
-        """No token, address, name or body is in the log, whatever fails; nor after the end."""
+    async def test_log_has_no_secrets(self) -> None:
+        """The log contains no token, address, name or body, whatever fails, also at the end."""
         await self.provoke()
         await self.daemon.stop()
         self.addCleanup(self.daemon.start)

@@ -1,4 +1,4 @@
-"""What a daemon may have beside it: customs, other daemons, and tokens that are signed."""
+"""A daemon with a customs server, Sentry, signed tokens, or a second web process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.servers.redis import RedisServer
 
 
 class _Uploads(AccountsCase):
-    """Uploads that come to no good, which is found out when they are let in."""
+    """Base of tests with uploads that fail as soon as they are admitted."""
 
     async def upload(self, who: FakeAccount, **headers: str) -> Reply:
         headers["Content-Type"] = "image/png"
@@ -29,7 +29,7 @@ class _Uploads(AccountsCase):
 
 
 class CustomsTests(_Uploads):
-    """A daemon that asks the customs server about each upload."""
+    """A daemon with a customs server, which is asked about each upload."""
 
     settings: ClassVar[dict[str, object]] = {"customs.url": "http://127.0.0.1:{customs}"}
 
@@ -38,8 +38,8 @@ class CustomsTests(_Uploads):
         self.customs = FakeCustoms()
         self.serve(self.place.customs_port, self.customs)
 
-    async def test_verdicts(self) -> None:
-        """Who is blocked gets 400 or, if only for a while, 429; others may go on."""
+    async def test_blocked_users(self) -> None:
+        """A blocked user gets 400 or, if the block has an end, 429; others are admitted."""
         alice = self.account()
         reply = await self.upload(alice, X_Forwarded_For="203.0.113.9, 198.51.100.7")
         self.assertEqual(reply.error, (422, 103))
@@ -62,8 +62,8 @@ class CustomsTests(_Uploads):
             if self.daemon.output.count("Upload admitted without customs") == missed:
                 return reply
 
-    async def test_failures(self) -> None:
-        """A customs server that is slow, or away, keeps nobody from anything."""
+    async def test_customs_outage(self) -> None:
+        """While the customs server is slow or down, every upload is admitted."""
         alice = self.account()
         self.customs.hold = True
         self.assertEqual((await self.upload(alice)).error, (422, 103))
@@ -100,12 +100,12 @@ class FakeSentry(Resource):
 
 
 class SentryTests(AccountsCase):
-    """A daemon that reports its errors."""
+    """A daemon that reports its errors to Sentry."""
 
     settings: ClassVar[dict[str, object]] = {"sentry.dsn": "http://key@127.0.0.1:{customs}/1"}
 
-    async def test_reports(self) -> None:
-        """Each 5xx is reported, no 4xx is, and nothing goes with it that a user has sent."""
+    async def test_only_5xx_are_reported(self) -> None:
+        """Each 5xx is reported and no 4xx is; a report contains nothing that a user has sent."""
         sentry = FakeSentry()
         self.serve(self.place.customs_port, sentry)
         mark = "5e4re7"
@@ -140,7 +140,7 @@ class SentryTests(AccountsCase):
 
 
 class SignedTokenTests(AccountsCase):
-    """A daemon that believes tokens by their signature."""
+    """A daemon that verifies the signatures of tokens."""
 
     settings: ClassVar[dict[str, object]] = {
         "identity.jwks_url": "http://127.0.0.1:{oauth}/v1/jwks",
@@ -166,8 +166,8 @@ class SignedTokenTests(AccountsCase):
         self.auth.accounts[account.token] = account
         return account
 
-    async def test_tokens(self) -> None:
-        """A good token needs no OAuth server; one that anything is wrong with is refused."""
+    async def test_signed_tokens(self) -> None:
+        """A valid token needs no OAuth server; an invalid one is rejected."""
         key = private_key()
         self.oauth.keys = [public(key)]
         self.oauth.accounts = {}
@@ -187,7 +187,7 @@ class SignedTokenTests(AccountsCase):
 
 
 class TwoHeadsTests(_Uploads):
-    """Two web processes that have a database and a Redis in common."""
+    """Two web processes that share a database and a Redis server."""
 
     skip = redis.missing()
     redis: ClassVar[RedisServer | None] = None
@@ -213,8 +213,8 @@ class TwoHeadsTests(_Uploads):
         await self.other.start()
         self.heads = (self.daemon.web_url, self.other.web_url)
 
-    async def test_one_service(self) -> None:
-        """What one head keeps the other one reads, and what one changes the other one knows."""
+    async def test_cached_profiles_are_shared(self) -> None:
+        """A profile cached by one process is served by the other, until either changes it."""
         alice, writer = self.account("profile"), self.account()
         writer.uid = alice.uid
         for number, (here, there) in enumerate((self.heads, self.heads[::-1])):
@@ -228,8 +228,8 @@ class TwoHeadsTests(_Uploads):
             self.assertEqual(second["displayName"], f"Alice {number}")
             self.assertEqual(len(self.auth.seen), 1)
 
-    async def test_events(self) -> None:
-        """An event that one head reads is known to both."""
+    async def test_event_reaches_both_processes(self) -> None:
+        """An event that one process receives invalidates the profile in both."""
         alice = self.account("profile", locale="en")
         for head in self.heads:
             self.url = head
@@ -246,8 +246,8 @@ class TwoHeadsTests(_Uploads):
 
         await self.until(both, "one head has not heard of it")
 
-    async def test_passwords(self) -> None:
-        """Who has a new password has no old token that either head trusts."""
+    async def test_password_change_reaches_both_processes(self) -> None:
+        """After a password change neither process trusts an earlier token."""
         alice = self.account()
         for head in self.heads:
             self.url = head
@@ -264,8 +264,8 @@ class TwoHeadsTests(_Uploads):
 
         await self.until(both, "one head trusts an old token")
 
-    async def test_limits(self) -> None:
-        """So many uploads an hour are as many on all heads together."""
+    async def test_rate_limits_are_shared(self) -> None:
+        """The rate limit counts the uploads to all processes together."""
         alice, bob = self.account(), self.account()
         for head in self.heads:
             self.url = head

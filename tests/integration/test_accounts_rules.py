@@ -1,4 +1,4 @@
-"""What clients rely on: headers, letters for pictures, other origins, and PyFxA."""
+"""Headers, conditional requests, CORS, monograms, and the client library PyFxA."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_KEPT = "private, no-cache, no-store, must-revalidate"
 
 
 class HeaderTests(AccountsCase):
-    """What every answer has, and what the profile has besides."""
+    """The headers of every response, and those of the profile."""
 
     def assert_safe(self, reply: Reply) -> None:
         """See that an answer has what all of them have."""
@@ -36,8 +36,8 @@ class HeaderTests(AccountsCase):
         exposed = set(re.split(r",\s*", reply.header("Access-Control-Expose-Headers")))
         self.assertLessEqual({"ETag", "Last-Modified", "Location", "Retry-After"}, exposed)
 
-    async def test_every_answer(self) -> None:
-        """Good and bad answers alike are safe, kept by nobody, and found in the log."""
+    async def test_security_headers(self) -> None:
+        """Every response has the security headers, is not cacheable, and is found in the log."""
         alice = self.account()
         ids = set()
         for method, path, who, status in (
@@ -63,8 +63,8 @@ class HeaderTests(AccountsCase):
         for request_id in ids:
             self.assertIn(request_id, self.daemon.output)
 
-    async def test_conditional(self) -> None:
-        """Who has the profile gets 304, until it changes, also if it is read from the cache."""
+    async def test_conditional_requests(self) -> None:
+        """A client that has the profile gets 304 until it changes, cached or not."""
         alice = self.account("profile", "profile:write")
         kept = self.account("profile")
         for who in (alice, kept):
@@ -85,8 +85,8 @@ class HeaderTests(AccountsCase):
         reply = await self.ask("GET", "/v1/profile", alice, headers=headers)
         self.assertEqual((reply.status, reply.json["displayName"]), (200, "Alice"))
 
-    async def test_last_modified(self) -> None:
-        """The profile says when it last changed, which is never in the future."""
+    async def test_last_modified_is_the_latest_change(self) -> None:
+        """Last-Modified is the time of the latest change, and never in the future."""
         old = self.account(profile_changed_at=1_234_567_890_123)
         future = self.account(profile_changed_at=7_000_000_000_000)
         none = self.account("profile:uid")
@@ -102,8 +102,8 @@ class HeaderTests(AccountsCase):
         self.assertGreaterEqual(told[named.uid], before)
         self.assertLessEqual(told[none.uid], before)
 
-    async def test_preflight(self) -> None:
-        """A page of any origin may ask, with a token and without cookies."""
+    async def test_any_origin_is_allowed(self) -> None:
+        """A page of any origin may send requests with a token, and without cookies."""
         asked = {
             "Origin": "https://relier.example",
             "Access-Control-Request-Method": "DELETE",
@@ -126,7 +126,7 @@ class HeaderTests(AccountsCase):
 
 
 class MonogramTests(AccountsCase):
-    """Users without an avatar have a letter."""
+    """Users without an avatar have a monogram."""
 
     async def avatar(self, *scopes: str, name: str | None, email: str | None) -> str:
         """Where the avatar of such a user is, which two endpoints agree about."""
@@ -141,8 +141,8 @@ class MonogramTests(AccountsCase):
         self.assertEqual((answer["id"], answer["url"]), ("0" * 32, answer["avatar"]))
         return str(answer["avatar"])
 
-    async def test_whose_letter(self) -> None:
-        """The letter is that of the name, else of the address, as far as the token may see them."""
+    async def test_initial_of_a_visible_name(self) -> None:
+        """The monogram is the initial of the name, or else of the address, if visible."""
         root = f"{self.daemon.web_url}/v1/avatar/"
         plain = f"{self.daemon.images_url}/a/{'0' * 32}"
         avatar, name, email = "profile:avatar", "profile:display_name", "profile:email"
@@ -165,8 +165,8 @@ class MonogramTests(AccountsCase):
             url = await self.avatar(*scopes, name=has_name, email=has_email)
             self.assertEqual(url, expected, (scopes, has_name))
 
-    async def test_picture(self) -> None:
-        """A letter is a picture that anybody may show, and keep for a week; others are 404."""
+    async def test_monogram_image(self) -> None:
+        """A monogram is an image for any origin, cacheable for a week; other paths are 404."""
         for letter in ("a", "Z", "7", "é", "e\u0301", "日", "ß", "ا"):
             reply = await self.ask("GET", f"/v1/avatar/{quote(letter)}", None)
             self.assertEqual(reply.status, 200, letter)
@@ -185,13 +185,13 @@ class MonogramTests(AccountsCase):
 
 
 class PyFxATests(AccountsCase):
-    """The client library of Firefox Accounts, as it is."""
+    """The unmodified client library of Firefox Accounts works with the API."""
 
     def client(self) -> Any:
         return FxaClient(self.daemon.web_url)
 
-    async def test_everything(self) -> None:
-        """Each of its methods gives what the user has."""
+    async def test_all_methods(self) -> None:
+        """Each method of PyFxA returns the data of the user."""
         alice = self.account("profile", "profile:write", locale="en", amr_values=("pwd",))
         await self.set_name(alice, "Zoë")
         letter = f"{self.daemon.web_url}/v1/avatar/Z"
@@ -213,8 +213,8 @@ class PyFxATests(AccountsCase):
         self.assertEqual(await deferToThread(client.get_uid, alice.token), alice.uid)
         self.assertEqual(await deferToThread(client.get_avatar_url, alice.token), letter)
 
-    async def test_little_scope(self) -> None:
-        """It says None for what a token may not see, and raises for what was refused."""
+    async def test_insufficient_scope(self) -> None:
+        """PyFxA returns None for invisible fields and raises an error for refused requests."""
         alice = self.account("profile:uid")
         client = self.client()
         profile = await deferToThread(client.get_profile, alice.token)

@@ -1,4 +1,4 @@
-"""Whatever the OAuth or the auth server does, the API has an answer, in time."""
+"""The API responds in time, whatever the OAuth and the auth server do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ AUTH = {
 
 
 class UpstreamTests(AccountsCase):
-    """One daemon whose servers do all there is to do wrong, each to one token."""
+    """A daemon whose identity servers misbehave in a different way for each token."""
 
     async def fails(self, token: str, path: str, expected: tuple[int, int]) -> None:
         reply = await self.ask("GET", path, token)
@@ -93,8 +93,8 @@ class UpstreamTests(AccountsCase):
 
         return Hostile(reactor, react)
 
-    async def test_oauth_answers(self) -> None:
-        """An OAuth server that says no is believed; one that talks nonsense is 503."""
+    async def test_unusable_responses_of_the_oauth_server(self) -> None:
+        """A token that the OAuth server rejects is 401; an unusable response is 503."""
         said = {**NONSENSE, **{name: row[0] for name, row in OAUTH.items()}}
         expected = {**dict.fromkeys(NONSENSE, (503, 104)), **{n: r[1:] for n, r in OAUTH.items()}}
         self.oauth.answer = self.by_token(said)
@@ -103,8 +103,8 @@ class UpstreamTests(AccountsCase):
         self.assertEqual(self.auth.seen, [])
         self.assertEqual(sorted(self.oauth.verified), sorted(said), "a failure was tried again")
 
-    async def test_auth_answers(self) -> None:
-        """An auth server that knows no such account is believed; what is our fault is 500."""
+    async def test_unusable_responses_of_the_auth_server(self) -> None:
+        """An account that the auth server does not know is 401; an unexpected 4xx is ours."""
         said = {**NONSENSE, **{name: row[0] for name, row in AUTH.items()}}
         expected = {**dict.fromkeys(NONSENSE, (503, 105)), **{n: r[1:] for n, r in AUTH.items()}}
         self.auth.answer = self.by_token(said)
@@ -116,8 +116,8 @@ class UpstreamTests(AccountsCase):
         for name in said:
             self.assertEqual((await self.ask("GET", "/v1/uid", name)).status, 200)
 
-    async def test_oauth_misbehaves(self) -> None:
-        """An OAuth server that is no server of HTTP, or a slow one, is 503 with errno 104."""
+    async def test_hostile_oauth_server(self) -> None:
+        """An OAuth server that is slow or does not speak HTTP is 503 with errno 104."""
         await self.close(self.place.oauth_port)
         self.serve(self.place.oauth_port, self.misbehaving())
         await self.all_of(*(self.fails(n, "/v1/profile", (503, 104)) for n in hostile.ALL))
@@ -126,8 +126,8 @@ class UpstreamTests(AccountsCase):
         self.serve(self.place.oauth_port, self.oauth)
         await self.profile(self.account())
 
-    async def test_auth_misbehaves(self) -> None:
-        """An auth server that is no server of HTTP, or a slow one, is 503 with errno 105."""
+    async def test_hostile_auth_server(self) -> None:
+        """An auth server that is slow or does not speak HTTP is 503 with errno 105."""
         for name in hostile.ALL:
             self.account(token=name)
         known = self.account("profile:uid", "profile:display_name", "profile:avatar")
@@ -140,8 +140,8 @@ class UpstreamTests(AccountsCase):
         self.serve(self.place.auth_port, self.auth)
         await self.profile(self.account())
 
-    async def test_slow_and_fast(self) -> None:
-        """Who waits for a slow server holds up nobody; requests with one token share an answer."""
+    async def test_slow_server_delays_no_other_request(self) -> None:
+        """A slow server delays no other request; requests with one token share a response."""
         slow, fast = self.account(), self.account("profile:uid")
         self.auth.hold = self.oauth.hold = True
         waiting = [self.fails(slow.token, "/v1/email", (503, 105)) for _ in range(20)]
@@ -162,8 +162,8 @@ class UpstreamTests(AccountsCase):
         self.oauth.release()
         await asks
 
-    async def test_goes_away(self) -> None:
-        """A client that does not wait takes nothing from others who have the same token."""
+    async def test_disconnected_client(self) -> None:
+        """A client that disconnects does not affect other requests with the same token."""
         alice, last = self.account("profile:uid"), self.account("profile:uid")
         gone = self.daemon.output.count("/v1/uid 499")
         self.oauth.hold = True
@@ -190,8 +190,8 @@ class UpstreamTests(AccountsCase):
         reply = await self.ask("GET", "/v1/uid", who)
         self.assertEqual(reply.json, {"uid": who.uid})
 
-    async def test_lies(self) -> None:
-        """What the auth server says beyond the scopes is not shown, nor what nobody asked for."""
+    async def test_fields_beyond_the_scopes_are_hidden(self) -> None:
+        """Fields beyond the scopes, and unknown ones, are not shown, whatever the server sends."""
         scopes = ("profile:locale", "profile:uid")
         alice = self.account(*scopes, locale="fr", level=2, amr_values=("pwd",))
         self.auth.answer = lambda seen: Said(
@@ -210,8 +210,8 @@ class UpstreamTests(AccountsCase):
         reply = await self.ask("GET", "/v1/profile", self.account("basket", "profiles"))
         self.assertEqual(reply.error, (403, 100))
 
-    async def test_heartbeat(self) -> None:
-        """A heartbeat names the server that is away, until it is back."""
+    async def test_heartbeat_names_the_server(self) -> None:
+        """The heartbeat names the server that is down, until it is back."""
 
         async def heartbeat() -> tuple[int, set[str]]:
             reply = await self.ask("GET", "/__heartbeat__", None)
@@ -237,8 +237,8 @@ class UpstreamTests(AccountsCase):
             self.serve(port, server)
             await self.until(well, f"the {name} is not found again")
 
-    async def test_far_future(self) -> None:
-        """A time that cannot be, in what the OAuth server says, breaks no answer."""
+    async def test_change_time_in_the_far_future(self) -> None:
+        """An impossible change time from the OAuth server does not break a response."""
         alice = self.account(profile_changed_at=2**53)
         reply = await self.ask("GET", "/v1/profile", alice)
         self.assertEqual(reply.status, 200, reply.body)

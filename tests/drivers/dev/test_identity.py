@@ -15,20 +15,20 @@ from tests.contracts.identity import ALICE, IdentityContract
 
 
 class DevIdentityTests(IdentityContract, TestCase):
-    """The accounts that are there by default."""
+    """The development driver fulfils the contract with the default accounts."""
 
     async def make_identity(self) -> DevIdentity:
         return DevIdentity(DevSettings().accounts)
 
-    async def test_from_config(self) -> None:
-        """The default settings give this driver with alice and bob."""
+    async def test_default_accounts(self) -> None:
+        """The default settings select this driver, with the tokens alice and bob."""
         identity = Services(load(environ={}), Clock()).identity
         self.assertIsInstance(identity, DevIdentity)
         for token in ("alice", "bob"):
             await identity.verify(token=token)
 
-    async def test_two_tokens_of_one_user(self) -> None:
-        """One user may have tokens with other scopes."""
+    async def test_several_tokens_of_one_user(self) -> None:
+        """Several tokens of one user may have different scopes."""
         identity = DevIdentity(
             DevAccount(token=SecretStr(token), uid=ALICE, email="a@b", scopes=scopes)
             for token, scopes in (("all", ("profile",)), ("little", ("profile:uid",)))
@@ -37,14 +37,14 @@ class DevIdentityTests(IdentityContract, TestCase):
         self.assertEqual((little.uid, little.scopes), (ALICE, ("profile:uid",)))
         self.assertEqual((await identity.verify(token="all")).scopes, ("profile",))
 
-    async def test_account_of_another(self) -> None:
-        """A token gets no account but its own."""
+    async def test_account_of_another_user(self) -> None:
+        """A token cannot read the account of another user."""
         identity = await self.make_identity()
         bob = await identity.verify(token="bob")
         with self.assertRaises(AccountUnknown):
             await identity.account(token="alice", credentials=bob)
 
-    async def test_no_servers(self) -> None:
-        """There is nothing that could fail a heartbeat."""
+    async def test_heartbeat_has_no_servers(self) -> None:
+        """The driver has no servers that could fail the heartbeat."""
         identity = await self.make_identity()
         self.assertEqual(identity.servers, ())

@@ -1,4 +1,4 @@
-"""Access tokens that prove themselves."""
+"""Self-contained access tokens are verified with the public keys of the OAuth server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.support.fakes.oauth import ALICE
 
 
 class GoodTests(AccessTokenCase):
-    """Tokens that are good."""
+    """Valid access tokens."""
 
-    def test_credentials(self) -> None:
-        """The claims become credentials, and the server is asked for its keys only."""
+    def test_claims_become_credentials(self) -> None:
+        """The claims become credentials, and only the keys are requested from the server."""
         now = self.clock.seconds()
         self.assertEqual(
             self.assertGood(self.token()),
@@ -32,54 +32,54 @@ class GoodTests(AccessTokenCase):
         )
         self.assertEqual((self.oauth.verified, self.oauth.fetches), ([], 1))
 
-    def test_both_algorithms(self) -> None:
-        """RS256 and ES256 count."""
+    def test_rs256_and_es256_are_accepted(self) -> None:
+        """Signatures with RS256 and ES256 are accepted."""
         for kind in ("RSA", "EC"):
             self.assertGood(self.token(key=private_key(kind)))
 
-    def test_types(self) -> None:
-        """The type is a media type: its case does not matter, and its prefix may be there."""
+    def test_type_is_a_media_type(self) -> None:
+        """The type is compared as a media type: in any case, with or without its prefix."""
         for typ in ("at+jwt", "AT+JWT", "application/at+jwt"):
             self.assertGood(self.token(header={"typ": typ}))
 
-    def test_one_audience(self) -> None:
-        """An audience may be a single text."""
+    def test_single_audience(self) -> None:
+        """The audience may be a single text instead of a list."""
         self.assertGood(self.token(aud=AUDIENCE))
 
-    def test_little(self) -> None:
-        """A token need not say everything."""
+    def test_optional_claims_may_be_missing(self) -> None:
+        """A token without the optional claims is valid."""
         token = self.token(**{"scope": ..., "client_id": ..., "fxa-profileChangedAt": ...})
         credentials = self.assertGood(token)
         self.assertEqual(credentials.scopes, ())
         self.assertIsNone(credentials.client_id)
         self.assertIsNone(credentials.profile_changed_at)
 
-    def test_clock_skew(self) -> None:
-        """A token of a server whose clock is a little ahead is good."""
+    def test_issue_time_slightly_in_the_future(self) -> None:
+        """A token is valid if it was issued by a clock that is slightly ahead."""
         self.assertGood(self.token(iat=int(self.clock.seconds()) + 30))
 
-    def test_opaque_token(self) -> None:
-        """A token that is no JWT goes to the server."""
+    def test_opaque_token_is_verified_by_the_server(self) -> None:
+        """A token that is not a JWT is verified by the OAuth server."""
         self.assertEqual(self.assertGood("alice").uid, ALICE)
         self.assertEqual((self.oauth.verified, self.oauth.fetches), (["alice"], 0))
 
 
 class BadTests(AccessTokenCase):
-    """Tokens that are not good.  None of them is asked about."""
+    """Invalid access tokens are rejected without asking the OAuth server."""
 
     def tearDown(self) -> None:
         self.assertEqual(self.oauth.verified, [])
 
-    def test_expired(self) -> None:
-        """A token is good until its last second, and not in it."""
+    def test_expired_token(self) -> None:
+        """A token is rejected from the second of its expiry on."""
         token = self.token()
         self.clock.advance(3599)
         self.assertGood(token)
         self.clock.advance(1)
         self.assertBad(token)
 
-    def test_claims(self) -> None:
-        """Each claim that is pinned is looked at."""
+    def test_wrong_claims(self) -> None:
+        """A token with a wrong or missing required claim is rejected."""
         now = int(self.clock.seconds())
         for changes in (
             {"iss": "https://evil.example"},
@@ -121,8 +121,8 @@ class BadTests(AccessTokenCase):
             with self.subTest(changes):
                 self.assertBad(self.token(**changes))
 
-    def test_headers(self) -> None:
-        """A token of another type, or one with a header that is not understood, is not good."""
+    def test_wrong_headers(self) -> None:
+        """A token of another type or with an unknown critical header is rejected."""
         for header in (
             {"typ": "JWT"},
             {"typ": ...},
@@ -149,8 +149,8 @@ class BadTests(AccessTokenCase):
         signature = private_key().private_key.sign(signed.encode(), PKCS1v15(), SHA256())
         return signed + "." + base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
 
-    def test_signed_nonsense(self) -> None:
-        """Not even a good signature makes a token of what is not JSON."""
+    def test_signed_text_that_is_not_json(self) -> None:
+        """A correctly signed text that is not a JSON object is rejected."""
         head = self.token().split(".")[0]
         for payload in (b"", b"[]", b"7", b"{", b"[" * 5000, b"\xff", b'{"exp":' + b"9" * 5000):
             encoded = base64.urlsafe_b64encode(payload).rstrip(b"=").decode()
@@ -160,8 +160,8 @@ class BadTests(AccessTokenCase):
             self.failureResultOf(failing, InvalidToken)
         self.oauth.seen.clear()
 
-    def test_signature(self) -> None:
-        """A token that another key signed, or that was changed, is not good."""
+    def test_wrong_signature(self) -> None:
+        """A token that was signed by another key, or changed, is rejected."""
         good = self.token()
         head, body, signature = good.split(".")
         evil = base64.urlsafe_b64encode(
@@ -177,8 +177,8 @@ class BadTests(AccessTokenCase):
         ):
             self.assertBad(token)
 
-    def test_algorithms(self) -> None:
-        """No other algorithm counts, whatever the token says."""
+    def test_other_algorithms(self) -> None:
+        """A token that names another algorithm is rejected."""
         rsa = private_key()
         for alg in ("RS384", "RS512", "PS256"):
             self.assertBad(self.token(header={"alg": alg}))
@@ -189,8 +189,8 @@ class BadTests(AccessTokenCase):
             self.assertBad(f"{encoded}.{body}.")
             self.assertBad(f"{encoded}.{body}.AAAA")
 
-    def test_public_key_as_secret(self) -> None:
-        """A token signed with the public key as if it were a shared secret is not good."""
+    def test_public_key_used_as_a_secret(self) -> None:
+        """A token that was signed with the public key as a shared secret is rejected."""
         pem = private_key().as_pem(private=False)
         secret = OctKey.import_key(base64.urlsafe_b64encode(pem).decode())
         token = jwt.encode(
@@ -202,12 +202,12 @@ class BadTests(AccessTokenCase):
         )
         self.assertBad(token)
 
-    def test_key_of_another_kind(self) -> None:
-        """A key is used for its own algorithm only."""
+    def test_key_of_another_algorithm(self) -> None:
+        """A key verifies only signatures of its own algorithm."""
         self.assertBad(self.token(header={"kid": private_key("EC").kid}))
         self.assertBad(self.token(key=private_key("EC"), header={"kid": private_key("RSA").kid}))
 
-    def test_unknown_key(self) -> None:
-        """A token that no key of the server signed is not good."""
+    def test_key_that_the_server_does_not_publish(self) -> None:
+        """A token whose key the server does not publish is rejected."""
         self.assertBad(self.token(key=private_key("RSA", 1)))
         self.assertEqual(self.oauth.fetches, 1)

@@ -1,4 +1,4 @@
-"""The customs server."""
+"""The customs server, which may block a user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.servers.hostile import Hostile, hang_up
 
 
 class CustomsTests(TestCase):
-    """Whether a user may do something."""
+    """A user is blocked only by a usable response of the customs server."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -44,16 +44,16 @@ class CustomsTests(TestCase):
             "fxprofile_upstream_errors_total", {"upstream": "customs"}
         )
 
-    async def test_request(self) -> None:
-        """The server learns what is done, by whom, and from where."""
+    async def test_request_names_action_address_and_user(self) -> None:
+        """The request contains the action, the client address and the user."""
         await self.check()
         (seen,) = self.server.seen
         self.assertEqual((seen.method, seen.path), ("POST", "/checkAuthenticated"))
         self.assertEqual(seen.members, {"action": "avatarUpload", "ip": "192.0.2.1", "uid": ALICE})
         self.assertIsNone(self.survived)
 
-    async def test_no_address(self) -> None:
-        """A request without an address is asked about all the same."""
+    async def test_request_without_an_address(self) -> None:
+        """A request without a client address sends an empty one."""
         await self.customs.check(action="a", address=None, uid=ALICE)
         self.assertEqual(self.server.seen[0].members["ip"], "")
 
@@ -61,16 +61,16 @@ class CustomsTests(TestCase):
         """Without ``customs.url`` there is no customs driver."""
         self.assertIsNone(Services(load(environ={}), reactor).customs)
 
-    async def test_later(self) -> None:
-        """A block that ends says when."""
+    async def test_block_with_an_end(self) -> None:
+        """A block with an end is passed on as Retry-After."""
         for said, expected in ((60, "60"), (0.2, "1"), (59.1, "60"), (1e300, "86400")):
             self.server.verdict = {"block": True, "retryAfter": said}
             with self.assertRaises(TooManyRequests) as raised:
                 await self.check()
             self.assertEqual(raised.exception.headers["Retry-After"], expected)
 
-    async def test_blocked(self) -> None:
-        """A block without an end that makes sense is a block."""
+    async def test_block_without_a_valid_end(self) -> None:
+        """A block without a valid end is refused without Retry-After."""
         for retry_after in (None, 0, -1, "60", True, float("nan"), float("inf"), [60]):
             self.server.verdict = {"block": True, "retryAfter": retry_after}
             with self.assertRaises(RequestBlocked):
@@ -79,13 +79,13 @@ class CustomsTests(TestCase):
         with self.assertRaises(RequestBlocked):
             await self.check()
 
-    async def test_not_blocked(self) -> None:
-        """Only a block blocks."""
+    async def test_user_who_is_not_blocked(self) -> None:
+        """Without a block the user is admitted, whatever else the response contains."""
         self.server.verdict = {"block": False, "retryAfter": 60, "suspect": True}
         await self.check()
 
-    async def test_open_on_failure(self) -> None:
-        """An answer of no use lets the user go on, and is logged and counted."""
+    async def test_fails_open(self) -> None:
+        """After an unusable response the user is admitted; the failure is logged and counted."""
         said = [
             error(500, 999),
             error(404, 999),
@@ -106,8 +106,8 @@ class CustomsTests(TestCase):
         warnings = [e for e in self.events if "customs" in str(e.get("log_format"))]
         self.assertEqual(len(warnings), len(said))
 
-    def test_slow(self) -> None:
-        """A server that says nothing for a second is not waited for."""
+    def test_slow_server(self) -> None:
+        """If the server does not respond within a second, the user is admitted."""
         self.server.hold = True
         checking = self.check()
         self.treq.flush()
@@ -117,8 +117,8 @@ class CustomsTests(TestCase):
         self.assertIsNone(self.successResultOf(checking))
         self.assertEqual(self.survived, 1)
 
-    async def test_from_config(self) -> None:
-        """The settings give one that works over a real connection."""
+    async def test_driver_of_the_settings(self) -> None:
+        """The driver of the settings works over a real connection."""
         port, url = listen(reactor, self.server)
         self.addCleanup(port.stopListening)
         customs = customs_server(url, reactor, self.metrics)
@@ -128,8 +128,8 @@ class CustomsTests(TestCase):
         with self.assertRaises(RequestBlocked):
             await customs.check(action="a", address="192.0.2.1", uid=ALICE)
 
-    async def test_asked_once(self) -> None:
-        """Asking counts there, so it is not repeated when the connection is lost."""
+    async def test_request_is_not_retried(self) -> None:
+        """The server counts requests: a request is not sent again if the connection is lost."""
         server = Hostile(reactor, hang_up)
         port, url = server.listen()
         self.addCleanup(port.stopListening)
@@ -137,8 +137,8 @@ class CustomsTests(TestCase):
         await customs.check(action="a", address="192.0.2.1", uid=ALICE)
         self.assertEqual((len(server.connections), self.survived), (1, 1))
 
-    async def test_dead_server(self) -> None:
-        """A server that is not there blocks nobody."""
+    async def test_unreachable_server(self) -> None:
+        """If the server is unreachable, the user is admitted."""
         port, url = listen(reactor, self.server)
         await port.stopListening()
         customs = customs_server(url, reactor, self.metrics)

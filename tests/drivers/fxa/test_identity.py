@@ -1,4 +1,4 @@
-"""The identity of Firefox Accounts."""
+"""The identity driver of Firefox Accounts."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from tests.support.fakes.oauth import ALICE, FakeFxa, Said, Seen, error
 
 
 class FxaContractTests(IdentityContract, FxaCase):
-    """What every driver does."""
+    """The Firefox Accounts driver fulfils the contract."""
 
     async def make_identity(self) -> FxaIdentity:
         return self.identity
 
-    async def test_servers(self) -> None:
-        """A heartbeat can ask each server by its name."""
+    async def test_heartbeat_names_both_servers(self) -> None:
+        """The driver names both servers, for the heartbeat."""
         self.assertEqual(self.identity.servers, ("oauth", "auth"))
 
 
 class FxaCachingContractTests(FxaContractTests):
-    """The same with a token cache."""
+    """The Firefox Accounts driver fulfils the contract with a token cache."""
 
     async def make_identity(self) -> FxaIdentity:
         return self.make(token_cache_seconds=60)
 
 
 class ConfigTests(FxaCase):
-    """The driver out of the settings."""
+    """The settings select and configure the driver."""
 
-    def test_from_config(self) -> None:
-        """The setting gives this driver, which connects nowhere before it is asked."""
+    def test_driver_of_the_settings(self) -> None:
+        """The settings select this driver, which connects only when it is used."""
         settings = load(environ={}, overrides=["identity.driver=fxa"])
         identity = fxa_identity(settings, self.clock, Metrics())
         self.assertIsInstance(identity, FxaIdentity)
@@ -58,10 +58,10 @@ class ConfigTests(FxaCase):
 
 
 class VerifyTests(FxaCase):
-    """What the OAuth server is asked, and what is made of its answers."""
+    """Requests to the OAuth server, and the interpretation of its responses."""
 
-    async def test_request(self) -> None:
-        """The token goes to /verify as JSON, and nowhere else."""
+    async def test_token_is_posted_as_json(self) -> None:
+        """The token is posted to /verify as JSON, and sent nowhere else."""
         await self.identity.verify(token="alice")
         (seen,) = self.oauth.seen
         self.assertEqual((seen.method, seen.path), ("POST", "/v1/verify"))
@@ -69,8 +69,8 @@ class VerifyTests(FxaCase):
         self.assertFalse(seen.headers.hasHeader("authorization"))
         self.assertEqual(self.auth.seen, [])
 
-    async def test_all_members(self) -> None:
-        """Whatever the server says of a token is kept."""
+    async def test_all_members_become_credentials(self) -> None:
+        """All documented members of the response become credentials."""
         self.server.accounts["alice"].profile_changed_at = 1_699_999_999_123
         credentials = await self.identity.verify(token="alice")
         self.assertEqual(
@@ -83,15 +83,15 @@ class VerifyTests(FxaCase):
             ),
         )
 
-    async def test_invalid_token(self) -> None:
-        """A token that the server refuses is invalid, however it says so."""
+    async def test_rejected_token(self) -> None:
+        """A token that the server rejects, with 400 or 401, is invalid."""
         for said in (error(400, 108), error(400, 109), error(400, 115), error(401, 111)):
             self.oauth.answer = lambda _, said=said: said
             with self.assertRaises(InvalidToken):
                 await self.identity.verify(token="alice")
 
-    async def test_not_even_asked(self) -> None:
-        """A text that cannot be a token is not sent anywhere."""
+    async def test_malformed_token_is_not_sent(self) -> None:
+        """A text without the form of a token is rejected without a request."""
         for token in ("", "a b", "a\r\nb: c", "é", "a" * 8193, "a=b"):
             with self.assertRaises(InvalidToken):
                 await self.identity.verify(token=token)
@@ -99,8 +99,8 @@ class VerifyTests(FxaCase):
                 await self.identity.account(token=token, credentials=CREDENTIALS)
         self.assertEqual((self.oauth.seen, self.auth.seen), ([], []))
 
-    async def test_unavailable(self) -> None:
-        """An answer that is none of a verifier leaves the token undecided."""
+    async def test_unusable_response_is_an_outage(self) -> None:
+        """After an unusable response the OAuth server counts as unavailable."""
         for said in (
             error(500, 999),
             error(503, 999),
@@ -123,8 +123,8 @@ class VerifyTests(FxaCase):
             with self.assertRaises(OAuthUnavailable):
                 await self.identity.verify(token="alice")
 
-    async def test_lies(self) -> None:
-        """A success that is not of the documented form is not believed."""
+    async def test_malformed_success_is_an_outage(self) -> None:
+        """A response with status 200 that is not of the documented form is rejected."""
         good = {"user": ALICE, "client_id": "c", "scope": ["profile"], "profile_changed_at": 1}
         lies = [{key: good[key] for key in good if key != "user"}]
         for name, values in {
@@ -139,8 +139,8 @@ class VerifyTests(FxaCase):
             with self.assertRaises(OAuthUnavailable, msg=str(members)):
                 await self.identity.verify(token="alice")
 
-    async def test_left_out(self) -> None:
-        """Members that may be left out may also be null."""
+    async def test_optional_members_may_be_null(self) -> None:
+        """Optional members may be missing or null."""
         for members in (
             {"user": ALICE},
             {"user": ALICE, "client_id": None, "scope": None, "profile_changed_at": None},
@@ -149,8 +149,8 @@ class VerifyTests(FxaCase):
             credentials = await self.identity.verify(token="alice")
             self.assertEqual(credentials, Credentials(uid=ALICE, scopes=()))
 
-    def test_slow(self) -> None:
-        """A server that says nothing is given up after the time that is allowed."""
+    def test_timeout(self) -> None:
+        """A request to a server that does not respond ends after the timeout."""
         self.oauth.hold = True
         verifying = self.verify()
         self.treq.flush()
@@ -162,25 +162,25 @@ class VerifyTests(FxaCase):
         self.assertEqual(self.oauth.gone, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_no_timer_stays(self) -> None:
-        """An answer in time leaves nothing behind."""
+    def test_response_leaves_no_timer(self) -> None:
+        """After a response no timer is left on the clock."""
         self.successResultOf(self.verify())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class AccountTests(FxaCase):
-    """What the auth server is asked, and what is made of its answers."""
+    """Requests to the auth server, and the interpretation of its responses."""
 
-    async def test_request(self) -> None:
-        """The token goes as a bearer token."""
+    async def test_token_is_sent_as_bearer_token(self) -> None:
+        """The token is sent in the Authorization header."""
         await self.identity.account(token="alice", credentials=CREDENTIALS)
         (seen,) = self.auth.seen
         self.assertEqual((seen.method, seen.path), ("GET", "/v1/account/profile"))
         self.assertEqual(seen.headers.getRawHeaders("authorization"), ["Bearer alice"])
         self.assertEqual(self.oauth.seen, [])
 
-    async def test_two_factor(self) -> None:
-        """An assurance level of two or more is two-factor authentication."""
+    async def test_assurance_level_two_is_two_factor(self) -> None:
+        """An assurance level of two or more means two-factor authentication."""
         for level, expected in ((0, False), (1, False), (1.9, False), (2, True), (3, True)):
             self.auth.answer = lambda _, level=level: Said(
                 members={"authenticatorAssuranceLevel": level}
@@ -188,16 +188,16 @@ class AccountTests(FxaCase):
             account = await self.identity.account(token="alice", credentials=CREDENTIALS)
             self.assertIs(account.two_factor, expected)
 
-    async def test_left_out(self) -> None:
-        """What the server leaves out, or says is null, is not there."""
+    async def test_missing_members_are_none(self) -> None:
+        """A member that is missing or null is None."""
         names = ("email", "locale", "authenticationMethods", "authenticatorAssuranceLevel")
         for members in ({}, dict.fromkeys(names), {"subscriptions": ["x"], "profileChangedAt": 7}):
             self.auth.answer = lambda _, members=members: Said(members=members)
             account = await self.identity.account(token="alice", credentials=CREDENTIALS)
             self.assertEqual(account, Account())
 
-    async def test_account_unknown(self) -> None:
-        """A refused token and an unknown account are the same to us."""
+    async def test_unknown_account_and_rejected_token(self) -> None:
+        """A rejected token and an unknown account both raise AccountUnknown."""
         for said in (
             error(401, 110),
             error(401, 102),
@@ -210,8 +210,8 @@ class AccountTests(FxaCase):
             with self.assertRaises(AccountUnknown):
                 await self.identity.account(token="alice", credentials=CREDENTIALS)
 
-    async def test_refused(self) -> None:
-        """Any other refusal is our own fault."""
+    async def test_other_refusals(self) -> None:
+        """Any other 4xx response raises UpstreamRefused."""
         for said in (
             error(400, 107),
             error(403, 999),
@@ -225,8 +225,8 @@ class AccountTests(FxaCase):
             with self.assertRaises(UpstreamRefused):
                 await self.identity.account(token="alice", credentials=CREDENTIALS)
 
-    async def test_unavailable(self) -> None:
-        """An answer that is none of an auth server says nothing of the account."""
+    async def test_unusable_response_is_an_outage(self) -> None:
+        """After an unusable response the auth server counts as unavailable."""
         for said in (
             error(500, 999),
             error(503, 102),
@@ -240,8 +240,8 @@ class AccountTests(FxaCase):
             with self.assertRaises(AuthUnavailable):
                 await self.identity.account(token="alice", credentials=CREDENTIALS)
 
-    async def test_lies(self) -> None:
-        """A success with a member of another type is not believed."""
+    async def test_malformed_success_is_an_outage(self) -> None:
+        """A response with status 200 and a member of a wrong type is rejected."""
         for name, values in {
             "email": [7, True, ["a@b"], {}, "\ud800"],
             "locale": [7, ["en"]],
@@ -253,8 +253,8 @@ class AccountTests(FxaCase):
                 with self.assertRaises(AuthUnavailable, msg=f"{name}: {value}"):
                     await self.identity.account(token="alice", credentials=CREDENTIALS)
 
-    def test_slow(self) -> None:
-        """A server that says nothing is given up after the time that is allowed."""
+    def test_timeout(self) -> None:
+        """A request to a server that does not respond ends after the timeout."""
         self.auth.hold = True
         asking = self.account()
         self.treq.flush()
@@ -263,12 +263,12 @@ class AccountTests(FxaCase):
 
 
 class SecrecyTests(FxaCase):
-    """A token is seen by the servers and by nobody else."""
+    """A token is sent to the identity servers and appears nowhere else."""
 
     token = "0123456789abcdef" * 4
 
-    def test_nowhere(self) -> None:
-        """Neither errors nor logs nor what is kept have it, whatever goes wrong."""
+    def test_token_is_in_no_error_log_or_cache(self) -> None:
+        """No error, log event or cache contains the token, whatever the servers respond."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -299,8 +299,8 @@ class SecrecyTests(FxaCase):
             self.assertNotIn(self.token, text)
             self.assertNotIn(self.token[::-1], text)
 
-    def test_redirects_take_it_nowhere(self) -> None:
-        """A redirect is not followed with the token in hand."""
+    def test_redirects_are_not_followed(self) -> None:
+        """A redirect of a server is not followed."""
         paths: list[str] = []
 
         def answer(seen: Seen) -> Said:
@@ -314,10 +314,10 @@ class SecrecyTests(FxaCase):
 
 
 class HeartbeatTests(FxaCase):
-    """Which of the servers answer."""
+    """The checks of the heartbeat."""
 
-    async def test_one_is_broken(self) -> None:
-        """A server that fails is told by name."""
+    async def test_broken_server_is_named(self) -> None:
+        """The check of a broken server fails, and that of the other one does not."""
 
         class Broken(FakeFxa):
             def render(self, request: Any) -> Any:

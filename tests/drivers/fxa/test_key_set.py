@@ -1,4 +1,4 @@
-"""The keys of the OAuth server, and tokens that are no longer trusted."""
+"""The keys of the OAuth server, and revoked access tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.support.fakes.oauth import ALICE, Said, error
 
 
 class KeySetTests(AccessTokenCase):
-    """When keys are fetched, and which are taken."""
+    """When keys are fetched, and which ones are used."""
 
-    def test_kept(self) -> None:
-        """Keys are fetched once for a while."""
+    def test_keys_are_cached(self) -> None:
+        """Keys are fetched once, and again after a while."""
         for _ in range(3):
             self.assertGood(self.token())
         self.assertEqual(self.oauth.fetches, 1)
@@ -27,8 +27,8 @@ class KeySetTests(AccessTokenCase):
         self.assertGood(self.token())
         self.assertEqual(self.oauth.fetches, 2)
 
-    def test_fetched_once_at_a_time(self) -> None:
-        """Tokens that come together share a fetch."""
+    def test_concurrent_tokens_share_a_fetch(self) -> None:
+        """Tokens that are verified at the same time share a fetch."""
         self.oauth.hold = True
         tokens = [self.token(), self.token(key=private_key("EC"))]
         verifying = [self.verify(token) for token in tokens]
@@ -40,8 +40,8 @@ class KeySetTests(AccessTokenCase):
             self.successResultOf(one)
         self.assertEqual(self.oauth.fetches, 1)
 
-    def test_new_key(self) -> None:
-        """A key that the server has since is found, at a bounded rate."""
+    def test_new_key_is_fetched(self) -> None:
+        """A key that the server has published since is fetched."""
         self.assertGood(self.token())
         new = private_key("RSA", 1)
         self.oauth.keys.append(public(new))
@@ -49,16 +49,16 @@ class KeySetTests(AccessTokenCase):
         self.assertGood(self.token(key=new))
         self.assertEqual(self.oauth.fetches, 2)
 
-    def test_removed_key(self) -> None:
-        """A key that the server no longer has does not count for long."""
+    def test_removed_key_expires(self) -> None:
+        """A key that the server has removed is not used after the next fetch."""
         token = self.token(exp=int(self.clock.seconds()) + 2 * FRESH)
         self.assertGood(token)
         self.oauth.keys = self.oauth.keys[1:]
         self.clock.advance(FRESH)
         self.assertBad(token)
 
-    def test_rate(self) -> None:
-        """Made-up keys cause no flood of fetches: the server is asked about such tokens."""
+    def test_unknown_keys_do_not_cause_fetches(self) -> None:
+        """Unknown key ids do not exceed the rate of fetches: the server verifies such tokens."""
         self.assertGood(self.token())
         for i in range(5):
             self.clock.advance(1)
@@ -66,8 +66,8 @@ class KeySetTests(AccessTokenCase):
         self.assertEqual(self.oauth.fetches, 1)
         self.assertEqual(len(self.oauth.verified), 5)
 
-    def test_new_key_within_the_rate(self) -> None:
-        """Until a new key may be fetched, the server tells of the tokens that it signed."""
+    def test_new_key_before_the_next_fetch(self) -> None:
+        """Until a new key may be fetched, the server verifies the tokens that it signed."""
         self.assertGood(self.token())
         new = private_key("RSA", 1)
         self.oauth.keys.append(public(new))
@@ -79,8 +79,8 @@ class KeySetTests(AccessTokenCase):
         self.assertEqual(credentials.expires_at, self.claims()["exp"])
         self.assertEqual(self.oauth.fetches, 1)
 
-    def test_no_keys(self) -> None:
-        """While the keys cannot be had, the server is asked about each token."""
+    def test_keys_unavailable(self) -> None:
+        """While the keys are unavailable, the server verifies each token."""
         token = self.token()
         self.known(token)
         fine = self.oauth.say
@@ -105,16 +105,16 @@ class KeySetTests(AccessTokenCase):
         )
         self.assertEqual(counted, 8)
 
-    def test_asked_about_only_if_the_claims_are_right(self) -> None:
-        """Not having the keys is no way around what is pinned."""
+    def test_claims_are_checked_without_keys(self) -> None:
+        """While the keys are unavailable, the claims are still checked."""
         self.oauth.answer = lambda seen: error(500, 999)
         self.assertBad(self.token(aud="dcdb5ae7add825d2"))
         self.assertBad(self.token(header={"alg": "RS512"}))
         self.assertBad(self.token(header={"typ": "JWT"}))
         self.assertEqual(self.oauth.verified, [])
 
-    def test_old_keys(self) -> None:
-        """While newer keys cannot be had, those that are there count for a day."""
+    def test_stale_keys(self) -> None:
+        """While newer keys are unavailable, the last ones are used for a day."""
         self.assertGood(self.token())
         fine = self.oauth.say
         self.oauth.answer = lambda seen: (
@@ -129,8 +129,8 @@ class KeySetTests(AccessTokenCase):
         self.assertGood(token)
         self.assertEqual(self.oauth.verified, [token])
 
-    def test_all_within_the_time(self) -> None:
-        """Fetching keys in vain leaves time to ask about the token, and no more."""
+    def test_timeout_covers_keys_and_verification(self) -> None:
+        """A failed fetch of keys leaves time to verify the token, within one timeout."""
         self.oauth.hold = True
         first = self.verify(self.token())
         self.treq.flush()
@@ -142,8 +142,8 @@ class KeySetTests(AccessTokenCase):
         self.treq.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_keys_that_are_left_out(self) -> None:
-        """A key for something else, or one that is too weak or too slow, does not count."""
+    def test_unsuitable_keys_are_ignored(self) -> None:
+        """A key for another purpose, or one that is too weak or too slow, is ignored."""
         good = public(private_key("RSA", 1))
         weak = {**good, "n": base64.urlsafe_b64encode(b"\xff" * 128).decode().rstrip("=")}
         slow = {**good, "n": base64.urlsafe_b64encode(b"\xff" * 2048).decode().rstrip("=")}
@@ -174,19 +174,19 @@ class KeySetTests(AccessTokenCase):
         del token
         self.assertGood(self.token(key=private_key("RSA", 1)))
 
-    def test_private_parts_are_not_taken(self) -> None:
-        """If a server published a private key, nothing of it would be kept here."""
+    def test_private_parts_are_discarded(self) -> None:
+        """If a server publishes a private key, only its public part is used."""
         self.oauth.keys = [private_key().as_dict(private=True)]
         self.assertGood(self.token())
         (key,) = self.identity._access_tokens._keys._keys.values()
         self.assertFalse(key.is_private)
 
 
-class ForgetTests(AccessTokenCase):
-    """Users whose tokens are no longer trusted."""
+class InvalidationTests(AccessTokenCase):
+    """Access tokens of users whose tokens were invalidated."""
 
-    def test_forget(self) -> None:
-        """Of a token from before, only the server can tell; a later one proves itself."""
+    def test_earlier_token_is_verified_by_the_server(self) -> None:
+        """A token from before the invalidation is verified by the server; a later one is not."""
         before = self.token()
         self.assertGood(before)
         self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
@@ -198,8 +198,8 @@ class ForgetTests(AccessTokenCase):
         self.assertGood(self.token())
         self.assertEqual(len(self.oauth.verified), 2)
 
-    def test_others(self) -> None:
-        """Other users are not concerned."""
+    def test_other_users_are_unaffected(self) -> None:
+        """Tokens of other users are unaffected."""
         self.successResultOf(
             Deferred.fromCoroutine(self.identity.invalidate_tokens(uid="b0b00000" * 4))
         )
@@ -207,20 +207,20 @@ class ForgetTests(AccessTokenCase):
         self.assertEqual(self.oauth.verified, [])
 
 
-class CachedTests(AccessTokenCase):
-    """With a token cache."""
+class CachedAccessTokenTests(AccessTokenCase):
+    """Access tokens with a token cache."""
 
     settings: ClassVar[dict[str, Any]] = {"token_cache_seconds": 7200}
 
-    def test_end(self) -> None:
-        """A token that proves itself is trusted until its own end at most."""
+    def test_cached_until_the_expiry(self) -> None:
+        """A self-contained token is cached until its own expiry at most."""
         token = self.token()
         self.assertGood(token)
         self.clock.advance(3600)
         self.assertBad(token)
 
-    def test_forget(self) -> None:
-        """A forgotten token is asked about, though it still proves itself."""
+    def test_invalidation_of_a_cached_token(self) -> None:
+        """An invalidated token is verified by the server although its signature is valid."""
         token = self.token()
         self.assertGood(token)
         self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
@@ -228,10 +228,10 @@ class CachedTests(AccessTokenCase):
 
 
 class SettingsTests(SynchronousTestCase):
-    """What has to be set together."""
+    """Settings that depend on each other."""
 
-    def test_pinned(self) -> None:
-        """Keys without an issuer and an audience are refused at the start."""
+    def test_keys_require_issuer_and_audience(self) -> None:
+        """``identity.jwks_url`` without issuer and audience is a configuration error."""
         url = "identity.jwks_url=http://oauth.example/v1/jwks"
         issuer = "identity.issuer: must be set when identity.jwks_url is set"
         audience = "identity.audience: must be set when identity.jwks_url is set"

@@ -1,4 +1,4 @@
-"""Tokens of users of whom another web process has heard that theirs are no longer good."""
+"""Revocations that web processes share."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.support.fakes.oauth import ALICE
 @implementer(IRevocations)
 class FakeRevocations:
     """
-    What all processes know, in memory.
+    Shared revocations in memory.
 
-    :ivar down: whether nobody can tell.
+    :ivar down: whether they are unavailable.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -46,7 +46,7 @@ class FakeRevocations:
 
 
 class TwoProcesses(AccessTokenCase):
-    """Two drivers that hear of each other, as those of two web processes do."""
+    """The drivers of two web processes that share revocations."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -55,7 +55,7 @@ class TwoProcesses(AccessTokenCase):
         self.here, self.there = self.make(), self.make()
 
     def make(self, **settings: Any) -> FxaIdentity:
-        """A driver of a process."""
+        """Return the driver of a process."""
         settings = {**self.trust(), "oauth_url": "http://oauth.example/v1", **settings}
         return FxaIdentity(
             self.treq,
@@ -66,7 +66,7 @@ class TwoProcesses(AccessTokenCase):
         )
 
     def trust(self) -> dict[str, Any]:
-        """The settings that say which tokens are trusted."""
+        """Return the settings that make the drivers trust tokens."""
         raise NotImplementedError
 
     def forget(self, identity: FxaIdentity) -> Deferred[None]:
@@ -84,14 +84,14 @@ class TwoProcesses(AccessTokenCase):
             self.failureResultOf(self.verify_at(identity, token), InvalidToken)
 
 
-class TrustedTests(TwoProcesses):
-    """Tokens that are trusted for a while."""
+class CachedTokenTests(TwoProcesses):
+    """Cached tokens and shared revocations."""
 
     def trust(self) -> dict[str, Any]:
         return {"token_cache_seconds": 600}
 
-    def test_heard_elsewhere(self) -> None:
-        """What one process hears of a user the other one knows; other users do not matter."""
+    def test_revocation_in_another_process(self) -> None:
+        """A revocation in one process holds in the other, for this user only."""
         for token in ("alice", "bob"):
             self.assert_good(token, self.here, self.there)
         self.clock.advance(100)
@@ -102,16 +102,16 @@ class TrustedTests(TwoProcesses):
         self.assert_good("bob", self.here, self.there)
         self.assertEqual(self.oauth.verified, ["alice", "alice"])
 
-    def test_trusted_again(self) -> None:
-        """What is verified well after that is trusted; until then clocks might differ."""
+    def test_tokens_are_cached_again_later(self) -> None:
+        """Tokens verified after the revocation are cached again, once clocks cannot differ."""
         self.successResultOf(self.forget(self.here))
         for seconds, asked in ((0, 1), (0, 2), (SKEW, 3), (1, 4), (1, 4)):
             self.clock.advance(seconds)
             self.assert_good("alice", self.there)
             self.assertEqual(len(self.oauth.verified), asked, seconds)
 
-    def test_nobody_can_tell(self) -> None:
-        """While nobody can tell, each token is asked about."""
+    def test_revocations_unavailable(self) -> None:
+        """While revocations are unavailable, each token is verified."""
         self.assert_good("alice", self.there)
         self.revocations.down = True
         self.assert_good("alice", self.there, self.there)
@@ -120,8 +120,8 @@ class TrustedTests(TwoProcesses):
         self.assert_good("alice", self.there)
         self.assertEqual(len(self.oauth.verified), 3)
 
-    def test_cannot_be_told(self) -> None:
-        """That the others cannot be told is an error, but this process has heard of it."""
+    def test_revocation_that_cannot_be_shared(self) -> None:
+        """A revocation that cannot be shared raises an error, and holds in this process."""
         self.assert_good("alice", self.here)
         self.revocations.down = True
         self.failureResultOf(self.forget(self.here), CacheError)
@@ -129,16 +129,16 @@ class TrustedTests(TwoProcesses):
         self.assert_good("alice", self.here)
         self.assertEqual(len(self.oauth.verified), 2)
 
-    def test_nothing_is_trusted(self) -> None:
-        """A process that asks about each token needs to hear nothing."""
+    def test_process_without_cache_needs_no_revocations(self) -> None:
+        """A process that verifies each token does not use the revocations."""
         self.revocations.down = True
         identity = self.make(token_cache_seconds=0)
         self.assert_good("alice", identity)
         self.successResultOf(self.forget(identity))
 
 
-class SignedTests(TwoProcesses):
-    """Tokens that prove themselves."""
+class SignedTokenTests(TwoProcesses):
+    """Self-contained tokens and shared revocations."""
 
     def trust(self) -> dict[str, Any]:
         return {
@@ -147,8 +147,8 @@ class SignedTests(TwoProcesses):
             "audience": (AUDIENCE,),
         }
 
-    def test_heard_elsewhere(self) -> None:
-        """Of a token from before that, only the server can tell; a later one proves itself."""
+    def test_revocation_in_another_process(self) -> None:
+        """A token from before the revocation is verified by the server; a later one is not."""
         before = self.token()
         self.assert_good(before, self.here, self.there)
         self.clock.advance(100)
@@ -159,8 +159,8 @@ class SignedTests(TwoProcesses):
         self.assert_good(self.token(), self.here, self.there)
         self.assertEqual(len(self.oauth.verified), 2)
 
-    def test_nobody_can_tell(self) -> None:
-        """While nobody can tell, the server is asked about each token."""
+    def test_revocations_unavailable(self) -> None:
+        """While revocations are unavailable, the server verifies each token."""
         token = self.token()
         self.known(token)
         self.revocations.down = True

@@ -1,4 +1,4 @@
-"""Tokens, and those that are trusted for a while."""
+"""Concurrent verifications, and the cache of verified tokens."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.fakes.oauth import ALICE, error
 
 
 class SingleFlightTests(FxaCase):
-    """Concurrent requests with one token."""
+    """Concurrent requests with one token share a verification."""
 
     def setUp(self) -> None:
         super().setUp()
         self.oauth.hold = True
 
-    def test_one_request(self) -> None:
-        """They verify it once."""
+    def test_concurrent_requests_verify_once(self) -> None:
+        """Concurrent requests with one token verify it once."""
         verifying = [self.verify() for _ in range(5)]
         self.treq.flush()
         self.release()
@@ -30,23 +30,23 @@ class SingleFlightTests(FxaCase):
         self.assertEqual({result.uid for result in results}, {ALICE})
         self.assertEqual(self.oauth.verified, ["alice"])
 
-    def test_other_tokens(self) -> None:
-        """Other tokens are verified on their own."""
+    def test_each_token_is_verified(self) -> None:
+        """Requests with different tokens do not share a verification."""
         verifying = [self.verify("alice"), self.verify("bob")]
         self.treq.flush()
         self.release()
         uids = [self.successResultOf(v).uid for v in verifying]
         self.assertEqual(len(set(uids)), 2)
 
-    def test_not_remembered(self) -> None:
-        """Without a token cache the next request asks again."""
+    def test_nothing_is_cached_by_default(self) -> None:
+        """Without a token cache each request verifies the token."""
         self.oauth.hold = False
         for _ in range(2):
             self.successResultOf(self.verify())
         self.assertEqual(self.oauth.verified, ["alice", "alice"])
 
-    def test_failure_is_shared(self) -> None:
-        """If it fails it fails for all, and the next request asks again."""
+    def test_rejection_is_shared(self) -> None:
+        """A rejection reaches all waiting requests; the next request verifies again."""
         verifying = [self.verify("nobody") for _ in range(3)]
         self.treq.flush()
         self.release()
@@ -55,8 +55,8 @@ class SingleFlightTests(FxaCase):
         self.failureResultOf(self.verify("nobody"), InvalidToken)
         self.assertEqual(self.oauth.verified, ["nobody", "nobody"])
 
-    def test_cancelling_one(self) -> None:
-        """Who gives up does not disturb the others, even if they began it."""
+    def test_cancelled_request_does_not_disturb_the_others(self) -> None:
+        """A cancelled request does not disturb the others, even if it came first."""
         verifying = [self.verify() for _ in range(3)]
         self.treq.flush()
         verifying[0].cancel()
@@ -66,8 +66,8 @@ class SingleFlightTests(FxaCase):
             self.assertEqual(self.successResultOf(other).uid, ALICE)
         self.assertEqual(self.oauth.verified, ["alice"])
 
-    def test_cancelling_all(self) -> None:
-        """When nobody waits the request is given up, and whoever comes later starts anew."""
+    def test_abandoned_verification_is_cancelled(self) -> None:
+        """When all requests are cancelled the verification is, and the next request starts anew."""
         verifying = [self.verify() for _ in range(2)]
         self.treq.flush()
         for waiter in verifying:
@@ -81,8 +81,8 @@ class SingleFlightTests(FxaCase):
         self.assertEqual(self.successResultOf(late).uid, ALICE)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_late_comer_has_no_more_time(self) -> None:
-        """The time that is allowed is that of the request they share."""
+    def test_joining_does_not_extend_the_timeout(self) -> None:
+        """A request that joins later ends with the timeout of the shared verification."""
         first = self.verify()
         self.clock.advance(3)
         second = self.verify()
@@ -92,14 +92,14 @@ class SingleFlightTests(FxaCase):
 
 
 class TokenCacheTests(FxaCase):
-    """Tokens that are trusted for a while."""
+    """Verified tokens are cached for ``identity.token_cache_seconds``."""
 
     def setUp(self) -> None:
         super().setUp()
         self.identity = self.make(token_cache_seconds=60)
 
-    def test_trusted(self) -> None:
-        """A verified token is not asked about again until the time is over."""
+    def test_token_is_cached_for_its_time(self) -> None:
+        """A cached token is not verified again until its time is over."""
         first = self.successResultOf(self.verify())
         self.clock.advance(59)
         self.assertEqual(self.successResultOf(self.verify()), first)
@@ -108,34 +108,34 @@ class TokenCacheTests(FxaCase):
         self.successResultOf(self.verify())
         self.assertEqual(self.oauth.verified, ["alice", "alice"])
 
-    def test_not_refreshed_by_use(self) -> None:
-        """Using a token does not make it trusted for longer."""
+    def test_use_does_not_extend_the_time(self) -> None:
+        """Using a cached token does not extend its time."""
         for _ in range(3):
             self.successResultOf(self.verify())
             self.clock.advance(30)
         self.assertEqual(self.oauth.verified, ["alice", "alice"])
 
-    def test_refusals_are_not_kept(self) -> None:
-        """A token that is not good now may be good later."""
+    def test_rejections_are_not_cached(self) -> None:
+        """A rejected token is verified again."""
         self.failureResultOf(self.verify("carol"), InvalidToken)
         self.server.accounts["carol"] = self.server.accounts["alice"]
         self.successResultOf(self.verify("carol"))
 
-    def test_failures_are_not_kept(self) -> None:
-        """A failure of the server is over when it is over."""
+    def test_outages_are_not_cached(self) -> None:
+        """After an outage the next request verifies the token."""
         self.oauth.answer = lambda _: error(500, 999)
         self.failureResultOf(self.verify(), OAuthUnavailable)
         self.oauth.answer = None
         self.successResultOf(self.verify())
 
-    def test_survives_the_server(self) -> None:
-        """A trusted token needs no server."""
+    def test_cached_token_survives_an_outage(self) -> None:
+        """A cached token is accepted while the server is down."""
         self.successResultOf(self.verify())
         self.oauth.answer = lambda _: error(500, 999)
         self.successResultOf(self.verify())
 
-    def test_forget(self) -> None:
-        """Every token of a user is forgotten, and no one else's."""
+    def test_invalidation_affects_all_tokens_of_the_user(self) -> None:
+        """An invalidation affects every cached token of the user, and of no other user."""
         self.server.accounts["alice2"] = self.server.accounts["alice"]
         for token in ("alice", "alice2", "bob"):
             self.successResultOf(self.verify(token))
@@ -147,8 +147,8 @@ class TokenCacheTests(FxaCase):
         self.assertEqual(self.oauth.verified.count("bob"), 1)
         self.assertEqual(self.oauth.verified.count("alice2"), 2)
 
-    def test_account_is_gone(self) -> None:
-        """A token whose account the auth server does not know is asked about again."""
+    def test_unknown_account_removes_the_token(self) -> None:
+        """A token whose account is unknown is removed from the cache."""
         for token in ("alice", "bob"):
             self.successResultOf(self.verify(token))
         self.auth.answer = lambda _: error(400, 102)
@@ -160,8 +160,8 @@ class TokenCacheTests(FxaCase):
             self.successResultOf(self.verify(token))
         self.assertEqual(self.oauth.verified, ["alice", "bob", "alice"])
 
-    def test_forget_while_verifying(self) -> None:
-        """An answer from before the user was forgotten is not trusted after it."""
+    def test_invalidation_during_a_verification(self) -> None:
+        """A verification that began before an invalidation is not cached."""
         self.oauth.hold = True
         verifying = self.verify()
         self.treq.flush()
@@ -171,8 +171,8 @@ class TokenCacheTests(FxaCase):
         self.successResultOf(self.verify())
         self.assertEqual(self.oauth.verified, ["alice", "alice"])
 
-    def test_never_longer_than_the_token(self) -> None:
-        """A token that says when it ends is trusted until then at most."""
+    def test_token_is_not_cached_beyond_its_expiry(self) -> None:
+        """A token with an expiry is cached until then at most."""
         token = jwt_like(exp=self.clock.seconds() + 10)
         self.server.accounts[token] = self.server.accounts["alice"]
         credentials = self.successResultOf(self.verify(token))
@@ -185,8 +185,8 @@ class TokenCacheTests(FxaCase):
         self.successResultOf(self.verify(token))
         self.assertEqual(len(self.oauth.verified), 3)
 
-    def test_nonsense_about_the_end(self) -> None:
-        """An end that is no time is no reason to trust a token for longer or for ever."""
+    def test_invalid_expiry_is_ignored(self) -> None:
+        """An expiry that is not a valid time is ignored."""
         for exp in ("soon", None, True, float("nan"), float("inf"), -1, [1]):
             token = jwt_like(exp=exp)
             self.server.accounts[token] = self.server.accounts["alice"]

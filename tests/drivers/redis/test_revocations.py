@@ -1,4 +1,4 @@
-"""Revocations in Redis, against a server of its own."""
+"""Revocations in Redis, tested with a real server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if missing() is None:
 
 
 class RedisRevocationsTests(RedisCase):
-    """What processes tell each other of tokens."""
+    """Revocations that web processes share in Redis."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -27,11 +27,11 @@ class RedisRevocationsTests(RedisCase):
         return revocations
 
     def time(self) -> int:
-        """The time of the server."""
+        """Return the time of the server."""
         return int(self.redis.ask("TIME").split("\r\n")[2])
 
-    async def test_told(self) -> None:
-        """What one process tells another one knows: when it was, by the clock of the server."""
+    async def test_revocation_is_visible_in_other_processes(self) -> None:
+        """Another process reads the time of a revocation, by the clock of the server."""
         here, there = self.revocations(), self.revocations()
         self.assertIsNone(await there.revoked_at(uid=ALICE))
         before = self.time()
@@ -40,8 +40,8 @@ class RedisRevocationsTests(RedisCase):
         self.assertTrue(before <= first <= self.time())
         self.assertIsNone(await there.revoked_at(uid=BOB))
 
-    async def test_ends_by_itself(self) -> None:
-        """It is remembered for as long as told."""
+    async def test_revocations_expire(self) -> None:
+        """A revocation is kept for the given time."""
         revocations = self.revocations(keep=60)
         await revocations.revoke(uid=ALICE)
         left = int(self.redis.ask("PTTL", f"fxprofile:revoked:{ALICE}")[1:])
@@ -49,8 +49,8 @@ class RedisRevocationsTests(RedisCase):
         self.redis.ask("PEXPIRE", f"fxprofile:revoked:{ALICE}", "0")
         self.assertIsNone(await revocations.revoked_at(uid=ALICE))
 
-    async def test_down(self) -> None:
-        """When nobody can tell, it is an error of the cache."""
+    async def test_redis_is_down(self) -> None:
+        """While Redis is down, both methods raise CacheError."""
         revocations = self.revocations()
         await revocations.revoke(uid=ALICE)
         self.redis.stop()
@@ -59,8 +59,8 @@ class RedisRevocationsTests(RedisCase):
         with self.assertRaises(CacheError):
             await revocations.revoked_at(uid=ALICE)
 
-    async def test_nonsense(self) -> None:
-        """What someone else put under our key is no time."""
+    async def test_foreign_data_is_ignored(self) -> None:
+        """A value that this driver did not write counts as no revocation."""
         revocations = self.revocations()
         self.redis.ask("SET", f"fxprofile:revoked:{ALICE}", "yesterday")
         self.assertIsNone(await revocations.revoked_at(uid=ALICE))
