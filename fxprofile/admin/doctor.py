@@ -182,10 +182,11 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         label, advice = name.replace("_", "-"), _PROVISION.format(f"queue.{name}_url")
         yield Check(f"{label} queue", partial(_queue, tools, name), advice)
     if serves_web:
-        for server in tools.identity.servers:
+        # An identity driver that cannot be made is a finding, so it is made by the check.
+        for server in ("oauth", "auth") if settings.identity.driver == "fxa" else ():
             advice = f"check identity.{server}_url; is the server running and reachable from here?"
             yield Check(f"{server} server", partial(_identity, tools, server, advice), advice)
-        if not tools.identity.servers:
+        if settings.identity.driver == "dev":
             yield Check("identity", _development_accounts, "")
         advice = "check cache.url; without it the service works, but slower"
         yield Check("cache", partial(_cache, tools), advice)

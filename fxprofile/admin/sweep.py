@@ -196,8 +196,8 @@ class Sweep:
         :raises StoreError: if one is not in that order, as no finding could be trusted.
         """
         streams: tuple[AsyncIterator[tuple[str, ObjectInfo | Row]], ...] = (
-            self._pictures(),
-            self._originals(),
+            self._objects(self.public, PUBLIC_PREFIX, id_of_public_key),
+            self._objects(self.private, "", lambda key: key if is_id(key) else None),
             self._all_rows(),
         )
         heads = [await anext(stream, None) for stream in streams]
@@ -214,22 +214,15 @@ class Sweep:
             rows = [item for item in taken if not isinstance(item, ObjectInfo)]
             yield Found(avatar_id, row=rows[0] if rows else None, objects=objects)
 
-    async def _pictures(self) -> AsyncIterator[tuple[str, ObjectInfo]]:
-        async for info in self._objects(self.public, PUBLIC_PREFIX):
-            avatar_id = id_of_public_key(info.key)
-            if avatar_id is not None:
-                yield avatar_id, info
-
-    async def _originals(self) -> AsyncIterator[tuple[str, ObjectInfo]]:
-        async for info in self._objects(self.private, ""):
-            if is_id(info.key):
-                yield info.key, info
-
-    async def _objects(self, bucket: IBucket, prefix: str) -> AsyncIterator[ObjectInfo]:
+    async def _objects(
+        self, bucket: IBucket, prefix: str, id_of: Callable[[str], str | None]
+    ) -> AsyncIterator[tuple[str, ObjectInfo]]:
+        """Yield the objects of avatars, each with the avatar id in its key."""
         after, number = "", 0
         while page := await bucket.list(prefix=prefix, after=after, limit=self.page):
             for info in page:
-                yield info
+                if (avatar_id := id_of(info.key)) is not None:
+                    yield avatar_id, info
             after, number = page[-1].key, number + len(page)
             _log.info("Listed {number} objects of {bucket}", number=number, bucket=bucket)
 

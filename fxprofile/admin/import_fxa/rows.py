@@ -72,18 +72,13 @@ def import_names(
             fates.append(Fate.CHANGED_HERE)
         else:
             fates.append(Fate.UPDATED if row.display_name else Fate.IMPORTED)
-            if not dry_run:
-                _change_name(connection, uid, name)
+            locked = None if dry_run else store.lock_profile(connection, uid)
+            # Its user may have changed it before it was locked.
+            if locked is not None and _is_untouched(connection, locked):
+                store.change_profile(connection, locked, IMPORTED_AT, display_name=name)
     if new and not dry_run:
         store.insert_if_absent(connection, profiles, *new)
     return fates
-
-
-def _change_name(connection: Connection, uid: str, name: str | None) -> None:
-    row = store.lock_profile(connection, uid)
-    # Its user may have changed it before it was locked.
-    if row is not None and _is_untouched(connection, row):
-        store.change_profile(connection, row, IMPORTED_AT, display_name=name)
 
 
 def standing(connection: Connection, uid: str, avatar_id: str) -> Fate | None:

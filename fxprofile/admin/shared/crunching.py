@@ -1,4 +1,8 @@
-"""The worker's cruncher for commands, and bounded concurrent work."""
+"""
+The worker's cruncher for commands, and bounded concurrent work.
+
+Twisted's ``gatherResults`` neither bounds the calls nor cancels the others when one fails.
+"""
 
 from __future__ import annotations
 

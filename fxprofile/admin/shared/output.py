@@ -1,4 +1,9 @@
-"""Text for people: tables, times and sizes."""
+"""
+Text for people: tables, times and sizes.
+
+Tables are plain lines, without rich: it wraps and truncates cells where there is no terminal, and
+this output is also read with grep and awk.
+"""
 
 from __future__ import annotations
 
