@@ -110,7 +110,7 @@ class Profiles:
 
         :returns: None if the token may not see any field.
         :raises DriverError: if the profile could not be read.
-        :raises AccountUnknown: if the account no longer exists.
+        :raises AccountUnknown: if the account does not exist.
         """
         fields = visible_fields(credentials.scopes)
         if not fields:

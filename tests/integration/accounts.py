@@ -1,4 +1,4 @@
-"""A daemon that knows its users from an OAuth and an auth server, which are in the test."""
+"""A daemon whose OAuth and auth servers run in the test process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.daemon import Daemon
 from tests.support.fakes.oauth import FakeAccount, FakeAuth, FakeOAuth
 from tests.support.servers.local import free_port
 
-#: What the auth server and the daemon share.
+#: The secret bearer token of the auth server and the daemon.
 SECRET = "5ecret-of-the-two-servers"
 
 _WHOLE = ("profile", "profile:write")
@@ -35,14 +35,14 @@ _WHOLE = ("profile", "profile:write")
 
 @dataclass
 class Reply:
-    """What the daemon answered."""
+    """A response of the daemon."""
 
     status: int
     headers: Headers
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The only header of this name, or None."""
+        """Return the only header of this name, or None."""
         values = self.headers.getRawHeaders(name) or []
         if len(values) > 1:
             raise AssertionError(f"{name} is there {len(values)} times")
@@ -54,7 +54,7 @@ class Reply:
 
     @property
     def error(self) -> tuple[int, int]:
-        """The status and the errno of an error, whose body repeats the status."""
+        """Return the status and the errno of an error; its body must repeat the status."""
         if self.json["code"] != self.status:
             raise AssertionError(f"a {self.status} says {self.json}")
         return self.status, self.json["errno"]
@@ -62,7 +62,7 @@ class Reply:
 
 @dataclass
 class Place:
-    """A daemon, and where it looks for its servers."""
+    """A daemon, and the ports of its servers."""
 
     daemon: Daemon
     database_url: str
@@ -71,7 +71,7 @@ class Place:
     customs_port: int = field(default_factory=free_port)
 
     def named(self, value: object) -> object:
-        """A setting that may name the ports of the servers."""
+        """Return a setting, with the ports of the servers filled in."""
         if not isinstance(value, str):
             return value
         return value.replace("{oauth}", str(self.oauth_port)).replace(
@@ -79,7 +79,7 @@ class Place:
         )
 
 
-#: The daemon that runs, by the classes whose tests may share it.
+#: The running daemon, by the test classes that may share it.
 _places: dict[object, Place] = {}
 
 
@@ -146,18 +146,18 @@ class AccountsCase(TestCase):
     # The servers.
 
     def serve(self, number: int, what: Resource | Factory) -> None:
-        """Answer on a port in this way, in place of who did so before."""
+        """Serve a resource on a port, instead of the previous one."""
         if number in self._serving:
             raise AssertionError("somebody listens there: close() it first")
         factory = Site(what, reactor=reactor) if isinstance(what, Resource) else what
         factory.noisy = False
-        # A wrapper knows its connections, which daemons keep open.
+        # The wrapper closes the connections that daemons keep open.
         self._serving[number] = reactor.listenTCP(
             number, WrappingFactory(factory), interface="127.0.0.1"
         )
 
     async def close(self, number: int) -> None:
-        """Let nobody listen on a port."""
+        """Stop listening on a port."""
         port = self._serving.pop(number, None)
         if port is None:
             return
@@ -172,7 +172,7 @@ class AccountsCase(TestCase):
             await self.close(number)
 
     def account(self, *scopes: str, **details: Any) -> FakeAccount:
-        """A user whom nobody has seen before, with an address unless told otherwise."""
+        """Return a new user, by default with an e-mail address."""
         token = details.pop("token", secrets.token_hex(32))
         details.setdefault("email", f"{secrets.token_hex(4)}@example.com")
         account = FakeAccount(
@@ -214,7 +214,7 @@ class AccountsCase(TestCase):
         return Reply(response.code, response.headers, await response.content())
 
     async def profile(self, who: FakeAccount) -> dict[str, Any]:
-        """The profile of a user."""
+        """Return the profile of a user."""
         reply = await self.ask("GET", "/v1/profile", who)
         self.assertEqual(reply.status, 200, reply.body)
         return dict(reply.json)
@@ -225,7 +225,7 @@ class AccountsCase(TestCase):
         self.assertEqual((reply.status, reply.json), (200, {}))
 
     async def all_of(self, *work: Any) -> list[Any]:
-        """Do all of this at one time."""
+        """Run all of these concurrently, and return their results."""
         return list(
             await gatherResults([Deferred.fromCoroutine(w) for w in work], consumeErrors=True)
         )
@@ -241,14 +241,14 @@ class AccountsCase(TestCase):
     # The queues.
 
     def queue(self, name: str) -> DatabaseQueue:
-        """A queue of the daemon."""
+        """Return a queue of the daemon."""
         database = Database(reactor, self.place.database_url, migrate=False, threads=1)
         database.startService()
         self.addCleanup(database.stopService)
         return DatabaseQueue(database, name, 30, None, reactor)
 
     async def told(self, updates: DatabaseQueue, uid: str) -> int:
-        """How often the updates queue has named a user since it was last asked."""
+        """Return how often the updates queue has named a user since the last call."""
         count = 0
         while messages := await updates.receive(max_messages=10, wait=0):
             for message in messages:
@@ -260,5 +260,5 @@ class AccountsCase(TestCase):
 
 
 def event(name: str, uid: str, **more: Any) -> str:
-    """What the auth server publishes through SNS."""
+    """Return the message of an account event, as the auth server publishes it through SNS."""
     return json.dumps({"Message": json.dumps({"event": name, "uid": uid, **more})})

@@ -11,7 +11,7 @@ from tests.support.servers import mariadb, postgresql
 
 DEFAULT_ID = "0" * 32
 
-#: Texts that one database or another keeps otherwise than they came.
+#: Texts that some databases change when they store them.
 NAMES = (
     "Zoë 🦊",
     "日本",
@@ -246,7 +246,7 @@ class ServerEndpoints(Endpoints):
             reply = await self.ask("POST", "/v1/display_name", alice, {"displayName": "Bob"})
             self.assertEqual(reply.error, (503, 106))
             self.assertEqual((await self.ask("GET", "/v1/uid", alice)).status, 200)
-            # The last heartbeat before it may be good for a moment yet.
+            # An earlier heartbeat may still be cached for a moment.
             await self.until(ill, "the heartbeat does not tell")
             self.assertEqual((await self.ask("GET", "/__lbheartbeat__", None)).status, 200)
         finally:

@@ -24,7 +24,7 @@ MEMBERS = {
 
 SUMMARY = {"method", "route", "status", "errno", "ms", "uid_hash", "request_id"}
 
-#: In everything that is sent here and has no business in a log.
+#: Part of every secret that is sent here.
 MARK = "5e4re7"
 
 
@@ -42,7 +42,7 @@ class MozlogTests(AccountsCase):
     }
 
     def lines(self) -> list[dict[str, Any]]:
-        """All that it has said, each line of which is JSON."""
+        """Return the lines of the log, each of which must be JSON."""
         return [json.loads(line) for line in self.daemon.output.splitlines()]
 
     def summaries(self) -> dict[str, dict[str, Any]]:
@@ -95,7 +95,7 @@ class MozlogTests(AccountsCase):
         self.assertNotIn(MARK, self.daemon.output)
 
     async def provoke(self) -> None:
-        """Let everything go wrong that can, with marks in all that is sent."""
+        """Send requests that fail in every way, each marked as secret."""
         alice = self.account(
             token=f"alice{MARK}", email=f"alice{MARK}@example.com", locale=f"x-{MARK}"
         )
@@ -175,7 +175,7 @@ class MozlogTests(AccountsCase):
         for secret in (MARK, SECRET, "example.com"):
             told = [line for line in lines if secret in json.dumps(line, ensure_ascii=False)]
             self.assertEqual(told, [], secret)
-        # All of it left its traces.
+        # Each request has been logged.
         statuses = {fields["status"] for fields in self.summaries().values()}
         self.assertLessEqual({200, 201, 400, 401, 404, 422, 429, 500, 503}, statuses)
         tracebacks = [line for line in lines if "traceback" in line["Fields"]]

@@ -55,7 +55,7 @@ class CustomsTests(_Uploads):
         self.assertEqual((await self.profile(alice))["uid"], alice.uid)
 
     async def in_time(self, who: FakeAccount) -> Reply:
-        """Upload until the server was heard in time, of which a slow machine may have little."""
+        """Upload until the customs server responds in time: the machine may be slow."""
         while True:
             missed = self.daemon.output.count("Upload admitted without customs")
             reply = await self.upload(who)
@@ -92,8 +92,8 @@ class FakeSentry(Resource):
         if request.getHeader("content-encoding") == "gzip":
             data = gzip.decompress(data)
         self.sent += data
-        # https://develop.sentry.dev/sdk/data-model/envelopes/: each header is followed by
-        # what it is of, each on a line.
+        # https://develop.sentry.dev/sdk/data-model/envelopes/: each header line is followed by
+        # the line of its item.
         members = [json.loads(line) for line in data.splitlines() if line.startswith(b"{")]
         self.events += [item for item in members if "exception" in item]
         return b"{}"

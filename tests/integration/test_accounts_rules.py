@@ -22,7 +22,7 @@ class HeaderTests(AccountsCase):
     """The headers of every response, and those of the profile."""
 
     def assert_safe(self, reply: Reply) -> None:
-        """See that an answer has what all of them have."""
+        """Check the headers that every response has."""
         for name, value in (
             ("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),
             ("X-Content-Type-Options", "nosniff"),
@@ -129,7 +129,7 @@ class MonogramTests(AccountsCase):
     """Users without an avatar have a monogram."""
 
     async def avatar(self, *scopes: str, name: str | None, email: str | None) -> str:
-        """Where the avatar of such a user is, which two endpoints agree about."""
+        """Return the avatar URL of such a user, which must be the same at two endpoints."""
         writer = self.account(email=email)
         reader = self.account(*scopes, email=email)
         reader.uid = writer.uid

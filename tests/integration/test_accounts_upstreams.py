@@ -13,10 +13,10 @@ from tests.support.fakes.oauth import FakeAccount, Said, Seen, error
 from tests.support.servers import hostile
 from tests.support.servers.hostile import Connection, Hostile
 
-#: Where a token is in a request to either server.
+#: The token in a request to either server.
 _TOKEN = re.compile(rb'"token": ?"(\w+)"|Bearer (\w+)')
 
-#: What a server of the right kind, which speaks HTTP, may say instead of an answer.
+#: Unusable responses of an HTTP server.
 NONSENSE = {
     "no_json": Said(body=b"<html>Welcome</html>"),
     "empty": Said(body=b""),
@@ -33,7 +33,7 @@ NONSENSE = {
     "unavailable": error(503, 201, "upstream-secret"),
 }
 
-#: What else the OAuth server may say, and what becomes of it.
+#: Other responses of the OAuth server, and the status and errno that follow.
 OAUTH = {
     "unknown": (error(400, 108, "upstream-secret"), 401, 100),
     "unauthorized": (error(401, 110, "upstream-secret"), 401, 100),
@@ -45,7 +45,7 @@ OAUTH = {
     "no_scope": (Said(members={"user": "a" * 32}), 403, 100),
 }
 
-#: The same of the auth server.
+#: Other responses of the auth server, and the status and errno that follow.
 AUTH = {
     "unauthorized": (error(401, 110, "upstream-secret"), 401, 100),
     "gone": (error(400, 102, "upstream-secret"), 401, 100),
@@ -104,7 +104,7 @@ class UpstreamTests(AccountsCase):
         self.assertEqual(sorted(self.oauth.verified), sorted(said), "a failure was tried again")
 
     async def test_unusable_responses_of_the_auth_server(self) -> None:
-        """An account that the auth server does not know is 401; an unexpected 4xx is ours."""
+        """An account that the auth server does not know is 401; any other 4xx is 500."""
         said = {**NONSENSE, **{name: row[0] for name, row in AUTH.items()}}
         expected = {**dict.fromkeys(NONSENSE, (503, 105)), **{n: r[1:] for n, r in AUTH.items()}}
         self.auth.answer = self.by_token(said)
@@ -112,7 +112,7 @@ class UpstreamTests(AccountsCase):
             self.account(token=name)
         for path in ("/v1/profile", "/v1/email", "/v1/avatar"):
             await self.all_of(*(self.fails(name, path, expected[name]) for name in said))
-        # Who does not need it does not notice.
+        # Requests that do not need the auth server succeed.
         for name in said:
             self.assertEqual((await self.ask("GET", "/v1/uid", name)).status, 200)
 
@@ -151,7 +151,7 @@ class UpstreamTests(AccountsCase):
         self.assertLess(len(self.oauth.verified), 40)
 
     async def verify_when_all_ask(self, last: FakeAccount) -> None:
-        """Let the OAuth server answer, when it was asked by those who came before this one."""
+        """Release the OAuth server, once the earlier requests have reached it."""
 
         async def asked() -> bool:
             return last.token in self.oauth.verified

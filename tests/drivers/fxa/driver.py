@@ -1,4 +1,4 @@
-"""A driver for Firefox Accounts, with a clock and fake servers."""
+"""Base of tests of the Firefox Accounts driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CREDENTIALS = Credentials(uid=ALICE, scopes=("profile",))
 
 
 def jwt_like(**claims: Any) -> str:
-    """A token that looks like a JWT, signed by nobody."""
+    """Return a token of the form of a JWT, without a valid signature."""
     parts = [json.dumps(part).encode() for part in ({"alg": "RS256"}, claims)]
     return ".".join(
         base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (*parts, b"signature")

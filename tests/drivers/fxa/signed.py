@@ -1,4 +1,4 @@
-"""Signed access tokens, and a driver that checks them."""
+"""Base of tests with signed access tokens."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ AUDIENCE = "https://profile.example"
 
 
 def private_key(kind: str = "RSA", which: int = 0) -> Any:
-    """A private key of each kind."""
+    """Return a private key of a kind."""
     return _private_key(kind, which)
 
 
 @cache
 def _private_key(kind: str, which: int) -> Any:
-    """Made once: it takes a while."""
+    """Make a key once: this is slow."""
     kid = f"{kind}-{which}"
     if kind == "RSA":
         return RSAKey.generate_key(2048, {"kid": kid})
@@ -82,7 +82,7 @@ class AccessTokenCase(SynchronousTestCase):
     def token(
         self, *, key: Any = None, header: dict[str, Any] | None = None, **changes: Any
     ) -> str:
-        """A signed token; a claim that is ``...`` is left out."""
+        """Return a signed token; a claim that is ``...`` is left out."""
         key = key or private_key()
         members = {
             "alg": "RS256" if key.key_type == "RSA" else "ES256",
@@ -106,5 +106,5 @@ class AccessTokenCase(SynchronousTestCase):
         self.assertNotIn(token, str(failure.value))
 
     def known(self, token: str) -> None:
-        """Let the OAuth server know a token."""
+        """Make a token known to the OAuth server."""
         self.oauth.accounts[token] = FakeAccount(token, ALICE, scopes=("profile:uid",))

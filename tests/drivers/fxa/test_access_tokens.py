@@ -142,7 +142,7 @@ class BadTests(AccessTokenCase):
                 self.assertBad(self.sign_raw(signed))
 
     def sign_raw(self, signed: str) -> str:
-        """Sign any text as the OAuth server would."""
+        """Return any text as a token, signed like those of the OAuth server."""
         from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
         from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -156,7 +156,7 @@ class BadTests(AccessTokenCase):
             encoded = base64.urlsafe_b64encode(payload).rstrip(b"=").decode()
             token = self.sign_raw(f"{head}.{encoded}")
             failing = self.verify(token)
-            # What is not even read as a JWT is asked about like any other text.
+            # A text without the form of a JWT is verified by the server.
             self.failureResultOf(failing, InvalidToken)
         self.oauth.seen.clear()
 
