@@ -451,10 +451,10 @@ def _other_entries() -> Iterator[Entry]:
         lambda: _property(b"clap", aperture),
         check=shows((RED,) * 4, 20, sides=(400, 250)),
     )
-    aperture = struct.pack(">IIIIiIiI", 0, 1, 250, 0, -200, 1, -125, 1)
+    senseless = struct.pack(">IIIIiIiI", 0, 1, 250, 0, -200, 1, -125, 1)
     yield entry(
         "AVIF, clean aperture without sense",
-        lambda: _property(b"clap", aperture),
+        lambda: _property(b"clap", senseless),
         check=shows(tolerance=20),
     )
     yield entry(

@@ -17,7 +17,7 @@ from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.crunch.result import Report
 from fxprofile.model.keys import VARIANTS
-from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, webp
+from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, tolerated, webp
 from tests.corpus.drawing import STORED, drawing, exif, saved, shows
 
 #: The timeout is generous, since the machine may be busy.
@@ -125,6 +125,10 @@ class CorpusTests(CorpusCase):
     async def test_avifs_have_their_outcomes(self) -> None:
         """Each AVIF of the corpus has its expected outcome."""
         await self.check_all(avif.entries())
+
+    async def test_tolerated_files_show_what_browsers_show(self) -> None:
+        """Pictures with damage that no pixel depends on show what browsers show."""
+        await self.check_all(tolerated.entries())
 
     async def test_other_files_are_unsupported(self) -> None:
         """Each file of another format is refused as unsupported."""
