@@ -1,5 +1,5 @@
 """
-Tests of the simulation itself: services that make one mistake each, which it has to find.
+Tests of the simulation itself: it finds the mistake of each faulty service.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from tests.support.fakes.store import MemoryProfileStore
 
 
 class ForgetfulSelection(Selection):
-    """Does nothing about pictures that come after their avatar was deleted."""
+    """Does not delete images that are published after their avatar was deleted."""
 
     async def _delete_again(self, avatar_id: str, avatar: Avatar | None) -> bool:
         return False
 
 
 class HastyRunner(JobRunner):
-    """Says that an avatar is ready before its pictures are put."""
+    """Reports an avatar as ready before its images are put."""
 
     async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
         crunched = await super()._crunch_with_retry(avatar_id, original)
@@ -42,7 +42,7 @@ class HastyRunner(JobRunner):
 
 
 class TrustingRunner(JobRunner):
-    """Takes a missing original for a job that is done."""
+    """Treats a missing original as a finished job."""
 
     async def _result_without_original(self, avatar_id: str) -> Result:
         return Result(
@@ -59,7 +59,7 @@ class SoftRunner(JobRunner):
 
 
 class HastyIntake(Intake):
-    """Has the original of an upload deleted as soon as it is in doubt."""
+    """Deletes the original of an upload as soon as its commit is in doubt."""
 
     async def _find_row(self, avatar_id: str) -> Avatar | None:
         avatar = await super()._find_row(avatar_id)
@@ -69,7 +69,7 @@ class HastyIntake(Intake):
 
 
 class IdleRepair(Repair):
-    """Leaves jobs that could not be sent to themselves."""
+    """Does not send jobs whose first sending failed."""
 
     async def send_unsent(self) -> None:
         return
@@ -91,7 +91,7 @@ class HastyPoller(Poller):
 
 
 class FrailPoller(Poller):
-    """Does not survive an error of its queue."""
+    """Stops after an error of its queue."""
 
     async def _receive(self) -> float:
         try:
@@ -102,7 +102,7 @@ class FrailPoller(Poller):
 
 
 class ForgetfulStore(MemoryProfileStore):
-    """Selects whatever becomes ready last."""
+    """Selects the upload whose result arrives last."""
 
     async def ready(self, *, avatar_id: str, **rest: Any) -> Avatar | None:
         for user in self.users.values():
@@ -111,7 +111,7 @@ class ForgetfulStore(MemoryProfileStore):
 
 
 class ForgetfulState(MemoryState):
-    """What is in such a store."""
+    """The state of a world with such a store."""
 
     def __init__(self) -> None:
         self.store = ForgetfulStore()
@@ -125,7 +125,7 @@ class UnsweptWorld(World):
 
 
 class CarelessTests(SynchronousTestCase):
-    """A service that makes a mistake goes wrong in some world."""
+    """Each faulty service violates a guarantee in some world."""
 
     def finds(
         self,
@@ -136,7 +136,7 @@ class CarelessTests(SynchronousTestCase):
         world: type[World] = World,
         **mistakes: type,
     ) -> None:
-        """Some world goes wrong, and says what."""
+        """Assert that some world violates a guarantee, with this text."""
         for seed in range(within):
             try:
                 world(seed, state=state(), mistakes=mistakes).run()
@@ -145,48 +145,48 @@ class CarelessTests(SynchronousTestCase):
                     return
         self.fail(f"{within} worlds in which nothing went wrong")
 
-    def test_forgetful_selection(self) -> None:
-        """Pictures that no row knows are found."""
+    def test_images_without_a_row_are_found(self) -> None:
+        """A selection that ignores images of a deleted avatar leaves images without a row."""
         self.finds("pictures that nobody knows", selection=ForgetfulSelection)
 
-    def test_hasty_runner(self) -> None:
-        """An avatar that is selected without its pictures is found."""
+    def test_selected_avatar_without_images_is_found(self) -> None:
+        """A worker that reports before it publishes leaves a selected avatar without images."""
         self.finds("is selected without its picture", job_runner=HastyRunner)
 
-    def test_trusting_runner(self) -> None:
-        """So is one whose pictures are gone."""
+    def test_redelivered_job_without_images_is_found(self) -> None:
+        """A worker that trusts a missing original leaves a selected avatar without images."""
         self.finds("without its picture", job_runner=TrustingRunner)
 
-    def test_soft_runner(self) -> None:
-        """A good image that failed is found."""
+    def test_failed_good_image_is_found(self) -> None:
+        """A worker that gives up when its first child fails lets a good image fail."""
         self.finds("is good", job_runner=SoftRunner)
 
-    def test_hasty_intake(self) -> None:
-        """A good upload that was accepted and has lost its original is found."""
+    def test_accepted_upload_without_its_original_is_found(self) -> None:
+        """An intake that deletes the original of an in-doubt upload loses an accepted upload."""
         self.finds("accepted without its original", within=300, intake=HastyIntake)
 
-    def test_idle_repair(self) -> None:
-        """A job that is never sent is found."""
+    def test_unsent_job_is_found(self) -> None:
+        """A repair that sends no job leaves an upload unprocessed."""
         self.finds("something goes on for ever", repair=IdleRepair)
 
-    def test_hasty_poller(self) -> None:
-        """Work that is lost with its process is found."""
+    def test_acknowledged_unfinished_message_is_found(self) -> None:
+        """A poller that acknowledges a message before its work is done loses the work."""
         self.finds("", results_poller=HastyPoller, jobs_poller=HastyPoller)
 
-    def test_frail_poller(self) -> None:
-        """A loop that has ended is found."""
+    def test_ended_poller_is_found(self) -> None:
+        """A poller that ends after an error leaves messages unprocessed."""
         self.finds(
             "something goes on for ever", results_poller=FrailPoller, jobs_poller=FrailPoller
         )
 
-    def test_silent_changes(self) -> None:
-        """A profile that is kept although it has changed is found."""
+    def test_stale_cached_profile_is_found(self) -> None:
+        """A write that does not invalidate the cached profile leaves a stale profile."""
         self.finds("an old profile", invalidator=SilentInvalidator)
 
-    def test_store(self) -> None:
-        """A store that selects whatever comes last is found."""
+    def test_selection_by_order_of_results_is_found(self) -> None:
+        """A store that selects the last result instead of the newest upload is found."""
         self.finds("was selected after", state=ForgetfulState)
 
-    def test_sweep(self) -> None:
-        """Objects that nobody knows of any more are found when nobody looks for them."""
+    def test_orphans_without_a_sweep_are_found(self) -> None:
+        """Objects without a row are found if no sweep runs."""
         self.finds("is still there", world=UnsweptWorld)

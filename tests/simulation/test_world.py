@@ -24,27 +24,27 @@ SQL_SEEDS = 20
 
 
 class WorldTests(SynchronousTestCase):
-    """Whatever goes wrong, in the end all is as every owner would expect."""
+    """The guarantees of the service hold in every simulated world."""
 
-    def test_many_worlds(self) -> None:
+    def test_guarantees_hold_in_many_worlds(self) -> None:
         """
-        No accepted upload is lost, a selected avatar always has its pictures, nothing
-        stays that no row knows, the newest upload wins, and nothing goes on for ever.
+        No accepted upload is lost, a selected avatar always has its images, no object stays
+        without a row, the newest upload wins, and every world comes to rest.
         """
         failed = failures(0, SEEDS)
         if failed:
             lines = [f"{text}\n  {how_to_replay(seed)}" for seed, text in failed.items()]
             self.fail("\n".join([f"{len(failed)} worlds went wrong:", *lines]))
 
-    def test_dead_at_the_last_moment(self) -> None:
+    def test_job_that_dies_last_is_repaired(self) -> None:
         """
-        A job that dies when all else is quiet is waited for, until the repair has settled it:
-        in this world the pictures of a deleted avatar are left to that.
+        A delete job that becomes a dead letter after all other work has ended is repaired, so
+        that the images of its avatar are deleted.
         """
         World(502641).run()
 
-    def test_sql(self) -> None:
-        """So it is on the store of the service itself, call by call."""
+    def test_sql_store_gives_the_same_world(self) -> None:
+        """A world on the SQL store makes the same calls as one on the store in memory."""
         for seed in range(SQL_SEEDS):
             world, same = World(seed, state=SqlState()), World(seed)
             world.run()
@@ -53,23 +53,23 @@ class WorldTests(SynchronousTestCase):
 
 
 class ReplayTests(SynchronousTestCase):
-    """A seed is all that is needed to see the same again."""
+    """A seed reproduces its world."""
 
     def digest(self, seed: int, trace: list[str] | None = None) -> int:
         world = World(seed, trace=trace)
         world.run()
         return world.digest
 
-    def test_same(self) -> None:
-        """The same seed gives the same world, call by call; another one gives another."""
+    def test_same_seed_gives_the_same_world(self) -> None:
+        """The same seed gives the same calls; another seed gives others."""
         for seed in range(10):
             trace: list[str] = []
             self.assertEqual(self.digest(seed), self.digest(seed, trace))
             self.assertGreater(len(trace), 50)
         self.assertEqual(len({self.digest(seed) for seed in range(10)}), 10)
 
-    def test_other_process(self) -> None:
-        """So it does in another process, whatever the order of its hashes."""
+    def test_same_seed_gives_the_same_world_in_another_process(self) -> None:
+        """A seed gives the same world in another process with another hash seed."""
         root = Path(fxprofile.__file__).parent.parent
         code = (
             "from tests.simulation.world import World\n"
