@@ -16,7 +16,7 @@ from fxprofile.app.services import ORIGINALS_EXPIRE
 from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.client.errors import AwsError
 
-#: No one outside the account has access, whatever policies and ACLs say.
+#: No one outside the account has access, even if a policy or ACL grants it.
 CLOSED: Final[Mapping[str, bool]] = dict.fromkeys(
     ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
 )

@@ -6,14 +6,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from fxprofile.admin.provision.plan import Plan
-from fxprofile.admin.shared.aws import (
-    SqsQueues,
-    WantedQueue,
-    comparable,
-    name_of,
-    short,
-    wanted_queues,
-)
+from fxprofile.admin.shared import aws
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.drivers.aws.client.errors import AwsError
 
@@ -24,7 +17,7 @@ class QueuePlanner:
     def __init__(self, plan: Plan, tools: Tools) -> None:
         self._plan = plan
         self._settings = tools.settings
-        self._queues = SqsQueues(tools)
+        self._queues = aws.SqsQueues(tools)
         #: By name, the URLs of queues that exist.
         self._urls: dict[str, str] = {}
 
@@ -34,12 +27,12 @@ class QueuePlanner:
 
         :raises AwsError: if one cannot be looked at.
         """
-        for wanted in wanted_queues(self._settings):
+        for wanted in aws.wanted_queues(self._settings):
             await self._plan_queue(wanted)
         if events := self._settings.queue.events_url:
             await self._look_at_events(events)
 
-    async def _plan_queue(self, wanted: WantedQueue) -> None:
+    async def _plan_queue(self, wanted: aws.WantedQueue) -> None:
         what = f"queue {wanted.name}"
         detail = f"messages kept for {wanted.kept // 86400} days"
         if wanted.dead is not None:
@@ -51,31 +44,31 @@ class QueuePlanner:
         self._note(wanted, url)
         attributes = await self._queues.attributes(url)
         changes = [
-            f"{name} {short(attributes.get(name))} to {short(value)}"
+            f"{name} {aws.short(attributes.get(name))} to {aws.short(value)}"
             for name, value in (await self._wanted(wanted)).items()
-            if comparable(attributes.get(name)) != comparable(value)
+            if aws.comparable(attributes.get(name)) != aws.comparable(value)
         ]
         if changes:
             self._plan.add(what, ", ".join(changes), partial(self._set, wanted, url))
         else:
             self._plan.add(what, detail)
 
-    async def _wanted(self, wanted: WantedQueue) -> dict[str, str]:
+    async def _wanted(self, wanted: aws.WantedQueue) -> dict[str, str]:
         """Return the attributes of a queue; its dead-letter queue may not exist yet."""
         url = self._urls.get(wanted.dead or "")
         arn = None if url is None else (await self._queues.attributes(url)).get("QueueArn")
         return wanted.attributes(arn)
 
-    async def _create(self, wanted: WantedQueue) -> None:
+    async def _create(self, wanted: aws.WantedQueue) -> None:
         parameters = {"QueueName": wanted.name, "Attributes": await self._wanted(wanted)}
         answer = await self._queues.service(wanted.url).call("CreateQueue", parameters)
         self._note(wanted, str(answer.members["QueueUrl"]))
 
-    async def _set(self, wanted: WantedQueue, url: str) -> None:
+    async def _set(self, wanted: aws.WantedQueue, url: str) -> None:
         parameters = {"QueueUrl": url, "Attributes": await self._wanted(wanted)}
         await self._queues.service(wanted.url).call("SetQueueAttributes", parameters)
 
-    def _note(self, wanted: WantedQueue, url: str) -> None:
+    def _note(self, wanted: aws.WantedQueue, url: str) -> None:
         """Remember the URL of a queue, and the setting that must change for it."""
         self._urls[wanted.name] = url
         if wanted.url is None:
@@ -87,7 +80,7 @@ class QueuePlanner:
             )
 
     async def _look_at_events(self, url: str) -> None:
-        what = f"queue {name_of(url)}"
+        what = f"queue {aws.name_of(url)}"
         try:
             await self._queues.attributes(url)
         except AwsError as error:
