@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Never, TypeVar
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
@@ -73,17 +73,11 @@ async def within(
 
     :raises UpstreamFailure: if it takes longer than ``seconds``; the work is cancelled.
     """
-    working = Deferred.fromCoroutine(work)
-    late = clock.callLater(seconds, working.cancel)
-    try:
-        return await working
-    except CancelledError:
-        if late.active():
-            raise
-        raise UpstreamFailure(f"no response in {seconds:g} s") from None
-    finally:
-        if late.active():
-            late.cancel()
+
+    def fail(result: object, timeout: float) -> Never:
+        raise UpstreamFailure(f"no response in {seconds:g} s")
+
+    return await Deferred.fromCoroutine(work).addTimeout(seconds, clock, fail)
 
 
 def pool_for(reactor: Any, size: int = MAX_IN_FLIGHT) -> HTTPConnectionPool:

@@ -67,7 +67,7 @@ class RedisCase(TestCase):
         return " ".join(texts)
 
 
-#: Lets time go by in a server: everything that ends, ends so much earlier.
+#: Lets time pass for a server, by moving the expiry of its keys and the times in them.
 SHIFT = """
 local seconds = tonumber(ARGV[1])
 for _, key in ipairs(redis.call('KEYS', '*')) do

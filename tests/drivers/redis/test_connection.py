@@ -106,7 +106,7 @@ class RedisConnectionTests(RedisCase):
             await calls[0]
         for call in calls[1:]:
             await call
-        # The other one is that of the question itself.
+        # One of them is the connection that reads the statistics.
         self.assertEqual(connections(server) - before, 2)
 
     async def test_password(self) -> None:
@@ -165,7 +165,7 @@ class RedisConnectionTests(RedisCase):
         self.assertIn("READONLY", str(raised.exception))
         await deferLater(reactor, 0)
         await self.until_it_works(cache)
-        # The other one is that of the question itself.
+        # One of them is the connection that reads the statistics.
         self.assertEqual(connections(server) - before, 2)
         server.ask("REPLICAOF", "NO", "ONE")
         await self.until_it_works(cache)
@@ -265,7 +265,7 @@ class ConfigTests(RedisCase):
         self.addCleanup(services.stack.stopService)
         await cache.check()
         self.assertEqual(await windows.hit(limits={"a": 1}), 0)
-        # The other one is that of the question itself.
+        # One of them is the connection that reads the statistics.
         self.assertEqual(connections(server) - before, 2)
 
     def test_malformed_url_stops_the_start(self) -> None:
