@@ -1,5 +1,5 @@
 """
-Many worlds, one after the other, or one of them with all that happens in it.
+Run many simulations, or replay one with a trace of its calls.
 
     python -m tests.simulation --seeds 100000
     python -m tests.simulation --replay 4711
@@ -16,12 +16,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from tests.simulation.ledger import Violation
 from tests.simulation.world import World
 
-#: Worlds between two signs of life.
+#: Simulations between two lines of progress.
 CHUNK = 200
 
 
 def failures(first: int, number: int) -> dict[int, str]:
-    """What is wrong with which of these worlds, by seed."""
+    """Return the violations of these simulations, by seed."""
     found = {}
     for seed in range(first, first + number):
         try:
@@ -32,12 +32,12 @@ def failures(first: int, number: int) -> dict[int, str]:
 
 
 def how_to_replay(seed: int) -> str:
-    """The command that shows what happens in a world."""
+    """Return the command that replays a simulation."""
     return f"python -m tests.simulation --replay {seed}"
 
 
 def replay(seed: int) -> int:
-    """Show what happens in one world."""
+    """Print the trace of one simulation."""
     trace: list[str] = []
     world = World(seed, trace=trace)
     try:
@@ -47,17 +47,17 @@ def replay(seed: int) -> int:
         print(f"\n{violation}")
         return 1
     print("\n".join(trace))
-    print(f"\nseed {seed}: all is well, digest {world.digest:08x}")
+    print(f"\nseed {seed}: no violation, digest {world.digest:08x}")
     return 0
 
 
 def main() -> int:
-    """See the description of the module."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--replay", type=int, metavar="SEED", help="show what happens in one")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="print the trace of one")
     options = parser.parse_args()
     if options.replay is not None:
         return replay(options.replay)

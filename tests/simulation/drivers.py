@@ -1,5 +1,5 @@
 """
-The drivers of a simulated process, and the queues and the cruncher behind them.
+The drivers of a simulated process, which have faults, and the queues and cruncher behind them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.fakes.cruncher import PLACEHOLDER, pictures_of
 if TYPE_CHECKING:
     from tests.simulation.world import Process, World
 
-#: Calls that change nothing, and so have no effect that could come late.
+#: Calls without an effect, which therefore cannot have a late one.
 READS = (
     *("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts"),
     "lookup",
@@ -35,11 +35,11 @@ TELLING = ("delete", "delete_current", "delete_user")
 
 class SimDriver:
     """
-    A driver as one process has it: each call meets with the fate that the weather draws.
+    A driver of one process: the weather decides the fate of each call.
 
     :param name: of the driver, in traces and in the weather.
-    :param inner: what all processes share.
-    :param error: what its failures are.
+    :param inner: the driver that all processes share.
+    :param error: the class of its errors.
     """
 
     def __init__(self, process: Process, name: str, inner: Any, error: type[DriverError]) -> None:
@@ -84,14 +84,14 @@ class SimDriver:
         return result
 
     async def _alive(self) -> None:
-        """Go on only if the process lives: who is dead waits for ever."""
+        """Return if the process is alive; the calls of a dead one never return."""
         if self._world.over:
             raise self._error("the world is over")
         if self._process.dead:
             await self._world.grave(self._error)
 
     async def _wait(self, seconds: float, method: str, arguments: dict[str, Any]) -> None:
-        """Wait for the effect.  Who gives up waiting does not know whether there was one."""
+        """Wait for the effect; whether a cancelled call has one is random."""
         try:
             await sleep(self._world.clock, seconds)
         except CancelledError:
@@ -105,7 +105,7 @@ class SimDriver:
 
     async def _hang(self, late: float | None, method: str, arguments: dict[str, Any]) -> None:
         if late is not None and "body" in arguments and method == "put":
-            # What is on its way no longer depends on who sent it.
+            # Bytes on their way do not depend on their sender any more.
             data = await read_all(arguments["body"], 1 << 20)
             arguments = {**arguments, "body": BytesBody(data)}
         if late == 0:
@@ -119,10 +119,10 @@ class SimDriver:
         raise self._error(f"{method}: no answer")
 
     def _start(self, method: str, arguments: dict[str, Any]) -> None:
-        """Let a call have its effect, which nobody waits for."""
+        """Let a call have its effect, without a waiter."""
         if self._world.over or method in READS or method == "receive":
             return
-        self._world.note("nobody", self.name, method, arguments, None)
+        self._world.note("late", self.name, method, arguments, None)
         effect = Deferred.fromCoroutine(getattr(self._inner, method)(**arguments))
         effect.addErrback(lambda failure: failure.trap(Exception) and None)
 
@@ -140,8 +140,8 @@ class _Entry:
 @implementer(IQueue)
 class SimQueue:
     """
-    A queue with the habits of SQS: it gives messages in any order, sometimes twice, and
-    does not always notice that a receipt handle is old.
+    A queue that behaves like SQS: it delivers messages in any order, sometimes twice, and
+    sometimes accepts an outdated receipt handle.
     """
 
     def __init__(
@@ -268,9 +268,9 @@ class SimQueue:
 @implementer(ICruncher)
 class SimCruncher:
     """
-    The children of one worker.
+    The crunch children of one worker.
 
-    What an original is good for, it says itself: see :mod:`tests.simulation.users`.
+    The outcome depends on the text of the original; see :mod:`tests.simulation.users`.
     """
 
     def __init__(self, process: Process, slots: int) -> None:
@@ -290,7 +290,7 @@ class SimCruncher:
             raise ImageRefused("corrupt")
         if b"fatal" in data:
             raise ChildFailed("crashed")
-        # An image that is good survives one child that is not, and there are never two.
+        # A good image fails in at most one child.
         if data not in world.unlucky and world.weather.happens(world.weather.rates["crunch"]):
             world.unlucky.add(data)
             raise ChildFailed("timeout")

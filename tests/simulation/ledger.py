@@ -1,5 +1,5 @@
 """
-What the owner of a world knows, and what must be true of it.
+What was committed in a simulation, and the invariants that must hold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.simulation.drivers import READS
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.cruncher import pictures_of
 
-#: Where pictures are.
+#: The URL of an image.
 IMAGES = "http://images.example/a/{id}"
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Violation(Exception):
-    """Something that must be true is not."""
+    """An invariant is broken."""
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Upload:
     An upload that was committed.
 
     :ivar deleted: whether its owner has deleted it.
-    :ivar dropped: whether a message about it was lost, by an operator or otherwise: then
-        its original stays until it expires by its age.
+    :ivar dropped: whether a message about it was lost, by an operator or otherwise: then its
+        original stays until it expires.
     """
 
     id: str
@@ -55,9 +55,9 @@ class Upload:
 
 class Ledger:
     """
-    Notes every upload, deletion and selection the moment it is committed.
+    Records every upload, deletion and selection when it is committed.
 
-    :ivar uploads: by id, what was committed.
+    :ivar uploads: committed uploads, by id.
     :ivar marks: by uid, the number of the newest upload that was selected, or deleted
         together with everything: no older one may be selected from then on.
     """
@@ -68,18 +68,18 @@ class Ledger:
         self.marks: dict[str, int] = {}
         self.selected: dict[str, str | None] = {}
         self._newest: dict[str, int] = {}
-        # A worker that is held up for longer than its lease may put a picture before it
-        # hears of that, when others are done with the job and with the delete job as
-        # well; or a picture comes although the worker was told that it did not.  The
-        # service cannot know of these, and only a look through the whole bucket finds them.
+        # A worker that is suspended for longer than its lease may put an image before it
+        # learns that, after other workers have finished the job and even the delete job; or a
+        # put has a late effect after it has failed.  The service cannot know these objects;
+        # only a sweep of the whole bucket finds them.
         self._late: set[str] = set()
 
     def fail(self, text: str) -> None:
-        """Note that something is wrong.  To raise would tell only who happened to find it."""
+        """Record a violation.  An exception would reach only the caller that found it."""
         self._world.violations.append(text)
 
     def committed(self, method: str, arguments: dict[str, Any], result: Any) -> None:
-        """A transaction of the store was committed."""
+        """Record a transaction of the store."""
         if method == "accept":
             data = self._world.private.objects.get(result.id)
             if data is None:
@@ -118,22 +118,22 @@ class Ledger:
                 self.fail(f"{upload.id} is selected without its picture {name}")
 
     def put(self, key: str) -> None:
-        """A picture was put."""
+        """Record that an image was put."""
         if self._world.clock.seconds() == self._world.stood_still_until:
             self.late(key)
 
     def late(self, key: str) -> None:
-        """A picture is put when nobody waits for it any more."""
+        """Record that an image is put after its call has ended."""
         self._late.add(key[2:34])
 
     def removed(self, keys: Sequence[str]) -> None:
-        """Pictures were deleted."""
+        """Check that no image of a selected avatar is deleted."""
         for avatar_id in self.selected.values():
             if avatar_id is not None and set(keys).intersection(public_keys(avatar_id)):
                 self.fail(f"pictures of {avatar_id} were deleted while it was selected")
 
     def check_quiet(self) -> None:
-        """See whether all is as every owner would expect, when nothing goes on any more."""
+        """Check every row, object and cached profile, when nothing is pending."""
         for upload in self.uploads.values():
             row = self._world.state.row(upload.id)
             if upload.deleted:
@@ -189,7 +189,7 @@ class Ledger:
             for upload in self.uploads.values()
             if not upload.deleted and self._world.state.row(upload.id).status is Status.READY
         }
-        # A failed upload whose job died may have left pictures; they go when it is forgotten.
+        # A failed upload whose job died may have left images; they are deleted when its row is.
         forgiven = {
             upload.id
             for upload in self.uploads.values()
@@ -202,7 +202,7 @@ class Ledger:
             self._look_at_pictures(self.uploads[avatar_id])
 
     def check_end(self) -> None:
-        """See what is left when everything old was forgotten."""
+        """Check what remains when every temporary row has expired."""
         rows = self._world.state.rows()
         for row in rows:
             if row.status is not Status.READY:
@@ -217,7 +217,7 @@ class Ledger:
 
 
 class WatchedStore:
-    """The store that all processes share, as the ledger sees it."""
+    """The shared store; it reports every transaction to the ledger."""
 
     def __init__(self, inner: Any, ledger: Ledger) -> None:
         self._inner = inner
@@ -236,7 +236,7 @@ class WatchedStore:
 
 
 class PublicBucket(MemoryBucket):
-    """The public bucket, as the ledger sees it."""
+    """The public bucket; it reports every change to the ledger."""
 
     def __init__(self, clock: IReactorTime, ledger: Ledger) -> None:
         super().__init__(clock)

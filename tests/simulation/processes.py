@@ -1,5 +1,5 @@
 """
-The processes of a world: web heads and workers, built as the daemon builds them.
+The processes of a simulation: web processes and workers, built as the daemon builds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.fakes.threads import InlineThreads
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-#: Seconds that messages of the jobs and the results queues are hidden.
+#: Visibility timeouts of the jobs and results queues, in seconds.
 JOBS_VISIBILITY = 60
 RESULTS_VISIBILITY = 30
 
@@ -40,14 +40,14 @@ _ERRORS: dict[str, type[DriverError]] = {
 
 @cache
 def settings(slots: int) -> Settings:
-    """The settings of a process that crunches so many images at the same time."""
+    """Return the settings of a process that crunches this many images at the same time."""
     return Settings(
         images={"url": IMAGES}, monogram={"enabled": False}, crunch={"processes": slots}
     )
 
 
 class OwnClock:
-    """The clock of one machine, which is never quite right."""
+    """The clock of one machine, which differs from the others."""
 
     def __init__(self, clock: Any, error: float) -> None:
         self._clock = clock
@@ -63,12 +63,12 @@ class OwnClock:
 
 class Process:
     """
-    A process.
+    A process of the simulation.
 
-    :cvar kind: what it is called in traces.
+    :cvar kind: its name in traces.
     :cvar services_used: the services of its role that can be given a mistake.
-    :ivar dead: whether it was killed: none of its calls will ever return.
-    :ivar stopping: whether it was asked to end.
+    :ivar dead: whether it was killed: none of its calls returns.
+    :ivar stopping: whether it was asked to stop.
     """
 
     kind = "process"
@@ -83,7 +83,7 @@ class Process:
         self.clock: Any = OwnClock(world.clock, world.rng.uniform(-2, 2))
 
     def driver(self, name: str) -> Any:
-        """A driver of this process."""
+        """Return a driver of this process, with faults."""
         return SimDriver(self, name, self.world.shared[name], _ERRORS[name])
 
     def build(self, *, slots: int, **replacements: Unpack[Replacements]) -> Services:
@@ -104,23 +104,23 @@ class Process:
         return services
 
     def start(self) -> None:
-        """Start it."""
+        """Start its services."""
         self.services.stack.startService()
 
     def stop(self) -> Deferred[None]:
-        """Ask it to end."""
+        """Stop its services."""
         self.stopping = True
         return self.services.stack.stopService()
 
     def kill(self) -> None:
-        """Kill it, at whatever it is; somebody starts another one."""
+        """Kill it; the world starts another."""
         if not self.dead:
             self.dead = True
             self.world.died(self)
 
     @property
     def alive(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return not self.dead and not self.stopping
 
 
@@ -171,5 +171,5 @@ class Worker(Process):
         add_worker(self.services)
 
 
-#: One for all worlds: nobody looks at these figures, and they are slow to make.
+#: Shared by all simulations: no test reads these metrics, and they are slow to make.
 METRICS = Metrics()

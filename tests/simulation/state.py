@@ -1,5 +1,5 @@
 """
-The store of a world, and a look at what is in it.
+The stores of a simulation, whose contents can be read.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from tests.support.fakes.store import MemoryProfileStore, Row
 
 
 class State(Protocol):
-    """A store that can be looked into."""
+    """A store whose contents can be read."""
 
     store: Any
 
     def rows(self) -> list[Row]:
-        """All rows."""
+        """Return all rows."""
 
     def row(self, avatar_id: str) -> Row | None:
-        """One row."""
+        """Return one row."""
 
     def selections(self) -> list[tuple[str, str | None]]:
-        """Each user, and the selected avatar."""
+        """Return each user with the id of the selected avatar."""
 
 
 class MemoryState:
-    """A store in memory, which is quick."""
+    """A store in memory, which is fast."""
 
     def __init__(self) -> None:
         self.store = MemoryProfileStore()
@@ -47,7 +47,7 @@ class MemoryState:
 
 
 class SqlState:
-    """The store of the service itself, on SQLite in memory."""
+    """The SQL store of the service, on SQLite in memory."""
 
     def __init__(self) -> None:
         self._database = InlineDatabase()

@@ -1,5 +1,5 @@
 """
-The users of a world, who upload, replace and delete.
+The users of a simulation, who upload, replace and delete avatars.
 """
 
 from __future__ import annotations
@@ -19,23 +19,22 @@ if TYPE_CHECKING:
     from tests.simulation.processes import Head
     from tests.simulation.world import World
 
-#: What users upload, and how often each.
+#: What users upload, with weights.
 KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2}
 
-#: What users do, and how often.
+#: What users do, with weights.
 ACTIONS = {"upload": 10, "delete": 2, "delete current": 2, "delete account": 1}
 
-#: How many look at a user's profile in how many seconds after whatever the user does.
+#: Reads of a user's profile after each action of the user, and the seconds in which they happen.
 LOOKS = 3
 LOOKING = 15
 
-
-#: Seconds until a user no longer waits for an answer.
+#: Seconds that a user waits for a response.
 PATIENCE = 60
 
 
 class UserBody:
-    """The body of an upload, which comes in two pieces, if it does."""
+    """The body of an upload, in two pieces; the client may disconnect after the first."""
 
     def __init__(self, data: bytes, gone: bool) -> None:
         self._pieces = [data[:40], data[40:]]
@@ -59,7 +58,7 @@ class User:
     """
     A user.
 
-    :ivar ids: of the uploads that were accepted, as far as the user knows.
+    :ivar ids: of the accepted uploads that the user knows.
     """
 
     def __init__(self, world: World, uid: str) -> None:
@@ -68,7 +67,7 @@ class User:
         self.ids: list[str] = []
 
     async def live(self, actions: int) -> None:
-        """Do one thing after the other, for as long as the weather is bad."""
+        """Do one action after the other until the faults end."""
         world = self._world
         for _ in range(actions):
             if world.rng.random() >= world.weather.haste:
@@ -84,7 +83,7 @@ class User:
             await self._patiently(self._act(action, head))
 
     async def _patiently(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for an answer.  That nobody waits any longer does not end the work."""
+        """Wait for a response.  The work continues when the user stops waiting."""
         world = self._world
         waiting: Deferred[None] = Deferred()
         late = world.clock.callLater(PATIENCE, waiting.callback, None)
@@ -115,11 +114,11 @@ class User:
             else:
                 await head.selection.delete_user(self.uid)
         except (DriverError, NotTheOwner, CancelledError):
-            # The client is told that it did not work, and may try again.
+            # The client gets an error, and may try again.
             return
 
     def _look(self) -> None:
-        """Somebody looks at the profile of the user."""
+        """Read the profile of the user."""
         head = self._world.any_head()
         if head is not None and not self._world.over:
             credentials = Credentials(uid=self.uid, scopes=("profile",))

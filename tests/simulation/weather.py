@@ -1,5 +1,5 @@
 """
-What goes wrong, and when: all of it drawn from the one source of chance of a world.
+The faults of a simulation, drawn from its random numbers.
 """
 
 from __future__ import annotations
@@ -7,29 +7,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-#: What may fail: by the name that its calls have in a trace.
+#: The drivers that may fail, by their names in a trace.
 DRIVERS = (
     *("private", "public", "jobs", "results", "dead", "dead results", "store", "cache"),
     "crunch",
 )
 
-#: How often the calls of a driver go wrong; most drivers are fine most of the time.
+#: Rates of failing calls; most drivers rarely fail.
 RATES = (0.0, 0.0, 0.02, 0.1, 0.3)
 
-#: Seconds until whoever calls a driver that hangs is told that it does.
+#: Seconds until a call that hangs fails.
 TIMEOUT = 30
 
-#: Seconds after such an error in which the call may yet have its effect.
+#: Seconds after such an error within which the call may still have its effect.
 LATE = 5
 
 
 @dataclass(frozen=True)
 class Fate:
     """
-    What becomes of one call.
+    The fate of one call.
 
     :ivar before: seconds until it has its effect.
-    :ivar after: seconds from there to its answer.
+    :ivar after: seconds from there to its result.
     :ivar error: ``before`` or ``after`` the effect, or ``hangs``.
     :ivar late: of a call that hangs: None if it has no effect, 0 if it has it at once, and
         otherwise so many seconds after its error.
@@ -48,14 +48,14 @@ FINE = Fate()
 
 class Weather:
     """
-    The weather of a world: storms until :attr:`end`, and calm from then on.
+    The faults of a simulation until :attr:`end`; from then on there are none.
 
-    :ivar end: the seconds after which nothing goes wrong any more.
-    :ivar duplicates: how often a message is sent twice, or comes back after its deletion.
-    :ivar delays: how often a message is not visible at once.
-    :ivar most_receives: after so many a message is dead.
+    :ivar end: seconds after which the faults end.
+    :ivar duplicates: the rate of messages that are sent twice, or come back after their deletion.
+    :ivar delays: the rate of messages that are not visible at once.
+    :ivar most_receives: receives after which a message is a dead letter.
     :ivar retry_delays: of the pollers, in seconds.
-    :ivar haste: how likely a user does the next thing at once.
+    :ivar haste: the probability that a user acts again at once.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -75,16 +75,16 @@ class Weather:
         self.most_receives = rng.choice((1, 2, 3, 5))
         self.retry_delays = rng.choice(((10, 30, 120, 600), (10, 20), (10,)))
         self.haste = rng.choice((0.0, 0.5, 0.9))
-        #: When the whole world stands still for a while, as machines do, and how long.
+        #: When the whole simulation is suspended, and for how many seconds.
         self.pauses = [
             (rng.uniform(0, self.end), rng.uniform(1, 150)) for _ in range(rng.choice((0, 0, 1, 2)))
         ]
 
     def fate(self, driver: str, now: float) -> Fate:
         """
-        What becomes of a call of a driver.
+        Return the fate of a call of a driver.
 
-        :param now: seconds since the world began.
+        :param now: seconds since the simulation began.
         """
         if self.calm:
             return FINE
@@ -110,5 +110,5 @@ class Weather:
         return Fate(error="hangs", late=late)
 
     def happens(self, chance: float) -> bool:
-        """Whether something that has this chance happens, which it never does in the calm."""
+        """Return whether a fault of this probability happens; never after the end."""
         return not self.calm and chance > 0 and self._rng.random() < chance

@@ -1,14 +1,14 @@
 """
-A whole service on one clock, with the weather that its seed draws.
+A simulation of the whole service on one clock, with faults drawn from a seed.
 
-Several web heads and workers share buckets, queues and a store.  Their calls fail before
-or after their effect, hang, come late, twice and in another order; processes die at any
-call and are started again; everything that is random comes from one seed.  Then the
-storm ends, the clock runs until all is quiet, and the ledger is checked.
+Several web processes and workers share buckets, queues and a store.  Calls of drivers fail
+before or after their effect, hang, have a late effect, are duplicated and reordered; processes
+are killed at any call and started again.  Then the faults end, the clock runs until nothing is
+pending, and the ledger is checked.
 
-The invariants are those of the service: no accepted upload is lost; a selected avatar has
-its pictures, at every moment; no object stays that no row knows; the newest upload wins;
-nothing is done for ever.
+The invariants are those of the service: no accepted upload is lost; a selected avatar has its
+images at every moment; no object without a row remains; the newest upload wins; no work is
+repeated forever.
 """
 
 from __future__ import annotations
@@ -49,29 +49,29 @@ from tests.simulation.weather import FINE, TIMEOUT, Fate, Weather
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.identity import FakeIdentity
 
-#: Seconds after the storm until every call that hangs, and every doubt, has come to its end.
+#: Seconds after the last fault until every hanging call and every in-doubt commit has ended.
 SETTLE = IN_DOUBT_AGE + 2 * TIMEOUT
 
-#: Seconds in which all has to be quiet once the storm is over.
+#: Seconds after the last fault within which nothing may be pending any more.
 QUIET_IN = 4 * 3600
 
-#: Seconds between two looks whether it is.
+#: Seconds between two checks of that.
 LOOK = 20
 
-#: Seconds after which everything that is kept for a while only has been forgotten.
+#: Seconds after which every temporary row has expired.
 LONG = 16 * 86400
 
-#: More steps than this mean that something turns round and round.
+#: More steps than this mean an endless loop.
 MOST_STEPS = 400_000
 
-#: When a world begins, in seconds since the epoch.
+#: When a simulation begins, in seconds since the epoch.
 BIRTH = 1_000_000
 
 JUNK = ("junk", "{}", '{"v":1,"op":"crunch","id":"x"}')
 
 
 class AnyIdentity(FakeIdentity):
-    """Knows everybody."""
+    """Knows every user."""
 
     async def account(self, *, token: str, credentials: Credentials) -> Account:
         return Account(email="somebody@example.com")
@@ -79,16 +79,16 @@ class AnyIdentity(FakeIdentity):
 
 class World:
     """
-    A world.
+    One simulation.
 
-    :param seed: of all its chance.
-    :param state: its store; one in memory if left out.
+    :param seed: of its random numbers.
+    :param state: its store; one in memory by default.
     :param mistakes: careless classes, by the service of its processes that they replace.
-    :param trace: where to note every call, if it is wanted.
-    :ivar violations: what was found to be wrong.
-    :ivar kept_may_be_old: whether somebody died, or was not answered, between a change of a
-        profile and the end of what was kept of it: then it stays until it is too old.
-    :ivar stood_still_until: when the world last stood still for a while.
+    :param trace: a list to which every call is appended.
+    :ivar violations: the invariants that were broken.
+    :ivar kept_may_be_old: whether a process died, or a call had an unknown outcome, between a
+        change of a profile and its invalidation: then the cached profile stays until it expires.
+    :ivar stood_still_until: when the whole simulation was last suspended.
     """
 
     def __init__(
@@ -138,13 +138,13 @@ class World:
         self._steps = 0
         self.digest = 0
 
-    # What happens in it.
+    # The course of a simulation.
 
     def run(self) -> None:
         """
-        Let it all happen.
+        Run the simulation.
 
-        :raises Violation: if something is not as it must be.
+        :raises Violation: if an invariant is broken.
         """
         globalLogPublisher.addObserver(self._log)
         try:
@@ -196,13 +196,13 @@ class World:
         process.start()
 
     def died(self, process: Process) -> None:
-        """A process was killed: after a while there is another one."""
+        """A process was killed; it is replaced after a while."""
         self.note(process.name, "", "died", {}, None)
         self.kept_may_be_old = True
         self.clock.callLater(self.rng.expovariate(0.1), self._start, type(process))
 
     def _replace(self) -> None:
-        """Replace a process in an orderly way."""
+        """Stop a process in an orderly way, and start another."""
         living = [process for process in self.processes if process.alive]
         if living and not self.over:
             process = self.rng.choice(living)
@@ -213,7 +213,7 @@ class World:
             stopping.addBoth(lambda _: setattr(process, "dead", True))
 
     def _purge(self, queue: SimQueue) -> None:
-        """Messages that nobody has received yet are lost, of uploads that wait for them."""
+        """Lose the messages of pending uploads that have not been received yet."""
         self.note("", queue.name, "is purged", {}, None)
         for row in self.state.rows():
             for entry in list(queue.entries):
@@ -223,18 +223,18 @@ class World:
                     self.ledger.uploads[row.id].dropped = True
 
     def _pause(self, seconds: float) -> None:
-        """The whole world stands still."""
+        """Suspend the whole simulation, as a virtual machine may be."""
         self.note("", "", f"stands still for {seconds:.0f} s", {}, None)
         self.clock.rightNow += seconds
         self.stood_still_until = self.clock.seconds()
 
     def _clear_up(self) -> None:
-        """From now on nothing goes wrong."""
+        """End the faults."""
         self.note("", "", "the storm is over", {}, None)
         self.weather.calm = True
 
     def _operate(self) -> None:
-        """An operator looks at the dead letters."""
+        """Let an operator redrive or drop the dead letters."""
         for dead, queue in ((self.dead_jobs, self.jobs), (self.dead_results, self.results)):
             for entry in list(dead.entries):
                 dead.entries.remove(entry)
@@ -248,7 +248,7 @@ class World:
                         upload.dropped = True
 
     def _sweep(self) -> None:
-        """An operator has what no row needs looked for, and deleted."""
+        """Let an operator find and delete the objects without a row."""
         head = self.any_head()
         assert head is not None
 
@@ -294,7 +294,7 @@ class World:
         return not any(True for _ in self._unrest())
 
     def _unrest(self) -> Iterator[str]:
-        """What goes on."""
+        """Yield what is pending."""
         for queue in (self.jobs, self.results):
             if queue.entries:
                 yield f"{len(queue.entries)} messages on {queue.name}: {queue.entries[0].body}"
@@ -313,12 +313,12 @@ class World:
     def _check(self) -> None:
         self._steps += 1
         if self._steps > MOST_STEPS:
-            self.violations.append("it turns round and round")
+            self.violations.append("it is in an endless loop")
         if self.violations:
             raise Violation(f"seed {self.seed}: {'; '.join(self.violations)}")
 
     def _end(self) -> None:
-        """Let every piece of work come to an end, so that nothing is left of this world."""
+        """End all pending work, so that nothing of this simulation remains on the reactor."""
         self.over = True
         for process in self.processes:
             process.stop()
@@ -329,31 +329,31 @@ class World:
         for _ in range(4):
             self.clock.advance(1000)
 
-    # What others ask of it.
+    # Used by its processes and users.
 
     def grave(self, error: type[DriverError]) -> Deferred[None]:
-        """What a dead process waits for."""
+        """Return what a dead process waits for; it never fires before the end."""
         waiting: Deferred[None] = Deferred()
         self._graves.append((waiting, error))
         return waiting
 
     @property
     def age(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the simulation began."""
         return self.clock.seconds() - BIRTH
 
     def next_number(self) -> int:
-        """Another number each time."""
+        """Return a new number."""
         self._number += 1
         return self._number
 
     def any_head(self) -> Head | None:
-        """A web head that takes requests, if there is one."""
+        """Return a web process that accepts requests, if there is one."""
         heads = [p for p in self.processes if p.alive and isinstance(p, Head)]
         return self.rng.choice(heads) if heads else None
 
     def unexpected(self, failure: Failure) -> None:
-        """An error that nobody thought of."""
+        """Record an unexpected error."""
         if not self.over:
             self.violations.append(f"unexpected: {failure.getTraceback()}")
 
@@ -366,7 +366,7 @@ class World:
     def note(
         self, who: str, driver: str, what: str, arguments: dict[str, Any], fate: Fate | None
     ) -> None:
-        """Note something that happens."""
+        """Append an event to the trace."""
         brief = ",".join(_brief(value) for value in arguments.values())
         line = f"{self.age:10.3f} {who:10} {driver:8} {what}({brief})"
         if fate is not None and fate != FINE:

@@ -1,5 +1,5 @@
 """
-The verbs of the web role on drivers in memory, for tests.
+The use cases of the web role on drivers in memory, for tests.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ PICTURES = {name: Variant(side, side, side * 10) for name, (_, side) in VARIANTS
 
 
 def make_id(number: int) -> str:
-    """An avatar id, the same for the same number."""
+    """Return an avatar id made of a number."""
     return f"{number:032x}"
 
 
 class CoreTestCase(SynchronousTestCase):
     """
-    One web head whose drivers fail when they are told to.
+    The services of one web process; its drivers fail when a test says so.
 
-    :ivar diary: what was asked of the private bucket, the store and the jobs queue.
+    :ivar diary: the calls of the private bucket, the store and the jobs queue.
     """
 
     def setUp(self) -> None:
@@ -83,27 +83,27 @@ class CoreTestCase(SynchronousTestCase):
         self.logged.append(formatEvent(event))
 
     def run_now(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of work that waits for nothing."""
+        """Return the result of a coroutine that does not wait."""
         return self.successResultOf(Deferred.fromCoroutine(work))
 
     def fails_now(self, work: Coroutine[Any, Any, Any], *kinds: type[Exception]) -> Exception:
-        """The error of work that waits for nothing."""
+        """Return the error of a coroutine that does not wait."""
         return self.failureResultOf(Deferred.fromCoroutine(work), *kinds).value
 
     def upload(self, uid: str = ALICE, data: bytes = JPEG) -> Avatar:
-        """An upload that is accepted."""
+        """Accept an upload."""
         return self.run_now(self.intake.accept(uid=uid, body=BytesBody(data), length=len(data)))
 
     def apply(self, avatar_id: str, status: ResultStatus, reason: str | None = None) -> None:
-        """What a worker reports of an avatar is applied."""
+        """Apply the result of a worker."""
         self.run_now(self.selection.apply(result(avatar_id, status, reason)))
 
     def ready(self, avatar_id: str) -> None:
-        """A worker has crunched an avatar."""
+        """Apply the result of a successful job."""
         self.apply(avatar_id, ResultStatus.READY)
 
     def received(self, queue: MemoryQueue) -> list[str]:
-        """The messages on a queue, which are then gone."""
+        """Receive and delete all messages of a queue; return their bodies."""
         bodies = []
         while messages := self.run_now(queue.receive(max_messages=10, wait=0)):
             for message in messages:
@@ -112,21 +112,21 @@ class CoreTestCase(SynchronousTestCase):
         return bodies
 
     def sent(self) -> list[tuple[str, str]]:
-        """The jobs that were sent since the last time."""
+        """Return the jobs that were sent since the last call."""
         jobs = [Job.decode(body) for body in self.received(self.jobs_queue)]
         return [(job.op.value, job.id) for job in jobs]
 
     def status(self, avatar_id: str) -> Status | None:
-        """The status of an avatar, None if it is gone."""
+        """Return the status of an avatar; None if it has no row."""
         row = self.rows.rows.get(avatar_id)
         return row and row.status
 
     def selected(self, uid: str = ALICE) -> str | None:
-        """The id of the selected avatar."""
+        """Return the id of the selected avatar."""
         return self.run_now(self.rows.profile(uid=uid)).avatar_id
 
 
 def result(avatar_id: str, status: ResultStatus, reason: str | None = None) -> Result:
-    """What a worker reports."""
+    """Return the result of a job."""
     ready = status is ResultStatus.READY
     return Result(avatar_id, status, reason, variants=PICTURES if ready else {})

@@ -1,5 +1,5 @@
 """
-The service itself, as a child process of the tests.
+The service as a child process of the tests.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from twisted.internet.threads import deferToThread
 import fxprofile
 from tests.support.servers.local import die_with_parent, free_port
 
-#: Seconds that a daemon gets to start or to stop: a stop may wait 25 for work in hand.
+#: Seconds that a daemon gets to start or to stop: a stop may wait 25 for work in flight.
 PATIENCE = 60
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the daemons of one service listen; those of several roles share them."""
+    """The ports of one service, which the daemons of its roles share."""
 
     web: int = field(default_factory=free_port)
     images: int = field(default_factory=free_port)
 
     @property
     def web_url(self) -> str:
-        """The root of the API, without a slash at its end."""
+        """The root of the API, without a trailing slash."""
         return f"http://127.0.0.1:{self.web}"
 
     @property
     def images_url(self) -> str:
-        """The origin of the images, without a slash at its end."""
+        """The origin of the images, without a trailing slash."""
         return f"http://127.0.0.1:{self.images}"
 
 
@@ -99,22 +99,22 @@ class Daemon:
 
     @property
     def web_url(self) -> str:
-        """The root of the API, without a slash at its end."""
+        """The root of the API, without a trailing slash."""
         return self.ports.web_url
 
     @property
     def images_url(self) -> str:
-        """The origin of the images, without a slash at its end."""
+        """The origin of the images, without a trailing slash."""
         return self.ports.images_url
 
     @property
     def pid(self) -> int | None:
-        """The process, if it runs."""
+        """The id of the process, if it is running."""
         return self._process.pid if self._process is not None else None
 
     @property
     def output(self) -> str:
-        """What it has said since it was first started."""
+        """The output since the first start."""
         try:
             return self._log.read_text(errors="replace")
         except FileNotFoundError:
@@ -125,7 +125,7 @@ class Daemon:
         return self.directory / f"{self.role}.log"
 
     def command(self) -> list[str]:
-        """What starts it."""
+        """Return the command line."""
         settings = {
             "web.listen": f"tcp:{self.ports.web}:interface=127.0.0.1",
             "web.public_url": self.ports.web_url,
@@ -160,7 +160,7 @@ class Daemon:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
-        # What is tested is what the tests import, wherever else it is installed.
+        # Test the package that the tests import, even if another one is installed.
         environ.update(self.environ)
         path = [Path(fxprofile.__file__).parent.parent]
         if self.crash_at is not None:
@@ -189,20 +189,20 @@ class Daemon:
         return await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """End it at once (SIGKILL): it can tidy up nothing."""
+        """Kill it at once (SIGKILL)."""
         await self._end(signal.SIGKILL)
 
     async def restart(self) -> None:
-        """End it in an orderly way, and start it again on the same directory."""
+        """Stop it in an orderly way, and start it again on the same directory."""
         await self.stop()
         await self.start()
 
     async def remove(self) -> None:
-        """End it if it runs, and remove its directory if that was a temporary one."""
+        """Kill it if it is running, and remove its directory if that is temporary."""
         await deferToThread(self.close)
 
     def close(self) -> None:
-        """Do what :meth:`remove` does, and block for as long as it takes."""
+        """Do the same as :meth:`remove`; this blocks."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -228,7 +228,7 @@ class Daemon:
         return process.returncode
 
     async def runs(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Return whether it is running."""
         return not await self._ended()
 
     async def _ended(self) -> bool:
@@ -251,7 +251,7 @@ class Daemon:
 
 
 def _is_up(url: str) -> bool:
-    """Whether there is a 200 at a URL.  This blocks."""
+    """Return whether a URL responds with 200; this blocks."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
