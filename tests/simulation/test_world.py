@@ -12,6 +12,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import fxprofile
+from fxprofile.model.messages import Job, Op
 from tests.simulation.__main__ import failures, how_to_replay
 from tests.simulation.state import SqlState
 from tests.simulation.world import World
@@ -36,12 +37,12 @@ class WorldTests(SynchronousTestCase):
             lines = [f"{text}\n  {how_to_replay(seed)}" for seed, text in failed.items()]
             self.fail("\n".join([f"{len(failed)} worlds went wrong:", *lines]))
 
-    def test_job_that_dies_last_is_repaired(self) -> None:
-        """
-        A delete job that becomes a dead letter after all other work has ended is repaired, so
-        that the images of its avatar are deleted.
-        """
-        World(502641).run()
+    def test_a_dead_job_is_pending_until_repair_has_settled_it(self) -> None:
+        """A job that dies when nothing else is pending is waited for: repair settles it."""
+        world = World(0)
+        self.assertTrue(world.is_quiet())
+        world.dead_jobs.put(Job(op=Op.DELETE, id="a" * 32).encode(sent=world.clock.seconds()))
+        self.assertFalse(world.is_quiet())
 
     def test_sql_store_gives_the_same_world(self) -> None:
         """A world on the SQL store makes the same calls as one on the store in memory."""

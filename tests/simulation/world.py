@@ -284,13 +284,14 @@ class World:
 
     def _until_quiet(self) -> None:
         began = self.clock.seconds()
-        while not self._is_quiet():
+        while not self.is_quiet():
             self._until(self.clock.seconds() + LOOK)
             if self.clock.seconds() - began > QUIET_IN:
                 self.ledger.fail(f"something goes on for ever: {', '.join(self._unrest())}")
                 self._check()
 
-    def _is_quiet(self) -> bool:
+    def is_quiet(self) -> bool:
+        """Return whether nothing is pending."""
         return not any(True for _ in self._unrest())
 
     def _unrest(self) -> Iterator[str]:
