@@ -10,6 +10,7 @@ records it as pending and the repair loop sends it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -30,6 +31,7 @@ ORIGINAL_TYPE = "application/octet-stream"
 IN_DOUBT_AGE = 300
 
 
+@dataclass(kw_only=True, eq=False)
 class Intake:
     """
     Accepts uploads.
@@ -41,24 +43,14 @@ class Intake:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        private: IBucket,
-        store: IProfileStore,
-        outbox: Outbox,
-        clock: IReactorTime,
-        heic: bool = False,
-        new_id: Callable[[], str] = new_id,
-    ) -> None:
-        self._private = private
-        self._store = store
-        self._outbox = outbox
-        self._clock = clock
-        self._heic = heic
-        self._new_id = new_id
-        # When the outcome of a commit became unknown, by avatar id.
-        self._in_doubt: dict[str, float] = {}
+    private: IBucket
+    store: IProfileStore
+    outbox: Outbox
+    clock: IReactorTime
+    heic: bool = False
+    new_id: Callable[[], str] = new_id
+    # When the outcome of a commit became unknown, by avatar id.
+    _in_doubt: dict[str, float] = field(init=False, default_factory=dict)
 
     async def accept(self, *, uid: str, body: Body, length: int) -> Avatar:
         """
@@ -70,26 +62,26 @@ class Intake:
         :raises DriverError: if the upload could not be stored; nothing remains.
         :raises Exception: any error of the body; nothing remains.
         """
-        avatar_id = self._new_id()
+        avatar_id = self.new_id()
         try:
-            await self._private.put(
+            await self.private.put(
                 key=private_key(avatar_id),
-                body=_images_only(body, self._heic),
+                body=_images_only(body, self.heic),
                 length=length,
                 content_type=ORIGINAL_TYPE,
             )
         finally:
             await body.aclose()
         avatar = await self._add_row(avatar_id, uid)
-        await self._outbox.try_to_send(avatar)
+        await self.outbox.try_to_send(avatar)
         return avatar
 
     async def _add_row(self, avatar_id: str, uid: str) -> Avatar:
         try:
-            return await self._store.accept(avatar_id=avatar_id, uid=uid, now=self._clock.seconds())
+            return await self.store.accept(avatar_id=avatar_id, uid=uid, now=self.clock.seconds())
         except StoreError:
             # The commit may still have happened: then the upload is accepted.
-            self._in_doubt[avatar_id] = self._clock.seconds()
+            self._in_doubt[avatar_id] = self.clock.seconds()
             avatar = await self._find_row(avatar_id)
             if avatar is None:
                 raise
@@ -97,7 +89,7 @@ class Intake:
 
     async def _find_row(self, avatar_id: str) -> Avatar | None:
         try:
-            avatar: Avatar | None = await self._store.avatar(avatar_id=avatar_id)
+            avatar: Avatar | None = await self.store.avatar(avatar_id=avatar_id)
         except StoreError as error:
             self._log.warn("Upload {id} is in doubt: {error}", id=avatar_id, error=error)
             return None
@@ -114,13 +106,13 @@ class Intake:
 
         :returns: how many are still in doubt.
         """
-        before = self._clock.seconds() - IN_DOUBT_AGE
+        before = self.clock.seconds() - IN_DOUBT_AGE
         due = [avatar_id for avatar_id, since in self._in_doubt.items() if since <= before]
         try:
             for avatar_id in due:
-                if await self._store.avatar(avatar_id=avatar_id) is None:
+                if await self.store.avatar(avatar_id=avatar_id) is None:
                     # Only workers may delete from the private bucket.
-                    await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+                    await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
                 del self._in_doubt[avatar_id]
         except DriverError as error:
             # The others would fail in the same way.

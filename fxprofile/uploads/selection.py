@@ -8,7 +8,7 @@ cached profile and sends delete jobs.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -31,6 +31,7 @@ class NotTheOwner(Exception):
     """The avatar belongs to another user."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Selection:
     """
     Applies results, deletes avatars, and waits for results.
@@ -42,22 +43,13 @@ class Selection:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        store: IProfileStore,
-        outbox: Outbox,
-        invalidator: ProfileInvalidator,
-        metrics: Metrics,
-        clock: IReactorTime,
-    ) -> None:
-        self._store = store
-        self._outbox = outbox
-        self._invalidator = invalidator
-        self._metrics = metrics
-        self._clock = clock
-        # Notified when an avatar changes status; keyed by avatar id.
-        self._notifier = Notifier()
+    store: IProfileStore
+    outbox: Outbox
+    invalidator: ProfileInvalidator
+    metrics: Metrics
+    clock: IReactorTime
+    # Notified when an avatar changes status; keyed by avatar id.
+    _notifier: Notifier = field(init=False, default_factory=Notifier)
 
     async def handle(self, message: Message) -> None:
         """
@@ -68,7 +60,7 @@ class Selection:
         """
         result = Result.decode(message.body)
         await self.apply(result)
-        self._metrics.results.labels(result.status.value).inc()
+        self.metrics.results.labels(result.status.value).inc()
 
     async def apply(self, result: Result) -> None:
         """
@@ -76,25 +68,25 @@ class Selection:
 
         :raises DriverError: if it could not be applied; it has to be delivered again.
         """
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         if result.status is ResultStatus.READY:
             await self._ready(result, now)
         elif result.status is ResultStatus.FAILED:
-            avatar = await self._store.failed(
+            avatar = await self.store.failed(
                 avatar_id=result.id, reason=result.reason or "crashed", now=now
             )
             self._notifier.notify(result.id)
             await self._delete_again(result.id, avatar)
         else:
-            await self._store.deleted(avatar_id=result.id, now=now)
+            await self.store.deleted(avatar_id=result.id, now=now)
             self._notifier.notify(result.id)
 
     async def _ready(self, result: Result, now: float) -> None:
-        before = await self._store.avatar(avatar_id=result.id)
+        before = await self.store.avatar(avatar_id=result.id)
         previous = None
         if before is not None:
-            previous = (await self._store.profile(uid=before.uid)).avatar_id
-        avatar = await self._store.ready(
+            previous = (await self.store.profile(uid=before.uid)).avatar_id
+        avatar = await self.store.ready(
             avatar_id=result.id,
             variants=result.variants,
             placeholder=result.placeholder,
@@ -102,9 +94,9 @@ class Selection:
         )
         self._notifier.notify(result.id)
         if avatar is not None and avatar.status is Status.READY:
-            await self._invalidator.profile_changed(avatar.uid)
+            await self.invalidator.profile_changed(avatar.uid)
             if previous is not None and previous != avatar.id:
-                await self._outbox.try_to_send_by_id(previous)
+                await self.outbox.try_to_send_by_id(previous)
         else:
             await self._delete_again(result.id, avatar)
 
@@ -116,7 +108,7 @@ class Selection:
             no job is sent.
         :raises DriverError: if the job could not be sent.
         """
-        return await self._delete_again(avatar_id, await self._store.avatar(avatar_id=avatar_id))
+        return await self._delete_again(avatar_id, await self.store.avatar(avatar_id=avatar_id))
 
     async def _delete_again(self, avatar_id: str, avatar: Avatar | None) -> bool:
         """
@@ -127,10 +119,10 @@ class Selection:
         enough: the result of the earlier delete job would clear it.
         """
         if avatar is None:
-            await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+            await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
         elif avatar.status in (Status.DELETING, Status.REPLACED):
-            await self._store.redelete(avatar_id=avatar_id)
-            await self._outbox.send(avatar)
+            await self.store.redelete(avatar_id=avatar_id)
+            await self.outbox.send(avatar)
         else:
             return False
         return True
@@ -141,10 +133,10 @@ class Selection:
 
         :returns: whether it was still processing.
         """
-        avatar = await self._store.avatar(avatar_id=avatar_id)
+        avatar = await self.store.avatar(avatar_id=avatar_id)
         if avatar is None or avatar.status is not Status.PROCESSING:
             return False
-        await self._store.failed(avatar_id=avatar_id, reason=reason, now=self._clock.seconds())
+        await self.store.failed(avatar_id=avatar_id, reason=reason, now=self.clock.seconds())
         self._notifier.notify(avatar_id)
         return True
 
@@ -154,13 +146,13 @@ class Selection:
 
         :returns: the row at the end of the wait, whose status may still be ``processing``.
         """
-        deadline = self._clock.seconds() + seconds
+        deadline = self.clock.seconds() + seconds
         while True:
-            rest = deadline - self._clock.seconds()
+            rest = deadline - self.clock.seconds()
             # Subscribe before the lookup, so that no result in between is missed.
             with self._notifier.subscribe(avatar.id) as subscription:
                 try:
-                    row = await self._store.avatar(avatar_id=avatar.id)
+                    row = await self.store.avatar(avatar_id=avatar.id)
                     if row is None:
                         # Another request of its owner has deleted it.
                         return replace(avatar, status=Status.DELETING)
@@ -170,7 +162,7 @@ class Selection:
                     self._log.warn("Cannot look up avatar {id}: {error}", id=avatar.id, error=error)
                 if avatar.status is not Status.PROCESSING or rest <= 0:
                     return avatar
-                await subscription.wait(self._clock, min(rest, POLL))
+                await subscription.wait(self.clock, min(rest, POLL))
 
     async def delete(self, *, uid: str, avatar_id: str | None) -> bool:
         """
@@ -181,20 +173,20 @@ class Selection:
         :raises NotTheOwner: if the avatar belongs to another user.
         :raises StoreError: if it could not be deleted.
         """
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         if avatar_id is None:
-            ids = list(await self._store.delete_current(uid=uid, now=now))
+            ids = list(await self.store.delete_current(uid=uid, now=now))
         elif avatar_id == DEFAULT_AVATAR_ID:
             return True
         else:
-            avatar = await self._store.avatar(avatar_id=avatar_id)
+            avatar = await self.store.avatar(avatar_id=avatar_id)
             if avatar is None or avatar.status is Status.DELETING:
                 # The process that deleted it may have died before the invalidation.
-                await self._invalidator.invalidate(uid)
+                await self.invalidator.invalidate(uid)
                 return False
             if avatar.uid != uid:
                 raise NotTheOwner(avatar_id)
-            deleted = await self._store.delete(avatar_id=avatar_id, uid=uid, now=now)
+            deleted = await self.store.delete(avatar_id=avatar_id, uid=uid, now=now)
             ids = [avatar_id] if deleted else []
         await self._follow_deletion(uid, ids)
         return bool(ids)
@@ -205,12 +197,12 @@ class Selection:
 
         :raises StoreError: if they could not be deleted; the caller has to try again.
         """
-        ids = await self._store.delete_user(uid=uid, now=self._clock.seconds())
+        ids = await self.store.delete_user(uid=uid, now=self.clock.seconds())
         await self._follow_deletion(uid, list(ids))
 
     async def _follow_deletion(self, uid: str, ids: list[str]) -> None:
         for avatar_id in ids:
             self._notifier.notify(avatar_id)
         # Even without ids: a process that deleted them earlier may have died at this point.
-        await self._invalidator.profile_changed(uid)
-        await self._outbox.try_to_send_by_id(*ids)
+        await self.invalidator.profile_changed(uid)
+        await self.outbox.try_to_send_by_id(*ids)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import IO, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -35,6 +36,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIECE: Final = 1 << 16
 
 
+@dataclass(kw_only=True, eq=False)
 class JobRunner:
     """
     Runs jobs; :meth:`handle` is the handler of the jobs queue.
@@ -44,24 +46,13 @@ class JobRunner:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        private: IBucket,
-        public: IBucket,
-        results: IQueue,
-        cruncher: ICruncher,
-        threads: Threads,
-        metrics: Metrics,
-        clock: IReactorTime,
-    ) -> None:
-        self._private = private
-        self._public = public
-        self._results = results
-        self._cruncher = cruncher
-        self._threads = threads
-        self._metrics = metrics
-        self._clock = clock
+    private: IBucket
+    public: IBucket
+    results: IQueue
+    cruncher: ICruncher
+    threads: Threads
+    metrics: Metrics
+    clock: IReactorTime
 
     async def handle(self, message: Message) -> None:
         """
@@ -78,38 +69,38 @@ class JobRunner:
             await self._crunch(job.id)
 
     async def _delete(self, avatar_id: str) -> None:
-        await self._public.delete(keys=public_keys(avatar_id))
-        await self._private.delete(keys=[private_key(avatar_id)])
+        await self.public.delete(keys=public_keys(avatar_id))
+        await self.private.delete(keys=[private_key(avatar_id)])
         await self._report(Result(id=avatar_id, status=ResultStatus.DELETED))
 
     async def _crunch(self, avatar_id: str) -> None:
-        started = self._clock.seconds()
+        started = self.clock.seconds()
         try:
             original = await self._download(avatar_id)
         except ObjectNotFound:
             await self._report(await self._result_without_original(avatar_id))
             return
-        downloaded = self._clock.seconds()
+        downloaded = self.clock.seconds()
         try:
             crunched = await self._crunch_with_retry(avatar_id, original)
         except CrunchError as error:
-            self._metrics.crunched.labels(error.reason).inc()
+            self.metrics.crunched.labels(error.reason).inc()
             self._log.info("Avatar {id} failed: {error}", id=avatar_id, error=error)
             await self._report(
                 Result(id=avatar_id, status=ResultStatus.FAILED, reason=error.reason)
             )
-            await self._private.delete(keys=[private_key(avatar_id)])
+            await self.private.delete(keys=[private_key(avatar_id)])
             return
         finally:
-            await self._threads.run(original.close)
-        done = self._clock.seconds()
-        self._metrics.crunched.labels("ready").inc()
-        self._metrics.crunch_seconds.observe(done - downloaded)
-        variants = await publish(self._public, avatar_id, crunched)
+            await self.threads.run(original.close)
+        done = self.clock.seconds()
+        self.metrics.crunched.labels("ready").inc()
+        self.metrics.crunch_seconds.observe(done - downloaded)
+        variants = await publish(self.public, avatar_id, crunched)
         timing = {
             "get": downloaded - started,
             "crunch": done - downloaded,
-            "put": self._clock.seconds() - done,
+            "put": self.clock.seconds() - done,
         }
         await self._report(
             Result(
@@ -120,17 +111,17 @@ class JobRunner:
                 timing=timing,
             )
         )
-        await self._private.delete(keys=[private_key(avatar_id)])
+        await self.private.delete(keys=[private_key(avatar_id)])
 
     async def _download(self, avatar_id: str) -> IO[bytes]:
-        _, body = await self._private.get(key=private_key(avatar_id))
+        _, body = await self.private.get(key=private_key(avatar_id))
         # The file has no name, so the kernel removes it even after a kill -9.
         try:
-            file = await self._threads.run(tempfile.TemporaryFile)
+            file = await self.threads.run(tempfile.TemporaryFile)
             try:
                 async for piece in body:
-                    await self._threads.run(file.write, piece)
-                await self._threads.run(file.flush)
+                    await self.threads.run(file.write, piece)
+                await self.threads.run(file.flush)
             except BaseException:
                 file.close()
                 raise
@@ -140,21 +131,21 @@ class JobRunner:
 
     async def _crunch_with_retry(self, avatar_id: str, original: IO[bytes]) -> Crunched:
         try:
-            return await self._cruncher.crunch(original=original)
+            return await self.cruncher.crunch(original=original)
         except ChildFailed as error:
             self._log.warn(
                 "Crunching {id} failed, retrying in a fresh child: {error}",
                 id=avatar_id,
                 error=error,
             )
-            return await self._cruncher.crunch(original=original)
+            return await self.cruncher.crunch(original=original)
 
     async def _result_without_original(self, avatar_id: str) -> Result:
         """Return ready if all pictures exist, because the job was done before; else failed."""
         variants = {}
         for name in VARIANTS:
             try:
-                variant = await published_variant(self._public, avatar_id, name)
+                variant = await published_variant(self.public, avatar_id, name)
             except ObjectNotFound:
                 return Result(id=avatar_id, status=ResultStatus.FAILED, reason="lost")
             if variant is None:
@@ -165,7 +156,7 @@ class JobRunner:
         return Result(id=avatar_id, status=ResultStatus.READY, variants=variants)
 
     async def _report(self, result: Result) -> None:
-        await self._results.send(body=result.encode())
+        await self.results.send(body=result.encode())
 
 
 async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mapping[str, Variant]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -209,11 +210,7 @@ class Poller(Service):
         self._metrics.receive_count.labels(name).observe(message.receive_count)
         self._metrics.message_age.labels(name).observe(max(0, self._clock.seconds() - message.sent))
         delivery = Delivery(
-            message,
-            self._queue,
-            self._clock,
-            first=self._first,
-            visibility_timeout=self._visibility_timeout,
+            message, self._queue, self._clock, self._first, self._visibility_timeout
         )
         self._in_flight[delivery] = None
         self._metrics.in_hand.labels(name).inc()
@@ -347,6 +344,7 @@ class Poller(Service):
             await self._settle(delivery.message, Outcome.RELEASED)
 
 
+@dataclass(eq=False)
 class Delivery:
     """
     A message in flight: its handler call, and its lease, which keeps the message invisible.
@@ -363,25 +361,16 @@ class Delivery:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        message: Message,
-        queue: IQueue,
-        clock: IReactorTime,
-        *,
-        first: float,
-        visibility_timeout: float,
-    ) -> None:
-        self.message = message
-        self.work: Deferred[None] | None = None
-        self.cancelled_as: Outcome | None = None
-        self._queue = queue
-        self._clock = clock
-        self._first = first
-        self._visibility_timeout = visibility_timeout
-        self._extending: Deferred[None] | None = None
-        self._expires = 0.0
-        self._timers: list[IDelayedCall] = []
+    message: Message
+    queue: IQueue
+    clock: IReactorTime
+    first: float
+    visibility_timeout: float
+    work: Deferred[None] | None = field(init=False, default=None)
+    cancelled_as: Outcome | None = field(init=False, default=None)
+    _extending: Deferred[None] | None = field(init=False, default=None)
+    _expires: float = field(init=False, default=0.0)
+    _timers: list[IDelayedCall] = field(init=False, default_factory=list)
 
     def start(
         self, handler: Handler, timeout: float, timed_out: Callable[[Delivery], None]
@@ -392,11 +381,11 @@ class Delivery:
         :param timed_out: called if the handler runs for longer than ``timeout`` seconds.
         :returns: fires when the handler ends.
         """
-        self._expires = self._clock.seconds() + self._first
+        self._expires = self.clock.seconds() + self.first
         self.work = work = Deferred.fromCoroutine(_call(handler, self.message))
         self._timers = [
-            self._clock.callLater(self._first, self._expire),
-            self._clock.callLater(timeout, timed_out, self),
+            self.clock.callLater(self.first, self._expire),
+            self.clock.callLater(timeout, timed_out, self),
         ]
         self._extending = Deferred.fromCoroutine(self._extend())
         self._extending.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -418,35 +407,35 @@ class Delivery:
             self._extending.cancel()
 
     async def _extend(self) -> None:
-        pause = self._first / 2
+        pause = self.first / 2
         while True:
-            await sleep(self._clock, pause)
+            await sleep(self.clock, pause)
             # The queue counts from when it receives the request, which is later than now.
-            asked = self._clock.seconds()
+            asked = self.clock.seconds()
             try:
-                await self._queue.extend(message=self.message, visibility=self._visibility_timeout)
+                await self.queue.extend(message=self.message, visibility=self.visibility_timeout)
             except CancelledError:
                 raise
             except LeaseLost:
-                self._expire_at(self._clock.seconds())
+                self._expire_at(self.clock.seconds())
                 return
             except Exception as error:
                 self._log.warn(
                     "Cannot extend message {id} on {queue}: {error}",
                     id=self.message.message_id,
-                    queue=self._queue.name,
+                    queue=self.queue.name,
                     error=error,
                 )
-                left = self._expires - self._clock.seconds()
+                left = self._expires - self.clock.seconds()
                 pause = max(_MIN_EXTEND_DELAY, left / 3)
             else:
-                pause = self._visibility_timeout / 2
-                self._expire_at(asked + self._visibility_timeout)
+                pause = self.visibility_timeout / 2
+                self._expire_at(asked + self.visibility_timeout)
 
     def _expire_at(self, when: float) -> None:
         self._expires = when
         if self._timers[0].active():
-            self._timers[0].reset(max(0, when - self._clock.seconds()))
+            self._timers[0].reset(max(0, when - self.clock.seconds()))
 
     def _expire(self) -> None:
         if self._extending is not None:

@@ -54,7 +54,7 @@ class SoftRunner(JobRunner):
     """Gives up on an image when its first child fails."""
 
     async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
-        crunched: Crunched = await self._cruncher.crunch(original=original)
+        crunched: Crunched = await self.cruncher.crunch(original=original)
         return crunched
 
 
@@ -64,7 +64,7 @@ class HastyIntake(Intake):
     async def _find_row(self, avatar_id: str) -> Avatar | None:
         avatar = await super()._find_row(avatar_id)
         if avatar is None:
-            await self._outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+            await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
         return avatar
 
 

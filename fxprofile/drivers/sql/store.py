@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeAlias, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from zope.interface import implementer
 
+from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import StoreError
@@ -61,13 +62,6 @@ _WITH_DELETE_JOB: Final = (Status.DELETING, Status.REPLACED)
 _REPAIR: Final = "repair"
 
 _AVATAR = select(*(avatars.c[field.name] for field in fields(Avatar)))
-
-
-class Transactions(Protocol):
-    """The part of :class:`fxprofile.drivers.sql.engine.Database` that the store uses."""
-
-    async def run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
-        """Run one transaction in a thread and commit it."""
 
 
 def _transaction(
@@ -111,7 +105,7 @@ class SqlProfileStore:
     :param database: runs the transactions.
     """
 
-    def __init__(self, database: Transactions) -> None:
+    def __init__(self, database: Database) -> None:
         self.database = database
 
     # Reads.
