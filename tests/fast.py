@@ -4,7 +4,8 @@ Names the test modules that start no other program, for ``make test-fast``.
     python -m tests.fast
 
 A module is left out if its imports reach code that starts programs (daemons, servers,
-browsers) or that simulates the whole service, so no list has to be kept.
+browsers, crunch helpers), simulates the whole service or measures the quality of images.  So
+there is no list of modules to maintain.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 #: Importing one of these makes a test module slow, directly or through other test modules.
-SLOW = ("subprocess", "selenium", "tests.simulation")
+SLOW = (
+    "subprocess",
+    "selenium",
+    "fxprofile.crunch.pool",
+    "tests.crunch.quality",
+    "tests.simulation",
+)
 
 
 def fast_modules() -> Iterator[str]:

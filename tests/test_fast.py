@@ -16,6 +16,7 @@ class FastModulesTests(SynchronousTestCase):
         self.assertIn("tests.settings.test_settings", chosen)
         for name in (
             "tests.test_layers",
+            "tests.crunch.test_pool",
             "tests.browser.test_playground",
             "tests.drivers.sql.test_store",
             "tests.simulation.test_world",
