@@ -93,7 +93,6 @@ def add_web_loops(services: Services) -> None:
 
 def add_api(services: Services) -> None:
     """Add the API listener, with each group of endpoints."""
-    from fxprofile.web.admission import UploadAdmission
     from fxprofile.web.api import Api
     from fxprofile.web.auth_server import AuthServerEndpoints
     from fxprofile.web.avatar import AvatarEndpoints
@@ -111,20 +110,13 @@ def add_api(services: Services) -> None:
         clock=reactor,
         secret="" if secret is None else secret.get_secret_value(),
     )
-    admission = UploadAdmission(
-        windows=services.rate_windows,
-        customs=services.customs,
-        metrics=services.metrics,
-        per_hour=settings.uploads.per_hour,
-        address_depth=settings.web.client_address_depth,
-    )
     api.add(
         UploadEndpoints(
             intake=services.intake,
             selection=services.selection,
             store=services.store,
             identity=services.identity,
-            admission=admission,
+            admission=services.admission,
             metrics=services.metrics,
             clock=reactor,
             max_bytes=settings.uploads.max_bytes,

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from fxprofile.drivers.fxa.customs import Customs
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
+    from fxprofile.web.admission import UploadAdmission
 
 #: Threads for work on files.
 FILE_THREADS = 16
@@ -431,6 +432,19 @@ class Services:
             clock=self.reactor,
             image_template=self.settings.images.url,
             monogram_url=monogram_url if self.settings.monogram.enabled else None,
+        )
+
+    @cached_property
+    def admission(self) -> UploadAdmission:
+        """Admits or refuses uploads, by rate limits and customs."""
+        from fxprofile.web.admission import UploadAdmission
+
+        return UploadAdmission(
+            windows=self.rate_windows,
+            customs=self.customs,
+            metrics=self.metrics,
+            per_hour=self.settings.uploads.per_hour,
+            address_depth=self.settings.web.client_address_depth,
         )
 
     @cached_property
