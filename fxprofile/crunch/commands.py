@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import ClassVar, TypedDict
 
-from twisted.protocols.amp import Command, Descriptor, Float, Integer, String, Unicode
+from twisted.protocols.amp import Boolean, Command, Descriptor, Float, Integer, String, Unicode
 
 from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.sandbox import Mode
@@ -93,12 +93,14 @@ class CrunchCommand(Command):
     Ask a helper to crunch an image in a child; it responds when the child has ended.
 
     The descriptors must stay open until then: they may still wait in the send buffer.
+    ``heic`` says whether the image is HEIC.
     """
 
     arguments: ClassVar = [
         (b"job", Integer()),
         (b"original", Descriptor()),
         (b"output", Descriptor()),
+        (b"heic", Boolean()),
     ]
     response: ClassVar = [
         (b"ended", Unicode()),

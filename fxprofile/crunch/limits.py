@@ -38,13 +38,13 @@ class Limits:
     :ivar timeout: wall clock, in seconds.
     :ivar cpu: processor time, in seconds.
     :ivar memory: address space, in bytes.
-    :ivar max_pixels: of the source, and
-    :ivar max_pixels_baseline: of a JPEG that is decoded at a fraction of its size, and
-    :ivar max_pixels_progressive: of a JPEG whose coefficients are all in memory at once.
+    :ivar max_pixels: of the source, unless it is a JPEG.
+    :ivar max_pixels_baseline: of a baseline JPEG, which is decoded at a fraction of its size.
+    :ivar max_pixels_progressive: of a progressive JPEG, whose coefficients are all in memory.
     :ivar max_side: of the source, in pixels.
     :ivar max_scans: of a progressive JPEG.
-    :ivar heic: whether HEIC is decoded too.  Its decoder, an optional package, starts a
-        thread, so the sandbox then allows threads.
+    :ivar heic: whether HEIC is decoded too.  Its decoder, an optional package, always starts
+        a thread; only a child whose image is HEIC may.
     :ivar formats: the output formats besides PNG, of :data:`fxprofile.model.keys.FORMATS`.
     """
 

@@ -15,7 +15,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import IO, Any, Final
 
 from twisted.application.service import Service
@@ -34,6 +34,7 @@ from fxprofile.crunch.helper_connection import START_TIMEOUT, HelperConnection
 from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.result import CrunchOutcome, InvalidResult, Report, decode, judge
 from fxprofile.crunch.sandbox import LAYERS, Mode, is_enough, process
+from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.tasks import detached
@@ -176,8 +177,13 @@ class CrunchPool(Service):
         helper.jobs += 1
         try:
             with source, _unnamed_file() as output:
+                head = os.pread(source.fileno(), SIGNATURE_BYTES, 0)
                 response = helper.callRemote(
-                    CrunchCommand, job=job, original=source.fileno(), output=output.fileno()
+                    CrunchCommand,
+                    job=job,
+                    original=source.fileno(),
+                    output=output.fileno(),
+                    heic=sniff(head, heic=limits.heic) == "heic",
                 )
                 end: ChildExit = await response.addTimeout(
                     limits.timeout + self.grace, self._reactor
@@ -263,16 +269,9 @@ class CrunchPool(Service):
 def pool_from_settings(reactor: Any, settings: Settings) -> CrunchPool:
     """Return the pool that the settings describe."""
     crunch = settings.crunch
-    limits = Limits(
-        timeout=crunch.timeout,
-        cpu=crunch.cpu,
-        memory=int(crunch.memory),
-        max_pixels=crunch.max_pixels,
-        max_side=crunch.max_side,
-        max_scans=crunch.max_scans,
-        heic=crunch.heic,
-        formats=tuple(form for form in crunch.formats if form != "png"),
-    )
+    same = {field.name: getattr(crunch, field.name) for field in fields(Limits)}
+    formats = tuple(form for form in crunch.formats if form != "png")
+    limits = Limits(**same | {"formats": formats})
     return CrunchPool(reactor, processes=crunch.processes, limits=limits, mode=settings.sandbox)
 
 

@@ -264,11 +264,13 @@ class UnprocessableImage(ApiError):
     code, errno = 422, 103
     message = "The image could not be processed."
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, name: str = "") -> None:
         """
         :param reason: one word of :data:`fxprofile.model.avatars.REASONS`.
+        :param name: of an image type that is not supported, if it is a well-known one.
         """
-        super().__init__(REASONS[reason], reason=reason)
+        named = f"{name} images are not accepted; send a JPEG, PNG, GIF, WebP or AVIF image."
+        super().__init__(named if name else REASONS[reason], reason=reason)
 
 
 class _Unavailable(ApiError):

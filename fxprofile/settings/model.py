@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_args
 from urllib.parse import urlsplit
@@ -294,10 +295,12 @@ class CrunchSettings(Section):
     cpu: Annotated[int, Field(ge=1)] = 10
     memory: Annotated[ByteSize, Field(ge=64 << 20)] = ByteSize(1 << 30)
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
+    max_pixels_baseline: Annotated[int, Field(ge=1)] = 250_000_000
+    max_pixels_progressive: Annotated[int, Field(ge=1)] = 120_000_000
     max_side: Annotated[int, Field(ge=1)] = 16384
     max_scans: Annotated[int, Field(ge=1)] = 100
     formats: Formats = ("png",)
-    heic: bool = False
+    heic: bool = Field(default_factory=lambda: find_spec("pillow_heif") is not None)
     sandbox: Literal["strict", "best-effort", "off"] | None = None
 
 

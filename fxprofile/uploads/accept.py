@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff
+from fxprofile.crunch.signature import SIGNATURE_BYTES, name_of_unsupported, sniff
 from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import DriverError, ImageRefused, StoreError
 from fxprofile.model.keys import new_id, private_key
@@ -135,7 +135,7 @@ async def _images_only(body: Body, heic: bool) -> AsyncGenerator[bytes, None]:
         if len(head) >= SIGNATURE_BYTES:
             break
     if sniff(head, heic=heic) is None:
-        raise ImageRefused("unsupported")
+        raise ImageRefused("unsupported", name_of_unsupported(head))
     yield head
     async for piece in body:
         yield piece

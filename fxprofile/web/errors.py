@@ -21,7 +21,8 @@ def translate(error: BaseException) -> errors.ApiError:
         if isinstance(error, kind):
             return translation()
     if isinstance(error, errors.CrunchError):
-        return errors.UnprocessableImage(error.reason)
+        is_unsupported = error.reason == "unsupported"
+        return errors.UnprocessableImage(error.reason, error.detail if is_unsupported else "")
     return errors.InternalError()
 
 

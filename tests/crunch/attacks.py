@@ -101,11 +101,23 @@ def fork() -> None:
     os.waitpid(pid, 0)
 
 
-def thread() -> None:
+def thread(count: int = 1) -> None:
+    done, started = threading.Event(), []
     try:
-        threading.Thread(target=int).start()
+        for _ in range(count):
+            one = threading.Thread(target=done.wait)
+            one.start()
+            started.append(one)
     except RuntimeError:
         raise OSError(errno.EAGAIN, "no thread") from None
+    finally:
+        done.set()
+        for one in started:
+            one.join()
+
+
+def two_threads() -> None:
+    thread(2)
 
 
 def memory_file() -> None:
@@ -195,6 +207,7 @@ ATTACKS: Mapping[str, Callable[[], None]] = {
         network_namespace,
         user_namespace,
         thread,
+        two_threads,
     )
 }
 #: The attack from which no function returns; see :func:`_attack`.
@@ -211,7 +224,7 @@ def _tried(attack: Callable[[], None]) -> int:
     return 0
 
 
-def _apply(layers: list[str]) -> None:
+def _apply(layers: list[str], limits: Limits) -> None:
     """Apply only these layers."""
     rules = landlock.ruleset() if "landlock" in layers else None
     if "uid" in layers:
@@ -219,22 +232,23 @@ def _apply(layers: list[str]) -> None:
     if "capabilities" in layers:
         process.drop_capabilities()
     if "rlimits" in layers:
-        process.limit_resources(Limits())
+        process.limit_resources(limits)
     if "landlock" in layers or "seccomp" in layers:
         process.forbid_new_privileges()
     if rules is not None:
         landlock.restrict(rules[0])
     if "seccomp" in layers:
-        seccomp.restrict()
+        seccomp.restrict(threads=limits.heic)
 
 
 def _attack(config: Mapping[str, object], descriptor: int, parent: int) -> None:
     """Lock this process as configured, and run every attack."""
     held: list[str] = []
+    limits = Limits(heic=bool(config.get("heic")))
     if config.get("mode"):
-        held = sorted(sandbox.lock(parent=parent, limits=Limits(), mode=config["mode"]))
+        held = sorted(sandbox.lock(parent=parent, limits=limits, mode=config["mode"]))
     else:
-        _apply(list(config.get("layers", [])))
+        _apply(list(config.get("layers", [])), limits)
     found: dict[str, int] = {name: _tried(attack) for name, attack in ATTACKS.items()}
     os.write(descriptor, json.dumps({"layers": held, "attacks": found}).encode() + b"\n")
     try:
@@ -305,7 +319,7 @@ def main(text: str) -> None:
 
     :param text: a JSON object with ``user``, a number; ``fake``, see :func:`fake`; and
         either ``mode``, for the sandbox as in production, or ``layers``, the
-        names of some layers.
+        names of some layers; and ``heic``, whether the child decodes HEIC.
     """
     global _victim, _port
     config = json.loads(text)

@@ -16,7 +16,7 @@ from fxprofile.settings.model import Settings
 EXAMPLE = Path(__file__).parents[2] / "etc" / "fxprofile.toml"
 
 #: Defaults that are computed at start-up, as the file shows them.
-COMPUTED = {"crunch.processes": 2}
+COMPUTED = {"crunch.processes": 2, "crunch.heic": False}
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,10 @@ class ProblemTests(SynchronousTestCase):
             self.addCleanup(sys.modules.__setitem__, "pillow_heif", decoder)
         self.assertTrue(problem("crunch.heic=true", role=Role.WORKER).startswith("crunch.heic: "))
         self.assertTrue(load(overrides=["crunch.heic=true"], environ={}, role=Role.WEB).crunch.heic)
+
+    def test_heic_is_accepted_if_its_decoder_is_installed(self) -> None:
+        """``crunch.heic`` is true by default exactly if pillow-heif is installed."""
+        self.assertIs(load(environ={}).crunch.heic, find_spec("pillow_heif") is not None)
 
     def test_is_loopback(self) -> None:
         """An endpoint is loopback only if every interface it names is, or it is a Unix socket."""

@@ -102,13 +102,13 @@ class AcceptTests(CoreTestCase):
 class RefusalTests(CoreTestCase):
     """Bodies that do not begin like an image."""
 
-    def refuse(self, *pieces: bytes) -> Body:
+    def refuse(self, *pieces: bytes, named: str = "") -> Body:
         body = Body(*pieces)
         length = sum(map(len, pieces))
         error = self.fails_now(
             self.intake.accept(uid=ALICE, body=body, length=length), ImageRefused
         )
-        self.assertEqual(error.reason, "unsupported")
+        self.assertEqual((error.reason, error.detail), ("unsupported", named))
         self.assertEqual(self.originals.objects, {})
         self.assertEqual(self.rows.rows, {})
         self.assertEqual(self.sent(), [])
@@ -117,8 +117,17 @@ class RefusalTests(CoreTestCase):
 
     def test_unknown_signature_is_refused(self) -> None:
         """A body without the signature of an image is refused, and nothing is stored."""
-        for data in (b"<svg/>", b"GIF88a" + b"x" * 100, b"%PDF-1.7" + b"x" * 100, b"\xff\xd8"):
+        for data in (b"GIF88a" + b"x" * 100, b"\xff\xd8"):
             self.refuse(data)
+
+    def test_a_well_known_type_is_named(self) -> None:
+        """A file of a well-known type that is not accepted is refused by its name."""
+        for data, name in (
+            (b"<svg/>", "SVG"),
+            (b"%PDF-1.7" + b"x" * 100, "PDF"),
+            (b"\xff\x0a" + b"x" * 100, "JPEG XL"),
+        ):
+            self.refuse(data, named=name)
 
     def test_refused_body_is_not_read_further(self) -> None:
         """The rest of a refused body is not read."""

@@ -234,6 +234,16 @@ class RefusedUploadTests(ApiCase):
         self.assertEqual(reply.json["message"], REASONS["unsupported"])
         self.assertEqual(reply.phrase.decode(), HTTPStatus.UNPROCESSABLE_ENTITY.phrase)
 
+    async def test_an_unsupported_type_is_named(self) -> None:
+        """The message of a refused image names its type if that is a well-known one."""
+        heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"x" * 300
+        reply = await self.upload(heic, content_type="image/heic")
+        self.assertEqual((reply.status, reply.json["reason"]), (422, "unsupported"))
+        self.assertEqual(
+            reply.json["message"],
+            "HEIC images are not accepted; send a JPEG, PNG, GIF, WebP or AVIF image.",
+        )
+
     async def test_disconnect_leaves_nothing(self) -> None:
         """A client that disconnects midway leaves nothing behind."""
         await self.raw(UPLOAD + BEARER + IMAGE + b"Content-Length: 5000\r\n\r\n" + JPEG)

@@ -89,7 +89,8 @@ def prepare(limits: Limits) -> None:
     if limits.heic:
         import pillow_heif
 
-        pillow_heif.options.DECODE_THREADS = 1
+        # Each of these would be one more than the thread that its decoder always starts.
+        pillow_heif.options.DECODE_THREADS = 0
 
 
 def open_contents(data: Buffer, limits: Limits) -> Contents:

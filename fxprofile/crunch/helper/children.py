@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final, NoReturn
 
 from twisted.internet.defer import Deferred
@@ -81,13 +82,16 @@ class Child:
         config: HelperConfig,
         base: int,
         baseline: set[str] | None,
+        *,
+        heic: bool = False,
     ) -> None:
         """
         :param base: the address space of the helper, in bytes.
         :param baseline: the layers that each child must have; None if not yet known.
+        :param heic: whether its image is HEIC; only then it may start a thread.
         """
         self._reactor = reactor
-        self._config = config
+        self._config = replace(config, limits=replace(config.limits, heic=heic))
         self._base = base
         self._baseline = baseline
         self._ended = ""

@@ -56,8 +56,8 @@ class Helper(AMP):
         self._baseline: set[str] | None = None
         self._children: dict[int, Child] = {}
 
-    def _child(self, baseline: set[str] | None) -> Child:
-        return Child(self._reactor, self._config, self._base, baseline)
+    def _child(self, baseline: set[str] | None, *, heic: bool = False) -> Child:
+        return Child(self._reactor, self._config, self._base, baseline, heic=heic)
 
     @commands.ReadyCommand.responder
     async def ready(self) -> dict[str, str]:
@@ -73,9 +73,9 @@ class Helper(AMP):
         return {"layers": "\n".join(self._own | child.layers), "versions": versions()}
 
     @commands.CrunchCommand.responder
-    async def crunch(self, job: int, original: int, output: int) -> commands.ChildExit:
+    async def crunch(self, job: int, original: int, output: int, heic: bool) -> commands.ChildExit:
         """Crunch one image."""
-        child = self._child(self._baseline or set())
+        child = self._child(self._baseline or set(), heic=heic)
         try:
             child.start(self._job, original, output)
         except OSError as error:

@@ -77,8 +77,9 @@ def prepare(*, limits: Limits, mode: Mode) -> set[str]:
     }
     if mode != "off":
         process.forbid_inspection()
-        # Cached, so that no child has to make it.
-        seccomp.program_here(threads=limits.heic)
+        # Cached, so that no child has to make them.
+        for threads in (False, limits.heic):
+            seccomp.program_here(threads=threads)
     return {name for name, holds in in_force.items() if holds}
 
 

@@ -148,8 +148,11 @@ def limit_resources(limits: Limits) -> bool:
         resource.RLIMIT_NOFILE: (0, 0),
     }
     if not limits.heic:
-        # Not even threads, except for root; the HEIC decoder starts one.
+        # Not even threads, except for root.
         wanted[resource.RLIMIT_NPROC] = (0, 0)
+    elif os.getuid() == _FIRST_USER + os.getpid():
+        # This process and one thread.  Any other user may have more processes.
+        wanted[resource.RLIMIT_NPROC] = (2, 2)
     in_force = True
     for kind, (soft, hard) in wanted.items():
         try:

@@ -102,7 +102,9 @@ class LayerTests(SynchronousTestCase):
     def test_rlimits_stop_processes_of_users(self) -> None:
         """The resource limits stop new processes and threads of any user but root."""
         needs_root()
-        self.assertLessEqual({"fork", "thread"}, stopped(layers=["rlimits"], user=NOBODY))
+        self.assertLessEqual(
+            {"fork", "thread", "two_threads"}, stopped(layers=["rlimits"], user=NOBODY)
+        )
 
     def test_another_user_cannot_reach_root(self) -> None:
         """Another user can neither reach the processes of root nor become root."""
@@ -155,7 +157,9 @@ class LockTests(SynchronousTestCase):
     def test_without_seccomp_the_process_is_isolated(self) -> None:
         """Without seccomp, the other layers stop every attack on the rest of the system."""
         needs_landlock(6)
-        promised = FILES | PROCESSES | {"tcp", "udp", "abstract_socket", "fork", "thread"}
+        promised = (
+            FILES | PROCESSES | {"tcp", "udp", "abstract_socket", "fork", "thread", "two_threads"}
+        )
         promised |= {EXECUTE, "memory_file", "become_root", "network_namespace", "raise_limit"}
         for user in self.users:
             for code in REFUSALS:
@@ -174,6 +178,30 @@ class LockTests(SynchronousTestCase):
                 answer = run("tests.crunch.attacks", mode="strict", **config)
                 self.assertNotIn("namespaces", answer["layers"])
                 self.assertNotIn(0, answer["attacks"].values())
+
+
+class HeicTests(SynchronousTestCase):
+    """The sandbox of a child whose image is HEIC, with a decoder that starts a thread."""
+
+    def test_heic_children_may_start_threads_only(self) -> None:
+        """All layers stop every attack on a HEIC child, but for threads."""
+        for user in LockTests.users:
+            found = stopped(mode="strict", user=user, heic=True)
+            self.assertEqual(found | {"two_threads"}, EVERYTHING - {"thread"})
+
+    def test_seccomp_for_heic_allows_threads_only(self) -> None:
+        """The filter of a HEIC child alone stops everything but threads."""
+        self.assertEqual(
+            stopped(layers=["seccomp"], heic=True), EVERYTHING - {"thread", "two_threads"}
+        )
+
+    def test_a_heic_child_with_a_user_of_its_own_has_one_thread(self) -> None:
+        """A HEIC child with a user of its own may start one thread, and no second one."""
+        needs_root()
+        for fake in ({}, {"seccomp": errno.EPERM}):
+            found = stopped(mode="best-effort", heic=True, fake=fake)
+            self.assertIn("two_threads", found)
+            self.assertNotIn("thread", found)
 
 
 class PoolOnSystemsTests(SynchronousTestCase):
