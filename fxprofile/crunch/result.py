@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Limits
-from fxprofile.crunch.signature import webp_canvas
+from fxprofile.crunch.signature import webp_sides
 from fxprofile.model.avatars import BLURHASH, Pictures, Variant
 from fxprofile.model.keys import FORMATS, VARIANTS
 
@@ -322,7 +322,7 @@ def check_webp(body: bytes) -> tuple[int, int]:
         int.from_bytes(body[16:20], "little") != 10 or body[20] & ~0x10 or any(body[21:24])
     ):
         raise InvalidResult("more than a picture in the WebP")
-    canvas = webp_canvas(body)
+    canvas = webp_sides(chunks[0], body[20:30])
     if canvas is None:
         raise InvalidResult("no sides in the WebP")
     return canvas

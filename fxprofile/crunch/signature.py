@@ -85,21 +85,22 @@ def _iso_brand(first_bytes: bytes, heic: bool) -> str | None:
     return None
 
 
-def webp_canvas(first_bytes: bytes) -> tuple[int, int] | None:
+def webp_sides(name: bytes, body: bytes | memoryview) -> tuple[int, int] | None:
     """
-    Return the width and height of a WebP (RFC 9649, section 2).
+    Return the width and height that a chunk of a WebP states (RFC 9649, section 2).
 
-    :param first_bytes: at least its first 30 bytes, if it has that many.
+    :param name: of the chunk: ``VP8X`` states those of the canvas, ``VP8`` and ``VP8L`` those
+        of a picture.
+    :param body: at least its first ten bytes, if it has that many.
     :returns: None if they do not say.
     """
-    chunk, body = first_bytes[12:16], first_bytes[20:30]
-    if chunk == b"VP8 " and len(body) == 10 and body[3:6] == b"\x9d\x01\x2a":
+    if name == b"VP8 " and len(body) >= 10 and body[3:6] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
         return width, height
-    if chunk == b"VP8X" and len(body) == 10:
+    if name == b"VP8X" and len(body) >= 10:
         width, height = (int.from_bytes(body[i : i + 3], "little") + 1 for i in (4, 7))
         return width, height
-    if chunk == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
+    if name == b"VP8L" and len(body) >= 5 and body[0] == 0x2F:
         bits = int.from_bytes(body[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return None

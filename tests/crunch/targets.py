@@ -40,7 +40,7 @@ def sniff(data: bytes) -> None:
             data[: signature.SIGNATURE_BYTES], heic=heic
         )
     if kind == "webp":
-        signature.webp_canvas(data[:30])
+        signature.webp_sides(data[12:16], data[20:30])
 
 
 def jpeg(data: bytes) -> None:
@@ -67,7 +67,7 @@ def container(data: bytes) -> None:
     except Refused:
         return
     clean = contents.stream.read()
-    assert contents.stream.length == len(clean) <= len(data) + 200
+    assert len(clean) <= len(data) + 200
     assert contents.orientation in range(1, 9)
     if kind in ("png", "webp"):
         assert contents.frame or READERS[kind](clean, Limits()).canvas == contents.canvas

@@ -16,7 +16,7 @@ from fxprofile.crunch.signature import (
     SIGNATURE_BYTES,
     name_of_unsupported,
     sniff,
-    webp_canvas,
+    webp_sides,
 )
 from tests.corpus import seeds
 from tests.corpus.drawing import drawing, saved
@@ -112,7 +112,7 @@ class SniffTests(SynchronousTestCase):
         self.assertEqual(output.stdout.strip(), b"set()")
 
 
-class WebpCanvasTests(SynchronousTestCase):
+class WebpSidesTests(SynchronousTestCase):
     """The canvas that a WebP claims."""
 
     layouts = ({"quality": 50}, {"lossless": True}, {"exif": b"Exif\0\0II*\0"})
@@ -121,18 +121,18 @@ class WebpCanvasTests(SynchronousTestCase):
         """The canvas is read from each layout of WebP."""
         for options in self.layouts:
             data = saved(drawing(321, 123), "WEBP", **options)
-            self.assertEqual(webp_canvas(data[:30]), (321, 123))
-        self.assertEqual(webp_canvas(extended(16_777_216, 1)), (16_777_216, 1))
+            self.assertEqual(webp_sides(data[12:16], data[20:30]), (321, 123))
+        self.assertEqual(webp_sides(b"VP8X", extended(16_777_216, 1)[20:]), (16_777_216, 1))
 
     def test_a_truncated_file_has_no_canvas(self) -> None:
         """A file that ends before its canvas has none."""
         for options in self.layouts:
             data = saved(drawing(32, 32), "WEBP", **options)
             for length in range(25):
-                self.assertIsNone(webp_canvas(data[:length]))
+                self.assertIsNone(webp_sides(data[12:16], data[20:length]))
 
     def test_a_huge_canvas_is_read_from_30_bytes(self) -> None:
         """A canvas for which Pillow would reserve gigabytes is read from 30 bytes."""
         data = extended(16_000, 16_000)
         self.assertLessEqual(len(data), 30)
-        self.assertEqual(webp_canvas(data), (16_000, 16_000))
+        self.assertEqual(webp_sides(data[12:16], data[20:]), (16_000, 16_000))

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprofile.crunch.codec.containers.contents import Cicp, Colour
+from fxprofile.crunch.codec.containers.contents import Colour
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def mapping_of(colour: Colour) -> Callable[[Floats], Floats] | None:
         by their numbers.
     """
     if colour.cicp is not None:
-        return _by_code_points(colour.cicp)
+        return _by_code_points(*colour.cicp)
     if colour.gamma is None:
         return None
     if colour.chromaticities is None:
@@ -69,13 +69,13 @@ def mapping_of(colour: Colour) -> Callable[[Floats], Floats] | None:
     return lambda values: _to_srgb(values ** (1 / gamma), primaries)
 
 
-def _by_code_points(cicp: Cicp) -> Callable[[Floats], Floats] | None:
-    primaries = _PRIMARIES.get(cicp.primaries, _SRGB)
-    if cicp.transfer == _PQ:
+def _by_code_points(code: int, transfer: int) -> Callable[[Floats], Floats] | None:
+    primaries = _PRIMARIES.get(code, _SRGB)
+    if transfer == _PQ:
         return lambda values: _to_srgb(_from_pq(values), primaries, is_hdr=True)
-    if cicp.transfer == _HLG:
+    if transfer == _HLG:
         return lambda values: _to_srgb(_from_hlg(values, primaries), primaries, is_hdr=True)
-    exponent = {_LINEAR: 1.0, _GAMMA_22: 2.2, _GAMMA_28: 2.8}.get(cicp.transfer)
+    exponent = {_LINEAR: 1.0, _GAMMA_22: 2.2, _GAMMA_28: 2.8}.get(transfer)
     if exponent is not None:
         power = exponent
         return lambda values: _to_srgb(values**power, primaries)

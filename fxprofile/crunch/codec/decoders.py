@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import IO, Final, cast
+from typing import Final
 
 import numpy as np
 from PIL import (
@@ -124,17 +124,16 @@ def open_image(contents: Contents) -> Image.Image:
     :raises Exception: what the decoder raises; see :func:`refusal`.
     """
     contents.stream.seek(0)
-    file = cast(IO[bytes], contents.stream)
     if contents.kind == "heic":
         from pillow_heif import HeifImageFile
 
-        turned = HeifImageFile(file)
+        turned = HeifImageFile(contents.stream)
         # It has cropped and turned the picture already.
         contents.canvas = turned.size
         return turned
-    image = _DECODERS[contents.kind](file)
-    if contents.whole_stream:
-        image.decodermaxblock = contents.stream.length
+    image = _DECODERS[contents.kind](contents.stream)
+    # All of it at once: the arithmetic decoder of libjpeg cannot wait for more.
+    image.decodermaxblock = contents.stream.getbuffer().nbytes
     return image
 
 

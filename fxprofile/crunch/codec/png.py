@@ -107,17 +107,18 @@ def _file(
     return b"".join(
         (
             SIGNATURE,
-            _chunk(b"IHDR", header),
+            chunk(b"IHDR", header),
             # Without it some browsers leave the colours to the screen.
-            _chunk(b"sRGB", b"\0"),
+            chunk(b"sRGB", b"\0"),
             extra,
-            _chunk(b"IDAT", data),
-            _chunk(b"IEND", b""),
+            chunk(b"IDAT", data),
+            chunk(b"IEND", b""),
         )
     )
 
 
-def _chunk(name: bytes, data: bytes) -> bytes:
+def chunk(name: bytes, data: bytes) -> bytes:
+    """Return a chunk with its length and its checksum."""
     checksum = deflate.library.crc32(data, deflate.library.crc32(name))
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
@@ -311,12 +312,12 @@ def _encode_palette(image: Image.Image, counted: Sequence[tuple[int, object]]) -
     rows = np.zeros((height, 1 + -(-width * bit_depth // 8)), np.uint8)
     rows[:, 1:] = _pack_bits(indices.reshape(height, width), bit_depth)
     red_green_blue = colours[:, :3] if channels >= 3 else colours[:, [0, 0, 0]]
-    extra = _chunk(b"PLTE", red_green_blue.tobytes())
+    extra = chunk(b"PLTE", red_green_blue.tobytes())
     if channels in (2, 4):
         alpha = colours[:, -1]
         transparent = alpha[: np.count_nonzero(alpha < 255)]
         if len(transparent):
-            extra += _chunk(b"tRNS", transparent.tobytes())
+            extra += chunk(b"tRNS", transparent.tobytes())
     return _file(width, height, bit_depth, 3, _deflate(rows, _LONG_SEARCH), extra)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.crunch.codec.containers import READERS, read_container
-from fxprofile.crunch.codec.containers.contents import Buffer, Contents, Pieces
+from fxprofile.crunch.codec.containers.contents import Buffer, Contents
 from fxprofile.crunch.codec.containers.exif import orientation
 from fxprofile.crunch.limits import Limits, Refused
 from tests.corpus import seeds
@@ -86,24 +86,6 @@ def with_any_outcome(data: bytes) -> Contents | None:
         return read_container(data, Limits(heic=True))
     except Refused:
         return None
-
-
-class PiecesTests(SynchronousTestCase):
-    """A file of several pieces."""
-
-    @given(st.lists(st.binary(max_size=9)), st.lists(st.integers(-1, 12)))
-    def test_pieces_read_like_one_file(self, pieces: list[bytes], sizes: list[int]) -> None:
-        """Pieces are read, and sought in, as the bytes of all of them together are."""
-        found, wanted = Pieces(pieces), io.BytesIO(b"".join(pieces))
-        for size in sizes:
-            self.assertEqual(found.read(size), wanted.read(size))
-            self.assertEqual(found.tell(), wanted.tell())
-        for place in sizes:
-            self.assertEqual(found.seek(abs(place)), wanted.seek(abs(place)))
-            self.assertEqual(found.read(3), wanted.read(3))
-        self.assertEqual(
-            found.seek(-1 if found.length else 0, io.SEEK_END), max(0, found.length - 1)
-        )
 
 
 class OrientationTests(SynchronousTestCase):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from mmap import mmap
 from typing import Final
 
@@ -19,26 +18,19 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Cicp:
-    """Coding-independent code points (ITU-T H.273): primaries and transfer characteristics."""
-
-    primaries: int
-    transfer: int
-
-
-@dataclass(frozen=True)
 class Colour:
     """
     What a container says of its colours; the first of these that is set counts.
 
-    :ivar cicp: the code points of a PNG ``cICP`` chunk or an ``nclx`` box.
+    :ivar cicp: the code points (ITU-T H.273) of the primaries and of the transfer
+        characteristics, of a PNG ``cICP`` chunk or an ``nclx`` box.
     :ivar icc: an ICC profile.
     :ivar gamma: the exponent that a PNG ``gAMA`` chunk states, such as 0.45455.
     :ivar chromaticities: x and y of white, red, green and blue, as a PNG ``cHRM`` chunk
         states them; used with ``gamma`` only.
     """
 
-    cicp: Cicp | None = None
+    cicp: tuple[int, int] | None = None
     icc: bytes | None = None
     gamma: float | None = None
     chromaticities: tuple[float, ...] | None = None
@@ -58,7 +50,6 @@ class Contents:
     :ivar is_scalable: whether the decoder can decode at a fraction of the size in constant
         memory, as it can a baseline JPEG.
     :ivar is_progressive: whether all coefficients are in memory at once.
-    :ivar whole_stream: whether the decoder cannot be fed piece by piece.
     :ivar mcu: the size of a minimum coded unit if the end of a JPEG is missing.
     :ivar is_truncated: whether the end of the compressed pixels is missing.
     :ivar is_apple: whether this is an iPhone-optimised PNG: blue first, alpha premultiplied.
@@ -66,50 +57,13 @@ class Contents:
 
     kind: str
     canvas: tuple[int, int]
-    stream: Pieces
+    stream: BytesIO
     frame: Box | None = None
     orientation: int = 1
     colour: Colour = field(default_factory=Colour)
     crop: Box | None = None
     is_scalable: bool = False
     is_progressive: bool = False
-    whole_stream: bool = False
     mcu: tuple[int, int] | None = None
     is_truncated: bool = False
     is_apple: bool = False
-
-
-class Pieces(io.RawIOBase):
-    """A read-only file of several pieces, which are not copied until they are read."""
-
-    def __init__(self, pieces: Sequence[bytes | bytearray | memoryview]) -> None:
-        self._pieces = [memoryview(piece) for piece in pieces if len(piece)]
-        self._at = 0
-        self.length = sum(map(len, self._pieces))
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.length}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        end = self.length if size is None or size < 0 else min(self.length, self._at + size)
-        found, start = [], 0
-        for piece in self._pieces:
-            if start >= end:
-                break
-            low, high = max(self._at - start, 0), end - start
-            if low < len(piece):
-                found.append(piece[low:high])
-            start += len(piece)
-        self._at = max(self._at, end)
-        return b"".join(found)

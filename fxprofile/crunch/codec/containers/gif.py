@@ -7,9 +7,10 @@ enlarge the canvas, and refuses a file that ends behind its first frame.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Final
 
-from fxprofile.crunch.codec.containers.contents import Box, Buffer, Contents, Pieces
+from fxprofile.crunch.codec.containers.contents import Box, Buffer, Contents
 from fxprofile.crunch.limits import Limits, Refused
 
 _EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
@@ -61,7 +62,7 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     return Contents(
         kind="gif",
         canvas=(width, height),
-        stream=Pieces(clean),
+        stream=BytesIO(b"".join(clean)),
         frame=frame,
         is_truncated=not is_whole,
     )

@@ -8,8 +8,10 @@ forbids, and leaves in what a clean aperture cuts away.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
+from io import BytesIO
 from math import ceil, floor
 from typing import Final
 
@@ -17,26 +19,17 @@ from fxprofile.crunch.codec.containers.contents import (
     MAX_SEGMENTS,
     Box,
     Buffer,
-    Cicp,
     Colour,
     Contents,
-    Pieces,
 )
 from fxprofile.crunch.limits import Limits, Refused
 
-#: The corners of a picture, as an EXIF orientation has to show them.
-_ORIENTATIONS: Final = {
-    ((0, 1), (2, 3)): 1,
-    ((1, 0), (3, 2)): 2,
-    ((3, 2), (1, 0)): 3,
-    ((2, 3), (0, 1)): 4,
-    ((0, 2), (1, 3)): 5,
-    ((2, 0), (3, 1)): 6,
-    ((3, 1), (2, 0)): 7,
-    ((1, 3), (0, 2)): 8,
-}
+_NOTHING: Final = memoryview(b"")
 
-_Properties = dict[bytes, bytes]
+#: The EXIF orientation by the number of quarter turns to the left (``irot``), which come
+#: first: without a mirror, mirrored top to bottom and left to right (``imir``).
+_TURNED: Final = (1, 8, 3, 6)
+_MIRRORED: Final = ((4, 5, 2, 7), (2, 7, 4, 5))
 
 
 def read_avif(data: Buffer, limits: Limits) -> Contents:
@@ -45,10 +38,25 @@ def read_avif(data: Buffer, limits: Limits) -> Contents:
 
     :raises Refused: if the primary item has no size, or if there are too many boxes.
     """
-    contents, properties = _read(data, "avif")
-    contents.crop = _clean_aperture(properties.get(b"clap", b""), *contents.canvas)
-    contents.orientation = _orientation(properties)
-    return contents
+    properties = _primary_properties(memoryview(data))
+    size = properties.get(b"ispe", _NOTHING)
+    if len(size) < 12:
+        raise Refused("corrupt", "the primary item has no size")
+    width, height = struct.unpack(">II", size[4:12])
+    icc = properties.get(b"prof") or properties.get(b"rICC")
+    code_points = properties.get(b"nclx", _NOTHING)[:4]
+    if icc:
+        colour = Colour(icc=bytes(icc))
+    else:
+        colour = Colour(cicp=struct.unpack(">HH", code_points) if len(code_points) == 4 else None)
+    return Contents(
+        kind="avif",
+        canvas=(width, height),
+        stream=BytesIO(data[:]),
+        orientation=_orientation(properties),
+        colour=colour,
+        crop=_clean_aperture(properties.get(b"clap", _NOTHING), width, height),
+    )
 
 
 def read_heic(data: Buffer, limits: Limits) -> Contents:
@@ -57,93 +65,65 @@ def read_heic(data: Buffer, limits: Limits) -> Contents:
 
     :raises Refused: if the primary item has no size, or if there are too many boxes.
     """
-    return _read(data, "heic")[0]
+    return replace(read_avif(data, limits), kind="heic", crop=None, orientation=1)
 
 
-def _read(data: Buffer, kind: str) -> tuple[Contents, _Properties]:
-    properties = dict(_primary_properties(data))
-    size = properties.get(b"ispe", b"")
-    if len(size) < 12:
-        raise Refused("corrupt", "the primary item has no size")
-    width, height = struct.unpack(">II", size[4:12])
-    colour = Colour(icc=properties.get(b"prof"), cicp=_code_points(properties.get(b"nclx", b"")))
-    if colour.icc:
-        colour = Colour(icc=colour.icc)
-    stream = Pieces([memoryview(data)])
-    return Contents(kind=kind, canvas=(width, height), stream=stream, colour=colour), properties
+def _primary_properties(data: memoryview) -> Mapping[bytes, memoryview]:
+    """Return the properties of the primary item; ``colr`` by the type of colour."""
+    # A full box: four bytes of version and flags come first.
+    full = next((body for name, body in _boxes(data) if name == b"meta"), _NOTHING)
+    meta = dict(_boxes(full[4:]))
+    item = meta.get(b"pitm", _NOTHING)
+    primary = int.from_bytes(item[4 : 6 if item[:1].tobytes() == b"\0" else 8], "big")
+    boxes = list(_boxes(meta.get(b"iprp", _NOTHING)))
+    shared = [box for name, body in boxes if name == b"ipco" for box in _boxes(body)]
+    properties = {}
+    for body in (body for name, body in boxes if name == b"ipma"):
+        for index in _associations(body, primary):
+            if 0 < index <= len(shared):
+                name, value = shared[index - 1]
+                if name == b"colr":
+                    name, value = bytes(value[:4]), value[4:]
+                properties[name] = value
+    return properties
 
 
-def _primary_properties(data: Buffer) -> Iterator[tuple[bytes, bytes]]:
-    """Give the properties of the primary item; ``colr`` by the type of colour."""
-    meta = dict(_boxes(data, *_find(data, 0, len(data), b"meta", skip=4)))
-    at, end = meta.get(b"pitm", (0, 0))
-    wide = data[at : at + 1] != b"\0"
-    primary = int.from_bytes(data[at + 4 : at + (8 if wide else 6)], "big")
-    shared: list[tuple[bytes, int, int]] = []
-    for name, (start, stop) in _boxes(data, *meta.get(b"iprp", (0, 0))):
-        if name == b"ipco":
-            shared = [(n, s, e) for n, (s, e) in _boxes(data, start, stop)]
-    for name, (start, stop) in _boxes(data, *meta.get(b"iprp", (0, 0))):
-        if name == b"ipma":
-            for index in _associations(data[start:stop], primary):
-                if 0 < index <= len(shared):
-                    name, at, end = shared[index - 1]
-                    body = data[at:end]
-                    if name != b"colr":
-                        yield name, body
-                    elif body[:4] == b"rICC":
-                        yield b"prof", body[4:]
-                    else:
-                        yield body[:4], body[4:]
-
-
-def _find(data: Buffer, at: int, stop: int, wanted: bytes, *, skip: int) -> tuple[int, int]:
-    for name, (start, end) in _boxes(data, at, stop):
-        if name == wanted:
-            return start + skip, end
-    return 0, 0
-
-
-def _boxes(data: Buffer, at: int, stop: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Give the type of each box, and where its body is (ISO/IEC 14496-12, section 4.2)."""
+def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Give the type and the body of each box (ISO/IEC 14496-12, section 4.2)."""
     for _ in range(MAX_SEGMENTS):
-        if at + 8 > stop:
+        if len(data) < 8:
             return
-        length, name, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
+        length, name, head = int.from_bytes(data[:4], "big"), bytes(data[4:8]), 8
         if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        end = min(at + length, stop) if length else stop
-        if end < at + head:
+            length, head = int.from_bytes(data[8:16], "big"), 16
+        end = min(length or len(data), len(data))
+        if end < head:
             return
-        yield name, (at + head, end)
-        at = end
+        yield name, data[head:end]
+        data = data[end:]
     raise Refused("too_large", f"more than {MAX_SEGMENTS} boxes")
 
 
-def _associations(body: bytes, item: int) -> list[int]:
+def _associations(body: memoryview, item: int) -> list[int]:
     """Return the numbers of the properties of an item (ISO/IEC 23008-12, section 9.3.1)."""
-    id_size = 2 if body[:1] == b"\0" else 4
-    wide = bool(body[3:4] and body[3] & 1)
+    id_size = 2 if body[:1].tobytes() == b"\0" else 4
+    size = 2 if body[3:4] and body[3] & 1 else 1
     at = 8
     for _ in range(min(int.from_bytes(body[4:8], "big"), MAX_SEGMENTS)):
         if at + id_size >= len(body):
             break
         found, count = int.from_bytes(body[at : at + id_size], "big"), body[at + id_size]
         at += id_size + 1
-        size = 2 if wide else 1
+        end = at + count * size
         if found == item:
-            mask = 0x7FFF if wide else 0x7F
-            starts = range(at, at + count * size, size)
-            return [int.from_bytes(body[s : s + size], "big") & mask for s in starts]
-        at += count * size
+            # The highest bit says whether a decoder must know the property.
+            mask = (1 << 8 * size - 1) - 1
+            return [int.from_bytes(body[s : s + size], "big") & mask for s in range(at, end, size)]
+        at = end
     return []
 
 
-def _code_points(body: bytes) -> Cicp | None:
-    return Cicp(*struct.unpack(">HH", body[:4])) if len(body) >= 4 else None
-
-
-def _clean_aperture(body: bytes, width: int, height: int) -> Box | None:
+def _clean_aperture(body: memoryview, width: int, height: int) -> Box | None:
     """
     Return what a clean aperture leaves (ISO/IEC 14496-12, section 12.1.4), rounded inwards.
 
@@ -154,21 +134,15 @@ def _clean_aperture(body: bytes, width: int, height: int) -> Box | None:
     numbers = struct.unpack(">IIIIiIiI", body[:32])
     if not all(numbers[1::2]):
         return None
-    across, down, right, lower = (
-        Fraction(a, b) for a, b in zip(numbers[::2], numbers[1::2], strict=True)
-    )
+    across, down, right, lower = map(Fraction, numbers[::2], numbers[1::2])
     left, top = (width - across) / 2 + right, (height - down) / 2 + lower
     box = ceil(left), ceil(top), floor(left + across), floor(top + down)
     inside = 0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height
     return box if inside else None
 
 
-def _orientation(properties: _Properties) -> int:
+def _orientation(properties: Mapping[bytes, memoryview]) -> int:
     """Return the orientation: first ``irot``, then ``imir`` (MIAF, section 7.3.6.7)."""
-    grid: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3))
-    for _ in range((properties.get(b"irot") or b"\0")[0] & 3):
-        grid = tuple(zip(*grid, strict=True))[::-1]
+    turns = (properties.get(b"irot") or b"\0")[0] & 3
     mirror = properties.get(b"imir")
-    if mirror:
-        grid = tuple(row[::-1] for row in grid) if mirror[0] & 1 else grid[::-1]
-    return _ORIENTATIONS[grid]  # type: ignore[index]
+    return _MIRRORED[mirror[0] & 1][turns] if mirror else _TURNED[turns]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Final
 
 from fxprofile.crunch.codec.containers.contents import (
@@ -16,7 +17,6 @@ from fxprofile.crunch.codec.containers.contents import (
     Buffer,
     Colour,
     Contents,
-    Pieces,
 )
 from fxprofile.crunch.codec.containers.exif import orientation
 from fxprofile.crunch.limits import Limits, Refused
@@ -32,7 +32,6 @@ _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _HIERARCHICAL: Final = frozenset({0xC5, 0xC6, 0xCD, 0xCE})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
-_ARITHMETIC: Final = frozenset({0xC9, 0xCA})
 #: Markers without a length: TEM, RST0 to RST7, SOI, EOI.
 _BARE: Final = frozenset({0x01, *range(0xD0, 0xDA)})
 
@@ -86,13 +85,15 @@ def read_jpeg(data: Buffer, limits: Limits) -> Contents:
     if frame is None:
         raise Refused("corrupt", "no frame header")
     contents = _frame(*frame)
-    _check_scans(data, start, limits.max_scans)
-    if data.rfind(_EOI, start) < 0:
-        contents.is_truncated = True
-        if not _all_scans_begun(data, start, frame[1]):
-            raise Refused("corrupt", "scans are missing")
+    contents.is_truncated = data.rfind(_EOI, start) < 0
     end = _EOI if contents.is_truncated else b""
-    contents.stream = Pieces([_SOI, jfif, adobe, *head, memoryview(data)[start:], end])
+    clean = b"".join([_SOI, jfif, adobe, *head, memoryview(data)[start:], end])
+    # Each scan has these two bytes, so of an honest file nothing more has to be read.
+    if clean.count(b"\xff\xda") > limits.max_scans:
+        _check_scans(data, start, limits.max_scans)
+    if contents.is_truncated and not _all_scans_begun(data, start, frame[1]):
+        raise Refused("corrupt", "scans are missing")
+    contents.stream = BytesIO(clean)
     contents.orientation = orientation(exif)
     contents.colour = Colour(icc=b"".join(icc[number] for number in sorted(icc)) or None)
     return contents
@@ -114,11 +115,9 @@ def _frame(code: int, body: bytes) -> Contents:
     return Contents(
         kind="jpeg",
         canvas=(int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")),
-        stream=Pieces([]),
+        stream=BytesIO(),
         is_scalable=not progressive,
         is_progressive=progressive,
-        # The arithmetic decoder of libjpeg cannot wait for more.
-        whole_stream=code in _ARITHMETIC,
         mcu=None if progressive else (8 * max(1, across), 8 * max(1, down)),
     )
 
@@ -130,23 +129,10 @@ def _check_scans(data: Buffer, first: int, max_scans: int) -> None:
     Each scan of a progressive JPEG costs a pass over all its pixels and may be less than a
     hundred bytes long: ten megabytes can hold an hour of work.
     """
-    # Each scan has these two bytes, so there are at most this many scans, and of an
-    # honest file nothing more has to be read.
-    if _count(data, b"\xff\xda", first, max_scans) <= max_scans:
-        return
     segments = MAX_SEGMENTS + 2 * max_scans
     for number, _ in enumerate(_scans(data, first, segments), 1):
         if number > max_scans:
             raise Refused("too_large", f"more than {max_scans} scans")
-
-
-def _count(data: Buffer, needle: bytes, start: int, enough: int) -> int:
-    """Count occurrences, up to one more than is enough."""
-    found = 0
-    while found <= enough and (start := data.find(needle, start)) >= 0:
-        found += 1
-        start += len(needle)
-    return found
 
 
 def _scans(data: Buffer, at: int, most: int) -> Iterator[bytes]:

@@ -11,13 +11,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Final
 
-from fxprofile.crunch.codec.containers.contents import Box, Buffer, Cicp, Colour, Contents, Pieces
+from fxprofile.crunch.codec.containers.contents import Box, Buffer, Colour, Contents
 from fxprofile.crunch.codec.containers.exif import orientation
+from fxprofile.crunch.codec.png import SIGNATURE, chunk
 from fxprofile.crunch.limits import Limits, Refused
-
-SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
 #: The bit depths of each colour type (table 11.1).
 _DEPTHS: Final = {
@@ -32,10 +32,6 @@ _GREY, _RGB, _PALETTE = 0, 2, 3
 #: The most bytes of a profile; a printer's may have several million.
 _MAX_PROFILE: Final = 8 << 20
 
-
-#: Image data in shorter chunks than this is copied: a reference would take more memory.
-_SMALL: Final = 4096
-
 #: Chunks that are read if they are intact and come before the image data.
 _READ: Final = frozenset(
     {b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"}
@@ -49,10 +45,11 @@ class _Chunks:
     header: bytes = b""
     is_apple: bool = False
     before_image: dict[bytes, bytes] = field(default_factory=dict)
-    image: list[bytearray | memoryview] = field(default_factory=list)
+    image: bytearray = field(default_factory=bytearray)
     image_is_frame: bool = False
     frame: bytes = b""
-    frame_image: list[bytearray | memoryview] = field(default_factory=list)
+    frame_chunks: int = 0
+    frame_image: bytearray = field(default_factory=bytearray)
 
 
 def read_png(data: Buffer, limits: Limits) -> Contents:
@@ -80,19 +77,18 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
     palette = found.get(b"PLTE", b"")
     if kind == _PALETTE and (len(palette) % 3 or not 0 < len(palette) <= 768):
         raise Refused("corrupt", "no palette")
-    clean = [SIGNATURE, _chunk(b"IHDR", struct.pack(">II", *sides) + chunks.header[8:])]
+    clean = SIGNATURE + chunk(b"IHDR", struct.pack(">II", *sides) + chunks.header[8:])
     if kind == _PALETTE:
-        clean.append(_chunk(b"PLTE", palette))
+        clean += chunk(b"PLTE", palette)
     if transparency := _transparency(found.get(b"tRNS", b""), kind, depth, len(palette) // 3):
-        clean.append(_chunk(b"tRNS", transparency))
+        clean += chunk(b"tRNS", transparency)
     # What Apple's tools write is deflated without the header of zlib (RFC 1950).
     start = b"\x78\x01" if chunks.is_apple else b""
-    length = len(start) + sum(map(len, image))
-    clean += [struct.pack(">I", length), b"IDAT", start]
+    clean += struct.pack(">I", len(start) + len(image)) + b"IDAT" + start
     return Contents(
         kind="png",
         canvas=(width, height),
-        stream=Pieces([*clean, *image, bytes(4), _chunk(b"IEND", b"")]),
+        stream=BytesIO(b"".join((clean, image, bytes(4), chunk(b"IEND", b"")))),
         frame=frame,
         orientation=orientation(found.get(b"eXIf", b"")),
         colour=_colour(found),
@@ -101,33 +97,34 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
 
 
 def _read(data: Buffer) -> _Chunks:
-    found, view = _Chunks(), memoryview(data)
-    for name, at, end in _walk(data):
+    found = _Chunks()
+    for name, body, checksum in _walk(data):
         if not found.header:
             if name == b"CgBI":
                 found.is_apple = True
-            elif name == b"IHDR" and end - at == 13 and _is_intact(data, at, end):
-                found.header = data[at:end]
+            elif name == b"IHDR" and len(body) == 13 and _is_intact(name, body, checksum):
+                found.header = bytes(body)
             else:
-                raise Refused("corrupt", "no header")
+                break
         elif name == b"IDAT":
-            _add(found.image, view[at:end])
+            found.image += body
         elif name == b"fcTL":
             if found.frame or found.image_is_frame:
                 continue
             if found.image:
-                found.frame = data[at:end]
+                found.frame = bytes(body)
             found.image_is_frame = not found.image
         elif name == b"fdAT":
             # The frame control chunk of a hidden image's first frame has number 0.
-            number = len(found.frame_image) + 1
-            if found.frame and data[at : at + 4] == number.to_bytes(4, "big"):
-                found.frame_image.append(view[at + 4 : end])
+            if found.frame and body[:4] == (found.frame_chunks + 1).to_bytes(4, "big"):
+                found.frame_chunks += 1
+                found.frame_image += body[4:]
         elif name == b"IEND":
             break
         elif name in _READ:
-            if not found.image and name not in found.before_image and _is_intact(data, at, end):
-                found.before_image[name] = data[at:end]
+            is_new = not found.image and name not in found.before_image
+            if is_new and _is_intact(name, body, checksum):
+                found.before_image[name] = bytes(body)
         elif not name[0] & 0x20:
             raise Refused("corrupt", f"an unknown critical chunk, {name.decode('ascii')}")
     if not found.header:
@@ -135,9 +132,9 @@ def _read(data: Buffer) -> _Chunks:
     return found
 
 
-def _walk(data: Buffer) -> Iterator[tuple[bytes, int, int]]:
-    """Give the name, start and end of each chunk; image data may end with the file."""
-    at = len(SIGNATURE)
+def _walk(data: Buffer) -> Iterator[tuple[bytes, memoryview, memoryview]]:
+    """Give the name, body and checksum of each chunk; image data may end with the file."""
+    view, at = memoryview(data), len(SIGNATURE)
     while at + 8 <= len(data):
         name = data[at + 4 : at + 8]
         if not name.isalpha() or not name.isascii():
@@ -145,22 +142,12 @@ def _walk(data: Buffer) -> Iterator[tuple[bytes, int, int]]:
         at, end = at + 8, at + 8 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data) and name not in (b"IDAT", b"fdAT"):
             return
-        yield name, at, min(end, len(data))
+        yield name, view[at:end], view[end : end + 4]
         at = end + 4
 
 
-def _is_intact(data: Buffer, at: int, end: int) -> bool:
-    """Whether the CRC of a chunk is right."""
-    return data[end : end + 4] == struct.pack(">I", zlib.crc32(data[at - 4 : end]))
-
-
-def _add(pieces: list[bytearray | memoryview], body: memoryview) -> None:
-    if len(body) > _SMALL:
-        pieces.append(body)
-    elif pieces and isinstance(pieces[-1], bytearray):
-        pieces[-1] += body
-    else:
-        pieces.append(bytearray(body))
+def _is_intact(name: bytes, body: memoryview, checksum: memoryview) -> bool:
+    return checksum == struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
 
 
 def _frame(control: bytes, width: int, height: int) -> Box | None:
@@ -171,10 +158,6 @@ def _frame(control: bytes, width: int, height: int) -> Box | None:
     if not across or not down or left + across > width or top + down > height:
         return None
     return left, top, left + across, top + down
-
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def _transparency(body: bytes, kind: int, depth: int, colours: int) -> bytes:
@@ -197,17 +180,17 @@ def _colour(found: dict[bytes, bytes]) -> Colour:
     """Return what says the most of the colours (section 4.3): cICP, iCCP, sRGB, then gAMA."""
     code_points = found.get(b"cICP", b"")
     if len(code_points) == 4:
-        return Colour(cicp=Cicp(code_points[0], code_points[1]))
+        return Colour(cicp=(code_points[0], code_points[1]))
     if profile := _profile(found.get(b"iCCP", b"")):
         return Colour(icc=profile)
-    gamma = int.from_bytes(found.get(b"gAMA", b""), "big")
-    if len(found.get(b"sRGB", b"")) == 1 or len(found.get(b"gAMA", b"")) != 4 or not gamma:
+    gamma, points = found.get(b"gAMA", b""), found.get(b"cHRM", b"")
+    if len(found.get(b"sRGB", b"")) == 1 or len(gamma) != 4 or not any(gamma):
         return Colour()
-    points = found.get(b"cHRM", b"")
-    chromaticities = struct.unpack(">8I", points) if len(points) == 32 else None
+    numbers = (
+        [value / 100_000 for value in struct.unpack(">8I", points)] if len(points) == 32 else []
+    )
     return Colour(
-        gamma=gamma / 100_000,
-        chromaticities=chromaticities and tuple(value / 100_000 for value in chromaticities),
+        gamma=int.from_bytes(gamma, "big") / 100_000, chromaticities=tuple(numbers) or None
     )
 
 
