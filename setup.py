@@ -72,6 +72,7 @@ setup(
     entry_points={"console_scripts": ["fxprofile-admin=fxprofile.admin.main:main"]},
     install_requires=[
         "Twisted[tls]>=26.4,<27",
+        "attrs>=24,<27",
         "klein>=24.8,<26",
         "treq>=25.5,<27",
         "zope.interface>=7,<9",

@@ -22,7 +22,14 @@ LEVEL = re.compile(r"Level (\d)\. ")
 LIBRARIES = re.compile(r"Libraries:\s([\w,\s]+)\.")
 
 #: What every folder may import.
-EVERYWHERE = {*sys.stdlib_module_names, "fxprofile", "twisted", "typing_extensions", "zope"}
+EVERYWHERE = {
+    *sys.stdlib_module_names,
+    "attrs",
+    "fxprofile",
+    "twisted",
+    "typing_extensions",
+    "zope",
+}
 
 
 def docstring_of(folder: str) -> str:

@@ -94,7 +94,6 @@ def add_web_loops(services: Services) -> None:
 def add_api(services: Services) -> None:
     """Add the API listener, with each group of endpoints."""
     from fxprofile.web.api import Api
-    from fxprofile.web.auth_server import AuthServerEndpoints
     from fxprofile.web.avatar import AvatarEndpoints
     from fxprofile.web.dockerflow import Dockerflow
     from fxprofile.web.openapi import OpenApi
@@ -122,6 +121,7 @@ def add_api(services: Services) -> None:
             max_bytes=settings.uploads.max_bytes,
             wait=settings.uploads.wait,
             image_template=settings.images.url,
+            address_depth=settings.web.client_address_depth,
         )
     )
     api.add(
@@ -131,10 +131,15 @@ def add_api(services: Services) -> None:
             monograms=settings.monogram.enabled,
         )
     )
-    api.add(ProfileEndpoints(profiles=services.profiles, started=reactor.seconds(), clock=reactor))
+    api.add(
+        ProfileEndpoints(
+            profiles=services.profiles,
+            invalidator=services.invalidator,
+            started=reactor.seconds(),
+            clock=reactor,
+        )
+    )
     api.add(OpenApi(api, public_url=settings.web.public_url))
-    if secret is not None:
-        api.add(AuthServerEndpoints(profiles=services.profiles, invalidator=services.invalidator))
     playground = _playground(services)
     if playground is not None:
         api.add(playground)
@@ -149,7 +154,7 @@ def add_api(services: Services) -> None:
 
 def _playground(services: Services) -> Playground | None:
     """The development page, where tokens are public anyway."""
-    from fxprofile.web.page import Playground
+    from fxprofile.web.page import Playground, read_files
 
     settings = services.settings
     if settings.environment != "development" or settings.identity.driver != "dev":
@@ -159,7 +164,7 @@ def _playground(services: Services) -> Playground | None:
         public_url=settings.web.public_url,
         image_template=settings.images.url,
         max_bytes=settings.uploads.max_bytes,
-        threads=services.files,
+        files=read_files(),
     )
 
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from fxprofile.drivers.fxa.customs import Customs
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
-    from fxprofile.web.admission import UploadAdmission
+    from fxprofile.web.upload import UploadAdmission
 
 #: Threads for work on files.
 FILE_THREADS = 16
@@ -437,14 +437,13 @@ class Services:
     @cached_property
     def admission(self) -> UploadAdmission:
         """Admits or refuses uploads, by rate limits and customs."""
-        from fxprofile.web.admission import UploadAdmission
+        from fxprofile.web.upload import UploadAdmission
 
         return UploadAdmission(
             windows=self.rate_windows,
             customs=self.customs,
             metrics=self.metrics,
             per_hour=self.settings.uploads.per_hour,
-            address_depth=self.settings.web.client_address_depth,
         )
 
     @cached_property

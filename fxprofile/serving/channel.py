@@ -19,7 +19,7 @@ from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 
-from twisted.internet.defer import Deferred
+import attrs
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -29,6 +29,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
+from fxprofile.deferreds.notifier import Subscription
 from fxprofile.model.errors import ClientGone, RequestTimeout
 
 #: A client must send :data:`PROGRESS` bytes of a body every so many seconds; a client that
@@ -58,6 +59,7 @@ def bad_request(headers: Mapping[str, str], body: bytes = b"") -> bytes:
     return "\r\n".join(["HTTP/1.1 400 Bad Request", *lines, "", ""]).encode("latin-1") + body
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class RequestBody:
     """
     The body of one request, as a :class:`fxprofile.model.ports.Body`.
@@ -69,22 +71,15 @@ class RequestBody:
     :param continue_: sends ``100 Continue``, if the client waits for it.
     """
 
-    def __init__(
-        self,
-        *,
-        transport: IPushProducer,
-        clock: IReactorTime,
-        continue_: Callable[[], object] | None = None,
-    ) -> None:
-        self.complete = False
-        self._transport = transport
-        self._clock = clock
-        self._continue = continue_
-        self._pieces: list[bytes] = []
-        self._error: Exception | None = None
-        self._waiter: Deferred[None] | None = None
-        self._waited = 0.0
-        self._progress = 0
+    _transport: IPushProducer
+    _clock: IReactorTime
+    _continue: Callable[[], object] | None = attrs.field(default=None, alias="continue_")
+    complete: bool = attrs.field(init=False, default=False)
+    _pieces: list[bytes] = attrs.field(init=False, factory=list)
+    _error: Exception | None = attrs.field(init=False, default=None)
+    _arrival: Subscription | None = attrs.field(init=False, default=None)
+    _waited: float = attrs.field(init=False, default=0.0)
+    _progress: int = attrs.field(init=False, default=0)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -110,37 +105,20 @@ class RequestBody:
             self._error = ClientGone("the body was closed before its end")
         self._pieces.clear()
 
-    async def read(self, limit: int) -> bytes | None:
-        """Return the whole body, or None if it is longer than ``limit`` bytes."""
-        data = bytearray()
-        async for piece in self:
-            data += piece
-            if len(data) > limit:
-                await self.aclose()
-                return None
-        return bytes(data)
-
     async def _wait(self) -> None:
         if self._continue is not None:
             self._continue()
             self._continue = None
         self._transport.resumeProducing()
         started = self._clock.seconds()
-        timeout = self._clock.callLater(max(0, PATIENCE - self._waited), self._time_out)
-        self._waiter = Deferred()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if timeout.active():
-                timeout.cancel()
+        self._arrival = Subscription()
+        await self._arrival.wait(self._clock, max(0, PATIENCE - self._waited))
+        if not (self._pieces or self.complete or self._error):
+            self._error = RequestTimeout()
         self._waited += self._clock.seconds() - started
         if self._progress >= PROGRESS:
             self._progress = 0
             self._waited = 0
-
-    def _time_out(self) -> None:
-        self._fail(RequestTimeout())
 
     def received(self, data: bytes) -> None:
         """Add a piece that the client sent."""
@@ -159,18 +137,16 @@ class RequestBody:
 
     def lost(self) -> None:
         """Mark the body as aborted, unless it is complete."""
-        if not self.complete:
-            self._fail(ClientGone("the client disconnected before the end of the body"))
-
-    def _fail(self, error: Exception) -> None:
+        if self.complete:
+            return
         if self._error is None:
-            self._error = error
+            self._error = ClientGone("the client disconnected before the end of the body")
         self._pieces.clear()
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.called:
-            self._waiter.callback(None)
+        if self._arrival is not None:
+            self._arrival.notify()
 
 
 class StreamingRequest(Request):

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.tasks import detached
 from fxprofile.model.errors import (
     ApiError,
@@ -158,10 +159,12 @@ class ApiRequest:
             raise UnsupportedMediaType("The Content-Type must be application/json.")
         if (self.header("Content-Encoding") or "identity").strip().lower() != "identity":
             raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
-        too_large = int(self.header("Content-Length") or 0) > MAX_JSON
-        data = None if too_large else await self.request.body.read(MAX_JSON)
-        if data is None:
-            raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.")
+        try:
+            if int(self.header("Content-Length") or 0) > MAX_JSON:
+                raise OverflowError
+            data = await read_all(self.request.body, MAX_JSON)
+        except OverflowError:
+            raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.") from None
         try:
             members = json.loads(data.decode())
         except (ValueError, RecursionError):
@@ -207,48 +210,43 @@ class Api(Resource):
         self._routes = self._klein.resource()
 
     def add(self, group: object) -> None:
-        """Register every method of an object that is decorated with an operation."""
+        """
+        Register every method of an object that is decorated with an operation.
+
+        Operations that need the secret bearer token are left out if there is none.
+
+        :raises ValueError: if one of this name, or of this method and path, is registered.
+        """
         for name, function in vars(type(group)).items():
             operation = getattr(function, "operation", None)
-            if operation is not None:
-                self.route(operation, getattr(group, name))
+            if operation is not None and (self._secret or not operation.secret):
+                self._route(operation, getattr(group, name))
 
-    def route(self, operation: Operation, handler: Handler) -> None:
-        """
-        Register an endpoint.
-
-        :raises ValueError: if there already is one of this name, or of this method and path.
-        """
+    def _route(self, operation: Operation, handler: Handler) -> None:
         if operation.id in self.operations or operation.route in self._klein.endpoints:
             raise ValueError(f"{operation.route} ({operation.id}) is registered twice")
         self.operations[operation.id] = operation
-        method, path = operation.method, operation.path
+
+        async def respond(request: StreamingRequest, arguments: Any) -> ApiResponse[object]:
+            try:
+                call = await self._authorize(operation, request)
+                if operation.body is not None:
+                    arguments["body"] = await call.json(operation.body)
+                return await handler(call, **arguments)
+            except CancelledError:
+                raise
+            except Exception as error:
+                return self._failed(request, error)
 
         async def serve(request: StreamingRequest, **arguments: str) -> bytes:
-            request.route = path
-            work = self._respond(operation, handler, request, arguments)
+            request.route = operation.path
+            work = respond(request, arguments)
             # A client that disconnects cancels a read, but not a write.
-            response = await (work if method == "GET" else detached(work))
+            response = await (work if operation.method == "GET" else detached(work))
             return response.write_head(request)
 
-        self._klein.route(path, methods=[method], endpoint=operation.route)(serve)
-
-    async def _respond(
-        self,
-        operation: Operation,
-        handler: Handler,
-        request: StreamingRequest,
-        arguments: dict[str, str],
-    ) -> ApiResponse[object]:
-        try:
-            call = await self._authorize(operation, request)
-            if operation.body is None:
-                return await handler(call, **arguments)
-            return await handler(call, body=await call.json(operation.body), **arguments)
-        except CancelledError:
-            raise
-        except Exception as error:
-            return self._failed(request, error)
+        methods = [operation.method]
+        self._klein.route(operation.path, methods=methods, endpoint=operation.route)(serve)
 
     async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
         if operation.scopes is None and not operation.secret:
@@ -257,7 +255,7 @@ class Api(Resource):
         if token is None:
             raise Unauthorized()
         if operation.secret:
-            if not self._secret or not hmac.compare_digest(token.encode(), self._secret):
+            if not hmac.compare_digest(token.encode(), self._secret):
                 raise Unauthorized()
             return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
         credentials: Credentials = await self._identity.verify(token=token)
@@ -306,9 +304,7 @@ class Api(Resource):
         request.setHeader("X-Request-Id", request.request_id)
         request.notifyFinish().addBoth(self._finished, request)
         if request.method == b"OPTIONS":
-            for name, value in _PREFLIGHT.items():
-                request.setHeader(name, value)
-            request.setResponseCode(204)
+            ApiResponse(204, None, _PREFLIGHT).write_head(request)
             # A returned body would get a Content-Length, which a 204 must not have (RFC 9110,
             # section 8.6).
             request.finish()
@@ -317,9 +313,7 @@ class Api(Resource):
             request.path.decode()
             b"/".join(request.postpath or ()).decode()
         except UnicodeDecodeError:
-            error = BadRequest("The path is not UTF-8.")
-            request.errno = error.errno
-            return error_response(error).write_head(request)
+            return self._failed(request, BadRequest("The path is not UTF-8.")).write_head(request)
         return self._routes.render(request)
 
     def _finished(self, outcome: object, request: StreamingRequest) -> None:

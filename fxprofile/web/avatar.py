@@ -6,6 +6,8 @@ import unicodedata
 from html import escape
 from typing import cast
 
+import attrs
+
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import (
     AuthServerUnavailable,
@@ -38,6 +40,7 @@ _MONOGRAM = (
 )
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AvatarEndpoints:
     """
     The endpoints of avatars.
@@ -45,10 +48,9 @@ class AvatarEndpoints:
     :param monograms: the setting ``monogram.enabled``.
     """
 
-    def __init__(self, *, profiles: Profiles, selection: Selection, monograms: bool) -> None:
-        self._profiles = profiles
-        self._selection = selection
-        self._monograms = monograms
+    _profiles: Profiles
+    _selection: Selection
+    _monograms: bool
 
     @Operation(
         "GET /v1/avatar",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import attrs
+
 from fxprofile import __version__
 from fxprofile.serving.health import Health, HealthBody, VersionBody
 from fxprofile.web.api import ApiRequest, ApiResponse
@@ -20,6 +22,7 @@ _PASSING: HealthBody = {"status": "ok", "checks": {"database": "ok", "jobs queue
 _FAILING: HealthBody = {"status": "fail", "checks": {"database": "fail", "jobs queue": "ok"}}
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Dockerflow:
     """
     The endpoints for operators and load balancers.
@@ -27,9 +30,8 @@ class Dockerflow:
     :param playground: has the page for browsers at ``/``; None for no page.
     """
 
-    def __init__(self, *, health: Health, playground: Playground | None = None) -> None:
-        self._health = health
-        self._playground = playground
+    _health: Health
+    _playground: Playground | None = None
 
     @Operation("GET /", produces=("application/json", "text/html"), examples={200: (_VERSION,)})
     async def get_root(self, call: ApiRequest) -> ApiResponse[VersionBody]:
@@ -38,7 +40,7 @@ class Dockerflow:
         if self._playground is None:
             return response
         if prefers_html(call.header("Accept")):
-            response = await self._playground.page()
+            response = self._playground.page()
         return replace(response, headers={**response.headers, "Vary": "Accept"})
 
     @Operation("GET /__version__", examples={200: (_VERSION,)})

@@ -50,6 +50,8 @@ class Operation:
     :ivar accepts: media types of a body that the handler reads itself.
     :ivar produces: media types of the response; all but the first are plain text.
     :ivar documented: whether ``/openapi.json`` contains it.
+    :ivar method: the HTTP method.
+    :ivar path: the path, in werkzeug's notation.
     :ivar id: the ``operationId``: the name of the handler in camel case.
     :ivar summary: the first line of the handler's docstring.
     :ivar path_parameters: types of the handler's arguments that come from the path.
@@ -69,26 +71,19 @@ class Operation:
     accepts: tuple[str, ...] = ()
     produces: tuple[str, ...] = ("application/json",)
     documented: bool = True
+    method: str = field(init=False)
+    path: str = field(init=False)
     id: str = field(init=False)
     summary: str = field(init=False)
     path_parameters: Mapping[str, Any] = field(init=False)
     body: type[BaseModel] | None = field(init=False)
     response: Any = field(init=False)
 
-    @property
-    def method(self) -> str:
-        """The HTTP method."""
-        return self.route.partition(" ")[0]
-
-    @property
-    def path(self) -> str:
-        """The path, in werkzeug's notation."""
-        return self.route.partition(" ")[2]
-
     def __call__(self, handler: F) -> F:
         """Mark a method as the handler; :meth:`fxprofile.web.api.Api.add` registers it."""
         first, *rest = handler.__name__.split("_")
         types = get_type_hints(handler, include_extras=True)
+        self.method, self.path = self.route.split()
         self.id = first + "".join(word.capitalize() for word in rest)
         self.summary = (handler.__doc__ or "").strip().partition("\n")[0].rstrip(".")
         self.path_parameters = {n: kind for n, kind in types.items() if f"<{n}>" in self.route}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final, Never
 from urllib.parse import quote, urlsplit
 
+import attrs
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import NotFound
 from fxprofile.settings.model import DevAccount
 from fxprofile.web.api import ApiRequest, ApiResponse
@@ -36,6 +36,7 @@ _TYPES: Final = {
 _PAGE: Final = "index.html"
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Playground:
     """
     The page, its files, and its accounts.
@@ -44,52 +45,33 @@ class Playground:
     :param public_url: the setting ``web.public_url``, the origin of monograms.
     :param image_template: the setting ``images.url``.
     :param max_bytes: the setting ``uploads.max_bytes``.
-    :param threads: reads the files, once.
+    :param files: see :func:`read_files`.
     """
 
-    def __init__(
-        self,
-        *,
-        accounts: Iterable[DevAccount],
-        public_url: str,
-        image_template: str,
-        max_bytes: int,
-        threads: Threads,
-    ) -> None:
-        self._accounts = {
-            "accounts": [
-                {"token": account.token.get_secret_value(), "email": account.email}
-                for account in accounts
-            ],
-            "maxBytes": max_bytes,
-        }
-        self._origin = _origin(public_url)
-        self._host = urlsplit(public_url).hostname
-        self._policy = content_security_policy(public_url, image_template)
-        self._threads = threads
-        self._files: Mapping[str, bytes] | None = None
+    _accounts: Iterable[DevAccount]
+    _public_url: str
+    _image_template: str
+    _max_bytes: int
+    _files: Mapping[str, bytes]
 
-    async def page(self) -> ApiResponse[Never]:
+    def page(self) -> ApiResponse[Never]:
         """Answer ``GET /`` to a browser; :class:`Dockerflow` routes it here."""
-        return ApiResponse(
-            200,
-            (await self._read())[_PAGE],
-            {
-                "Content-Type": _TYPES[".html"],
-                "Content-Security-Policy": self._policy,
-                "Cross-Origin-Opener-Policy": "same-origin",
-            },
-        )
+        headers = {
+            "Content-Type": _TYPES[".html"],
+            "Content-Security-Policy": content_security_policy(
+                self._public_url, self._image_template
+            ),
+            "Cross-Origin-Opener-Policy": "same-origin",
+        }
+        return ApiResponse(200, self._files[_PAGE], headers)
 
     @Operation("GET /playground/<name>", documented=False)
     async def get_file(self, call: ApiRequest, name: str) -> ApiResponse[str]:
         """Return a file of the page."""
-        data = (await self._read()).get(name)
-        if data is None or name == _PAGE:
+        if name == _PAGE or name not in self._files:
             raise NotFound()
-        return ApiResponse(
-            200, data, {"Content-Type": _TYPES[Path(name).suffix], **self._same_origin}
-        )
+        headers = {"Content-Type": _TYPES[Path(name).suffix], **self._same_origin}
+        return ApiResponse(200, self._files[name], headers)
 
     @Operation("GET /playground/accounts.json", documented=False)
     async def get_accounts(self, call: ApiRequest) -> ApiResponse[dict[str, object]]:
@@ -99,37 +81,37 @@ class Playground:
         :raises NotFound: if the request comes from another origin, or was sent to a foreign
             host name that resolves to this machine (DNS rebinding).
         """
-        if call.header("Sec-Fetch-Site") not in (None, "same-origin", "none"):
+        same_site = call.header("Sec-Fetch-Site") in (None, "same-origin", "none")
+        if not same_site or not self._is_own_host(call.header("Host")):
             raise NotFound()
-        if not self._is_own_host(call.header("Host")):
-            raise NotFound()
-        return ApiResponse(200, self._accounts, {"Cache-Control": "no-store", **self._same_origin})
+        accounts = [
+            {"token": account.token.get_secret_value(), "email": account.email}
+            for account in self._accounts
+        ]
+        body = {"accounts": accounts, "maxBytes": self._max_bytes}
+        return ApiResponse(200, body, {"Cache-Control": "no-store", **self._same_origin})
 
     @property
     def _same_origin(self) -> dict[str, str]:
         return {
-            "Access-Control-Allow-Origin": self._origin,
+            "Access-Control-Allow-Origin": _origin(self._public_url),
             "Cross-Origin-Resource-Policy": "same-origin",
         }
 
     def _is_own_host(self, authority: str | None) -> bool:
         try:
             host = urlsplit(f"//{authority}").hostname or ""
-            return host in ("localhost", self._host) or ip_address(host).is_loopback
+            own = ("localhost", urlsplit(self._public_url).hostname)
+            return host in own or ip_address(host).is_loopback
         except ValueError:
             return False
-
-    async def _read(self) -> Mapping[str, bytes]:
-        if self._files is None:
-            self._files = await self._threads.run(read_files)
-        return self._files
 
 
 def read_files() -> Mapping[str, bytes]:
     """
     Return the files of the page, by name.
 
-    This blocks.
+    This blocks: call it before the reactor runs.
 
     :raises OSError: if the package is incomplete.
     """

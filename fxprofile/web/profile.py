@@ -1,13 +1,16 @@
-"""Read profiles; read and set display names."""
+"""Read profiles, and read and set display names; users do, and the auth server."""
 
 from __future__ import annotations
 
 from email.utils import formatdate
 from typing import cast
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.model.errors import AuthServerUnavailable, BackendUnavailable, Forbidden
+from fxprofile.model.errors import AuthServerUnavailable, BackendUnavailable, Forbidden, NotFound
+from fxprofile.model.keys import is_uid
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.profiles.read import FIELD_SCOPES, Profiles
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.models import (
@@ -17,11 +20,14 @@ from fxprofile.web.models import (
     IfNoneMatch,
     ProfileBody,
     SetDisplayName,
+    SetDisplayNameOfUser,
+    Uid,
     UidBody,
 )
 from fxprofile.web.operations import Operation
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ProfileEndpoints:
     """
     The endpoints of profiles.
@@ -31,10 +37,10 @@ class ProfileEndpoints:
     :param clock: its seconds are seconds since the epoch.
     """
 
-    def __init__(self, *, profiles: Profiles, started: float, clock: IReactorTime) -> None:
-        self._profiles = profiles
-        self._started = started
-        self._clock = clock
+    _profiles: Profiles
+    _invalidator: ProfileInvalidator
+    _started: float
+    _clock: IReactorTime
 
     @Operation(
         "GET /v1/profile",
@@ -93,3 +99,23 @@ class ProfileEndpoints:
         """Set the display name; an empty one removes it."""
         await self._profiles.set_display_name(call.uid, body.display_name or None)
         return ApiResponse(200, {})
+
+    @Operation("DELETE /v1/cache/<uid>", secret=True)
+    async def drop_cache(self, call: ApiRequest, uid: Uid) -> ApiResponse[EmptyBody]:
+        """Remove the cached profile of a user."""
+        await self._invalidator.invalidate(_checked(uid))
+        return ApiResponse(200, {})
+
+    @Operation("POST /v1/_display_name/<uid>", secret=True, errors=(BackendUnavailable,))
+    async def set_display_name_of(
+        self, call: ApiRequest, uid: Uid, body: SetDisplayNameOfUser
+    ) -> ApiResponse[EmptyBody]:
+        """Set the display name of a user; an empty one removes it."""
+        await self._profiles.set_display_name(_checked(uid), body.name or None)
+        return ApiResponse(200, {})
+
+
+def _checked(uid: str) -> str:
+    if not is_uid(uid):
+        raise NotFound("There is no user with this uid.")
+    return uid

@@ -1,15 +1,24 @@
-"""Upload an avatar, and read the status of an upload."""
+"""
+Upload an avatar, and read the status of an upload.
+
+Everything that can refuse an upload before its body is read is here: its headers, the rate
+limits, and the fraud and abuse server.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Annotated
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Annotated, Final
 
+import attrs
 from pydantic import Field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from werkzeug.http import parse_list_header
 
+from fxprofile.drivers.fxa.customs import Customs
 from fxprofile.model.avatars import REASONS, Avatar, Status
 from fxprofile.model.errors import (
     ApiError,
@@ -29,11 +38,10 @@ from fxprofile.model.errors import (
     UnsupportedMediaType,
 )
 from fxprofile.model.keys import image_url, is_id
-from fxprofile.model.ports import IIdentity, IProfileStore
+from fxprofile.model.ports import IIdentity, IProfileStore, IRateWindows
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.selection import Selection
-from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.models import ID, PLACEHOLDER, URL, AvatarId, UploadBody, UploadFailureBody
 from fxprofile.web.operations import Operation
@@ -53,6 +61,15 @@ TYPES = (
 
 #: The longest time that a client may ask to wait for the result, in seconds.
 MAX_WAIT = 30
+
+#: The rate limit of an address, as a multiple of a user's.
+USERS_PER_ADDRESS: Final = 10
+
+#: No address is longer, with its port.
+_MAX_ADDRESS: Final = 64
+
+# An IPv6 address in brackets or an IPv4 address, with a port; or any address without one.
+_ADDRESS: Final = re.compile(r'"?(?:\[([^]]+)\](?::\d+)?|([^:"]+):\d+|([^"]+))"?', re.ASCII)
 
 #: The token of an upload that took longer than this, in seconds, is verified again.
 SLOW = 1.0
@@ -74,6 +91,55 @@ _Prefer = Annotated[
 ]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
+class UploadAdmission:
+    """
+    Admits or refuses an upload by its user and its client address.
+
+    There is one sliding window per user and one per client address; an upload is refused if
+    either is full, and a refused upload is not counted.  If hits cannot be counted, uploads
+    are admitted: availability is worth more here than the limit.
+
+    :param windows: count the uploads.
+    :param customs: the fraud and abuse server, or None.
+    :param per_hour: uploads per user and hour; 0: unlimited.
+    """
+
+    _log = Logger()
+
+    _windows: IRateWindows
+    _customs: Customs | None
+    _metrics: Metrics
+    _per_hour: int
+
+    async def admit(self, *, uid: str, address: str | None) -> None:
+        """
+        Count an upload against the rate limits, and ask the fraud and abuse server.
+
+        :param address: as :func:`client_address` returns it.
+        :raises TooManyRequests: if a limit is reached; it says when to try again.
+        :raises RequestBlocked: if the fraud and abuse server blocks the user.
+        """
+        if self._per_hour:
+            await self._count(uid, address)
+        if self._customs is not None:
+            await self._customs.check(action="avatarUpload", address=address, uid=uid)
+
+    async def _count(self, uid: str, address: str | None) -> None:
+        limits = {f"user/{uid}": self._per_hour}
+        if address is not None:
+            limits[f"address/{_network(address)}"] = self._per_hour * USERS_PER_ADDRESS
+        try:
+            wait = await self._windows.hit(limits=limits)
+        except DriverError as error:
+            self._metrics.upstream_errors.labels("limits").inc()
+            self._log.warn("Upload not counted; admitting it: {error}", error=str(error))
+            return
+        if wait > 0:
+            raise TooManyRequests(retry_after=math.ceil(wait))
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class UploadEndpoints:
     """
     The endpoints of uploads.
@@ -81,35 +147,23 @@ class UploadEndpoints:
     :param identity: verifies tokens.
     :param max_bytes: the setting ``uploads.max_bytes``.
     :param wait: the setting ``uploads.wait``.
+    :param address_depth: the setting ``web.client_address_depth``.
     :param image_template: the setting ``images.url``.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        intake: Intake,
-        selection: Selection,
-        store: IProfileStore,
-        identity: IIdentity,
-        admission: UploadAdmission,
-        metrics: Metrics,
-        clock: IReactorTime,
-        max_bytes: int,
-        wait: float,
-        image_template: str,
-    ) -> None:
-        self._intake = intake
-        self._selection = selection
-        self._store = store
-        self._identity = identity
-        self._admission = admission
-        self._metrics = metrics
-        self._clock = clock
-        self._max_bytes = max_bytes
-        self._wait = wait
-        self._image_template = image_template
+    _intake: Intake
+    _selection: Selection
+    _store: IProfileStore
+    _identity: IIdentity
+    _admission: UploadAdmission
+    _metrics: Metrics
+    _clock: IReactorTime
+    _max_bytes: int
+    _wait: float
+    _image_template: str
+    _address_depth: int
 
     @Operation(
         "POST /v1/avatar/upload",
@@ -133,7 +187,10 @@ class UploadEndpoints:
             length = self._length(call)
             _check_type(call)
             wait, applied = self._preference(call)
-            await self._admission.admit(call)
+            peer = getattr(call.request.getClientAddress(), "host", None)
+            forwarded_for = call.header("X-Forwarded-For") or ""
+            address = client_address(forwarded_for, peer, self._address_depth)
+            await self._admission.admit(uid=call.uid, address=address)
             began = self._clock.seconds()
             avatar = await self._intake.accept(uid=call.uid, body=call.request.body, length=length)
             if self._clock.seconds() - began >= SLOW:
@@ -258,3 +315,42 @@ def _check_type(call: ApiRequest) -> None:
         raise UnsupportedMediaType(
             "The Content-Type must be image/jpeg, image/png, image/gif, image/webp or image/avif."
         )
+
+
+def client_address(forwarded_for: str, peer: str | None, depth: int) -> str | None:
+    """
+    Return the address that a request comes from.
+
+    Each trusted proxy appends the address of its own client to the X-Forwarded-For header;
+    entries further left may be forged by the client.  If an entry is not an address, the
+    entry of the next proxy is used.
+
+    :param forwarded_for: the X-Forwarded-For header; several are joined by commas.
+    :param peer: the address of the other end of the connection, if it has one.
+    :param depth: how many proxies to trust; 0 ignores the header.
+    :returns: an IPv4 or IPv6 address in its shortest form, without a port.
+    """
+    entries = forwarded_for.rsplit(",", depth)[-depth:] if depth > 0 else []
+    # A link-local peer address ends in the name of the interface.
+    for entry in [*entries, (peer or "").partition("%")[0]]:
+        address = _parse_address(entry.strip(" \t"))
+        if address is not None:
+            return str(address)
+    return None
+
+
+def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
+    match = _ADDRESS.fullmatch(text)
+    if match is None or len(text) > _MAX_ADDRESS or "%" in text:
+        return None
+    try:
+        address = ip_address(match[match.lastindex or 0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _network(address: str) -> str:
+    """Return the network that counts as one address: a single host commonly has an IPv6 /64."""
+    prefix = 64 if ":" in address else 32
+    return str(ip_network((address, prefix), strict=False).network_address)

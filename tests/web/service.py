@@ -27,14 +27,12 @@ from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
 from fxprofile.uploads.selection import Selection
-from fxprofile.web.admission import UploadAdmission
 from fxprofile.web.api import Api
-from fxprofile.web.auth_server import AuthServerEndpoints
 from fxprofile.web.avatar import AvatarEndpoints
 from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.openapi import OpenApi
 from fxprofile.web.profile import ProfileEndpoints
-from fxprofile.web.upload import UploadEndpoints
+from fxprofile.web.upload import UploadAdmission, UploadEndpoints
 from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.store import MemoryProfileStore
 from tests.web import conformance
@@ -115,7 +113,6 @@ class ApiCase(TestCase):
             customs=self.customs(),
             metrics=self.metrics,
             per_hour=self.per_hour,
-            address_depth=1,
         )
         self.api = Api(
             identity=self.identity, metrics=self.metrics, clock=reactor, secret=self.secret or ""
@@ -132,14 +129,17 @@ class ApiCase(TestCase):
                 max_bytes=self.max_bytes,
                 wait=self.wait,
                 image_template="http://images.example/a/{id}",
+                address_depth=1,
             )
         )
         self.api.add(AvatarEndpoints(profiles=profiles, selection=self.selection, monograms=True))
-        self.api.add(ProfileEndpoints(profiles=profiles, started=1_000_000_000, clock=reactor))
+        self.api.add(
+            ProfileEndpoints(
+                profiles=profiles, invalidator=invalidator, started=1_000_000_000, clock=reactor
+            )
+        )
         self.api.add(Dockerflow(health=self.health))
         self.api.add(OpenApi(self.api, public_url="http://api.example"))
-        if self.secret is not None:
-            self.api.add(AuthServerEndpoints(profiles=profiles, invalidator=invalidator))
         self.site = self.api.site()
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self._close)

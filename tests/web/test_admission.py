@@ -15,7 +15,7 @@ from fxprofile.drivers.memory.windows import MemoryRateWindows
 from fxprofile.model.errors import CacheError, TooManyRequests
 from fxprofile.model.ports import IRateWindows
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.web.admission import USERS_PER_ADDRESS, UploadAdmission, client_address
+from fxprofile.web.upload import USERS_PER_ADDRESS, UploadAdmission, client_address
 
 ALICE, BOB = "a11ce000" * 4, "b0b00000" * 4
 HERE, THERE = "192.0.2.1", "198.51.100.7"
@@ -42,30 +42,29 @@ class RateLimitTests(TestCase):
             customs=None,
             metrics=self.metrics,
             per_hour=per_hour,
-            address_depth=0,
         )
 
     async def refused(self, admission: UploadAdmission, uid: str, address: str | None) -> int:
         """Return the Retry-After of an upload, which must be refused."""
         with self.assertRaises(TooManyRequests) as raised:
-            await admission.count(uid=uid, address=address)
+            await admission.admit(uid=uid, address=address)
         return int(raised.exception.headers["Retry-After"])
 
     async def fill(self, admission: UploadAdmission, address: str) -> None:
         """Count uploads of many users until the limit of an address is reached."""
         for i in range(USERS_PER_ADDRESS):
-            await admission.count(uid=str(i), address=address)
+            await admission.admit(uid=str(i), address=address)
 
     async def test_limit_per_user(self) -> None:
         """A user has so many uploads in every hour, from all addresses together."""
         admission = self.admission()
-        await admission.count(uid=ALICE, address=HERE)
+        await admission.admit(uid=ALICE, address=HERE)
         self.clock.advance(600)
-        await admission.count(uid=ALICE, address=THERE)
+        await admission.admit(uid=ALICE, address=THERE)
         self.assertEqual(await self.refused(admission, ALICE, None), 3000)
-        await admission.count(uid=BOB, address=HERE)
+        await admission.admit(uid=BOB, address=HERE)
         self.clock.advance(3000)
-        await admission.count(uid=ALICE, address=HERE)
+        await admission.admit(uid=ALICE, address=HERE)
         self.assertEqual(await self.refused(admission, ALICE, HERE), 600)
 
     async def test_limit_per_address(self) -> None:
@@ -73,50 +72,50 @@ class RateLimitTests(TestCase):
         admission = self.admission(per_hour=1)
         await self.fill(admission, HERE)
         self.assertEqual(await self.refused(admission, ALICE, HERE), 3600)
-        await admission.count(uid=ALICE, address=THERE)
+        await admission.admit(uid=ALICE, address=THERE)
 
     async def test_refused_upload_is_not_counted(self) -> None:
         """An upload that one limit refuses does not count against the other limit."""
         admission = self.admission(per_hour=1)
-        await admission.count(uid=ALICE, address=HERE)
+        await admission.admit(uid=ALICE, address=HERE)
         for _ in range(2 * USERS_PER_ADDRESS):
             await self.refused(admission, ALICE, HERE)
-        await admission.count(uid=BOB, address=HERE)
+        await admission.admit(uid=BOB, address=HERE)
         await self.fill(admission, THERE)
         await self.refused(admission, "c", THERE)
-        await admission.count(uid="c", address=HERE)
+        await admission.admit(uid="c", address=HERE)
 
     async def test_retry_after_is_sufficient(self) -> None:
         """A client that waits for Retry-After is admitted; Retry-After is never 0."""
         admission = self.admission(per_hour=1)
-        await admission.count(uid=ALICE, address=None)
+        await admission.admit(uid=ALICE, address=None)
         for waited in (0.0, 0.4, 1800.3, 1799.2):
             self.clock.advance(waited)
             seconds = await self.refused(admission, ALICE, None)
             self.assertGreaterEqual(seconds, 1)
         self.clock.advance(seconds)
-        await admission.count(uid=ALICE, address=None)
+        await admission.admit(uid=ALICE, address=None)
 
     async def test_zero_is_unlimited(self) -> None:
         """With a limit of 0, every upload is admitted."""
         admission = self.admission(per_hour=0)
         for _ in range(100):
-            await admission.count(uid=ALICE, address=HERE)
+            await admission.admit(uid=ALICE, address=HERE)
 
     async def test_connection_without_address(self) -> None:
         """Without an address only the limit per user applies."""
         admission = self.admission(per_hour=1)
         for i in range(2 * USERS_PER_ADDRESS):
-            await admission.count(uid=str(i), address=None)
+            await admission.admit(uid=str(i), address=None)
         await self.refused(admission, "0", None)
 
     async def test_ipv6_network_counts_as_one_address(self) -> None:
         """The IPv6 addresses of a /64, which one host may have, share a limit."""
         admission = self.admission(per_hour=1)
         for i in range(USERS_PER_ADDRESS):
-            await admission.count(uid=str(i), address=f"2001:db8:0:1::{i}")
+            await admission.admit(uid=str(i), address=f"2001:db8:0:1::{i}")
         await self.refused(admission, ALICE, "2001:db8:0:1:ffff::9")
-        await admission.count(uid=ALICE, address="2001:db8:0:2::9")
+        await admission.admit(uid=ALICE, address="2001:db8:0:2::9")
 
     async def test_uploads_are_admitted_if_they_cannot_be_counted(self) -> None:
         """If counting fails, uploads are admitted, and the failure is logged and counted."""
@@ -125,7 +124,7 @@ class RateLimitTests(TestCase):
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
         for _ in range(3):
-            await admission.count(uid=ALICE, address=HERE)
+            await admission.admit(uid=ALICE, address=HERE)
         self.assertEqual(
             self.metrics.registry.get_sample_value(
                 "fxprofile_upstream_errors_total", {"upstream": "limits"}
@@ -142,7 +141,7 @@ class ClientAddressTests(SynchronousTestCase):
 
     def check(self, expected: str | None, *headers: str, depth: int = 1) -> None:
         self.assertEqual(
-            client_address(headers, self.peer, depth), expected, f"{headers} at {depth}"
+            client_address(",".join(headers), self.peer, depth), expected, f"{headers} at {depth}"
         )
 
     def test_header_is_ignored_without_proxies(self) -> None:
@@ -212,22 +211,22 @@ class ClientAddressTests(SynchronousTestCase):
 
     def test_peer_without_an_address(self) -> None:
         """A connection on a UNIX socket has no address."""
-        self.assertIsNone(client_address([], None, 1))
-        self.assertIsNone(client_address(["nonsense"], "/run/web.sock", 1))
-        self.assertEqual(client_address(["192.0.2.1"], None, 1), "192.0.2.1")
+        self.assertIsNone(client_address("", None, 1))
+        self.assertIsNone(client_address("nonsense", "/run/web.sock", 1))
+        self.assertEqual(client_address("192.0.2.1", None, 1), "192.0.2.1")
 
     def test_link_local_peer_loses_its_interface(self) -> None:
         """The interface name is removed from a link-local address."""
-        self.assertEqual(client_address([], "fe80::1%eth0", 1), "fe80::1")
+        self.assertEqual(client_address("", "fe80::1%eth0", 1), "fe80::1")
 
     def test_ipv4_mapped_peer(self) -> None:
         """An IPv4-mapped IPv6 address is returned as an IPv4 address."""
-        self.assertEqual(client_address([], "::ffff:192.0.2.1", 0), "192.0.2.1")
+        self.assertEqual(client_address("", "::ffff:192.0.2.1", 0), "192.0.2.1")
 
     @given(st.lists(st.text(max_size=50), max_size=4), st.integers(0, 12))
     def test_any_header_gives_an_address(self, headers: list[str], depth: int) -> None:
         """For every header text, the result is a valid address."""
-        address = client_address(headers, self.peer, depth)
+        address = client_address(",".join(headers), self.peer, depth)
         self.assertIsNotNone(address)
         self.assertEqual(str(ip_address(address or "")), address)
 
@@ -242,6 +241,6 @@ class ClientAddressTests(SynchronousTestCase):
         """Entries before those of the trusted proxies do not change the result."""
         trusted = hops[:depth]
         self.assertEqual(
-            client_address([*forged, *trusted], self.peer, depth),
-            client_address(trusted, self.peer, depth),
+            client_address(",".join([*forged, *trusted]), self.peer, depth),
+            client_address(",".join(trusted), self.peer, depth),
         )

@@ -6,11 +6,9 @@ import re
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -24,7 +22,6 @@ from fxprofile.web.dockerflow import Dockerflow
 from fxprofile.web.page import Playground, content_security_policy, prefers_html, read_files
 from tests.serving.wire import Answer, Connection
 from tests.support.daemon import Daemon
-from tests.support.fakes.threads import InlineThreads
 
 #: What Firefox and Chromium send for a page.
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -37,34 +34,17 @@ KINDS = {
 }
 
 
-class CountingThreads(InlineThreads):
-    """
-    Makes each call at once.
-
-    :ivar calls: how many there were.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def run(self, call: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
-        self.calls += 1
-        return super().run(call, *args, **kwargs)
-
-
 class PageCase(SynchronousTestCase):
     """An API that has a playground."""
 
     def setUp(self) -> None:
         accounts = DevSettings().accounts
-        self.threads = CountingThreads()
         playground = Playground(
             accounts=accounts,
             public_url="https://API.example/",
             image_template="https://images.example/a/{id}",
             max_bytes=1234,
-            threads=self.threads,
+            files=read_files(),
         )
         clock = Clock()
         api = Api(identity=DevIdentity(accounts), metrics=Metrics(), clock=clock)
@@ -159,14 +139,6 @@ class PageTests(PageCase):
         ):
             answer = self.ask(path)
             self.assertEqual((answer.status, answer.json["errno"]), (404, 101), path)
-
-    def test_files_are_read_once(self) -> None:
-        """The files are read at the first request, in a thread, and never again."""
-        self.assertEqual(self.threads.calls, 0)
-        for _ in range(3):
-            self.ask("/", Accept=BROWSER)
-            self.ask("/playground/app.js")
-        self.assertEqual(self.threads.calls, 1)
 
 
 class AccountsTests(PageCase):
