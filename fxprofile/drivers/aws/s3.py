@@ -15,8 +15,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.aws.client.call import AwsResponse
-from fxprofile.drivers.aws.client.client import Addressing, AwsClient
+from fxprofile.drivers.aws.client.client import Addressing, AwsClient, AwsResponse
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
 from fxprofile.drivers.aws.client.payload import StreamPayload, TrailerPayload
 from fxprofile.drivers.aws.client.transport import ResponseStream
@@ -115,10 +114,7 @@ class S3Bucket:
         with _storage_errors():
             if isinstance(body, BytesBody) or length <= MAX_BUFFERED:
                 payload = StreamPayload(body, length)
-                data = bytearray()
-                while piece := await payload.read():
-                    data += piece
-                parameters["Body"] = bytes(data)
+                parameters["Body"] = b"".join([piece async for piece in payload])
                 response = await self._service.call("PutObject", parameters)
             else:
                 payload = await self._payload(body, length)

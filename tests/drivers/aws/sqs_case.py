@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.aws.client.call import AwsResponse
+from fxprofile.drivers.aws.client.client import AwsResponse
 from fxprofile.drivers.aws.sqs import SqsQueue
 from fxprofile.model.messages import Message
 

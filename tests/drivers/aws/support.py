@@ -11,6 +11,7 @@ from typing import Any
 from botocore.credentials import Credentials
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.web.iweb import IAgent
 
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.drivers.aws.client.client import AwsClient
@@ -38,9 +39,19 @@ def chain(clock: Any = None, find: Callable[[], Any] | None = None) -> Credentia
     return CredentialChain(InlineThreads(), clock or Clock(), "us-east-1", lambda _: find())
 
 
-def make_client(reactor: Any, **options: Any) -> AwsClient:
+def make_client(
+    reactor: Any,
+    *,
+    credentials: CredentialChain | None = None,
+    agent: IAgent | None = None,
+    backoff: Backoff = FAST,
+    throttled_backoff: Backoff = FAST,
+) -> AwsClient:
     """Return a client that retries almost at once."""
-    options.setdefault("credentials", chain(reactor))
-    options.setdefault("backoff", FAST)
-    options.setdefault("throttled_backoff", FAST)
-    return AwsClient(reactor, InlineThreads(), "us-east-1", **options)
+    client = AwsClient(reactor, InlineThreads(), "us-east-1")
+    client.credentials = credentials or chain(reactor)
+    client.backoff = backoff
+    client.throttled_backoff = throttled_backoff
+    if agent is not None:
+        client.transport.agent = agent
+    return client

@@ -43,9 +43,8 @@ class RoleTests(TestCase):
         self.avatar_id = new_id()
 
     def use_client(self) -> None:
-        self.client = RecordingClient(
-            reactor, InlineThreads(), "us-east-1", credentials=chain(reactor)
-        )
+        self.client = RecordingClient(reactor, InlineThreads(), "us-east-1")
+        self.client.credentials = chain(reactor)
         self.addCleanup(self.client.transport.close)
 
     def bucket(self, name: str, **options: Any) -> S3Bucket:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.aws.client.call import is_retryable, is_throttled
+from fxprofile.drivers.aws.client.client import is_retryable, is_throttled
 from fxprofile.drivers.aws.client.errors import (
     AwsMalformed,
     AwsRefused,

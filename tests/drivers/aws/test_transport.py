@@ -15,8 +15,9 @@ from twisted.web.client import ResponseDone
 from twisted.web.iweb import IBodyProducer
 from zope.interface.verify import verifyObject
 
+from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.aws.client.errors import AwsTimeout, AwsUnreachable
-from fxprofile.drivers.aws.client.payload import BytesPayload, StreamPayload
+from fxprofile.drivers.aws.client.payload import StreamPayload
 from fxprofile.drivers.aws.client.transport import (
     BUFFER,
     IdleTimeout,
@@ -47,12 +48,12 @@ class ProducerTests(SynchronousTestCase):
 
     def start(self, *script: Any, length: int = 6) -> tuple[PayloadProducer, Any, ScriptedBody]:
         body = ScriptedBody(*script)
-        producer = PayloadProducer(StreamPayload(body, length), self.idle)
+        producer = PayloadProducer(StreamPayload(body, length), length, self.idle)
         return producer, producer.startProducing(self.consumer), body
 
     def test_it_provides_the_interface(self) -> None:
         """The producer provides Twisted's IBodyProducer."""
-        verifyObject(IBodyProducer, PayloadProducer(BytesPayload(b""), self.idle))
+        verifyObject(IBodyProducer, PayloadProducer(BytesBody(b""), 0, self.idle))
 
     def test_a_whole_payload_is_written(self) -> None:
         """The producer is done when every piece is written."""

@@ -1,98 +1,186 @@
 """
-The AWS client and its services.
+The AWS client, its services, and their calls: attempts, and the corrections and delays between
+them.
+
+Retries follow AWS's standard mode.  botocore's retry handler sleeps in the calling thread, so
+only its lists of retryable errors and its quota are used.
+https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Final, Literal
 
+import attrs
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import BotoCoreError
 from botocore.retries.quota import RetryQuota
+from botocore.retries.standard import (
+    RetryContext,
+    ThrottledRetryableChecker,
+    TransientRetryableChecker,
+)
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.iweb import IAgent
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
 
 from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.deferreds.threads import Threads
-from fxprofile.drivers.aws.client.call import AwsResponse, ServiceCall
-from fxprofile.drivers.aws.client.errors import AwsError
+from fxprofile.drivers.aws.client.errors import (
+    AwsError,
+    AwsMalformed,
+    AwsRefused,
+    AwsTimeout,
+    AwsUnreachable,
+)
 from fxprofile.drivers.aws.client.payload import StreamPayload
-from fxprofile.drivers.aws.client.signing import CredentialChain
-from fxprofile.drivers.aws.client.transport import READ_TIMEOUT, Transport
+from fxprofile.drivers.aws.client.signing import AccessKey, CredentialChain, sign
+from fxprofile.drivers.aws.client.transport import (
+    READ_TIMEOUT,
+    RawResponse,
+    ResponseStream,
+    Transport,
+)
 from fxprofile.drivers.aws.client.wire import Endpoint, Members, WireProtocol, load_protocol
 
 #: Attempts of one call, the first included.
 MAX_ATTEMPTS: Final = 4
 
-#: Delays between attempts, and those after AWS has throttled the caller.
-BACKOFF: Final = Backoff(first=0.1, cap=20.0)
-THROTTLED_BACKOFF: Final = Backoff(first=1.0, cap=20.0)
+#: Bytes of the longest response that is not streamed: ten messages of 1 MiB, and the XML or
+#: JSON around them.
+MAX_RESPONSE: Final = 32 << 20
+
+#: How many times the idle timeout such a response may take in all, because one that arrives
+#: byte by byte would never be idle.
+RESPONSE_TIMEOUTS: Final = 2
+
+#: Attempts of one call that may time out.  Each takes up to half a minute, and the caller must
+#: receive an error before it gives up itself.
+MAX_TIMEOUTS: Final = 2
+
+#: Seconds that AWS's clock must differ from ours to explain a refusal.
+MIN_SKEW: Final = 120
+
+#: Retry quota that an attempt costs, and what a success on the first attempt earns.
+RETRY_COST: Final = 5
+TIMEOUT_COST: Final = 10
+SUCCESS_REWARD: Final = 1
+
+#: Errors of an access key that has expired or has been replaced.
+STALE_CREDENTIALS: Final = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "TokenRefreshRequired",
+        "InvalidToken",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+    }
+)
+
+_throttled = ThrottledRetryableChecker()
+_transient = TransientRetryableChecker()
+
+_log = Logger()
+
 
 Addressing = Literal["auto", "path", "virtual"]
 
 
+def is_throttled(error: AwsError) -> bool:
+    """Whether AWS reports that the caller sends too many requests."""
+    return error.status == 429 or _throttled.is_retryable(_context(error))
+
+
+def is_retryable(error: AwsError) -> bool:
+    """Whether the same request may succeed later."""
+    return (
+        isinstance(error, AwsUnreachable)
+        or is_throttled(error)
+        or _transient.is_retryable(_context(error))
+    )
+
+
+def _context(error: AwsError) -> RetryContext:
+    return RetryContext(
+        attempt_number=1,
+        parsed_response={"Error": {"Code": error.code}},
+        http_response=AWSResponse(None, error.status, {}, None),
+    )
+
+
+@attrs.frozen
+class AwsResponse:
+    """
+    The response of a successful call.
+
+    :ivar members: the parsed result, by AWS's names.
+    :ivar headers: with names in lower case.
+    :ivar body: of a streamed response; the caller closes it.
+    """
+
+    members: Members
+    headers: Mapping[str, str]
+    body: ResponseStream | None = None
+
+
+@attrs.define(eq=False, slots=False)
 class AwsClient(Service):
     """
     The state that all services of a process share: credentials, connections, retry quota.
 
     It works without being started; stopped, it closes its idle connections.
 
-    :param reactor: gives the time, and connects.
+    :param clock: the reactor, which also connects.
     :param threads: where credentials are searched and service descriptions are read.
     :param region: of the services.
     :param user_agent: sent with every request.
-    :param agent: in place of an agent with its own connections.
-    :param credentials: in place of the standard chain.
-    :param backoff: the delays between attempts.
-    :param throttled_backoff: the delays after AWS has throttled the caller.
     :ivar quota: limits retries across all calls, so that AWS does not receive several times
         the load while everything fails.
     :ivar skew: seconds that AWS's clock is ahead of ours.
     """
 
-    def __init__(
-        self,
-        reactor: IReactorTime,
-        threads: Threads,
-        region: str,
-        *,
-        user_agent: str = "twisted-aws",
-        agent: IAgent | None = None,
-        credentials: CredentialChain | None = None,
-        backoff: Backoff = BACKOFF,
-        throttled_backoff: Backoff = THROTTLED_BACKOFF,
-    ) -> None:
-        self.clock = reactor
-        self.region = region
-        self.user_agent = user_agent
-        self.transport = Transport(reactor, agent)
-        self.credentials = credentials or CredentialChain(threads, reactor, region)
-        self.backoff = backoff
-        self.throttled_backoff = throttled_backoff
-        self.quota = RetryQuota()
-        self.skew = 0.0
-        self._threads = threads
-        self._protocols: dict[str, WireProtocol] = {}
-        self._loading: SingleFlight[str, WireProtocol] = SingleFlight()
+    #: Delays between attempts, and those after AWS has throttled the caller.
+    backoff = Backoff(first=0.1, cap=20.0)
+    throttled_backoff = Backoff(first=1.0, cap=20.0)
+
+    clock: IReactorTime
+    _threads: Threads
+    region: str
+    user_agent: str = "twisted-aws"
+    quota: RetryQuota = attrs.field(factory=RetryQuota, init=False)
+    skew: float = attrs.field(default=0.0, init=False)
+    _protocols: dict[str, WireProtocol] = attrs.field(factory=dict, init=False)
+    _loading: SingleFlight[str, WireProtocol] = attrs.field(factory=SingleFlight, init=False)
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The connections of all services."""
+        return Transport(self.clock)
+
+    @cached_property
+    def credentials(self) -> CredentialChain:
+        """The access key of all services."""
+        return CredentialChain(self._threads, self.clock, self.region)
 
     async def protocol(self, name: str) -> WireProtocol:
-        """
-        Return the wire protocol of a service.
+        """Return the wire protocol of a service."""
 
-        :raises AwsError: if botocore has no description of it.
-        """
-        if name not in self._protocols:
-            self._protocols[name] = await self._loading.join(name, lambda: self._load(name))
-        return self._protocols[name]
-
-    async def _load(self, name: str) -> WireProtocol:
-        try:
+        async def load() -> WireProtocol:
             return await self._threads.run(load_protocol, name)
-        except (BotoCoreError, OSError, KeyError, ValueError) as error:
-            text = f"{name}: botocore has no description: {error!r:.200}"
-            raise AwsError(text, code="NoDescription") from error
+
+        if name not in self._protocols:
+            self._protocols[name] = await self._loading.join(name, load)
+        return self._protocols[name]
 
     def service(
         self,
@@ -112,32 +200,38 @@ class AwsClient(Service):
         """
         return AwsService(self, name, endpoint_url, addressing, region or self.region)
 
+    def set_clock(self, response: RawResponse) -> bool:
+        """
+        Sign later requests with the time of a response.
+
+        :returns: whether it differs from the time that requests are signed with.
+        """
+        try:
+            there = parsedate_to_datetime(response.headers["date"]).timestamp()
+        except (KeyError, ValueError, TypeError, OverflowError):
+            return False
+        skew = there - self.clock.seconds()
+        if abs(skew - self.skew) < MIN_SKEW:
+            return False
+        self.skew = skew
+        return True
+
     def stopService(self) -> Deferred[None]:
         """Close the idle connections."""
         super().stopService()
         return Deferred.fromCoroutine(self.transport.close())
 
 
+@attrs.define(eq=False, slots=False)
 class AwsService:
     """One AWS service; see :meth:`AwsClient.service`."""
 
-    def __init__(
-        self,
-        client: AwsClient,
-        name: str,
-        endpoint_url: str | None,
-        addressing: Addressing,
-        region: str,
-    ) -> None:
-        self.client = client
-        self.name = name
-        self.endpoint_url = endpoint_url
-        self.region = region
-        # botocore has the same rule.
-        self._path_style = addressing == "path" or (
-            addressing == "auto" and endpoint_url is not None
-        )
-        self._bucket_regions: dict[str, str] = {}
+    client: AwsClient
+    name: str
+    endpoint_url: str | None
+    _addressing: Addressing
+    region: str
+    _bucket_regions: dict[str, str] = attrs.field(factory=dict, init=False)
 
     async def call(
         self,
@@ -164,17 +258,19 @@ class AwsService:
         :raises AwsError: if the call failed.
         :raises Exception: any error of the payload.
         """
-        call = ServiceCall(self, operation, parameters, payload, timeout)
-        return await call.run(stream_response, max_attempts)
+        call = ServiceCall(self, operation, parameters, payload, stream_response, timeout)
+        return await call.run(max_attempts)
 
     async def endpoint(self, bucket: str | None = None) -> Endpoint:
         """Return where requests go that concern this bucket, or none."""
         protocol = await self.client.protocol(self.name)
+        # botocore has the same rule.
+        automatic = self._addressing == "auto" and self.endpoint_url is not None
         return protocol.endpoint(
             region=self._bucket_regions.get(bucket or "", self.region),
             url=self.endpoint_url,
             bucket=bucket,
-            path_style=self._path_style,
+            path_style=automatic or self._addressing == "path",
         )
 
     def set_bucket_region(self, bucket: str, region: str) -> bool:
@@ -186,3 +282,197 @@ class AwsService:
         changed = region != self._bucket_regions.get(bucket, self.region)
         self._bucket_regions[bucket] = region
         return changed
+
+
+@attrs.define(eq=False, slots=False)
+class ServiceCall:
+    """One call, from its first attempt to its last; see :meth:`AwsService.call`."""
+
+    _service: AwsService
+    _operation: str
+    _parameters: Members
+    _payload: StreamPayload | None
+    _stream_response: bool
+    _timeout: float
+    _attempt: int = attrs.field(default=0, init=False)
+    _key: AccessKey | None = attrs.field(default=None, init=False)
+    _response: RawResponse | None = attrs.field(default=None, init=False)
+    _corrected: set[str] = attrs.field(factory=set, init=False)
+
+    async def run(self, max_attempts: int) -> AwsResponse:
+        """Return the response of the first successful attempt."""
+        client = self._service.client
+        cost = timeouts = 0
+        while True:
+            self._attempt += 1
+            self._response = None
+            try:
+                response = await self._try()
+            except (AwsRefused, AwsUnreachable, AwsMalformed) as problem:
+                error = self._describe(problem)
+                corrected = isinstance(error, AwsRefused) and self._correct(error)
+                if self._payload is not None and self._payload.started:
+                    # It cannot be sent again; the correction serves the next call.
+                    raise error from problem
+                if corrected:
+                    continue
+                timeouts += isinstance(error, AwsTimeout)
+                cost = TIMEOUT_COST if isinstance(error, AwsUnreachable) else RETRY_COST
+                if (
+                    not is_retryable(error)
+                    or self._attempt >= max_attempts
+                    or timeouts >= MAX_TIMEOUTS
+                    or not client.quota.acquire(cost)
+                ):
+                    raise error from problem
+                backoff = client.throttled_backoff if is_throttled(error) else client.backoff
+                delay = backoff.delay(self._attempt)
+                _log.info("{error}; retrying in {delay:.2f} s", error=error, delay=delay)
+                await deferLater(client.clock, delay)
+            else:
+                client.quota.release(cost or SUCCESS_REWARD)
+                return response
+
+    async def _try(self) -> AwsResponse:
+        client = self._service.client
+        protocol = await client.protocol(self._service.name)
+        endpoint = await self._service.endpoint(self._parameters.get("Bucket"))
+        self._key = await client.credentials.get()
+        started = client.clock.seconds()
+        response = self._response = await self._send(protocol, endpoint, self._key)
+        body = b""
+        if not self._stream_response or response.status >= 300:
+            body = await self._read(response)
+        try:
+            status, members = protocol.parse(
+                self._operation, response.status, response.headers, body
+            )
+        except AwsMalformed:
+            await response.body.aclose()
+            raise
+        _log.debug(
+            "{call}: status {status} after {seconds:.3f} s, request {request}",
+            call=self._name(),
+            status=status,
+            seconds=client.clock.seconds() - started,
+            request=_request_id(response),
+        )
+        if status >= 300:
+            error: Members = members.get("Error", {})
+            code = str(error.get("Code") or status)
+            raise AwsRefused(str(error.get("Message") or ""), code=code, status=status)
+        body_left = response.body if self._stream_response else None
+        return AwsResponse(members, response.headers, body_left)
+
+    async def _send(
+        self, protocol: WireProtocol, endpoint: Endpoint, key: AccessKey
+    ) -> RawResponse:
+        client, payload = self._service.client, self._payload
+        try:
+            request = protocol.request(
+                self._operation, self._parameters, endpoint, client.user_agent
+            )
+        except BotoCoreError as error:
+            raise AwsError(f"{self._name()}: {error}", code="InvalidParameters") from None
+        for name, value in (payload.headers if payload else {}).items():
+            request.headers[name] = value
+        sign(
+            request,
+            key=key,
+            service=endpoint.signing_name,
+            region=endpoint.signing_region,
+            seconds=client.clock.seconds() + client.skew,
+            content_sha256=payload.content_sha256 if payload else None,
+        )
+        request = request.prepare()
+        request.headers.pop("Content-Length", None)
+        data = request.body or b""
+        return await client.transport.send(
+            request.method,
+            request.url,
+            request.headers,
+            payload or BytesBody(data),
+            payload.length if payload else len(data),
+            self._timeout,
+        )
+
+    async def _read(self, response: RawResponse) -> bytes:
+        limit = RESPONSE_TIMEOUTS * self._timeout
+        reading = Deferred.fromCoroutine(read_all(response.body, MAX_RESPONSE))
+        try:
+            return await reading.addTimeout(limit, self._service.client.clock)
+        except OverflowError as error:
+            raise AwsMalformed(str(error), code="TooLong") from error
+        except (AwsUnreachable, WaitTimeout) as error:
+            if response.status >= 300:
+                # The status of an error is enough.
+                return b""
+            if isinstance(error, AwsUnreachable):
+                raise
+            raise AwsTimeout(f"no complete response within {limit:g} s") from error
+
+    def _correct(self, error: AwsRefused) -> bool:
+        """
+        Correct what AWS refused: the region, the clock or the credentials.
+
+        :returns: whether something was corrected for the first time in this call.
+        """
+        service, response, key = self._service, self._response, self._key
+        if response is None or key is None:
+            return False
+        bucket = self._parameters.get("Bucket")
+        region = response.headers.get("x-amz-bucket-region")
+        if (
+            bucket
+            and region
+            and response.status in (301, 307, 400)
+            and service.set_bucket_region(bucket, region)
+        ):
+            correction = "region"
+        elif response.status in (400, 401, 403) and service.client.set_clock(response):
+            correction = "clock"
+        # The response to a HEAD has no body with an error code.
+        elif error.code in STALE_CREDENTIALS or error.code == "400":
+            service.client.credentials.invalidate(key)
+            correction = "credentials"
+        else:
+            return False
+        if correction in self._corrected:
+            return False
+        self._corrected.add(correction)
+        _log.info("{error}; corrected the {correction}", error=error, correction=correction)
+        return True
+
+    def _name(self) -> str:
+        names = ("Bucket", "Key", "QueueUrl")
+        resource = "/".join(self._parameters[name] for name in names if name in self._parameters)
+        return f"{self._service.name}:{self._operation} {resource}".strip()
+
+    def _describe(self, problem: AwsError) -> AwsError:
+        """Return the error with the call, the attempt and the request ids in its text."""
+        details = [f"attempt {self._attempt}"]
+        if self._response is not None:
+            request = f"request {_request_id(self._response)}"
+            details = [f"status {self._response.status}", request, *details]
+        # The text may be a proxy's page, or SQS's quotation of the request to be signed, which
+        # contains the session token.
+        text = str(problem)
+        for secret in (self._key.secret_key, self._key.token) if self._key else ():
+            text = text.replace(secret, "********") if secret else text
+        text = " ".join(text.split())
+        return type(problem)(
+            f"{self._name()}: {problem.code}{': ' if text else ''}{text:.300} "
+            f"({', '.join(details)})",
+            code=problem.code,
+            status=problem.status,
+        )
+
+
+def _request_id(response: RawResponse) -> str:
+    """The ids by which AWS finds a request."""
+    ids = [
+        response.headers[name]
+        for name in ("x-amzn-requestid", "x-amz-request-id", "x-amz-id-2")
+        if name in response.headers
+    ]
+    return " ".join(ids) or "unknown"

@@ -1,5 +1,5 @@
 """
-Request payloads: bytes, and streams with their checksums.
+Streamed request payloads with their checksums.
 
 Streams are encoded here because botocore's ``AwsChunkedWrapper`` reads from a blocking file.
 """
@@ -10,7 +10,10 @@ import base64
 import hashlib
 import zlib
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from functools import partial
+from typing import ClassVar, Final
+
+import attrs
 
 from fxprofile.drivers.aws.client.errors import PayloadLengthError
 
@@ -18,66 +21,55 @@ from fxprofile.drivers.aws.client.errors import PayloadLengthError
 CHUNK: Final = 1 << 20
 
 
-class BytesPayload:
-    """
-    A payload that is in memory.
-
-    :ivar length: bytes on the wire.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self.length = len(data)
-        self._data = data
-
-    async def read(self) -> bytes:
-        """Return everything on the first call, and an empty string after that."""
-        data, self._data = self._data, b""
-        return data
-
-
+@attrs.define(eq=False, slots=False)
 class StreamPayload:
     """
     A payload that is sent once, as it arrives, protected by TLS alone.
 
+    It is iterated once, over the bytes for the wire.
+
     :param body: its pieces.
-    :param length: the bytes that the body must have.
+    :param body_length: the bytes that the body must have.
     :cvar content_sha256: signed in place of the payload's SHA-256.
-    :ivar headers: to be sent with it.
-    :ivar length: bytes on the wire.
     :ivar started: whether some of it has been read, so that it cannot be sent again.
     """
 
-    content_sha256 = "UNSIGNED-PAYLOAD"
+    content_sha256: ClassVar[str] = "UNSIGNED-PAYLOAD"
 
-    def __init__(self, body: AsyncIterator[bytes], length: int) -> None:
-        self.headers: Mapping[str, str] = {}
-        self.length = length
-        self.started = False
-        self._body = body
-        self._announced = length
-        self._received = 0
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._crc32 = 0
+    _body: AsyncIterator[bytes]
+    body_length: int
+    started: bool = attrs.field(default=False, init=False)
+    _md5: hashlib._Hash = attrs.field(
+        init=False, factory=partial(hashlib.md5, usedforsecurity=False)
+    )
+    _crc32: int = attrs.field(default=0, init=False)
 
-    async def read(self) -> bytes:
+    @property
+    def length(self) -> int:
+        """Bytes on the wire."""
+        return self.body_length
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers to be sent with the payload."""
+        return {}
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         """
-        Return the next bytes for the wire; empty at the end.
-
         :raises PayloadLengthError: if the body has another length than announced.
         """
         self.started = True
+        received = 0
         async for piece in self._body:
-            self._received += len(piece)
-            if self._received > self._announced:
-                raise PayloadLengthError(f"the body has more than {self._announced} bytes")
+            received += len(piece)
+            if received > self.body_length:
+                raise PayloadLengthError(f"the body has more than {self.body_length} bytes")
+            self._md5.update(piece)
+            self._crc32 = zlib.crc32(piece, self._crc32)
             if piece:
-                self._md5.update(piece)
-                self._crc32 = zlib.crc32(piece, self._crc32)
-                return piece
-        if self._received < self._announced:
-            text = f"the body has {self._received} of {self._announced} bytes"
-            raise PayloadLengthError(text)
-        return b""
+                yield piece
+        if received < self.body_length:
+            raise PayloadLengthError(f"the body has {received} of {self.body_length} bytes")
 
     @property
     def md5(self) -> str:
@@ -101,43 +93,38 @@ class TrailerPayload(StreamPayload):
 
     content_sha256 = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 
-    def __init__(self, body: AsyncIterator[bytes], length: int) -> None:
-        super().__init__(body, length)
-        chunks, rest = divmod(length, CHUNK)
-        self.length = (
+    @property
+    def length(self) -> int:
+        chunks, rest = divmod(self.body_length, CHUNK)
+        return (
             chunks * (CHUNK + len(f"{CHUNK:x}") + 4)
             + (rest + len(f"{rest:x}") + 4 if rest else 0)
             + len(f"0\r\n{self.TRAILER}:12345678\r\n\r\n")
         )
-        self.headers = {
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {
             "Content-Encoding": "aws-chunked",
-            "X-Amz-Decoded-Content-Length": str(length),
+            "X-Amz-Decoded-Content-Length": str(self.body_length),
             "X-Amz-Sdk-Checksum-Algorithm": "CRC32",
             "X-Amz-Trailer": self.TRAILER,
         }
-        self._unsent = length
-        self._chunk_left = 0
-        self._piece = memoryview(b"")
-        self._ended = False
 
-    async def read(self) -> bytes:
-        if self._ended:
-            return b""
-        if not self._piece:
-            self._piece = memoryview(await super().read())
-        if not self._piece:
-            self._ended = True
-            return f"0\r\n{self.TRAILER}:{self.crc32}\r\n\r\n".encode()
-        head = tail = b""
-        if not self._chunk_left:
-            self._chunk_left = min(CHUNK, self._unsent)
-            head = b"%x\r\n" % self._chunk_left
-        part, self._piece = self._piece[: self._chunk_left], self._piece[self._chunk_left :]
-        self._chunk_left -= len(part)
-        self._unsent -= len(part)
-        if not self._chunk_left:
-            tail = b"\r\n"
-        return b"".join((head, part, tail))
-
-
-Payload = BytesPayload | StreamPayload
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        unsent = self.body_length
+        chunk_left = 0
+        async for piece in super().__aiter__():
+            rest = memoryview(piece)
+            while rest:
+                head = tail = b""
+                if not chunk_left:
+                    chunk_left = min(CHUNK, unsent)
+                    head = b"%x\r\n" % chunk_left
+                part, rest = rest[:chunk_left], rest[chunk_left:]
+                chunk_left -= len(part)
+                unsent -= len(part)
+                if not chunk_left:
+                    tail = b"\r\n"
+                yield b"".join((head, part, tail))
+        yield f"0\r\n{self.TRAILER}:{self.crc32}\r\n\r\n".encode()

@@ -9,10 +9,11 @@ time spent on waiting for our own payload does not count.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from functools import cached_property
 from typing import Final, cast
 
+import attrs
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IReactorTime
@@ -25,7 +26,6 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from fxprofile.drivers.aws.client.errors import AwsMalformed, AwsTimeout, AwsUnreachable
-from fxprofile.drivers.aws.client.payload import Payload
 
 #: Bytes of a response that are buffered before the server has to wait.
 BUFFER: Final = 1 << 16
@@ -43,6 +43,7 @@ IDLE_TIMEOUT: Final = 5
 IDLE_CONNECTIONS: Final = 32
 
 
+@attrs.define(eq=False, slots=False)
 class IdleTimeout(TimeoutMixin):
     """
     A time limit that starts again at every sign of progress.
@@ -52,12 +53,11 @@ class IdleTimeout(TimeoutMixin):
     :ivar expired: whether they have.
     """
 
-    def __init__(self, clock: IReactorTime, seconds: float, expire: Callable[[], object]) -> None:
-        self.expired = False
-        self._clock = clock
-        self._seconds = seconds
-        self._expire = expire
-        self._ended = False
+    _clock: IReactorTime
+    _seconds: float
+    _expire: Callable[[], object]
+    expired: bool = attrs.field(default=False, init=False)
+    _ended: bool = attrs.field(default=False, init=False)
 
     def progress(self) -> None:
         """Start the time limit again."""
@@ -84,57 +84,52 @@ class IdleTimeout(TimeoutMixin):
 
 
 @implementer(IBodyProducer)
+@attrs.define(eq=False, slots=False)
 class PayloadProducer:
     """
     Sends a payload as fast as the server accepts it, and reads no piece before.
 
+    :param payload: its pieces.
+    :param length: their bytes.
     :param idle: suspended while the next piece is awaited, because that is not the server's
         fault.
     :ivar failure: the error that ended the payload early.
     :ivar finished: whether all of it was written.
     """
 
-    def __init__(self, payload: Payload, idle: IdleTimeout) -> None:
-        self.length = payload.length
-        self.failure: Failure | None = None
-        self.finished = False
-        self._payload = payload
-        self._idle = idle
-        self._paused: Deferred[None] | None = None
-        self._stopped = False
-        self._running: Deferred[None] | None = None
+    _payload: AsyncIterable[bytes]
+    length: int
+    _idle: IdleTimeout
+    failure: Failure | None = attrs.field(default=None, init=False)
+    finished: bool = attrs.field(default=False, init=False)
+    _stopped: bool = attrs.field(default=False, init=False)
+    _paused: Deferred[None] | None = attrs.field(default=None, init=False)
+    _running: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
         done: Deferred[None] = Deferred(lambda _: self.stopProducing())
 
-        def ended(outcome: object) -> None:
+        def ended(outcome: Failure | None) -> None:
             # IBodyProducer: the Deferred of a stopped producer must not fire.
             if self._stopped:
                 return
             self._idle.progress()
-            if isinstance(outcome, Failure):
-                self.failure = outcome
-                done.errback(outcome)
-            else:
-                self.finished = True
-                done.callback(None)
+            self.finished = outcome is None
+            self.failure = outcome
+            done.callback(outcome)  # A failure calls its errbacks.
 
         self._running = Deferred.fromCoroutine(self._produce(consumer))
         self._running.addBoth(ended)
         return done
 
     async def _produce(self, consumer: IConsumer) -> None:
-        while True:
+        self._idle.suspend()
+        async for piece in self._payload:
+            self._idle.progress()
+            consumer.write(piece)
             while self._paused is not None:
                 await self._paused
             self._idle.suspend()
-            try:
-                piece = await self._payload.read()
-            finally:
-                self._idle.progress()
-            if not piece:
-                return
-            consumer.write(piece)
 
     def pauseProducing(self) -> None:
         if self._paused is None:
@@ -152,6 +147,7 @@ class PayloadProducer:
             self._running.cancel()
 
 
+@attrs.define(eq=False, slots=False)
 class ResponseStream(Protocol):
     """
     The body of a response: an asynchronous iterator with back-pressure.
@@ -159,14 +155,13 @@ class ResponseStream(Protocol):
     :param timeout: seconds that a piece may take to arrive.
     """
 
-    def __init__(self, clock: IReactorTime, timeout: float) -> None:
-        self._clock = clock
-        self._timeout = timeout
-        self._pieces: deque[bytes] = deque()
-        self._buffered = 0
-        self._end: Failure | None = None
-        self._waiter: Deferred[None] | None = None
-        self._closed = False
+    _clock: IReactorTime
+    _timeout: float
+    _pieces: deque[bytes] = attrs.field(factory=deque, init=False)
+    _buffered: int = attrs.field(default=0, init=False)
+    _end: Failure | None = attrs.field(default=None, init=False)
+    _waiter: Deferred[None] | None = attrs.field(default=None, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
 
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
@@ -235,7 +230,7 @@ class ResponseStream(Protocol):
             waiter.callback(None)
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class RawResponse:
     """
     An HTTP response whose body has not been read.
@@ -249,40 +244,52 @@ class RawResponse:
     body: ResponseStream
 
 
+@attrs.define(eq=False, slots=False)
 class Transport:
     """
     Sends requests over a pool of persistent connections.
 
     :param reactor: gives the time, and connects.
-    :param agent: in place of an agent of its own.
     """
 
-    def __init__(self, reactor: IReactorTime, agent: IAgent | None = None) -> None:
-        self._reactor = reactor
-        self._agent = agent
-        self._pool: HTTPConnectionPool | None = None
+    _reactor: IReactorTime
+
+    @cached_property
+    def _pool(self) -> HTTPConnectionPool:
+        pool = HTTPConnectionPool(self._reactor)
+        pool.maxPersistentPerHost = IDLE_CONNECTIONS
+        pool.cachedConnectionTimeout = IDLE_TIMEOUT
+        return pool
+
+    @cached_property
+    def agent(self) -> IAgent:
+        """Twisted's agent on the pool."""
+        agent: IAgent = Agent(self._reactor, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
+        return agent
 
     async def send(
         self,
         method: str,
         url: str,
         headers: Mapping[str, str],
-        payload: Payload,
-        timeout: float = READ_TIMEOUT,
+        payload: AsyncIterable[bytes],
+        length: int,
+        timeout: float,
     ) -> RawResponse:
         """
         Send a request, and return when the head of the response has arrived.
 
+        :param length: of the payload, in bytes.
         :param timeout: seconds without progress after which the request fails.
         :raises AwsUnreachable: if there is no response.
         :raises AwsMalformed: if the server reports success before it has the whole payload.
         :raises Exception: any error of the payload.
         """
         idle = IdleTimeout(self._reactor, timeout, lambda: sending.cancel())
-        producer = PayloadProducer(payload, idle)
+        producer = PayloadProducer(payload, length, idle)
         # RFC 9110, section 8.6: only methods that expect content have a length of zero.
-        has_content = bool(payload.length) or method in ("PUT", "POST")
-        sending = self._connected_agent().request(
+        has_content = bool(length) or method in ("PUT", "POST")
+        sending = self.agent.request(
             method.encode(),
             url.encode(),
             Headers({name: [value] for name, value in headers.items()}),
@@ -324,18 +331,7 @@ class Transport:
 
     async def close(self) -> None:
         """Close the idle connections."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            self._agent = None
-            await pool.closeCachedConnections()
-
-    def _connected_agent(self) -> IAgent:
-        if self._agent is None:
-            self._pool = HTTPConnectionPool(self._reactor)
-            self._pool.maxPersistentPerHost = IDLE_CONNECTIONS
-            self._pool.cachedConnectionTimeout = IDLE_TIMEOUT
-            self._agent = Agent(self._reactor, connectTimeout=CONNECT_TIMEOUT, pool=self._pool)
-        return self._agent
+        await self._pool.closeCachedConnections()
 
 
 def _headers(response: IResponse) -> Mapping[str, str]:

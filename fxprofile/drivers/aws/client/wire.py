@@ -127,7 +127,7 @@ class WireProtocol:
         :param headers: with names in lower case.
         :param body: empty if the response is streamed.
         :returns: the status, corrected if a success contains an error, and the result.
-        :raises AwsMalformed: if this is not a response of the operation.
+        :raises AwsMalformed: if a success is not a response of the operation.
         """
         if status < 300 and self._protocol == "rest-xml" and _ERROR_IN_SUCCESS.match(body):
             status = 500
@@ -139,10 +139,13 @@ class WireProtocol:
             parsed = self._parser.parse(
                 {"status_code": status, "headers": HeadersDict(headers), "body": body}, shape
             )
+            if not isinstance(parsed, dict):
+                raise TypeError("not a structure")
         except Exception as error:
+            if status >= 300:
+                # The status of an error is enough.
+                return status, {}
             raise AwsMalformed(f"{type(error).__name__}: {error}") from error
-        if not isinstance(parsed, dict):
-            raise AwsMalformed("not a structure")
         return status, parsed
 
 
