@@ -1,8 +1,7 @@
 """
-Convert colours to sRGB, in a picture that is already small.
+Conversion of a picture to sRGB, after it has been downscaled.
 
-The colour profile of an image is hostile input like the rest of it; one that cannot be used
-is ignored.
+The colour profile of an image is as hostile as the rest of it; an unusable profile is ignored.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from PIL import Image, ImageCms
 from fxprofile.crunch.codec.colour_spaces import Floats, mapping_of
 from fxprofile.crunch.codec.containers.contents import Colour
 
-#: The colour space of a profile (ICC.1:2022, table 19), and the modes it fits.
+#: The colour spaces of a profile (ICC.1:2022, table 19), and the modes that each applies to.
 _SPACES: Final = {"RGB": ("RGB", "RGBA"), "GRAY": ("L", "LA"), "CMYK": ("CMYK",)}
 
-#: So many rows show whether a picture has any colour, if it has much.
+#: The number of rows that are checked for colour first.
 _FEW_ROWS: Final = 8
 
 _SRGB: Final = ImageCms.createProfile("sRGB")
 
-#: Colours that show whether a profile is sRGB, whatever it calls itself.  The profiles of
-#: cameras that mean sRGB move them by 6 steps of 255 at most, Display P3 by 95.
+#: Sample colours that show whether a profile is sRGB, under any name.  The sRGB profiles of
+#: cameras change them by at most 6 of 255 levels, Display P3 by up to 95.
 _GRID: Final = np.stack(np.meshgrid(*3 * [np.arange(0, 256, 51, dtype=np.uint8)]), axis=-1).reshape(
     -1, 3
 )
@@ -38,7 +37,7 @@ def to_srgb(image: Image.Image, colour: Colour) -> Image.Image:
     Convert a picture to sRGB.
 
     :param image: of mode L, LA, RGB, RGBA or CMYK.
-    :param colour: what its container says of its colours.
+    :param colour: the colour space that its container declares.
     :returns: the picture in mode L, LA, RGB or RGBA.
     """
     if colour.icc:
@@ -61,7 +60,7 @@ def _by_numbers(image: Image.Image, mapping: Callable[[Floats], Floats]) -> Imag
 
 
 def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """Return the picture by its profile; None if the profile is no good for it."""
+    """Convert a picture by its ICC profile; return None if the profile is not usable."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         if image.mode not in _SPACES.get(source.profile.xcolor_space.strip(), ()):
@@ -79,8 +78,8 @@ def _by_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 
 def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
-    """Whether a profile moves no colour of :data:`_GRID` by more than shows."""
-    # Optimizing a transform takes longer than so few colours do without.
+    """Return whether a profile changes no colour of :data:`_GRID` visibly."""
+    # Optimizing the transform takes longer than converting so few colours without it.
     flags = ImageCms.Flags.NOOPTIMIZE
     transform = ImageCms.buildTransform(profile, _SRGB, "RGB", "RGB", flags=flags)
     mapped = np.asarray(ImageCms.applyTransform(Image.fromarray(_GRID[None]), transform))[0]
@@ -88,10 +87,10 @@ def _is_srgb(profile: ImageCms.ImageCmsProfile) -> bool:
 
 
 def without_false_colour(image: Image.Image) -> Image.Image:
-    """Return a picture without colours in a mode without colours."""
+    """Return a picture of greys only in mode L or LA; return any other picture unchanged."""
     if image.mode not in ("RGB", "RGBA"):
         return image
-    # Most pictures with colours show some in the first few rows that are checked.
+    # Most coloured pictures have some colour in a few rows.
     few = image.resize((image.width, min(image.height, _FEW_ROWS)), Image.Resampling.NEAREST)
     if _has_colour(few) or _has_colour(image):
         return image
@@ -111,7 +110,7 @@ def without_hidden_colour(image: Image.Image) -> Image.Image:
     """
     Erase the colours of fully transparent pixels.
 
-    They are invisible, and may show what the owner of the image cut away.
+    They are invisible, but may contain a part of the image that its owner erased.
     """
     if image.mode not in ("LA", "RGBA"):
         return image

@@ -1,8 +1,8 @@
 """
-Colours by numbers: from primaries and a transfer function to sRGB.
+Conversion to sRGB from primaries and a transfer function.
 
-Pillow knows ICC profiles only; code points (ITU-T H.273) and the ``gAMA`` and ``cHRM`` chunks
-of PNG mean nothing to it.
+Pillow supports only ICC profiles; it ignores code points (ITU-T H.273) and the ``gAMA`` and
+``cHRM`` chunks of PNG.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _PRIMARIES: Final = {
 _SRGB: Final = _PRIMARIES[1]
 _LINEAR, _GAMMA_22, _GAMMA_28, _PQ, _HLG = 8, 4, 5, 16, 18
 
-#: The brightness of diffuse white in candela per square metre (ITU-R BT.2408, section 2.2).
+#: The luminance of diffuse white in candela per square metre (ITU-R BT.2408, section 2.2).
 _REFERENCE_WHITE: Final = 203.0
-#: Where highlights begin to be compressed, by the brightness of diffuse white, which becomes
-#: 85 % of that of the display; five times as much becomes 98 %.
+#: The luminance, relative to diffuse white, above which highlights are compressed.  Diffuse
+#: white becomes 85 % of the display's white, and five times its luminance 98 %.
 _KNEE: Final = 0.7
 
-#: A difference of two exponents that nobody sees; libpng has the same.
+#: An invisible difference between two exponents; libpng uses the same threshold.
 _SAME_GAMMA: Final = 0.05
 
-#: The Bradford matrix, which adapts colours to another white.
+#: The Bradford matrix, for chromatic adaptation to another white point.
 _BRADFORD: Final = np.array(
     ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 )
@@ -52,17 +52,18 @@ _BRADFORD: Final = np.array(
 
 def mapping_of(colour: Colour) -> Callable[[Floats], Floats] | None:
     """
-    Return what maps colours to sRGB, both from 0 to 1 in an array whose last axis is RGB.
+    Return a function that maps colours to sRGB.
 
-    :returns: None if the colours have no description other than an ICC profile, or are sRGB
-        by their numbers.
+    Its argument and its result are arrays of values from 0 to 1 whose last axis is RGB.
+
+    :returns: None if the colours are sRGB already, or only an ICC profile describes them.
     """
     if colour.cicp is not None:
         return _by_code_points(*colour.cicp)
     if colour.gamma is None:
         return None
     if colour.chromaticities is None:
-        # The display is taken to have a gamma of 2.2, as browsers do.
+        # Like browsers, assume a display gamma of 2.2.
         exponent = 1 / (2.2 * colour.gamma)
         return None if abs(exponent - 1) < _SAME_GAMMA else lambda values: values**exponent
     gamma, primaries = colour.gamma, colour.chromaticities
@@ -79,7 +80,7 @@ def _by_code_points(code: int, transfer: int) -> Callable[[Floats], Floats] | No
     if exponent is not None:
         power = exponent
         return lambda values: _to_srgb(values**power, primaries)
-    # Browsers show the transfer function of BT.601, BT.709 and BT.2020 as that of sRGB.
+    # Browsers treat the transfer functions of BT.601, BT.709 and BT.2020 as that of sRGB.
     if primaries == _SRGB:
         return None
     return lambda values: _to_srgb(_from_srgb(values), primaries)
@@ -105,7 +106,7 @@ def _from_srgb(values: Floats) -> Floats:
 
 
 def _from_pq(values: Floats) -> Floats:
-    """Undo the perceptual quantizer (ITU-R BT.2100, table 4)."""
+    """Return the linear light of perceptual quantizer values (ITU-R BT.2100, table 4)."""
     power = values ** (1 / 78.84375)
     light = (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (
         1 / 0.1593017578
@@ -114,7 +115,7 @@ def _from_pq(values: Floats) -> Floats:
 
 
 def _from_hlg(values: Floats, primaries: tuple[float, ...]) -> Floats:
-    """Undo hybrid log-gamma on a display of 1,000 cd/m² (ITU-R BT.2100, table 5)."""
+    """Return the light of hybrid log-gamma on a 1,000 cd/m² display (ITU-R BT.2100, table 5)."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12)
     brightness = np.maximum(scene @ _to_xyz(primaries)[1], 1e-6)
@@ -122,7 +123,7 @@ def _from_hlg(values: Floats, primaries: tuple[float, ...]) -> Floats:
 
 
 def _tone_mapped(linear: Floats) -> Floats:
-    """Compress highlights; the hue stays, since all channels are scaled alike."""
+    """Compress highlights; all channels are scaled alike, which preserves the hue."""
     peak = np.maximum(linear.max(axis=-1, keepdims=True), 1e-6)
     over, room = np.maximum(peak - _KNEE, 0), 1 - _KNEE
     compressed = _KNEE + room * over / (over + room)
@@ -131,7 +132,7 @@ def _tone_mapped(linear: Floats) -> Floats:
 
 @lru_cache(maxsize=4)
 def _matrix(primaries: tuple[float, ...]) -> Floats:
-    """Return what takes linear RGB of these primaries to linear RGB of sRGB."""
+    """Return the matrix from linear RGB of these primaries to linear sRGB."""
     source, target = _white(primaries), _white(_SRGB)
     scale = np.diag((_BRADFORD @ target) / (_BRADFORD @ source))
     adapt = np.linalg.inv(_BRADFORD) @ scale @ _BRADFORD
@@ -144,7 +145,7 @@ def _white(primaries: tuple[float, ...]) -> NDArray[np.float64]:
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> NDArray[np.float64]:
-    """Return what takes linear RGB to CIE XYZ (SMPTE RP 177)."""
+    """Return the matrix from linear RGB to CIE XYZ (SMPTE RP 177)."""
     columns = [(x, y, 1 - x - y) for x, y in zip(primaries[2::2], primaries[3::2], strict=True)]
     matrix = np.array(columns).T
     return matrix * np.linalg.solve(matrix, _white(primaries))

@@ -1,8 +1,8 @@
 """
-From a container's contents to a decoded picture, with limits checked before a pixel is.
+Decoding of a container's contents; all limits are checked before any pixel is decoded.
 
-Only the child of one job decodes a stranger's bytes; the helper imports this module, so that
-all codecs are loaded before the child locks itself.
+Only the child of one job decodes untrusted bytes.  The helper imports this module, so that
+all codecs are loaded before a child enters its sandbox.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from fxprofile.crunch.codec.containers.contents import Buffer, Contents
 from fxprofile.crunch.codec.deflate import StoredStream
 from fxprofile.crunch.limits import Limits, Refused
 
-#: Bytes of address space that a pixel of the source takes at the worst, by type: the
-#: decoders of WebP and AVIF hold several copies of the whole picture.
+#: Bytes of address space per pixel of the source in the worst case, by type.  The decoders
+#: of WebP and AVIF hold several copies of the whole picture.
 _BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 17, "avif": 12, "heic": 12}
 
-#: How much of a picture may be missing at its end: one row or block in a hundred, and never
-#: less than two, since few pictures show a difference.
+#: The share of rows or blocks that may be missing at the end of a picture, and the number
+#: that is always tolerated.  So few are hardly visible.
 _MAY_BE_MISSING: Final = 0.01, 2
 
-#: The grey that a JPEG decoder gives blocks that are missing, and how near to it is the same.
+#: The grey that a JPEG decoder writes for missing blocks, and the tolerance of a comparison.
 _MISSING_GREY, _NEAR = 128, 2
 
 
@@ -53,7 +53,7 @@ class PngFile(PngImagePlugin.PngImageFile):
 
 
 class Gif(GifImagePlugin.GifImageFile):
-    """A GIF that begins with a colour of our choice where nothing is decoded."""
+    """A GIF whose pixels have a given palette index before they are decoded."""
 
     ground: int | None = None
 
@@ -74,30 +74,30 @@ _DECODERS: Final[Mapping[str, type[ImageFile.ImageFile]]] = {
 
 def prepare(limits: Limits) -> None:
     """
-    Configure Pillow, once, in the process that the children are forked from.
+    Configure Pillow once, in the process from which the children are forked.
 
     :raises ImportError: if HEIC is enabled and its decoder is not installed.
     """
-    # One thread per picture: the children may not start any, and the other cores work on
-    # other pictures.
+    # One thread per picture: a child may not start threads, and other cores handle other
+    # pictures.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     Image.preinit()
-    # Limits are checked before a decoder is asked.
+    # Limits are checked before a decoder is called.
     Image.MAX_IMAGE_PIXELS = None
-    # A file can cause a hundred thousand warnings.
+    # A single file can cause a hundred thousand warnings.
     warnings.simplefilter("ignore")
     if limits.heic:
         import pillow_heif
 
-        # Each of these would be one more than the thread that its decoder always starts.
+        # These threads would be in addition to the one that its decoder always starts.
         pillow_heif.options.DECODE_THREADS = 0
 
 
 def open_contents(data: Buffer, limits: Limits) -> Contents:
     """
-    Read the container of an image, and check the sides that it claims.
+    Read the container of an image, and check the width and height that it claims.
 
-    :raises Refused: if it is none, damaged, or over a limit.
+    :raises Refused: if the image is not supported, is damaged, or exceeds a limit.
     """
     contents = read_container(data, limits)
     _check_sides(contents.canvas, contents, limits)
@@ -119,9 +119,9 @@ def _check_sides(sides: tuple[int, int], contents: Contents, limits: Limits) -> 
 
 def open_image(contents: Contents) -> Image.Image:
     """
-    Give the clean stream to its decoder, which decodes no pixel yet.
+    Open the clean stream with its decoder, which does not decode pixels yet.
 
-    :raises Exception: what the decoder raises; see :func:`refusal`.
+    :raises Exception: any error of the decoder; see :func:`refusal`.
     """
     contents.stream.seek(0)
     if contents.kind == "heic":
@@ -142,7 +142,7 @@ def decode(image: Image.Image, contents: Contents) -> None:
     Decode the pixels.
 
     :raises Refused: if too much of the end is missing.
-    :raises Exception: what the decoder raises; see :func:`refusal`.
+    :raises Exception: any error of the decoder; see :func:`refusal`.
     """
     if contents.kind == "gif" and contents.is_truncated:
         _decode_gif(image, contents)
@@ -153,7 +153,7 @@ def decode(image: Image.Image, contents: Contents) -> None:
 
 
 def _decode_gif(image: Image.Image, contents: Contents) -> None:
-    """Decode a GIF without an end on two grounds: where they show, nothing was decoded."""
+    """Decode a truncated GIF on two backgrounds; pixels that differ were not decoded."""
     other = open_image(contents)
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
@@ -170,9 +170,9 @@ def _missing_blocks(
     image: Image.Image, canvas: tuple[int, int], mcu: tuple[int, int]
 ) -> tuple[int, int]:
     """
-    Count the blocks at the end of a JPEG that were not in the file, and all blocks.
+    Return the number of blocks missing at the end of a JPEG, and the number of all blocks.
 
-    :param image: maybe at a fraction of its size.
+    :param image: the decoded picture, possibly at a fraction of its size.
     """
     columns, rows = (
         np.minimum((np.arange(-(-side // block)) + 0.5) * block, side - 1) * size // side
@@ -192,7 +192,7 @@ def _check_missing(missing: int, of: int) -> None:
 
 
 def is_enough_memory(contents: Contents, limits: Limits) -> bool:
-    """Whether the memory of a child is enough to decode such an image."""
+    """Return whether the memory of a child is enough to decode an image."""
     if contents.is_scalable:
         return True
     width, height = contents.canvas
@@ -201,10 +201,10 @@ def is_enough_memory(contents: Contents, limits: Limits) -> bool:
 
 def refusal(error: Exception, *, enough_memory: bool) -> Exception:
     """
-    Say what an error of a decoder means.
+    Return the error to report for an error of a decoder.
 
-    :param enough_memory: whether there was enough; if not, an image that a decoder calls
-        damaged may be intact.
+    :param enough_memory: the result of :func:`is_enough_memory`.  Without enough memory, a
+        decoder may report an intact image as damaged.
     :returns: a :class:`Refused`, or a MemoryError.
     """
     if isinstance(error, (Refused, MemoryError)):

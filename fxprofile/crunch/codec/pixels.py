@@ -1,10 +1,11 @@
 """
 Decode an image once, and downscale it to three small pictures in sRGB.
 
-A JPEG is decoded at a fraction of its size if enough of it is left, and once more if that
-turns out too little for how sharp it is; each size is made from the one above it; orientation
-and colours wait until the picture is small.  The tests measure the loss against a full decode
-and one Lanczos resize per size: opaque photos keep a PSNR of at least 47 dB.
+A JPEG is decoded at a fraction of its size if enough pixels remain, and a second time at a
+larger fraction if it is too sharp for the first.  Each size is made from the next larger one.
+Orientation and colour conversion come last, when the picture is small.  The tests measure the
+loss against a full decode and one Lanczos resize per size: opaque photos keep a PSNR of at
+least 47 dB.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from fxprofile.crunch.codec.decoders import (
 from fxprofile.crunch.limits import SIZES, Limits
 from fxprofile.model.keys import VARIANTS
 
-#: How much larger than its box a picture must be, at least, after a decoder has scaled it or
-#: its pixels were averaged, so that the filter has enough left; and the same for a picture that
-#: is sharp to the last pixel.  Less is visible, more costs time.
+#: The least ratio of a picture's sides to its box after the decoder has scaled it or its
+#: pixels were averaged, so that the filter has enough pixels; and the same for a picture that
+#: is sharp at the scale of one pixel.  A lower ratio is visible, a higher one costs time.
 _GAP, _SHARP_GAP = 4 / 3, 8 / 3
-#: The sharpness above which that is visible, by how much larger the picture is: photos have
-#: about 3, and the least with which one fell under 47 dB was 5.6.  Above _MUCH it never is.
+#: The sharpness per ratio above which the loss at _GAP is visible.  Photos have about 3; the
+#: lowest value at which one fell below 47 dB was 5.6.  At a ratio above _MUCH it is invisible.
 _SHARPEST, _MUCH = 4.7, 2.4
-#: Bands of rows that are measured for sharpness, and the rows of each.
+#: The number of bands that are measured for sharpness, and the rows of each.
 _BANDS, _BAND_ROWS = 8, 8
-#: Rows of an averaged picture that are made at a time.
+#: Rows of an averaged picture that are computed at a time.
 _STRIP: Final = 32
 
-#: What undoes each EXIF orientation (CIPA DC-008, section 4.6.5).
+#: The transposition that undoes each EXIF orientation (CIPA DC-008, section 4.6.5).
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,7 +58,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Source:
-    """The type of an image, and its sides in pixels before it is oriented."""
+    """The type of an image, and its width and height in pixels before it is oriented."""
 
     kind: str
     width: int
@@ -68,11 +69,11 @@ def reduced(data: Buffer, limits: Limits) -> tuple[Source, Mapping[str, Image.Im
     """
     Decode an image and reduce it to each size.
 
-    :param data: all of its bytes.
+    :param data: the whole file.
     :returns: the source, and for each name of :data:`fxprofile.model.keys.VARIANTS` a
         picture of mode L, LA, RGB or RGBA that fits its box.
-    :raises Refused: if the image is at fault.
-    :raises MemoryError: if there is not enough memory, as far as decoders report that.
+    :raises Refused: if the image is damaged, not supported, or exceeds a limit.
+    :raises MemoryError: if a decoder reports a lack of memory.
     """
     contents = open_contents(data, limits)
     try:
@@ -91,7 +92,7 @@ def reduced(data: Buffer, limits: Limits) -> tuple[Source, Mapping[str, Image.Im
 
 
 def _shown(contents: Contents) -> tuple[int, int]:
-    """Return the sides of what is shown, as stored."""
+    """Return width and height of the visible part, before it is oriented."""
     if contents.crop is None:
         return contents.canvas
     left, top, right, bottom = contents.crop
@@ -99,7 +100,7 @@ def _shown(contents: Contents) -> tuple[int, int]:
 
 
 def fitted(width: int, height: int, box: int) -> tuple[int, int]:
-    """Return the sides of a picture scaled down to fit a square box; never enlarged."""
+    """Return width and height of a picture that is scaled down to fit a square box."""
     longer = max(width, height)
     if longer <= box:
         return width, height
@@ -110,7 +111,7 @@ def _sizes(large: Image.Image, source: Source) -> Iterator[tuple[str, Image.Imag
     """Yield each size, largest first, made from the one before it."""
     width, height = source.width, source.height
     if (large.width > large.height) != (width > height):
-        # It was rotated by a quarter.
+        # The orientation has swapped width and height.
         width, height = height, width
     picture = large
     for name in SIZES:
@@ -124,22 +125,26 @@ def _load(image: Image.Image, contents: Contents, gap: float) -> Box | None:
     """
     Decode an image, at a fraction of its size if its decoder supports that.
 
-    :param gap: how much larger than the largest box it must be then.
+    :param gap: the least ratio of the decoded picture to the largest box.
     :returns: the part of the decoded picture that the image covers; None if its decoder
         does not scale.
     """
-    # From the exact sides: rounded ones would sometimes miss a fraction by a pixel.
+    # Computed from the exact sides: rounded ones can miss a fraction by one pixel.
     scale = gap * min(1.0, VARIANTS[SIZES[0]][1] / max(image.size))
     drafted = image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))
     decode(image, contents)
-    # The last column and row of what a decoder has scaled may stand for a part of one.
+    # The last column and row of a scaled picture may represent less than a whole one.
     return None if drafted is None else drafted[1]
 
 
 def _finished(
     image: Image.Image, contents: Contents, target: tuple[int, int], part: Box | None
 ) -> Image.Image:
-    """Return the picture oriented, in sRGB, at these sides (before it is oriented)."""
+    """
+    Return the picture cropped, downscaled, in sRGB, and oriented.
+
+    :param target: width and height before it is oriented.
+    """
     picture = _on_canvas(_without_opaque_alpha(_plain(image, contents)), contents)
     if contents.crop is not None:
         picture = picture.crop(contents.crop)
@@ -152,7 +157,7 @@ def _finished(
 
 
 def _on_canvas(frame: Image.Image, contents: Contents) -> Image.Image:
-    """Put a frame that is not the whole canvas on a transparent one."""
+    """Paste a frame that does not fill the canvas into a transparent one."""
     if contents.frame is None:
         return frame
     frame = frame.convert("LA" if frame.mode in ("L", "LA") else "RGBA")
@@ -162,7 +167,7 @@ def _on_canvas(frame: Image.Image, contents: Contents) -> Image.Image:
 
 
 def _is_too_sharp(picture: Image.Image, target: tuple[int, int]) -> bool:
-    """Return whether the loss would be visible in a picture that was scaled or averaged."""
+    """Return whether a scaled or averaged picture is so sharp that the loss is visible."""
     left = max(side / to for side, to in zip(picture.size, target, strict=True))
     return left < _MUCH and _sharpness(picture) > _SHARPEST * left
 
@@ -171,13 +176,13 @@ def _sharpness(picture: Image.Image) -> float:
     """
     Return the mean absolute value of a Laplacian filter over some bands of rows.
 
-    Not of its square, in which the few edges of a drawing would count like a sharp photo.
+    Its square would rate the few edges of a drawing like a sharp photo.
     """
     bands = []
     for number in range(_BANDS):
         top = (picture.height - _BAND_ROWS) * (2 * number + 1) // (2 * _BANDS)
         band = picture.crop((0, top, picture.width, top + _BAND_ROWS))
-        # Green is most of the brightness.
+        # Green contributes most to the luminance.
         bands.append(np.asarray(band.getchannel(1) if len(picture.mode) > 1 else band))
     rows = np.stack(bands).astype(np.int16)
     around = rows[:, :-2, 1:-1] + rows[:, 2:, 1:-1] + rows[:, 1:-1, :-2] + rows[:, 1:-1, 2:]
@@ -191,7 +196,7 @@ def _plain(image: Image.Image, contents: Contents) -> Image.Image:
     if image.mode.startswith("I"):
         return _eight_bits(image)
     if image.mode == "P" and image.palette is None:
-        # Its indices are greys then.
+        # Without a palette, the indices are grey levels.
         return Image.fromarray(np.asarray(image), "L")
     clear = image.has_transparency_data
     if image.mode in ("1", "L"):
@@ -202,7 +207,7 @@ def _plain(image: Image.Image, contents: Contents) -> Image.Image:
 
 
 def _with_red_first(image: Image.Image) -> Image.Image:
-    """Undo what makes a PNG iPhone-optimised: blue first, colours multiplied by alpha."""
+    """Convert an iPhone-optimised PNG, whose blue comes first and alpha is premultiplied."""
     blue, green, red, *alpha = image.split()
     if not alpha:
         return Image.merge("RGB", (red, green, blue))
@@ -212,9 +217,9 @@ def _with_red_first(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """
-    Scale greys of sixteen bits to eight.
+    Scale 16-bit greys to 8 bits.
 
-    Converting the mode would clip all values above 255 to white.
+    A conversion of the mode would clip all values above 255 to white.
     """
     pixels = np.asarray(image)
     scale = np.arange(1 << 16, dtype=np.uint32)
@@ -236,11 +241,11 @@ def _shrunk(
     image: Image.Image, target: tuple[int, int], box: Box, gap: float = _GAP
 ) -> Image.Image:
     """
-    Downscale a picture, by averaging first if that is not visible.
+    Downscale a picture, with averaging as a first step if its loss is not visible.
 
-    :param target: the sides of the result.
+    :param target: width and height of the result.
     :param box: the part of the picture to use.
-    :param gap: how much larger than the target it must be after averaging.
+    :param gap: the least ratio of the averaged picture to the target.
     """
     if image.size == target:
         return image
@@ -251,7 +256,7 @@ def _shrunk(
     small = _averaged(image, across, down) if has_alpha else image.reduce((across, down))
     if not has_alpha and _is_too_sharp(small, target):
         return _shrunk(image, target, box, _SHARP_GAP)
-    # The last column and row may be the average of less than a whole factor.
+    # The last column and row may average fewer pixels than the others.
     covered = (0, 0, box[2] / across, box[3] / down)
     picture = small.resize(target, Image.Resampling.LANCZOS, covered)
     return picture.convert(image.mode) if has_alpha else picture
@@ -259,9 +264,10 @@ def _shrunk(
 
 def _averaged(image: Image.Image, across: int, down: int) -> Image.Image:
     """
-    Average a picture with alpha by whole factors, with its colours multiplied by its alpha.
+    Average a picture with alpha by whole factors, in premultiplied colours.
 
-    In strips: Pillow would skip the averaging here, and premultiply the whole picture.
+    It works in strips: :meth:`Image.reduce` would premultiply the whole picture at once, and
+    :meth:`Image.resize` ignores its `reducing_gap` for a picture with alpha.
     """
     mode = image.mode.replace("A", "a")
     width, height = image.size

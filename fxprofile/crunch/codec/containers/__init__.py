@@ -1,8 +1,8 @@
 """
-Tolerant readers of image containers, one module a format.
+Tolerant readers of image containers, one module per format.
 
-Each walks its container once, drops what pixels, orientation and colour do not need, repairs
-the end, and leaves a clean stream for the decoder.  No reader decodes a pixel.
+A reader walks its container once, drops everything that pixels, orientation and colour do not
+need, repairs a missing end, and passes a clean stream to the decoder.  It decodes no pixels.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def read_container(data: Buffer, limits: Limits) -> Contents:
     """
     Read the container of an image.
 
-    :raises Refused: if it is none, if it is damaged where pixels depend on it, or if it is
-        over a limit.
+    :raises Refused: if the format is not supported, if a part that the pixels need is
+        damaged, or if the image exceeds a limit.
     """
     head = data[:SIGNATURE_BYTES]
     kind = sniff(head, heic=limits.heic)

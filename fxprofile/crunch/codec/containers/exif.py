@@ -1,8 +1,8 @@
 """
 The orientation in EXIF data.
 
-Pillow gives up at the first bad entry, and takes the orientation from XMP as well, which no
-browser does; so this reads the one tag that matters.
+Pillow stops at the first invalid entry, and also reads the orientation from XMP, which no
+browser does.  This module reads the one tag that matters.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _BYTE, _SHORT, _LONG = 1, 3, 4
 
 def orientation(exif: bytes) -> int:
     """
-    Return the orientation that EXIF data states; 1, which is upright, if it states none.
+    Return the orientation that EXIF data declares; 1, which is upright, if there is none.
 
-    :param exif: a TIFF header and what follows (CIPA DC-008, section 4.5), with or without
+    :param exif: a TIFF header and its directories (CIPA DC-008, section 4.5), with or without
         the marker ``Exif`` before it.
     """
     tiff = exif[6:] if exif.startswith(b"Exif\0") else exif
@@ -29,7 +29,7 @@ def orientation(exif: bytes) -> int:
         return 1
     at = int.from_bytes(tiff[4:8], order)
     count = int.from_bytes(tiff[at : at + 2], order)
-    # A directory that claims more entries than there are bytes ends with the bytes.
+    # A directory that claims more entries than the data can hold ends with the data.
     for start in range(at + 2, min(at + 2 + 12 * count, len(tiff) - 11), 12):
         if int.from_bytes(tiff[start : start + 2], order) != _TAG:
             continue
