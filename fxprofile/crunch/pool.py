@@ -194,11 +194,11 @@ class CrunchPool(Service):
         except TimeoutError:
             _log.error("Crunch helper hangs in job {job}; killing it", job=job)
             helper.kill()
-            return Report(CrunchOutcome("crashed", "the helper hung"), permanent=False)
+            return Report(CrunchOutcome("crashed", "the helper hung"))
         except Exception as error:
             # The helper is gone, or did not understand the command.
             _log.warn("Crunch helper failed: {error}", error=repr(error))
-            return Report(CrunchOutcome("crashed", "the helper failed"), permanent=False)
+            return Report(CrunchOutcome("crashed", "the helper failed"))
         finally:
             helper.jobs -= 1
             self._free.release()

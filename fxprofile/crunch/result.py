@@ -16,13 +16,13 @@ import json
 import signal
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Limits
-from fxprofile.crunch.signature import webp_sides
+from fxprofile.crunch.signature import MEDIA_TYPES, webp_sides
 from fxprofile.model.avatars import BLURHASH, Pictures, Variant
 from fxprofile.model.keys import FORMATS, VARIANTS
 
@@ -32,7 +32,7 @@ LENGTH: Final = struct.Struct(">I")
 MAX_DETAIL: Final = 200
 
 #: The types of image that a child may name.
-_KINDS: Final = ("jpeg", "png", "gif", "webp", "avif", "heic")
+_KINDS: Final = (*MEDIA_TYPES, "heic")
 #: Reasons that a child may give for which the image is at fault.
 _PERMANENT: Final = ("unsupported", "corrupt", "too_many_pixels", "too_wide", "too_large")
 
@@ -96,17 +96,20 @@ class Report:
     The outcome of an image and what it cost.
 
     :ivar outcome: the pictures, or the reason why there are none.
-    :ivar permanent: whether the image is at fault, if there is a reason.
     :ivar cpu: processor time, in seconds.
     :ivar wall: wall clock, in seconds, from the fork to the end of the child.
     :ivar resident: the peak of the memory in use, in bytes.
     """
 
     outcome: CrunchOutcome
-    permanent: bool
     cpu: float = 0.0
     wall: float = 0.0
     resident: int = 0
+
+    @property
+    def permanent(self) -> bool:
+        """Whether there is a reason for which the image is at fault."""
+        return self.outcome.reason in _PERMANENT
 
 
 def judge(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> Report:
@@ -116,9 +119,7 @@ def judge(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> Repor
     :param end: from the helper, which a child cannot influence.
     :param written: the child's result, or what is wrong with it.
     """
-    outcome = _outcome(end, written, limits)
-    permanent = outcome.reason in _PERMANENT
-    return Report(outcome, permanent, end["cpu"], end["wall"], end["resident"])
+    return Report(_outcome(end, written, limits), end["cpu"], end["wall"], end["resident"])
 
 
 def _outcome(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> CrunchOutcome:
@@ -161,89 +162,82 @@ def decode(data: bytes) -> CrunchOutcome:
         :mod:`fxprofile.crunch.codec.job` writes.
     """
     header, bodies = _split(data)
-    kind, sides = header.get("kind"), header.get("sides")
-    if not isinstance(sides, list) or len(sides) != 2:
-        raise InvalidResult("sides are not two numbers")
-    width, height = (_number(side, 0, 1 << 32, "side") for side in sides)
-    outcome = CrunchOutcome(
-        kind=kind if kind in _KINDS else "",
-        sides=(width, height),
-        peak=_number(header.get("peak"), 0, 1 << 50, "peak"),
-    )
+    kind, placeholder = header.get("kind"), header.get("placeholder")
+    width, height = _numbers(header.get("sides"), 0, (1 << 32, 1 << 32), "sides")
+    (peak,) = _numbers([header.get("peak")], 0, (1 << 50,), "peak")
+    outcome = CrunchOutcome(kind=kind if kind in _KINDS else "", sides=(width, height), peak=peak)
     if "reason" in header:
         reason, detail = header["reason"], header.get("detail", "")
-        if reason not in (*_PERMANENT, "memory"):
-            raise InvalidResult("unknown reason")
-        if not isinstance(detail, str) or bodies:
-            raise InvalidResult("more than a reason")
+        _require(reason in (*_PERMANENT, "memory"), "unknown reason")
+        _require(isinstance(detail, str) and not bodies, "more than a reason")
         return replace(outcome, reason=reason, detail=ascii(detail[:MAX_DETAIL])[1:-1])
-    placeholder = header.get("placeholder")
     if not isinstance(placeholder, str) or (placeholder and not BLURHASH.fullmatch(placeholder)):
         raise InvalidResult("the placeholder is not a BlurHash")
     pictures = _pictures(header.get("pictures"), bodies)
     return replace(outcome, placeholder=placeholder, pictures=pictures)
 
 
+def _require(condition: bool, problem: str) -> None:
+    if not condition:
+        raise InvalidResult(problem)
+
+
 def _split(data: bytes) -> tuple[dict[str, Any], bytes]:
     """Return the header, and the bytes after it."""
-    if len(data) < LENGTH.size:
-        raise InvalidResult("no header" if data else "empty")
-    (length,) = LENGTH.unpack_from(data)
-    if not 0 < length <= MAX_HEADER or LENGTH.size + length > len(data):
-        raise InvalidResult("impossible length of the header")
+    _require(len(data) >= LENGTH.size, "no header" if data else "empty")
+    end = LENGTH.size + LENGTH.unpack_from(data)[0]
+    most = min(len(data), LENGTH.size + MAX_HEADER)
+    _require(LENGTH.size < end <= most, "impossible length of the header")
     try:
-        header = json.loads(data[LENGTH.size : LENGTH.size + length])
+        header = json.loads(data[LENGTH.size : end])
     except (ValueError, RecursionError):
         raise InvalidResult("the header is not JSON") from None
     if not isinstance(header, dict) or header.get("v") != 1:
         raise InvalidResult("the header is not an object of version 1")
-    return header, data[LENGTH.size + length :]
+    return header, data[end:]
 
 
-def _number(value: object, least: int, most: int, what: str) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise InvalidResult(f"{what} is not a number from {least} to {most}")
-    return value
+def _numbers(values: object, least: int, most: Sequence[int], what: str) -> list[int]:
+    """Return a list of integers, if each is from the least to its own most."""
+    if not isinstance(values, list) or len(values) != len(most):
+        raise InvalidResult(f"{what}: not {len(most)} numbers")
+    for value, limit in zip(values, most, strict=True):
+        if type(value) is not int or not least <= value <= limit:
+            raise InvalidResult(f"{what}: not a number from {least} to {limit}")
+    return values
 
 
 def _pictures(described: object, bodies: bytes) -> dict[str, Pictures]:
     """Return the checked pictures of all formats."""
     if not isinstance(described, dict) or not described.keys() <= FORMATS.keys():
         raise InvalidResult("unknown formats")
-    if list(described)[:1] != ["png"]:
-        raise InvalidResult("PNG is not the first format")
+    _require(list(described)[:1] == ["png"], "PNG is not the first format")
     pictures: dict[str, Pictures] = {}
-    sides: dict[str, tuple[int, int]] = {}
     at = 0
     for form, members in described.items():
         if not isinstance(members, dict) or members.keys() != VARIANTS.keys():
             raise InvalidResult("the pictures are not " + ", ".join(VARIANTS))
         made = {}
         for name in SIZES:
-            variant = _variant(name, members[name])
+            box = VARIANTS[name][1]
+            variant = Variant(*_numbers(members[name], 1, (box, box, MAX_BYTES[name]), name))
             body = bodies[at : at + variant.bytes]
             at += variant.bytes
-            found = CHECKS[form](body)
-            if found != (variant.width, variant.height):
-                raise InvalidResult(f"the sides of {name} are not those in the header")
-            if found != sides.setdefault(name, found):
-                raise InvalidResult(f"the sides of {name} in {form} are not those of its PNG")
+            sides = CHECKS[form](body)
+            _require(
+                sides == (variant.width, variant.height),
+                f"the sides of {name} are not those in the header",
+            )
             made[name] = (variant, body)
         pictures[form] = made
-    if at != len(bodies):
-        raise InvalidResult("bytes before or after the pictures")
+        for name, (variant, _) in pictures["png"].items():
+            other = made[name][0]
+            _require(
+                (other.width, other.height) == (variant.width, variant.height),
+                f"the sides of {name} in {form} are not those of its PNG",
+            )
+    _require(at == len(bodies), "bytes before or after the pictures")
     return pictures
-
-
-def _variant(name: str, numbers: object) -> Variant:
-    if not isinstance(numbers, list) or len(numbers) != 3:
-        raise InvalidResult(f"{name} is not three numbers")
-    box = VARIANTS[name][1]
-    return Variant(
-        width=_number(numbers[0], 1, box, f"width of {name}"),
-        height=_number(numbers[1], 1, box, f"height of {name}"),
-        bytes=_number(numbers[2], 1, MAX_BYTES[name], f"bytes of {name}"),
-    )
 
 
 def check_png(body: bytes) -> tuple[int, int]:
@@ -253,49 +247,33 @@ def check_png(body: bytes) -> tuple[int, int]:
     :returns: its width and height.
     :raises InvalidResult: if :mod:`fxprofile.crunch.codec.png` would not write it.
     """
-    if not body.startswith(_PNG_SIGNATURE):
-        raise InvalidResult("not a PNG")
+    _require(body.startswith(_PNG_SIGNATURE), "not a PNG")
     chunks: dict[bytes, bytes] = {}
     at, expected = len(_PNG_SIGNATURE), iter(_PNG_CHUNKS)
     while at < len(body):
-        length = int.from_bytes(body[at : at + 4], "big")
-        end = at + 8 + length
-        if end + 4 > len(body):
-            raise InvalidResult("a chunk is cut off")
-        if zlib.crc32(memoryview(body)[at + 4 : end]) != int.from_bytes(body[end : end + 4], "big"):
-            raise InvalidResult("wrong checksum of a chunk")
-        name = body[at + 4 : at + 8]
+        name, end = body[at + 4 : at + 8], at + 8 + int.from_bytes(body[at : at + 4], "big")
+        _require(end + 4 <= len(body), "a chunk is cut off")
+        checksum = int.from_bytes(body[end : end + 4], "big")
+        _require(zlib.crc32(memoryview(body)[at + 4 : end]) == checksum, "wrong checksum")
         # This moves on in the expected chunks: each may come once, in their order.
-        if name not in expected:
-            raise InvalidResult(f"unexpected chunk {name!r}")
+        _require(name in expected, f"unexpected chunk {name!r}")
         chunks[name] = body[at + 8 : end]
         at = end + 4
-    if not chunks.keys() >= {b"IHDR", b"IDAT", b"IEND"} or chunks[b"IEND"]:
-        raise InvalidResult("a chunk is missing")
-    return _check_png_chunks(chunks)
-
-
-def _check_png_chunks(chunks: Mapping[bytes, bytes]) -> tuple[int, int]:
-    try:
-        width, height, bit_depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    except struct.error:
-        raise InvalidResult("wrong length of IHDR") from None
+    _require(chunks.keys() >= {b"IHDR", b"IDAT", b"IEND"}, "a chunk is missing")
+    _require(not chunks[b"IEND"], "content in IEND")
+    _require(chunks.get(b"sRGB", b"\0") == b"\0", "an sRGB chunk that we do not write")
+    _require(len(chunks[b"IHDR"]) == 13, "wrong length of IHDR")
+    width, height, bit_depth, colour_type, *methods = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     # The methods of compression, filtering and interlacing.
-    if bit_depth not in _BIT_DEPTHS.get(colour_type, ()) or any(methods):
-        raise InvalidResult("a kind of PNG that we do not write")
-    palette, alpha = chunks.get(b"PLTE"), chunks.get(b"tRNS")
-    if (palette is not None) != (colour_type == 3):
-        raise InvalidResult("a palette that is missing or not needed")
-    if palette is not None:
-        colours, rest = divmod(len(palette), 3)
-        if rest or not 1 <= colours <= 1 << bit_depth:
-            raise InvalidResult("impossible length of PLTE")
-        if alpha is not None and not 1 <= len(alpha) <= colours:
-            raise InvalidResult("impossible length of tRNS")
-    elif alpha is not None:
-        raise InvalidResult("tRNS without a palette")
-    if chunks.get(b"sRGB", b"\0") != b"\0":
-        raise InvalidResult("an sRGB chunk that we do not write")
+    known = bit_depth in _BIT_DEPTHS.get(colour_type, ()) and not any(methods)
+    _require(known, "a kind of PNG that we do not write")
+    _require((b"PLTE" in chunks) == (colour_type == 3), "a palette that is missing or not needed")
+    colours, rest = divmod(len(chunks.get(b"PLTE", b"")), 3)
+    if colour_type == 3:
+        _require(not rest and 1 <= colours <= 1 << bit_depth, "impossible length of PLTE")
+    # Without a palette there are no colours, and any length is refused.
+    if b"tRNS" in chunks:
+        _require(1 <= len(chunks[b"tRNS"]) <= colours, "impossible length of tRNS")
     return width, height
 
 
@@ -306,26 +284,22 @@ def check_webp(body: bytes) -> tuple[int, int]:
     :returns: its width and height.
     :raises InvalidResult: if our encoder would not write it.
     """
-    if body[:4] != b"RIFF" or body[8:12] != b"WEBP":
-        raise InvalidResult("not a WebP")
-    if int.from_bytes(body[4:8], "little") != len(body) - 8:
-        raise InvalidResult("wrong length of the WebP")
+    _require(body[:4] == b"RIFF" and body[8:12] == b"WEBP", "not a WebP")
+    _require(int.from_bytes(body[4:8], "little") == len(body) - 8, "wrong length of the WebP")
     at, chunks = 12, []
     while at < len(body):
         length = int.from_bytes(body[at + 4 : at + 8], "little")
         chunks.append(body[at : at + 4])
         at += 8 + length + length % 2
-    if at != len(body) or chunks not in _WEBP_CHUNKS:
-        raise InvalidResult("WebP chunks that we do not write")
-    # Of the flags before the canvas, only that of alpha; three bytes are reserved.
-    if chunks[0] == b"VP8X" and (
-        int.from_bytes(body[16:20], "little") != 10 or body[20] & ~0x10 or any(body[21:24])
-    ):
-        raise InvalidResult("more than a picture in the WebP")
-    canvas = webp_sides(chunks[0], body[20:30])
-    if canvas is None:
+    _require(at == len(body) and chunks in _WEBP_CHUNKS, "WebP chunks that we do not write")
+    if chunks[0] == b"VP8X":
+        # Of the flags before the canvas, only that of alpha; three bytes are reserved.
+        plain = body[16:20] == b"\x0a\0\0\0" and not body[20] & ~0x10 and not any(body[21:24])
+        _require(plain, "more than a picture in the WebP")
+    sides = webp_sides(chunks[0], body[20:30])
+    if sides is None:
         raise InvalidResult("no sides in the WebP")
-    return canvas
+    return sides
 
 
 def check_avif(body: bytes) -> tuple[int, int]:
@@ -335,68 +309,64 @@ def check_avif(body: bytes) -> tuple[int, int]:
     :returns: its width and height.
     :raises InvalidResult: if our encoder would not write it.
     """
-    boxes = list(_boxes(body, 0, len(body)))
-    if [name for name, _, _ in boxes] != [b"ftyp", b"meta", b"mdat"]:
-        raise InvalidResult("AVIF boxes that we do not write")
-    (_, start, end), (_, meta, meta_end), _ = boxes
-    if body[start : start + 4] != b"avif" or end - start > _MAX_TEXT_BOX:
-        raise InvalidResult("not an AVIF")
+    boxes = list(_boxes(body))
+    names = [name for name, _ in boxes]
+    _require(names == [b"ftyp", b"meta", b"mdat"], "AVIF boxes that we do not write")
+    (_, brands), (_, meta), _ = boxes
+    _require(brands[:4] == b"avif" and len(brands) <= _MAX_TEXT_BOX, "not an AVIF")
     # A full box: four bytes of version and flags come first.
-    found = list(_boxes(body, meta + 4, meta_end))
-    members = {name: (first, last) for name, first, last in found}
+    found = list(_boxes(meta[4:]))
+    members = dict(found)
     # Of two boxes with the same name, a decoder might use the one that is not checked here.
-    if len(members) != len(found) or not members.keys() <= _META_BOXES:
-        raise InvalidResult("meta boxes that we do not write")
-    if not {b"hdlr", b"iinf", b"iprp"} <= members.keys():
-        raise InvalidResult("a meta box is missing")
-    start, end = members[b"hdlr"]
-    if body[start + 8 : start + 12] != b"pict" or end - start > _MAX_TEXT_BOX:
-        raise InvalidResult("not the handler of a picture")
-    _check_items(body, *members[b"iinf"])
-    return _check_properties(body, *members[b"iprp"])
+    known = len(members) == len(found) and members.keys() <= _META_BOXES
+    _require(known, "meta boxes that we do not write")
+    _require(members.keys() >= {b"hdlr", b"iinf", b"iprp"}, "a meta box is missing")
+    handler = members[b"hdlr"]
+    is_picture = handler[8:12] == b"pict" and len(handler) <= _MAX_TEXT_BOX
+    _require(is_picture, "not the handler of a picture")
+    _check_items(members[b"iinf"])
+    return _check_properties(members[b"iprp"])
 
 
-def _check_items(body: bytes, start: int, end: int) -> None:
+def _check_items(body: bytes) -> None:
     """Check that every item is a coded picture: no EXIF, no XMP."""
     # A full box of version 0, and the number of its items.
-    count = int.from_bytes(body[start + 4 : start + 6], "big")
-    items = list(_boxes(body, start + 6, end))
-    if body[start : start + 1] != b"\0" or len(items) != count or not 1 <= count <= 2:
-        raise InvalidResult("items that we do not write")
-    for name, first, last in items:
+    count = int.from_bytes(body[4:6], "big")
+    items = list(_boxes(body[6:]))
+    known = body[:1] == b"\0" and len(items) == count and 1 <= count <= 2
+    _require(known, "items that we do not write")
+    for name, item in items:
         # A full box of version 2: number, protection and type of the item.
-        version, kind = body[first : first + 1], body[first + 8 : first + 12]
-        if (name, version, kind) != (b"infe", b"\x02", b"av01") or last - first > _MAX_TEXT_BOX:
-            raise InvalidResult("an item that is not a picture")
+        kind = name, item[:1], item[8:12]
+        is_picture = kind == (b"infe", b"\x02", b"av01") and len(item) <= _MAX_TEXT_BOX
+        _require(is_picture, "an item that is not a picture")
 
 
-def _check_properties(body: bytes, start: int, end: int) -> tuple[int, int]:
+def _check_properties(body: bytes) -> tuple[int, int]:
     """Return the sides that the properties of all items state."""
-    boxes = list(_boxes(body, start, end))
-    if [name for name, _, _ in boxes] != [b"ipco", b"ipma"]:
-        raise InvalidResult("property boxes that we do not write")
+    boxes = list(_boxes(body))
+    names = [name for name, _ in boxes]
+    _require(names == [b"ipco", b"ipma"], "property boxes that we do not write")
     sides = set()
-    for name, first, last in _boxes(body, *boxes[0][1:]):
-        if name not in _PROPERTIES or last - first > _MAX_TEXT_BOX:
-            raise InvalidResult("a property that we do not write")
-        if name == b"colr" and body[first : first + 4] != b"nclx":
-            raise InvalidResult("a colour profile")
+    for name, value in _boxes(boxes[0][1]):
+        known = name in _PROPERTIES and len(value) <= _MAX_TEXT_BOX
+        _require(known, "a property that we do not write")
+        _require(name != b"colr" or value[:4] == b"nclx", "a colour profile")
         if name == b"ispe":
-            width, height = (int.from_bytes(body[first + i : first + i + 4], "big") for i in (4, 8))
+            width, height = (int.from_bytes(value[i : i + 4], "big") for i in (4, 8))
             sides.add((width, height))
-    if len(sides) != 1:
-        raise InvalidResult("items of different sides, or of none")
+    _require(len(sides) == 1, "items of different sides, or of none")
     return sides.pop()
 
 
-def _boxes(body: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each box, and where its content begins and ends."""
-    while start < end:
-        length = int.from_bytes(body[start : start + 4], "big")
-        if not 8 <= length <= end - start:
-            raise InvalidResult("impossible length of a box")
-        yield body[start + 4 : start + 8], start + 8, start + length
-        start += length
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the name and the content of each box."""
+    at = 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        _require(8 <= length <= len(data) - at, "impossible length of a box")
+        yield data[at + 4 : at + 8], data[at + 8 : at + length]
+        at += length
 
 
 #: The check of each output format.
