@@ -108,6 +108,7 @@ setup(
             "openapi-spec-validator>=0.7",
             "PyFxA>=0.8",
             "PyYAML>=6",
+            "pyvips[binary]>=3,<4",
             "schemathesis>=4,<5",
             "mypy>=2,<3",
             "mypy-zope>=1.0.12,<2",

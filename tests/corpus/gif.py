@@ -49,7 +49,8 @@ def comments(count: int) -> bytes:
 
 
 def without_frames() -> bytes:
-    return plain()[: 13 + 3 * 256] + b";"
+    # Of its palette there are as many entries as its flags say (CompuServe, section 18).
+    return plain()[: 13 + (6 << (plain()[10] & 7))] + b";"
 
 
 def entries() -> Iterator[Entry]:

@@ -419,6 +419,10 @@ def _other_entries() -> Iterator[Entry]:
     yield entry("GIF, cut behind its first frame", lambda: _cut(gif.plain(), 1), check=shows())
     yield entry("GIF, last bytes missing", lambda: _cut(gif.plain(), 4), check=shows())
     yield entry(
+        "GIF, last block cut",
+        lambda: _cut(saved(photo(200, 120).quantize(64), "GIF", interlace=0), 10),
+    )
+    yield entry(
         "GIF, half missing", lambda: _cut(saved(photo().quantize(64), "GIF"), 100_000), "corrupt"
     )
     yield entry(

@@ -14,6 +14,8 @@ import numpy as np
 import pyvips
 from PIL import Image
 
+from fxprofile.crunch.codec.containers import read_container
+from fxprofile.crunch.limits import Limits, Refused
 from tests.browser import chromium
 
 #: The longest side that is compared, in pixels: that of the large size.
@@ -27,6 +29,8 @@ PATIENCE = 10
 
 _DECODE = """
 const [data, type, patience, done] = arguments;
+const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+const address = URL.createObjectURL(new Blob([bytes], { type }));
 const image = new Image();
 const timer = setTimeout(() => done(null), 1000 * patience);
 image.onload = () => {
@@ -42,8 +46,22 @@ image.onload = () => {
   done(canvas.toDataURL("image/png").split(",")[1]);
 };
 image.onerror = () => { clearTimeout(timer); done(null); };
-image.src = `data:${type};base64,${data}`;
+image.src = address;
 """
+
+
+def claimed_pixels(data: bytes) -> int | None:
+    """Return how many pixels an image claims to have; None if no reader knows."""
+    try:
+        width, height = read_container(data, Limits()).canvas
+    except Refused:
+        try:
+            # Only the header is read until pixels are wanted.
+            header: Any = pyvips.Image.new_from_buffer(data, "")
+        except pyvips.Error:
+            return None
+        width, height = header.width, header.height
+    return width * height
 
 
 def by_chromium(data: bytes, media_type: str) -> Image.Image | None:

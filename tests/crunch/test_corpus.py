@@ -130,6 +130,10 @@ class CorpusTests(CorpusCase):
         """Pictures with damage that no pixel depends on show what browsers show."""
         await self.check_all(tolerated.entries())
 
+    async def test_tolerated_images_have_their_outcomes(self) -> None:
+        """Each damaged or unusual image of the corpus has its expected outcome."""
+        await self.check_all(tolerated.entries())
+
     async def test_other_files_are_unsupported(self) -> None:
         """Each file of another format is refused as unsupported."""
         await self.check_all(others.entries())

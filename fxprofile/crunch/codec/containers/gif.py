@@ -45,7 +45,7 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     across, down = _pair(data, at + 5)
     flags = data[at + 9]
     start = at + 10 + _table(data[at + 9 : at + 10])
-    end, is_whole = _end_of_blocks(data, start + 1)
+    end, cut = _end_of_blocks(data, start + 1)
     if width < across or height < down:
         # Browsers take the frame for the canvas, since some encoders leave its sides out.
         width, height, left, top = across, down, 0, 0
@@ -54,17 +54,22 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
         frame = None
     sides = across.to_bytes(2, "little") + down.to_bytes(2, "little")
     view = memoryview(data)
-    clean = [
+    clean: list[bytes | memoryview] = [
         *(data[:6], sides, data[10:13], view[13 : 13 + colours], control),
         *(bytes((_IMAGE,)), bytes(4), sides, bytes((flags,))),
-        *(view[at + 10 : end], b"" if is_whole else b"\0", _TRAILER),
     ]
+    if cut is None:
+        clean += [view[at + 10 : end], _TRAILER]
+    else:
+        # The decoder would ignore a block that is shorter than it claims.
+        length = max(0, end - cut - 1)
+        clean += [view[at + 10 : cut], bytes((length,)), view[cut + 1 : end], b"\0", _TRAILER]
     return Contents(
         kind="gif",
         canvas=(width, height),
         stream=BytesIO(b"".join(clean)),
         frame=frame,
-        is_truncated=not is_whole,
+        is_truncated=cut is not None,
     )
 
 
@@ -80,10 +85,11 @@ def _table(flags: bytes) -> int:
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
-def _end_of_blocks(data: Buffer, at: int) -> tuple[int, bool]:
-    """Return where a row of data sub-blocks ends, and whether it has its terminator."""
+def _end_of_blocks(data: Buffer, at: int) -> tuple[int, int | None]:
+    """Return where a row of data sub-blocks ends; without its end, also where its last one is."""
+    last = at
     while at < len(data):
         if not data[at]:
-            return at + 1, True
-        at += 1 + data[at]
-    return len(data), False
+            return at + 1, None
+        last, at = at, at + 1 + data[at]
+    return len(data), last
