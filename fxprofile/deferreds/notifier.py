@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+
+T = TypeVar("T")
 
 
 class Subscription:
@@ -60,6 +63,32 @@ class Notifier:
             subscriptions.discard(subscription)
             if not subscriptions:
                 self._subscriptions.pop(name, None)
+
+    async def poll(
+        self,
+        name: str,
+        look: Callable[[], Awaitable[T]],
+        *,
+        clock: IReactorTime,
+        seconds: float,
+        period: float,
+    ) -> T:
+        """
+        Look for something until it is there: now, after each notification, and at the end.
+
+        :param look: returns what it found, which is true in a boolean context.
+        :param seconds: how long to wait.
+        :param period: seconds between two looks without a notification.
+        :returns: what the last look has found.
+        """
+        deadline = clock.seconds() + seconds
+        while True:
+            with self.subscribe(name) as subscription:
+                found = await look()
+                left = deadline - clock.seconds()
+                if found or left <= 0:
+                    return found
+                await subscription.wait(clock, min(left, period))
 
     def notify(self, name: str) -> None:
         """Wake every subscriber of a name."""

@@ -10,6 +10,7 @@ records it as pending and the repair loop sends it.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
@@ -63,15 +64,13 @@ class Intake:
         :raises Exception: any error of the body; nothing remains.
         """
         avatar_id = self.new_id()
-        try:
+        async with aclosing(body):
             await self.private.put(
                 key=private_key(avatar_id),
                 body=_images_only(body, self.heic),
                 length=length,
                 content_type=ORIGINAL_TYPE,
             )
-        finally:
-            await body.aclose()
         avatar = await self._add_row(avatar_id, uid)
         await self.outbox.try_to_send(avatar)
         return avatar

@@ -9,6 +9,8 @@ finds the row and sends the job: each job is sent at least once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -24,15 +26,15 @@ _OPS = {
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class Outbox:
     """Sends the pending jobs of rows to the jobs queue."""
 
     _log = Logger()
 
-    def __init__(self, *, jobs: IQueue, store: IProfileStore, clock: IReactorTime) -> None:
-        self._jobs = jobs
-        self._store = store
-        self._clock = clock
+    jobs: IQueue
+    store: IProfileStore
+    clock: IReactorTime
 
     async def send(self, avatar: Avatar) -> None:
         """
@@ -45,9 +47,8 @@ class Outbox:
         if op is None:
             return
         await self.send_job(Job(op=op, id=avatar.id))
-        await self._store.job_sent(
-            avatar_id=avatar.id, status=avatar.status, now=self._clock.seconds()
-        )
+        now = self.clock.seconds()
+        await self.store.job_sent(avatar_id=avatar.id, status=avatar.status, now=now)
 
     async def send_job(self, job: Job) -> None:
         """
@@ -55,7 +56,7 @@ class Outbox:
 
         :raises QueueError: if it could not be sent.
         """
-        await self._jobs.send(body=job.encode(self._clock.seconds()))
+        await self.jobs.send(body=job.encode(self.clock.seconds()))
 
     async def try_to_send(self, avatar: Avatar) -> None:
         """Send the pending job of a row; if that fails, the repair loop sends it later."""
@@ -68,7 +69,7 @@ class Outbox:
         """Send the pending jobs of rows; the repair loop sends later what fails."""
         for avatar_id in avatar_ids:
             try:
-                avatar = await self._store.avatar(avatar_id=avatar_id)
+                avatar = await self.store.avatar(avatar_id=avatar_id)
                 if avatar is not None:
                     await self.send(avatar)
             except DriverError as error:

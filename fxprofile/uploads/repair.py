@@ -7,8 +7,9 @@ the work.  Each run is bounded; the rest waits for the next run.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -48,39 +49,29 @@ LIMIT = 100
 LEASE = 40
 
 
+@dataclass(kw_only=True, eq=False)
 class Repair(Repeating):
     """
     The repair loops.
 
     :param dead: the dead-letter queue of the jobs, if known.
     :param dead_results: the dead-letter queue of the results, if known.
-    :param owner: the name of this process; random if left out.
+    :param owner: the name of this process.
     """
 
-    def __init__(
-        self,
-        *,
-        store: IProfileStore,
-        outbox: Outbox,
-        selection: Selection,
-        intake: Intake,
-        dead: IQueue | None,
-        dead_results: IQueue | None,
-        metrics: Metrics,
-        clock: IReactorTime,
-        owner: str | None = None,
-    ) -> None:
-        super().__init__(clock, OUTBOX_PERIOD, self.run, "repair")
-        self._store = store
-        self._outbox = outbox
-        self._selection = selection
-        self._intake = intake
-        self._dead = dead
-        self._dead_results = dead_results
-        self._metrics = metrics
-        self._clock = clock
-        self._owner = owner or secrets.token_hex(8)
-        self._last_slow_run: float | None = None
+    store: IProfileStore
+    outbox: Outbox
+    selection: Selection
+    intake: Intake
+    dead: IQueue | None
+    dead_results: IQueue | None
+    metrics: Metrics
+    clock: IReactorTime
+    owner: str
+    _next_slow_run: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.clock, OUTBOX_PERIOD, self.run, "repair")
 
     def stopService(self) -> Deferred[None]:
         """Stop the loops and release the lease."""
@@ -91,7 +82,7 @@ class Repair(Repeating):
     async def _resign(self, stopped: Deferred[None]) -> None:
         await stopped
         try:
-            await self._store.resign(owner=self._owner)
+            await self.store.resign(owner=self.owner)
         except DriverError as error:
             self._log.warn("Cannot release the lease; it will expire: {error}", error=error)
 
@@ -101,61 +92,58 @@ class Repair(Repeating):
 
         :raises DriverError: if it is unknown who is the leader.
         """
-        await self._intake.resolve_in_doubt()
-        now = self._clock.seconds()
+        await self.intake.resolve_in_doubt()
+        now = self.clock.seconds()
         leads = False
         try:
-            leads = await self._store.leadership(owner=self._owner, now=now, seconds=LEASE)
+            leads = await self.store.leadership(owner=self.owner, now=now, seconds=LEASE)
         finally:
             # If this fails, another process may have become the leader.
-            self._metrics.leader.set(leads)
+            self.metrics.leader.set(leads)
         if not leads:
             return
-        await self._try(self.send_unsent)
-        if self._last_slow_run is None or now - self._last_slow_run >= PERIOD:
-            self._last_slow_run = now
-            await self._try(self.send_stuck)
-            await self._try(self.expire)
-            await self._try(self.apply_dead_jobs)
-            await self._try(self.apply_dead_results)
-            await self._try(self.count)
-
-    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
-        # If a queue is unreachable, the steps that need only the database still run.
-        try:
-            await step()
-        except DriverError as error:
-            self._log.warn("Repair step {step} failed: {error}", step=step.__name__, error=error)
+        steps: list[Callable[[], Awaitable[None]]] = [self.send_unsent]
+        if now >= self._next_slow_run:
+            self._next_slow_run = now + PERIOD
+            steps += [self.send_stuck, self.expire, self.apply_dead_jobs]
+            steps += [self.apply_dead_results, self.count]
+        for step in steps:
+            # If a queue is unreachable, the steps that need only the database still run.
+            try:
+                await step()
+            except DriverError as error:
+                name = step.__name__
+                self._log.warn("Repair step {step} failed: {error}", step=name, error=error)
 
     async def send_unsent(self) -> None:
         """Send jobs that have been pending for a while."""
-        before = self._clock.seconds() - OUTBOX_AGE
-        for avatar in await self._store.unsent(before=before, limit=LIMIT):
-            await self._outbox.send(avatar)
-            self._metrics.repairs.labels("outbox").inc()
+        before = self.clock.seconds() - OUTBOX_AGE
+        for avatar in await self.store.unsent(before=before, limit=LIMIT):
+            await self.outbox.send(avatar)
+            self.metrics.repairs.labels("outbox").inc()
 
     async def send_stuck(self) -> None:
         """Send jobs again that were sent long ago and have no result."""
-        before = self._clock.seconds() - STUCK_AGE
-        for avatar in await self._store.stuck(sent_before=before, limit=LIMIT):
+        before = self.clock.seconds() - STUCK_AGE
+        for avatar in await self.store.stuck(sent_before=before, limit=LIMIT):
             self._log.warn("Avatar {id} has no result; sending its job again", id=avatar.id)
-            await self._outbox.send(avatar)
-            self._metrics.repairs.labels("stuck").inc()
+            await self.outbox.send(avatar)
+            self.metrics.repairs.labels("stuck").inc()
 
     async def expire(self) -> None:
         """Fail uploads that have been processing for too long, and remove old rows."""
-        now = self._clock.seconds()
-        expired = await self._store.expire(processing_before=now - EXPIRE_AGE, now=now, limit=LIMIT)
+        now = self.clock.seconds()
+        expired = await self.store.expire(processing_before=now - EXPIRE_AGE, now=now, limit=LIMIT)
         for avatar_id in expired:
             self._log.error("Upload {id} expired and has failed", id=avatar_id)
-            self._metrics.repairs.labels("expire").inc()
-        purged = await self._store.purge(
+            self.metrics.repairs.labels("expire").inc()
+        purged = await self.store.purge(
             failed_before=now - FAILED_AGE,
             replaced_before=now - REPLACED_AGE,
             now=now,
             limit=LIMIT,
         )
-        self._metrics.repairs.labels("purge").inc(purged)
+        self.metrics.repairs.labels("purge").inc(purged)
 
     async def apply_dead_jobs(self) -> None:
         """
@@ -165,8 +153,7 @@ class Repair(Repeating):
         that is being deleted or was removed is useless to them: a new delete job removes
         what it may have put, and the message is deleted.
         """
-        if self._dead is not None:
-            await self._process(self._dead, self._apply_dead_job)
+        await self._process(self.dead, self._apply_dead_job)
 
     async def apply_dead_results(self) -> None:
         """
@@ -174,11 +161,12 @@ class Repair(Repeating):
 
         Malformed results stay on the dead-letter queue for operators.
         """
-        if self._dead_results is not None:
-            await self._process(self._dead_results, self._apply_dead_result)
+        await self._process(self.dead_results, self._apply_dead_result)
 
-    async def _process(self, dead: IQueue, apply: Callable[[Message], Awaitable[bool]]) -> None:
+    async def _process(self, dead: IQueue | None, apply: Callable[[str], Awaitable[bool]]) -> None:
         """Apply dead letters; delete those for which this returns True, release the others."""
+        if dead is None:
+            return
         kept: list[Message] = []
         seen = 0
         try:
@@ -186,50 +174,44 @@ class Repair(Repeating):
                 seen += len(messages)
                 kept.extend(messages)
                 for message in messages:
-                    if await apply(message):
-                        await dead.delete(message=message)
-                        kept.remove(message)
+                    with suppress(MalformedMessage):
+                        if await apply(message.body):
+                            await dead.delete(message=message)
+                            kept.remove(message)
         finally:
             for message in kept:
-                await self._release(dead, message)
+                try:
+                    await dead.extend(message=message, visibility=0)
+                except DriverError as error:
+                    self._log.warn(
+                        "A dead letter stays invisible for a while: {error}", error=error
+                    )
 
-    async def _apply_dead_job(self, message: Message) -> bool:
-        try:
-            job = Job.decode(message.body)
-        except MalformedMessage:
-            return False
-        if job.op is Op.CRUNCH and await self._selection.fail(job.id, "dead"):
+    async def _apply_dead_job(self, body: str) -> bool:
+        job = Job.decode(body)
+        if job.op is Op.CRUNCH and await self.selection.fail(job.id, "dead"):
             self._log.error("The job of avatar {id} was dead-lettered", id=job.id)
-            self._metrics.repairs.labels("dead").inc()
+            self.metrics.repairs.labels("dead").inc()
             return False
-        if not await self._selection.clean_up(job.id):
+        if not await self.selection.clean_up(job.id):
             return False
         self._log.warn("A new delete job replaces the dead job of avatar {id}", id=job.id)
-        self._metrics.repairs.labels("clean up").inc()
+        self.metrics.repairs.labels("clean up").inc()
         return True
 
-    async def _apply_dead_result(self, message: Message) -> bool:
-        try:
-            result = Result.decode(message.body)
-        except MalformedMessage:
-            return False
-        await self._selection.apply(result)
+    async def _apply_dead_result(self, body: str) -> bool:
+        result = Result.decode(body)
+        await self.selection.apply(result)
         self._log.warn("The dead-lettered result of avatar {id} was applied", id=result.id)
-        self._metrics.repairs.labels("dead results").inc()
+        self.metrics.repairs.labels("dead results").inc()
         return True
-
-    async def _release(self, dead: IQueue, message: Message) -> None:
-        try:
-            await dead.extend(message=message, visibility=0)
-        except DriverError as error:
-            self._log.warn("A dead letter stays invisible for a while: {error}", error=error)
 
     async def count(self) -> None:
         """Set the gauges of rows in progress and of dead letters."""
-        counts = await self._store.counts()
+        counts = await self.store.counts()
         for status in (Status.PROCESSING, Status.DELETING):
-            self._metrics.rows.labels(status.value).set(counts.get(status, 0))
-        for name, dead in (("jobs", self._dead), ("results", self._dead_results)):
+            self.metrics.rows.labels(status.value).set(counts.get(status, 0))
+        for name, dead in (("jobs", self.dead), ("results", self.dead_results)):
             if dead is not None:
                 depth = await dead.depth()
-                self._metrics.dead_letters.labels(name).set(depth.visible + depth.in_flight)
+                self.metrics.dead_letters.labels(name).set(depth.visible + depth.in_flight)

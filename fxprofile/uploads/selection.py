@@ -146,23 +146,23 @@ class Selection:
 
         :returns: the row at the end of the wait, whose status may still be ``processing``.
         """
-        deadline = self.clock.seconds() + seconds
-        while True:
-            rest = deadline - self.clock.seconds()
-            # Subscribe before the lookup, so that no result in between is missed.
-            with self._notifier.subscribe(avatar.id) as subscription:
-                try:
-                    row = await self.store.avatar(avatar_id=avatar.id)
-                    if row is None:
-                        # Another request of its owner has deleted it.
-                        return replace(avatar, status=Status.DELETING)
-                    avatar = row
-                except DriverError as error:
-                    # The upload is accepted, so this is no error for the client.
-                    self._log.warn("Cannot look up avatar {id}: {error}", id=avatar.id, error=error)
-                if avatar.status is not Status.PROCESSING or rest <= 0:
-                    return avatar
-                await subscription.wait(self.clock, min(rest, POLL))
+        latest = avatar
+
+        async def has_result() -> bool:
+            nonlocal latest
+            try:
+                row = await self.store.avatar(avatar_id=avatar.id)
+                # A row that is gone was deleted by another request of its owner.
+                latest = row or replace(avatar, status=Status.DELETING)
+            except DriverError as error:
+                # The upload is accepted, so this is no error for the client.
+                self._log.warn("Cannot look up avatar {id}: {error}", id=avatar.id, error=error)
+            return latest.status is not Status.PROCESSING
+
+        await self._notifier.poll(
+            avatar.id, has_result, clock=self.clock, seconds=seconds, period=POLL
+        )
+        return latest
 
     async def delete(self, *, uid: str, avatar_id: str | None) -> bool:
         """

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.avatars import Crunched, Variant
 from fxprofile.model.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
@@ -32,8 +34,6 @@ from fxprofile.telemetry.metrics import Metrics
 #: (ISO/IEC 15948, section 11.2.2).
 _PNG_HEAD = 24
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-_PIECE: Final = 1 << 16
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,37 +86,31 @@ class JobRunner:
         except CrunchError as error:
             self.metrics.crunched.labels(error.reason).inc()
             self._log.info("Avatar {id} failed: {error}", id=avatar_id, error=error)
-            await self._report(
-                Result(id=avatar_id, status=ResultStatus.FAILED, reason=error.reason)
-            )
-            await self.private.delete(keys=[private_key(avatar_id)])
-            return
-        finally:
-            await self.threads.run(original.close)
-        done = self.clock.seconds()
-        self.metrics.crunched.labels("ready").inc()
-        self.metrics.crunch_seconds.observe(done - downloaded)
-        variants = await publish(self.public, avatar_id, crunched)
-        timing = {
-            "get": downloaded - started,
-            "crunch": done - downloaded,
-            "put": self.clock.seconds() - done,
-        }
-        await self._report(
-            Result(
+            result = Result(id=avatar_id, status=ResultStatus.FAILED, reason=error.reason)
+        else:
+            done = self.clock.seconds()
+            self.metrics.crunched.labels("ready").inc()
+            self.metrics.crunch_seconds.observe(done - downloaded)
+            result = Result(
                 id=avatar_id,
                 status=ResultStatus.READY,
-                variants=variants,
+                variants=await publish(self.public, avatar_id, crunched),
                 placeholder=crunched.placeholder,
-                timing=timing,
+                timing={
+                    "get": downloaded - started,
+                    "crunch": done - downloaded,
+                    "put": self.clock.seconds() - done,
+                },
             )
-        )
+        finally:
+            await self.threads.run(original.close)
+        await self._report(result)
         await self.private.delete(keys=[private_key(avatar_id)])
 
     async def _download(self, avatar_id: str) -> IO[bytes]:
         _, body = await self.private.get(key=private_key(avatar_id))
-        # The file has no name, so the kernel removes it even after a kill -9.
-        try:
+        async with aclosing(body):
+            # The file has no name, so the kernel removes it even after a kill -9.
             file = await self.threads.run(tempfile.TemporaryFile)
             try:
                 async for piece in body:
@@ -125,8 +119,6 @@ class JobRunner:
             except BaseException:
                 file.close()
                 raise
-        finally:
-            await body.aclose()
         return file
 
     async def _crunch_with_retry(self, avatar_id: str, original: IO[bytes]) -> Crunched:
@@ -171,7 +163,7 @@ async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mappin
         for name, (_, data) in pictures.items():
             await public.put(
                 key=public_key(avatar_id, name, form),
-                body=_pieces(data),
+                body=BytesBody(data),
                 length=len(data),
                 content_type=FORMATS[form][1],
             )
@@ -188,19 +180,12 @@ async def published_variant(public: IBucket, avatar_id: str, name: str) -> Varia
     """
     info, body = await public.get(key=public_key(avatar_id, name))
     head = b""
-    try:
+    async with aclosing(body):
         async for piece in body:
             head += piece
             if len(head) >= _PNG_HEAD:
                 break
-    finally:
-        await body.aclose()
     if len(head) < _PNG_HEAD or not head.startswith(_SIGNATURE) or head[12:16] != b"IHDR":
         return None
     width, height = struct.unpack(">II", head[16:_PNG_HEAD])
     return Variant(width=width, height=height, bytes=info.length)
-
-
-async def _pieces(data: bytes) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(data), _PIECE):
-        yield data[start : start + _PIECE]

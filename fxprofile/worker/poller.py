@@ -78,6 +78,7 @@ class Outcome(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+@dataclass(kw_only=True, eq=False)
 class Poller(Service):
     """
     Receives from one queue and runs a handler for each message.
@@ -96,44 +97,31 @@ class Poller(Service):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        queue: IQueue,
-        handler: Handler,
-        slots: int,
-        visibility_timeout: float,
-        first: float = FIRST_VISIBILITY,
-        metrics: Metrics,
-        clock: IReactorTime,
-        grace: float = 25,
-        handler_timeout: float = HANDLER_TIMEOUT,
-        retry_delays: tuple[float, ...] = RETRY_DELAYS,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self.setName(f"poller of {queue.name}")
-        self._queue = queue
-        self._handler = handler
-        self._slots = slots
-        self._first = min(first, visibility_timeout)
-        self._visibility_timeout = visibility_timeout
-        self._metrics = metrics
-        self._clock = clock
-        self._grace = grace
-        self._handler_timeout = handler_timeout
-        self._retry_delays = retry_delays
-        self._chance = chance
-        self._backoff = Backoff(first=1, cap=60, shortest=0.1, chance=chance)
-        self._loop: Deferred[None] | None = None
-        self._generation = 0
-        # An ordered set.
-        self._in_flight: dict[Delivery, None] = {}
-        self._notifier = Notifier()
-        self._last_receive = 0.0
+    queue: IQueue
+    handler: Handler
+    slots: int
+    visibility_timeout: float
+    metrics: Metrics
+    clock: IReactorTime
+    first: float = FIRST_VISIBILITY
+    grace: float = 25
+    handler_timeout: float = HANDLER_TIMEOUT
+    retry_delays: tuple[float, ...] = RETRY_DELAYS
+    chance: Callable[[], float] = random.random
+    _loop: Deferred[None] | None = field(init=False, default=None)
+    _generation: int = field(init=False, default=0)
+    _last_receive: float = field(init=False, default=0.0)
+    # An ordered set.
+    _in_flight: dict[Delivery, None] = field(init=False, default_factory=dict)
+    _notifier: Notifier = field(init=False, default_factory=Notifier)
+
+    def __post_init__(self) -> None:
+        self.setName(f"poller of {self.queue.name}")
+        self.first = min(self.first, self.visibility_timeout)
 
     def startService(self) -> None:
         super().startService()
-        self._last_receive = self._clock.seconds()
+        self._last_receive = self.clock.seconds()
         self._generation += 1
         self._loop = Deferred.fromCoroutine(self._run(self._generation))
         self._loop.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -146,20 +134,15 @@ class Poller(Service):
             return succeed(None)
         return Deferred.fromCoroutine(self._stop(loop))
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the poller is running and receives, or is at capacity."""
-        if self._loop is None:
-            return False
-        at_capacity = len(self._in_flight) >= self._slots
-        return at_capacity or self._clock.seconds() - self._last_receive < STALE_AFTER
-
     async def check(self) -> bool:
-        """Return :attr:`healthy`, for the heartbeat."""
-        return self.healthy
+        """Return whether the poller is running, and receives or is at capacity."""
+        at_capacity = len(self._in_flight) >= self.slots
+        is_recent = self.clock.seconds() - self._last_receive < STALE_AFTER
+        return self._loop is not None and (at_capacity or is_recent)
 
     async def _run(self, generation: int) -> None:
         failures = 0
+        backoff = Backoff(first=1, cap=60, shortest=0.1, chance=self.chance)
         # After a stop and a new start another loop is running.
         while self.running and self._generation == generation:
             try:
@@ -170,16 +153,16 @@ class Poller(Service):
                 if not self.running:
                     return
                 failures += 1
-                pause = self._backoff.delay(failures)
-                self._metrics.receive_errors.labels(self._queue.name).inc()
+                pause = backoff.delay(failures)
+                self.metrics.receive_errors.labels(self.queue.name).inc()
                 self._log.warn(
                     "Receive from {queue} failed; retrying in {delay:.1f} s: {error!r}",
-                    queue=self._queue.name,
+                    queue=self.queue.name,
                     delay=pause,
                     error=error,
                 )
             if pause > 0:
-                await sleep(self._clock, pause)
+                await sleep(self.clock, pause)
 
     async def _receive(self) -> float:
         """
@@ -187,33 +170,31 @@ class Poller(Service):
 
         :returns: seconds to wait before the next receive.
         """
-        free = self._slots - len(self._in_flight)
+        free = self.slots - len(self._in_flight)
         if free <= 0:
             with self._notifier.subscribe(_SLOT_FREED) as subscription:
-                await subscription.wait(self._clock, WAIT)
+                await subscription.wait(self.clock, WAIT)
             # The time at capacity does not count as time without a receive.
-            self._last_receive = self._clock.seconds()
+            self._last_receive = self.clock.seconds()
             return 0
-        asked = self._clock.seconds()
-        messages = await self._queue.receive(
-            max_messages=min(free, BATCH), wait=WAIT, visibility=self._first
+        asked = self.clock.seconds()
+        messages = await self.queue.receive(
+            max_messages=min(free, BATCH), wait=WAIT, visibility=self.first
         )
-        self._last_receive = self._clock.seconds()
+        self._last_receive = self.clock.seconds()
         for message in messages:
             self._start(message)
         # A queue without long polling must not cause a busy loop.
         return 0 if messages else asked + EMPTY_PAUSE - self._last_receive
 
     def _start(self, message: Message) -> None:
-        name = self._queue.name
-        self._metrics.received.labels(name).inc()
-        self._metrics.receive_count.labels(name).observe(message.receive_count)
-        self._metrics.message_age.labels(name).observe(max(0, self._clock.seconds() - message.sent))
-        delivery = Delivery(
-            message, self._queue, self._clock, self._first, self._visibility_timeout
-        )
+        name = self.queue.name
+        self.metrics.received.labels(name).inc()
+        self.metrics.receive_count.labels(name).observe(message.receive_count)
+        self.metrics.message_age.labels(name).observe(max(0, self.clock.seconds() - message.sent))
+        delivery = Delivery(message, self.queue, self.clock, self.first, self.visibility_timeout)
         self._in_flight[delivery] = None
-        self._metrics.in_hand.labels(name).inc()
+        self.metrics.in_hand.labels(name).inc()
         handled = Deferred.fromCoroutine(self._handle(delivery))
         handled.addErrback(
             lambda failure: self._log.failure("Handling a message failed", failure=failure)
@@ -224,11 +205,11 @@ class Poller(Service):
         if delivery not in self._in_flight:
             return
         del self._in_flight[delivery]
-        self._metrics.in_hand.labels(self._queue.name).dec()
+        self.metrics.in_hand.labels(self.queue.name).dec()
         self._notifier.notify(_SLOT_FREED)
 
     async def _handle(self, delivery: Delivery) -> None:
-        started = self._clock.seconds()
+        started = self.clock.seconds()
         outcome = await self._run_handler(delivery)
         if delivery not in self._in_flight:
             # The stop released it, because the handler ignored its cancellation.
@@ -236,17 +217,15 @@ class Poller(Service):
         if delivery.cancelled_as is Outcome.LEASE_LOST:
             # Another consumer has the message, even if the handler succeeded here.
             outcome = Outcome.LEASE_LOST
-        self._metrics.handled.labels(self._queue.name, outcome).inc()
-        self._metrics.handle_seconds.labels(self._queue.name).observe(
-            self._clock.seconds() - started
-        )
+        self.metrics.handled.labels(self.queue.name, outcome).inc()
+        self.metrics.handle_seconds.labels(self.queue.name).observe(self.clock.seconds() - started)
         await self._settle(delivery.message, outcome)
 
     async def _run_handler(self, delivery: Delivery) -> Outcome:
         """Run the handler, with a time limit and a lease; return the outcome."""
         message = delivery.message
         try:
-            await delivery.start(self._handler, self._handler_timeout, self._time_out)
+            await delivery.run(self.handler, self.handler_timeout)
             return Outcome.DONE
         except MalformedMessage as error:
             if message.receive_count == 1:
@@ -258,18 +237,6 @@ class Poller(Service):
             log = self._log.warn if isinstance(error, DriverError) else self._log.failure
             self._log_failed(log, message, "failed and will be retried", error)
             return Outcome.RETRY
-        finally:
-            delivery.work = None
-            delivery.stop_watching()
-
-    def _time_out(self, delivery: Delivery) -> None:
-        self._log.error(
-            "Message {id} on {queue} timed out after {seconds} s and will be retried",
-            id=delivery.message.message_id,
-            queue=self._queue.name,
-            seconds=self._handler_timeout,
-        )
-        delivery.cancel(Outcome.RETRY)
 
     def _log_failed(
         self, log: Callable[..., None], message: Message, what: str, error: Exception
@@ -277,7 +244,7 @@ class Poller(Service):
         log(
             "Message {id} on {queue} {what}: {error!r}",
             id=message.message_id,
-            queue=self._queue.name,
+            queue=self.queue.name,
             what=what,
             error=error,
         )
@@ -286,19 +253,19 @@ class Poller(Service):
         """Acknowledge, retry or release a message; the queue dead-letters it if need be."""
         try:
             if outcome is Outcome.DONE:
-                await self._queue.delete(message=message)
+                await self.queue.delete(message=message)
             elif outcome is not Outcome.LEASE_LOST:
                 delay = self._delay(message.receive_count, outcome)
-                await self._queue.extend(message=message, visibility=delay)
+                await self.queue.extend(message=message, visibility=delay)
         except LeaseLost:
             self._log.info(
                 "The lease of message {id} on {queue} has expired",
                 id=message.message_id,
-                queue=self._queue.name,
+                queue=self.queue.name,
             )
         except DriverError as error:
             # The message becomes visible again by itself, and is handled once more.
-            self._metrics.conclude_errors.labels(self._queue.name).inc()
+            self.metrics.conclude_errors.labels(self.queue.name).inc()
             self._log_failed(
                 self._log.warn, message, f"cannot be settled as {outcome.value}", error
             )
@@ -308,19 +275,19 @@ class Poller(Service):
             receive_count -= PROMPT_RECEIVES
         if outcome is Outcome.RELEASED or receive_count <= 0:
             return 0
-        step = self._retry_delays[min(receive_count, len(self._retry_delays)) - 1]
-        return step * (1 + RETRY_JITTER * (2 * self._chance() - 1))
+        step = self.retry_delays[min(receive_count, len(self.retry_delays)) - 1]
+        return step * (1 + RETRY_JITTER * (2 * self.chance() - 1))
 
     async def _stop(self, loop: Deferred[None]) -> None:
         loop.cancel()
         await loop
-        await self._wait_until_idle(self._grace)
+        await self._wait_until_idle(self.grace)
         if not self._in_flight:
             return
         self._log.warn(
             "Releasing {count} unfinished messages of {queue}",
             count=len(self._in_flight),
-            queue=self._queue.name,
+            queue=self.queue.name,
         )
         for delivery in list(self._in_flight):
             delivery.cancel(Outcome.RELEASED)
@@ -331,10 +298,10 @@ class Poller(Service):
 
     async def _wait_until_idle(self, seconds: float) -> None:
         """Wait until no handler runs, for at most this many seconds."""
-        deadline = self._clock.seconds() + seconds
-        while self._in_flight and (left := deadline - self._clock.seconds()) > 0:
+        deadline = self.clock.seconds() + seconds
+        while self._in_flight and (left := deadline - self.clock.seconds()) > 0:
             with self._notifier.subscribe(_SLOT_FREED) as subscription:
-                await subscription.wait(self._clock, left)
+                await subscription.wait(self.clock, left)
 
     async def _abandon(self, delivery: Delivery) -> None:
         self._free_slot(delivery)
@@ -368,28 +335,27 @@ class Delivery:
     visibility_timeout: float
     work: Deferred[None] | None = field(init=False, default=None)
     cancelled_as: Outcome | None = field(init=False, default=None)
-    _extending: Deferred[None] | None = field(init=False, default=None)
-    _expires: float = field(init=False, default=0.0)
-    _timers: list[IDelayedCall] = field(init=False, default_factory=list)
+    _lease: Deferred[None] = field(init=False)
+    _timer: IDelayedCall = field(init=False)
 
-    def start(
-        self, handler: Handler, timeout: float, timed_out: Callable[[Delivery], None]
-    ) -> Deferred[None]:
+    async def run(self, handler: Handler, timeout: float) -> None:
         """
-        Run the handler and extend the lease; the message has just been received.
+        Run the handler and keep the lease; the message has just been received.
 
-        :param timed_out: called if the handler runs for longer than ``timeout`` seconds.
-        :returns: fires when the handler ends.
+        :param timeout: seconds after which the handler is cancelled.
+        :raises Exception: any error of the handler.
         """
-        self._expires = self.clock.seconds() + self.first
-        self.work = work = Deferred.fromCoroutine(_call(handler, self.message))
-        self._timers = [
-            self.clock.callLater(self.first, self._expire),
-            self.clock.callLater(timeout, timed_out, self),
-        ]
-        self._extending = Deferred.fromCoroutine(self._extend())
-        self._extending.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        return work
+        self._timer = self.clock.callLater(timeout, self._time_out, timeout)
+        self._lease = Deferred.fromCoroutine(self._keep_lease()).addCallbacks(
+            lambda _: self.cancel(Outcome.LEASE_LOST),
+            lambda failure: failure.trap(CancelledError) and None,
+        )
+        self.work = Deferred.fromCoroutine(_call(handler, self.message))
+        try:
+            await self.work
+        finally:
+            self.work = None
+            self.stop_watching()
 
     def cancel(self, outcome: Outcome) -> None:
         """Cancel the handler, if it runs; a lost lease takes precedence over other outcomes."""
@@ -400,24 +366,37 @@ class Delivery:
 
     def stop_watching(self) -> None:
         """Stop extending the lease, and the time limit.  Repeated calls have no effect."""
-        for timer in self._timers:
-            if timer.active():
-                timer.cancel()
-        if self._extending is not None:
-            self._extending.cancel()
+        if self._timer.active():
+            self._timer.cancel()
+        self._lease.cancel()
 
-    async def _extend(self) -> None:
+    def _time_out(self, seconds: float) -> None:
+        self._log.error(
+            "Message {id} on {queue} timed out after {seconds} s and will be retried",
+            id=self.message.message_id,
+            queue=self.queue.name,
+            seconds=seconds,
+        )
+        self.cancel(Outcome.RETRY)
+
+    async def _keep_lease(self) -> None:
+        """Extend the lease again and again; return when it is lost."""
+        expires = self.clock.seconds() + self.first
         pause = self.first / 2
         while True:
-            await sleep(self.clock, pause)
+            await sleep(self.clock, min(pause, expires - self.clock.seconds()))
             # The queue counts from when it receives the request, which is later than now.
             asked = self.clock.seconds()
+            if asked >= expires:
+                return
             try:
-                await self.queue.extend(message=self.message, visibility=self.visibility_timeout)
+                extending = Deferred.fromCoroutine(
+                    self.queue.extend(message=self.message, visibility=self.visibility_timeout)
+                )
+                await extending.addTimeout(expires - asked, self.clock)
             except CancelledError:
                 raise
             except LeaseLost:
-                self._expire_at(self.clock.seconds())
                 return
             except Exception as error:
                 self._log.warn(
@@ -426,21 +405,10 @@ class Delivery:
                     queue=self.queue.name,
                     error=error,
                 )
-                left = self._expires - self.clock.seconds()
-                pause = max(_MIN_EXTEND_DELAY, left / 3)
+                pause = max(_MIN_EXTEND_DELAY, (expires - self.clock.seconds()) / 3)
             else:
                 pause = self.visibility_timeout / 2
-                self._expire_at(asked + self.visibility_timeout)
-
-    def _expire_at(self, when: float) -> None:
-        self._expires = when
-        if self._timers[0].active():
-            self._timers[0].reset(max(0, when - self.clock.seconds()))
-
-    def _expire(self) -> None:
-        if self._extending is not None:
-            self._extending.cancel()
-        self.cancel(Outcome.LEASE_LOST)
+                expires = asked + self.visibility_timeout
 
 
 async def _call(handler: Handler, message: Message) -> None:

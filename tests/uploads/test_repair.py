@@ -253,11 +253,6 @@ class LeaderTests(RepairTestCase):
         self.run_after(0.1, self.other)
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
 
-    def test_default_owners_differ(self) -> None:
-        """The default name of each process is unique."""
-        owners = {self.make("")._owner for _ in range(10)}
-        self.assertEqual(len(owners), 10)
-
 
 class ServiceTests(RepairTestCase):
     """The repair loops as a service."""

@@ -86,6 +86,10 @@ class PollerTestCase(SynchronousTestCase):
         """Stop the poller."""
         return self.poller.stopService()
 
+    def is_healthy(self) -> bool:
+        """Return the health that the heartbeat shows."""
+        return bool(self.successResultOf(Deferred.fromCoroutine(self.poller.check())))
+
     def give(self, *names: str, **details: Any) -> None:
         """Answer the receive with messages of these names."""
         self.queue.give(*(make_message(name, **details) for name in names))

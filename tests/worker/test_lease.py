@@ -33,7 +33,7 @@ class LeaseTests(SynchronousTestCase):
             first=first,
             visibility_timeout=visibility_timeout,
         )
-        work = self.delivery.start(self.handler, 1e6, lambda delivery: None)
+        work = Deferred.fromCoroutine(self.delivery.run(self.handler, 1e6))
         work.addErrback(lambda failure: failure.trap(CancelledError) and None)
         self.addCleanup(self.delivery.stop_watching)
 

@@ -159,30 +159,30 @@ class HealthTests(PollerTestCase):
 
     def test_stopped_poller_is_unhealthy(self) -> None:
         """A poller is healthy only while it runs."""
-        poller = self.start()
-        self.assertTrue(poller.healthy)
+        self.start()
+        self.assertTrue(self.is_healthy())
         self.successResultOf(self.stop())
-        self.assertFalse(poller.healthy)
+        self.assertFalse(self.is_healthy())
 
     def test_unresponsive_queue_is_unhealthy(self) -> None:
         """A poller is unhealthy while its queue has not responded for a while."""
-        poller = self.start()
+        self.start()
         self.clock.advance(STALE_AFTER - 1)
-        self.assertTrue(poller.healthy)
+        self.assertTrue(self.is_healthy())
         self.clock.advance(1)
-        self.assertFalse(poller.healthy)
+        self.assertFalse(self.is_healthy())
         self.queue.give()
-        self.assertTrue(poller.healthy)
+        self.assertTrue(self.is_healthy())
 
     def test_poller_at_capacity_is_healthy(self) -> None:
         """A poller at capacity is healthy, although it does not receive."""
-        poller = self.start(slots=1)
+        self.start(slots=1)
         self.give("a")
         for _ in range(10):
             self.clock.advance(VISIBILITY / 2)
-        self.assertTrue(poller.healthy)
+        self.assertTrue(self.is_healthy())
         self.handler.finish("a")
-        self.assertTrue(poller.healthy)
+        self.assertTrue(self.is_healthy())
 
 
 class HandlingTests(PollerTestCase):

@@ -236,7 +236,7 @@ class StoppingTests(PollerTestCase):
         self.handler.finish("a")
         self.successResultOf(stopping)
         poller.startService()
-        self.assertTrue(poller.healthy)
+        self.assertTrue(self.is_healthy())
         self.give("b")
         self.handler.finish("b")
         self.assertEqual(self.queue.deleted, ["a", "b"])
@@ -316,7 +316,7 @@ class RealQueueTests(SynchronousTestCase):
             if message.body == "poison":
                 raise QueueError("again")
 
-        self.poller._handler = handle
+        self.poller.handler = handle
         self.poller.startService()
         self.send("poison")
         self.send("fine")
