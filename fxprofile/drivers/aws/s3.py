@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property, partial
 from typing import Final
 
+import attrs
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.aws.client.client import Addressing, AwsClient, AwsResponse
+from fxprofile.drivers.aws.client.client import Addressing, AwsClient, AwsResponse, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
 from fxprofile.drivers.aws.client.payload import StreamPayload, TrailerPayload
 from fxprofile.drivers.aws.client.transport import ResponseStream
@@ -46,52 +48,44 @@ def s3_bucket(settings: Settings, client: AwsClient, name: str) -> S3Bucket:
     """Return the bucket of this name, configured by ``storage`` and ``aws``."""
     storage = settings.storage
     public = name == storage.public_bucket
+    put_settings = {
+        "CacheControl": f"public, max-age={settings.images.max_age}" if public else "no-store",
+        "ServerSideEncryption": storage.encryption,
+        "SSEKMSKeyId": storage.kms_key_id,
+    }
     return S3Bucket(
         client,
         name,
         endpoint_url=storage.endpoint_url or settings.aws.endpoint_url,
         addressing=storage.addressing,
-        cache_control=f"public, max-age={settings.images.max_age}" if public else "no-store",
-        encryption=storage.encryption,
-        kms_key_id=storage.kms_key_id,
+        put_settings={name: value for name, value in put_settings.items() if value},
     )
 
 
 @implementer(IBucket)
+@attrs.define(eq=False, slots=False, repr=False)
 class S3Bucket:
     """
     An S3 bucket.
 
-    :param name: of the bucket.
+    :param bucket: its name.
     :param endpoint_url: in place of AWS's own.
     :param addressing: whether the bucket is in the path or in the host.
-    :param cache_control: of the objects that are put.
-    :param encryption: ``AES256``, ``aws:kms`` or ``aws:kms:dsse``; None for the bucket's
-        default.
-    :param kms_key_id: of the encryption.
+    :param put_settings: further parameters of ``PutObject``, by AWS's names.
     """
 
-    def __init__(
-        self,
-        client: AwsClient,
-        name: str,
-        *,
-        endpoint_url: str | None = None,
-        addressing: Addressing = "auto",
-        cache_control: str | None = None,
-        encryption: str | None = None,
-        kms_key_id: str | None = None,
-    ) -> None:
-        self._service = client.service("s3", endpoint_url=endpoint_url, addressing=addressing)
-        self._bucket = name
-        self._put_only = False
-        self._encrypted_by_kms = (encryption or "").startswith("aws:kms")
-        settings = {
-            "CacheControl": cache_control,
-            "ServerSideEncryption": encryption,
-            "SSEKMSKeyId": kms_key_id,
-        }
-        self._put_settings = {name: value for name, value in settings.items() if value}
+    _client: AwsClient
+    _bucket: str
+    _endpoint_url: str | None = None
+    _addressing: Addressing = "auto"
+    _put_settings: Mapping[str, str] = attrs.field(factory=dict)
+    _put_only: bool = attrs.field(default=False, init=False)
+
+    @cached_property
+    def _service(self) -> AwsService:
+        return self._client.service(
+            "s3", endpoint_url=self._endpoint_url, addressing=self._addressing
+        )
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
         """
@@ -120,7 +114,10 @@ class S3Bucket:
                 payload = await self._payload(body, length)
                 response = await self._service.call("PutObject", parameters, payload=payload)
         if not _is_intact(response, payload):
-            await self._remove_damaged(key)
+            try:
+                await self.delete(keys=[key])
+            except StorageError as error:
+                _log.error("Cannot remove a damaged object: {error}", error=error)
             raise StorageError(
                 f"s3:PutObject {self._bucket}/{key}: S3 reports a digest of other bytes"
             )
@@ -128,15 +125,10 @@ class S3Bucket:
     async def _payload(self, body: Body, length: int) -> StreamPayload:
         endpoint = await self._service.endpoint(self._bucket)
         # The ETag of an object that is encrypted by KMS is no digest to compare.
-        if endpoint.url.startswith("https:") and not self._encrypted_by_kms:
+        by_kms = self._put_settings.get("ServerSideEncryption", "").startswith("aws:kms")
+        if endpoint.url.startswith("https:") and not by_kms:
             return StreamPayload(body, length)
         return TrailerPayload(body, length)
-
-    async def _remove_damaged(self, key: str) -> None:
-        try:
-            await self.delete(keys=[key])
-        except StorageError as error:
-            _log.error("Cannot remove a damaged object: {error}", error=error)
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         key_parts(key)
@@ -145,7 +137,7 @@ class S3Bucket:
                 "GetObject", {"Bucket": self._bucket, "Key": key}, stream_response=True
             )
         call = f"s3:GetObject {self._bucket}/{key}"
-        info = _object_info(key, response.members.get("ContentLength"), response.members)
+        info = _object_info(key, response.members)
         body = _S3Body(response.body, call, info.length, _digest(response))
         if not info.etag:
             await body.aclose()
@@ -156,7 +148,7 @@ class S3Bucket:
         key_parts(key)
         with _storage_errors():
             response = await self._service.call("HeadObject", {"Bucket": self._bucket, "Key": key})
-        return _object_info(key, response.members.get("ContentLength"), response.members)
+        return _object_info(key, response.members)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
         for key in keys:
@@ -201,7 +193,7 @@ class S3Bucket:
             with _storage_errors():
                 response = await self._service.call("ListObjectsV2", parameters)
             page = [
-                _object_info(entry["Key"], entry.get("Size"), entry)
+                _object_info(entry["Key"], entry)
                 for entry in response.members.get("Contents", ())
                 if "Key" in entry
             ]
@@ -239,22 +231,23 @@ class S3Bucket:
         return f"<S3Bucket {self._bucket!r}>"
 
 
+@attrs.define(eq=False, slots=False)
 class _S3Body:
     """
     The bytes of an object: all of them, or an error.
 
     :param call: for the text of an error.
+    :param missing: the bytes that have not been read.
     :param digest: their MD5 in hex, if it is known.
     """
 
-    def __init__(
-        self, body: ResponseStream | None, call: str, length: int, digest: str | None
-    ) -> None:
-        self._body = body
-        self._call = call
-        self._missing = length
-        self._digest = digest
-        self._md5 = hashlib.md5(usedforsecurity=False)
+    _body: ResponseStream | None
+    _call: str
+    _missing: int
+    _digest: str | None
+    _md5: hashlib._Hash = attrs.field(
+        init=False, factory=partial(hashlib.md5, usedforsecurity=False)
+    )
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -321,12 +314,13 @@ def _digest(response: AwsResponse) -> str | None:
     return etag if encryption == "AES256" and _MD5.fullmatch(etag) else None
 
 
-def _object_info(key: str, length: int | None, members: Members) -> ObjectInfo:
+def _object_info(key: str, members: Members) -> ObjectInfo:
+    """Return what S3 reports of an object, in a response of its own or an entry of a list."""
     modified = members.get("LastModified")
     return ObjectInfo(
         key=key,
         # A body of unknown length is rejected at its end, because it is too long.
-        length=length or 0,
+        length=members.get("ContentLength") or members.get("Size") or 0,
         etag=_etag(members),
         modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
     )

@@ -9,10 +9,12 @@ import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Final
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
@@ -20,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from fxprofile.drivers.aws.client.batch import Batcher, EntryRefused
-from fxprofile.drivers.aws.client.client import MAX_ATTEMPTS, AwsClient
+from fxprofile.drivers.aws.client.client import MAX_ATTEMPTS, AwsClient, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.drivers.aws.client.wire import Members
 from fxprofile.model.errors import LeaseLost, QueueError
@@ -46,7 +48,7 @@ RECEIVE_ATTEMPTS: Final = 2
 #: Seconds that a cancelled long poll has to end when the queue is stopped.
 STOP_GRACE: Final = 1.0
 
-#: SQS's error codes for a receipt handle that has expired; some have a namespace in front.
+#: SQS's error codes for a receipt handle that has expired.
 LEASE_LOST: Final = frozenset(
     {"ReceiptHandleIsInvalid", "InvalidParameterValue", "MessageNotInflight", "InvalidIdFormat"}
 )
@@ -70,6 +72,7 @@ def sqs_queue(
 
 
 @implementer(IQueue)
+@attrs.define(eq=False, slots=False, repr=False)
 class SqsQueue(Service):
     """
     A standard SQS queue.
@@ -82,38 +85,37 @@ class SqsQueue(Service):
     :param endpoint_url: in place of the endpoint in the URL.
     """
 
-    def __init__(
-        self,
-        client: AwsClient,
-        *,
-        name: str,
-        url: str,
-        visibility_timeout: int,
-        endpoint_url: str | None = None,
-    ) -> None:
-        self.name = name
-        self._clock = client.clock
-        self._url = url
-        self._visibility_timeout = visibility_timeout
-        endpoint, region = endpoint_of(url)
-        self._service = client.service("sqs", endpoint_url=endpoint_url or endpoint, region=region)
-        self._deletes = self._batcher("DeleteMessageBatch")
-        self._extensions = self._batcher("ChangeMessageVisibilityBatch")
-        # When a message becomes visible again.
-        self._leases: WeakKeyDictionary[Message, float] = WeakKeyDictionary()
-        self._polls: set[Deferred[list[Message]]] = set()
+    _client: AwsClient
+    name: str
+    _url: str
+    _visibility_timeout: int
+    _endpoint_url: str | None = None
+    # When a message becomes visible again.
+    _leases: WeakKeyDictionary[Message, float] = attrs.field(factory=WeakKeyDictionary, init=False)
+    _polls: set[Deferred[list[Message]]] = attrs.field(factory=set, init=False)
+
+    @cached_property
+    def _service(self) -> AwsService:
+        endpoint, region = endpoint_of(self._url)
+        return self._client.service(
+            "sqs", endpoint_url=self._endpoint_url or endpoint, region=region
+        )
+
+    @cached_property
+    def _deletes(self) -> Batcher:
+        return self._batcher("DeleteMessageBatch")
+
+    @cached_property
+    def _extensions(self) -> Batcher:
+        return self._batcher("ChangeMessageVisibilityBatch")
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        if self._polls:
-            polls = list(self._polls)
-            overdue = self._clock.callLater(STOP_GRACE, _cancel, polls)
-            await DeferredList(polls)
-            if overdue.active():
-                overdue.cancel()
+        # Cancelling the list cancels the polls.
+        await DeferredList(list(self._polls)).addTimeout(STOP_GRACE, self._client.clock)
         await self._extensions.drain()
         await self._deletes.drain()
 
@@ -168,7 +170,7 @@ class SqsQueue(Service):
             wait + TIMEOUT,
             RECEIVE_ATTEMPTS,
         )
-        now = self._clock.seconds()
+        now = self._client.clock.seconds()
         messages = []
         for members in result.get("Messages") or ():
             message = _message(members, now)
@@ -187,49 +189,44 @@ class SqsQueue(Service):
         return messages
 
     def _release(self, message: Message) -> None:
-        def failed(failure: Failure) -> None:
-            _log.info(
+        Deferred.fromCoroutine(self.extend(message=message, visibility=0)).addErrback(
+            lambda failure: _log.info(
                 "Cannot release message {id} of {queue}: {error}",
                 id=message.message_id,
                 queue=self,
                 error=failure.value,
             )
-
-        Deferred.fromCoroutine(self.extend(message=message, visibility=0)).addErrback(failed)
+        )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        self._check_lease(message)
-        now = self._clock.seconds()
+        now = self._client.clock.seconds()
         seconds = min(MAX_VISIBILITY, math.ceil(max(0, visibility)))
-        try:
-            await self._extensions.add(
-                {"ReceiptHandle": message.receipt_handle, "VisibilityTimeout": seconds}
-            )
-        except AwsError as error:
-            if _is_lease_lost(error):
-                self._leases[message] = self._clock.seconds()
-                raise LeaseLost(str(error)) from error
-            raise QueueError(str(error)) from error
+        await self._change(self._extensions, message, VisibilityTimeout=seconds)
         self._leases[message] = now + seconds
 
     async def delete(self, *, message: Message) -> None:
         with suppress(LeaseLost):
-            self._check_lease(message)
-            try:
-                await self._deletes.add({"ReceiptHandle": message.receipt_handle})
-            except AwsError as error:
-                if not _is_lease_lost(error):
-                    raise QueueError(str(error)) from error
+            await self._change(self._deletes, message)
 
-    def _check_lease(self, message: Message) -> None:
+    async def _change(self, batcher: Batcher, message: Message, **members: int) -> None:
         """
-        Raise LeaseLost if the lease has expired, because SQS may accept its receipt handle
-        even after another worker has received the message.
-
-        Only SQS knows the lease of a message that another object received.
+        :raises LeaseLost: if the lease has expired.  SQS may accept the receipt handle even
+            after another worker has received the message; but only SQS knows the lease of a
+            message that another object received.
         """
-        if self._leases.get(message, float("inf")) <= self._clock.seconds():
+        clock = self._client.clock
+        if self._leases.get(message, float("inf")) <= clock.seconds():
             raise LeaseLost(f"message {message.message_id} of {self.name}: the lease has expired")
+        try:
+            await batcher.add({"ReceiptHandle": message.receipt_handle, **members})
+        except EntryRefused as error:
+            # Some codes have a namespace: AWS.SimpleQueueService.MessageNotInflight.
+            if re.split(r"[.#]", error.code)[-1] not in LEASE_LOST:
+                raise QueueError(str(error)) from error
+            self._leases[message] = clock.seconds()
+            raise LeaseLost(str(error)) from error
+        except AwsError as error:
+            raise QueueError(str(error)) from error
 
     async def depth(self) -> QueueDepth:
         names = (
@@ -250,7 +247,7 @@ class SqsQueue(Service):
             parameters = {"QueueUrl": self._url, "Entries": entries}
             return (await self._service.call(operation, parameters, timeout=TIMEOUT)).members
 
-        return Batcher(self._clock, f"sqs:{operation} {self._url}", send)
+        return Batcher(self._client.clock, f"sqs:{operation} {self._url}", send)
 
     async def _call(
         self,
@@ -272,11 +269,6 @@ class SqsQueue(Service):
 
     def __repr__(self) -> str:
         return f"<SqsQueue {self.name!r}>"
-
-
-def _cancel(polls: Sequence[Deferred[list[Message]]]) -> None:
-    for poll in polls:
-        poll.cancel()
 
 
 def endpoint_of(url: str) -> tuple[str | None, str | None]:
@@ -318,9 +310,3 @@ def _number(text: str | None, default: int) -> int:
 
 def _md5(body: str) -> str:
     return hashlib.md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
-
-
-def _is_lease_lost(error: AwsError) -> bool:
-    """Whether the code, such as ``AWS.SimpleQueueService.MessageNotInflight``, means so."""
-    code = re.split(r"[.#]", error.code)[-1]
-    return isinstance(error, EntryRefused) and code in LEASE_LOST

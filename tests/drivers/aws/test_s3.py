@@ -58,7 +58,8 @@ class S3rverBucketTests(BucketContract, TestCase):
             agent=trusting_agent(self, s3rver.shared.certificate),
             credentials=chain(reactor, lambda: Credentials(s3rver.ACCESS_KEY, secret)),
         )
-        return S3Bucket(client, "bucket", endpoint_url=url, cache_control="no-store")
+        put_settings = {"CacheControl": "no-store"}
+        return S3Bucket(client, "bucket", endpoint_url=url, put_settings=put_settings)
 
     async def test_a_wrong_secret_is_refused(self) -> None:
         """The server refuses requests that are signed with another secret."""

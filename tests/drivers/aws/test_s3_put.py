@@ -94,9 +94,11 @@ class PutTests(BucketCase):
         """Cache control and encryption are sent as signed headers."""
         server, bucket = self.serve(
             answer(200),
-            cache_control="public, max-age=60",
-            encryption="aws:kms",
-            kms_key_id="key-1",
+            put_settings={
+                "CacheControl": "public, max-age=60",
+                "ServerSideEncryption": "aws:kms",
+                "SSEKMSKeyId": "key-1",
+            },
         )
         await self.put(bucket, BytesBody(b"x"), 1)
         headers = server.seen[0].headers

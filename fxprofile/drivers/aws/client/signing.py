@@ -11,19 +11,19 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import attrs
 from botocore.auth import SIGV4_TIMESTAMP, S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
-from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.deferreds.single_flight import SingleFlight
+from fxprofile.deferreds.tasks import detached
 from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.aws.client.errors import NoCredentials
 
@@ -48,13 +48,13 @@ REFRESH_INTERVAL: Final = 10.0
 _log = Logger()
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class AccessKey:
     """One access key.  Its representation shows no secret."""
 
     access_key: str
-    secret_key: str = field(repr=False)
-    token: str | None = field(default=None, repr=False)
+    secret_key: str = attrs.field(repr=False)
+    token: str | None = attrs.field(default=None, repr=False)
 
 
 def find_credentials(region: str) -> Credentials | None:
@@ -79,6 +79,7 @@ def find_credentials(region: str) -> Credentials | None:
     return session.get_credentials()
 
 
+@attrs.define(eq=False, slots=False)
 class CredentialChain:
     """
     The current access key, searched once and refreshed before it expires.
@@ -88,22 +89,15 @@ class CredentialChain:
     :param find: the blocking search for credentials in a region.
     """
 
-    def __init__(
-        self,
-        threads: Threads,
-        clock: IReactorTime,
-        region: str,
-        find: Callable[[str], Credentials | None] = find_credentials,
-    ) -> None:
-        self._threads = threads
-        self._clock = clock
-        self._region = region
-        self._find = find
-        self._source: Credentials | None = None
-        self._key: AccessKey | None = None
-        self._searches: SingleFlight[str, None] = SingleFlight()
-        self._invalidated = float("-inf")
-        self._refreshed = float("-inf")
+    _threads: Threads
+    _clock: IReactorTime
+    _region: str
+    _find: Callable[[str], Credentials | None] = find_credentials
+    _source: Credentials | None = attrs.field(default=None, init=False)
+    _key: AccessKey | None = attrs.field(default=None, init=False)
+    _searches: SingleFlight[str, None] = attrs.field(factory=SingleFlight, init=False)
+    _invalidated: float = attrs.field(default=float("-inf"), init=False)
+    _refreshed: float = attrs.field(default=float("-inf"), init=False)
 
     async def get(self) -> AccessKey:
         """
@@ -113,7 +107,8 @@ class CredentialChain:
         """
         if self._key is None or self._expires_within(EXPIRY_MARGIN):
             try:
-                await self._refresh().addTimeout(PATIENCE, self._clock)
+                # The search continues without its waiters.
+                await detached(self._refresh()).addTimeout(PATIENCE, self._clock)
             except WaitTimeout:
                 raise NoCredentials(
                     f"no AWS credentials: the configured source did not answer within "
@@ -121,7 +116,7 @@ class CredentialChain:
                 ) from None
         elif self._expires_within(None) and self._is_due(self._refreshed):
             # The key is still valid: the call does not wait for the refresh.
-            self._refresh().addErrback(
+            detached(self._refresh()).addErrback(
                 lambda failure: _log.warn(
                     "Cannot refresh AWS credentials that expire soon: {error}",
                     error=failure.value,
@@ -145,13 +140,9 @@ class CredentialChain:
         needed = getattr(self._source, "refresh_needed", None)
         return needed is not None and bool(needed(seconds))
 
-    def _refresh(self) -> Deferred[None]:
-        """Join the search, or start one.  Cancelling stops the waiting and not the search."""
-        waiter = self._searches.join("search", self._search)
-        if not waiter.called:
-            # A waiter that is never cancelled keeps the search alive for later calls.
-            self._searches.join("search", self._search).addErrback(lambda failure: None)
-        return waiter
+    async def _refresh(self) -> None:
+        """Join the search, or start one."""
+        await self._searches.join("search", self._search)
 
     async def _search(self) -> None:
         self._refreshed = self._clock.seconds()
