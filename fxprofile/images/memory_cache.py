@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import attrs
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
@@ -52,9 +53,8 @@ class CachedObject:
     validated: float = float("inf")
     source: str = "memory"
 
-    @property
     def size(self) -> int:
-        """What it costs, in bytes."""
+        """Return what it costs, in bytes."""
         return len(self.data) + OVERHEAD
 
 
@@ -71,33 +71,29 @@ class OpenObject:
     source: str = "bucket"
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ObjectCache:
     """
     A bounded LRU cache of the objects of a bucket.
 
     :param clock: measures ages.
     :param pinned: objects that are always served from memory.
-    :param max_bytes: the size of the cache, objects that are being read included.
     :param max_object: longer objects are not cached.
+    :param cached: the cache, empty.  Its size limits the objects that are being read, too.
     """
 
-    def __init__(
-        self,
-        *,
-        bucket: IBucket,
-        clock: IReactorTime,
-        pinned: Mapping[str, CachedObject],
-        max_bytes: int = MAX_BYTES,
-        max_object: int = MAX_OBJECT_BYTES,
-    ) -> None:
-        self._bucket = bucket
-        self._clock = clock
-        self._pinned = pinned
-        self._max_object = max_object
-        self._cached: LRUCache[str, CachedObject] = LRUCache(max_bytes, lambda held: held.size)
-        self._flights: SingleFlight[str, CachedObject | list[OpenObject]] = SingleFlight()
-        # Bytes that are reserved for objects that are being read from the bucket.
-        self._reserved = 0
+    _bucket: IBucket
+    _clock: IReactorTime
+    _pinned: Mapping[str, CachedObject]
+    _max_object: int = MAX_OBJECT_BYTES
+    _cached: LRUCache[str, CachedObject] = attrs.field(
+        factory=lambda: LRUCache(MAX_BYTES, CachedObject.size)
+    )
+    _flights: SingleFlight[str, CachedObject | list[OpenObject]] = attrs.field(
+        init=False, factory=SingleFlight
+    )
+    # Bytes that are reserved for objects that are being read from the bucket.
+    _reserved: int = attrs.field(init=False, default=0)
 
     @property
     def used(self) -> int:

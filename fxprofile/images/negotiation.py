@@ -30,44 +30,22 @@ MAX_ABSENT: Final = 20_000
 _ORDER: Final = ("avif", "webp")
 
 
-class FormatNegotiation:
-    """
-    The formats of the pictures in a bucket.
-
-    :param formats: names of :data:`fxprofile.model.keys.FORMATS`.
-    """
-
-    def __init__(self, formats: Sequence[str], clock: IReactorTime) -> None:
-        self._others = tuple(form for form in _ORDER if form in formats)
-        self._absent: TTLCache[str, bool] = TTLCache(MAX_ABSENT, ABSENT_SECONDS, clock.seconds)
-
-    @property
-    def varies(self) -> bool:
-        """Whether the response depends on the Accept header."""
-        return bool(self._others)
-
-    def preferred(self, accept: str) -> Sequence[str]:
-        """
-        Return the formats to try, the most preferred first and PNG last.
-
-        :param accept: the Accept header; empty if there is none.
-        """
-        return _preferred(accept, self._others) if self._others else ("png",)
-
-    def is_absent(self, key: str) -> bool:
-        """Return whether an object was recently found to be absent."""
-        return key in self._absent
-
-    def note_absence(self, key: str) -> None:
-        """Cache that an object is absent, though its PNG exists."""
-        self._absent[key] = True
+def absences(clock: IReactorTime) -> TTLCache[str, bool]:
+    """Return an empty cache of the keys of objects that are absent, though their PNG exists."""
+    return TTLCache(MAX_ABSENT, ABSENT_SECONDS, clock.seconds)
 
 
 @lru_cache(maxsize=256)
-def _preferred(accept: str, others: tuple[str, ...]) -> Sequence[str]:
+def preferred_formats(accept: str, formats: tuple[str, ...]) -> Sequence[str]:
+    """
+    Return the formats to try, the most preferred first and PNG last.
+
+    :param accept: the Accept header; empty if there is none.
+    :param formats: names of :data:`fxprofile.model.keys.FORMATS`.
+    """
     accepted = parse_accept_header(accept, MIMEAccept)
     png = accepted.quality(FORMATS["png"][1])
     named = {media_type.lower(): quality for media_type, quality in accepted}
-    quality = {form: named.get(FORMATS[form][1], 0.0) for form in others}
-    wanted = [form for form in others if quality[form] > 0 and quality[form] >= png]
+    quality = {form: named.get(FORMATS[form][1], 0.0) for form in _ORDER if form in formats}
+    wanted = [form for form, value in quality.items() if value > 0 and value >= png]
     return (*sorted(wanted, key=lambda form: -quality[form]), "png")

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
+from cachetools import TTLCache
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
@@ -18,7 +20,7 @@ from zope.interface import implementer
 
 from fxprofile.images.default_avatar import read_default_avatar
 from fxprofile.images.memory_cache import ObjectCache, OpenObject
-from fxprofile.images.negotiation import FormatNegotiation
+from fxprofile.images.negotiation import absences, preferred_formats
 from fxprofile.model.errors import (
     ApiError,
     BackendUnavailable,
@@ -56,7 +58,7 @@ def make_site(
     max_age: int,
     clock: IReactorTime,
     metrics: Metrics,
-    formats: Sequence[str] = ("png",),
+    formats: tuple[str, ...] = ("png",),
 ) -> StreamingSite:
     """
     Make the protocol factory of the images listener.
@@ -71,7 +73,8 @@ def make_site(
     """
     resource = ImagesResource(
         objects=ObjectCache(bucket=bucket, clock=clock, pinned=read_default_avatar()),
-        formats=FormatNegotiation(formats, clock),
+        formats=formats,
+        absent=absences(clock),
         max_age=max_age,
         clock=clock,
         metrics=metrics,
@@ -88,33 +91,29 @@ def parse_path(path: bytes) -> tuple[str, str] | None:
     return name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ImagesResource(Resource):
     """
     ``GET|HEAD /a/{id}[_small|_large]``, and nothing else.
 
     :param objects: the public bucket.
-    :param formats: its formats.
+    :param formats: the setting ``crunch.formats``: the formats in the bucket.
+    :param absent: see :func:`fxprofile.images.negotiation.absences`.
     :param max_age: of the Cache-Control header, in seconds.
     :param clock: measures the duration of responses.
     """
 
     isLeaf = True
 
-    def __init__(
-        self,
-        *,
-        objects: ObjectCache,
-        formats: FormatNegotiation,
-        max_age: int,
-        clock: IReactorTime,
-        metrics: Metrics,
-    ) -> None:
+    _objects: ObjectCache
+    _formats: tuple[str, ...]
+    _absent: TTLCache[str, bool]
+    _max_age: int
+    _clock: IReactorTime
+    _metrics: Metrics
+
+    def __attrs_pre_init__(self) -> None:
         super().__init__()
-        self._objects = objects
-        self._formats = formats
-        self._cache_control = f"public, max-age={max_age}".encode()
-        self._clock = clock
-        self._metrics = metrics
 
     def render(self, request: StreamingRequest) -> int:
         for name, value in HEADERS.items():
@@ -133,29 +132,25 @@ class ImagesResource(Resource):
         request.route = "/a/{id}"
         if request.method not in _METHODS:
             raise MethodNotAllowed(headers={"Allow": "GET, HEAD"})
-        if self._formats.varies:
+        formats: Sequence[str] = ("png",)
+        if len(self._formats) > 1:
             request.setHeader(b"Vary", b"Accept")
-        absent = []
-        for form in self._preferred_formats(request, named[0]):
+            if named[0] != DEFAULT_AVATAR_ID:
+                accept = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
+                formats = preferred_formats(accept.decode("latin-1"), self._formats)
+        absent = {}
+        for form in formats:
             key = public_key(*named, form)
-            if self._formats.is_absent(key):
+            if key in self._absent:
                 continue
             try:
                 await self._answer_with(request, key, FORMATS[form][1])
+                break
             except ObjectNotFound:
                 if form == "png":
                     raise
-                absent.append(key)
-            else:
-                break
-        for key in absent:
-            self._formats.note_absence(key)
-
-    def _preferred_formats(self, request: StreamingRequest, avatar_id: str) -> Sequence[str]:
-        if avatar_id == DEFAULT_AVATAR_ID:
-            return ("png",)
-        accept = request.requestHeaders.getRawHeaders(b"Accept", [])
-        return self._formats.preferred(b",".join(accept).decode("latin-1"))
+                absent[key] = True
+        self._absent.update(absent)
 
     async def _answer_with(self, request: StreamingRequest, key: str, media_type: str) -> None:
         """
@@ -204,7 +199,7 @@ class ImagesResource(Resource):
         request.setHeader(b"Content-Type", media_type.encode())
         request.setHeader(b"Content-Length", b"%d" % info.length)
         request.setHeader(b"Content-Disposition", b"inline")
-        request.setHeader(b"Cache-Control", self._cache_control)
+        request.setHeader(b"Cache-Control", f"public, max-age={self._max_age}".encode())
         request.setHeader(b"ETag", f'"{info.etag}"'.encode())
         request.setHeader(b"Last-Modified", datetimeToString(info.modified))
 

@@ -4,6 +4,7 @@ Tests of :mod:`fxprofile.images.memory_cache`.
 
 from __future__ import annotations
 
+from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -38,8 +39,8 @@ class ObjectCacheTests(SynchronousTestCase):
             bucket=self.bucket,
             clock=self.clock,
             pinned=PINNED,
-            max_bytes=100_000,
             max_object=50_000,
+            cached=LRUCache(100_000, CachedObject.size),
         )
 
     def open(self, key: str = KEY) -> OpenObject:
