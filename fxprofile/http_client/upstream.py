@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Never, TypeVar
 
+import attrs
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -80,14 +81,10 @@ async def within(
     return await Deferred.fromCoroutine(work).addTimeout(seconds, clock, fail)
 
 
-def pool_for(reactor: Any, size: int = MAX_IN_FLIGHT) -> HTTPConnectionPool:
-    """
-    Return a connection pool; the caller closes it.
-
-    :param size: idle connections to one server that are kept open.
-    """
+def pool_for(reactor: Any) -> HTTPConnectionPool:
+    """Return a connection pool; the caller closes it."""
     pool = HTTPConnectionPool(reactor)
-    pool.maxPersistentPerHost = size
+    pool.maxPersistentPerHost = MAX_IN_FLIGHT
     pool.cachedConnectionTimeout = IDLE
     pool.retryAutomatically = False
     return pool
@@ -131,6 +128,7 @@ class _PlainAgent:
         return response
 
 
+@attrs.define(eq=False, slots=False)
 class Upstream:
     """
     A server that responds in JSON.
@@ -142,21 +140,14 @@ class Upstream:
         response.
     """
 
-    def __init__(
-        self,
-        name: str,
-        client: HTTPClient,
-        clock: IReactorTime,
-        *,
-        timeout: float,
-        retry: bool = True,
-    ) -> None:
-        self._name = name
-        self._client = client
-        self._clock = clock
-        self._timeout = timeout
-        self._retry = retry
-        self._slots = DeferredSemaphore(MAX_IN_FLIGHT)
+    _name: str
+    _client: HTTPClient
+    _clock: IReactorTime
+    _timeout: float = attrs.field(kw_only=True)
+    _retry: bool = attrs.field(kw_only=True, default=True)
+    _slots: DeferredSemaphore = attrs.field(
+        init=False, factory=lambda: DeferredSemaphore(MAX_IN_FLIGHT)
+    )
 
     async def request(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -48,14 +48,11 @@ class _Json(Resource):
         self._report = report
 
     def render_GET(self, request: StreamingRequest) -> int:
-        answering = Deferred.fromCoroutine(self._answer(request))
+        def failed(failure: Failure) -> None:
+            if not failure.check(CancelledError):
+                request.processingFailed(failure)
+
+        answering = maybeDeferred(self._report)
         request.notifyFinish().addErrback(lambda _: answering.cancel())
-        answering.addErrback(self._failed, request)
+        answering.addCallback(lambda report: request.finish_json(*report)).addErrback(failed)
         return NOT_DONE_YET
-
-    async def _answer(self, request: StreamingRequest) -> None:
-        request.finish_json(*await maybeDeferred(self._report))
-
-    def _failed(self, failure: Failure, request: StreamingRequest) -> None:
-        if not failure.check(CancelledError):
-            request.processingFailed(failure)

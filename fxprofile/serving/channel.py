@@ -322,11 +322,6 @@ class StreamingChannel(HTTPChannel):
         finally:
             self._bad = None
 
-    def lineReceived(self, line: bytes) -> None:
-        # The rest of input that was not HTTP.
-        if not self.lingering:
-            super().lineReceived(line)
-
     def lineLengthExceeded(self, line: bytes) -> None:
         self._respondToBadRequestAndDisconnect()
 
@@ -337,11 +332,6 @@ class StreamingChannel(HTTPChannel):
         self._lingered += len(data)
         if self._lingered > LINGER_BYTES:
             self.transport.abortConnection()
-
-    def rawDataReceived(self, data: bytes) -> None:
-        # The body of a request that was answered from its headers.
-        if not self.lingering:
-            super().rawDataReceived(data)
 
     def allContentReceived(self) -> None:
         # The response may have been sent while the last piece was delivered.
@@ -405,6 +395,8 @@ class StreamingChannel(HTTPChannel):
 
     def _linger(self) -> None:
         self.lingering = True
+        # What has arrived is not read either.
+        self.clearLineBuffer()
         self.setTimeout(None)
         close_write = getattr(self.transport, "loseWriteConnection", None)
         if close_write is None:

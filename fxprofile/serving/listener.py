@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -16,6 +17,7 @@ from fxprofile.serving.channel import StreamingSite
 GRACE = 20
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Listener(Service):
     """
     A site on an endpoint.
@@ -24,23 +26,14 @@ class Listener(Service):
     :param description: the value of that setting.
     """
 
-    def __init__(
-        self,
-        *,
-        endpoint: IStreamServerEndpoint,
-        site: StreamingSite,
-        clock: IReactorTime,
-        where: str,
-        description: str = "",
-    ) -> None:
-        self.setName(where)
-        self._description = description
-        self._endpoint = endpoint
-        self._site = site
-        self._clock = clock
-        self._opening: Deferred[None] | None = None
-        self._port: IListeningPort | None = None
-        self._problem: BaseException | None = None
+    name: str = attrs.field(alias="where")
+    _endpoint: IStreamServerEndpoint
+    _site: StreamingSite
+    _clock: IReactorTime
+    _description: str = ""
+    _opening: Deferred[None] | None = attrs.field(init=False, default=None)
+    _port: IListeningPort | None = attrs.field(init=False, default=None)
+    _problem: BaseException | None = attrs.field(init=False, default=None)
 
     def privilegedStartService(self) -> None:
         super().privilegedStartService()
@@ -58,15 +51,12 @@ class Listener(Service):
     async def _listen(self) -> None:
         try:
             self._port = await self._endpoint.listen(self._site)
-        except CannotListenError as error:
-            reason = getattr(error.socketError, "strerror", None) or error.socketError
-            raise self._cannot(reason) from None
-        except (OSError, OverflowError, ValueError) as error:
-            # The port or the address does not exist.
-            raise self._cannot(getattr(error, "strerror", None) or error) from None
-
-    def _cannot(self, reason: object) -> ConfigError:
-        return ConfigError(f"{self.name}: cannot listen at {self._description}: {reason}")
+        except (CannotListenError, OSError, OverflowError, ValueError) as error:
+            # The last three: the port or the address does not exist.
+            cause = getattr(error, "socketError", error)
+            reason = getattr(cause, "strerror", None) or cause
+            where = f"{self.name}: cannot listen at {self._description}"
+            raise ConfigError(f"{where}: {reason}") from None
 
     def _note(self, failure: Failure) -> None:
         self._problem = failure.value
