@@ -168,7 +168,7 @@ class MaskedUrlTests(SynchronousTestCase):
 
     @given(st.text(min_size=4).map(lambda text: f"Qz{text}zQ"))
     def test_no_part_of_a_password_is_shown(self, password: str) -> None:
-        """No part of a password is shown, whatever characters it contains."""
+        """No part of a password is shown, even if it contains special characters."""
         for url in (f"mysql+pymysql://u:{password}@h/d", f"redis://:{password}@h"):
             shown = masked_url(url)
             self.assertNotIn(password, shown)

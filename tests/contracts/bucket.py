@@ -103,7 +103,7 @@ class BucketContract:
             return error
         raise AssertionError(f"expected {kind.__name__}, got {result!r}")
 
-    async def test_it_provides_the_interface(self) -> None:
+    async def test_a_bucket_provides_its_interface(self) -> None:
         """A bucket provides IBucket."""
         verifyObject(IBucket, self.bucket)
 

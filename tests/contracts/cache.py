@@ -42,7 +42,7 @@ class ProfileCacheContract(_Base):
         """Let time pass for the driver."""
         raise NotImplementedError
 
-    async def test_interface(self) -> None:
+    async def test_cache_provides_its_interface(self) -> None:
         """The driver has every method of the interface."""
         verifyObject(IProfileCache, await self.make_cache(ttl=self.ttl))
 
@@ -52,7 +52,7 @@ class ProfileCacheContract(_Base):
         self.assertIsNone(await cached(cache, ALICE, "full"))
 
     async def test_texts_are_returned_unchanged(self) -> None:
-        """A stored text is returned as it was, whatever its characters."""
+        """A stored text is returned unchanged, with any characters."""
         cache = await self.make_cache(ttl=self.ttl)
         for value in [
             '{"email": "a@b"}',
@@ -187,7 +187,7 @@ class ProfileCacheContract(_Base):
         self.assertIsNone(await cached(cache, ALICE, "full"))
         self.assertEqual(await cached(cache, ALICE, "basic"), "2")
 
-    async def test_check(self) -> None:
+    async def test_check_succeeds(self) -> None:
         """The check of a working cache raises nothing."""
         cache = await self.make_cache(ttl=self.ttl)
         await cache.check()

@@ -45,7 +45,7 @@ class IdentityContract(_Base):
         """Return the driver."""
         raise NotImplementedError
 
-    async def test_interface(self) -> None:
+    async def test_identity_provides_its_interface(self) -> None:
         """The driver has every method of the interface."""
         verifyObject(IIdentity, await self.make_identity())
 

@@ -61,7 +61,7 @@ class QueueContract:
                 break
         return messages
 
-    async def test_provides_the_interface(self) -> None:
+    async def test_queue_provides_its_interface(self) -> None:
         """The queue provides IQueue."""
         verifyObject(IQueue, await self.make_queue())
 
@@ -134,7 +134,7 @@ class QueueContract:
         self.assertEqual(second.receive_count, 2)
         self.assertNotEqual(second.receipt_handle, first.receipt_handle)
 
-    async def test_visibility_of_one_receive(self) -> None:
+    async def test_receive_may_set_the_visibility(self) -> None:
         """A receive may set a visibility that differs from the queue's timeout."""
         queue = await self.make_queue()
         await queue.send(body="one")

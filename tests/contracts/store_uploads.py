@@ -32,7 +32,7 @@ NAMES = [
 class UploadsContract(StoreCase):
     """From an accepted upload to a selected avatar; display names; times of change."""
 
-    async def test_provides_the_interface(self) -> None:
+    async def test_store_provides_its_interface(self) -> None:
         """The store provides IProfileStore."""
         verifyObject(IProfileStore, await self.make_store())
 

@@ -25,7 +25,7 @@ class RateWindowsContract(_Base):
         """Let time pass for the driver."""
         raise NotImplementedError
 
-    async def test_interface(self) -> None:
+    async def test_windows_provide_their_interface(self) -> None:
         """The driver has every method of the interface."""
         verifyObject(IRateWindows, await self.make_windows())
 
@@ -46,7 +46,7 @@ class RateWindowsContract(_Base):
         self.assertGreater(await windows.hit(limits={"b": 2}), 0)
 
     async def test_wait_ends_with_the_oldest_hit(self) -> None:
-        """A refused caller is told to wait until the oldest counted hit leaves the window."""
+        """The wait of a refused hit ends when the oldest counted hit leaves the window."""
         windows = await self.make_windows()
         await windows.hit(limits={"a": 2})
         await self.pass_time(600)

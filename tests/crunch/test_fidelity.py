@@ -1,4 +1,4 @@
-"""How near the pictures are to the image."""
+"""How close the pictures are to the image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FidelityTests(SynchronousTestCase):
     """Decoding once at a fraction of the size, and making each size from the one before."""
 
     def near(self, data: bytes, where: str) -> list[float]:
-        """Check that each size is near to one resize; return the PSNR of each."""
+        """Check that each size is close to one resize; return the PSNR of each."""
         _, pictures = pixels.reduced(data, LIMITS)
         decibels = []
         for name, wanted in reference(data).items():
@@ -53,7 +53,7 @@ class FidelityTests(SynchronousTestCase):
         return decibels
 
     def test_photos_keep_their_quality(self) -> None:
-        """Every size of a photo is near to a full decode and one resize."""
+        """Every size of a photo is close to a full decode and one resize."""
         decibels = []
         for seed, (width, height) in enumerate(
             ((640, 480), (801, 533), (1000, 1000), (1600, 1067), (1365, 2048), (4000, 3000))
@@ -72,7 +72,7 @@ class FidelityTests(SynchronousTestCase):
         self.assertGreaterEqual(statistics.mean(decibels), 53)
 
     def test_sharp_photos_keep_their_quality(self) -> None:
-        """Every size of a photo that is sharp to the last pixel is near to one resize, too."""
+        """Every size of a photo that is sharp at the scale of a pixel is close to one resize."""
         for width, height in ((1700, 1200), (3400, 2500)):
             noise = Image.merge("RGB", [grain(width, height, 60)] * 3)
             image = Image.blend(natural(width, height, 5), noise, 0.25)
@@ -97,7 +97,7 @@ class FidelityTests(SynchronousTestCase):
                     self.assertTrue(pixel[3] == 0 or pixel[0] <= 2, f"{name}: {pixel}")
 
     def test_averaging_in_strips_equals_one_resize(self) -> None:
-        """Averaging a picture with alpha in strips is near to one resize of the whole."""
+        """Averaging a picture with alpha in strips is close to one resize of the whole."""
         image = natural(4100, 3077, 3).convert("RGBA")
         image.putalpha(Image.linear_gradient("L").resize(image.size))
         _, pictures = pixels.reduced(saved(image, "PNG", compress_level=1), LIMITS)

@@ -83,7 +83,7 @@ class CheckPngTests(SynchronousTestCase):
         self.refuse(SIGNATURE, header(8, 8, interlace=1), IDAT, IEND)
 
     def test_palettes_are_checked(self) -> None:
-        """A palette must be there exactly if it is needed, and have a possible length."""
+        """A missing or needless palette, or one of an impossible length, is refused."""
         indexed = header(8, 8, 2, 3)
         palette = chunk(b"PLTE", bytes(12))
         good = b"".join((SIGNATURE, indexed, palette, chunk(b"tRNS", b"\0"), IDAT, IEND))
@@ -170,7 +170,7 @@ class CheckWebpAndAvifTests(SynchronousTestCase):
 
     @given(st.sampled_from(FORMS), st.data())
     def test_a_changed_byte_raises_no_other_error(self, form: str, data: st.DataObject) -> None:
-        """A change of any byte is refused with InvalidResult, or is in the coded picture."""
+        """A changed byte raises InvalidResult, unless it belongs to the compressed pixels."""
         body = bytearray(GOOD[form])
         body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
         try:

@@ -124,8 +124,8 @@ class CrunchPoolTests(PoolCase):
             await pool.crunch(original=original)
             self.assertEqual(os.lseek(original.fileno(), 0, os.SEEK_CUR), 17)
 
-    async def test_images_at_fault_are_refused(self) -> None:
-        """An image that is at fault raises ImageRefused with the reason."""
+    async def test_invalid_images_are_refused(self) -> None:
+        """An invalid image raises ImageRefused with the reason."""
         pool = self.make_pool()
         for data, reason in (
             (b"", "unsupported"),
@@ -307,8 +307,8 @@ class BadChildTests(PoolCase):
         """A child that stops itself with SIGSTOP exceeds its wall time."""
         await self._fails(b"stop", "timeout", mode="off", **self.short)
 
-    async def test_allocating_too_much_is_not_the_image(self) -> None:
-        """A child that allocates more than its limit crashes; the image is not called corrupt."""
+    async def test_allocating_too_much_is_a_crash(self) -> None:
+        """A child that allocates more than its limit crashes; its image is not corrupt."""
         await self._fails(b"allocate", "crashed")
 
     async def test_flooding_standard_error_blocks_no_process(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading the result file of a child, and judging how its image came out."""
+"""Reading the result file of a child, and deciding the outcome of its image."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DecodeTests(SynchronousTestCase):
             decode(data)
 
     def test_a_result_is_decoded_as_it_was_encoded(self) -> None:
-        """Decoding returns the outcome that a child has encoded."""
+        """A result file decodes to the outcome that the child has encoded."""
         outcome = decode(GOOD)
         self.assertEqual(outcome.pictures, {"png": pictures()})
         self.assertEqual((outcome.kind, outcome.sides, outcome.reason), ("png", (80, 80), None))
@@ -114,7 +114,7 @@ class DecodeTests(SynchronousTestCase):
             self.refuse(with_header(**changes))
 
     def test_an_unknown_kind_is_dropped(self) -> None:
-        """A type of image that is not on our list is not passed on."""
+        """An image type that is not supported is dropped from the result."""
         for kind in ("<script>", "", None, 7, ["png"], {"png": 1}):
             self.assertEqual(decode(with_header(kind=kind)).kind, "")
         self.assertEqual(decode(with_header(kind="png")).kind, "png")
@@ -151,7 +151,7 @@ class DecodeTests(SynchronousTestCase):
 
     @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
     def test_a_changed_byte_never_changes_a_picture(self, at: int, bits: int) -> None:
-        """A change of any byte makes the file invalid, or changes nothing that is published."""
+        """A changed byte makes a result file invalid, or changes nothing that is published."""
         data = bytearray(GOOD)
         data[at] ^= bits
         try:
@@ -197,23 +197,23 @@ class JudgeTests(SynchronousTestCase):
         return report.outcome.reason, report.permanent
 
     def test_a_result_counts_after_exit_status_0(self) -> None:
-        """The result of a child that exited with 0 is the outcome."""
+        """The outcome of a child that exited with 0 is that of its result file."""
         self.assertEqual(self.judge(), (None, False))
 
     def test_refusals_are_permanent(self) -> None:
-        """A refusal by the child is the fault of the image."""
+        """A refusal by the child is permanent: the image is not tried again."""
         for reason in ("unsupported", "corrupt", "too_many_pixels", "too_large"):
             self.assertEqual(self.judge(CrunchOutcome(reason=reason)), (reason, True))
 
     def test_results_of_killed_children_are_ignored(self) -> None:
-        """What a child wrote before its helper killed it is ignored."""
+        """The result file of a child that its helper killed is ignored."""
         for written in (READY, CrunchOutcome(reason="corrupt"), "nothing"):
             self.assertEqual(self.judge(written, ended="timeout", status=-9), ("timeout", False))
             self.assertEqual(self.judge(written, ended="cancelled", status=-9), ("crashed", False))
             self.assertEqual(self.judge(written, ended="unlocked", status=-9), ("crashed", False))
 
     def test_results_of_crashed_children_are_ignored(self) -> None:
-        """What a child wrote before a signal or an exit status other than 0 is ignored."""
+        """The result file of a child that ended by a signal or a non-zero status is ignored."""
         for status, reason in (
             (-signal.SIGSEGV, "crashed"),
             (-signal.SIGSYS, "crashed"),
@@ -228,11 +228,11 @@ class JudgeTests(SynchronousTestCase):
                 self.assertEqual(self.judge(written, status=status), (reason, False))
 
     def test_sigkill_at_the_cpu_limit_is_a_timeout(self) -> None:
-        """A child killed by the hard limit of processor time timed out, not ran out of memory."""
+        """SIGKILL at the hard limit of processor time is a timeout, not a lack of memory."""
         self.assertEqual(self.judge(status=-signal.SIGKILL, cpu=10.9), ("timeout", False))
 
     def test_an_abort_near_the_memory_limit_is_a_lack_of_memory(self) -> None:
-        """A child that aborted with nearly all memory in use ran out of memory."""
+        """A child that aborts with nearly all of its memory in use has run out of memory."""
         self.assertEqual(self.judge(status=-signal.SIGABRT, resident=900 << 20), ("memory", False))
 
     def test_exit_status_0_without_a_result_is_a_crash(self) -> None:
@@ -244,7 +244,7 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(self.judge(CrunchOutcome(reason="memory")), ("memory", False))
 
     def test_corrupt_near_the_memory_limit_is_a_lack_of_memory(self) -> None:
-        """An image called damaged after nearly all memory was used may be tried again."""
+        """An image that is refused as corrupt with nearly all memory in use may be tried again."""
         for peak, resident, expected in (
             (850 << 20, 50 << 20, ("corrupt", True)),
             (950 << 20, 50 << 20, ("memory", False)),
@@ -254,7 +254,7 @@ class JudgeTests(SynchronousTestCase):
             self.assertEqual(self.judge(outcome, resident=resident), expected)
 
     def test_standard_error_is_escaped(self) -> None:
-        """What a child wrote to standard error is quoted so that it cannot break a log."""
+        """The standard error of a child is escaped, so that it cannot break a log line."""
         end: ChildExit = {**EXITED, "status": 70, "stderr": b"\x1b[2J\n\xff oops"}
         detail = judge(end, READY, LIMITS).outcome.detail
         self.assertTrue(detail.isprintable())

@@ -63,7 +63,7 @@ class SniffTests(SynchronousTestCase):
             self.assertEqual(sniff(ftyp(*brands)[:SIGNATURE_BYTES]), kind, brands)
 
     def test_brands_end_with_their_box(self) -> None:
-        """Bytes after the first box are not taken for brands."""
+        """Bytes after the first box are not read as brands."""
         data = ftyp(b"mif1", b"miaf") + b"avif"
         self.assertIsNone(sniff(data[:SIGNATURE_BYTES]))
 

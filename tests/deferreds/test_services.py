@@ -252,7 +252,7 @@ class RepeatTests(SynchronousTestCase):
         self.assertEqual(self.calls, 2)
         self.successResultOf(service.stopService())
 
-    def test_stop_works_if_cancellation_becomes_another_error(self) -> None:
+    def test_stop_succeeds_if_cancellation_raises_another_error(self) -> None:
         """The service stops even if the call turns its cancellation into another error."""
         held: Deferred[None] = Deferred()
         held.addErrback(lambda failure: Failure(StorageError("cancelled")))

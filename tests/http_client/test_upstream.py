@@ -241,7 +241,7 @@ class UpstreamTests(RealCase):
         self.assertEqual(answer.status, 200)
 
 
-class TurnsTests(SynchronousTestCase):
+class SlotTests(SynchronousTestCase):
     """Requests that wait for a free slot."""
 
     def test_waiting_for_a_slot_counts_towards_the_timeout(self) -> None:

@@ -95,7 +95,7 @@ class ObjectCacheTests(SynchronousTestCase):
             self.assertEqual(self.read(self.successResultOf(one)), b"picture")
         self.assertEqual(self.calls(), ["get"])
 
-    def test_first_caller_leaves(self) -> None:
+    def test_first_caller_cancels(self) -> None:
         """If the first of several callers cancels, the others still get the object."""
         held = self.hold()
         first, second = self.start(), self.start()
@@ -147,7 +147,7 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(self.cache.used, len(b"another picture") + OVERHEAD)
 
     def test_absence_is_not_cached(self) -> None:
-        """A missing object is asked for again by the next request."""
+        """A missing object is requested from the bucket again by the next request."""
         self.failureResultOf(self.start(OTHER), ObjectNotFound)
         self.bucket.objects[OTHER] = b"here now"
         self.assertEqual(self.read(self.open(OTHER)), b"here now")
@@ -229,8 +229,8 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual(pieces[0], b"picture")
         self.assertTrue(all(piece is pieces[0] for piece in pieces))
 
-    def test_pinned_object_is_never_asked_for(self) -> None:
-        """A pinned object is always served from memory, whatever the bucket holds."""
+    def test_pinned_object_never_reaches_the_bucket(self) -> None:
+        """A pinned object is always served from memory, without a request to the bucket."""
         self.bucket.objects[ALWAYS] = b"not this"
         self.clock.advance(10 * FRESH_SECONDS)
         picture = self.open(ALWAYS)

@@ -39,7 +39,7 @@ class StreamProducerTests(SynchronousTestCase):
         self.successResultOf(waiting)
         self.successResultOf(self.producer.writable())
 
-    def test_cancelled_waiter(self) -> None:
+    def test_cancelled_waiter_does_not_affect_a_resume(self) -> None:
         """A cancelled waiter does not disturb a later resume."""
         self.producer.pauseProducing()
         waiting = self.producer.writable()

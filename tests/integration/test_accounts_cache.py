@@ -42,7 +42,7 @@ class ProfileCacheTests:
             self.assertEqual(self.asked(), (1, 0), "another token with the same scopes")
 
     async def test_tokens_share_entries_by_visible_fields(self) -> None:
-        """Tokens share a cached profile if they see the same fields, whatever their scopes."""
+        """Tokens of different scopes share a cached profile if they see the same fields."""
         full = self.account("profile", locale="en")
         shown = set(await self.profile(full))
         for scopes, fields, asked in (
@@ -178,7 +178,7 @@ class RedisCacheTests(ProfileCacheTests, AccountsCase):
             RedisCacheTests.environ = {"FXPROFILE_CACHE__URL": RedisCacheTests.redis.url()}
         await super().setUp()
 
-    async def test_redis_is_killed(self) -> None:
+    async def test_outage_of_redis_fails_no_request(self) -> None:
         """While Redis is down requests succeed without it; afterwards it is used again."""
         alice = self.account("profile", "profile:write")
         await self.set_name(alice, "Alice")
@@ -202,7 +202,7 @@ class RedisCacheTests(ProfileCacheTests, AccountsCase):
 
         await self.until_kept(kept)
 
-    async def test_redis_hangs(self) -> None:
+    async def test_hanging_redis_fails_no_request(self) -> None:
         """While Redis hangs requests succeed, and writes are visible at once."""
         alice, writer = self.account("profile"), self.account()
         writer.uid = alice.uid

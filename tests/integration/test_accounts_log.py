@@ -167,7 +167,7 @@ class MozlogTests(AccountsCase):
         return lambda seen: answer
 
     async def test_log_has_no_secrets(self) -> None:
-        """The log contains no token, address, name or body, whatever fails, also at the end."""
+        """The log contains no token, address, name or body after any failure and after a stop."""
         await self.provoke()
         await self.daemon.stop()
         self.addCleanup(self.daemon.start)

@@ -1,4 +1,4 @@
-"""The API responds in time, whatever the OAuth and the auth server do."""
+"""The API responds in time, even if the OAuth and the auth server misbehave."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class UpstreamTests(AccountsCase):
         self.assertEqual(reply.json, {"uid": who.uid})
 
     async def test_fields_beyond_the_scopes_are_hidden(self) -> None:
-        """Fields beyond the scopes, and unknown ones, are not shown, whatever the server sends."""
+        """Fields that the server sends beyond the scopes, and unknown ones, are not shown."""
         scopes = ("profile:locale", "profile:uid")
         alice = self.account(*scopes, locale="fr", level=2, amr_values=("pwd",))
         self.auth.answer = lambda seen: Said(

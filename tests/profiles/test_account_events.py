@@ -105,8 +105,8 @@ class AccountEventTests(SynchronousTestCase):
         self.assertFalse(self.cached())
         self.assertEqual(self.identity.invalidated, [ALICE, ALICE])
 
-    def test_uid_in_capitals(self) -> None:
-        """The uid of an event may be in upper case; the cached profile is invalidated."""
+    def test_uid_in_upper_case(self) -> None:
+        """An event whose uid is in upper case invalidates the cached profile of the user."""
         self.successResultOf(self.event("profileDataChanged", ALICE.upper()))
         self.assertFalse(self.cached())
         self.successResultOf(self.event("reset", f"{ALICE.upper()}@accounts.example.com"))
@@ -124,7 +124,7 @@ class AccountEventTests(SynchronousTestCase):
             self.successResultOf(self.event("delete", uid))
         self.assertTrue(self.cached())
 
-    def test_malformed_message_is_rejected(self) -> None:
+    def test_malformed_event_is_rejected(self) -> None:
         """A message that is not an SNS envelope with an event raises MalformedMessage."""
         for body in ("", "[]", "{}", '{"Message": "["}', '{"Message": {}}', '{"Message": "5"}'):
             self.failureResultOf(self.handle(body), MalformedMessage)

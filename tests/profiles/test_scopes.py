@@ -94,12 +94,12 @@ class ImpliesTests(SynchronousTestCase):
             self.assertFalse(implies("profile:write", text), repr(text))
 
     @given(SCOPES)
-    def test_reflexive(self, scope: str) -> None:
+    def test_implication_is_reflexive(self, scope: str) -> None:
         """Every scope implies itself."""
         self.assertTrue(implies(scope, scope))
 
     @given(SCOPES, st.lists(WORDS, max_size=3), st.lists(WORDS, max_size=3))
-    def test_transitive(self, a: str, more: list[str], yet_more: list[str]) -> None:
+    def test_implication_is_transitive(self, a: str, more: list[str], yet_more: list[str]) -> None:
         """A scope implies what its implied scopes imply."""
         b = ":".join([a.removesuffix(":write"), *more])
         c = ":".join([b.removesuffix(":write"), *yet_more])
@@ -107,7 +107,7 @@ class ImpliesTests(SynchronousTestCase):
             self.assertTrue(implies(a, c))
 
     @given(SCOPES, SCOPES)
-    def test_antisymmetric(self, a: str, b: str) -> None:
+    def test_implication_is_antisymmetric(self, a: str, b: str) -> None:
         """Two scopes that imply each other are equal."""
         if implies(a, b) and implies(b, a):
             self.assertEqual(a, b)
@@ -120,7 +120,7 @@ class ImpliesTests(SynchronousTestCase):
 
     @given(SCOPES, st.lists(WORDS, min_size=1, max_size=3))
     def test_reading_never_implies_writing_below(self, scope: str, more: list[str]) -> None:
-        """A scope that grants reading implies no longer scope that grants writing."""
+        """A scope that grants reading implies no scope below it that grants writing."""
         if not scope.endswith("write"):
             self.assertFalse(implies(scope, ":".join([scope, *more, "write"])))
 

@@ -171,7 +171,7 @@ class ClientTests(ChannelCase):
             self.assertLess(self.wire.buffered, 3 * BUFFER)
 
     def test_flood_of_requests_is_bounded(self) -> None:
-        """A client that pipelines requests without reading responses is no longer read."""
+        """A client that pipelines requests without reading responses is not read any further."""
         self.wire.takes = False
         self.flood()
         answered = len(self.resource.requests)
@@ -210,7 +210,7 @@ class ClientTests(ChannelCase):
         self.assertEqual(len(self.connection.answers()), len(self.resource.requests))
 
     def test_flood_during_a_slow_handler(self) -> None:
-        """A client that pipelines requests while the first is handled is no longer read."""
+        """A client that pipelines requests while the first is handled is not read any further."""
 
         async def handler(request: StreamingRequest) -> bytes:
             return await Deferred[bytes]()

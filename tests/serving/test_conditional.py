@@ -84,7 +84,7 @@ class NotModifiedTests(SynchronousTestCase):
         self.assertFalse(asked(b'"other"', since=datetimeToString(2000)))
         self.assertTrue(asked(b'"abc"', since=datetimeToString(1)))
 
-    def test_dates(self) -> None:
+    def test_date_of_the_object_or_later_matches(self) -> None:
         """The date of the object or a later one matches; an earlier one does not."""
         for date, expected in ((999, False), (1000, True), (1001, True)):
             self.assertEqual(asked(since=datetimeToString(date)), expected, date)

@@ -37,8 +37,8 @@ class WorldTests(SynchronousTestCase):
             lines = [f"{text}\n  {how_to_replay(seed)}" for seed, text in failed.items()]
             self.fail("\n".join([f"{len(failed)} worlds went wrong:", *lines]))
 
-    def test_a_dead_job_is_pending_until_repair_has_settled_it(self) -> None:
-        """A job that dies when nothing else is pending is waited for: repair settles it."""
+    def test_a_dead_job_is_pending_until_it_is_repaired(self) -> None:
+        """The simulation does not end while only the repair of a dead-lettered job is pending."""
         world = World(0)
         self.assertTrue(world.is_quiet())
         world.dead_jobs.put(Job(op=Op.DELETE, id="a" * 32).encode(sent=world.clock.seconds()))

@@ -120,7 +120,7 @@ class OutboxTests(CoreTestCase):
         self.assertEqual((self.sent(), self.rows.rows), ([("delete", ID)], {}))
 
     def test_no_job_for_a_removed_row(self) -> None:
-        """A row that no longer exists when it is looked up has no job to send."""
+        """A row that was removed before it is looked up has no job to send."""
         self.run_now(self.outbox.try_to_send_by_id(ID))
         self.assertEqual(self.sent(), [])
         self.assertEqual(self.store.called("job_sent"), [])

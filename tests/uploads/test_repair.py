@@ -275,7 +275,7 @@ class ServiceTests(RepairTestCase):
         self.successResultOf(self.repair.stopService())
 
     def test_loop_survives_any_error(self) -> None:
-        """The next run takes place whatever error the last one raised."""
+        """After a run that raised any error, the next run takes place."""
         self.store.fail("leadership", StoreError("down"))
         self.store.fail("leadership", ZeroDivisionError())
         self.repair.startService()

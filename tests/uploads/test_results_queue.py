@@ -44,8 +44,8 @@ class ResultsTests(CoreTestCase):
         self.fails_now(self.selection.handle(self.message(ResultStatus.READY)), StoreError)
         self.assertEqual(self.counted("ready"), 0)
 
-    def test_malformed_message_is_rejected(self) -> None:
-        """A malformed message is rejected as such."""
+    def test_malformed_result_is_rejected(self) -> None:
+        """A message that is not a result raises MalformedMessage."""
         for body in JUNK:
             self.fails_now(self.selection.handle(make_message(body=body)), MalformedMessage)
 

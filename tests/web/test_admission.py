@@ -56,7 +56,7 @@ class RateLimitTests(TestCase):
             await admission.admit(uid=str(i), address=address)
 
     async def test_limit_per_user(self) -> None:
-        """A user has so many uploads in every hour, from all addresses together."""
+        """The hourly limit of a user covers uploads from all addresses together."""
         admission = self.admission()
         await admission.admit(uid=ALICE, address=HERE)
         self.clock.advance(600)
@@ -68,7 +68,7 @@ class RateLimitTests(TestCase):
         self.assertEqual(await self.refused(admission, ALICE, HERE), 600)
 
     async def test_limit_per_address(self) -> None:
-        """All users of an address together have ten times the uploads of a user."""
+        """The limit per client address is ten times the limit per user."""
         admission = self.admission(per_hour=1)
         await self.fill(admission, HERE)
         self.assertEqual(await self.refused(admission, ALICE, HERE), 3600)

@@ -42,7 +42,7 @@ class EveryEndpointTests(ApiCase):
         )
 
     async def test_unsupported_method_is_405(self) -> None:
-        """A method that a path does not support is 405, and Allow names those that it does."""
+        """An unsupported method is 405, and Allow lists the supported ones."""
         reply = await self.ask("PUT", "/v1/uid")
         self.assertEqual((reply.status, reply.json["errno"]), (405, 101))
         self.assertEqual(reply.header("Allow"), "GET, HEAD")
@@ -107,7 +107,7 @@ class EveryEndpointTests(ApiCase):
         self.assertEqual(reply.status, 200)
 
     async def test_malformed_paths_are_4xx(self) -> None:
-        """Malformed paths are a 4xx."""
+        """A request with a malformed path gets a 4xx response."""
         for path in (b"/\xff", b"/%ff%fe", b"*", b"/v1/avatar/%2e%2e%2f", b"/v1/%00"):
             reply = await self.raw(
                 b"GET " + path + b" HTTP/1.1\r\nHost: \xff:x\r\nConnection: close\r\n\r\n"

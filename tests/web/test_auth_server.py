@@ -48,8 +48,8 @@ class ServerTests(ApiCase):
         reply = await self.ask("DELETE", "/v1/cache/somebody", token=SECRET)
         self.assertEqual(reply.status, 404)
 
-    async def test_secret_is_no_user_token(self) -> None:
-        """The secret is no token of a user."""
+    async def test_secret_is_not_accepted_as_a_user_token(self) -> None:
+        """The secret is not accepted where a user's token is required."""
         self.assertEqual((await self.ask("GET", "/v1/uid", token=SECRET)).status, 401)
 
 

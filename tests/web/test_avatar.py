@@ -89,7 +89,7 @@ class AvatarTests(ApiCase):
         await self.finish(new)
         self.assertEqual((await self.avatar()).json["id"], new)
 
-    async def test_matching_etag_gives_304(self) -> None:
+    async def test_matching_etag_of_an_avatar_gives_304(self) -> None:
         """A request with the current ETag gets 304."""
         avatar_id = await self.avatar_of()
         reply = await self.avatar(If_None_Match=f'W/"x", "{avatar_id}"')

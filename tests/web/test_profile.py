@@ -77,7 +77,7 @@ class ProfileTests(ApiCase):
         reply = await self.ask("GET", "/v1/profile", token="other")
         self.assertEqual((reply.status, reply.json["errno"]), (403, 100))
 
-    async def test_matching_etag_gives_304(self) -> None:
+    async def test_matching_etag_of_a_profile_gives_304(self) -> None:
         """A request with the current ETag gets 304, until the profile changes."""
         reply = await self.ask("GET", "/v1/profile")
         etag = reply.header("ETag")
@@ -280,7 +280,7 @@ class DisplayNameRuleTests(SynchronousTestCase):
             else:
                 self.assertRaises(BadRequest, self.check, name)
 
-    def test_messages(self) -> None:
+    def test_message_names_the_member_and_its_problem(self) -> None:
         """The message names the member as the client wrote it, and its problem."""
         for members, message in (
             ({}, "displayName must be a string."),

@@ -88,7 +88,7 @@ class ViewTests(ProfilesTestCase):
         return None if view is None else view.fields
 
     def test_scopes_select_fields(self) -> None:
-        """A token sees exactly the fields of its scopes, whatever is cached for other tokens."""
+        """A token sees exactly the fields of its scopes, not those cached for other tokens."""
         sets = list(every_set())
         for scopes in (*sets, *reversed(sets)):
             self.assertEqual(self.seen(scopes), self.expected(scopes), scopes)

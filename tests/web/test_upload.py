@@ -32,7 +32,7 @@ class UploadTests(ApiCase):
         self.assertEqual(reply.header("Location"), f"/v1/avatar/upload/{reply.json['id']}")
 
     async def test_original_and_job_are_stored(self) -> None:
-        """The bytes are in the private bucket under the id, and a job is on the queue."""
+        """An upload is stored in the private bucket under its id, and its job is on the queue."""
         reply = await self.upload()
         self.assertEqual(self.private.objects, {reply.json["id"]: JPEG})
         (message,) = await self.jobs.receive(max_messages=10, wait=0)
@@ -114,11 +114,11 @@ class RefusedUploadTests(ApiCase):
         return answer
 
     async def test_missing_token_is_401(self) -> None:
-        """A missing token is 401 before the body."""
+        """An upload without a token is refused with 401 before its body is read."""
         await self.refused(401, 100, UPLOAD + IMAGE + b"Content-Length: 500\r\n\r\n")
 
     async def test_refusal_replaces_continue(self) -> None:
-        """A client that expects 100 Continue gets the refusal instead."""
+        """A refused client that expects 100 Continue gets the refusal instead."""
         await self.refused(
             401, 100, UPLOAD + IMAGE + b"Expect: 100-continue\r\nContent-Length: 500\r\n\r\n"
         )

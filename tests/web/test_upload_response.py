@@ -28,7 +28,7 @@ class RateTests(ApiCase):
         self.assertEqual((await self.upload(token="bob")).status, 201)
 
     async def test_429_precedes_the_body(self) -> None:
-        """The 429 does not wait for the body."""
+        """An upload over the limit gets its 429 before its body is read."""
         for _ in range(2):
             await self.upload()
         replies = await self.raw(
@@ -72,13 +72,13 @@ class WaitTests(ApiCase):
         self.assertEqual(reply.json["reason"], "too_many_pixels")
 
     async def test_respond_async_does_not_wait(self) -> None:
-        """Prefer: respond-async is answered at once."""
+        """An upload with Prefer: respond-async gets its response at once."""
         reply = await self.upload(Prefer="respond-async")
         self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
         self.assertEqual(reply.header("Preference-Applied"), "respond-async")
 
     async def test_wait_0_does_not_wait(self) -> None:
-        """Prefer: wait=0 is answered at once."""
+        """An upload with Prefer: wait=0 gets its response at once."""
         reply = await self.upload(Prefer="respond-async, wait=0")
         self.assertEqual((reply.status, reply.json["status"]), (201, "processing"))
 

@@ -40,7 +40,7 @@ class JobsTests(JobsTestCase):
         self.private.fail("get", StorageError("down"))
         self.fails_now(self.runner.handle(job_message()), StorageError)
 
-    def test_malformed_message_is_rejected(self) -> None:
+    def test_malformed_job_is_rejected(self) -> None:
         """A malformed message is rejected before any driver is called."""
         for body in JUNK:
             self.fails_now(self.runner.handle(make_message(body=body)), MalformedMessage)

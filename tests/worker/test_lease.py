@@ -238,14 +238,14 @@ class LeaseLostTests(PollerTestCase):
         self.assert_lost()
 
     def test_lost_and_message_is_malformed(self) -> None:
-        """A message that turns out malformed after the loss is not released."""
+        """A message that is rejected as malformed after its lease was lost is not released."""
         done = self.ignore_cancellation()
         self.lose()
         done.errback(MalformedMessage("not JSON"))
         self.assert_lost()
 
     def test_lost_and_then_timed_out(self) -> None:
-        """A handler that exceeds its time limit after the loss still counts as lost."""
+        """A handler that exceeds its time limit after its lease was lost still counts as lost."""
         done = self.ignore_cancellation()
         self.lose()
         self.clock.advance(100)
@@ -264,8 +264,8 @@ class LeaseLostTests(PollerTestCase):
         self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], extended + 1))
         self.assertEqual((self.handled("lease_lost"), self.handled("retry")), (1, 0))
 
-    def test_lost_and_then_stopped(self) -> None:
-        """A stop during the grace period of which a lease was lost does not release its message."""
+    def test_stop_after_a_lost_lease(self) -> None:
+        """A message whose lease was lost before a stop is not released by the stop."""
         done = self.ignore_cancellation()
         self.lose()
         stopping = self.stop()
@@ -286,8 +286,8 @@ class LeaseLostTests(PollerTestCase):
         self.successResultOf(stopping)
         self.assert_lost()
 
-    def test_lost_while_the_outcome_is_settled(self) -> None:
-        """A retry that comes too late is no error of the queue."""
+    def test_retry_of_a_lost_lease_is_no_queue_error(self) -> None:
+        """A retry whose lease has just expired is not counted as an error of the queue."""
         self.start(slots=1)
         self.give("a")
         self.queue.errors["extend"] = [LeaseLost("late")]

@@ -228,7 +228,7 @@ class StoppingTests(PollerTestCase):
         )
         self.successResultOf(poller.stopService())
 
-    def test_restart(self) -> None:
+    def test_stopped_poller_can_be_restarted(self) -> None:
         """A stopped poller can be started again."""
         poller = self.start()
         self.give("a")

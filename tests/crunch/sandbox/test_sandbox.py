@@ -184,13 +184,13 @@ class HeicTests(SynchronousTestCase):
     """The sandbox of a child whose image is HEIC, with a decoder that starts a thread."""
 
     def test_heic_children_may_start_threads_only(self) -> None:
-        """All layers stop every attack on a HEIC child, but for threads."""
+        """All layers together stop every attack by a HEIC child except new threads."""
         for user in LockTests.users:
             found = stopped(mode="strict", user=user, heic=True)
             self.assertEqual(found | {"two_threads"}, EVERYTHING - {"thread"})
 
     def test_seccomp_for_heic_allows_threads_only(self) -> None:
-        """The filter of a HEIC child alone stops everything but threads."""
+        """The seccomp filter of a HEIC child alone stops every attack except new threads."""
         self.assertEqual(
             stopped(layers=["seccomp"], heic=True), EVERYTHING - {"thread", "two_threads"}
         )

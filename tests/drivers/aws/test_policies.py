@@ -148,7 +148,7 @@ class PolicyTests(SynchronousTestCase):
                     self.assertNotIn("*", resource.removesuffix("/*"))
 
     def test_harmful_actions_are_denied(self) -> None:
-        """No role may do what would cause the most harm if it were taken over."""
+        """No role has the permissions that would do the most harm in the hands of an attacker."""
         private, public = "arn:aws:s3:::fxprofile-private", "arn:aws:s3:::fxprofile-public"
         queues = [f"arn:aws:sqs:us-east-1:123456789012:fxprofile-{name}" for name in QUEUES]
         forbidden = {

@@ -206,8 +206,8 @@ class CorrectionTests(ClientCase):
         signed = [seen.headers["authorization"].split("/")[1] for seen in server.seen[1:]]
         self.assertEqual(signed, [times[1][:8]] * 2)
 
-    async def test_the_date_tells_of_a_skewed_clock(self) -> None:
-        """A skewed clock is recognized by the date of the response, whatever the error code."""
+    async def test_a_skewed_clock_is_recognized_by_the_date(self) -> None:
+        """A skewed clock is recognized by the date of the response, with any error code."""
         late = json_answer(
             '{"__type": "com.amazon.coral.service#InvalidSignatureException"}',
             403,
@@ -223,8 +223,8 @@ class CorrectionTests(ClientCase):
         await self.error(AwsRefused, s3.call("DeleteObject", GET))
         self.assertEqual(len(server.seen), 2)
 
-    async def test_a_right_clock_is_not_corrected(self) -> None:
-        """A refusal with our time or an invalid date is not retried."""
+    async def test_a_correct_clock_is_not_corrected(self) -> None:
+        """A refusal whose date is invalid, or agrees with the local clock, is not retried."""
         for date in (formatdate(usegmt=True), "yesterday", ""):
             server, s3 = self.serve(xml_error(403, "AccessDenied", Date=date))
             await self.error(AwsRefused, s3.call("DeleteObject", GET))

@@ -67,7 +67,7 @@ class CancelTests(QueueCase):
         self.assertEqual(self.operations(), ["ReceiveMessage"])
 
     def test_stopping_waits_for_deletes(self) -> None:
-        """A queue that stops waits for deletes in flight and for those that wait for a batch."""
+        """A queue that stops waits for deletes in flight and for deletes not yet sent."""
         first, second = self.receive(entry(1), entry(2))
         deleting = self.start(self.queue.delete(message=first))
         waiting = self.start(self.queue.delete(message=second))

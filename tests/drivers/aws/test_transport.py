@@ -51,7 +51,7 @@ class ProducerTests(SynchronousTestCase):
         producer = PayloadProducer(StreamPayload(body, length), length, self.idle)
         return producer, producer.startProducing(self.consumer), body
 
-    def test_it_provides_the_interface(self) -> None:
+    def test_the_producer_provides_its_interface(self) -> None:
         """The producer provides Twisted's IBodyProducer."""
         verifyObject(IBodyProducer, PayloadProducer(BytesBody(b""), 0, self.idle))
 
@@ -138,8 +138,8 @@ class IdleTimeoutTests(SynchronousTestCase):
         self.expired: list[int] = []
         self.idle = IdleTimeout(self.clock, 10, lambda: self.expired.append(1))
 
-    def test_progress_starts_it_again(self) -> None:
-        """The timeout expires once, when there was no progress for its whole length."""
+    def test_progress_restarts_the_timeout(self) -> None:
+        """Progress restarts the timeout, which expires once after no progress for its length."""
         self.idle.progress()
         for _ in range(3):
             self.clock.advance(9)
@@ -150,7 +150,7 @@ class IdleTimeoutTests(SynchronousTestCase):
         self.clock.advance(100)
         self.assertEqual((self.expired, self.idle.expired), ([1], True))
 
-    def test_it_can_be_suspended(self) -> None:
+    def test_the_timeout_can_be_suspended(self) -> None:
         """A suspended timeout runs again from the next progress."""
         self.idle.progress()
         self.idle.suspend()

@@ -31,7 +31,7 @@ from tests.drivers.filesystem.folder_case import (
 
 
 class JailTests(FolderCase):
-    """Nothing outside the bucket is reached, whatever its folder contains."""
+    """A bucket reaches nothing outside its folder, even through links."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -80,7 +80,7 @@ class CustomsTests(TestCase):
             await self.check()
 
     async def test_user_who_is_not_blocked(self) -> None:
-        """Without a block the user is admitted, whatever else the response contains."""
+        """A user who is not blocked is admitted, even if other members of the response are odd."""
         self.server.verdict = {"block": False, "retryAfter": 60, "suspect": True}
         await self.check()
 

@@ -149,7 +149,7 @@ class VerifyTests(FxaCase):
             credentials = await self.identity.verify(token="alice")
             self.assertEqual(credentials, Credentials(uid=ALICE, scopes=()))
 
-    def test_timeout(self) -> None:
+    def test_verification_times_out(self) -> None:
         """A request to a server that does not respond ends after the timeout."""
         self.oauth.hold = True
         verifying = self.verify()
@@ -253,7 +253,7 @@ class AccountTests(FxaCase):
                 with self.assertRaises(AuthUnavailable, msg=f"{name}: {value}"):
                     await self.identity.account(token="alice", credentials=CREDENTIALS)
 
-    def test_timeout(self) -> None:
+    def test_account_request_times_out(self) -> None:
         """A request to a server that does not respond ends after the timeout."""
         self.auth.hold = True
         asking = self.account()
@@ -268,7 +268,7 @@ class SecrecyTests(FxaCase):
     token = "0123456789abcdef" * 4
 
     def test_token_is_in_no_error_log_or_cache(self) -> None:
-        """No error, log event or cache contains the token, whatever the servers respond."""
+        """No error, log event or cache contains the token, after any response of the servers."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)

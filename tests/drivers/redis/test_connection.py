@@ -53,8 +53,8 @@ class RedisConnectionTests(RedisCase):
             await connection.stopService()
             await self.assertFails(cache)
 
-    async def test_reconnection(self) -> None:
-        """Commands fail while the server is down and work when it runs again."""
+    async def test_commands_work_again_after_an_outage(self) -> None:
+        """Commands fail while the server is down, and work once it runs again."""
         server = self.server()
         cache = self.cache(server.url())
         await put(cache, ALICE, "full", "1")
@@ -109,7 +109,7 @@ class RedisConnectionTests(RedisCase):
         # One of them is the connection that reads the statistics.
         self.assertEqual(connections(server) - before, 2)
 
-    async def test_password(self) -> None:
+    async def test_password_of_the_url_is_sent(self) -> None:
         """The password of the URL is sent to the server."""
         server = self.server(password=PASSWORD)
         cache = self.cache(server.url())
@@ -153,8 +153,8 @@ class RedisConnectionTests(RedisCase):
         await put(cache, ALICE, "full", "1")
         self.assertEqual(await cached(cache, ALICE, "full"), "1")
 
-    async def test_failover(self) -> None:
-        """If the server became a replica, the connection is made again: its name may have moved."""
+    async def test_connection_to_a_replica_is_replaced(self) -> None:
+        """A server that has become a replica is connected to anew: its name may have moved."""
         server = self.server()
         cache = self.cache(server.url())
         await cache.check()

@@ -49,7 +49,7 @@ class RedisRevocationsTests(RedisCase):
         self.redis.ask("PEXPIRE", f"fxprofile:revoked:{ALICE}", "0")
         self.assertIsNone(await revocations.revoked_at(uid=ALICE))
 
-    async def test_redis_is_down(self) -> None:
+    async def test_outage_raises_cache_error(self) -> None:
         """While Redis is down, both methods raise CacheError."""
         revocations = self.revocations()
         await revocations.revoke(uid=ALICE)

@@ -178,8 +178,8 @@ class DatabaseContract(Backend):
         with self.assertRaises(StoreError):
             await database.run(names)
 
-    async def test_stop_waits_for_transactions(self) -> None:
-        """A stop waits for the transactions in flight, and for those that follow from them."""
+    async def test_stop_waits_for_work_in_flight(self) -> None:
+        """A stop waits for work in flight, including the transactions that it has yet to start."""
         database = self.open(self.empty_url())
         await database.ready()
         go_on = Event()
@@ -247,7 +247,7 @@ class SqliteDatabaseTests(SqliteBackend, DatabaseContract):
         await database.ready()
         self.assertTrue((directory / "var/profile.db").exists())
 
-    async def test_pragmas(self) -> None:
+    async def test_connections_have_the_required_pragmas(self) -> None:
         """Connections have durable commits, foreign keys and a write-ahead log."""
         database = self.open(self.empty_url())
 

@@ -30,9 +30,9 @@ STEPS = 60
 
 class Walk:
     """
-    Does the same to both stores and compares all that they tell and hold.
+    Runs the same operations on both stores, and compares their results and their rows.
 
-    :ivar trace: what was done, for whoever has to find out why they differ.
+    :ivar trace: the operations so far, to debug a difference.
     """
 
     def __init__(self, seed: int) -> None:

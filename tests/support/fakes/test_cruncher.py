@@ -24,6 +24,6 @@ class FakeCruncherTests(SynchronousTestCase):
         self.assertEqual(len(datas), 6)
         self.assertEqual(one["large"][0], Variant(600, 300, len(one["large"][1])))
 
-    def test_it_provides_the_interface(self) -> None:
+    def test_the_fake_provides_the_interface(self) -> None:
         """The fake provides ICruncher."""
         verifyObject(ICruncher, FakeCruncher())
