@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -41,6 +42,7 @@ _log = Logger()
 
 
 @implementer(IBucket)
+@attrs.define(eq=False, slots=False, repr=False)
 class FilesystemBucket(Service):
     """
     A bucket whose objects are files; their keys are their paths.
@@ -55,20 +57,16 @@ class FilesystemBucket(Service):
     :param shared: whether the group may read the files, as a web server does.
     """
 
-    def __init__(
-        self,
-        threads: Threads,
-        directory: Path,
-        clock: IReactorTime,
-        expire_after: float | None = None,
-        shared: bool = False,
-    ) -> None:
-        self.folder = Folder(Path(directory), shared)
-        self._threads = threads
-        self._clock = clock
-        self._expire_after = expire_after
-        self._stopping = threading.Event()
-        self._cleaning = Repeating(clock, CLEANING_PERIOD, self.clean, f"clean {self}")
+    _threads: Threads
+    _directory: Path
+    _clock: IReactorTime
+    _expire_after: float | None = None
+    _shared: bool = False
+    _stopping: threading.Event = attrs.field(factory=threading.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.folder = Folder(self._directory, self._shared)
+        self._cleaning = Repeating(self._clock, CLEANING_PERIOD, self.clean, f"clean {self}")
 
     def startService(self) -> None:
         super().startService()
@@ -121,8 +119,9 @@ class FilesystemBucket(Service):
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         """Open an object, and read its first 64 KiB in the same call of a thread."""
-        body = _FileBody(self, key)
-        return await body.open(), body
+        opening = partial(self.folder.open_object, key_parts(key))
+        file, first = await self.run(f"get {key}", opening, ObjectNotFound)
+        return object_info(key, file.status), _FileBody(self, key, file, first)
 
     async def head(self, *, key: str) -> ObjectInfo:
         parts = key_parts(key)
@@ -130,13 +129,8 @@ class FilesystemBucket(Service):
         return object_info(key, status)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
-        paths = [key_parts(key) for key in keys]
-
-        def remove_in_thread() -> None:
-            for path in paths:
-                self.folder.remove(path)
-
-        await self.run(f"delete {', '.join(keys)}", remove_in_thread)
+        remove = partial(self.folder.remove, [key_parts(key) for key in keys])
+        await self.run(f"delete {', '.join(keys)}", remove)
 
     async def list(self, *, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
         check_key_prefix(prefix)
@@ -159,8 +153,8 @@ class FilesystemBucket(Service):
             )
         if self._expire_after is not None:
             before = self._clock.seconds() - self._expire_after
-            stopped = self._stopping.is_set
-            expired = await self.run("expire", lambda: self.folder.expire(before, stopped))
+            expire = partial(self.folder.expire, before, self._stopping.is_set)
+            expired = await self.run("expire", expire)
             if expired:
                 _log.info(
                     "Removed {count} expired objects from {bucket}", count=expired, bucket=self
@@ -191,21 +185,14 @@ class FilesystemBucket(Service):
         return f"<FilesystemBucket {str(self.folder.path)!r}>"
 
 
+@attrs.define(eq=False, slots=False)
 class _FileBody:
     """The bytes of a file, read as they are asked for."""
 
-    def __init__(self, bucket: FilesystemBucket, key: str) -> None:
-        self._bucket = bucket
-        self._key = key
-        self._file: ObjectFile | None = None
-        self._first = b""
-
-    async def open(self) -> ObjectInfo:
-        """Open the file, and read its first piece."""
-        call = partial(self._bucket.folder.open_object, key_parts(self._key))
-        file, self._first = await self._bucket.run(f"get {self._key}", call, ObjectNotFound)
-        self._file = file
-        return object_info(self._key, file.status)
+    _bucket: FilesystemBucket
+    _key: str
+    _file: ObjectFile | None
+    _first: bytes
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

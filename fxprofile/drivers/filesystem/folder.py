@@ -16,10 +16,12 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import islice
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final
+
+import attrs
 
 from fxprofile.model.ports import ObjectInfo
 
@@ -69,15 +71,22 @@ class Folder:
         """
         if make:
             self._make_root()
-        current = os.open(self.path, _FOLDER)
-        try:
+        with ExitStack() as stack:
+            current = os.open(self.path, _FOLDER)
+            stack.callback(os.close, current)
             for part in parts:
-                below = self._below(current, part, make)
-                os.close(current)
-                current = below
+                made = False
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, self._folder_mode, dir_fd=current)
+                        made = True
+                above, current = current, os.open(part, _FOLDER | _NO_LINKS, dir_fd=current)
+                stack.callback(os.close, current)
+                if made:
+                    # The mode of mkdir is subject to the umask.
+                    os.fchmod(current, self._folder_mode)
+                    _sync(above)
             yield current
-        finally:
-            os.close(current)
 
     def make(self) -> None:
         """
@@ -103,33 +112,11 @@ class Folder:
             next(entries, None)
 
     def _make_root(self) -> None:
-        missing: list[Path] = []
-        path = self.path
-        while not path.exists():
-            missing.append(path)
-            path = path.parent
+        missing = list(takewhile(lambda path: not path.exists(), (self.path, *self.path.parents)))
         for path in reversed(missing):
             with suppress(FileExistsError):
                 path.mkdir()
                 path.chmod(self._folder_mode)
-
-    def _below(self, above: int, name: str, make: bool) -> int:
-        try:
-            return os.open(name, _FOLDER | _NO_LINKS, dir_fd=above)
-        except FileNotFoundError:
-            if not make:
-                raise
-        with suppress(FileExistsError):
-            os.mkdir(name, self._folder_mode, dir_fd=above)
-        below = os.open(name, _FOLDER | _NO_LINKS, dir_fd=above)
-        try:
-            # The mode of mkdir is subject to the umask.
-            os.fchmod(below, self._folder_mode)
-            _sync(above)
-        except BaseException:
-            os.close(below)
-            raise
-        return below
 
     def open_object(self, parts: Sequence[str]) -> tuple[ObjectFile, bytes]:
         """
@@ -158,17 +145,22 @@ class Folder:
         with self.opened(parts[:-1]) as folder:
             return _regular(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
 
-    def remove(self, parts: Sequence[str]) -> None:
-        """Remove an object if it exists, and the folders that become empty."""
-        with _ignore_missing(), self.opened(parts[:-1]) as folder:
-            os.unlink(parts[-1], dir_fd=folder)
-            _sync(folder)
-        # A folder that another process has put something in stays.  A put whose folder was
-        # removed creates it again.
-        with suppress(OSError):
-            for end in range(len(parts) - 1, 0, -1):
-                with self.opened(parts[: end - 1]) as above:
-                    os.rmdir(parts[end - 1], dir_fd=above)
+    def remove(self, keys: Sequence[Sequence[str]]) -> None:
+        """
+        Remove objects that exist, and the folders that become empty.
+
+        :param keys: the parts of each key.
+        """
+        for parts in keys:
+            with _ignore_missing(), self.opened(parts[:-1]) as folder:
+                os.unlink(parts[-1], dir_fd=folder)
+                _sync(folder)
+            # A folder that another process has put something in stays.  A put whose folder was
+            # removed creates it again.
+            with suppress(OSError):
+                for end in range(len(parts) - 1, 0, -1):
+                    with self.opened(parts[: end - 1]) as above:
+                        os.rmdir(parts[end - 1], dir_fd=above)
 
     def list(self, prefix: str, after: str, limit: int) -> list[ObjectInfo]:
         """Return at most ``limit`` objects, in the order of their keys."""
@@ -190,7 +182,7 @@ class Folder:
                 if stopped():
                     break
                 if info.modified < before:
-                    self.remove(info.key.split("/"))
+                    self.remove([info.key.split("/")])
                     removed += 1
         return removed
 
@@ -266,6 +258,7 @@ class ObjectFile:
             self._file.close()
 
 
+@attrs.define(eq=False, slots=False)
 class ObjectWriter:
     """
     An object that is being written to a temporary file, invisible until it is published.
@@ -276,15 +269,14 @@ class ObjectWriter:
     :param seconds: returns the time.
     """
 
-    def __init__(self, folder: Folder, parts: Sequence[str], seconds: Callable[[], float]) -> None:
-        self._folder = folder
-        self._parts = parts
-        self._seconds = seconds
-        self._lock = threading.Lock()
-        self._file: int | None = None
-        self._name = ""
-        self._aborted = False
-        self._published: tuple[int, int] | None = None
+    _folder: Folder
+    _parts: Sequence[str]
+    _seconds: Callable[[], float]
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    _file: int | None = attrs.field(default=None, init=False)
+    _name: str = attrs.field(default="", init=False)
+    _aborted: bool = attrs.field(default=False, init=False)
+    _published: tuple[int, int] | None = attrs.field(default=None, init=False)
 
     def write(self, piece: bytes) -> None:
         """Append to the file."""
@@ -330,29 +322,25 @@ class ObjectWriter:
             if self._published is not None:
                 with suppress(FileNotFoundError):
                     if _identity(self._folder.stat(self._parts)) == self._published:
-                        self._folder.remove(self._parts)
+                        self._folder.remove([self._parts])
 
     def _opened(self) -> int:
         if self._aborted:
             raise OSError(errno.ECANCELED, "the upload was cancelled")
-        attempts = 0
-        while self._file is None:
-            attempts += 1
-            if attempts > _ATTEMPTS:
-                raise OSError(errno.EAGAIN, "other processes remove the files of uploads")
-            self._create()
-        return self._file
-
-    def _create(self) -> None:
-        self._name = secrets.token_hex(16)
+        if self._file is not None:
+            return self._file
         mode = self._folder.file_mode
-        with self._folder.opened([INCOMING], make=True) as incoming:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS
-            self._file = os.open(self._name, flags, mode, dir_fd=incoming)
-        os.fchmod(self._file, mode)
-        if not _lock(self._file) or os.fstat(self._file).st_nlink == 0:
+        for _ in range(_ATTEMPTS):
+            self._name = secrets.token_hex(16)
+            with self._folder.opened([INCOMING], make=True) as incoming:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS
+                self._file = os.open(self._name, flags, mode, dir_fd=incoming)
+            os.fchmod(self._file, mode)
+            if _lock(self._file) and os.fstat(self._file).st_nlink:
+                return self._file
             # A sweep locked the file first, and removes it.
             self._close()
+        raise OSError(errno.EAGAIN, "other processes remove the files of uploads")
 
     def _rename(self, keep: bool) -> None:
         """
@@ -461,17 +449,13 @@ def _children(folder: int, path: str, prefix: str, after: str, last: str) -> Ite
     """
     with os.scandir(folder) as entries:
         for entry in entries:
-            name = path + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                name += "/"
-                wanted = (name.startswith(prefix) or prefix.startswith(name)) and (
-                    name > after or after.startswith(name)
-                )
-            else:
-                wanted = (
-                    name.startswith(prefix)
-                    and name > after
-                    and entry.is_file(follow_symlinks=False)
-                )
-            if wanted and name > last and not entry.name.startswith("."):
+            below = entry.is_dir(follow_symlinks=False)
+            name = path + entry.name + "/" * below
+            if (
+                (below or entry.is_file(follow_symlinks=False))
+                and (name.startswith(prefix) or (below and prefix.startswith(name)))
+                and (name > after or (below and after.startswith(name)))
+                and name > last
+                and not entry.name.startswith(".")
+            ):
                 yield name
