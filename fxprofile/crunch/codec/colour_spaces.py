@@ -7,7 +7,7 @@ Pillow supports only ICC profiles; it ignores code points (ITU-T H.273) and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -33,7 +33,7 @@ _PRIMARIES: Final = {
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
 _SRGB: Final = _PRIMARIES[1]
-_LINEAR, _GAMMA_22, _GAMMA_28, _PQ, _HLG = 8, 4, 5, 16, 18
+_PQ, _HLG = 16, 18
 
 #: The luminance of diffuse white in candela per square metre (ITU-R BT.2408, section 2.2).
 _REFERENCE_WHITE: Final = 203.0
@@ -59,53 +59,49 @@ def mapping_of(colour: Colour) -> Callable[[Floats], Floats] | None:
     :returns: None if the colours are sRGB already, or only an ICC profile describes them.
     """
     if colour.cicp is not None:
-        return _by_code_points(*colour.cicp)
-    if colour.gamma is None:
+        code, transfer = colour.cicp
+        primaries = _PRIMARIES.get(code, _SRGB)
+        # Browsers treat the transfer functions of BT.601, BT.709 and BT.2020 as that of sRGB.
+        if transfer not in _TO_LIGHT and primaries == _SRGB:
+            return None
+        to_light = _TO_LIGHT.get(transfer, lambda values, primaries: from_srgb(values))
+        return lambda values: _converted(
+            to_light(values, primaries), primaries, is_hdr=transfer in (_PQ, _HLG)
+        )
+    gamma, chromaticities = colour.gamma, colour.chromaticities
+    if gamma is None:
         return None
-    if colour.chromaticities is None:
+    if chromaticities is None:
         # Like browsers, assume a display gamma of 2.2.
-        exponent = 1 / (2.2 * colour.gamma)
+        exponent = 1 / (2.2 * gamma)
         return None if abs(exponent - 1) < _SAME_GAMMA else lambda values: values**exponent
-    gamma, primaries = colour.gamma, colour.chromaticities
-    return lambda values: _to_srgb(values ** (1 / gamma), primaries)
+    return lambda values: _converted(values ** (1 / gamma), chromaticities)
 
 
-def _by_code_points(code: int, transfer: int) -> Callable[[Floats], Floats] | None:
-    primaries = _PRIMARIES.get(code, _SRGB)
-    if transfer == _PQ:
-        return lambda values: _to_srgb(_from_pq(values), primaries, is_hdr=True)
-    if transfer == _HLG:
-        return lambda values: _to_srgb(_from_hlg(values, primaries), primaries, is_hdr=True)
-    exponent = {_LINEAR: 1.0, _GAMMA_22: 2.2, _GAMMA_28: 2.8}.get(transfer)
-    if exponent is not None:
-        power = exponent
-        return lambda values: _to_srgb(values**power, primaries)
-    # Browsers treat the transfer functions of BT.601, BT.709 and BT.2020 as that of sRGB.
-    if primaries == _SRGB:
-        return None
-    return lambda values: _to_srgb(_from_srgb(values), primaries)
-
-
-def _to_srgb(linear: Floats, primaries: tuple[float, ...], *, is_hdr: bool = False) -> Floats:
+def _converted(light: Floats, primaries: tuple[float, ...], *, is_hdr: bool = False) -> Floats:
     """
-    Encode linear light as sRGB (IEC 61966-2-1).
+    Convert linear light of other primaries to sRGB.
 
-    :param linear: 1 is diffuse white.
+    :param light: 1 is diffuse white.
     :param is_hdr: whether highlights above white have to be compressed.
     """
     if primaries != _SRGB:
-        linear = linear @ _matrix(primaries).T
-    if is_hdr:
-        linear = _tone_mapped(linear)
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+        light = light @ _matrix(primaries).T
+    return to_srgb(_tone_mapped(light) if is_hdr else light)
 
 
-def _from_srgb(values: Floats) -> Floats:
+def to_srgb(light: Floats) -> Floats:
+    """Encode linear light from 0 to 1 as sRGB (IEC 61966-2-1)."""
+    light = np.clip(light, 0, 1)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def from_srgb(values: Floats) -> Floats:
+    """Return the linear light of sRGB values from 0 to 1."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
-def _from_pq(values: Floats) -> Floats:
+def _from_pq(values: Floats, primaries: tuple[float, ...]) -> Floats:
     """Return the linear light of perceptual quantizer values (ITU-R BT.2100, table 4)."""
     power = values ** (1 / 78.84375)
     light = (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (
@@ -120,6 +116,17 @@ def _from_hlg(values: Floats, primaries: tuple[float, ...]) -> Floats:
     scene = np.where(values <= 0.5, values**2 / 3, (np.exp((values - c) / a) + b) / 12)
     brightness = np.maximum(scene @ _to_xyz(primaries)[1], 1e-6)
     return scene * brightness[..., None] ** 0.2 * (1_000 / _REFERENCE_WHITE)
+
+
+#: The linear light by the transfer characteristics (ITU-T H.273, table 3), but for those that
+#: are taken for sRGB.
+_TO_LIGHT: Final[Mapping[int, Callable[[Floats, tuple[float, ...]], Floats]]] = {
+    4: lambda values, primaries: values**2.2,
+    5: lambda values, primaries: values**2.8,
+    8: lambda values, primaries: values,
+    _PQ: _from_pq,
+    _HLG: _from_hlg,
+}
 
 
 def _tone_mapped(linear: Floats) -> Floats:

@@ -100,21 +100,16 @@ def open_contents(data: Buffer, limits: Limits) -> Contents:
     :raises Refused: if the image is not supported, is damaged, or exceeds a limit.
     """
     contents = read_container(data, limits)
-    _check_sides(contents.canvas, contents, limits)
-    if contents.frame is not None:
-        left, top, right, bottom = contents.frame
-        _check_sides((right - left, bottom - top), contents, limits)
+    left, top, right, bottom = contents.frame or (0, 0, *contents.canvas)
+    most = limits.pixels_of(contents.is_scalable, contents.is_progressive)
+    for width, height in contents.canvas, (right - left, bottom - top):
+        if width < 1 or height < 1:
+            raise Refused("corrupt", f"{width} x {height} pixels")
+        if width * height > most:
+            raise Refused("too_many_pixels", f"{width} x {height}")
+        if max(width, height) > limits.max_side:
+            raise Refused("too_wide", f"{width} x {height}")
     return contents
-
-
-def _check_sides(sides: tuple[int, int], contents: Contents, limits: Limits) -> None:
-    width, height = sides
-    if width < 1 or height < 1:
-        raise Refused("corrupt", f"{width} x {height} pixels")
-    if width * height > limits.pixels_of(contents.is_scalable, contents.is_progressive):
-        raise Refused("too_many_pixels", f"{width} x {height}")
-    if max(width, height) > limits.max_side:
-        raise Refused("too_wide", f"{width} x {height}")
 
 
 def open_image(contents: Contents) -> Image.Image:
@@ -191,25 +186,19 @@ def _check_missing(missing: int, of: int) -> None:
         raise Refused("corrupt", "the end is missing")
 
 
-def is_enough_memory(contents: Contents, limits: Limits) -> bool:
-    """Return whether the memory of a child is enough to decode an image."""
-    if contents.is_scalable:
-        return True
-    width, height = contents.canvas
-    return width * height * _BYTES_PER_PIXEL[contents.kind] <= limits.memory
-
-
-def refusal(error: Exception, *, enough_memory: bool) -> Exception:
+def refusal(error: Exception, contents: Contents, limits: Limits) -> Exception:
     """
     Return the error to report for an error of a decoder.
 
-    :param enough_memory: the result of :func:`is_enough_memory`.  Without enough memory, a
-        decoder may report an intact image as damaged.
+    A decoder may report an intact image as damaged if the memory of the child is not enough.
+
     :returns: a :class:`Refused`, or a MemoryError.
     """
     if isinstance(error, (Refused, MemoryError)):
         return error
-    if not enough_memory:
+    width, height = contents.canvas
+    needed = width * height * _BYTES_PER_PIXEL[contents.kind]
+    if needed > limits.memory and not contents.is_scalable:
         return MemoryError(str(error))
     return Refused("corrupt", f"{type(error).__name__}: {error}")
 

@@ -51,7 +51,7 @@ def run(data: Buffer, limits: Limits) -> None:
 def crunch(data: Buffer, limits: Limits) -> CrunchOutcome:
     """Crunch an image; refusals and a lack of memory are outcomes too."""
     try:
-        source, images = pixels.reduced(data, limits)
+        contents, images = pixels.reduced(data, limits)
     except Refused as refused:
         return CrunchOutcome(refused.reason, str(refused), peak=_peak())
     except MemoryError as error:
@@ -63,8 +63,8 @@ def crunch(data: Buffer, limits: Limits) -> CrunchOutcome:
             if variant.bytes > MAX_BYTES[name]:
                 return CrunchOutcome("too_large", f"{name} has {variant.bytes} bytes in {form}")
     return CrunchOutcome(
-        kind=source.kind,
-        sides=(source.width, source.height),
+        kind=contents.kind,
+        sides=contents.shown,
         peak=_peak(),
         placeholder=blurhash(images[SIZES[-1]]),
         pictures=pictures,

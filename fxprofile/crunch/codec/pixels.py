@@ -11,7 +11,6 @@ least 47 dB.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -19,13 +18,7 @@ from PIL import Image
 
 from fxprofile.crunch.codec import colour
 from fxprofile.crunch.codec.containers.contents import Buffer, Contents
-from fxprofile.crunch.codec.decoders import (
-    decode,
-    is_enough_memory,
-    open_contents,
-    open_image,
-    refusal,
-)
+from fxprofile.crunch.codec.decoders import decode, open_contents, open_image, refusal
 from fxprofile.crunch.limits import SIZES, Limits
 from fxprofile.model.keys import VARIANTS
 
@@ -56,47 +49,28 @@ _UPRIGHT: Final = {
 Box = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True)
-class Source:
-    """The type of an image, and its width and height in pixels before it is oriented."""
-
-    kind: str
-    width: int
-    height: int
-
-
-def reduced(data: Buffer, limits: Limits) -> tuple[Source, Mapping[str, Image.Image]]:
+def reduced(data: Buffer, limits: Limits) -> tuple[Contents, Mapping[str, Image.Image]]:
     """
     Decode an image and reduce it to each size.
 
     :param data: the whole file.
-    :returns: the source, and for each name of :data:`fxprofile.model.keys.VARIANTS` a
-        picture of mode L, LA, RGB or RGBA that fits its box.
+    :returns: the contents of its container, and for each name of
+        :data:`fxprofile.model.keys.VARIANTS` a picture of mode L, LA, RGB or RGBA that fits
+        its box.
     :raises Refused: if the image is damaged, not supported, or exceeds a limit.
     :raises MemoryError: if a decoder reports a lack of memory.
     """
     contents = open_contents(data, limits)
     try:
-        image = open_image(contents)
-        source = Source(contents.kind, *_shown(contents))
-        target = fitted(source.width, source.height, VARIANTS[SIZES[0]][1])
-        part = _load(image, contents, _GAP)
+        image, part = _loaded(contents, _GAP)
+        target = fitted(*contents.shown, VARIANTS[SIZES[0]][1])
         is_scaled = part is not None and image.size != contents.canvas
         if is_scaled and _is_too_sharp(image, target):
-            image = open_image(contents)
-            part = _load(image, contents, _SHARP_GAP)
+            image, part = _loaded(contents, _SHARP_GAP)
         large = _finished(image, contents, target, part)
     except Exception as error:
-        raise refusal(error, enough_memory=is_enough_memory(contents, limits)) from error
-    return source, dict(_sizes(large, source))
-
-
-def _shown(contents: Contents) -> tuple[int, int]:
-    """Return width and height of the visible part, before it is oriented."""
-    if contents.crop is None:
-        return contents.canvas
-    left, top, right, bottom = contents.crop
-    return right - left, bottom - top
+        raise refusal(error, contents, limits) from error
+    return contents, dict(_sizes(large, *contents.shown))
 
 
 def fitted(width: int, height: int, box: int) -> tuple[int, int]:
@@ -107,9 +81,8 @@ def fitted(width: int, height: int, box: int) -> tuple[int, int]:
     return max(1, round(width * box / longer)), max(1, round(height * box / longer))
 
 
-def _sizes(large: Image.Image, source: Source) -> Iterator[tuple[str, Image.Image]]:
+def _sizes(large: Image.Image, width: int, height: int) -> Iterator[tuple[str, Image.Image]]:
     """Yield each size, largest first, made from the one before it."""
-    width, height = source.width, source.height
     if (large.width > large.height) != (width > height):
         # The orientation has swapped width and height.
         width, height = height, width
@@ -121,20 +94,21 @@ def _sizes(large: Image.Image, source: Source) -> Iterator[tuple[str, Image.Imag
         yield name, picture
 
 
-def _load(image: Image.Image, contents: Contents, gap: float) -> Box | None:
+def _loaded(contents: Contents, gap: float) -> tuple[Image.Image, Box | None]:
     """
     Decode an image, at a fraction of its size if its decoder supports that.
 
     :param gap: the least ratio of the decoded picture to the largest box.
-    :returns: the part of the decoded picture that the image covers; None if its decoder
-        does not scale.
+    :returns: the decoded picture, and the part of it that the image covers; None if its
+        decoder does not scale.
     """
+    image = open_image(contents)
     # Computed from the exact sides: rounded ones can miss a fraction by one pixel.
     scale = gap * min(1.0, VARIANTS[SIZES[0]][1] / max(image.size))
     drafted = image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))
     decode(image, contents)
     # The last column and row of a scaled picture may represent less than a whole one.
-    return None if drafted is None else drafted[1]
+    return image, None if drafted is None else drafted[1]
 
 
 def _finished(

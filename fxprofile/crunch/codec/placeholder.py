@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-Plane = NDArray[np.float64]
+from fxprofile.crunch.codec.colour_spaces import Floats, from_srgb, to_srgb
 
 _DIGITS: Final = (
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#$%*+,-.:;=?@[]^_{|}~"
@@ -44,29 +43,17 @@ def blurhash(image: Image.Image) -> str:
         (
             _base83([_ACROSS - 1, _DOWN - 1][::-1], 9, 1),
             _base83([scale], 83, 1),
-            _base83(_gamma(mean), 256, 4),
+            _base83(np.floor(to_srgb(mean) * 255 + 0.5), 256, 4),
             *(_base83(step, 19, 2) for step in np.clip(steps, 0, 18)),
         )
     )
 
 
-def _linear(values: Plane) -> Plane:
-    """Convert sRGB values from 0 to 1 to linear light (IEC 61966-2-1)."""
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-
-
 #: The linear light of each value of a byte.
-_LIGHT: Final = _linear(np.arange(256) / 255)
+_LIGHT: Final = from_srgb(np.arange(256) / 255)
 
 
-def _gamma(light: Plane) -> Plane:
-    """Convert linear light to sRGB values from 0 to 255."""
-    values = np.clip(light, 0, 1)
-    curved = np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
-    return np.floor(curved * 255 + 0.5)
-
-
-def _transform(light: Plane) -> Plane:
+def _transform(light: Floats) -> Floats:
     """Return the components, one per row; the first is the mean."""
     height, width, _ = light.shape
     across = np.cos(np.pi * np.outer(np.arange(_ACROSS), np.arange(width)) / width)
@@ -78,7 +65,7 @@ def _transform(light: Plane) -> Plane:
     return found.reshape(-1, 3)
 
 
-def _base83(values: Plane | list[int], base: int, digits: int) -> str:
+def _base83(values: Floats | list[int], base: int, digits: int) -> str:
     """Write numbers below a base as one number, in so many digits of base 83."""
     number = 0
     for value in values:

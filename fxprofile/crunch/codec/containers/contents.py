@@ -67,3 +67,9 @@ class Contents:
     mcu: tuple[int, int] | None = None
     is_truncated: bool = False
     is_apple: bool = False
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """Width and height of the visible part, as stored."""
+        left, top, right, bottom = self.crop or (0, 0, *self.canvas)
+        return right - left, bottom - top
