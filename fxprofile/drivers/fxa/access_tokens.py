@@ -12,6 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+import attrs
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
@@ -46,6 +47,7 @@ BETWEEN_FETCHES: Final = 30
 _MAX_KEYS: Final = 100
 
 
+@attrs.define(eq=False, slots=False)
 class KeySet:
     """
     The public keys of the OAuth server.
@@ -56,15 +58,14 @@ class KeySet:
 
     _log = Logger()
 
-    def __init__(self, upstream: Upstream, url: str, clock: IReactorTime, metrics: Metrics) -> None:
-        self._upstream = upstream
-        self._url = url
-        self._clock = clock
-        self._metrics = metrics
-        self._keys: dict[str | None, Key] = {}
-        self._fetched = float("-inf")
-        self._tried = float("-inf")
-        self._fetches: SingleFlight[None, None] = SingleFlight()
+    _upstream: Upstream
+    _url: str
+    _clock: IReactorTime
+    _metrics: Metrics
+    _keys: dict[str | None, Key] = attrs.field(factory=dict, init=False)
+    _fetched: float = attrs.field(default=float("-inf"), init=False)
+    _tried: float = attrs.field(default=float("-inf"), init=False)
+    _fetches: SingleFlight[None, None] = attrs.field(factory=SingleFlight, init=False)
 
     async def get(self, kid: str | None) -> Key | None:
         """
@@ -141,6 +142,7 @@ def _read_key(value: Mapping[str, object]) -> Key | None:
     return None
 
 
+@attrs.define(eq=False, slots=False)
 class AccessTokens:
     """
     Verifies access tokens.
@@ -152,20 +154,11 @@ class AccessTokens:
         revoked, as far as is known.
     """
 
-    def __init__(
-        self,
-        keys: KeySet,
-        clock: IReactorTime,
-        *,
-        issuer: str,
-        audience: Sequence[str],
-        is_trusted: Callable[[str, float], Awaitable[bool]],
-    ) -> None:
-        self._keys = keys
-        self._clock = clock
-        self._issuer = issuer
-        self._audience = tuple(audience)
-        self._is_trusted = is_trusted
+    _keys: KeySet
+    _clock: IReactorTime
+    _issuer: str
+    _audience: Sequence[str]
+    _is_trusted: Callable[[str, float], Awaitable[bool]]
 
     async def verify(self, token: str) -> Credentials | None:
         """

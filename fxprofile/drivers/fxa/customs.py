@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
+import attrs
 from treq.client import HTTPClient
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
@@ -13,7 +14,6 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from fxprofile.http_client.upstream import (
-    JsonResponse,
     Upstream,
     UpstreamFailure,
     client_for,
@@ -36,6 +36,7 @@ def customs_server(url: str, reactor: Any, metrics: Metrics) -> Customs:
     return Customs(client, reactor, metrics, url, pool=pool)
 
 
+@attrs.define(eq=False, slots=False, repr=False)
 class Customs(Service):
     """
     Asks whether a user may do something now.
@@ -51,20 +52,17 @@ class Customs(Service):
     name = "customs"
     _log = Logger()
 
-    def __init__(
-        self,
-        client: HTTPClient,
-        clock: IReactorTime,
-        metrics: Metrics,
-        url: str,
-        *,
-        pool: HTTPConnectionPool | None = None,
-    ) -> None:
+    _client: HTTPClient
+    _clock: IReactorTime
+    _metrics: Metrics
+    _url: str
+    _pool: HTTPConnectionPool | None = None
+
+    def __attrs_post_init__(self) -> None:
         # The server counts requests, so that none is sent twice.
-        self._upstream = Upstream("customs", client, clock, timeout=TIMEOUT, retry=False)
-        self._metrics = metrics
-        self._url = url
-        self._pool = pool
+        self._upstream = Upstream(
+            "customs", self._client, self._clock, timeout=TIMEOUT, retry=False
+        )
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -87,28 +85,19 @@ class Customs(Service):
             response = await self._upstream.request(
                 "POST", f"{self._url}/checkAuthenticated", body=body
             )
-            blocked, retry_after = _decision(response)
+            members = response.members
+            if response.status != 200 or members is None:
+                raise UpstreamFailure(f"unexpected response, status {response.status}")
+            blocked = members.get("block")
+            if type(blocked) is not bool:
+                raise UpstreamFailure("the response does not say whether to block")
         except UpstreamFailure as failure:
             self._metrics.upstream_errors.labels("customs").inc()
             self._log.warn("Upload admitted without customs: {why}", why=str(failure))
             return
-        if blocked and retry_after is not None:
-            raise TooManyRequests(retry_after=retry_after)
         if blocked:
+            retry_after = members.get("retryAfter")
+            is_bool = isinstance(retry_after, bool)
+            if isinstance(retry_after, int | float) and not is_bool and 0 < retry_after < math.inf:
+                raise TooManyRequests(retry_after=min(math.ceil(retry_after), _MAX_RETRY_AFTER))
             raise RequestBlocked
-
-
-def _decision(response: JsonResponse) -> tuple[bool, int | None]:
-    members = response.members
-    if response.status != 200 or members is None:
-        raise UpstreamFailure(f"unexpected response, status {response.status}")
-    blocked = members.get("block")
-    if type(blocked) is not bool:
-        raise UpstreamFailure("the response does not say whether to block")
-    return blocked, _seconds(members.get("retryAfter"))
-
-
-def _seconds(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        return None
-    return min(math.ceil(value), _MAX_RETRY_AFTER)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import urljoin
 
+import attrs
 from cachetools import LRUCache
 from treq.client import HTTPClient
 from twisted.application.service import Service
@@ -76,6 +78,7 @@ def fxa_identity(
 
 
 @implementer(IIdentity)
+@attrs.define(eq=False, slots=False, repr=False)
 class FxaIdentity(Service):
     """
     Verifies tokens at the OAuth server, and reads accounts from the auth server.
@@ -92,44 +95,42 @@ class FxaIdentity(Service):
 
     name = "identity"
     _log = Logger()
-    servers: Final = ("oauth", "auth")
+    servers: ClassVar[tuple[str, ...]] = ("oauth", "auth")
 
-    def __init__(
-        self,
-        client: HTTPClient,
-        clock: IReactorTime,
-        metrics: Metrics,
-        settings: IdentitySettings,
-        *,
-        pool: HTTPConnectionPool | None = None,
-        revocations: IRevocations | None = None,
-    ) -> None:
-        self._clock = clock
-        self._metrics = metrics
-        self._timeout = settings.timeout
-        self._oauth_url = settings.oauth_url
-        self._auth_url = settings.auth_url
-        self._pool = pool
-        self._oauth = Upstream("OAuth server", client, clock, timeout=settings.timeout)
-        self._auth = Upstream("auth server", client, clock, timeout=settings.timeout)
-        self._verifications: SingleFlight[bytes, Credentials] = SingleFlight()
-        self._tokens = token_cache(clock, settings.token_cache_seconds)
+    _client: HTTPClient
+    _clock: IReactorTime
+    _metrics: Metrics
+    _settings: IdentitySettings
+    _pool: HTTPConnectionPool | None = None
+    _revocations: IRevocations | None = None
+    _verifications: SingleFlight[bytes, Credentials] = attrs.field(factory=SingleFlight, init=False)
+    # Tokens that were verified or issued up to this time are not trusted, by user.
+    _revoked: LRUCache[str, float] = attrs.field(
+        factory=partial(LRUCache, _MAX_REVOKED), init=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        settings = self._settings
+        self._oauth = self._upstream("OAuth server", settings.timeout)
+        self._auth = self._upstream("auth server", settings.timeout)
+        self._tokens = token_cache(self._clock, settings.token_cache_seconds)
         # A process that asks the server about every token need not know of revocations.
-        trusts = settings.token_cache_seconds or settings.jwks_url is not None
-        self._revocations = revocations if trusts else None
-        # Tokens that were verified or issued up to this time are not trusted, by user.
-        self._revoked: LRUCache[str, float] = LRUCache(_MAX_REVOKED)
+        if not settings.token_cache_seconds and settings.jwks_url is None:
+            self._revocations = None
         self._access_tokens = None
         if settings.jwks_url is not None:
             # Half of the time, so that there is some left to ask about the token.
-            jwks = Upstream("JWKS", client, clock, timeout=settings.timeout / 2)
+            jwks = self._upstream("JWKS", settings.timeout / 2)
             self._access_tokens = AccessTokens(
-                KeySet(jwks, settings.jwks_url, clock, metrics),
-                clock,
+                KeySet(jwks, settings.jwks_url, self._clock, self._metrics),
+                self._clock,
                 issuer=settings.issuer or "",
                 audience=settings.audience,
                 is_trusted=self._is_trusted,
             )
+
+    def _upstream(self, name: str, timeout: float) -> Upstream:
+        return Upstream(name, self._client, self._clock, timeout=timeout)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -165,7 +166,7 @@ class FxaIdentity(Service):
     async def _verify(self, token: str, key: bytes) -> Credentials:
         asked_at = self._clock.seconds()
         try:
-            credentials = await within(self._clock, self._timeout, self._ask(token))
+            credentials = await within(self._clock, self._settings.timeout, self._ask(token))
         except UpstreamFailure as failure:
             raise OAuthUnavailable(str(failure)) from None
         self._tokens[key] = VerifiedToken(credentials, asked_at)
@@ -178,7 +179,7 @@ class FxaIdentity(Service):
             if verified is not None:
                 return verified
         response = await self._oauth.request(
-            "POST", f"{self._oauth_url}/verify", body={"token": token}
+            "POST", f"{self._settings.oauth_url}/verify", body={"token": token}
         )
         credentials = _credentials(response)
         if claims is None:
@@ -196,7 +197,7 @@ class FxaIdentity(Service):
         try:
             response = await self._auth.request(
                 "GET",
-                f"{self._auth_url}/account/profile",
+                f"{self._settings.auth_url}/account/profile",
                 headers={"Authorization": f"Bearer {token}"},
             )
             return _account(response)
@@ -216,8 +217,8 @@ class FxaIdentity(Service):
     async def check(self, *, server: str) -> bool:
         """See :meth:`fxprofile.model.ports.IIdentity.check`."""
         upstream, url = {
-            "oauth": (self._oauth, self._oauth_url),
-            "auth": (self._auth, self._auth_url),
+            "oauth": (self._oauth, self._settings.oauth_url),
+            "auth": (self._auth, self._settings.auth_url),
         }[server]
         try:
             response = await upstream.request("GET", urljoin(url, "/__lbheartbeat__"))

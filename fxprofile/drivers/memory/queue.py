@@ -5,10 +5,11 @@ Queues in memory, for the combined role: a restart sends the jobs of pending row
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from itertools import count
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
@@ -21,7 +22,7 @@ from fxprofile.model.ports import BATCH, IQueue
 POLL = 0.25
 
 
-@dataclass
+@attrs.define(eq=False)
 class _Entry:
     seq: int
     body: str
@@ -32,6 +33,7 @@ class _Entry:
 
 
 @implementer(IQueue)
+@attrs.define(eq=False, slots=False, repr=False)
 class MemoryQueue:
     """
     An :class:`fxprofile.model.ports.IQueue` in the memory of one process.
@@ -42,34 +44,20 @@ class MemoryQueue:
         for no limit.
     """
 
-    def __init__(
-        self,
-        name: str,
-        visibility_timeout: float,
-        max_receives: int | None,
-        clock: IReactorTime,
-    ) -> None:
-        self.name = name
-        self._visibility = visibility_timeout
-        self._max_receives = max_receives
-        self._clock = clock
-        self._notifier = Notifier()
-        self._numbers = count(1)
-        self._entries: list[_Entry] = []
-        self._dead: MemoryQueue | None = None
+    name: str
+    _visibility_timeout: float
+    _max_receives: int | None
+    _clock: IReactorTime
+    _notifier: Notifier = attrs.field(factory=Notifier, init=False)
+    _numbers: Iterator[int] = attrs.field(factory=partial(count, 1), init=False)
+    _entries: list[_Entry] = attrs.field(factory=list, init=False)
 
-    @property
+    @cached_property
     def dead(self) -> MemoryQueue:
         """The dead-letter queue, which has no dead letters itself."""
-        if self._dead is None:
-            self._dead = MemoryQueue(
-                f"{self.name}-dead",
-                visibility_timeout=self._visibility,
-                max_receives=None,
-                clock=self._clock,
-            )
-            self._dead._numbers = self._numbers
-        return self._dead
+        dead = MemoryQueue(f"{self.name}-dead", self._visibility_timeout, None, self._clock)
+        dead._numbers = self._numbers
+        return dead
 
     async def send(self, *, body: str) -> None:
         now = self._clock.seconds()
@@ -80,7 +68,7 @@ class MemoryQueue:
     ) -> Sequence[Message]:
         if not 1 <= max_messages <= BATCH:
             raise ValueError(f"max_messages is {max_messages}; it must be 1 to {BATCH}")
-        hidden = self._visibility if visibility is None else visibility
+        hidden = self._visibility_timeout if visibility is None else visibility
         deadline = self._clock.seconds() + wait
         while True:
             with self._notifier.subscribe(self.name) as subscription:

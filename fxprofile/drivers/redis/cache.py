@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import attrs
 from zope.interface import implementer
 
 from fxprofile.drivers.redis.connection import RedisConnection
@@ -50,32 +51,31 @@ redis.call('PEXPIRE', KEYS[1], math.max(ARGV[3], redis.call('PTTL', KEYS[1])))
 
 _INVALIDATE = _ADVANCE + "advance(0, ARGV[1])"
 
+#: The prefix of all keys.
+_PREFIX: Final = "fxprofile:profile:"
+
 #: Milliseconds that a generation outlives its entries: far longer than reading a profile takes.
 _GENERATION_TTL: Final = 60_000
 
 
 @implementer(IProfileCache)
+@attrs.define(eq=False, slots=False)
 class RedisProfileCache:
     """
     One hash for each user, with one field for each variant.
 
     :param connection: to Redis; its owner starts and stops it.
     :param ttl: seconds that an entry lives.
-    :param prefix: of all keys.
     """
 
-    def __init__(
-        self, connection: RedisConnection, *, ttl: float, prefix: str = "fxprofile:profile:"
-    ) -> None:
-        self._connection = connection
-        self._ttl = max(1, round(ttl * 1000))
-        self._prefix = prefix
+    _connection: RedisConnection
+    _ttl: float = attrs.field(kw_only=True)
 
     async def lookup(self, *, uid: str, variant: str, changed_at: int = 0) -> CacheLookup:
         """See :meth:`fxprofile.model.ports.IProfileCache.lookup`."""
         generation, *values = await self._connection.script(
             _LOOKUP,
-            keys=[self._prefix + uid],
+            keys=[_PREFIX + uid],
             arguments=[f"={variant}", changed_at, _GENERATION_TTL],
         )
         # A value that is not UTF-8 was not stored here, and arrives as bytes.
@@ -86,14 +86,14 @@ class RedisProfileCache:
         """See :meth:`fxprofile.model.ports.IProfileCache.store`."""
         await self._connection.script(
             _STORE,
-            keys=[self._prefix + uid],
-            arguments=[f"={variant}", value, self._ttl, generation],
+            keys=[_PREFIX + uid],
+            arguments=[f"={variant}", value, max(1, round(self._ttl * 1000)), generation],
         )
 
     async def invalidate(self, *, uid: str) -> None:
         """See :meth:`fxprofile.model.ports.IProfileCache.invalidate`."""
         await self._connection.script(
-            _INVALIDATE, keys=[self._prefix + uid], arguments=[_GENERATION_TTL]
+            _INVALIDATE, keys=[_PREFIX + uid], arguments=[_GENERATION_TTL]
         )
 
     async def check(self) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -40,7 +40,7 @@ RETRIES: Final = Backoff(first=0.05, cap=5, shortest=0.5)
 _ELSEWHERE: Final = ("LOADING", "MASTERDOWN", "NOAUTH", "READONLY")
 
 
-@dataclass(frozen=True)
+@attrs.frozen
 class RedisAddress:
     """The address of a Redis server, with its credentials."""
 
@@ -50,7 +50,7 @@ class RedisAddress:
     tls: bool
     database: int | None
     username: str | None
-    password: str | None = field(repr=False)
+    password: str | None = attrs.field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> RedisAddress:
@@ -104,6 +104,7 @@ def redis_connection(settings: Settings, reactor: Any) -> RedisConnection:
     return RedisConnection(reactor, address)
 
 
+@attrs.define(eq=False, slots=False, repr=False)
 class RedisConnection(Service):
     """
     A connection that commands share and that is made again when it is lost.
@@ -118,16 +119,15 @@ class RedisConnection(Service):
     name = "redis"
     _log = Logger()
 
-    def __init__(self, reactor: Any, address: RedisAddress, *, timeout: float = TIMEOUT) -> None:
-        self._reactor = reactor
-        self._address = address
-        self._timeout = timeout
-        self._protocol: RedisProtocol | None = None
-        self._connects: SingleFlight[None, RedisProtocol] = SingleFlight()
-        self._attempt: Deferred[RedisProtocol] | None = None
-        # Consecutive failures, a lost connection included, and when to try again.
-        self._failures = 0
-        self._retry_at = 0.0
+    _reactor: Any
+    _address: RedisAddress
+    _timeout: float = TIMEOUT
+    _protocol: RedisProtocol | None = attrs.field(default=None, init=False)
+    _connects: SingleFlight[None, RedisProtocol] = attrs.field(factory=SingleFlight, init=False)
+    _attempt: Deferred[RedisProtocol] | None = attrs.field(default=None, init=False)
+    # Consecutive failures, a lost connection included, and when to try again.
+    _failures: int = attrs.field(default=0, init=False)
+    _retry_at: float = attrs.field(default=0.0, init=False)
 
     def startService(self) -> None:
         super().startService()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import attrs
 from zope.interface import implementer
 
 from fxprofile.drivers.redis.connection import RedisConnection
@@ -31,23 +32,21 @@ return 0
 
 
 @implementer(IRateWindows)
+@attrs.define(eq=False, slots=False)
 class RedisRateWindows:
     """
     The times of the latest hits of each key, as many as its limit allows.
 
     :param connection: to Redis; its owner starts and stops it.
-    :param prefix: of all keys.
     """
 
-    def __init__(self, connection: RedisConnection, *, prefix: str = "fxprofile:window:") -> None:
-        self._connection = connection
-        self._prefix = prefix
+    _connection: RedisConnection
 
     async def hit(self, *, limits: Mapping[str, int]) -> float:
         """See :meth:`fxprofile.model.ports.IRateWindows.hit`."""
         microseconds = await self._connection.script(
             _HIT,
-            keys=[self._prefix + key for key in limits],
+            keys=[f"fxprofile:window:{key}" for key in limits],
             arguments=[WINDOW_SECONDS, *limits.values()],
         )
         return math.ceil(int(microseconds) / 1e6)

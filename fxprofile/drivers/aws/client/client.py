@@ -133,7 +133,7 @@ class AwsResponse:
     body: ResponseStream | None = None
 
 
-@attrs.define(eq=False, slots=False)
+@attrs.define(eq=False, slots=False, repr=False)
 class AwsClient(Service):
     """
     The state that all services of a process share: credentials, connections, retry quota.
@@ -284,7 +284,7 @@ class AwsService:
         return changed
 
 
-@attrs.define(eq=False, slots=False)
+@attrs.define(eq=False, slots=False, repr=False)
 class ServiceCall:
     """One call, from its first attempt to its last; see :meth:`AwsService.call`."""
 

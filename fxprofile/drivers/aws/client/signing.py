@@ -79,7 +79,7 @@ def find_credentials(region: str) -> Credentials | None:
     return session.get_credentials()
 
 
-@attrs.define(eq=False, slots=False)
+@attrs.define(eq=False, slots=False, repr=False)
 class CredentialChain:
     """
     The current access key, searched once and refreshed before it expires.
