@@ -32,8 +32,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater, react
 
+from fxprofile.admin.orphans import sweep_of
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.admin.sweep import sweep_of
 from fxprofile.model.ports import IQueue
 from fxprofile.settings.load import load
 from tests.integration import photos

@@ -109,13 +109,11 @@ def _members(info: ObjectInfo | None) -> dict[str, object] | None:
 
 
 def _text(about: Members) -> str:
-    error, objects = about["error"], {"original": about["original"], **about["pictures"]}
+    error, pictures = about["error"], about["pictures"]
     lines = {name: about[name] for name in about if name not in ("pictures", "urls", "problems")}
     if error:
         lines["error"] = f"{error}: {REASONS.get(error, 'unknown')}"
-    for name, info in objects.items():
-        lines[name] = "missing"
-        if info is not None:
-            url = f", {about['urls'][name]}" if name in about["urls"] else ""
-            lines[name] = f"{size(info['bytes'])}, {info['modified']}{url}"
+    for name, info in {"original": about["original"], **pictures}.items():
+        lines[name] = info and (size(info["bytes"]), info["modified"], info["key"])
+    lines["urls"] = list(about["urls"].values())
     return "\n".join([pairs(lines), *(f"PROBLEM: {problem}" for problem in about["problems"])])

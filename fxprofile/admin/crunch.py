@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +14,20 @@ from typing import IO, Final
 import click
 
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.crunching import gathered, started_pool, temporary_file
 from fxprofile.admin.shared.output import Members, size, table
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.tools import Tools, gathered, temporary_file
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.model.avatars import REASONS, Pictures
 from fxprofile.model.keys import VARIANTS
 
 #: The variants, largest first.
 _NAMES: Final = tuple(sorted(VARIANTS, key=lambda name: -VARIANTS[name][1]))
+
+_HEADINGS: Final = (
+    *("FILE", "OUTCOME", "TYPE", "SIDES"),
+    *(name.upper() for name in _NAMES),
+    *("CPU", "WALL", "PEAK", "DETAIL"),
+)
 
 #: Names standard input.
 _STDIN: Final = Path("-")
@@ -60,12 +65,12 @@ async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> comma
         raise click.UsageError("Standard input can be read only once.")
     if out is not None:
         _check_destinations(files, out, tools.settings.crunch.formats)
-    pool = await started_pool(tools)
+    pool = await tools.crunch_pool()
     about = await gathered(lambda path: _examined(tools, pool, path, out), files, pool.slots)
     layers, versions = pool.layers() or {}, dict(pool.versions)
     return commands.Answer(
         {"layers": layers, "versions": versions, "files": about},
-        "\n".join(_lines(about, layers, versions)),
+        _text(about, layers, versions),
         status=1 if any(one["outcome"] != "ready" for one in about) else 0,
     )
 
@@ -154,17 +159,14 @@ def _described(
     return described
 
 
-def _lines(
-    files: Sequence[Members], layers: Mapping[str, bool], versions: Mapping[str, str]
-) -> Iterator[str]:
-    headings = ("FILE", "OUTCOME", "TYPE", "SIDES", *(name.upper() for name in _NAMES))
+def _text(files: Sequence[Members], layers: Mapping[str, bool], versions: Mapping[str, str]) -> str:
     rows = [
         (
             about["file"],
             about["reason"] or "ready",
             about["kind"],
             _sides(about) if about["width"] else None,
-            *(_picture(about, name) for name in _NAMES),
+            *(_pictures(about, name) for name in _NAMES),
             f"{about['cpu_seconds']:.3f} s",
             f"{about['wall_seconds']:.3f} s",
             size(about["peak_memory"]),
@@ -172,23 +174,20 @@ def _lines(
         )
         for about in files
     ]
-    yield table((*headings, "CPU", "WALL", "PEAK", "DETAIL"), rows)
-    yield ""
-    yield f"sandbox: {', '.join(name for name, held in layers.items() if held) or 'none'}"
-    yield f"unavailable: {', '.join(name for name, held in layers.items() if not held) or '-'}"
-    yield "codecs: " + ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _picture(about: Members, name: str) -> str | None:
-    picture = about["pictures"].get(name)
-    if picture is None:
-        return None
-    others = (
-        f", {form} {size(pictures[name]['bytes'])}"
-        for form, pictures in about["other_formats"].items()
+    held, missing = ([name for name in layers if layers[name] is one] for one in (True, False))
+    return (
+        f"{table(_HEADINGS, rows)}\n\n"
+        f"sandbox: {', '.join(held) or 'none'}\n"
+        f"unavailable: {', '.join(missing) or '-'}\n"
+        f"codecs: {', '.join(map(' '.join, versions.items()))}"
     )
-    return f"{_sides(picture)} {size(picture['bytes'])}" + "".join(others)
 
 
-def _sides(sides: Mapping[str, int]) -> str:
+def _pictures(about: Members, name: str) -> list[str]:
+    forms = {"png": about["pictures"], **about["other_formats"]}
+    made = {form: pictures[name] for form, pictures in forms.items() if name in pictures}
+    return [f"{form} {_sides(one)} {size(one['bytes'])}" for form, one in made.items()]
+
+
+def _sides(sides: Members) -> str:
     return f"{sides['width']}x{sides['height']}"

@@ -65,16 +65,16 @@ class DeadLetter:
 
         :param source: the queue that it died on.
         """
+        if source == "events":
+            return cls(message, "event")
         try:
-            if source == "jobs":
-                job = Job.decode(message.body)
-                return cls(message, job.op.value, job.id, job)
             if source == "results":
                 result = Result.decode(message.body)
-                return cls(message, result.status.value, result.id)
+                return cls(message, result.status, result.id)
+            job = Job.decode(message.body)
+            return cls(message, job.op, job.id, job)
         except MalformedMessage:
             return cls(message, None)
-        return cls(message, "event")
 
     @property
     def ids(self) -> set[str]:
@@ -153,35 +153,32 @@ async def open_dead_letters(tools: Tools, source: str) -> DeadLetters:
     """
     Return the dead letters of a queue.
 
+    On SQS its dead-letter queue is that of the settings, or else of its redrive policy.
+
     :raises ConfigError: if the settings do not lead to them.
     """
     queue, setting = tools.needed_queue(source), SOURCES[source]
-    dead: IQueue | None
     if isinstance(queue, DatabaseQueue):
         await tools.open_database()
-        dead = queue.dead
-    else:
-        dead = tools.queue(setting) if setting is not None else None
-    return DeadLetters(source, queue, dead or await _dead_queue_of(tools, source), tools.reactor)
+        return DeadLetters(source, queue, queue.dead, tools.reactor)
+    dead = None if setting is None else tools.queue(setting)
+    if dead is None:
+        from fxprofile.admin.shared.aws import SqsQueues
+        from fxprofile.drivers.aws.sqs import sqs_queue
 
-
-async def _dead_queue_of(tools: Tools, source: str) -> IQueue:
-    """Return the dead-letter queue in the redrive policy of an SQS queue."""
-    from fxprofile.admin.shared.aws import SqsQueues
-    from fxprofile.drivers.aws.sqs import sqs_queue
-
-    settings = tools.settings
-    url = await SqsQueues(tools).dead_url(getattr(settings.queue, f"{source}_url"))
-    if url is None:
-        raise ConfigError(f"queue.{source}_url: the queue has no dead-letter queue")
-    dead = sqs_queue(
-        settings,
-        tools.aws,
-        name=f"{source}-dead",
-        url=url,
-        visibility_timeout=settings.queue.visibility_timeout,
-    )
-    return tools.started(dead)
+        config = tools.settings.queue
+        url = await SqsQueues(tools).dead_url(getattr(config, f"{source}_url"))
+        if url is None:
+            raise ConfigError(f"queue.{source}_url: the queue has no dead-letter queue")
+        dead = tools.started(
+            sqs_queue(
+                *(tools.settings, tools.aws),
+                name=f"{source}-dead",
+                url=url,
+                visibility_timeout=config.visibility_timeout,
+            )
+        )
+    return DeadLetters(source, queue, dead, tools.reactor)
 
 
 async def _each(
@@ -222,15 +219,8 @@ _queue_option = click.option(
 )
 
 
-def _ids_options(command: Callable[..., commands.Answer]) -> Callable[..., commands.Answer]:
-    """Decorate a command that changes dead letters with its argument and options."""
-    for option in (
-        _queue_option,
-        click.option("--all", "everything", is_flag=True, help="Every dead letter."),
-        click.argument("wanted", metavar="[ID]...", nargs=-1),
-    ):
-        command = option(command)
-    return command
+_all_option = click.option("--all", "everything", is_flag=True, help="Every dead letter.")
+_ids_argument = click.argument("wanted", metavar="[ID]...", nargs=-1)
 
 
 @click.group(cls=commands.AdminGroup)
@@ -268,7 +258,7 @@ async def list_letters(tools: Tools, source: str, limit: int) -> commands.Answer
             about["op"] or "malformed",
             about["avatar"] or about["body"][:_EXCERPT],
             about["row"] or ("gone" if about["avatar"] else None),
-            _existence(about["original"]),
+            {True: "there", False: "gone"}.get(about["original"]),
         )
         for about in found
     ]
@@ -290,7 +280,9 @@ async def show(tools: Tools, source: str, wanted: str) -> commands.Answer:
 
 
 @dead.command(epilog=_HELP_IDS)
-@_ids_options
+@_ids_argument
+@_all_option
+@_queue_option
 @commands.with_tools
 async def redrive(
     tools: Tools, source: str, wanted: Sequence[str], everything: bool
@@ -302,17 +294,13 @@ async def redrive(
     stay, because they would only die again.
     """
     _check_ids(wanted, everything)
-
-    async def act(letters: DeadLetters, letter: DeadLetter) -> str:
-        if letter.op is None:
-            return "left: malformed"
-        return "redriven" if await letters.redrive(letter) else "gone already"
-
-    return await _change(tools, source, wanted, act, wants="redriven")
+    return await _change(tools, source, wanted, DeadLetters.redrive, "redriven")
 
 
 @dead.command(epilog=_HELP_IDS)
-@_ids_options
+@_ids_argument
+@_all_option
+@_queue_option
 @commands.yes_option
 @commands.with_tools
 async def drop(
@@ -328,12 +316,9 @@ async def drop(
     _check_ids(wanted, everything)
     commands.require_yes()
 
-    async def act(letters: DeadLetters, letter: DeadLetter) -> str:
-        return "dropped" if await letters.drop(letter) else "gone already"
-
     which = "every dead letter" if everything else f"the dead letters of {', '.join(wanted)}"
     commands.confirm(f"Drop {which}?")
-    return await _change(tools, source, wanted, act)
+    return await _change(tools, source, wanted, DeadLetters.drop, "dropped")
 
 
 def _check_ids(wanted: Sequence[str], everything: bool) -> None:
@@ -345,22 +330,26 @@ async def _change(
     tools: Tools,
     source: str,
     wanted: Sequence[str],
-    act: Callable[[DeadLetters, DeadLetter], Awaitable[str]],
-    wants: str | None = None,
+    change: Callable[[DeadLetters, DeadLetter], Awaitable[bool]],
+    changed: str,
 ) -> commands.Answer:
     """
     Change the dead letters that are wanted.
 
-    :param act: returns the outcome for one.
-    :param wants: the outcome that every one that was named must have.
+    :param change: see the methods of :class:`DeadLetters`.
+    :param changed: the outcome of one that still existed.
     """
 
-    async def changed(letters: DeadLetters, letter: DeadLetter) -> Members:
-        return letter.members() | {"outcome": await act(letters, letter)}
+    async def act(letters: DeadLetters, letter: DeadLetter) -> Members:
+        if changed == "redriven" and letter.op is None:
+            outcome = "left: malformed"
+        else:
+            outcome = changed if await change(letters, letter) else "gone already"
+        return letter.members() | {"outcome": outcome}
 
-    done, missing = await _each(tools, source, wanted, changed)
+    done, missing = await _each(tools, source, wanted, act)
     rows = [(d["letter"], d["op"] or "malformed", d["avatar"], d["outcome"]) for d in done]
-    failed = wants and wanted and any(about["outcome"] != wants for about in done)
+    failed = changed == "redriven" and wanted and any(d["outcome"] != changed for d in done)
     return commands.Answer(
         {"letters": done, "missing": missing},
         _listed(("LETTER", "JOB", "AVATAR", "OUTCOME"), rows) if rows or not missing else "",
@@ -378,10 +367,6 @@ def _missing(ids: Sequence[str]) -> str:
         f"no dead letter {', '.join(ids)}; if another process has received it, it comes back"
         " within a minute"
     )
-
-
-def _existence(original: bool | None) -> str | None:
-    return None if original is None else "there" if original else "gone"
 
 
 async def _describe(tools: Tools, source: str, _: DeadLetters, letter: DeadLetter) -> Members:

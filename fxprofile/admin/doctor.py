@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
@@ -22,9 +22,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from fxprofile import __version__
 from fxprofile.admin.shared.commands import AdminCommand, Answer, role_option, with_tools
-from fxprofile.admin.shared.crunching import started_pool, temporary_file
 from fxprofile.admin.shared.output import duration, table
-from fxprofile.admin.shared.tools import NotMigrated, Tools, where
+from fxprofile.admin.shared.tools import NotMigrated, Tools, temporary_file, where
 from fxprofile.crunch.result import CrunchOutcome
 from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.drivers.aws.client.errors import AwsError
@@ -132,10 +131,10 @@ async def doctor(tools: Tools, role: Role) -> Answer:
     """
     findings = await run_checks(tools.reactor, checks_for(tools, role))
     ok = all(finding.level is not Level.PROBLEM for finding in findings)
-    rows: list[Sequence[object]] = []
+    rows: list[tuple[str, str, str]] = []
     for finding in findings:
-        level = finding.level.upper() if finding.level is Level.PROBLEM else finding.level
-        rows.append((level, finding.name, finding.text))
+        shown = "PROBLEM" if finding.level is Level.PROBLEM else finding.level
+        rows.append((shown, finding.name, finding.text))
         if finding.advice is not None:
             rows.append(("", "", f"-> {finding.advice}"))
     members = {"ok": ok, "findings": [asdict(finding) for finding in findings]}
@@ -206,7 +205,7 @@ async def _settings(settings: Settings, role: Role) -> str:
 
 
 async def _sandbox(tools: Tools) -> str:
-    pool = await started_pool(tools)
+    pool = await tools.crunch_pool()
     return check_layers(tools.settings.sandbox, pool.layers() or {})
 
 
@@ -237,7 +236,7 @@ def check_layers(mode: str, layers: Mapping[str, bool]) -> str:
 
 async def _codecs(tools: Tools) -> str:
     try:
-        pool = await started_pool(tools)
+        pool = await tools.crunch_pool()
     except errors.CruncherUnavailable:
         # The check of the sandbox reports it.
         return ""
@@ -301,10 +300,8 @@ def _check_folder(folder: Path) -> None:
     try:
         owner = folder.stat().st_uid
     except FileNotFoundError:
-        raise Flaw(
-            f"{folder} does not exist yet",
-            "the service creates it when it first writes, if storage.directory is right",
-        ) from None
+        advice = "the service creates it when it first writes, if storage.directory is right"
+        raise Flaw(f"{folder} does not exist yet", advice) from None
     except OSError as error:
         text = f"{folder}: {error.strerror}"
         raise Flaw(text, "check storage.directory", Level.PROBLEM) from None
@@ -320,43 +317,34 @@ async def check_bucket(bucket: IBucket, key: str, rights: frozenset[str]) -> Non
     :raises StorageError: if it does not behave as a bucket.
     """
     if "put" in rights:
-        await bucket.put(
-            key=key,
-            body=BytesBody(_PROBE),
-            length=len(_PROBE),
-            content_type="application/octet-stream",
-        )
+        body, kind = BytesBody(_PROBE), "application/octet-stream"
+        await bucket.put(key=key, body=body, length=len(_PROBE), content_type=kind)
     try:
-        if "get" in rights:
-            await _get(bucket, key, exists="put" in rights)
+        wanted = _PROBE if "put" in rights else None
+        if "get" in rights and await _content(bucket, key) != wanted:
+            raise errors.StorageError(f"{key} does not hold what was put there")
     finally:
         if "delete" in rights:
             await bucket.delete(keys=[key])
-    if {"get", "delete"} <= rights:
-        await _get(bucket, key, exists=False)
+    if {"get", "delete"} <= rights and await _content(bucket, key) is not None:
+        raise errors.StorageError(f"{key} still exists after it was deleted")
 
 
-async def _get(bucket: IBucket, key: str, *, exists: bool) -> None:
+async def _content(bucket: IBucket, key: str) -> bytes | None:
     try:
         _, body = await bucket.get(key=key)
-        data = await read_all(body, len(_PROBE))
+        return await read_all(body, len(_PROBE))
     except errors.ObjectNotFound:
-        if exists:
-            raise
-        return
+        return None
     except OverflowError:
-        data = b""
-    if not exists:
-        raise errors.StorageError(f"{key} still exists after it was deleted")
-    if data != _PROBE:
-        raise errors.StorageError(f"{key} does not hold what was put there")
+        return b""
 
 
 async def _database(tools: Tools) -> str:
     try:
         database = await tools.open_database()
     except NotMigrated as error:
-        if not tools.embedded:
+        if not tools.database_url.startswith("sqlite"):
             raise
         raise Flaw(str(error), "or start the service, which does that too") from None
     server = await database.run(_server_version, read_only=True)
@@ -372,7 +360,7 @@ def _server_version(connection: Connection) -> str:
 
 
 async def _queue(tools: Tools, name: str) -> str:
-    queue, in_database = tools.queue(name), tools.settings.queue.driver == "database"
+    queue = tools.queue(name)
     if queue is None and name == "dead":
         raise Flaw(
             "queue.dead_url is not set: rows of dead jobs stay in processing for a day",
@@ -380,7 +368,7 @@ async def _queue(tools: Tools, name: str) -> str:
         )
     if queue is None:
         return ""
-    if in_database:
+    if isinstance(queue, DatabaseQueue):
         try:
             await tools.open_database()
         except NotMigrated:
@@ -394,18 +382,14 @@ async def _queue(tools: Tools, name: str) -> str:
     if depth.oldest is not None:
         text += f", the oldest for {duration(depth.oldest)}"
     if shortcomings:
-        raise Flaw(
-            f"{text}; {', '.join(shortcomings)}",
-            "fxprofile-admin provision --only=queues corrects it",
-        )
-    died_on = {"dead": "", "results_dead": " --queue=results"}.get(name)
-    if died_on is not None and depth.visible:
-        raise Flaw(text, f"see fxprofile-admin dead list{died_on}")
+        advice = "fxprofile-admin provision --only=queues corrects it"
+        raise Flaw(f"{text}; {', '.join(shortcomings)}", advice)
+    source, dead = {"dead": "jobs", "results_dead": "results"}.get(name), depth.visible
     if name == "events" and isinstance(queue, DatabaseQueue):
-        dead = (await queue.dead.depth()).visible
-        if dead:
-            advice = "see fxprofile-admin dead list --queue=events"
-            raise Flaw(f"{text}; {dead} dead letters", advice)
+        source, dead = name, (await queue.dead.depth()).visible
+        text += f"; {dead} dead letters"
+    if source is not None and dead:
+        raise Flaw(text, f"see fxprofile-admin dead list --queue={source}")
     return text
 
 

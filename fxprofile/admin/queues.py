@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Final
 
 import click
 
 from fxprofile.admin.shared.commands import AdminCommand, Answer, line, with_tools
-from fxprofile.admin.shared.output import duration, table
+from fxprofile.admin.shared.output import Members, listing
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model.errors import QueueError
@@ -18,16 +17,8 @@ from fxprofile.model.ports import IQueue
 #: Every queue that the settings may name.
 QUEUES: Final = ("jobs", "results", "results_dead", "dead", "events", "updates")
 
-
-@dataclass
-class _Depth:
-    """The members of a queue in the answer."""
-
-    name: str
-    waiting: int | None = None
-    in_flight: int | None = None
-    oldest_seconds: float | None = None
-    error: str | None = None
+#: The numbers of a queue in the answer.
+_NUMBERS: Final = ("waiting", "in_flight", "oldest_seconds")
 
 
 @click.command(cls=AdminCommand)
@@ -42,11 +33,10 @@ async def queues(tools: Tools) -> Answer:
     if tools.settings.queue.driver == "database":
         await tools.open_database()
     depths = [await _depth(name, queue) for name, queue in _all(tools)]
-    rows = [(d.name, d.waiting, d.in_flight, duration(d.oldest_seconds)) for d in depths]
     return Answer(
-        {"queues": [asdict(depth) for depth in depths]},
-        table(("QUEUE", "WAITING", "IN FLIGHT", "OLDEST"), rows),
-        errors=[depth.error for depth in depths if depth.error],
+        {"queues": depths},
+        listing(({"queue": depth["name"], **depth} for depth in depths), "queue", *_NUMBERS),
+        errors=[depth["error"] for depth in depths if depth["error"]],
     )
 
 
@@ -60,11 +50,12 @@ def _all(tools: Tools) -> Iterator[tuple[str, IQueue]]:
             yield "events-dead", queue.dead
 
 
-async def _depth(name: str, queue: IQueue) -> _Depth:
+async def _depth(name: str, queue: IQueue) -> Members:
     try:
         depth = await queue.depth()
     except QueueError as error:
         # The other queues may answer.
-        return _Depth(name, error=line(error))
+        return {"name": name, **dict.fromkeys(_NUMBERS), "error": line(error)}
     oldest = None if depth.oldest is None else round(depth.oldest, 1)
-    return _Depth(name, depth.visible, depth.in_flight, oldest)
+    numbers = dict(zip(_NUMBERS, (depth.visible, depth.in_flight, oldest), strict=True))
+    return {"name": name, **numbers, "error": None}

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from fxprofile.admin.shared import commands
 from fxprofile.admin.shared.lookups import avatar_records, record_members
-from fxprofile.admin.shared.output import Members, moment, pairs, table
+from fxprofile.admin.shared.output import Members, listing, moment, pairs
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.drivers.sql.schema import avatars, profiles
 
@@ -53,9 +53,8 @@ async def delete(tools: Tools, uid: str) -> commands.Answer:
     commands.require_yes()
     about = await _found(tools, uid)
     if about is None:
-        return commands.Answer(
-            {"uid": uid, "deleted": False, "avatars": []}, f"User {uid} is unknown."
-        )
+        nothing = {"uid": uid, "deleted": False, "avatars": []}
+        return commands.Answer(nothing, f"User {uid} is unknown.")
     commands.confirm("Delete all of this?", _text(about))
     await tools.selection.delete_user(uid)
     await tools.invalidator.flush_updates()
@@ -85,9 +84,7 @@ async def _found(tools: Tools, uid: str) -> Members | None:
 
 
 def _text(about: Members) -> str:
-    text = pairs({name: value for name, value in about.items() if name != "avatars"})
+    text = pairs({name: about[name] for name in about if name != "avatars"})
     if about["avatars"]:
-        columns = ("id", "status", "error", "created")
-        records = [[record[name] for name in columns] for record in about["avatars"]]
-        text += "\n\n" + table(("AVATAR", "STATUS", "ERROR", "CREATED"), records)
+        text += "\n\n" + listing(about["avatars"], "id", "status", "error", "created")
     return text

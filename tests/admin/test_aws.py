@@ -7,8 +7,8 @@ import time
 
 from twisted.internet.task import Clock
 
+from fxprofile.admin.orphans import sweep_of
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.admin.sweep import sweep_of
 from fxprofile.drivers.aws.s3 import PROBE
 from fxprofile.model.keys import VARIANTS, new_id, private_key, public_key
 from fxprofile.model.messages import Job, Op

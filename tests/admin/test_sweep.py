@@ -1,4 +1,4 @@
-"""Tests of :mod:`fxprofile.admin.sweep`."""
+"""Tests of :mod:`fxprofile.admin.orphans`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fxprofile.admin.sweep import Sweep, SweepReport
+from fxprofile.admin.orphans import Sweep, SweepReport
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.errors import QueueError, StorageError, StoreError
 from fxprofile.model.keys import private_key, public_key, public_keys

@@ -23,8 +23,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from fxprofile.admin.orphans import GRACE
-from fxprofile.admin.sweep import Sweep
+from fxprofile.admin.orphans import GRACE, Sweep
 from fxprofile.drivers.memory.cache import MemoryProfileCache
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError

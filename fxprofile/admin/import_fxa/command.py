@@ -18,7 +18,6 @@ from fxprofile.admin.import_fxa.pictures import Pictures, old_pictures
 from fxprofile.admin.import_fxa.rows import Fate
 from fxprofile.admin.import_fxa.source import FxaSource
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.crunching import started_pool
 from fxprofile.admin.shared.output import table
 from fxprofile.admin.shared.tools import Tools
 from fxprofile.model.errors import DriverError
@@ -95,7 +94,7 @@ async def import_fxa(
     original = tools.started(FxaSource(source, tools.files))
     database = await tools.open_database()
     old = None if pictures_from is None else old_pictures(tools, pictures_from)
-    cruncher = None if old is None or dry_run else await started_pool(tools)
+    cruncher = None if old is None or dry_run else await tools.crunch_pool()
     importer = Importer(
         source=original,
         database=database,

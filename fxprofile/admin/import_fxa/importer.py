@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IReactorTime
 from fxprofile.admin.import_fxa import rows
 from fxprofile.admin.import_fxa.pictures import Pictures
 from fxprofile.admin.import_fxa.source import FxaSource, SourceAvatar, SourceName
-from fxprofile.admin.shared.crunching import gathered
+from fxprofile.admin.shared.tools import gathered
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.model.errors import BadRequest, ConfigError, CrunchError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID

@@ -19,8 +19,7 @@ from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.admin.shared.crunching import temporary_file
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.tools import Tools, temporary_file
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads

@@ -21,11 +21,9 @@ import click
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.logger import (
-    FilteringLogObserver,
     ILogObserver,
     LogEvent,
     LogLevel,
-    LogLevelFilterPredicate,
     eventAsText,
     formatEvent,
     globalLogBeginner,
@@ -54,19 +52,17 @@ _WHERE: dict[type[errors.DriverError], str] = {
 
 class Problem(click.ClickException):
     """
-    Something is wrong that the operator can act on.
+    Something is wrong that the operator can act on; the exit status is 1.
 
     :param message: one line.
     """
-
-    exit_code = 1
 
     def show(self, file: IO[str] | None = None) -> None:
         click.echo(f"fxprofile-admin: {printable(self.message)}", err=True)
 
 
 class WrongSetting(Problem):
-    """A setting is wrong."""
+    """A setting is wrong; the exit status is 2."""
 
     exit_code = 2
 
@@ -111,49 +107,39 @@ def current_session() -> Session:
     return click.get_current_context().ensure_object(Session)
 
 
-def _stored(attribute: str) -> dict[str, Any]:
-    """Return the settings of an option that goes to the session and not to the command."""
-
-    def store(context: click.Context, _: click.Parameter, value: object) -> None:
-        session = context.ensure_object(Session)
-        if isinstance(value, tuple):
-            getattr(session, attribute).extend(value)
-        elif value:
-            # The option may stand before the command and after it: unset must not undo set.
-            setattr(session, attribute, value)
-
-    return {"expose_value": False, "callback": store}
+def _store(context: click.Context, option: click.Parameter, value: object) -> None:
+    """Store the value of an option in the session, under the name of the option."""
+    session = context.ensure_object(Session)
+    if isinstance(value, tuple):
+        session.overrides.extend(value)
+    elif value:
+        # The option may stand before the command and after it: unset must not undo set.
+        setattr(session, str(option.name), value)
 
 
 def common_options() -> list[click.Parameter]:
     """Return the options that every command has."""
+    option = partial(click.Option, expose_value=False, callback=_store)
     return [
-        click.Option(
-            ("-c", "--config"),
-            metavar="FILE",
-            help="The TOML file to read settings from.",
-            **_stored("config"),
-        ),
-        click.Option(
+        option(("-c", "--config"), metavar="FILE", help="The TOML file to read settings from."),
+        option(
             ("--set",),
             metavar="SECTION.KEY=VALUE",
             multiple=True,
             help="Set one setting; may be repeated.",
-            **_stored("overrides"),
         ),
-        click.Option(("--json",), is_flag=True, help="Print JSON.", **_stored("as_json")),
-        click.Option(
-            ("-v", "--verbose"),
-            is_flag=True,
-            help="Print log events to the standard error.",
-            **_stored("verbose"),
-        ),
+        option(("--json", "as_json"), is_flag=True, help="Print JSON."),
+        option(("-v", "--verbose"), is_flag=True, help="Print log events to the standard error."),
     ]
 
 
 #: For a command that asks for confirmation.
 yes_option = click.option(
-    "-y", "--yes", is_flag=True, help="Do not ask for confirmation.", **_stored("yes")
+    *("-y", "--yes"),
+    is_flag=True,
+    help="Do not ask for confirmation.",
+    expose_value=False,
+    callback=_store,
 )
 
 #: The role that a command checks for; without ``help``.
@@ -179,10 +165,9 @@ class AdminCommand(_WithCommonOptions):
     def invoke(self, ctx: click.Context) -> None:
         try:
             answer: Answer = super().invoke(ctx)
-        except errors.ConfigError as error:
-            raise WrongSetting(line(error)) from None
-        except (AwsError, errors.DriverError) as error:
-            raise Problem(line(error)) from None
+        except (AwsError, errors.ConfigError, errors.DriverError) as error:
+            kind = WrongSetting if isinstance(error, errors.ConfigError) else Problem
+            raise kind(line(error)) from None
         if ctx.ensure_object(Session).as_json:
             click.echo(json.dumps(answer.value, indent=2, ensure_ascii=False))
         elif answer.text:
@@ -205,67 +190,58 @@ def with_tools(
     """
     Decorate a coroutine function as a command that runs on the reactor.
 
-    A first SIGINT or SIGTERM cancels it, a second one ends the process.  The settings must
-    meet the needs of the role that ``--role`` names, or else of the images role, which has the
-    fewest.
+    All that it has started is stopped before the command returns.  A first SIGINT or SIGTERM
+    cancels it, a second one ends the process.  The settings must meet the needs of the role that
+    ``--role`` names, or else of the images role, which has the fewest.
     """
 
     @wraps(work)
     def command(*args: P.args, **kwargs: P.kwargs) -> T:
+        session = current_session()
         role = Role(str(kwargs.get("role", Role.IMAGES)))
-        return run(lambda tools: work(tools, *args, **kwargs), role)
+        settings = load(config=session.config, overrides=session.overrides, role=role)
+        # The standard output is the answer, not the log.
+        globalLogBeginner.beginLoggingTo(
+            [log_lines(session.verbose)], redirectStandardIO=False, discardBuffer=True
+        )
+        results: list[T] = []
+        failures: list[Exception] = []
+
+        async def main(reactor: Any) -> None:
+            tools = Tools(settings, reactor)
+            running: Deferred[None] = Deferred()
+
+            async def when_running() -> T:
+                await running
+                tools.stack.startService()
+                return await work(tools, *args, **kwargs)
+
+            working = Deferred.fromCoroutine(when_running())
+
+            def interrupt(*_: object) -> None:
+                _on_signals(signal.SIG_DFL)
+                if not working.called:
+                    failures.append(Problem("interrupted"))
+                    reactor.callFromThread(working.cancel)
+
+            # The reactor has installed its own signal handlers by then.
+            reactor.callWhenRunning(_on_signals, interrupt)
+            reactor.callWhenRunning(running.callback, None)
+            try:
+                results.append(await working)
+            except Exception as error:
+                failures.append(error)
+            finally:
+                await tools.stack.stopService()
+
+        try:
+            react(main)
+        except SystemExit:
+            if failures:
+                raise failures[0] from None
+        return results[0]
 
     return command
-
-
-def run(work: Callable[[Tools], Coroutine[Any, Any, T]], role: Role = Role.IMAGES) -> T:
-    """
-    Run work on the reactor, and stop all that it has started before this returns.
-
-    :param role: the settings must meet its needs.
-    :raises ConfigError: if a setting is wrong.
-    :raises Problem: if a signal interrupted it.
-    :raises Exception: what the work raises.
-    """
-    session = current_session()
-    settings = load(config=session.config, overrides=session.overrides, role=role)
-    _begin_logging(session.verbose)
-    results: list[T] = []
-    failures: list[Exception] = []
-
-    async def main(reactor: Any) -> None:
-        tools = Tools(settings, reactor)
-        running: Deferred[None] = Deferred()
-
-        async def when_running() -> T:
-            await running
-            tools.stack.startService()
-            return await work(tools)
-
-        working = Deferred.fromCoroutine(when_running())
-
-        def interrupt(*_: object) -> None:
-            _on_signals(signal.SIG_DFL)
-            if not working.called:
-                failures.append(Problem("interrupted"))
-                reactor.callFromThread(working.cancel)
-
-        # The reactor has installed its own signal handlers by then.
-        reactor.callWhenRunning(_on_signals, interrupt)
-        reactor.callWhenRunning(running.callback, None)
-        try:
-            results.append(await working)
-        except Exception as error:
-            failures.append(error)
-        finally:
-            await tools.stack.stopService()
-
-    try:
-        react(main)
-    except SystemExit:
-        if failures:
-            raise failures[0] from None
-    return results[0]
 
 
 def _on_signals(handler: Any) -> None:
@@ -313,31 +289,25 @@ def line(error: AwsError | errors.ConfigError | errors.DriverError) -> str:
     return text
 
 
-def _begin_logging(verbose: bool) -> None:
-    """Log to the standard error: warnings, one line each, or everything if verbose."""
-    predicate = LogLevelFilterPredicate(
-        defaultLogLevel=LogLevel.debug if verbose else LogLevel.warn
-    )
-    if not verbose:
-        # A helper that cannot start logs many lines.
-        predicate.setLogLevelForNamespace("fxprofile.crunch", LogLevel.error)
-    observer = FilteringLogObserver(log_lines(verbose), [predicate])
-    # The standard output is the answer, not the log.
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
-
-
 def log_lines(verbose: bool) -> ILogObserver:
-    """Return a log observer that prints one line an event, and no line twice unless verbose."""
+    """
+    Return a log observer that prints events to the standard error.
+
+    :param verbose: whether to print every event whole; else warnings, one line each and no line
+        twice.
+    """
     seen: set[str] = set()
 
     @provider(ILogObserver)
     def observe(event: LogEvent) -> None:
-        level = event.get("log_level", LogLevel.info).name
+        level = event.get("log_level", LogLevel.info)
         text = printable(formatEvent(event))
+        # A helper that cannot start logs many warnings.
+        is_helper = event.get("log_namespace", "").startswith("fxprofile.crunch.")
         if verbose:
-            print(f"{level}: {eventAsText(event)}", file=sys.stderr)
-        elif text not in seen:
+            print(f"{level.name}: {eventAsText(event)}", file=sys.stderr)
+        elif level >= (LogLevel.error if is_helper else LogLevel.warn) and text not in seen:
             seen.add(text)
-            print(f"fxprofile-admin: {level}: {text}", file=sys.stderr)
+            print(f"fxprofile-admin: {level.name}: {text}", file=sys.stderr)
 
     return observe

@@ -7,7 +7,7 @@ this output is also read with grep and awk.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,17 +32,30 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     )
 
 
-def pairs(members: Mapping[str, object]) -> str:
+def listing(items: Iterable[Members], *names: str) -> str:
+    """Return a table of some members of JSON objects, each below its name."""
+    headings = [name.removesuffix("_seconds").replace("_", " ").upper() for name in names]
+    return table(headings, [[_shown(name, item[name]) for name in names] for item in items])
+
+
+def pairs(members: Members) -> str:
     """Return a line for each member: its name and its value."""
-    return table((), [(name.replace("_", " "), value) for name, value in members.items()])
+    return table((), [(name.replace("_", " "), _shown(name, members[name])) for name in members])
+
+
+def _shown(name: str, value: Any) -> object:
+    """Return the value of a member; the end of its name is the unit."""
+    if name.endswith("_seconds"):
+        return duration(value)
+    return size(value) if name.endswith("bytes") else value
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return printable(str(value))
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(map(str, value)) or None
+    return "-" if value is None else printable(str(value))
 
 
 def printable(text: str) -> str:

@@ -1,5 +1,5 @@
 """
-The services of a command: those of the daemon, read-only.
+The services of a command: those of the daemon, read-only; and how a command uses them.
 
 A command changes only what it is asked to change: it creates and upgrades no database, and does
 not clean the folders of the buckets.
@@ -7,17 +7,25 @@ not clean the folders of the buckets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 
 from fxprofile.app.services import Services
+from fxprofile.crunch.pool import CrunchPool
+from fxprofile.drivers.sql.connect import is_embedded, parse_url
+from fxprofile.drivers.sql.engine import Database
+from fxprofile.drivers.sql.migrate import current
+from fxprofile.drivers.sql.schema import REVISION
 from fxprofile.model.errors import ConfigError, StoreError
 from fxprofile.model.ports import IBucket, IQueue
 from fxprofile.settings.model import Settings
 
-if TYPE_CHECKING:
-    from fxprofile.drivers.sql.engine import Database
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class NotMigrated(StoreError):
@@ -29,22 +37,12 @@ class Tools(Services):
     The services that commands work with.
 
     :param settings: choose the drivers.
+    :ivar database_url: the setting ``database.url`` with its password.
     """
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
         super().__init__(settings, reactor, read_only=True)
-
-    @property
-    def database_url(self) -> str:
-        """The setting ``database.url`` with its password."""
-        return self.settings.database.url.get_secret_value()
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the database is an SQLite file, which the service creates itself."""
-        from fxprofile.drivers.sql.connect import is_embedded, parse_url
-
-        return is_embedded(parse_url(self.database_url))
+        self.database_url = settings.database.url.get_secret_value()
 
     async def open_database(self) -> Database:
         """
@@ -53,9 +51,6 @@ class Tools(Services):
         :raises NotMigrated: if it can not, or there is no database.
         :raises StoreError: if the database cannot be reached.
         """
-        from fxprofile.drivers.sql.migrate import current
-        from fxprofile.drivers.sql.schema import REVISION
-
         found = await self.files.run(current, self.database_url)
         if found is None:
             raise NotMigrated(
@@ -68,6 +63,16 @@ class Tools(Services):
                 f" {REVISION}: run fxprofile-admin migrate of the newer version"
             )
         return self.database
+
+    async def crunch_pool(self) -> CrunchPool:
+        """
+        Return the crunch pool of the worker, once it is started.
+
+        :raises CruncherUnavailable: if its sandbox is not available.
+        """
+        pool = cast(CrunchPool, self.cruncher)
+        await pool.when_ready()
+        return pool
 
     def bucket(self, which: str) -> IBucket:
         """Return the ``private`` or the ``public`` bucket."""
@@ -99,9 +104,39 @@ class Tools(Services):
 
 def where(database_url: str) -> str:
     """Return which database a URL names: a file, or the URL without its password."""
-    from fxprofile.drivers.sql.connect import is_embedded, parse_url
-
     url = parse_url(database_url)
     if is_embedded(url):
         return str(Path(str(url.database)).absolute())
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+def temporary_file(data: bytes) -> IO[bytes]:
+    """Return an unnamed file with these bytes; the caller closes it.  Blocks."""
+    file = TemporaryFile()  # noqa: SIM115
+    file.write(data)
+    file.flush()
+    return file
+
+
+async def gathered(
+    call: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T], slots: int
+) -> list[R]:
+    """
+    Call a coroutine function for each item, a bounded number at the same time.
+
+    Twisted's ``gatherResults`` neither bounds the calls nor cancels the others when one fails.
+
+    :param slots: how many calls may run at the same time.
+    :returns: the results in the order of the items.
+    :raises Exception: the first that a call raises; the other calls are cancelled.
+    """
+    semaphore = DeferredSemaphore(slots)
+    running: list[Deferred[R]] = [semaphore.run(call, item) for item in items]
+    try:
+        return list(await gatherResults(running, consumeErrors=True))
+    except FirstError as error:
+        error.subFailure.raiseException()
+        raise
+    finally:
+        for work in running:
+            work.cancel()
