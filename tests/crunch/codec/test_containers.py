@@ -31,7 +31,7 @@ from tests.corpus.webp import extended
 
 
 class ContainerTests(SynchronousTestCase):
-    """What all readers do."""
+    """Behaviour that all readers share."""
 
     def test_an_honest_image_keeps_its_sides_and_its_pixels(self) -> None:
         """The clean stream of an honest image decodes to the same pixels as the file."""
@@ -43,13 +43,13 @@ class ContainerTests(SynchronousTestCase):
                 clean = Image.open(io.BytesIO(contents.stream.read()))
                 self.assertEqual(clean.convert("RGBA").tobytes(), image.convert("RGBA").tobytes())
 
-    def test_a_clean_stream_is_read_as_it_is(self) -> None:
-        """Reading a clean stream again gives the same stream."""
+    def test_reading_a_clean_stream_does_not_change_it(self) -> None:
+        """The clean stream of a clean stream is the same stream."""
         for name, data in seeds().items():
             once = read_container(data, Limits()).stream.read()
             self.assertEqual(read_container(once, Limits()).stream.read(), once, name)
 
-    def test_a_mapped_file_is_read_as_bytes_are(self) -> None:
+    def test_a_mapped_file_is_read_like_bytes(self) -> None:
         """A mapped file gives the same contents as its bytes."""
         for name, data in seeds().items():
             with tempfile.TemporaryFile() as file:
@@ -73,7 +73,7 @@ class ContainerTests(SynchronousTestCase):
 
     @given(st.sampled_from(sorted(READERS)), st.binary(max_size=400))
     def test_any_bytes_are_read_or_refused(self, kind: str, data: bytes) -> None:
-        """Each reader reads or refuses any bytes."""
+        """Each reader accepts arbitrary bytes or raises Refused."""
         try:
             READERS[kind](data, Limits())
         except Refused as refused:
@@ -100,15 +100,15 @@ class OrientationTests(SynchronousTestCase):
                 self.assertEqual(orientation(tiff), value)
                 self.assertEqual(orientation(b"Exif\0\0" + tiff), value)
 
-    def test_a_bad_entry_is_passed_over(self) -> None:
-        """An orientation behind an entry that makes no sense counts."""
+    def test_an_invalid_entry_is_skipped(self) -> None:
+        """An orientation after an invalid entry is read."""
         entries = struct.pack(">HHII", 0x010F, 77, 0xFFFFFFFF, 0xFFFFFFFF)
         entries += struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
         tiff = b"MM\0*" + struct.pack(">IH", 8, 2)
         self.assertEqual(orientation(tiff + entries), 6)
 
-    def test_values_that_do_not_exist_are_upright(self) -> None:
-        """Orientations 0 and 9, and one of a type that makes no sense, are upright."""
+    def test_invalid_orientations_are_upright(self) -> None:
+        """Orientations 0 and 9, and one of a wrong type, count as upright."""
         for kind, value in ((3, 0), (3, 9), (2, 6)):
             tiff = b"MM\0*" + struct.pack(">IHHHIHH", 8, 1, 0x0112, kind, 1, value, 0)
             self.assertEqual(orientation(tiff), 1)
@@ -120,7 +120,7 @@ class OrientationTests(SynchronousTestCase):
 
 
 class JpegTests(SynchronousTestCase):
-    """Which JPEGs have too much in them, and which too little."""
+    """JPEGs with too many segments, fill bytes or scans, and JPEGs that lack some."""
 
     def reason(self, data: Buffer, max_scans: int = 100) -> str | None:
         """Return why a JPEG is refused, None if it is not."""
@@ -131,7 +131,7 @@ class JpegTests(SynchronousTestCase):
         return None
 
     def test_honest_files_pass(self) -> None:
-        """Honest files pass, with several pictures, thumbnails or scans in them."""
+        """Honest files with several pictures, thumbnails or scans are accepted."""
         progressive = saved(photo(), "JPEG", progressive=True)
         for data in (plain(), two_pictures(), thumbnail_scans(), progressive):
             self.assertIsNone(self.reason(data))
@@ -142,23 +142,23 @@ class JpegTests(SynchronousTestCase):
         self.assertEqual(self.reason(data, max_scans=39), "too_large")
         self.assertIsNone(self.reason(data, max_scans=40))
 
-    def test_scans_behind_a_false_end_are_counted(self) -> None:
-        """Scans behind a comment that looks like the end are counted."""
+    def test_scans_after_a_false_end_are_counted(self) -> None:
+        """Scans after a comment that contains an EOI marker are counted."""
         self.assertEqual(self.reason(hidden_scans()), "too_large")
 
-    def test_scans_behind_the_end_are_not_counted(self) -> None:
-        """What follows the end is not counted."""
+    def test_scans_after_the_end_are_not_counted(self) -> None:
+        """Scans after the EOI marker are not counted."""
         self.assertIsNone(self.reason(plain() + b"\xff\xda\0\x02" * 1000))
 
     def test_restarts_belong_to_their_scan(self) -> None:
-        """A restart marker begins no scan."""
+        """A restart marker does not count as the start of a scan."""
         file = io.BytesIO()
         drawing().save(file, "JPEG", restart_marker_blocks=1)
         self.assertGreater(file.getvalue().count(b"\xff\xd0"), 100)
         self.assertIsNone(self.reason(file.getvalue(), max_scans=1))
 
     def test_thousands_of_segments_are_too_many(self) -> None:
-        """Thousands of segments are too many, before the scans and between them."""
+        """A JPEG with thousands of segments before or between its scans is refused."""
         start, end = plain()[:-2], plain()[-2:]
         many = segment(0xFE, b"x") * 10_000
         self.assertEqual(self.reason(with_segments(plain(), many)), "too_large")
@@ -172,7 +172,7 @@ class JpegTests(SynchronousTestCase):
             self.assertEqual(self.reason(data), "too_large")
 
     def test_an_end_is_supplied_where_it_is_missing(self) -> None:
-        """A JPEG without its end is marked as truncated, and its stream has an end."""
+        """A JPEG without an EOI marker is marked as truncated, and its clean stream has one."""
         contents = read_container(plain()[:-2], Limits())
         self.assertTrue(contents.is_truncated)
         self.assertEqual(contents.stream.read()[-2:], b"\xff\xd9")
@@ -188,10 +188,10 @@ class JpegTests(SynchronousTestCase):
 
 
 class WebPTests(SynchronousTestCase):
-    """Which part of a WebP counts."""
+    """The reader of WebP."""
 
     def test_the_sides_are_those_of_the_picture(self) -> None:
-        """The sides are read from the picture, whatever canvas the file claims."""
+        """The width and height of a WebP are those of its picture, not of the claimed canvas."""
         data = saved(drawing(320, 120), "WEBP")
         for claimed in (data, extended(16_000, 16_000, data[12:])):
             self.assertEqual(read_container(claimed, Limits()).canvas, (320, 120))

@@ -1,4 +1,4 @@
-"""What a container reader finds: a clean stream for the decoder, and what else decides the look."""
+"""The result of a container reader: a clean stream for the decoder, and how to show its pixels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 
 Buffer = bytes | mmap
 
-#: The most segments, chunks or boxes that are read.  A real photo has some dozens; without a
-#: limit, a file of nothing else takes seconds.
+#: The most segments, chunks or boxes that are read.  A real photo has a few dozen; without a
+#: limit, a file that consists of empty ones would take seconds.
 MAX_SEGMENTS: Final = 4096
 
 #: Left, upper, right and lower edge, in pixels of the stored picture.
@@ -20,14 +20,14 @@ Box = tuple[int, int, int, int]
 @dataclass(frozen=True)
 class Colour:
     """
-    What a container says of its colours; the first of these that is set counts.
+    The colour space that a container declares; the first attribute that is set applies.
 
     :ivar cicp: the code points (ITU-T H.273) of the primaries and of the transfer
-        characteristics, of a PNG ``cICP`` chunk or an ``nclx`` box.
+        characteristics, from a PNG ``cICP`` chunk or an ``nclx`` box.
     :ivar icc: an ICC profile.
-    :ivar gamma: the exponent that a PNG ``gAMA`` chunk states, such as 0.45455.
-    :ivar chromaticities: x and y of white, red, green and blue, as a PNG ``cHRM`` chunk
-        states them; used with ``gamma`` only.
+    :ivar gamma: the exponent of a PNG ``gAMA`` chunk, such as 0.45455.
+    :ivar chromaticities: x and y of white, red, green and blue, from a PNG ``cHRM`` chunk;
+        used only together with ``gamma``.
     """
 
     cicp: tuple[int, int] | None = None
@@ -39,18 +39,19 @@ class Colour:
 @dataclass
 class Contents:
     """
-    A picture in its container.
+    The contents of a container: a stream for the decoder, and what its metadata declares.
 
     :ivar kind: the type, as :func:`fxprofile.crunch.signature.sniff` names it.
-    :ivar canvas: width and height of the whole picture, as stored.
-    :ivar stream: what the decoder gets: the pixels and what they need, nothing else.
-    :ivar frame: where the decoded frame lies on a transparent canvas; None if it is the canvas.
+    :ivar canvas: width and height of the whole picture in pixels, before it is oriented.
+    :ivar stream: the input of the decoder: the compressed pixels and what decoding needs.
+    :ivar frame: the position of the decoded frame on a transparent canvas; None if the frame
+        fills the canvas.
     :ivar orientation: the EXIF value (CIPA DC-008, section 4.6.5) to undo after decoding.
-    :ivar crop: the only part of the picture that its owner shows; None for all of it.
+    :ivar crop: the visible part of the picture; None for all of it.
     :ivar is_scalable: whether the decoder can decode at a fraction of the size in constant
-        memory, as it can a baseline JPEG.
-    :ivar is_progressive: whether all coefficients are in memory at once.
-    :ivar mcu: the size of a minimum coded unit if the end of a JPEG is missing.
+        memory, as for a baseline JPEG.
+    :ivar is_progressive: whether decoding keeps all coefficients in memory.
+    :ivar mcu: width and height in pixels of a minimum coded unit, of a sequential JPEG.
     :ivar is_truncated: whether the end of the compressed pixels is missing.
     :ivar is_apple: whether this is an iPhone-optimised PNG: blue first, alpha premultiplied.
     """

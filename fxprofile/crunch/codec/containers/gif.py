@@ -1,8 +1,8 @@
 """
-GIF (CompuServe, 1990): the first frame, on a transparent canvas.
+GIF (GIF89a, CompuServe 1990): the first frame, on a transparent canvas.
 
-Pillow fills what the first frame leaves free with a colour of the palette, lets a frame
-enlarge the canvas, and refuses a file that ends behind its first frame.
+Pillow fills the area outside the first frame with a colour of the palette, lets a frame
+enlarge the canvas, and refuses a file that ends after its first frame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     while at < len(data):
         if data[at] == _IMAGE:
             break
-        # Only a block without a name would be shorter, and nobody writes one.
         if data[at] == _EXTENSION:
             if data[at + 1 : at + 2] == bytes((_CONTROL,)) and data[at + 2 : at + 3] == b"\4":
                 control = data[at : at + 8]
@@ -47,7 +46,7 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     start = at + 10 + _table(data[at + 9 : at + 10])
     end, cut = _end_of_blocks(data, start + 1)
     if width < across or height < down:
-        # Browsers take the frame for the canvas, since some encoders leave its sides out.
+        # Some encoders do not set the size of the canvas; browsers use that of the frame.
         width, height, left, top = across, down, 0, 0
     frame: Box | None = (left, top, left + across, top + down)
     if frame == (0, 0, width, height):
@@ -61,7 +60,7 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     if cut is None:
         clean += [view[at + 10 : end], _TRAILER]
     else:
-        # The decoder would ignore a block that is shorter than it claims.
+        # The decoder ignores a block that is shorter than its declared length.
         length = max(0, end - cut - 1)
         clean += [view[at + 10 : cut], bytes((length,)), view[cut + 1 : end], b"\0", _TRAILER]
     return Contents(
@@ -81,12 +80,12 @@ def _pair(data: Buffer, at: int) -> tuple[int, int]:
 
 
 def _table(flags: bytes) -> int:
-    """Return the bytes of a colour table, by the packed field that announces it."""
+    """Return the length in bytes of the colour table that a packed field declares."""
     return 3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0
 
 
 def _end_of_blocks(data: Buffer, at: int) -> tuple[int, int | None]:
-    """Return where a row of data sub-blocks ends; without its end, also where its last one is."""
+    """Return the end of a sequence of data sub-blocks; if it is truncated, also its last block."""
     last = at
     while at < len(data):
         if not data[at]:

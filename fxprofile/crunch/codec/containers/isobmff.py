@@ -1,8 +1,8 @@
 """
-AVIF and HEIC (ISO/IEC 14496-12, 23008-12; MIAF, 23000-22): what the primary item says of itself.
+AVIF and HEIC (ISO/IEC 14496-12, 23008-12; MIAF, 23000-22): the properties of the primary item.
 
-The decoders give pixels as they are stored.  Pillow turns them by XMP and by EXIF, which MIAF
-forbids, and leaves in what a clean aperture cuts away.
+Pillow orients an AVIF by its EXIF and XMP, which MIAF forbids, and ignores its clean aperture;
+so these properties are read here and applied after decoding.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fxprofile.crunch.limits import Limits, Refused
 
 _NOTHING: Final = memoryview(b"")
 
-#: The EXIF orientation by the number of quarter turns to the left (``irot``), which come
-#: first: without a mirror, mirrored top to bottom and left to right (``imir``).
-_TURNED: Final = (1, 8, 3, 6)
+#: The EXIF orientation by the number of quarter turns anticlockwise (``irot``), which are
+#: applied first: not mirrored; then mirrored top to bottom, and left to right (``imir``).
+_ROTATED: Final = (1, 8, 3, 6)
 _MIRRORED: Final = ((4, 5, 2, 7), (2, 7, 4, 5))
 
 
@@ -36,7 +36,7 @@ def read_avif(data: Buffer, limits: Limits) -> Contents:
     """
     Read an AVIF.
 
-    :raises Refused: if the primary item has no size, or if there are too many boxes.
+    :raises Refused: if the primary item declares no size, or if there are too many boxes.
     """
     properties = _primary_properties(memoryview(data))
     size = properties.get(b"ispe", _NOTHING)
@@ -61,16 +61,16 @@ def read_avif(data: Buffer, limits: Limits) -> Contents:
 
 def read_heic(data: Buffer, limits: Limits) -> Contents:
     """
-    Read a HEIC, whose decoder crops and turns by itself.
+    Read a HEIC, whose decoder crops and orients by itself.
 
-    :raises Refused: if the primary item has no size, or if there are too many boxes.
+    :raises Refused: if the primary item declares no size, or if there are too many boxes.
     """
     return replace(read_avif(data, limits), kind="heic", crop=None, orientation=1)
 
 
 def _primary_properties(data: memoryview) -> Mapping[bytes, memoryview]:
-    """Return the properties of the primary item; ``colr`` by the type of colour."""
-    # A full box: four bytes of version and flags come first.
+    """Return the properties of the primary item; a ``colr`` is keyed by its colour type."""
+    # A full box begins with four bytes of version and flags.
     full = next((body for name, body in _boxes(data) if name == b"meta"), _NOTHING)
     meta = dict(_boxes(full[4:]))
     item = meta.get(b"pitm", _NOTHING)
@@ -89,7 +89,7 @@ def _primary_properties(data: memoryview) -> Mapping[bytes, memoryview]:
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Give the type and the body of each box (ISO/IEC 14496-12, section 4.2)."""
+    """Yield the type and the body of each box (ISO/IEC 14496-12, section 4.2)."""
     for _ in range(MAX_SEGMENTS):
         if len(data) < 8:
             return
@@ -105,7 +105,7 @@ def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _associations(body: memoryview, item: int) -> list[int]:
-    """Return the numbers of the properties of an item (ISO/IEC 23008-12, section 9.3.1)."""
+    """Return the property indices of an item (ISO/IEC 23008-12, section 9.3.1)."""
     id_size = 2 if body[:1].tobytes() == b"\0" else 4
     size = 2 if body[3:4] and body[3] & 1 else 1
     at = 8
@@ -116,7 +116,7 @@ def _associations(body: memoryview, item: int) -> list[int]:
         at += id_size + 1
         end = at + count * size
         if found == item:
-            # The highest bit says whether a decoder must know the property.
+            # The highest bit marks a property that a reader must support.
             mask = (1 << 8 * size - 1) - 1
             return [int.from_bytes(body[s : s + size], "big") & mask for s in range(at, end, size)]
         at = end
@@ -125,9 +125,9 @@ def _associations(body: memoryview, item: int) -> list[int]:
 
 def _clean_aperture(body: memoryview, width: int, height: int) -> Box | None:
     """
-    Return what a clean aperture leaves (ISO/IEC 14496-12, section 12.1.4), rounded inwards.
+    Return the box of a clean aperture (ISO/IEC 14496-12, section 12.1.4), rounded inwards.
 
-    One that makes no sense leaves nothing to go by, so it is not applied; browsers do so.
+    An invalid clean aperture is ignored, as in browsers.
     """
     if len(body) < 32:
         return None
@@ -145,4 +145,4 @@ def _orientation(properties: Mapping[bytes, memoryview]) -> int:
     """Return the orientation: first ``irot``, then ``imir`` (MIAF, section 7.3.6.7)."""
     turns = (properties.get(b"irot") or b"\0")[0] & 3
     mirror = properties.get(b"imir")
-    return _MIRRORED[mirror[0] & 1][turns] if mirror else _TURNED[turns]
+    return _MIRRORED[mirror[0] & 1][turns] if mirror else _ROTATED[turns]

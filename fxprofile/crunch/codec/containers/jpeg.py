@@ -1,8 +1,8 @@
 """
-JPEG (ITU-T T.81): segments up to the first scan are read, those that pixels need are kept.
+JPEG (ITU-T T.81): the segments before the first scan are read, and those that pixels need kept.
 
-Pillow refuses a picture for a damaged APPn segment that no pixel depends on, and reads
-segments byte by byte; libjpeg wants an end that many files have lost.
+Pillow refuses a picture for a damaged APPn segment that no pixel depends on, and skips
+padding byte by byte; libjpeg needs an EOI marker, which many files have lost.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from fxprofile.crunch.limits import Limits, Refused
 _MAX_PADDING: Final = 64 << 10
 
 _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
-#: Segments that decoding needs: DHT, DAC, DQT, DNL, DRI.
+#: The tables that decoding needs: DHT, DAC, DQT, DNL, DRI.
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})
-#: Frame headers, SOF0 to SOF15, but for DHT, JPG and DAC among them.
+#: The frame headers SOF0 to SOF15; the codes of DHT, JPG and DAC lie among them.
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _HIERARCHICAL: Final = frozenset({0xC5, 0xC6, 0xCD, 0xCE})
@@ -35,10 +35,10 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 #: Markers without a length: TEM, RST0 to RST7, SOI, EOI.
 _BARE: Final = frozenset({0x01, *range(0xD0, 0xDA)})
 
-#: A marker's code with the last of the fill bytes before it (ITU-T T.81, B.1.1.2).
-#: A "+" after the fill byte would make the search quadratic in the length of the fill.
+#: A marker and the last fill byte before it (ITU-T T.81, B.1.1.2).  A "+" after the fill
+#: byte would make the search quadratic in the number of fill bytes.
 _MARKER: Final = re.compile(rb"\xff([^\x00\xff])")
-#: A marker that may end a scan: not a restart, which belongs to it.
+#: A marker that ends a scan: any but TEM and the restart markers, which are part of it.
 _AFTER_SCAN: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7\x01])")
 
 
@@ -46,8 +46,8 @@ def read_jpeg(data: Buffer, limits: Limits) -> Contents:
     """
     Read a JPEG up to its first scan.
 
-    :raises Refused: if there is no scan or no usable frame header, if there are too many
-        segments, fill bytes or scans, or if too much of the end is missing.
+    :raises Refused: if there is no scan or no supported frame header, if there are too many
+        segments, fill bytes or scans, or if whole scans are missing.
     """
     head: list[bytes] = []
     jfif = adobe = exif = b""
@@ -88,11 +88,11 @@ def read_jpeg(data: Buffer, limits: Limits) -> Contents:
     contents.is_truncated = data.rfind(_EOI, start) < 0
     end = _EOI if contents.is_truncated else b""
     clean = b"".join([_SOI, jfif, adobe, *head, memoryview(data)[start:], end])
-    # Each scan has these two bytes, so of an honest file nothing more has to be read.
+    # Each scan begins with these two bytes; most files have so few that none need be parsed.
     if clean.count(b"\xff\xda") > limits.max_scans:
         _check_scans(data, start, limits.max_scans)
     if contents.is_truncated and not _all_scans_begun(data, start, frame[1]):
-        raise Refused("corrupt", "scans are missing")
+        raise Refused("corrupt", "missing scans")
     contents.stream = BytesIO(clean)
     contents.orientation = orientation(exif)
     contents.colour = Colour(icc=b"".join(icc[number] for number in sorted(icc)) or None)
@@ -106,7 +106,7 @@ def _frame(code: int, body: bytes) -> Contents:
     if code in _HIERARCHICAL:
         raise Refused("unsupported", "hierarchical JPEG")
     if len(body) < 6 or not body[5] or len(body) < 6 + 3 * body[5]:
-        raise Refused("corrupt", "a short frame header")
+        raise Refused("corrupt", "frame header too short")
     if body[0] != 8:
         raise Refused("unsupported", f"{body[0]}-bit JPEG")
     sampling = [body[7 + 3 * number] for number in range(body[5])]
@@ -136,7 +136,7 @@ def _check_scans(data: Buffer, first: int, max_scans: int) -> None:
 
 
 def _scans(data: Buffer, at: int, most: int) -> Iterator[bytes]:
-    """Give the header of each scan (ITU-T T.81, B.2.3) until the end of the picture."""
+    """Yield the header of each scan (ITU-T T.81, B.2.3) until the end of the picture."""
     for _ in range(most):
         match = _AFTER_SCAN.search(data, at)
         if match is None or match[0] == _EOI:
@@ -151,9 +151,9 @@ def _scans(data: Buffer, at: int, most: int) -> Iterator[bytes]:
 
 def _all_scans_begun(data: Buffer, first: int, frame: bytes) -> bool:
     """
-    Whether a picture without an end lacks nothing but the rest of its last scan.
+    Return whether a truncated picture lacks only the rest of its last scan.
 
-    Then each block is there, the last ones of a progressive picture in less detail.
+    Then every block is present; the last ones of a progressive picture have less detail.
     """
     bits = {frame[6 + 3 * number]: [99] * 64 for number in range(frame[5])}
     for header in _scans(data, first, MAX_SEGMENTS):

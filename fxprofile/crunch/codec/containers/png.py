@@ -1,8 +1,8 @@
 """
 PNG (W3C Portable Network Graphics, third edition): the chunks that pixels and colours need.
 
-Damage in an ancillary chunk drops the chunk, as browsers do; Pillow would refuse the picture.
-Damage in IHDR, in a palette that is needed, or in the image data is still refused.
+A damaged ancillary chunk is dropped, as in browsers; Pillow would refuse the picture.
+Damage in IHDR, in a palette that pixels refer to, or in the image data is refused.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _DEPTHS: Final = {
 }
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
-#: The most bytes of a profile; a printer's may have several million.
+#: The most bytes of an ICC profile; that of a printer may have several million.
 _MAX_PROFILE: Final = 8 << 20
 
-#: Chunks that are read if they are intact and come before the image data.
+#: The chunks to keep if they are intact and precede the image data.
 _READ: Final = frozenset(
     {b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL"}
 )
@@ -40,7 +40,7 @@ _READ: Final = frozenset(
 
 @dataclass
 class _Chunks:
-    """The chunks of a PNG as far as they matter, and the first frame of its animation."""
+    """The relevant chunks of a PNG, and the first frame of its animation."""
 
     header: bytes = b""
     is_apple: bool = False
@@ -56,8 +56,8 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
     """
     Read a PNG.
 
-    :raises Refused: if the header or a palette that is needed is damaged, if there is no
-        image data, or if there is an unknown critical chunk.
+    :raises Refused: if the header or a palette that pixels refer to is damaged, if there is
+        no image data, or if there is an unknown critical chunk.
     """
     chunks = _read(data)
     found = chunks.before_image
@@ -65,7 +65,7 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
         ">IIBBBBB", chunks.header
     )
     if depth not in _DEPTHS.get(kind, ()) or compression or filtering or interlace > 1:
-        raise Refused("corrupt", "the header makes no sense")
+        raise Refused("corrupt", "invalid header")
     sides, image = (width, height), chunks.image
     frame = None
     if chunks.frame_image and any(found.get(b"acTL", b"")[:4]):
@@ -76,13 +76,13 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
         raise Refused("corrupt", "no image data")
     palette = found.get(b"PLTE", b"")
     if kind == _PALETTE and (len(palette) % 3 or not 0 < len(palette) <= 768):
-        raise Refused("corrupt", "no palette")
+        raise Refused("corrupt", "missing or invalid palette")
     clean = SIGNATURE + chunk(b"IHDR", struct.pack(">II", *sides) + chunks.header[8:])
     if kind == _PALETTE:
         clean += chunk(b"PLTE", palette)
     if transparency := _transparency(found.get(b"tRNS", b""), kind, depth, len(palette) // 3):
         clean += chunk(b"tRNS", transparency)
-    # What Apple's tools write is deflated without the header of zlib (RFC 1950).
+    # Apple's tools write raw deflate data, without the zlib header (RFC 1950).
     start = b"\x78\x01" if chunks.is_apple else b""
     clean += struct.pack(">I", len(start) + len(image)) + b"IDAT" + start
     return Contents(
@@ -115,7 +115,7 @@ def _read(data: Buffer) -> _Chunks:
                 found.frame = bytes(body)
             found.image_is_frame = not found.image
         elif name == b"fdAT":
-            # The frame control chunk of a hidden image's first frame has number 0.
+            # Sequence number 0 is that of the frame control chunk before it.
             if found.frame and body[:4] == (found.frame_chunks + 1).to_bytes(4, "big"):
                 found.frame_chunks += 1
                 found.frame_image += body[4:]
@@ -126,14 +126,14 @@ def _read(data: Buffer) -> _Chunks:
             if is_new and _is_intact(name, body, checksum):
                 found.before_image[name] = bytes(body)
         elif not name[0] & 0x20:
-            raise Refused("corrupt", f"an unknown critical chunk, {name.decode('ascii')}")
+            raise Refused("corrupt", f"unknown critical chunk {name.decode('ascii')}")
     if not found.header:
         raise Refused("corrupt", "no header")
     return found
 
 
 def _walk(data: Buffer) -> Iterator[tuple[bytes, memoryview, memoryview]]:
-    """Give the name, body and checksum of each chunk; image data may end with the file."""
+    """Yield the name, body and CRC of each chunk; image data may end with the file."""
     view, at = memoryview(data), len(SIGNATURE)
     while at + 8 <= len(data):
         name = data[at + 4 : at + 8]
@@ -151,7 +151,7 @@ def _is_intact(name: bytes, body: memoryview, checksum: memoryview) -> bool:
 
 
 def _frame(control: bytes, width: int, height: int) -> Box | None:
-    """Return where the first frame control chunk puts its frame; None if it makes no sense."""
+    """Return the box of a frame by its frame control chunk; None if the chunk is invalid."""
     if len(control) != 26 or any(control[:4]):
         return None
     across, down, left, top = struct.unpack(">4I", control[4:20])
@@ -162,8 +162,9 @@ def _frame(control: bytes, width: int, height: int) -> Box | None:
 
 def _transparency(body: bytes, kind: int, depth: int, colours: int) -> bytes:
     """
-    Return a ``tRNS`` chunk for the decoder, which compares with samples of eight bits but for
-    grey of sixteen; empty if there is none that makes sense.
+    Return a ``tRNS`` chunk for the decoder; empty if there is no valid one.
+
+    The decoder compares it with samples scaled to 8 bits, except in 16-bit greyscale.
     """
     if kind == _PALETTE:
         return body if len(body) <= colours else b""
@@ -177,7 +178,7 @@ def _transparency(body: bytes, kind: int, depth: int, colours: int) -> bytes:
 
 
 def _colour(found: dict[bytes, bytes]) -> Colour:
-    """Return what says the most of the colours (section 4.3): cICP, iCCP, sRGB, then gAMA."""
+    """Return the colour space by precedence (section 4.3): cICP, iCCP, sRGB, then gAMA."""
     code_points = found.get(b"cICP", b"")
     if len(code_points) == 4:
         return Colour(cicp=(code_points[0], code_points[1]))

@@ -1,8 +1,8 @@
 """
-WebP (RFC 9649): the picture, or the first frame of an animation, without the rest.
+WebP (RFC 9649): the picture, or the first frame of an animation, without metadata.
 
-Pillow's opener reserves memory for the canvas that a file claims, and refuses one whose
-RIFF size is wrong.
+Pillow allocates memory for the canvas that a file claims, before the caller can check it, and
+refuses a file whose RIFF size is wrong.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def read_webp(data: Buffer, limits: Limits) -> Contents:
 
 
 def _walk(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Give the name and the body of each chunk."""
+    """Yield the name and the body of each chunk."""
     for _ in range(MAX_SEGMENTS):
         if len(data) < 8:
             return
