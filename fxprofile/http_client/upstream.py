@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, Never, TypeVar
 
@@ -163,51 +164,39 @@ class Upstream:
         :param body: sent as JSON.
         :raises UpstreamFailure: if there is no complete response in time, or it is too long.
         """
-
-        sent = Headers({name: [value] for name, value in (headers or {}).items()})
-        sent.setRawHeaders("Accept", ["application/json"])
-        data = None
+        options: dict[str, Any] = {
+            "headers": {"Accept": "application/json", **(headers or {})},
+            "allow_redirects": False,
+            "unbuffered": True,
+            # treq would use the global reactor otherwise.
+            "reactor": self._clock,
+        }
         if body is not None:
-            sent.setRawHeaders("Content-Type", ["application/json"])
-            data = json.dumps(dict(body)).encode()
-
-        def send() -> Deferred[Any]:
-            return self._client.request(
-                method,
-                url,
-                headers=sent,
-                data=data,
-                allow_redirects=False,
-                unbuffered=True,
-                # treq would use the global reactor otherwise.
-                reactor=self._clock,  # type: ignore[arg-type]
-            )
-
+            options["json"] = body
+        send = partial(self._client.request, method, url, **options)
         try:
             return await within(self._clock, self._timeout, self._exchange(send))
         except UpstreamFailure as failure:
             raise UpstreamFailure(f"{self._name}: {failure}") from None
 
     async def _exchange(self, send: Callable[[], Deferred[Any]]) -> JsonResponse:
-        await self._slots.acquire()
         try:
-            try:
-                response = await send()
-            except _RETRIED as error:
-                if not self._retry or _is_cancellation(error):
-                    raise
-                response = await send()
-            reader = _Reader(MAX_BYTES)
-            response.deliverBody(reader)
-            return JsonResponse(status=response.code, members=_members(await reader.done))
+            async with self._slots:
+                try:
+                    response = await send()
+                except _RETRIED as error:
+                    if not self._retry or _is_cancellation(error):
+                        raise
+                    response = await send()
+                reader = _Reader(MAX_BYTES)
+                response.deliverBody(reader)
+                return JsonResponse(status=response.code, members=_members(await reader.done))
         except UpstreamFailure:
             raise
         except Exception as error:
             if _is_cancellation(error):
                 raise CancelledError from None
             raise UpstreamFailure(_describe(error)) from None
-        finally:
-            self._slots.release()
 
 
 class _Reader(Protocol):

@@ -1,5 +1,5 @@
 """
-A memory cache of small public objects, in front of the bucket.
+A memory cache of small public objects, in front of the bucket, and the default avatar.
 
 Concurrent requests for an object share one ``get``.  After :data:`FRESH_SECONDS` a cached
 object is revalidated by a ``head``, so a deleted avatar is served from memory for at most that
@@ -12,17 +12,20 @@ a cached object is not longer than what may be buffered of a response from the b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import attrs
 from cachetools import LRUCache
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.deferreds.bodies import BytesBody, read_all
+from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.errors import ObjectNotFound, StorageError
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, VARIANTS, public_key
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 
 #: How long an object is served without revalidation, in seconds.
@@ -36,6 +39,8 @@ MAX_OBJECT_BYTES: Final = 128 << 10
 
 #: The approximate cost of an object besides its bytes.
 OVERHEAD: Final = 1024
+
+_DEFAULT_AVATAR: Final = Path(__file__).with_name("default")
 
 
 @dataclass
@@ -69,6 +74,21 @@ class OpenObject:
     info: ObjectInfo
     body: Body
     source: str = "bucket"
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """
+        Yield the bytes.
+
+        :raises StorageError: if the bucket fails, or there are more or fewer than it announced.
+        """
+        info, received = self.info, 0
+        async for piece in self.body:
+            received += len(piece)
+            if received > info.length:
+                raise StorageError(f"get {info.key}: more than {info.length} bytes")
+            yield piece
+        if received < info.length:
+            raise StorageError(f"get {info.key}: {received} of {info.length} bytes")
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -158,16 +178,17 @@ class ObjectCache:
             if key in self._cached:
                 return self._cached[key]
         now = self._clock.seconds()
-        info, body = await self._bucket.get(key=key)
-        size = info.length + OVERHEAD
-        if info.length > self._max_object or not self._make_room(size):
-            return [OpenObject(info, body)]
+        opened = OpenObject(*await self._bucket.get(key=key))
+        size = opened.info.length + OVERHEAD
+        if opened.info.length > self._max_object or not self._make_room(size):
+            return [opened]
         self._reserved += size
         try:
-            data = await _read_exactly(info, body)
+            data = b"".join([piece async for piece in opened.pieces()])
         finally:
             self._reserved -= size
-        held = self._cached[key] = CachedObject(info, data, now)
+            await opened.body.aclose()
+        held = self._cached[key] = CachedObject(opened.info, data, now)
         return held
 
     def _make_room(self, size: int) -> bool:
@@ -181,11 +202,26 @@ def _opened(held: CachedObject, source: str) -> OpenObject:
     return OpenObject(held.info, BytesBody(held.data, piece=max(1, len(held.data))), source)
 
 
-async def _read_exactly(info: ObjectInfo, body: Body) -> bytes:
-    try:
-        data = await read_all(body, info.length)
-    except OverflowError:
-        raise StorageError(f"get {info.key}: more than {info.length} bytes") from None
-    if len(data) < info.length:
-        raise StorageError(f"get {info.key}: {len(data)} of {info.length} bytes")
-    return data
+def read_default_avatar() -> Mapping[str, CachedObject]:
+    """
+    Return the default avatar in its three sizes, by the keys that it would have in the bucket.
+
+    The pictures are part of the package; ``etc/default-avatar/draw.py`` draws them.  This
+    blocks for 15 KiB.
+
+    :raises OSError: if the package is incomplete.
+    """
+    pictures = {}
+    for variant, (_, side) in VARIANTS.items():
+        path = _DEFAULT_AVATAR / f"{side}.png"
+        data = path.read_bytes()
+        key = public_key(DEFAULT_AVATAR_ID, variant)
+        # The tag is the same on every machine, and changes only with the picture.
+        info = ObjectInfo(
+            key=key,
+            length=len(data),
+            etag=hashlib.sha256(data).hexdigest()[:32],
+            modified=path.stat().st_mtime,
+        )
+        pictures[key] = CachedObject(info, data, source="default")
+    return pictures

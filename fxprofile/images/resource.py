@@ -1,26 +1,32 @@
 """
 The images listener: it serves user content on an origin of its own.
+
+A picture has one URL in all formats.  PNG always exists.  Other formats are only for clients
+that name them in the Accept header (RFC 9110, section 12.5.1): browsers send ``image/*`` even
+for formats that they cannot show.  An avatar that was processed before a format was enabled
+lacks it; that is cached for a while, so that the bucket is not asked for it each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import attrs
 from cachetools import TTLCache
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 from zope.interface import implementer
 
-from fxprofile.images.default_avatar import read_default_avatar
-from fxprofile.images.memory_cache import ObjectCache, OpenObject
-from fxprofile.images.negotiation import absences, preferred_formats
+from fxprofile.images.memory_cache import ObjectCache, OpenObject, read_default_avatar
 from fxprofile.model.errors import (
     ApiError,
     BackendUnavailable,
@@ -43,6 +49,15 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Access-Control-Allow-Origin": "*",
 }
+
+#: How long the absence of an object is cached, in seconds.
+ABSENT_SECONDS: Final = 60.0
+
+#: How many absent objects are cached.
+MAX_ABSENT: Final = 20_000
+
+#: The smallest files first, for clients that accept several formats equally.
+_ORDER: Final = ("avif", "webp")
 
 _PREFIX: Final = b"/a/"
 _ID_LENGTH: Final = len(DEFAULT_AVATAR_ID)
@@ -74,9 +89,8 @@ def make_site(
     resource = ImagesResource(
         objects=ObjectCache(bucket=bucket, clock=clock, pinned=read_default_avatar()),
         formats=formats,
-        absent=absences(clock),
+        absent=TTLCache(MAX_ABSENT, ABSENT_SECONDS, clock.seconds),
         max_age=max_age,
-        clock=clock,
         metrics=metrics,
     )
     invalid_http = bad_request({**HEADERS, "Server": "fxprofile", "Cache-Control": "no-store"})
@@ -91,6 +105,22 @@ def parse_path(path: bytes) -> tuple[str, str] | None:
     return name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]]
 
 
+@lru_cache(maxsize=256)
+def preferred_formats(accept: str, formats: tuple[str, ...]) -> Sequence[str]:
+    """
+    Return the formats to try, the most preferred first and PNG last.
+
+    :param accept: the Accept header; empty if there is none.
+    :param formats: names of :data:`fxprofile.model.keys.FORMATS`.
+    """
+    accepted = parse_accept_header(accept, MIMEAccept)
+    png = accepted.quality(FORMATS["png"][1])
+    named = {media_type.lower(): quality for media_type, quality in accepted}
+    quality = {form: named.get(FORMATS[form][1], 0.0) for form in _ORDER if form in formats}
+    wanted = [form for form, value in quality.items() if value > 0 and value >= png]
+    return (*sorted(wanted, key=lambda form: -quality[form]), "png")
+
+
 @attrs.define(kw_only=True, eq=False, slots=False)
 class ImagesResource(Resource):
     """
@@ -98,9 +128,8 @@ class ImagesResource(Resource):
 
     :param objects: the public bucket.
     :param formats: the setting ``crunch.formats``: the formats in the bucket.
-    :param absent: see :func:`fxprofile.images.negotiation.absences`.
+    :param absent: the keys of objects that are absent, though their PNG exists.
     :param max_age: of the Cache-Control header, in seconds.
-    :param clock: measures the duration of responses.
     """
 
     isLeaf = True
@@ -109,7 +138,6 @@ class ImagesResource(Resource):
     _formats: tuple[str, ...]
     _absent: TTLCache[str, bool]
     _max_age: int
-    _clock: IReactorTime
     _metrics: Metrics
 
     def __attrs_pre_init__(self) -> None:
@@ -118,7 +146,7 @@ class ImagesResource(Resource):
     def render(self, request: StreamingRequest) -> int:
         for name, value in HEADERS.items():
             request.setHeader(name, value)
-        request.notifyFinish().addBoth(self._count, request)
+        request.notifyFinish().addBoth(request.count, self._metrics, "images", _METHODS)
         work = Deferred.fromCoroutine(self._answer(request))
         request.notifyFinish().addErrback(lambda _: work.cancel())
         work.addErrback(self._answer_error, request)
@@ -176,23 +204,18 @@ class ImagesResource(Resource):
 
     async def _send(self, request: StreamingRequest, opened: OpenObject, media_type: str) -> None:
         """Write an object; each piece is read when the client has taken the one before."""
-        info, sent, producer = opened.info, 0, StreamProducer()
-        async for piece in opened.body:
-            sent += len(piece)
-            if sent > info.length:
-                raise StorageError(f"get {info.key}: more than {info.length} bytes")
+        producer = StreamProducer()
+        async for piece in opened.pieces():
             if not request.startedWriting:
                 # Only now, so that a body that fails at once can be answered with an error.
-                self._set_headers(request, info, media_type)
+                self._set_headers(request, opened.info, media_type)
                 request.registerProducer(producer, True)
             request.write(piece)
             await producer.writable()
-        if sent < info.length:
-            raise StorageError(f"get {info.key}: {sent} of {info.length} bytes")
         if request.startedWriting:
             request.unregisterProducer()
         else:
-            self._set_headers(request, info, media_type)
+            self._set_headers(request, opened.info, media_type)
         request.finish()
 
     def _set_headers(self, request: StreamingRequest, info: ObjectInfo, media_type: str) -> None:
@@ -217,14 +240,6 @@ class ImagesResource(Resource):
                 request.setHeader(name, value)
             request.finish_json(error.code, error.body)
 
-    def _count(self, outcome: object, request: StreamingRequest) -> None:
-        method = request.method.decode("ascii") if request.method in _METHODS else "other"
-        status = 499 if isinstance(outcome, Failure) else request.code
-        self._metrics.requests.labels("images", method, request.route, status).inc()
-        self._metrics.request_seconds.labels("images", request.route).observe(
-            self._clock.seconds() - request.started_at
-        )
-
 
 @implementer(IPushProducer)
 class StreamProducer:
@@ -234,25 +249,21 @@ class StreamProducer:
     The end of the request cancels a caller that waits.
     """
 
-    def __init__(self) -> None:
-        self._paused = False
-        self._waiter: Deferred[None] | None = None
+    _paused: Deferred[None] | None = None
 
-    def writable(self) -> Deferred[None]:
-        """Fire when the client can take more."""
-        if not self._paused:
-            return succeed(None)
-        self._waiter = Deferred()
-        return self._waiter
+    async def writable(self) -> None:
+        """Wait until the client can take more."""
+        if self._paused is not None:
+            await self._paused
 
     def pauseProducing(self) -> None:
-        self._paused = True
+        if self._paused is None:
+            self._paused = Deferred()
 
     def resumeProducing(self) -> None:
-        self._paused = False
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.called:
-            waiter.callback(None)
+        paused, self._paused = self._paused, None
+        if paused is not None:
+            paused.callback(None)
 
     def stopProducing(self) -> None:
         pass

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from http import HTTPStatus
 from io import BytesIO
 from typing import Any
@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from fxprofile.deferreds.notifier import Subscription
 from fxprofile.model.errors import ClientGone, RequestTimeout
+from fxprofile.telemetry.metrics import Metrics
 
 #: A client must send :data:`PROGRESS` bytes of a body every so many seconds; a client that
 #: sends a byte now and then times out too.
@@ -161,6 +162,7 @@ class StreamingRequest(Request):
 
     defaultContentType = None
     channel: StreamingChannel
+    site: StreamingSite
     body: RequestBody
     started_at = 0.0
     route = "-"
@@ -227,6 +229,23 @@ class StreamingRequest(Request):
         self.setHeader(b"Content-Length", b"%d" % len(body))
         self.write(body)
         self.finish()
+
+    def count(
+        self, outcome: object, metrics: Metrics, listener: str, methods: Collection[bytes]
+    ) -> tuple[int, float]:
+        """
+        Count this request, which has ended.
+
+        :param outcome: how, as ``notifyFinish`` says.
+        :param methods: the methods that are counted by name.
+        :returns: its status, 499 if the client disconnected, and its duration in seconds.
+        """
+        status = 499 if isinstance(outcome, Failure) else self.code
+        seconds = self.site.reactor.seconds() - self.started_at
+        method = self.method.decode() if self.method in methods else "other"
+        metrics.requests.labels(listener, method, self.route, status).inc()
+        metrics.request_seconds.labels(listener, self.route).observe(seconds)
+        return status, seconds
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         # Twisted has no phrases for some statuses, 422 among them.

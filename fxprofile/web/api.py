@@ -78,7 +78,7 @@ _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
 
 T_co = TypeVar("T_co", covariant=True)
 
-_METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
+_METHODS = (b"GET", b"HEAD", b"POST", b"DELETE", b"OPTIONS")
 _ANONYMOUS = Credentials(uid="", scopes=())
 
 
@@ -317,17 +317,11 @@ class Api(Resource):
         return self._routes.render(request)
 
     def _finished(self, outcome: object, request: StreamingRequest) -> None:
-        seconds = self._clock.seconds() - request.started_at
-        status = 499 if isinstance(outcome, Failure) else request.code
-        method = request.method.decode("ascii", "replace")
-        self._metrics.requests.labels(
-            "api", method if method in _METHODS else "other", request.route, status
-        ).inc()
-        self._metrics.request_seconds.labels("api", request.route).observe(seconds)
+        status, seconds = request.count(outcome, self._metrics, "api", _METHODS)
         self._log.info(
             "{method} {route} {status} {ms} ms {request_id}",
             log_type="request.summary",
-            method=method,
+            method=request.method.decode("ascii", "replace"),
             route=request.route,
             status=status,
             errno=request.errno,

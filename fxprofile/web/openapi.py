@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from typing import Any, Final
 
+import attrs
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from fxprofile import __version__
 from fxprofile.model.errors import ApiError, MethodNotAllowed, TooManyRequests, UnprocessableImage
-from fxprofile.web.api import MAX_JSON, Api, ApiRequest, ApiResponse, error_response
+from fxprofile.web.api import MAX_JSON, Api, ApiRequest, ApiResponse
 from fxprofile.web.models import ErrorBody, OpenApiDocument
 from fxprofile.web.operations import Operation
 
@@ -33,7 +34,15 @@ _ERROR_HEADERS: Final = {
     "Retry-After": "Seconds to wait before the next attempt.",
 }
 
+#: What an example of an error is made with.
+_ERROR_ARGUMENTS: Final[dict[type[ApiError], dict[str, Any]]] = {
+    MethodNotAllowed: {"headers": {"Allow": "GET, HEAD"}},
+    TooManyRequests: {"retry_after": 60},
+    UnprocessableImage: {"reason": "corrupt"},
+}
 
+
+@attrs.define(eq=False, slots=False)
 class OpenApi:
     """
     The endpoint of the document.
@@ -42,9 +51,8 @@ class OpenApi:
     :param public_url: the setting ``web.public_url``.
     """
 
-    def __init__(self, api: Api, *, public_url: str) -> None:
-        self._api = api
-        self._public_url = public_url
+    _api: Api
+    _public_url: str = attrs.field(kw_only=True)
 
     @Operation("GET /openapi.json")
     async def get_open_api(self, call: ApiRequest) -> ApiResponse[OpenApiDocument]:
@@ -68,10 +76,11 @@ def document(operations: Iterable[Operation], public_url: str) -> Json:
     :param operations: its endpoints.
     :param public_url: the setting ``web.public_url``.
     """
-    builder = _Builder()
-    for operation in operations:
-        if operation.documented:
-            builder.add(operation)
+    documented = [operation for operation in operations if operation.documented]
+    builder, paths = _Builder(documented), Json()
+    for operation in documented:
+        path = re.sub(r"<(\w+)>", r"{\1}", operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = builder.describe(operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -92,7 +101,7 @@ def document(operations: Iterable[Operation], public_url: str) -> Json:
                 },
             },
         },
-        "paths": builder.paths,
+        "paths": paths,
     }
 
 
@@ -107,118 +116,114 @@ class _Schemas(GenerateJsonSchema):
 
 
 class _Builder:
-    def __init__(self) -> None:
-        self.paths: Json = {}
-        self.schemas: Json = {}
-        # By the identity of the type: some types of pydantic are not hashable.
-        self._known: dict[int, Json] = {}
+    """
+    Describes operations.
 
-    def add(self, operation: Operation) -> None:
+    :ivar schemas: the schemas that they share, by name.
+    """
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        kinds: list[Any] = [ErrorBody]
+        for operation in operations:
+            kinds += [operation.response, *operation.path_parameters.values()]
+            kinds += operation.parameters.values()
+            if operation.body is not None:
+                kinds.append(operation.body)
+        # By the identity of the type: some types of pydantic are not hashable.
+        self._types, shared = TypeAdapter.json_schemas(
+            [(id(kind), "validation", TypeAdapter(kind)) for kind in kinds],
+            ref_template=f"{_COMPONENTS}{{model}}",
+            schema_generator=_Schemas,
+        )
+        self.schemas: Json = shared["$defs"]
+        for schema in self.schemas.values():
+            schema.pop("title")
+
+    def describe(self, operation: Operation) -> Json:
+        """Return the Operation Object of an operation."""
+        scheme = "secret" if operation.secret else "bearer"
+        is_open = operation.scopes is None and not operation.secret
         described: Json = {
             "operationId": operation.id,
             "summary": operation.summary,
-            "security": [],
+            "security": [] if is_open else [{scheme: []}],
             "responses": self._errors(operation.all_errors) | self._responses(operation),
             "parameters": self._parameters(operation),
         }
         if operation.scopes is not None:
-            described["security"] = [{"bearer": []}]
             scopes = ", ".join(f"`{scope}`" for scope in operation.scopes)
             described["description"] = (
                 f"Needs one of the scopes {scopes}."
                 if scopes
                 else "Needs a scope that allows at least one field."
             )
-        if operation.secret:
-            described["security"] = [{"secret": []}]
         if operation.body is not None:
-            content = self._content(operation.body)
             described["requestBody"] = {
                 "required": True,
                 "description": f"At most {MAX_JSON} bytes of UTF-8.",
-                "content": {"application/json": content},
+                "content": {"application/json": self._content(operation.body)},
             }
         if operation.accepts:
             binary = {"schema": {"type": "string", "format": "binary"}}
             content = dict.fromkeys(operation.accepts, binary)
             described["requestBody"] = {"required": True, "content": content}
-        path = re.sub(r"<(\w+)>", r"{\1}", operation.path)
-        self.paths.setdefault(path, {})[operation.method.lower()] = described
+        return described
 
     def _schema(self, kind: Any) -> Json:
         """Return the schema of a type, for use in the document."""
-        if id(kind) not in self._known:
-            self._known[id(kind)] = self._generate(kind)
-        return self._known[id(kind)]
+        return self._types[id(kind), "validation"]
 
-    def _generate(self, kind: Any) -> Json:
-        schemas, shared = TypeAdapter.json_schemas(
-            [("it", "validation", TypeAdapter(kind))],
-            ref_template=f"{_COMPONENTS}{{model}}",
-            schema_generator=_Schemas,
-        )
-        for name, schema in shared.get("$defs", {}).items():
-            schema.pop("title")
-            self.schemas[name] = schema
-        return schemas["it", "validation"]
-
-    def _resolved(self, schema: Json) -> Json:
+    def _resolved(self, kind: Any) -> Json:
+        schema = self._schema(kind)
         return self.schemas.get(schema.get("$ref", "").removeprefix(_COMPONENTS), schema)
 
-    def _content(self, kind: Any, examples: tuple[object, ...] = ()) -> Json:
-        schema = self._schema(kind)
-        examples = examples or tuple(self._resolved(schema).get("examples", ()))
+    def _content(self, kind: Any, examples: Collection[object] = ()) -> Json:
+        examples = examples or self._resolved(kind).get("examples", ())
         if len(examples) == 1:
-            return {"schema": schema, "example": examples[0]}
+            return {"schema": self._schema(kind), "example": next(iter(examples))}
         numbered = {str(n): {"value": value} for n, value in enumerate(examples, 1)}
-        return {"schema": schema, "examples": numbered}
+        return {"schema": self._schema(kind), "examples": numbered}
 
     def _responses(self, operation: Operation) -> Json:
-        schema = self._resolved(self._schema(operation.response))
+        success = {operation.status: self._resolved(operation.response).get("description", "")}
         headers = {
             name: {"description": text, "schema": {"type": "string"}}
             for name, text in operation.headers.items()
         }
-        descriptions = {operation.status: schema.get("description", ""), **operation.responses}
+        media_type, *text_types = operation.produces
         responses: Json = {}
-        for status, description in descriptions.items():
-            responses[str(status)] = {"description": description}
+        for status, description in {**success, **operation.responses}.items():
+            responses[str(status)] = response = {"description": description}
             if status in (204, 304):
                 continue
-            media_type, *text_types = operation.produces
             content: Json = {name: {"schema": {"type": "string"}} for name in text_types}
-            content[media_type] = self._content(
-                operation.response, operation.examples.get(status, ())
+            examples = operation.examples.get(status, ())
+            content[media_type] = self._content(operation.response, examples)
+            response |= (
+                {"content": content, "headers": headers} if headers else {"content": content}
             )
-            responses[str(status)]["content"] = content
-            if headers:
-                responses[str(status)]["headers"] = headers
         return responses
 
     def _parameters(self, operation: Operation) -> list[Json]:
-        parameters = []
-        for location, types in (
-            ("path", operation.path_parameters),
-            ("header", operation.parameters),
-        ):
-            for name, kind in types.items():
-                schema = self._schema(kind)
-                parameters.append(
-                    {
-                        "name": name,
-                        "in": location,
-                        "required": location == "path",
-                        "description": schema["description"],
-                        "example": schema["examples"][0],
-                        "schema": schema,
-                    }
-                )
-        return parameters
+        located = [("path", name, kind) for name, kind in operation.path_parameters.items()]
+        located += [("header", name, kind) for name, kind in operation.parameters.items()]
+        return [
+            {
+                "name": name,
+                "in": location,
+                "required": location == "path",
+                "description": self._schema(kind)["description"],
+                "example": self._schema(kind)["examples"][0],
+                "schema": self._schema(kind),
+            }
+            for location, name, kind in located
+        ]
 
     def _errors(self, kinds: Iterable[type[ApiError]]) -> Json:
         """Describe the error responses: one for each status, with an example of each errno."""
         responses: Json = {}
-        for error in sorted(map(_sample, kinds), key=lambda error: (error.code, error.errno)):
+        samples = [kind(**_ERROR_ARGUMENTS.get(kind, {})) for kind in kinds]
+        for error in sorted(samples, key=lambda error: (error.code, error.errno)):
             content = {"schema": self._schema(ErrorBody), "examples": {}}
             response = responses.setdefault(
                 str(error.code), {"description": "", "content": {"application/json": content}}
@@ -227,7 +232,7 @@ class _Builder:
             response["description"] = f"{response['description']}\n{text}".strip()
             response["content"]["application/json"]["examples"][type(error).__name__] = {
                 "summary": error.message,
-                "value": error_response(error).body,
+                "value": error.body,
             }
             for name, value in error.headers.items():
                 response.setdefault("headers", {})[name] = {
@@ -237,14 +242,3 @@ class _Builder:
                     "example": value,
                 }
         return responses
-
-
-def _sample(kind: type[ApiError]) -> ApiError:
-    """Return an error of this kind, as a client may get it."""
-    if issubclass(kind, MethodNotAllowed):
-        return kind(headers={"Allow": "GET, HEAD"})
-    if issubclass(kind, TooManyRequests):
-        return kind(retry_after=60)
-    if issubclass(kind, UnprocessableImage):
-        return kind("corrupt")
-    return kind()

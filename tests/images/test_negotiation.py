@@ -1,13 +1,12 @@
-"""Tests of :mod:`fxprofile.images.negotiation`: the format that a client gets."""
+"""Content negotiation: the format in which a client gets a picture."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.images.negotiation import ABSENT_SECONDS, MAX_ABSENT, absences, preferred_formats
+from fxprofile.images.resource import ABSENT_SECONDS, MAX_ABSENT, ImagesResource, preferred_formats
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, public_key
 from tests.images.listener import AVATAR, Listener
 from tests.serving.wire import Answer
@@ -55,15 +54,6 @@ class ChoiceTests(SynchronousTestCase):
         self.assertEqual(best[-1], "png")
         self.assertEqual(len(set(best)), len(best))
 
-    def test_absences_are_bounded_and_expire(self) -> None:
-        """The cache of absent objects is bounded, and its entries expire."""
-        clock = Clock()
-        absent = absences(clock)
-        absent.update((str(number), True) for number in range(MAX_ABSENT + 1))
-        self.assertEqual([key in absent for key in ("0", "1")], [False, True])
-        clock.advance(ABSENT_SECONDS)
-        self.assertNotIn("1", absent)
-
 
 class NegotiationTests(SynchronousTestCase):
     """Responses of the listener if pictures exist in several formats."""
@@ -110,6 +100,13 @@ class NegotiationTests(SynchronousTestCase):
         self.bucket.objects[public_key(AVATAR, "default", "webp")] = b"webp"
         self.listener.clock.advance(ABSENT_SECONDS)
         self.assertEqual(self.ask(Accept=CHROME).body, b"webp")
+
+    def test_cache_of_absences_is_bounded(self) -> None:
+        """The cache of absent objects forgets the oldest ones when it is full."""
+        resource = self.listener.site.resource
+        assert isinstance(resource, ImagesResource)
+        resource._absent.update((str(number), True) for number in range(MAX_ABSENT + 1))
+        self.assertEqual([key in resource._absent for key in ("0", "1")], [False, True])
 
     def test_missing_picture_is_not_cached(self) -> None:
         """A picture that exists in no format is 404, and is served as soon as it exists."""
