@@ -118,6 +118,21 @@ def sides_patched(data: bytes, width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
 
+def scan_per_component() -> bytes:
+    """Return a sequential JPEG whose components have a scan each (ITU-T T.81, A.2.2)."""
+    planes = [saved(plane, "JPEG", quality=92) for plane in drawing().convert("YCbCr").split()]
+    head, frame = planes[0].index(b"\xff\xda"), planes[0].index(b"\xff\xc0")
+    sides = planes[0][frame + 5 : frame + 9]
+    components = b"".join(bytes((number, 0x11, 0)) for number in (1, 2, 3))
+    data = planes[0][:frame] + segment(0xC0, b"\x08" + sides + b"\x03" + components)
+    data += planes[0][frame + 13 : head]
+    for number, plane in enumerate(planes, 1):
+        # A grey picture is coded like one component of another.
+        coded = plane[plane.index(b"\xff\xda") + 10 : -2]
+        data += segment(0xDA, bytes((1, number, 0, 0, 63, 0))) + coded
+    return data + b"\xff\xd9"
+
+
 def two_pictures() -> bytes:
     file = io.BytesIO()
     drawing().save(file, "MPO", quality=92, save_all=True, append_images=[photo()])
@@ -181,6 +196,7 @@ def quantization_of_zeros() -> bytes:
 def entries() -> Iterator[Entry]:
     """Yield all entries."""
     upright = shows(sides=(600, 375))
+    yield entry("a scan per component", scan_per_component, check=shows())
     yield entry("baseline", plain, check=upright)
     yield entry("progressive", lambda: saved(drawing(), "JPEG", progressive=True), check=upright)
     yield entry("grayscale", lambda: saved(photo().convert("L"), "JPEG"))

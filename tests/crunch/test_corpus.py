@@ -17,7 +17,7 @@ from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.crunch.result import Report
 from fxprofile.model.keys import VARIANTS
-from tests.corpus import Entry, avif, entries, gif, jpeg, others, png, tolerated, webp
+from tests.corpus import Entry, avif, entries, gif, heic, jpeg, others, png, tolerated, webp
 from tests.corpus.drawing import STORED, drawing, exif, saved, shows
 
 #: The timeout is generous, since the machine may be busy.
@@ -197,6 +197,12 @@ class HeicTests(CorpusCase):
             wanted = Entry("HEIC", bytes, frozenset({"ready"}), check)
             # Its opener returns the sides of the oriented picture.
             self.assertEqual(problems_of(wanted, report), [])
+
+    async def test_a_grid_is_decoded_with_one_thread(self) -> None:
+        """A HEIC of several tiles, as iPhones make them, is decoded in the sandbox."""
+        report = await self.report(heic.grid(3, 2, 256))
+        wanted = Entry("HEIC grid", bytes, frozenset({"ready"}), shows(sides=(600, 400)))
+        self.assertEqual(problems_of(wanted, report), [])
 
 
 class MemoryTests(CorpusCase):

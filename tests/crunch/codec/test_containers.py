@@ -22,6 +22,7 @@ from tests.corpus.jpeg import (
     hidden_scans,
     many_scans,
     plain,
+    scan_per_component,
     segment,
     thumbnail_scans,
     two_pictures,
@@ -135,6 +136,14 @@ class JpegTests(SynchronousTestCase):
         progressive = saved(photo(), "JPEG", progressive=True)
         for data in (plain(), two_pictures(), thumbnail_scans(), progressive):
             self.assertIsNone(self.reason(data))
+
+    def test_several_scans_cost_like_progressive(self) -> None:
+        """A sequential JPEG of several scans has the pixel limit of a progressive one."""
+        for data, is_scalable in ((plain(), True), (scan_per_component(), False)):
+            contents = read_container(data, Limits())
+            self.assertEqual(
+                (contents.is_scalable, contents.is_progressive), (is_scalable, not is_scalable)
+            )
 
     def test_scans_are_counted(self) -> None:
         """A JPEG may have as many scans as the limit, and not one more."""

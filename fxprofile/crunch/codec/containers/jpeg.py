@@ -84,7 +84,7 @@ def read_jpeg(data: Buffer, limits: Limits) -> Contents:
         raise Refused("too_large", f"more than {MAX_SEGMENTS} segments")
     if frame is None:
         raise Refused("corrupt", "no frame header")
-    contents = _frame(*frame)
+    contents = _frame(*frame, scan=data[at + 2 : at + 3])
     contents.is_truncated = data.rfind(_EOI, start) < 0
     end = _EOI if contents.is_truncated else b""
     clean = b"".join([_SOI, jfif, adobe, *head, memoryview(data)[start:], end])
@@ -99,8 +99,12 @@ def read_jpeg(data: Buffer, limits: Limits) -> Contents:
     return contents
 
 
-def _frame(code: int, body: bytes) -> Contents:
-    """Read a frame header (ITU-T T.81, B.2.2)."""
+def _frame(code: int, body: bytes, scan: bytes) -> Contents:
+    """
+    Read a frame header (ITU-T T.81, B.2.2).
+
+    :param scan: the number of components in the first scan.
+    """
     if code in _LOSSLESS:
         raise Refused("unsupported", "lossless JPEG")
     if code in _HIERARCHICAL:
@@ -111,7 +115,8 @@ def _frame(code: int, body: bytes) -> Contents:
         raise Refused("unsupported", f"{body[0]}-bit JPEG")
     sampling = [body[7 + 3 * number] for number in range(body[5])]
     across, down = max(s >> 4 for s in sampling), max(s & 15 for s in sampling)
-    progressive = code in _PROGRESSIVE
+    # Of a sequential picture too, all coefficients are kept if there are several scans.
+    progressive = code in _PROGRESSIVE or scan < body[5:6]
     return Contents(
         kind="jpeg",
         canvas=(int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")),
