@@ -7,25 +7,20 @@ from collections.abc import Iterator, Mapping
 import click
 
 from fxprofile.admin.shared.commands import AdminGroup, Answer, Problem, with_tools
-from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head, record_members
 from fxprofile.admin.shared.output import Members, duration, moment, pairs, size
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.tools import AvatarRecord, Tools, avatar_record, head, record_members
 from fxprofile.model import keys
 from fxprofile.model.avatars import REASONS, Status
 from fxprofile.model.ports import ObjectInfo
 from fxprofile.uploads.repair import STUCK_AGE
 
 
-class AvatarId(click.ParamType[str]):
-    """An avatar id, or the URL of one of its pictures."""
-
-    name = "id"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        image = value.partition("?")[0].rstrip("/").rpartition("/")[2]
-        if not keys.is_image_name(image):
-            self.fail(f"{value!r} is neither an avatar id nor the URL of one", param, ctx)
-        return image.partition("_")[0]
+def _avatar_id(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Return the avatar id in an argument: an id, or the URL of a picture."""
+    image = value.partition("?")[0].rstrip("/").rpartition("/")[2]
+    if not keys.is_image_name(image):
+        raise click.BadParameter(f"{value!r} is neither an avatar id nor the URL of one")
+    return image.partition("_")[0]
 
 
 @click.group(cls=AdminGroup)
@@ -34,7 +29,7 @@ def avatar() -> None:
 
 
 @avatar.command()
-@click.argument("avatar_id", metavar="ID", type=AvatarId())
+@click.argument("avatar_id", metavar="ID", callback=_avatar_id)
 @with_tools
 async def show(tools: Tools, avatar_id: str) -> Answer:
     """

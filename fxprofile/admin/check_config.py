@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import click
@@ -44,7 +44,7 @@ def check_config(role: Role) -> Answer:
 
 def effective(settings: Settings, role: Role) -> Members:
     """Return the settings as JSON, with the defaults of a role and without secrets."""
-    members: Members = _masked(settings.model_dump())
+    members: Members = _masked(settings.model_dump(mode="json"))
     for name in ("database", "cache"):
         url = getattr(settings, name).url
         members[name]["url"] = url and masked_url(url.get_secret_value())
@@ -53,16 +53,14 @@ def effective(settings: Settings, role: Role) -> Members:
     return members
 
 
-def _masked(value: object) -> Any:
+def _masked(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _masked(member) for name, member in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return [_masked(item) for item in value]
-    if isinstance(value, SecretStr):
-        return MASK
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return masked_url(str(value)) if "://" in str(value) else str(value)
+    if isinstance(value, str) and "://" in value:
+        return masked_url(value)
+    return MASK if value == str(SecretStr("secret")) else value
 
 
 def masked_url(url: str) -> str:
@@ -72,13 +70,11 @@ def masked_url(url: str) -> str:
     return _SECRET_PARAMETER.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1:{MASK}@", url))
 
 
-def _flat(members: Members, path: str = "") -> Iterator[tuple[str, object]]:
+def _flat(members: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, object]]:
     for name, value in members.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{path}{name}.")
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            yield from _flat({str(n): item for n, item in enumerate(value)}, f"{path}{name}.")
-        elif isinstance(value, list):
-            yield f"{path}{name}", ", ".join(map(str, value)) or None
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from _flat(dict(enumerate(value)), f"{path}{name}.")
         else:
             yield f"{path}{name}", value

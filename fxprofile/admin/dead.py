@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.lookups import AvatarRecord, avatar_record, head
-from fxprofile.admin.shared.output import Members, duration, moment, pairs, table
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.commands import AdminGroup, Answer, with_tools
+from fxprofile.admin.shared.output import Members, listing, moment, pairs
+from fxprofile.admin.shared.tools import AvatarRecord, Tools, avatar_record, head
 from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model.errors import ConfigError, DriverError, LeaseLost, MalformedMessage
 from fxprofile.model.keys import private_key
@@ -163,21 +163,12 @@ async def open_dead_letters(tools: Tools, source: str) -> DeadLetters:
         return DeadLetters(source, queue, queue.dead, tools.reactor)
     dead = None if setting is None else tools.queue(setting)
     if dead is None:
-        from fxprofile.admin.shared.aws import SqsQueues
-        from fxprofile.drivers.aws.sqs import sqs_queue
+        from fxprofile.admin.shared.aws import dead_url
 
-        config = tools.settings.queue
-        url = await SqsQueues(tools).dead_url(getattr(config, f"{source}_url"))
+        url = await dead_url(tools, getattr(tools.settings.queue, f"{source}_url"))
         if url is None:
             raise ConfigError(f"queue.{source}_url: the queue has no dead-letter queue")
-        dead = tools.started(
-            sqs_queue(
-                *(tools.settings, tools.aws),
-                name=f"{source}-dead",
-                url=url,
-                visibility_timeout=config.visibility_timeout,
-            )
-        )
+        dead = tools.queue_at(f"{source}-dead", url)
     return DeadLetters(source, queue, dead, tools.reactor)
 
 
@@ -214,7 +205,6 @@ _queue_option = click.option(
     "source",
     type=click.Choice(list(SOURCES)),
     default="jobs",
-    show_default=True,
     help="The queue that they died on.",
 )
 
@@ -223,7 +213,7 @@ _all_option = click.option("--all", "everything", is_flag=True, help="Every dead
 _ids_argument = click.argument("wanted", metavar="[ID]...", nargs=-1)
 
 
-@click.group(cls=commands.AdminGroup)
+@click.group(cls=AdminGroup)
 def dead() -> None:
     """
     Inspect, redrive or drop dead letters.
@@ -235,16 +225,10 @@ def dead() -> None:
 
 
 @dead.command(name="list")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="How many to list.",
-)
+@commands.limit_option(help="How many to list.")
 @_queue_option
-@commands.with_tools
-async def list_letters(tools: Tools, source: str, limit: int) -> commands.Answer:
+@with_tools
+async def list_letters(tools: Tools, source: str, limit: int) -> Answer:
     """
     List dead letters, with the row and the original of each.
 
@@ -252,41 +236,36 @@ async def list_letters(tools: Tools, source: str, limit: int) -> commands.Answer
     """
     found, _ = await _each(tools, source, (), partial(_describe, tools, source), limit)
     rows = [
-        (
-            about["letter"],
-            duration(about["age_seconds"]),
-            about["op"] or "malformed",
-            about["avatar"] or about["body"][:_EXCERPT],
-            about["row"] or ("gone" if about["avatar"] else None),
-            {True: "there", False: "gone"}.get(about["original"]),
-        )
+        {
+            **about,
+            "avatar": about["avatar"] or about["body"][:_EXCERPT],
+            "row": about["row"] or ("gone" if about["avatar"] else None),
+            "original": {True: "there", False: "gone"}.get(about["original"]),
+        }
         for about in found
     ]
-    return commands.Answer(
-        {"letters": found}, _listed(("LETTER", "AGE", "JOB", "AVATAR", "ROW", "ORIGINAL"), rows)
-    )
+    columns = ("letter", "age_seconds", "op", "avatar", "row", "original")
+    return Answer({"letters": found}, _listed(rows, *columns))
 
 
 @dead.command()
 @click.argument("wanted", metavar="ID")
 @_queue_option
-@commands.with_tools
-async def show(tools: Tools, source: str, wanted: str) -> commands.Answer:
+@with_tools
+async def show(tools: Tools, source: str, wanted: str) -> Answer:
     """Show one dead letter whole; ID is that of the dead letter or of its avatar."""
     found, missing = await _each(tools, source, [wanted], partial(_describe, tools, source), 1)
     if missing:
         raise commands.Problem(_missing(missing))
-    return commands.Answer(found[0], pairs(found[0]))
+    return Answer(found[0], pairs(found[0]))
 
 
 @dead.command(epilog=_HELP_IDS)
 @_ids_argument
 @_all_option
 @_queue_option
-@commands.with_tools
-async def redrive(
-    tools: Tools, source: str, wanted: Sequence[str], everything: bool
-) -> commands.Answer:
+@with_tools
+async def redrive(tools: Tools, source: str, wanted: Sequence[str], everything: bool) -> Answer:
     """
     Send dead letters again, and remove them.
 
@@ -302,10 +281,8 @@ async def redrive(
 @_all_option
 @_queue_option
 @commands.yes_option
-@commands.with_tools
-async def drop(
-    tools: Tools, source: str, wanted: Sequence[str], everything: bool
-) -> commands.Answer:
+@with_tools
+async def drop(tools: Tools, source: str, wanted: Sequence[str], everything: bool) -> Answer:
     """
     Remove dead letters without doing what they ask for.
 
@@ -332,7 +309,7 @@ async def _change(
     wanted: Sequence[str],
     change: Callable[[DeadLetters, DeadLetter], Awaitable[bool]],
     changed: str,
-) -> commands.Answer:
+) -> Answer:
     """
     Change the dead letters that are wanted.
 
@@ -348,18 +325,18 @@ async def _change(
         return letter.members() | {"outcome": outcome}
 
     done, missing = await _each(tools, source, wanted, act)
-    rows = [(d["letter"], d["op"] or "malformed", d["avatar"], d["outcome"]) for d in done]
     failed = changed == "redriven" and wanted and any(d["outcome"] != changed for d in done)
-    return commands.Answer(
+    return Answer(
         {"letters": done, "missing": missing},
-        _listed(("LETTER", "JOB", "AVATAR", "OUTCOME"), rows) if rows or not missing else "",
+        _listed(done, "letter", "op", "avatar", "outcome") if done or not missing else "",
         status=1 if failed else 0,
         errors=[_missing(missing)] if missing else (),
     )
 
 
-def _listed(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    return table(headings, rows) if rows else "There are no dead letters."
+def _listed(letters: Sequence[Members], *columns: str) -> str:
+    shown = [{**letter, "op": letter["op"] or "malformed"} for letter in letters]
+    return listing(shown, *columns) if shown else "There are no dead letters."
 
 
 def _missing(ids: Sequence[str]) -> str:

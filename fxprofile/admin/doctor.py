@@ -396,11 +396,11 @@ async def _queue(tools: Tools, name: str) -> str:
 async def _shortcomings(tools: Tools, name: str) -> list[str]:
     if tools.settings.queue.driver != "sqs":
         return []
-    from fxprofile.admin.shared.aws import SqsQueues, wanted_queues
+    from fxprofile.admin.shared.aws import attributes, wanted_queues
 
     for wanted in wanted_queues(tools.settings):
         if wanted.setting == f"queue.{name}_url":
-            return wanted.shortcomings(await SqsQueues(tools).attributes(str(wanted.url)))
+            return wanted.shortcomings(await attributes(tools, str(wanted.url)))
     return []
 
 

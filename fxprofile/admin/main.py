@@ -34,7 +34,11 @@ from fxprofile.admin.user import user
         queues,
         user,
     ],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__, prog_name="fxprofile-admin")
 def cli() -> None:

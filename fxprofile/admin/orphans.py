@@ -22,9 +22,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.lookups import AvatarRecord, avatar_records, head
 from fxprofile.admin.shared.output import Members, listing, moment
-from fxprofile.admin.shared.tools import Tools, where
+from fxprofile.admin.shared.tools import AvatarRecord, Tools, avatar_records, head, where
 from fxprofile.drivers.sql.schema import avatars
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import StoreError
@@ -69,17 +68,10 @@ Rows = Callable[[str, int], Awaitable[Sequence[AvatarRecord]]]
     "--grace",
     type=click.FloatRange(min=1),
     default=GRACE,
-    show_default=True,
     metavar="HOURS",
     help="The age from which an object may be an orphan.",
 )
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=100,
-    show_default=True,
-    help="How many of each kind to list.",
-)
+@commands.limit_option(help="How many of each kind to list.")
 @commands.yes_option
 @commands.with_tools
 async def orphans(
@@ -353,14 +345,11 @@ class Sweep:
             after = page[-1].id
 
 
-def sweep_of(
-    tools: Tools, *, grace: float, clock: IReactorTime | None = None, page: int = PAGE
-) -> Sweep:
+def sweep_of(tools: Tools, *, grace: float) -> Sweep:
     """
     Return a sweep of the buckets and the database of the settings; the database is open.
 
     :param grace: see :class:`Sweep`.
-    :param clock: in tests, in place of the reactor.
     """
 
     async def rows(after: str, limit: int) -> Sequence[AvatarRecord]:
@@ -372,7 +361,6 @@ def sweep_of(
         rows=rows,
         store=tools.store,
         selection=tools.selection,
-        clock=clock or tools.reactor,
+        clock=tools.reactor,
         grace=grace,
-        page=page,
     )

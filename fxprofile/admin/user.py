@@ -6,21 +6,18 @@ import click
 from sqlalchemy import select
 
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.lookups import avatar_records, record_members
 from fxprofile.admin.shared.output import Members, listing, moment, pairs
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.tools import Tools, avatar_records, record_members
 from fxprofile.drivers.sql.schema import avatars, profiles
 
 
-class Uid(click.ParamType[str]):
-    """The uid of an account."""
+def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not 0 < len(value) <= 64 or not value.isprintable():
+        raise click.BadParameter(f"{value!r} is not a uid")
+    return value
 
-    name = "uid"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not 0 < len(value) <= 64 or not value.isprintable():
-            self.fail(f"{value!r} is not a uid", param, ctx)
-        return value
+_uid_argument = click.argument("uid", callback=_checked)
 
 
 @click.group(cls=commands.AdminGroup)
@@ -29,7 +26,7 @@ def user() -> None:
 
 
 @user.command()
-@click.argument("uid", type=Uid())
+@_uid_argument
 @commands.with_tools
 async def show(tools: Tools, uid: str) -> commands.Answer:
     """Show the profile and the avatars of a user; the status is 1 if there are none."""
@@ -40,7 +37,7 @@ async def show(tools: Tools, uid: str) -> commands.Answer:
 
 
 @user.command()
-@click.argument("uid", type=Uid())
+@_uid_argument
 @commands.yes_option
 @commands.with_tools
 async def delete(tools: Tools, uid: str) -> commands.Answer:

@@ -22,7 +22,6 @@ from tests.support.servers.local import die_with_parent
 PRELOADED = (
     "alembic.command",
     "fxprofile.admin.main",
-    "fxprofile.admin.shared.lookups",
     "fxprofile.drivers.sql.engine",
     "fxprofile.drivers.sql.migrate",
     "fxprofile.drivers.sql.store",

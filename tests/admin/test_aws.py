@@ -139,7 +139,8 @@ class AwsCommandTests(AwsCase):
             later = Clock()
             later.advance(time.time() + 3 * 86400)
             for page in (1, 2, 1000):
-                sweep = sweep_of(tools, grace=48 * 3600, clock=later, page=page)
+                sweep = sweep_of(tools, grace=48 * 3600)
+                sweep.clock, sweep.page = later, page
                 findings = await sweep.find()
                 self.assertEqual([found.id for found in findings.orphans], [orphan])
                 self.assertEqual(len(findings.orphans[0].objects), 2)

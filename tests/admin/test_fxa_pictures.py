@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import time
-from contextlib import redirect_stderr
 from typing import Any
 
 from twisted.internet import reactor
@@ -18,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from fxprofile.admin.import_fxa.command import progress
 from fxprofile.admin.import_fxa.importer import Checkpoint, Importer, Place
 from fxprofile.admin.import_fxa.pictures import (
     TIMEOUT,
@@ -258,7 +255,7 @@ class RaceTests(ImportCase):
                 dry_run=False,
             )
             await importer.run(lambda _: None)
-            self.assertEqual(importer.tally.avatars, {Fate.CHANGED_HERE: 1})
+            self.assertEqual(importer.tally["avatars"], {Fate.CHANGED_HERE: 1})
             self.assertEqual(pictures.removed, [avatar_id])
             self.assertIsNone(await tools.store.avatar(avatar_id=avatar_id))
 
@@ -312,26 +309,6 @@ class ProgressTests(ImportCase):
         shown = os.read(ours, 100_000)
         self.assertEqual(done.returncode, 0)
         return shown, done.stdout
-
-
-class ProgressLineTests(SynchronousTestCase):
-    """Progress without a terminal."""
-
-    def lines(self, *, quiet: bool) -> list[str]:
-        """Return the lines of three batches, of which the second ends after ten seconds."""
-        times = iter((0.0, 1.0, 11.0, 11.0, 12.0))
-        with (
-            redirect_stderr(io.StringIO()) as errors,
-            progress(30, quiet=quiet, now=lambda: next(times)) as add,
-        ):
-            for _ in range(3):
-                add(10)
-        return errors.getvalue().splitlines()
-
-    def test_progress_is_a_line_every_ten_seconds(self) -> None:
-        """Without a terminal a line is printed every ten seconds, and none with --json."""
-        self.assertEqual(self.lines(quiet=False), ["20 of 30"])
-        self.assertEqual(self.lines(quiet=True), [])
 
 
 class _Hangs:

@@ -6,8 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from fxprofile.admin.shared.lookups import avatar_records
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.tools import Tools, avatar_records
 from fxprofile.drivers.sql.schema import avatars
 from fxprofile.model.keys import new_id, private_key, public_key, public_keys
 from fxprofile.model.messages import Job, Op

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet import reactor
 
-from fxprofile.admin.provision.s3 import CLOSED, OPEN
+from fxprofile.admin.provision.aws import CLOSED, OPEN
 from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.sql.migrate import current
 from fxprofile.drivers.sql.schema import REVISION

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -24,9 +22,6 @@ from fxprofile.model.errors import DriverError
 
 #: The environment variable of ``--source``: a command line shows its password to other users.
 SOURCE_VARIABLE = "FXA_PROFILE_DATABASE_URL"
-
-#: Seconds between two lines of progress where there is no terminal.
-_PERIOD = 10
 
 
 @click.command(name="import-fxa", cls=commands.AdminCommand)
@@ -61,14 +56,12 @@ _PERIOD = 10
     "--batch",
     type=click.IntRange(1, 10000),
     default=500,
-    show_default=True,
     help="How many users to read at a time.",
 )
 @click.option(
     "--parallel",
     type=click.IntRange(1, 256),
     default=16,
-    show_default=True,
     help="How many avatars to process at the same time.",
 )
 @commands.with_tools
@@ -106,24 +99,29 @@ async def import_fxa(
         parallel=parallel,
         dry_run=dry_run,
     )
+    hidden = commands.current_session().as_json or not sys.stderr.isatty()
     try:
         left = await importer.left()
-        with progress(left, quiet=commands.current_session().as_json) as add:
-            await importer.run(add)
+        with click.progressbar(
+            length=left, label="Importing", file=sys.stderr, hidden=hidden
+        ) as bar:
+            await importer.run(bar.update)
     except DriverError as error:
         raise commands.Problem(f"{commands.line(error)}; run this again to continue") from None
-    tally = importer.tally
-    fates = {"names": _members(tally.names), "avatars": _members(tally.avatars)}
+    fates = {step: dict(sorted(tally.items())) for step, tally in importer.tally.items()}
+    number = importer.not_imported
+    seconds = round(time.monotonic() - started, 1)
     return commands.Answer(
-        {
-            "dry_run": dry_run,
-            **fates,
-            "not_imported": tally.not_imported,
-            "seconds": round(time.monotonic() - started, 1),
-        },
-        _text(fates, dry_run),
-        status=1 if tally.not_imported else 0,
+        {"dry_run": dry_run, **fates, "not_imported": number, "seconds": seconds},
+        _text(fates["names"], fates["avatars"], dry_run),
+        status=1 if number else 0,
     )
+
+
+def _text(names: Mapping[Fate, int], avatars: Mapping[Fate, int], dry_run: bool) -> str:
+    rows = [(fate, names.get(fate, 0), avatars.get(fate, 0)) for fate in {**names, **avatars}]
+    text = table(("", "NAMES", "AVATARS"), rows)
+    return f"{text}\nNothing was changed: this was a dry run." if dry_run else text
 
 
 def _tell(report: IO[str] | None) -> Tell:
@@ -133,43 +131,3 @@ def _tell(report: IO[str] | None) -> Tell:
     rows = csv.writer(report)
     rows.writerow(("what", "uid", "avatar", "fate", "why"))
     return lambda *row: rows.writerow(row)
-
-
-def _members(fates: Counter[Fate]) -> dict[str, int]:
-    return {str(fate): number for fate, number in sorted(fates.items())}
-
-
-def _text(fates: Mapping[str, Mapping[str, int]], dry_run: bool) -> str:
-    names, avatars = fates["names"], fates["avatars"]
-    rows = [(fate, names.get(fate, 0), avatars.get(fate, 0)) for fate in {**names, **avatars}]
-    text = table(("", "NAMES", "AVATARS"), rows)
-    return f"{text}\nNothing was changed: this was a dry run." if dry_run else text
-
-
-@contextmanager
-def progress(
-    total: int, *, quiet: bool, now: Callable[[], float] = time.monotonic
-) -> Iterator[Callable[[int], None]]:
-    """
-    Show progress: as a bar on a terminal, otherwise as a line every few seconds.
-
-    :param total: how much there is to do.
-    :param quiet: whether to show nothing.
-    :param now: returns the time in seconds.
-    :returns: in a ``with`` statement, a function that is called with how many more are done.
-    """
-    done, printed = 0, now()
-    on_terminal = sys.stderr.isatty() and not quiet
-
-    def add(number: int) -> None:
-        nonlocal done, printed
-        done += number
-        bar.update(number)
-        if not (on_terminal or quiet) and now() - printed >= _PERIOD:
-            printed = now()
-            click.echo(f"{done} of {total}", err=True)
-
-    with click.progressbar(
-        length=total, label="Importing", file=sys.stderr, hidden=not on_terminal
-    ) as bar:
-        yield add

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,13 +19,14 @@ from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.admin.import_fxa import rows
 from fxprofile.admin.import_fxa.pictures import Pictures
-from fxprofile.admin.import_fxa.source import FxaSource, SourceAvatar, SourceName
+from fxprofile.admin.import_fxa.source import FxaSource, SourceAvatar
 from fxprofile.admin.shared.tools import gathered
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.model.errors import BadRequest, ConfigError, CrunchError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 
-E = TypeVar("E", SourceName, SourceAvatar)
+#: What the source holds of a user; the uid is first.
+E = TypeVar("E", bound=tuple[object, ...])
 
 #: The provider whose pictures are the server's own.
 _PROVIDER: Final = "fxa"
@@ -42,6 +43,7 @@ class Place:
     after: str = ""
 
 
+@dataclass(frozen=True)
 class Checkpoint:
     """
     Stores the position of an import in a file.
@@ -50,9 +52,8 @@ class Checkpoint:
     :param source: of the import; the position of another source is refused.
     """
 
-    def __init__(self, path: Path | None, source: str) -> None:
-        self._path = path
-        self._source = source
+    path: Path | None
+    source: str
 
     def load(self) -> Place:
         """
@@ -60,47 +61,34 @@ class Checkpoint:
 
         :raises ConfigError: if the file is not of this import.
         """
-        if self._path is None:
+        if self.path is None:
             return Place()
         try:
-            members = json.loads(self._path.read_text())
+            members = json.loads(self.path.read_text())
             source = members["source"]
             place = Place(members["step"], members["after"])
             bytes.fromhex(place.after)
         except FileNotFoundError:
             return Place()
         except (KeyError, OSError, TypeError, ValueError) as error:
-            raise ConfigError(f"--checkpoint: {self._path} is not a checkpoint: {error}") from None
-        if source != self._source or place.step not in ("names", "avatars"):
-            raise ConfigError(f"--checkpoint: {self._path} is of the import from {source}")
+            raise ConfigError(f"--checkpoint: {self.path} is not a checkpoint: {error}") from None
+        if source != self.source or place.step not in ("names", "avatars"):
+            raise ConfigError(f"--checkpoint: {self.path} is of the import from {source}")
         return place
 
     def save(self, place: Place) -> None:
         """Store a position; a process killed meanwhile leaves the one before."""
-        if self._path is None:
+        if self.path is None:
             return
-        text = json.dumps({"source": self._source, **asdict(place)})
-        new = self._path.with_name(self._path.name + ".new")
+        text = json.dumps({"source": self.source, **asdict(place)})
+        new = self.path.with_name(self.path.name + ".new")
         new.write_text(text)
-        os.replace(new, self._path)
+        os.replace(new, self.path)
 
     def remove(self) -> None:
         """Remove the file: the next import starts from the beginning."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-
-@dataclass
-class Tally:
-    """How many names and avatars met each fate."""
-
-    names: Counter[rows.Fate] = field(default_factory=Counter)
-    avatars: Counter[rows.Fate] = field(default_factory=Counter)
-
-    @property
-    def not_imported(self) -> int:
-        """How many an operator should look at."""
-        return sum(step[fate] for step in (self.names, self.avatars) for fate in rows.NOT_IMPORTED)
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 @dataclass(kw_only=True)
@@ -113,7 +101,7 @@ class Importer:
     :param batch: users to read at a time.
     :param parallel: avatars to process at the same time.
     :param dry_run: whether to change nothing.
-    :ivar tally: the result.
+    :ivar tally: how many names and avatars met each fate.
     """
 
     source: FxaSource
@@ -125,7 +113,14 @@ class Importer:
     batch: int
     parallel: int
     dry_run: bool
-    tally: Tally = field(default_factory=Tally)
+    tally: Mapping[str, Counter[rows.Fate]] = field(
+        default_factory=lambda: {"names": Counter(), "avatars": Counter()}
+    )
+
+    @property
+    def not_imported(self) -> int:
+        """How many an operator should look at."""
+        return sum(fates[fate] for fates in self.tally.values() for fate in rows.NOT_IMPORTED)
 
     async def left(self) -> int:
         """
@@ -134,10 +129,8 @@ class Importer:
         :raises DriverError: if the source cannot be read.
         """
         place = self.checkpoint.load()
-        if place.step == "avatars":
-            return await self.source.count_avatars(place.after)
-        names = await self.source.count_names(place.after)
-        return names + await self.source.count_avatars("")
+        left = await self.source.count(place.step, place.after)
+        return left if place.step == "avatars" else left + await self.source.count("avatars", "")
 
     async def run(self, progress: Callable[[int], object]) -> None:
         """
@@ -163,31 +156,31 @@ class Importer:
     ) -> None:
         while found := await read(place.after, self.batch):
             await handle(found)
-            place = Place(place.step, found[-1].uid)
+            place = Place(place.step, str(found[-1][0]))
             if not self.dry_run:
                 self.checkpoint.save(place)
             progress(len(found))
 
-    async def _names(self, found: Sequence[SourceName]) -> None:
-        names = []
-        for entry in found:
+    async def _names(self, found: Sequence[tuple[str, str | None]]) -> None:
+        names, fates = [], self.tally["names"]
+        for uid, name in found:
             try:
-                names.append((entry.uid, _checked(entry.name)))
+                names.append((uid, _checked(name)))
             except BadRequest as error:
-                self.tally.names[rows.Fate.REFUSED] += 1
-                self.tell("name", entry.uid, "", rows.Fate.REFUSED, str(error))
-        fates = await self.database.run(
+                fates[rows.Fate.REFUSED] += 1
+                self.tell("name", uid, "", rows.Fate.REFUSED, str(error))
+        imported = await self.database.run(
             lambda connection: rows.import_names(connection, names, dry_run=self.dry_run),
             read_only=self.dry_run,
         )
-        self.tally.names.update(fates)
+        fates.update(imported)
 
     async def _avatars(self, found: Sequence[SourceAvatar]) -> None:
         await gathered(self._avatar, found, self.parallel)
 
     async def _avatar(self, entry: SourceAvatar) -> None:
         fate, why = await self._imported(entry)
-        self.tally.avatars[fate] += 1
+        self.tally["avatars"][fate] += 1
         if fate in rows.NOT_IMPORTED:
             self.tell("avatar", entry.uid, entry.avatar_id, fate, why)
 

@@ -23,7 +23,7 @@ from fxprofile.admin.shared.tools import Tools, temporary_file
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads
-from fxprofile.http_client.upstream import UpstreamFailure, within
+from fxprofile.http_client.upstream import UpstreamFailure, client_for, pool_for, within
 from fxprofile.model.avatars import Variant
 from fxprofile.model.errors import ChildFailed, ConfigError, DriverError, ObjectNotFound
 from fxprofile.model.keys import VARIANTS, public_keys
@@ -64,7 +64,8 @@ def old_pictures(tools: Tools, template: str) -> Fetch:
         name, _, key = template.removeprefix("s3://").partition("/")
         return partial(_from_bucket, s3_bucket(tools.settings, tools.aws, name), key)
     if template.startswith(("http://", "https://")):
-        return partial(from_server, tools.http.client, tools.reactor, template)
+        client = client_for(tools.reactor, pool_for(tools.reactor), TIMEOUT)
+        return partial(from_server, client, tools.reactor, template)
     if "://" in template:
         raise ConfigError("--pictures-from: must be an http, https or s3 URL, or a path")
     return partial(_from_folder, tools.files, template)
@@ -100,13 +101,13 @@ async def from_server(
     :raises OldPicturesUnavailable: if it answers neither with a picture nor that there is none.
     """
     url = template.replace("{id}", name)
-    for attempt in range(1, TRIES + 1):
+    for attempt in range(TRIES):
+        if attempt:
+            await sleep(clock, 2 ** (attempt - 1))
         try:
             return await within(clock, TIMEOUT, _get(client, url))
-        except (UpstreamFailure, OldPicturesUnavailable) as error:
+        except UpstreamFailure as error:
             failure = str(error)
-        if attempt < TRIES:
-            await sleep(clock, 2**attempt / 2)
     raise OldPicturesUnavailable(f"{url}: {failure}")
 
 
@@ -116,24 +117,22 @@ async def _get(client: HTTPClient, url: str) -> bytes | None:
     def collect(piece: bytes) -> None:
         data.extend(piece)
         if len(data) > MAX_BYTES:
-            raise OverflowError
+            raise UpstreamFailure(f"more than {MAX_BYTES} bytes")
 
     try:
         response = await client.get(url, allow_redirects=False)
         await treq.collect(response, collect)
-    except OverflowError:
-        raise OldPicturesUnavailable(f"more than {MAX_BYTES} bytes") from None
-    except CancelledError:
+    except (CancelledError, UpstreamFailure):
         raise
     except Exception as error:
         # A connection can fail with many types of error.
         reasons = getattr(error, "reasons", None) or [error]
-        raise OldPicturesUnavailable(str(reasons[0])) from None
+        raise UpstreamFailure(str(reasons[0])) from None
     # S3 answers 403 for a missing object to a client that may not list the bucket.
     if response.code in (403, 404, 410):
         return None
     if response.code != 200:
-        raise OldPicturesUnavailable(f"status {response.code}")
+        raise UpstreamFailure(f"status {response.code}")
     return bytes(data)
 
 

@@ -8,11 +8,10 @@ whose picture one of the providers (``fxa``, ``gravatar``) has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import TextClause, text
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 
@@ -20,8 +19,6 @@ from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.sql.connect import make_engine, parse_url
 from fxprofile.drivers.sql.failures import FAILURES, store_error
 from fxprofile.model.errors import ConfigError, DriverError
-
-T = TypeVar("T")
 
 #: Seconds that a statement may take: counting the rows of a large table is slow.
 TIMEOUT: Final = 300.0
@@ -38,24 +35,17 @@ _AVATARS: Final = text(
     WHERE s.userId > :after ORDER BY s.userId LIMIT :limit
     """
 )
-_COUNT_NAMES: Final = text("SELECT count(*) FROM profile WHERE userId > :after")
-_COUNT_AVATARS: Final = text("SELECT count(*) FROM avatar_selected WHERE userId > :after")
+_COUNTS: Final = {
+    "names": text("SELECT count(*) FROM profile WHERE userId > :after"),
+    "avatars": text("SELECT count(*) FROM avatar_selected WHERE userId > :after"),
+}
 
 
 class SourceError(DriverError):
     """The source could not be reached, or is not a profile server's database."""
 
 
-@dataclass(frozen=True)
-class SourceName:
-    """A user's display name; None or empty if it was unset."""
-
-    uid: str
-    name: str | None
-
-
-@dataclass(frozen=True)
-class SourceAvatar:
+class SourceAvatar(NamedTuple):
     """
     A user's selected avatar.
 
@@ -97,41 +87,36 @@ class FxaSource(Service):
         """The URL of the database without its password."""
         return self._url.set(query={}).render_as_string(hide_password=True)
 
-    async def count_names(self, after: str) -> int:
-        """Return how many names there are after a uid; see :meth:`names`."""
-        values = {"after": bytes.fromhex(after)}
-        return int(await self._run(lambda c: c.execute(_COUNT_NAMES, values).scalar_one()))
-
-    async def count_avatars(self, after: str) -> int:
-        """Return how many selected avatars there are after a uid; see :meth:`avatars`."""
-        values = {"after": bytes.fromhex(after)}
-        return int(await self._run(lambda c: c.execute(_COUNT_AVATARS, values).scalar_one()))
-
-    async def names(self, after: str, limit: int) -> Sequence[SourceName]:
+    async def count(self, step: str, after: str) -> int:
         """
-        Return the names of the next users.
+        Return how many there are after a uid.
+
+        :param step: ``names`` or ``avatars``, as the methods are called.
+        """
+        return int((await self._rows(_COUNTS[step], after))[0][0])
+
+    async def names(self, after: str, limit: int) -> Sequence[tuple[str, str | None]]:
+        """
+        Return the uid and the name of the next users; None or empty if it was unset.
 
         :param after: the uid before; empty for the first.
         """
-        values = {"after": bytes.fromhex(after), "limit": limit}
-        rows = await self._run(lambda c: c.execute(_NAMES, values).all())
-        return [SourceName(uid.hex(), name) for uid, name in rows]
+        rows = await self._rows(_NAMES, after, limit=limit)
+        return [(uid.hex(), name) for uid, name in rows]
 
     async def avatars(self, after: str, limit: int) -> Sequence[SourceAvatar]:
         """Return the selected avatars of the next users; see :meth:`names`."""
-        values = {"after": bytes.fromhex(after), "limit": limit}
-        rows = await self._run(lambda c: c.execute(_AVATARS, values).all())
         return [
             SourceAvatar(uid.hex(), avatar_id.hex(), provider, owned=owner == uid)
-            for uid, avatar_id, provider, owner in rows
+            for uid, avatar_id, provider, owner in await self._rows(_AVATARS, after, limit=limit)
         ]
 
-    async def _run(self, work: Callable[[Connection], T]) -> T:
-        return await self._threads.run(self._in_thread, work)
+    async def _rows(self, query: TextClause, after: str, **more: int) -> Sequence[Any]:
+        return await self._threads.run(self._read, query, {"after": bytes.fromhex(after), **more})
 
-    def _in_thread(self, work: Callable[[Connection], T]) -> T:
+    def _read(self, query: TextClause, values: Mapping[str, object]) -> Sequence[Any]:
         try:
             with self._engine.connect() as connection:
-                return work(connection)
+                return connection.execute(query, values).all()
         except FAILURES as error:
             raise SourceError(f"--source: {store_error(error, self._url)}") from None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import click
 
 from fxprofile.admin.provision.plan import Plan
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.output import printable, table
+from fxprofile.admin.shared.output import listing, printable
 from fxprofile.admin.shared.tools import Tools, where
 from fxprofile.drivers.sql.migrate import current, upgrade
 from fxprofile.drivers.sql.schema import REVISION
@@ -50,28 +50,29 @@ async def provision(
     if not plan_only:
         commands.require_yes()
     plan = await planned(tools, only or _PARTS, public_read)
-    text = table(("", "WHAT", "HOW"), [(s.action.value, s.what, s.detail) for s in plan.steps])
-    applied = plan.changes and not plan_only
+    text = listing(plan.members(), "action", "what", "detail")
+    changes = plan.changes
+    applied = bool(changes) and not plan_only
     if applied:
         commands.confirm("Apply this plan?", text)
-        await plan.apply()
+        for apply in changes:
+            await apply()
         text = "Done."
-    elif not plan.changes:
+    elif not changes:
         text += "\nThere is nothing to do."
-    members = [{"action": s.action, "what": s.what, "detail": s.detail} for s in plan.steps]
-    return commands.Answer(
-        {"steps": members, "applied": applied, "settings": plan.settings},
-        "\n".join([text, *_settings_lines(plan)]),
-        status=1 if plan.needs_attention or (plan_only and plan.changes) else 0,
-    )
-
-
-def _settings_lines(plan: Plan) -> Iterator[str]:
     if plan.settings:
-        yield "Settings to use:"
+        text += "\nSettings to use:"
     for name, value in plan.settings.items():
         section, _, key = name.partition(".")
-        yield f'  [{section}] {key} = "{printable(value)}"'
+        text += f'\n  [{section}] {key} = "{printable(value)}"'
+    # Applying a step may find what needs attention.
+    steps = plan.members()
+    needs_attention = any(step["action"] == "attention" for step in steps)
+    return commands.Answer(
+        {"steps": steps, "applied": applied, "settings": plan.settings},
+        text,
+        status=1 if needs_attention or (changes and plan_only) else 0,
+    )
 
 
 async def planned(tools: Tools, parts: Sequence[str], public_read: bool | None) -> Plan:
@@ -82,15 +83,15 @@ async def planned(tools: Tools, parts: Sequence[str], public_read: bool | None) 
     :raises DriverError: likewise.
     """
     plan = Plan()
-    settings = tools.settings
-    if "storage" in parts:
-        if settings.storage.driver == "s3":
-            await _plan_s3(tools, plan, public_read)
-        else:
-            for which in ("private", "public"):
-                await _plan_folder(tools, plan, which)
-    if "queues" in parts and settings.queue.driver == "sqs":
-        from fxprofile.admin.provision.sqs import QueuePlanner
+    if "storage" in parts and tools.settings.storage.driver == "s3":
+        from fxprofile.admin.provision.aws import plan_buckets
+
+        await plan_buckets(plan, tools, public_read)
+    elif "storage" in parts:
+        for which in ("private", "public"):
+            await _plan_folder(tools, plan, which)
+    if "queues" in parts and tools.settings.queue.driver == "sqs":
+        from fxprofile.admin.provision.aws import QueuePlanner
 
         await QueuePlanner(plan, tools).plan_all()
     if "database" in parts:
@@ -98,38 +99,18 @@ async def planned(tools: Tools, parts: Sequence[str], public_read: bool | None) 
     return plan
 
 
-async def _plan_s3(tools: Tools, plan: Plan, public_read: bool | None) -> None:
-    from fxprofile.admin.provision.s3 import BucketPlanner
-
-    storage = tools.settings.storage
-    s3 = tools.aws.service(
-        "s3",
-        endpoint_url=storage.endpoint_url or tools.settings.aws.endpoint_url,
-        addressing=storage.addressing,
-    )
-    await BucketPlanner(plan, s3, storage.private_bucket).plan(private=True, public_read=False)
-    await BucketPlanner(plan, s3, storage.public_bucket).plan(
-        private=False, public_read=public_read
-    )
-
-
 async def _plan_folder(tools: Tools, plan: Plan, which: str) -> None:
     storage = tools.settings.storage
     folder = storage.directory.absolute() / getattr(storage, f"{which}_bucket")
-    if await tools.files.run(folder.is_dir):
-        plan.add(f"folder {folder}", "exists")
-    else:
-        # The check creates it, with the right mode.
-        check = tools.bucket(which).check
-        plan.add(f"folder {folder}", f"of the {which} bucket", check, exists=False)
+    exists = await tools.files.run(folder.is_dir)
+    # The check creates it, with the right mode.
+    create = None if exists else tools.bucket(which).check
+    plan.add(f"folder {folder}", f"of the {which} bucket", create, exists=exists)
 
 
 async def _plan_database(tools: Tools, plan: Plan) -> None:
-    what = f"schema of {where(tools.database_url)}"
-    found = await tools.files.run(current, tools.database_url)
-    if found == REVISION:
-        plan.add(what, f"is {REVISION}")
-        return
-    apply = partial(tools.files.run, upgrade, tools.database_url)
-    detail = REVISION if found is None else f"{found} to {REVISION}"
-    plan.add(what, detail, apply, exists=found is not None)
+    url = tools.database_url
+    found = await tools.files.run(current, url)
+    detail = REVISION if found in (None, REVISION) else f"{found} to {REVISION}"
+    apply = None if found == REVISION else partial(tools.files.run, upgrade, url)
+    plan.add(f"schema of {where(url)}", detail, apply, exists=found is not None)

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 
+from fxprofile.admin.shared.output import Members
 
-class Action(StrEnum):
-    """What a step does."""
-
-    OK = "ok"
-    CREATE = "create"
-    CHANGE = "change"
-    #: Only the operator can do it.
-    ATTENTION = "attention"
+Apply = Callable[[], Awaitable[object]]
 
 
 @dataclass(frozen=True)
@@ -22,15 +15,16 @@ class Step:
     """
     One step of a plan.
 
+    :ivar action: ``ok``, ``create``, ``change``, or ``attention``: only the operator can do it.
     :ivar what: its subject.
     :ivar detail: how the subject will be, or is.
     :ivar apply: does it, if there is something to do; idempotent.
     """
 
-    action: Action
+    action: str
     what: str
     detail: str
-    apply: Callable[[], Awaitable[object]] | None = None
+    apply: Apply | None = None
 
 
 @dataclass
@@ -45,43 +39,25 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
 
-    def add(
-        self,
-        what: str,
-        detail: str,
-        apply: Callable[[], Awaitable[object]] | None = None,
-        *,
-        exists: bool = True,
-    ) -> None:
+    def add(self, what: str, detail: str, apply: Apply | None, *, exists: bool = True) -> None:
         """
         Add a step.
 
         :param apply: None if the subject is right already.
         :param exists: whether applying changes the subject, and does not create it.
         """
-        action = Action.OK if apply is None else Action.CHANGE if exists else Action.CREATE
+        action = "ok" if apply is None else "change" if exists else "create"
         self.steps.append(Step(action, what, detail, apply))
 
     def attention(self, what: str, detail: str) -> None:
         """Add a step that only the operator can take."""
-        self.steps.append(Step(Action.ATTENTION, what, detail))
+        self.steps.append(Step("attention", what, detail))
+
+    def members(self) -> list[Members]:
+        """Return the steps as JSON."""
+        return [{"action": s.action, "what": s.what, "detail": s.detail} for s in self.steps]
 
     @property
-    def changes(self) -> bool:
-        """Whether there is something to apply."""
-        return any(step.apply is not None for step in self.steps)
-
-    @property
-    def needs_attention(self) -> bool:
-        """Whether there is a step that only the operator can take."""
-        return any(step.action is Action.ATTENTION for step in self.steps)
-
-    async def apply(self) -> None:
-        """
-        Apply the steps in their order.
-
-        :raises Exception: what a step raises; those before it are applied.
-        """
-        for step in self.steps:
-            if step.apply is not None:
-                await step.apply()
+    def changes(self) -> list[Apply]:
+        """What there is to apply, in order."""
+        return [step.apply for step in self.steps if step.apply is not None]

@@ -63,14 +63,12 @@ class WantedQueue:
 
     def shortcomings(self, attributes: Mapping[str, str]) -> list[str]:
         """Return what these attributes of the queue lack; no more rights than a role's needed."""
+        wanted = self.attributes()
         found = []
-        kept = attributes.get("MessageRetentionPeriod", "0")
-        if int(kept) < self.kept:
-            found.append(f"MessageRetentionPeriod is {kept}, should be {self.kept}")
-        policy = short(attributes.get("RedrivePolicy"))
-        wanted = f"{self.dead} after {self.max_receives}"
-        if self.dead is not None and policy != wanted:
-            found.append(f"RedrivePolicy is {policy}, should be {wanted}")
+        for name in ("MessageRetentionPeriod", "RedrivePolicy"):
+            now, then = short(attributes.get(name)), short(wanted.get(name))
+            if name in wanted and now != then and not (now.isdigit() and int(now) > self.kept):
+                found.append(f"{name} is {now}, should be {then}")
         return found
 
 
@@ -107,72 +105,62 @@ def name_of(url: str | None) -> str:
     return urlsplit(url or "").path.rstrip("/").rpartition("/")[2]
 
 
-class SqsQueues:
-    """Finds queues and reads their attributes."""
-
-    def __init__(self, tools: Tools) -> None:
-        self._client = tools.aws
-        self._settings = tools.settings
-
-    def service(self, url: str | None) -> AwsService:
-        """Return SQS at the endpoint of the settings, or else the one that a URL names."""
-        settings = self._settings
-        endpoint, region = endpoint_of(url) if url is not None else (None, None)
-        return self._client.service(
-            "sqs",
-            endpoint_url=settings.queue.endpoint_url or settings.aws.endpoint_url or endpoint,
-            region=region,
-        )
-
-    async def attributes(self, url: str) -> Mapping[str, str]:
-        """
-        Return all attributes of a queue.
-
-        :raises AwsError: if it cannot be reached, or does not allow that.
-        """
-        parameters = {"QueueUrl": url, "AttributeNames": ["All"]}
-        answer = await self.service(url).call("GetQueueAttributes", parameters)
-        attributes: Mapping[str, str] = answer.members.get("Attributes", {})
-        return attributes
-
-    async def find(self, near: str | None, name: str) -> str | None:
-        """
-        Return the URL of the queue of this name, or None.
-
-        :param near: the URL of a queue of the same service.
-        :raises AwsError: if it cannot be found out.
-        """
-        try:
-            answer = await self.service(near).call("GetQueueUrl", {"QueueName": name})
-        except AwsError as error:
-            if error.code.endswith(("NonExistentQueue", "QueueDoesNotExist")):
-                return None
-            raise
-        return str(answer.members["QueueUrl"])
-
-    async def dead_url(self, url: str) -> str | None:
-        """
-        Return the URL of the dead-letter queue in a queue's redrive policy, or None.
-
-        :raises AwsError: if it cannot be found out.
-        """
-        policy = comparable((await self.attributes(url)).get("RedrivePolicy"))
-        name = policy.get("deadLetterTargetArn", "").rpartition(":")[2]
-        return await self.find(url, name) if name else None
+def service(tools: Tools, url: str | None) -> AwsService:
+    """Return SQS at the endpoint of the settings, or else the one that a URL names."""
+    settings = tools.settings
+    endpoint, region = endpoint_of(url) if url is not None else (None, None)
+    return tools.aws.service(
+        "sqs",
+        endpoint_url=settings.queue.endpoint_url or settings.aws.endpoint_url or endpoint,
+        region=region,
+    )
 
 
-def comparable(value: str | None) -> dict[str, str]:
-    """Return the value of an attribute so that equal ones compare equal; a policy by member."""
-    if not value or not value.startswith("{"):
-        return {"": value} if value else {}
-    # SQS gives numbers in policies as text.
-    return {name: str(member) for name, member in json.loads(value).items()}
+async def attributes(tools: Tools, url: str) -> Mapping[str, str]:
+    """
+    Return all attributes of a queue.
+
+    :raises AwsError: if it cannot be reached, or does not allow that.
+    """
+    parameters = {"QueueUrl": url, "AttributeNames": ["All"]}
+    answer = await service(tools, url).call("GetQueueAttributes", parameters)
+    found: Mapping[str, str] = answer.members.get("Attributes", {})
+    return found
+
+
+async def find(tools: Tools, near: str | None, name: str) -> str | None:
+    """
+    Return the URL of the queue of this name, or None.
+
+    :param near: the URL of a queue of the same service.
+    :raises AwsError: if it cannot be found out.
+    """
+    try:
+        answer = await service(tools, near).call("GetQueueUrl", {"QueueName": name})
+    except AwsError as error:
+        if error.code.endswith(("NonExistentQueue", "QueueDoesNotExist")):
+            return None
+        raise
+    return str(answer.members["QueueUrl"])
+
+
+async def dead_url(tools: Tools, url: str) -> str | None:
+    """
+    Return the URL of the dead-letter queue in a queue's redrive policy, or None.
+
+    :raises AwsError: if it cannot be found out.
+    """
+    policy = json.loads((await attributes(tools, url)).get("RedrivePolicy") or "{}")
+    name = policy.get("deadLetterTargetArn", "").rpartition(":")[2]
+    return await find(tools, url, name) if name else None
 
 
 def short(value: str | None) -> str:
-    """Return the value of an attribute for people."""
-    members = comparable(value)
-    if "deadLetterTargetArn" not in members:
+    """Return the value of an attribute for people, so that equal ones compare equal."""
+    if not value or not value.startswith("{"):
         return value or "unset"
-    name = members["deadLetterTargetArn"].rpartition(":")[2]
-    return f"{name} after {members.get('maxReceiveCount')}"
+    # The ARN of a dead-letter queue differs only by its name: it has the account and the region
+    # of its queue.
+    policy = json.loads(value)
+    name = str(policy.get("deadLetterTargetArn")).rpartition(":")[2]
+    return f"{name} after {policy.get('maxReceiveCount')}"

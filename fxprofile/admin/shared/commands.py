@@ -13,13 +13,14 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 
 import click
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 from twisted.logger import (
     ILogObserver,
     LogEvent,
@@ -148,9 +149,11 @@ role_option = partial(
     "--role",
     type=click.Choice([role.value for role in Role]),
     default=Role.COMBINED.value,
-    show_default=True,
     callback=lambda context, parameter, value: Role(value),
 )
+
+#: How many findings a command lists; without ``help``.
+limit_option = partial(click.option, "--limit", type=click.IntRange(min=1), default=100)
 
 
 class _WithCommonOptions(click.Command):
@@ -209,24 +212,21 @@ def with_tools(
 
         async def main(reactor: Any) -> None:
             tools = Tools(settings, reactor)
-            running: Deferred[None] = Deferred()
 
-            async def when_running() -> T:
-                await running
-                tools.stack.startService()
-                return await work(tools, *args, **kwargs)
-
-            working = Deferred.fromCoroutine(when_running())
+            def cancel() -> None:
+                if not working.called:
+                    failures.append(Problem("interrupted"))
+                    working.cancel()
 
             def interrupt(*_: object) -> None:
                 _on_signals(signal.SIG_DFL)
-                if not working.called:
-                    failures.append(Problem("interrupted"))
-                    reactor.callFromThread(working.cancel)
+                reactor.callFromThread(cancel)
 
-            # The reactor has installed its own signal handlers by then.
-            reactor.callWhenRunning(_on_signals, interrupt)
-            reactor.callWhenRunning(running.callback, None)
+            # When the reactor runs, it has installed its own signal handlers.
+            await deferLater(reactor, 0)
+            _on_signals(interrupt)
+            tools.stack.startService()
+            working = Deferred.fromCoroutine(work(tools, *args, **kwargs))
             try:
                 results.append(await working)
             except Exception as error:
@@ -234,11 +234,10 @@ def with_tools(
             finally:
                 await tools.stack.stopService()
 
-        try:
+        with suppress(SystemExit):
             react(main)
-        except SystemExit:
-            if failures:
-                raise failures[0] from None
+        if failures:
+            raise failures[0]
         return results[0]
 
     return command

@@ -1,5 +1,5 @@
 """
-The services of a command: those of the daemon, read-only; and how a command uses them.
+The services of a command: those of the daemon, read-only; and what commands look up with them.
 
 A command changes only what it is asked to change: it creates and upgrades no database, and does
 not clean the folders of the buckets.
@@ -7,20 +7,24 @@ not clean the folders of the buckets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar, cast
 
+from sqlalchemy import ColumnElement, select
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 
+from fxprofile.admin.shared.output import moment
 from fxprofile.app.services import Services
 from fxprofile.crunch.pool import CrunchPool
-from fxprofile.drivers.sql.connect import file_of, is_embedded, parse_url
+from fxprofile.drivers.sql.connect import is_embedded, parse_url
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.migrate import current
-from fxprofile.drivers.sql.schema import REVISION
-from fxprofile.model.errors import ConfigError, StoreError
-from fxprofile.model.ports import IBucket, IQueue
+from fxprofile.drivers.sql.schema import REVISION, avatars
+from fxprofile.model.errors import ConfigError, ObjectNotFound, StoreError
+from fxprofile.model.ports import IBucket, IQueue, ObjectInfo
 from fxprofile.settings.model import Settings
 
 T = TypeVar("T")
@@ -89,6 +93,10 @@ class Tools(Services):
         }
         return queues[name]()
 
+    def queue_at(self, name: str, url: str) -> IQueue:
+        """Return the queue with a URL that is not in the settings."""
+        return self._queue(name, url)
+
     def needed_queue(self, name: str) -> IQueue:
         """
         Return a queue by its name in the settings.
@@ -105,7 +113,7 @@ def where(database_url: str) -> str:
     """Return which database a URL names: a file, or the URL without its password."""
     url = parse_url(database_url)
     if is_embedded(url):
-        return str(file_of(url))
+        return str(Path(str(url.database)).absolute())
     return url.set(query={}).render_as_string(hide_password=True)
 
 
@@ -139,3 +147,66 @@ async def gathered(
     finally:
         for work in running:
             work.cancel()
+
+
+@dataclass
+class AvatarRecord:
+    """
+    A row of the avatars table.
+
+    :ivar updated: when the status last changed; all times are seconds since the epoch.
+    :ivar job_sent: when its pending job was sent, None if that is still to do.
+    :ivar owed_since: since when it has a pending job, None if it has none.
+    """
+
+    id: str
+    uid: str
+    seq: int
+    status: str
+    error: str | None
+    created: float
+    updated: float
+    job_sent: float | None
+    owed_since: float | None
+
+
+#: Members of the JSON of a record that are times.
+_TIMES = ("created", "updated", "job_sent", "owed_since")
+_COLUMNS = [avatars.c[field.name] for field in fields(AvatarRecord)]
+
+
+def record_members(record: AvatarRecord | None) -> dict[str, object]:
+    """Return a record as JSON, with null for every member if there is none."""
+    if record is None:
+        return dict.fromkeys(field.name for field in fields(AvatarRecord))
+    members = asdict(record)
+    return members | {name: moment(members[name]) for name in _TIMES}
+
+
+async def avatar_records(
+    tools: Tools,
+    *where: ColumnElement[bool],
+    order: ColumnElement[object] = avatars.c.id,
+    limit: int | None = None,
+) -> Sequence[AvatarRecord]:
+    """Return the records that match; the database is open."""
+    query = select(*_COLUMNS).where(*where).order_by(order).limit(limit)
+    rows = await tools.database.run(lambda c: c.execute(query).all(), read_only=True)
+    return [AvatarRecord(*row) for row in rows]
+
+
+async def avatar_record(tools: Tools, avatar_id: str) -> AvatarRecord | None:
+    """Return the record of an avatar, or None; the database is open."""
+    return next(iter(await avatar_records(tools, avatars.c.id == avatar_id)), None)
+
+
+async def head(bucket: IBucket, key: str) -> ObjectInfo | None:
+    """
+    Return the size and age of an object, or None if there is no such object.
+
+    :raises StorageError: if the bucket cannot be reached.
+    """
+    try:
+        return await bucket.head(key=key)
+    except ObjectNotFound:
+        return None
