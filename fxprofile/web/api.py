@@ -78,8 +78,10 @@ _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
 
 T_co = TypeVar("T_co", covariant=True)
 
-_METHODS = (b"GET", b"HEAD", b"POST", b"DELETE", b"OPTIONS")
+_allows = lru_cache(maxsize=1024)(allows)
+
 _ANONYMOUS = Credentials(uid="", scopes=())
+_METHODS = (b"GET", b"HEAD", b"POST", b"DELETE", b"OPTIONS")
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ class ApiRequest:
     """
 
     request: StreamingRequest
-    token: str = field(repr=False)
-    credentials: Credentials
+    token: str = field(default="", repr=False)
+    credentials: Credentials = _ANONYMOUS
 
     @property
     def uid(self) -> str:
@@ -250,19 +252,17 @@ class Api(Resource):
 
     async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
         if operation.scopes is None and not operation.secret:
-            return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
+            return ApiRequest(request)
         token = _bearer_token(request)
-        if token is None:
-            raise Unauthorized()
         if operation.secret:
             if not hmac.compare_digest(token.encode(), self._secret):
                 raise Unauthorized()
-            return ApiRequest(request=request, token="", credentials=_ANONYMOUS)
+            return ApiRequest(request)
         credentials: Credentials = await self._identity.verify(token=token)
         request.uid = credentials.uid
-        if operation.scopes and not _allows(credentials.scopes, operation.scopes):
+        if operation.scopes and not _allows(credentials.scopes, *operation.scopes):
             raise Forbidden()
-        return ApiRequest(request=request, token=token, credentials=credentials)
+        return ApiRequest(request, token, credentials)
 
     def _unrouted(self, request: Any, failure: Failure) -> bytes:
         """Handle a request without an endpoint, and a read whose client disconnected."""
@@ -331,18 +331,17 @@ class Api(Resource):
         )
 
 
-@lru_cache(maxsize=1024)
-def _allows(held: tuple[str, ...], needed: tuple[str, ...]) -> bool:
-    return allows(held, *needed)
+def _bearer_token(request: StreamingRequest) -> str:
+    """
+    Return the token of a request (RFC 6750, section 2.1).
 
-
-def _bearer_token(request: StreamingRequest) -> str | None:
-    """Return the token of a request (RFC 6750, section 2.1), or None if it has no valid one."""
-    values = request.requestHeaders.getRawHeaders(b"Authorization", [])
-    if len(values) != 1:
-        return None
+    :raises Unauthorized: if it does not have exactly one valid token.
+    """
+    values = request.requestHeaders.getRawHeaders(b"Authorization", [b""])
     match = _BEARER.fullmatch(values[0])
-    return match.group(1).decode() if match else None
+    if match is None or len(values) > 1:
+        raise Unauthorized()
+    return match.group(1).decode()
 
 
 def error_response(error: ApiError) -> ApiResponse[object]:
