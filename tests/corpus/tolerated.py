@@ -169,7 +169,7 @@ def _frame_beyond_canvas() -> bytes:
     return data[:6] + struct.pack("<HH", 40, 25) + data[10:]
 
 
-def _hidden_image(*, number: int = 0) -> bytes:
+def _hidden_image(*, number: int = 0, count: int = 1) -> bytes:
     """An animation whose default image is not part of it."""
     control = struct.pack(">IIIIIHHBB", number, 400, 500, 400, 0, 1, 10, 0, 0)
     frame = zlib.compress(png.rows(400, 500, 3, bytes(BLUE)))
@@ -178,7 +178,7 @@ def _hidden_image(*, number: int = 0) -> bytes:
         png.chunk(b"fdAT", struct.pack(">I", number + 1 + i) + piece)
         for i, piece in enumerate((frame[:30], frame[30:]))
     ]
-    data = png.with_chunks(png.chunk(b"acTL", struct.pack(">II", 1, 0)))
+    data = png.with_chunks(png.chunk(b"acTL", struct.pack(">II", count, 0)))
     return data[:-12] + b"".join(parts) + png.END
 
 
@@ -319,6 +319,11 @@ def _png_entries() -> Iterator[Entry]:
     yield entry(
         "PNG, hidden default image and a wrong number",
         lambda: _hidden_image(number=3),
+        check=upright,
+    )
+    yield entry(
+        "PNG, hidden default image and a negative number of frames",
+        lambda: _hidden_image(count=0x80000001),
         check=upright,
     )
     yield entry("PNG, iPhone-optimised", _apple, check=shows(tuple((*c, 128) for c in CORNERS)))

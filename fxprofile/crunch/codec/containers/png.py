@@ -68,7 +68,8 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
         raise Refused("corrupt", "invalid header")
     sides, image = (width, height), chunks.image
     frame = None
-    if chunks.frame_image and any(found.get(b"acTL", b"")[:4]):
+    # A number of frames with its highest bit set is none (section 7.1).
+    if chunks.frame_image and 0 < int.from_bytes(found.get(b"acTL", b"")[:4], "big") < 1 << 31:
         frame = _frame(chunks.frame, width, height)
     if frame is not None:
         sides, image = (frame[2] - frame[0], frame[3] - frame[1]), chunks.frame_image
