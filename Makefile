@@ -93,7 +93,7 @@ soak: $(VENV)/ready-for-tests
 simulate: $(VENV)/ready-for-tests
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
-fuzz: TARGETS ?= sniff jpeg webp stored result png extras
+fuzz: TARGETS ?= sniff jpeg container webp stored result png other_formats
 fuzz: $(VENV)/ready-for-tests
 	$(PIP) install '.[fuzz]'
 	set -e; for target in $(TARGETS); do \
