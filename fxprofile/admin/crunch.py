@@ -67,7 +67,7 @@ async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> comma
         _check_destinations(files, out, tools.settings.crunch.formats)
     pool = await tools.crunch_pool()
     about = await gathered(lambda path: _examined(tools, pool, path, out), files, pool.slots)
-    layers, versions = pool.layers() or {}, dict(pool.versions)
+    layers, versions = pool.layers, dict(pool.versions)
     return commands.Answer(
         {"layers": layers, "versions": versions, "files": about},
         _text(about, layers, versions),

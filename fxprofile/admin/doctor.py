@@ -206,7 +206,7 @@ async def _settings(settings: Settings, role: Role) -> str:
 
 async def _sandbox(tools: Tools) -> str:
     pool = await tools.crunch_pool()
-    return check_layers(tools.settings.sandbox, pool.layers() or {})
+    return check_layers(tools.settings.sandbox, pool.layers)
 
 
 def check_layers(mode: str, layers: Mapping[str, bool]) -> str:

@@ -61,6 +61,7 @@ class CrunchPool(Service):
     Crunches images in fresh locked children.
 
     :ivar slots: how many images it works on at one time.
+    :ivar layers: which layers of the sandbox are in force, once a helper is ready.
     :ivar versions: of the codecs, by name, once a helper is ready.
     :ivar grace: seconds that a helper gets beyond the timeout of an image before it is
         considered hung.
@@ -76,6 +77,7 @@ class CrunchPool(Service):
         :param job: what a child runs; other than the default only in tests.
         """
         self.slots = processes
+        self.layers: Mapping[str, bool] = {}
         self.versions: Mapping[str, str] = {}
         self.grace = 5.0
         self._reactor = reactor
@@ -88,13 +90,6 @@ class CrunchPool(Service):
         self._keepers: list[Deferred[None]] = []
         self._notifier = Notifier()
         self._unfit = ""
-        self._layers: frozenset[str] | None = None
-
-    def layers(self) -> Mapping[str, bool] | None:
-        """Return which layers of the sandbox are in force; None until a helper is ready."""
-        if self._layers is None:
-            return None
-        return {layer: layer in self._layers for layer in LAYERS}
 
     def helpers(self) -> list[int]:
         """Return the process ids of the helpers that are ready."""
@@ -134,11 +129,11 @@ class CrunchPool(Service):
         """
         Wait for the first helper.
 
-        :returns: :meth:`layers`.
+        :returns: :attr:`layers`.
         :raises CruncherUnavailable: if the mode is strict and the sandbox is unavailable.
         """
         await self._least_busy(START_TIMEOUT)
-        return self.layers() or {}
+        return self.layers
 
     async def crunch(self, *, original: IO[bytes]) -> Crunched:
         """See :meth:`fxprofile.model.ports.ICruncher.crunch`."""
@@ -248,13 +243,14 @@ class CrunchPool(Service):
         self, helper: HelperConnection, layers: frozenset[str], versions: Mapping[str, str]
     ) -> None:
         """Give a helper jobs from now on, if the sandbox of its children is good enough."""
-        if self._layers is None:
+        if not self.layers:
             _log.info(
                 "Crunch sandbox: layers in force: {layers}; unavailable: {missing}",
                 layers=", ".join(layer for layer in LAYERS if layer in layers),
                 missing=", ".join(layer for layer in LAYERS if layer not in layers) or "none",
             )
-        self._layers, self.versions = layers, versions
+        self.layers = {layer: layer in layers for layer in LAYERS}
+        self.versions = versions
         if is_enough(layers, self._config.mode):
             helper.is_ready = True
         else:

@@ -139,10 +139,10 @@ class CrunchPoolTests(PoolCase):
     async def test_layers_are_known_once_a_helper_is_ready(self) -> None:
         """The pool reports its sandbox layers and codecs once a helper is ready."""
         pool = self.make_pool()
-        self.assertIsNone(pool.layers())
+        self.assertEqual(pool.layers, {})
         layers = await pool.when_ready()
         self.assertTrue(layers["no_new_privs"])
-        self.assertEqual(layers, pool.layers())
+        self.assertEqual(layers, pool.layers)
         self.assertIn("webp", pool.versions)
 
     async def test_slots_limit_concurrent_children(self) -> None:

@@ -353,5 +353,11 @@ def _pack_bits(indices: Pixels, bit_depth: int) -> Pixels:
     """Pack indices of so many bits into bytes, the first in the highest bits."""
     if bit_depth == 8:
         return indices
-    bits = np.unpackbits(indices[..., None], axis=2)[..., 8 - bit_depth :]
-    return np.packbits(bits.reshape(len(indices), -1), axis=1)
+    height, width = indices.shape
+    each = 8 // bit_depth
+    padded = np.zeros((height, -(-width // each) * each), np.uint8)
+    padded[:, :width] = indices
+    packed = np.zeros((height, padded.shape[1] // each), np.uint8)
+    for place in range(each):
+        packed |= padded[:, place::each] << np.uint8(8 - bit_depth * (place + 1))
+    return packed

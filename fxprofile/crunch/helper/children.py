@@ -18,15 +18,13 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Final, NoReturn
 
+import attrs
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.posixbase import PosixReactorBase
+from twisted.internet.pollreactor import PollReactor
 from twisted.internet.task import LoopingCall
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from fxprofile.crunch import sandbox
 from fxprofile.crunch.codec.containers.contents import Buffer
@@ -49,55 +47,40 @@ _GO: Final = b"G"
 _POLL: Final = 0.005
 
 
-@implementer(IReadDescriptor)
-class _Readable:
+class _Readable(FileDescriptor):
     """Calls back when a descriptor can be read."""
 
-    def __init__(self, descriptor: int, name: str, read: Callable[[], None]) -> None:
-        self._descriptor = descriptor
-        self._name = name
-        self.doRead = read
+    def __init__(self, reactor: PollReactor, number: int, read: Callable[[], None]) -> None:
+        super().__init__(reactor)
+        self._number = number
+        self._read = read
 
     def fileno(self) -> int:
-        return self._descriptor
+        return self._number
 
-    def logPrefix(self) -> str:
-        return self._name
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops; so does the helper."""
+    def doRead(self) -> None:
+        self._read()
 
 
+@attrs.define(eq=False, slots=False)
 class Child:
     """
     One child of a helper.
 
+    :param base: the address space of the helper, in bytes.
+    :param baseline: the layers that each child must have; None if not yet known.
     :ivar layers: its sandbox layers, once it has reported them.
     :ivar gone: fires when the child has ended.
     """
 
-    def __init__(
-        self,
-        reactor: PosixReactorBase,
-        config: HelperConfig,
-        base: int,
-        baseline: set[str] | None,
-        *,
-        heic: bool = False,
-    ) -> None:
-        """
-        :param base: the address space of the helper, in bytes.
-        :param baseline: the layers that each child must have; None if not yet known.
-        :param heic: whether its image is HEIC; only then it may start a thread.
-        """
-        self._reactor = reactor
-        self._config = replace(config, limits=replace(config.limits, heic=heic))
-        self._base = base
-        self._baseline = baseline
-        self._ended = ""
-        self._cleanup = ExitStack()
-        self.layers: set[str] = set()
-        self.gone: Deferred[ChildExit] = Deferred()
+    _reactor: PollReactor
+    _config: HelperConfig
+    _base: int
+    _baseline: set[str] | None
+    layers: set[str] = attrs.field(init=False, factory=set)
+    gone: Deferred[ChildExit] = attrs.field(init=False, factory=Deferred)
+    _ended: str = attrs.field(init=False, default="")
+    _cleanup: ExitStack = attrs.field(init=False, factory=ExitStack)
 
     def start(self, job: Job, original: int, output: int) -> None:
         """
@@ -152,9 +135,9 @@ class Child:
         os.kill(self._pid, signal.SIGKILL)
 
     def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> _Readable:
-        reader = _Readable(descriptor, f"child {self._pid}", read)
-        self._reactor.addReader(reader)
-        self._cleanup.callback(self._reactor.removeReader, reader)
+        reader = _Readable(self._reactor, descriptor, read)
+        reader.startReading()
+        self._cleanup.callback(reader.stopReading)
         return reader
 
     def _read_report(self) -> None:
@@ -163,7 +146,7 @@ class Child:
             report = self._control.recv(_MAX_REPORT)
         except OSError:
             report = b""
-        self._reactor.removeReader(self._reporter)
+        self._reporter.stopReading()
         if not report:
             # It is about to end.
             return

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -57,7 +58,9 @@ class Helper(AMP):
         self._children: dict[int, Child] = {}
 
     def _child(self, baseline: set[str] | None, *, heic: bool = False) -> Child:
-        return Child(self._reactor, self._config, self._base, baseline, heic=heic)
+        # Only the child of a HEIC may start a thread.
+        limits = replace(self._config.limits, heic=heic)
+        return Child(self._reactor, replace(self._config, limits=limits), self._base, baseline)
 
     @commands.ReadyCommand.responder
     async def ready(self) -> dict[str, str]:
