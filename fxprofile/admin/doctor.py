@@ -156,7 +156,7 @@ async def _run(clock: IReactorTime, check: Check) -> Finding:
     except Flaw as flaw:
         return Finding(name, flaw.level, str(flaw), flaw.advice)
     except DeferredTimeout:
-        return Finding(name, Level.PROBLEM, f"no answer in {TIMEOUT:.0f} s", advice)
+        return Finding(name, Level.PROBLEM, f"no response in {TIMEOUT:.0f} s", advice)
     except (AwsError, errors.ConfigError, errors.DriverError) as error:
         return Finding(name, Level.PROBLEM, " ".join(str(error).split()), advice)
 
@@ -199,7 +199,7 @@ async def _settings(settings: Settings, role: Role) -> str:
     if settings.environment == "production" and (local := settings.single_host_drivers(role)):
         raise Flaw(
             f"{text}, with {', '.join(local)}",
-            "right for a single host; several need s3, sqs, redis and a database server",
+            "suitable for a single host; several hosts need s3, sqs, redis and a database server",
         )
     return text
 
@@ -223,13 +223,13 @@ def check_layers(mode: str, layers: Mapping[str, bool]) -> str:
     if "no_new_privs" in missing or {"seccomp", "landlock"} <= set(missing):
         raise Flaw(
             f"{text}; neither seccomp nor Landlock is available",
-            "let the container use them (its seccomp profile), or use a kernel that has them",
+            "allow them in the container's seccomp profile, or use a kernel that supports them",
             Level.PROBLEM,
         )
     if missing:
         raise Flaw(
             f"{text}; unavailable: {', '.join(missing)}",
-            "the other layers hold; a newer kernel, or a container that allows more, has all",
+            "the other layers are in force; a newer kernel or a less restricted container has all",
         )
     return text
 
@@ -263,7 +263,7 @@ def check_codecs(outcomes: Mapping[str, CrunchOutcome], versions: Mapping[str, s
     ]
     if refused:
         raise Flaw(
-            f"a good image was refused: {', '.join(refused)}; {codecs}",
+            f"a valid image was refused: {', '.join(refused)}; {codecs}",
             "install Pillow's own wheel (python -m pip install --force-reinstall Pillow), and"
             " check that crunch.memory is not too low",
             Level.PROBLEM,
@@ -307,7 +307,7 @@ def _check_folder(folder: Path) -> None:
         raise Flaw(text, "check storage.directory", Level.PROBLEM) from None
     if os.geteuid() == 0 and owner != 0:
         # The service could not replace what root writes there.
-        raise Flaw(f"{folder} belongs to user {owner}: not tried", f"run this as user {owner}")
+        raise Flaw(f"{folder} belongs to user {owner}: not checked", f"run this as user {owner}")
 
 
 async def check_bucket(bucket: IBucket, key: str, rights: frozenset[str]) -> None:
@@ -322,7 +322,7 @@ async def check_bucket(bucket: IBucket, key: str, rights: frozenset[str]) -> Non
     try:
         wanted = _PROBE if "put" in rights else None
         if "get" in rights and await _content(bucket, key) != wanted:
-            raise errors.StorageError(f"{key} does not hold what was put there")
+            raise errors.StorageError(f"{key} has other bytes than were put")
     finally:
         if "delete" in rights:
             await bucket.delete(keys=[key])
@@ -374,7 +374,7 @@ async def _queue(tools: Tools, name: str) -> str:
         except NotMigrated:
             raise Flaw("in the database, which does not exist yet", "see database") from None
         except errors.StoreError:
-            text = "in the database, which does not answer"
+            text = "in the database, which does not respond"
             raise Flaw(text, "see database", Level.PROBLEM) from None
     shortcomings = await _shortcomings(tools, name)
     depth = await queue.depth()
@@ -407,7 +407,7 @@ async def _shortcomings(tools: Tools, name: str) -> list[str]:
 async def _identity(tools: Tools, server: str, advice: str) -> str:
     url = getattr(tools.settings.identity, f"{server}_url")
     if not await tools.identity.check(server=server):
-        raise Flaw(f"{url} does not answer", advice, Level.PROBLEM)
+        raise Flaw(f"{url} does not respond", advice, Level.PROBLEM)
     return f"{url} answers"
 
 

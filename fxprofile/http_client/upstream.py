@@ -265,10 +265,10 @@ def as_text(value: object) -> str:
     """
     Return a member of a response that must be a text.
 
-    :raises ValueError: if it is not a text, or has no UTF-8 form.
+    :raises ValueError: if it is not a string, or cannot be encoded as UTF-8.
     """
     if not isinstance(value, str):
-        raise ValueError("not a text")
+        raise ValueError("not a string")
     value.encode()
     return value
 

@@ -14,7 +14,7 @@ REASONS: Final = {
     "corrupt": "The image is damaged or incomplete.",
     "too_many_pixels": "The image has too many pixels.",
     "too_wide": "The image is too wide or too high.",
-    "too_large": "The image has too much in it to be processed.",
+    "too_large": "The image is too complex to be processed.",
     "timeout": "The image took too long to process.",
     "memory": "The image needs too much memory to process.",
     "crashed": "The image could not be processed.",

@@ -135,7 +135,7 @@ class Repair(Repeating):
         now = self.clock.seconds()
         expired = await self.store.expire(processing_before=now - EXPIRE_AGE, now=now, limit=LIMIT)
         for avatar_id in expired:
-            self._log.error("Upload {id} expired and has failed", id=avatar_id)
+            self._log.error("Upload {id} failed: it expired without a result", id=avatar_id)
             self.metrics.repairs.labels("expire").inc()
         purged = await self.store.purge(
             failed_before=now - FAILED_AGE,
@@ -183,9 +183,7 @@ class Repair(Repeating):
                 try:
                     await dead.extend(message=message, visibility=0)
                 except DriverError as error:
-                    self._log.warn(
-                        "A dead letter stays invisible for a while: {error}", error=error
-                    )
+                    self._log.warn("Cannot release a dead letter: {error}", error=error)
 
     async def _apply_dead_job(self, body: str) -> bool:
         job = Job.decode(body)

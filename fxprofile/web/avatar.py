@@ -102,7 +102,7 @@ class AvatarEndpoints:
         _check_is_not_upload(name)
         letter = initial(name)
         if not self._monograms or letter is None or len(unicodedata.normalize("NFC", name)) != 1:
-            raise NotFound("A monogram is of one letter or digit.")
+            raise NotFound("A monogram has exactly one letter or digit.")
         etag = f"{ord(letter):x}"
         headers = {
             "Content-Type": "image/svg+xml",

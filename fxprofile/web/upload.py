@@ -247,7 +247,7 @@ class UploadEndpoints:
         if is_id(avatar_id):
             avatar = await self._store.avatar(avatar_id=avatar_id)
         if avatar is None or avatar.uid != call.uid or avatar.status is Status.DELETING:
-            raise NotFound("There is no upload of yours with this id.")
+            raise NotFound("You have no upload with this id.")
         return ApiResponse(200, self._describe(avatar))
 
     def _describe(self, avatar: Avatar) -> UploadBody:

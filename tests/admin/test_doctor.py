@@ -217,7 +217,7 @@ class ProbeTests(SynchronousTestCase):
 
     def test_a_bucket_that_misbehaves_is_an_error(self) -> None:
         """A bucket that keeps a deleted object or returns other bytes is an error."""
-        for bucket, text in ((_Forgetful(), "after it was deleted"), (_Mixed(), "does not hold")):
+        for bucket, text in ((_Forgetful(), "after it was deleted"), (_Mixed(), "has other bytes")):
             failure = self.failureResultOf(
                 Deferred.fromCoroutine(check_bucket(bucket, "a", self.ALL)), StorageError
             )
@@ -261,7 +261,7 @@ class RunChecksTests(SynchronousTestCase):
         self.assertEqual(
             [(f.name, f.level, f.text, f.advice) for f in found],
             [
-                ("hangs", Level.PROBLEM, f"no answer in {TIMEOUT:.0f} s", "do"),
+                ("hangs", Level.PROBLEM, f"no response in {TIMEOUT:.0f} s", "do"),
                 ("broken", Level.PROBLEM, "no database", "do"),
                 ("good", Level.OK, "well", None),
                 ("wrong", Level.PROBLEM, "a: is wrong", "do"),

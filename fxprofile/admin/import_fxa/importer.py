@@ -73,7 +73,7 @@ class Checkpoint:
         except (KeyError, OSError, TypeError, ValueError) as error:
             raise ConfigError(f"--checkpoint: {self.path} is not a checkpoint: {error}") from None
         if source != self.source or place.step not in ("names", "avatars"):
-            raise ConfigError(f"--checkpoint: {self.path} is of the import from {source}")
+            raise ConfigError(f"--checkpoint: {self.path} belongs to an import from {source}")
         return place
 
     def save(self, place: Place) -> None:

@@ -110,7 +110,7 @@ class BucketPlanner:
             if error.status == 404:
                 return False
             if error.status == 403:
-                why = "belongs to another account, or these keys may not look at it"
+                why = "belongs to another account, or these credentials may not access it"
                 raise AwsError(f"{error}: bucket {self.name} {why}") from None
             raise
         return True

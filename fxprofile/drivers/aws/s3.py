@@ -118,9 +118,7 @@ class S3Bucket:
                 await self.delete(keys=[key])
             except StorageError as error:
                 _log.error("Cannot remove a damaged object: {error}", error=error)
-            raise StorageError(
-                f"s3:PutObject {self._bucket}/{key}: S3 reports a digest of other bytes"
-            )
+            raise StorageError(f"s3:PutObject {self._bucket}/{key}: S3 reports a different digest")
 
     async def _payload(self, body: Body, length: int) -> StreamPayload:
         endpoint = await self._service.endpoint(self._bucket)

@@ -122,7 +122,7 @@ class SqsQueue(Service):
     async def send(self, *, body: str) -> None:
         result = await self._call("SendMessage", {"MessageBody": body}, SEND_TIMEOUT, SEND_ATTEMPTS)
         if result.get("MD5OfMessageBody") != _md5(body):
-            raise QueueError(f"sqs:SendMessage {self._url}: SQS reports another body's MD5")
+            raise QueueError(f"sqs:SendMessage {self._url}: SQS reports a different MD5")
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None

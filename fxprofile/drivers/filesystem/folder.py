@@ -340,7 +340,7 @@ class ObjectWriter:
                 return self._file
             # A sweep locked the file first, and removes it.
             self._close()
-        raise OSError(errno.EAGAIN, "other processes remove the files of uploads")
+        raise OSError(errno.EAGAIN, "another process keeps removing the unfinished file")
 
     def _rename(self, keep: bool) -> None:
         """

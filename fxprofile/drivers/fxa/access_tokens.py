@@ -191,11 +191,11 @@ class AccessTokens:
 
     def _check_header(self, header: Mapping[str, object]) -> None:
         if as_text(header.get("typ")).lower() not in _TYPES:
-            raise InvalidToken("not the type of an access token")
+            raise InvalidToken("the type is not that of an access token")
         if header.get("alg") not in ALGORITHMS:
-            raise InvalidToken("not an accepted algorithm")
+            raise InvalidToken("the algorithm is not accepted")
         if not isinstance(header.get("kid"), str | None):
-            raise InvalidToken("the key id is not a text")
+            raise InvalidToken("the key id is not a string")
 
     def _check_claims(self, claims: dict[str, Any]) -> Credentials:
         now = int(self._clock.seconds())

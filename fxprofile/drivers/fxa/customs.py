@@ -90,10 +90,10 @@ class Customs(Service):
                 raise UpstreamFailure(f"unexpected response, status {response.status}")
             blocked = members.get("block")
             if type(blocked) is not bool:
-                raise UpstreamFailure("the response does not say whether to block")
+                raise UpstreamFailure("the response has no valid decision")
         except UpstreamFailure as failure:
             self._metrics.upstream_errors.labels("customs").inc()
-            self._log.warn("Upload admitted without customs: {why}", why=str(failure))
+            self._log.warn("Customs check failed; upload admitted: {why}", why=str(failure))
             return
         if blocked:
             retry_after = members.get("retryAfter")

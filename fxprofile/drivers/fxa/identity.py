@@ -142,7 +142,7 @@ class FxaIdentity(Service):
     async def verify(self, *, token: str) -> Credentials:
         """See :meth:`fxprofile.model.ports.IIdentity.verify`."""
         if not is_token(token):
-            raise InvalidToken("not of the form of a token")
+            raise InvalidToken("malformed token")
         key = digest(token)
         known = self._tokens.get(key)
         if known is not None and await self._is_trusted(known.credentials.uid, known.asked_at):
@@ -159,7 +159,7 @@ class FxaIdentity(Service):
             revoked_at = await self._revocations.revoked_at(uid=uid)
         except CacheError as error:
             self._metrics.upstream_errors.labels("revocations").inc()
-            self._log.warn("Revocations unknown; verifying each token: {error}", error=error)
+            self._log.warn("Cannot read revocations; verifying each token: {error}", error=error)
             return False
         return revoked_at is None or since > revoked_at + SKEW
 
@@ -193,7 +193,7 @@ class FxaIdentity(Service):
     async def account(self, *, token: str, credentials: Credentials) -> Account:
         """See :meth:`fxprofile.model.ports.IIdentity.account`."""
         if not is_token(token):
-            raise AccountUnknown("not of the form of a token")
+            raise AccountUnknown("malformed token")
         try:
             response = await self._auth.request(
                 "GET",

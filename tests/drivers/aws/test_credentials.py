@@ -175,7 +175,7 @@ class ChainTests(SynchronousTestCase):
         self.clock.advance(PATIENCE)
         for waiter in asking:
             failure = self.failureResultOf(waiter, NoCredentials)
-            self.assertIn("did not answer within", str(failure.value))
+            self.assertIn("did not respond within", str(failure.value))
         later = Deferred.fromCoroutine(chain.get())
         self.assertEqual(len(threads.calls), 1)
         threads.calls[0]()

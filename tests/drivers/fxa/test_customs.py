@@ -103,7 +103,7 @@ class CustomsTests(TestCase):
             self.server.answer = lambda _, answer=answer: answer
             await self.check()
         self.assertEqual(self.survived, len(said))
-        warnings = [e for e in self.events if "customs" in str(e.get("log_format"))]
+        warnings = [e for e in self.events if "Customs" in str(e.get("log_format"))]
         self.assertEqual(len(warnings), len(said))
 
     def test_slow_server(self) -> None:

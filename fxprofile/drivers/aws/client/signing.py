@@ -111,7 +111,7 @@ class CredentialChain:
                 await detached(self._refresh()).addTimeout(PATIENCE, self._clock)
             except WaitTimeout:
                 raise NoCredentials(
-                    f"no AWS credentials: the configured source did not answer within "
+                    f"no AWS credentials: the configured source did not respond within "
                     f"{PATIENCE:g} s"
                 ) from None
         elif self._expires_within(None) and self._is_due(self._refreshed):
