@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from fxprofile.drivers.fxa.customs import Customs
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
+    from fxprofile.http_client.upstream import HttpConnections
     from fxprofile.web.upload import UploadAdmission
 
 #: Threads for work on files.
@@ -75,33 +76,6 @@ RESULTS_MAX_RECEIVES = 10
 S = TypeVar("S", bound=Service)
 
 
-class Replacements(TypedDict, total=False):
-    """
-    What can be passed to :class:`Services` instead of what the settings describe.
-
-    Most are drivers.  The last four let a simulation decide about chance and load.
-    """
-
-    files: Threads
-    metrics: Metrics
-    store: IProfileStore
-    private_bucket: IBucket
-    public_bucket: IBucket
-    jobs_queue: IQueue
-    results_queue: IQueue
-    dead_jobs_queue: IQueue | None
-    dead_results_queue: IQueue | None
-    events_queue: IQueue | None
-    updates_queue: IQueue | None
-    cache: IProfileCache
-    identity: IIdentity
-    cruncher: ICruncher
-    new_id: Callable[[], str]
-    chance: Callable[[], float]
-    result_slots: int
-    retry_delays: tuple[float, ...]
-
-
 class Services:
     """
     The services of one process, each made when it is first used.
@@ -111,8 +85,9 @@ class Services:
 
     :param reactor: the Twisted reactor; a test may pass a clock and every driver.
     :param read_only: create, upgrade and clean nothing: no schema, no folder.
-    :param replacements: used instead of what the settings describe; the caller starts and stops
-        them.
+    :param replacements: attributes of this class, such as drivers, to use instead of what the
+        settings describe; the caller starts and stops them.
+    :raises TypeError: if there is no attribute of the name of a replacement.
     :ivar on_disk: what must exist before the reactor runs: a setting, and a blocking call that
         creates what it names.
     :ivar readiness: calls that return when the process can work, or raise.
@@ -133,7 +108,7 @@ class Services:
         reactor: Any,
         *,
         read_only: bool = False,
-        **replacements: Unpack[Replacements],
+        **replacements: object,
     ) -> None:
         self.settings = settings
         self.reactor = reactor
@@ -143,6 +118,8 @@ class Services:
         self.on_disk: list[tuple[str, Callable[[], None]]] = []
         self.readiness: list[Callable[[], Awaitable[object]]] = []
         self._read_only = read_only
+        if unknown := replacements.keys() - vars(Services).keys():
+            raise TypeError(f"no such service: {unknown}")
         # An attribute that is set takes the place of the cached property of its name.
         vars(self).update(replacements)
 
@@ -190,15 +167,24 @@ class Services:
         return database
 
     @cached_property
+    def http(self) -> HttpConnections:
+        """Connections to servers that speak JSON, which their drivers share."""
+        from fxprofile.http_client.upstream import HttpConnections
+
+        return self.started(HttpConnections(self.reactor))
+
+    @cached_property
     def redis(self) -> RedisConnection | None:
         """The connection of the cache, the rate limits and the revocations, if configured."""
-        if self.settings.cache.driver != "redis":
+        url = self.settings.cache.url
+        if self.settings.cache.driver != "redis" or url is None:
             return None
         try:
-            from fxprofile.drivers.redis.connection import redis_connection
+            from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
         except ImportError as error:
             raise ConfigError(f"cache.driver: redis needs fxprofile[redis]: {error}") from None
-        return self.started(redis_connection(self.settings, self.reactor))
+        address = RedisAddress.parse(url.get_secret_value())
+        return self.started(RedisConnection(self.reactor, address))
 
     # Drivers.
 
@@ -251,36 +237,32 @@ class Services:
     @cached_property
     def dead_jobs_queue(self) -> IQueue | None:
         """Dead letters of the jobs queue, if configured."""
-        config = self.settings.queue
-        return self._dead_letters("dead", config.dead_url, "jobs", config.jobs_url)
+        return self._dead_letters("dead", self.settings.queue.dead_url, self.jobs_queue)
 
     @cached_property
     def dead_results_queue(self) -> IQueue | None:
         """Dead letters of the results queue, if configured."""
-        config = self.settings.queue
-        return self._dead_letters(
-            "results_dead", config.results_dead_url, "results", config.results_url
-        )
+        url = self.settings.queue.results_dead_url
+        return self._dead_letters("results_dead", url, self.results_queue)
 
     @cached_property
     def events_queue(self) -> IQueue | None:
         """Account events from the auth server, if configured."""
-        url = self.settings.queue.events_url
-        return None if url is None else self._queue("events", url)
+        return self._optional_queue("events", self.settings.queue.events_url)
 
     @cached_property
     def updates_queue(self) -> IQueue | None:
         """Notifications of profile changes for other services, if configured."""
-        url = self.settings.queue.updates_url
-        return None if url is None else self._queue("updates", url)
+        return self._optional_queue("updates", self.settings.queue.updates_url)
 
-    def _dead_letters(
-        self, name: str, url: str | None, source: str, source_url: str | None
-    ) -> IQueue | None:
+    def _dead_letters(self, name: str, url: str | None, source: IQueue) -> IQueue | None:
         if self.settings.queue.driver == "database":
             from fxprofile.drivers.sql.queue import dead_name
 
-            return self._queue(name, dead_name(_queue_name(source, source_url)))
+            url = dead_name(source.name)
+        return self._optional_queue(name, url)
+
+    def _optional_queue(self, name: str, url: str | None) -> IQueue | None:
         return None if url is None else self._queue(name, url)
 
     def _queue(self, name: str, url: str | None) -> IQueue:
@@ -301,7 +283,8 @@ class Services:
 
         return DatabaseQueue(
             self.database,
-            name=_queue_name(name, url),
+            # The end of its URL, if it has one.
+            name=(url or name).rpartition("/")[2],
             visibility_timeout=visibility,
             max_receives=max_receives or self.settings.queue.max_receives,
             clock=self.reactor,
@@ -343,10 +326,14 @@ class Services:
     def identity(self) -> IIdentity:
         """Verifies tokens and looks up accounts."""
         if self.settings.identity.driver == "fxa":
-            from fxprofile.drivers.fxa.identity import fxa_identity
+            from fxprofile.drivers.fxa.identity import FxaIdentity
 
-            return self.started(
-                fxa_identity(self.settings, self.reactor, self.metrics, self.revocations)
+            return FxaIdentity(
+                self.http.client,
+                self.reactor,
+                self.metrics,
+                self.settings.identity,
+                revocations=self.revocations,
             )
         from fxprofile.drivers.dev.identity import DevIdentity
 
@@ -358,9 +345,9 @@ class Services:
         url = self.settings.customs.url
         if url is None:
             return None
-        from fxprofile.drivers.fxa.customs import customs_server
+        from fxprofile.drivers.fxa.customs import Customs
 
-        return self.started(customs_server(url, self.reactor, self.metrics))
+        return Customs(self.http.client, self.reactor, self.metrics, url)
 
     @cached_property
     def cruncher(self) -> ICruncher:
@@ -553,8 +540,3 @@ class Services:
             description=description,
         )
         self.listeners.append(self.started(listener))
-
-
-def _queue_name(name: str, url: str | None) -> str:
-    """The name of a queue in the database: the end of its URL, if it has one."""
-    return (url or name).rpartition("/")[2]

@@ -19,6 +19,7 @@ from typing import Any, Final, Never, TypeVar
 import attrs
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
@@ -82,24 +83,29 @@ async def within(
     return await Deferred.fromCoroutine(work).addTimeout(seconds, clock, fail)
 
 
-def pool_for(reactor: Any) -> HTTPConnectionPool:
-    """Return a connection pool; the caller closes it."""
-    pool = HTTPConnectionPool(reactor)
-    pool.maxPersistentPerHost = MAX_IN_FLIGHT
-    pool.cachedConnectionTimeout = IDLE
-    pool.retryAutomatically = False
-    return pool
-
-
-def client_for(reactor: Any, pool: HTTPConnectionPool, timeout: float) -> HTTPClient:
+class HttpConnections(Service):
     """
-    Return a client that keeps no cookies and accepts no compressed responses.
+    Connections to other servers; idle ones are closed when the service stops.
 
-    :param timeout: seconds for connecting.
+    :ivar pool: the idle connections.
+    :ivar client: sends requests; it keeps no cookies and accepts no compressed responses.
     """
-    agent = Agent(reactor, connectTimeout=timeout, pool=pool)
-    no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-    return HTTPClient(_PlainAgent(agent), cookiejar=no_cookies)
+
+    name = "HTTP connections"
+
+    def __init__(self, reactor: Any) -> None:
+        self.pool = HTTPConnectionPool(reactor)
+        self.pool.maxPersistentPerHost = MAX_IN_FLIGHT
+        self.pool.cachedConnectionTimeout = IDLE
+        self.pool.retryAutomatically = False
+        no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
+        agent = _PlainAgent(Agent(reactor, pool=self.pool))
+        self.client = HTTPClient(agent, cookiejar=no_cookies)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        closed: Deferred[None] = self.pool.closeCachedConnections()
+        return closed
 
 
 @implementer(IAgent)

@@ -49,7 +49,7 @@ LIMIT = 100
 LEASE = 40
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Repair(Repeating):
     """
     The repair loops.

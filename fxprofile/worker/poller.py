@@ -78,7 +78,7 @@ class Outcome(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Poller(Service):
     """
     Receives from one queue and runs a handler for each message.

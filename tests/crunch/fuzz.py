@@ -3,9 +3,9 @@ Coverage-guided fuzzing of our own parsers, with Atheris (the extra ``fuzz``).
 
     python -m tests.crunch.fuzz TARGET [options of libFuzzer]
 
-TARGET is ``sniff``, ``jpeg``, ``webp``, ``stored``, ``result``, ``png`` or ``other_formats``.
-It starts from honest files and runs until it finds a fault, or for as many seconds as
-``-max_total_time`` says; it writes the input of a fault to ``crash-…``.
+TARGET is ``sniff``, ``jpeg``, ``container``, ``webp``, ``stored``, ``result``, ``png`` or
+``other_formats``.  Fuzzing starts from honest files and ends at the first fault, or after
+``-max_total_time`` seconds; it writes the input of a fault to ``crash-…``.
 """
 
 from __future__ import annotations

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import fxprofile
 from tests.crunch.targets import TARGETS, beginnings
 
 HONEST = {name: list(beginnings(name)) for name in TARGETS}
@@ -13,6 +17,12 @@ HONEST = {name: list(beginnings(name)) for name in TARGETS}
 
 class TargetTests(SynchronousTestCase):
     """The targets of the fuzzer."""
+
+    def test_make_fuzz_runs_every_target(self) -> None:
+        """``make fuzz`` runs every target and no other."""
+        makefile = (Path(fxprofile.__file__).parent.parent / "Makefile").read_text()
+        named = re.findall(r"^fuzz: TARGETS \?= (.+)$", makefile, re.MULTILINE)
+        self.assertEqual([sorted(names.split()) for names in named], [sorted(TARGETS)])
 
     def test_honest_files_have_no_fault(self) -> None:
         """No target finds a fault with an honest file."""

@@ -17,13 +17,12 @@ from fxprofile.http_client import upstream
 from fxprofile.http_client.upstream import (
     MAX_BYTES,
     MAX_IN_FLIGHT,
+    HttpConnections,
     Upstream,
     UpstreamFailure,
     as_number,
     as_text,
     as_texts,
-    client_for,
-    pool_for,
 )
 from fxprofile.model.errors import AuthUnavailable, OAuthUnavailable
 from fxprofile.model.profiles import Credentials
@@ -49,9 +48,9 @@ class RealCase(TestCase):
     timeout = 20
 
     def setUp(self) -> None:
-        self.pool = pool_for(reactor)
-        self.client = client_for(reactor, self.pool, TIMEOUT)
-        self.addCleanup(self.pool.closeCachedConnections)
+        self.connections = HttpConnections(reactor)
+        self.client = self.connections.client
+        self.addCleanup(self.connections.stopService)
 
     def serve(self, resource: Any) -> str:
         port, url = listen(reactor, resource)
@@ -271,7 +270,7 @@ class FxaOverRealConnectionsTests(RealCase):
 
     def identity(self, url: str, timeout: float = TIMEOUT) -> FxaIdentity:
         settings = IdentitySettings(oauth_url=f"{url}/v1", auth_url=f"{url}/v1", timeout=timeout)
-        return FxaIdentity(self.client, reactor, Metrics(), settings, pool=self.pool)
+        return FxaIdentity(self.client, reactor, Metrics(), settings)
 
     async def test_token_is_verified_and_account_read(self) -> None:
         """The driver verifies a token and reads its account over real connections."""
@@ -304,12 +303,11 @@ class FxaOverRealConnectionsTests(RealCase):
             connection.write(hostile.HEAD + length + body)
 
         server, url = self.serve_hostile(react)
-        self.pool.cachedConnectionTimeout = 3600
-        identity = self.identity(url, timeout=5)
-        identity.startService()
-        await identity.verify(token="alice")
+        self.connections.pool.cachedConnectionTimeout = 3600
+        self.connections.startService()
+        await self.identity(url, timeout=5).verify(token="alice")
         self.assertEqual(server.open, 1)
-        await identity.stopService()
+        await self.connections.stopService()
         await settle(lambda: server.open == 0)
 
 
@@ -331,6 +329,6 @@ class ReadingTests(SynchronousTestCase):
 
     def test_idle_timeout_is_shorter_than_the_servers(self) -> None:
         """The idle timeout of the pool is shorter than that of the servers."""
-        pool = pool_for(reactor)
+        pool = HttpConnections(reactor).pool
         self.assertEqual(pool.cachedConnectionTimeout, upstream.IDLE)
         self.assertFalse(pool.retryAutomatically)

@@ -5,13 +5,13 @@ The processes of a simulation: web processes and workers, built as the daemon bu
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from fxprofile.app.roles import add_web_loops, add_worker
-from fxprofile.app.services import Replacements, Services
+from fxprofile.app.services import Services
 from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
 from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
@@ -86,7 +86,7 @@ class Process:
         """Return a driver of this process, with faults."""
         return SimDriver(self, name, self.world.shared[name], _ERRORS[name])
 
-    def build(self, *, slots: int, **replacements: Unpack[Replacements]) -> Services:
+    def build(self, *, slots: int, **replacements: object) -> Services:
         """Build the services of this process as the daemon does, with simulated drivers."""
         world = self.world
         services = Services(

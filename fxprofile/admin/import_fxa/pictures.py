@@ -23,7 +23,7 @@ from fxprofile.admin.shared.tools import Tools, temporary_file
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads
-from fxprofile.http_client.upstream import UpstreamFailure, client_for, pool_for, within
+from fxprofile.http_client.upstream import UpstreamFailure, within
 from fxprofile.model.avatars import Variant
 from fxprofile.model.errors import ChildFailed, ConfigError, DriverError, ObjectNotFound
 from fxprofile.model.keys import VARIANTS, public_keys
@@ -64,8 +64,7 @@ def old_pictures(tools: Tools, template: str) -> Fetch:
         name, _, key = template.removeprefix("s3://").partition("/")
         return partial(_from_bucket, s3_bucket(tools.settings, tools.aws, name), key)
     if template.startswith(("http://", "https://")):
-        client = client_for(tools.reactor, pool_for(tools.reactor), TIMEOUT)
-        return partial(from_server, client, tools.reactor, template)
+        return partial(from_server, tools.http.client, tools.reactor, template)
     if "://" in template:
         raise ConfigError("--pictures-from: must be an http, https or s3 URL, or a path")
     return partial(_from_folder, tools.files, template)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, TypeVar, cast
 
@@ -19,7 +18,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gath
 from fxprofile.admin.shared.output import moment
 from fxprofile.app.services import Services
 from fxprofile.crunch.pool import CrunchPool
-from fxprofile.drivers.sql.connect import is_embedded, parse_url
+from fxprofile.drivers.sql.connect import file_of, is_embedded, parse_url
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.migrate import current
 from fxprofile.drivers.sql.schema import REVISION, avatars
@@ -113,7 +112,7 @@ def where(database_url: str) -> str:
     """Return which database a URL names: a file, or the URL without its password."""
     url = parse_url(database_url)
     if is_embedded(url):
-        return str(Path(str(url.database)).absolute())
+        return str(file_of(url))
     return url.set(query={}).render_as_string(hide_password=True)
 
 

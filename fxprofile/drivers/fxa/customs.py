@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import attrs
 from treq.client import HTTPClient
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.client import HTTPConnectionPool
 
 from fxprofile.http_client.upstream import (
     Upstream,
     UpstreamFailure,
-    client_for,
-    pool_for,
 )
 from fxprofile.model.errors import RequestBlocked, TooManyRequests
 from fxprofile.telemetry.metrics import Metrics
@@ -29,15 +24,8 @@ TIMEOUT: Final = 1.0
 _MAX_RETRY_AFTER: Final = 86_400
 
 
-def customs_server(url: str, reactor: Any, metrics: Metrics) -> Customs:
-    """Return the driver of the customs server at this URL, with connections of its own."""
-    pool = pool_for(reactor)
-    client = client_for(reactor, pool, TIMEOUT)
-    return Customs(client, reactor, metrics, url, pool=pool)
-
-
 @attrs.define(eq=False, slots=False, repr=False)
-class Customs(Service):
+class Customs:
     """
     Asks whether a user may do something now.
 
@@ -46,30 +34,20 @@ class Customs(Service):
 
     :param client: sends the requests.
     :param url: of the server.
-    :param pool: the connections of the client, closed when the service stops.
     """
 
-    name = "customs"
     _log = Logger()
 
     _client: HTTPClient
     _clock: IReactorTime
     _metrics: Metrics
     _url: str
-    _pool: HTTPConnectionPool | None = None
 
     def __attrs_post_init__(self) -> None:
         # The server counts requests, so that none is sent twice.
         self._upstream = Upstream(
             "customs", self._client, self._clock, timeout=TIMEOUT, retry=False
         )
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        if self._pool is None:
-            return succeed(None)
-        closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed
 
     async def check(self, *, action: str, address: str | None, uid: str) -> None:
         """

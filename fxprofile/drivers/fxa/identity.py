@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 from urllib.parse import urljoin
 
 import attrs
 from cachetools import LRUCache
 from treq.client import HTTPClient
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
 
 from fxprofile.deferreds.single_flight import SingleFlight
@@ -35,8 +32,6 @@ from fxprofile.http_client.upstream import (
     as_number,
     as_text,
     as_texts,
-    client_for,
-    pool_for,
     within,
 )
 from fxprofile.model.errors import (
@@ -50,7 +45,7 @@ from fxprofile.model.errors import (
 from fxprofile.model.keys import is_uid
 from fxprofile.model.ports import IIdentity, IRevocations
 from fxprofile.model.profiles import Account, Credentials
-from fxprofile.settings.model import IdentitySettings, Settings
+from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -62,24 +57,9 @@ _UNKNOWN_ACCOUNT: Final = 102
 _MAX_REVOKED: Final = 100_000
 
 
-def fxa_identity(
-    settings: Settings, reactor: Any, metrics: Metrics, revocations: IRevocations | None = None
-) -> FxaIdentity:
-    """
-    Return the identity that the settings describe, with connections of its own.
-
-    :param revocations: shared with other web processes; None if they share nothing.
-    """
-    pool = pool_for(reactor)
-    client = client_for(reactor, pool, settings.identity.timeout)
-    return FxaIdentity(
-        client, reactor, metrics, settings.identity, pool=pool, revocations=revocations
-    )
-
-
 @implementer(IIdentity)
 @attrs.define(eq=False, slots=False, repr=False)
-class FxaIdentity(Service):
+class FxaIdentity:
     """
     Verifies tokens at the OAuth server, and reads accounts from the auth server.
 
@@ -89,11 +69,9 @@ class FxaIdentity(Service):
     :param client: sends the requests.
     :param clock: of seconds since the epoch.
     :param settings: the section ``identity``.
-    :param pool: the connections of the client, closed when the service stops.
     :param revocations: shared with other web processes; None if they share nothing.
     """
 
-    name = "identity"
     _log = Logger()
     servers: ClassVar[tuple[str, ...]] = ("oauth", "auth")
 
@@ -101,7 +79,6 @@ class FxaIdentity(Service):
     _clock: IReactorTime
     _metrics: Metrics
     _settings: IdentitySettings
-    _pool: HTTPConnectionPool | None = None
     _revocations: IRevocations | None = None
     _verifications: SingleFlight[bytes, Credentials] = attrs.field(factory=SingleFlight, init=False)
     # Tokens that were verified or issued up to this time are not trusted, by user.
@@ -131,13 +108,6 @@ class FxaIdentity(Service):
 
     def _upstream(self, name: str, timeout: float) -> Upstream:
         return Upstream(name, self._client, self._clock, timeout=timeout)
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        if self._pool is None:
-            return succeed(None)
-        closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed
 
     async def verify(self, *, token: str) -> Credentials:
         """See :meth:`fxprofile.model.ports.IIdentity.verify`."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import count
 
@@ -24,12 +25,11 @@ POLL = 0.25
 
 @attrs.define(eq=False)
 class _Entry:
-    seq: int
-    body: str
-    sent: float
+    message: Message
     visible_at: float
-    receipt: str | None = None
-    receive_count: int = 0
+
+    def order(self) -> tuple[float, int]:
+        return self.visible_at, int(self.message.message_id)
 
 
 @implementer(IQueue)
@@ -50,18 +50,20 @@ class MemoryQueue:
     _clock: IReactorTime
     _notifier: Notifier = attrs.field(factory=Notifier, init=False)
     _numbers: Iterator[int] = attrs.field(factory=partial(count, 1), init=False)
-    _entries: list[_Entry] = attrs.field(factory=list, init=False)
+    # By message id.
+    _entries: dict[str, _Entry] = attrs.field(factory=dict, init=False)
 
     @cached_property
     def dead(self) -> MemoryQueue:
         """The dead-letter queue, which has no dead letters itself."""
         dead = MemoryQueue(f"{self.name}-dead", self._visibility_timeout, None, self._clock)
+        # A dead letter keeps its id.
         dead._numbers = self._numbers
         return dead
 
     async def send(self, *, body: str) -> None:
         now = self._clock.seconds()
-        self._add(_Entry(seq=next(self._numbers), body=body, sent=now, visible_at=now))
+        self._add(Message(str(next(self._numbers)), body, "", 0, now), now)
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
@@ -69,14 +71,13 @@ class MemoryQueue:
         if not 1 <= max_messages <= BATCH:
             raise ValueError(f"max_messages is {max_messages}; it must be 1 to {BATCH}")
         hidden = self._visibility_timeout if visibility is None else visibility
-        deadline = self._clock.seconds() + wait
-        while True:
-            with self._notifier.subscribe(self.name) as subscription:
-                messages = self._take(max_messages, hidden)
-                left = deadline - self._clock.seconds()
-                if messages or left <= 0:
-                    return messages
-                await subscription.wait(self._clock, min(left, POLL))
+
+        async def take() -> Sequence[Message]:
+            return self._take(max_messages, hidden)
+
+        return await self._notifier.poll(
+            self.name, take, clock=self._clock, seconds=wait, period=POLL
+        )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
         entry = self._leased(message)
@@ -87,54 +88,48 @@ class MemoryQueue:
             self._notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
-        entry = self._leased(message)
-        if entry is not None:
-            self._entries.remove(entry)
+        if self._leased(message) is not None:
+            del self._entries[message.message_id]
 
     async def depth(self) -> QueueDepth:
         now = self._clock.seconds()
-        waiting = [entry for entry in self._entries if entry.visible_at <= now]
+        waiting = [entry for entry in self._entries.values() if entry.visible_at <= now]
         return QueueDepth(
             visible=len(waiting),
             in_flight=len(self._entries) - len(waiting),
-            oldest=max((now - entry.sent for entry in waiting), default=None),
+            oldest=max((now - entry.message.sent for entry in waiting), default=None),
         )
 
     async def check(self) -> None:
         pass
 
-    def _add(self, entry: _Entry) -> None:
-        self._entries.append(entry)
+    def _add(self, message: Message, now: float) -> None:
+        self._entries[message.message_id] = _Entry(message, now)
         self._notifier.notify(self.name)
 
     def _take(self, limit: int, hidden: float) -> list[Message]:
         now = self._clock.seconds()
         messages: list[Message] = []
-        for entry in sorted(self._entries, key=lambda entry: (entry.visible_at, entry.seq)):
+        for entry in sorted(self._entries.values(), key=_Entry.order):
             if entry.visible_at > now or len(messages) == limit:
                 break
-            if self._max_receives is not None and entry.receive_count >= self._max_receives:
-                self._entries.remove(entry)
-                entry.receive_count, entry.receipt, entry.visible_at = 0, None, now
-                self.dead._add(entry)
+            received = entry.message.receive_count
+            if self._max_receives is not None and received >= self._max_receives:
+                del self._entries[entry.message.message_id]
+                self.dead._add(replace(entry.message, receipt_handle="", receive_count=0), now)
                 continue
-            entry.receive_count += 1
-            entry.receipt = secrets.token_hex(16)
-            entry.visible_at = now + hidden
-            messages.append(
-                Message(
-                    message_id=str(entry.seq),
-                    body=entry.body,
-                    receipt_handle=entry.receipt,
-                    receive_count=entry.receive_count,
-                    sent=entry.sent,
-                )
+            entry.message = replace(
+                entry.message, receipt_handle=secrets.token_hex(16), receive_count=received + 1
             )
+            entry.visible_at = now + hidden
+            messages.append(entry.message)
         return messages
 
     def _leased(self, message: Message) -> _Entry | None:
-        now = self._clock.seconds()
-        for entry in self._entries:
-            if entry.receipt == message.receipt_handle and entry.visible_at > now:
-                return entry
-        return None
+        entry = self._entries.get(message.message_id)
+        is_leased = (
+            entry is not None
+            and entry.message.receipt_handle == message.receipt_handle
+            and entry.visible_at > self._clock.seconds()
+        )
+        return entry if is_leased else None

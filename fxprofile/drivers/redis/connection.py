@@ -28,7 +28,6 @@ from txredisapi import RedisError, RedisProtocol, ResponseError
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.errors import CacheError, ConfigError
-from fxprofile.settings.model import Settings
 
 #: Seconds for one command, and for a new connection.  A user waits for it, and can do without.
 TIMEOUT: Final = 0.5
@@ -90,18 +89,6 @@ class RedisAddress:
             return UNIXClientEndpoint(reactor, self.path)
         plain = HostnameEndpoint(reactor, self.host, self.port)
         return wrapClientTLS(optionsForClientTLS(self.host), plain) if self.tls else plain
-
-
-def redis_connection(settings: Settings, reactor: Any) -> RedisConnection:
-    """
-    Return the connection to the server of ``cache.url``.
-
-    :raises ConfigError: if the URL is unset or malformed.
-    """
-    if settings.cache.url is None:
-        raise ConfigError("cache.url: must be set when cache.driver is redis")
-    address = RedisAddress.parse(settings.cache.url.get_secret_value())
-    return RedisConnection(reactor, address)
 
 
 @attrs.define(eq=False, slots=False, repr=False)

@@ -58,6 +58,11 @@ def parse_url(text: str) -> URL:
     return url
 
 
+def file_of(url: URL) -> Path:
+    """Return the absolute path of an embedded database."""
+    return Path(str(url.database)).absolute()
+
+
 def is_embedded(url: URL) -> bool:
     """Return whether the database is an SQLite file, which only this service uses."""
     return url.get_backend_name() == "sqlite"
@@ -114,13 +119,16 @@ def _disconnect_if_read_only(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def make_file(path: Path) -> None:
+def make_file(url: URL) -> None:
     """
     Create the file of an embedded database and the directories above it, unless they
-    exist, with access for this user only.
+    exist, with access for this user only.  A database on a server has no file.
 
     :raises OSError: if that fails.
     """
+    if not is_embedded(url):
+        return
+    path = file_of(url)
     missing = []
     for directory in path.parents:
         if directory.exists():

@@ -8,22 +8,28 @@ SQLAlchemy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import KW_ONLY, dataclass, field
+from threading import Event
 from typing import Any, Final, Never, TypeVar
 
 from sqlalchemy import Connection, Engine
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads
-from fxprofile.drivers.sql.connect import READ_ONLY, is_embedded, make_engine, make_file, parse_url
-from fxprofile.drivers.sql.failures import FAILURES, is_conflict, is_disconnect, store_error
+from fxprofile.drivers.sql.connect import (
+    READ_ONLY,
+    file_of,
+    is_embedded,
+    make_engine,
+    make_file,
+    parse_url,
+)
+from fxprofile.drivers.sql.failures import FAILURES, TransientError, store_error
 from fxprofile.drivers.sql.migrate import ensure_schema
 from fxprofile.model.errors import StoreError
 
@@ -38,24 +44,6 @@ _BACKOFF: Final = Backoff(first=0.03, cap=0.75, shortest=1 / 3)
 _STOP_POLL: Final = 0.01
 
 
-class _Abandoned(Exception):
-    """The caller has stopped waiting for this transaction, so it is rolled back."""
-
-
-class _Retry(Exception):
-    """The transaction was rolled back, and may succeed when it is run again."""
-
-    def __init__(self, error: StoreError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-class _Caller:
-    """The caller of a transaction; shared by the reactor thread and a database thread."""
-
-    is_gone = False
-
-
 @dataclass(frozen=True)
 class _Pools:
     """The connections and the threads of a running database."""
@@ -65,6 +53,7 @@ class _Pools:
     writers: Threads
 
 
+@dataclass(eq=False, repr=False)
 class Database(Service):
     """
     An SQLAlchemy engine and the threads that use it.
@@ -87,28 +76,21 @@ class Database(Service):
     :raises ConfigError: if the URL names no usable database.
     """
 
-    def __init__(
-        self,
-        reactor: Any,
-        url: str,
-        *,
-        migrate: bool,
-        threads: int = 8,
-        timeout: float = 10.0,
-    ) -> None:
+    reactor: Any
+    url: str
+    _: KW_ONLY
+    migrate: bool
+    threads: int = 8
+    timeout: float = 10.0
+    notifier: Notifier = field(init=False, default_factory=Notifier)
+    _pools: _Pools | None = field(init=False, default=None)
+    _active: int = field(init=False, default=0)
+    _is_prepared: bool = field(init=False, default=False)
+    _preparing: SingleFlight[None, None] = field(init=False, default_factory=SingleFlight)
+
+    def __post_init__(self) -> None:
         self.setName("database")
-        self.notifier = Notifier()
-        self._clock: IReactorTime = reactor
-        self._reactor: IReactorFromThreads = reactor
-        self._url = parse_url(url)
-        self._is_embedded = is_embedded(self._url)
-        self._migrate = migrate or self._is_embedded
-        self._size = threads
-        self._timeout = timeout
-        self._pools: _Pools | None = None
-        self._active = 0
-        self._is_prepared = False
-        self._preparing: SingleFlight[None, None] = SingleFlight()
+        self._url = parse_url(self.url)
 
     @property
     def dialect(self) -> str:
@@ -121,20 +103,20 @@ class Database(Service):
 
         :raises OSError: if it is not writable.
         """
-        if self._is_embedded:
-            make_file(Path(str(self._url.database)).absolute())
+        make_file(self._url)
 
     def startService(self) -> None:
         if self.running:
             return
         super().startService()
-        readers = writers = Threads(self._reactor, "database", self._size)
-        if self._is_embedded:
+        connections = self.threads
+        readers = writers = Threads(self.reactor, "database", self.threads)
+        if is_embedded(self._url):
             # The working directory may change later.
-            self._url = self._url.set(database=str(Path(str(self._url.database)).absolute()))
-            writers = Threads(self._reactor, "database writer", 1)
-        connections = self._size + self._is_embedded
-        engine = make_engine(self._url, connections=connections, timeout=self._timeout)
+            self._url = self._url.set(database=str(file_of(self._url)))
+            writers = Threads(self.reactor, "database writer", 1)
+            connections += 1
+        engine = make_engine(self._url, connections=connections, timeout=self.timeout)
         for threads in {readers, writers}:
             threads.startService()
         self._pools = _Pools(engine, readers, writers)
@@ -148,9 +130,9 @@ class Database(Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        deadline = self._clock.seconds() + self._timeout
-        while self._active and self._clock.seconds() < deadline:
-            await sleep(self._clock, _STOP_POLL)
+        deadline = self.reactor.seconds() + self.timeout
+        while self._active and self.reactor.seconds() < deadline:
+            await sleep(self.reactor, _STOP_POLL)
         pools, self._pools = self._pools, None
         self._is_prepared = False
         if pools is not None:
@@ -190,24 +172,24 @@ class Database(Service):
             commit, the transaction may have been committed or not.
         :raises Exception: any other error of the work, which rolls the transaction back.
         """
-        caller = _Caller()
-        running = Deferred.fromCoroutine(self._attempt(caller, work, read_only))
-        running.addTimeout(self._timeout, self._clock, self._timed_out)
+        abandoned = Event()
+        running = Deferred.fromCoroutine(self._attempt(abandoned, work, read_only))
+        running.addTimeout(self.timeout, self.reactor, self._timed_out)
         self._active += 1
         try:
             return await running
         finally:
-            caller.is_gone = True
+            abandoned.set()
             self._active -= 1
 
     def _timed_out(self, outcome: object, seconds: float) -> Never:
         raise StoreError(f"{self.dialect}: the transaction did not end in {seconds} s")
 
     async def _attempt(
-        self, caller: _Caller, work: Callable[[Connection], T], read_only: bool
+        self, abandoned: Event, work: Callable[[Connection], T], read_only: bool
     ) -> T:
         await self.ready()
-        return await self._repeat(read_only, lambda: self._transact(caller, work, read_only))
+        return await self._repeat(read_only, lambda: self._transact(abandoned, work, read_only))
 
     async def _repeat(self, read_only: bool, call: Callable[[], T]) -> T:
         attempt = 1
@@ -215,10 +197,10 @@ class Database(Service):
             pools = self._started()
             try:
                 return await (pools.readers if read_only else pools.writers).run(call)
-            except _Retry as retry:
+            except TransientError:
                 if attempt == ATTEMPTS:
-                    raise retry.error from None
-            await sleep(self._clock, _BACKOFF.delay(attempt))
+                    raise
+            await sleep(self.reactor, _BACKOFF.delay(attempt))
             attempt += 1
 
     def _started(self) -> _Pools:
@@ -228,28 +210,25 @@ class Database(Service):
 
     # The following run in a thread.
 
-    def _transact(self, caller: _Caller, work: Callable[[Connection], T], read_only: bool) -> T:
+    def _transact(self, abandoned: Event, work: Callable[[Connection], T], read_only: bool) -> T:
         engine = self._started().engine
-        if caller.is_gone:
-            raise _Abandoned
+        if abandoned.is_set():
+            raise CancelledError
         committing = False
         try:
             with engine.connect() as connection:
                 self._begin(connection, read_only)
                 value = work(connection)
-                if caller.is_gone:
-                    raise _Abandoned
+                if abandoned.is_set():
+                    raise CancelledError
                 committing = True
                 connection.commit()
                 return value
         except FAILURES as error:
-            failure = store_error(error, self._url)
-            if is_conflict(error) or (is_disconnect(error) and not committing):
-                raise _Retry(failure) from None
-            raise failure from None
+            raise store_error(error, self._url, committing=committing) from None
 
     def _begin(self, connection: Connection, read_only: bool) -> None:
-        if self._is_embedded:
+        if self.dialect == "sqlite":
             # A deferred transaction that reads and then writes fails at once if another one
             # wrote in between, even with a busy timeout; so a writer takes the lock first.
             connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -261,9 +240,7 @@ class Database(Service):
     def _prepare(self) -> None:
         try:
             self.make_file()
-            ensure_schema(self._started().engine, migrate=self._migrate)
+            may_upgrade = self.migrate or is_embedded(self._url)
+            ensure_schema(self._started().engine, migrate=may_upgrade)
         except FAILURES as error:
-            failure = store_error(error, self._url)
-            if is_conflict(error):
-                raise _Retry(failure) from None
-            raise failure from None
+            raise store_error(error, self._url) from None

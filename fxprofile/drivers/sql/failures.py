@@ -29,11 +29,12 @@ _READ_ONLY = {1290, 1792, 1836, "25006"}
 _MAX_TEXT = 500
 
 
-def is_conflict(error: BaseException) -> bool:
-    """
-    Return whether the transaction was rolled back because of a concurrent one, so that it
-    may succeed when it is run again.
-    """
+class TransientError(StoreError):
+    """The transaction was rolled back, and may succeed when it is run again."""
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Return whether the transaction was rolled back because of a concurrent one."""
     if not isinstance(error, DBAPIError):
         return False
     code = getattr(error.orig, "sqlite_errorcode", None)
@@ -59,24 +60,26 @@ def _code(error: BaseException | None) -> object:
     return getattr(error, "sqlstate", arguments[0])
 
 
-def is_disconnect(error: BaseException) -> bool:
-    """Return whether the connection broke, so that a new one may work."""
-    return isinstance(error, DBAPIError) and error.connection_invalidated
-
-
-def store_error(error: BaseException, url: URL) -> StoreError:
+def store_error(error: BaseException, url: URL, *, committing: bool = False) -> StoreError:
     """
     Translate an error of a driver to a :class:`fxprofile.model.errors.StoreError`.
 
     Its text is the message of the driver in one line, without the statement, its values
     and the password.
+
+    :param committing: whether the transaction was being committed: if the connection broke
+        then, the commit may have happened.
+    :returns: a :class:`TransientError` after a conflict with another transaction, and if the
+        connection broke before the commit, because a new one may work.
     """
-    cause = error
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        cause = error.orig
+    cause, is_transient = error, _is_conflict(error)
+    if isinstance(error, DBAPIError):
+        cause = error.orig or error
+        is_transient |= error.connection_invalidated and not committing
     # The other parts of a PostgreSQL error quote the values of the row.
     text = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
     if url.password:
         text = text.replace(str(url.password), "***")
     text = " ".join(text.split())[:_MAX_TEXT]
-    return StoreError(f"{url.get_backend_name()}: {type(cause).__name__}: {text}")
+    kind = TransientError if is_transient else StoreError
+    return kind(f"{url.get_backend_name()}: {type(cause).__name__}: {text}")

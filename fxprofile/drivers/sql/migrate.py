@@ -10,9 +10,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from sqlalchemy import Connection, Dialect, Engine, inspect, text
+from sqlalchemy import URL, Connection, Dialect, Engine, inspect, text
 
-from fxprofile.drivers.sql.connect import READ_ONLY, is_embedded, make_engine, make_file, parse_url
+from fxprofile.drivers.sql.connect import (
+    READ_ONLY,
+    file_of,
+    is_embedded,
+    make_engine,
+    make_file,
+    parse_url,
+)
 from fxprofile.drivers.sql.failures import FAILURES, store_error
 from fxprofile.drivers.sql.schema import REVISION, metadata
 from fxprofile.model.errors import StoreError
@@ -106,20 +113,16 @@ def ensure_schema(engine: Engine, *, migrate: bool) -> None:
     :raises SchemaMismatch: if the schema is of another version and may not be changed, or
         of a newer version.
     """
-    with engine.connect() as connection:
-        connection.execution_options(**{READ_ONLY: True})
-        found = revision(connection)
+    found = _read_revision(engine)
     if found == REVISION:
         return
-    if found is not None and found not in _known():
-        raise _unknown(found)
     if not migrate:
+        _check_known(found)
         raise SchemaMismatch(
             f"the schema of the database is {found or 'missing'},"
             f" and this version needs {REVISION}: run fxprofile-admin migrate"
         )
-    with _migration_lock, engine.connect() as connection, connection.begin(), _locked(connection):
-        _upgrade(connection, REVISION)
+    _upgrade(engine, REVISION)
 
 
 def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
@@ -136,21 +139,9 @@ def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
     if not is_embedded(parsed):
         # This detects a server that accepts connections and never responds.
         current(url)
-    engine = make_engine(parsed, connections=0, timeout=0)
-    try:
-        if is_embedded(parsed):
-            make_file(Path(str(parsed.database)).absolute())
-        with (
-            _migration_lock,
-            engine.connect() as connection,
-            connection.begin(),
-            _locked(connection),
-        ):
-            return _upgrade(connection, target)
-    except FAILURES as error:
-        raise store_error(error, parsed) from None
-    finally:
-        engine.dispose()
+    with _opened(parsed, connections=0, timeout=0) as engine:
+        make_file(parsed)
+        return _upgrade(engine, target)
 
 
 def current(url: str) -> str | None:
@@ -160,17 +151,32 @@ def current(url: str) -> str | None:
     :raises StoreError: if the database cannot be read.
     """
     parsed = parse_url(url)
-    if is_embedded(parsed) and not Path(str(parsed.database)).exists():
+    if is_embedded(parsed) and not file_of(parsed).exists():
         return None
-    engine = make_engine(parsed, connections=1, timeout=_READ_SECONDS)
+    with _opened(parsed, connections=1, timeout=_READ_SECONDS) as engine:
+        return _read_revision(engine)
+
+
+@contextmanager
+def _opened(url: URL, *, connections: int, timeout: float) -> Iterator[Engine]:
+    """
+    Open a database for an operator.
+
+    :raises StoreError: if the database fails.
+    """
+    engine = make_engine(url, connections=connections, timeout=timeout)
     try:
-        with engine.connect() as connection:
-            connection.execution_options(**{READ_ONLY: True})
-            return revision(connection)
+        yield engine
     except FAILURES as error:
-        raise store_error(error, parsed) from None
+        raise store_error(error, url) from None
     finally:
         engine.dispose()
+
+
+def _read_revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        connection.execution_options(**{READ_ONLY: True})
+        return revision(connection)
 
 
 @contextmanager
@@ -195,7 +201,7 @@ def _locked(connection: Connection) -> Iterator[None]:
         yield
 
 
-def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
+def _upgrade(engine: Engine, target: str) -> tuple[str | None, str]:
     # Imported here because most processes need no migration, and Alembic takes longer to
     # import than the rest of their start.
     from alembic import command
@@ -203,23 +209,24 @@ def _upgrade(connection: Connection, target: str) -> tuple[str | None, str]:
 
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    config.attributes["transactional_ddl"] = connection.dialect.name in ("sqlite", "postgresql")
-    before = revision(connection)
-    if before is not None and before not in _known():
-        raise _unknown(before)
-    command.upgrade(config, target)
-    return before, revision(connection) or target
+    config.attributes["transactional_ddl"] = engine.dialect.name in ("sqlite", "postgresql")
+    with _migration_lock, engine.connect() as connection, connection.begin(), _locked(connection):
+        config.attributes["connection"] = connection
+        before = revision(connection)
+        _check_known(before)
+        command.upgrade(config, target)
+        return before, revision(connection) or target
 
 
-def _known() -> set[str]:
+def known_revisions() -> set[str]:
     """Return the revisions that this version has; each file is named after its revision."""
-    names = (path.name for path in (SCRIPTS / "versions").glob("v*.py"))
-    return {name.removeprefix("v").partition("_")[0] for name in names}
+    return {path.name[1:].partition("_")[0] for path in (SCRIPTS / "versions").glob("v*.py")}
 
 
-def _unknown(found: str) -> SchemaMismatch:
-    return SchemaMismatch(
-        f"the schema of the database is {found}, which this version does not know:"
-        " it was created by a newer fxprofile or by another program"
-    )
+def _check_known(found: str | None) -> None:
+    """Raise SchemaMismatch if this version does not have this revision."""
+    if found is not None and found not in known_revisions():
+        raise SchemaMismatch(
+            f"the schema of the database is {found}, which this version does not know:"
+            " it was created by a newer fxprofile or by another program"
+        )

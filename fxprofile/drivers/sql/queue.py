@@ -7,8 +7,10 @@ worker processes (Celery, RQ) or support PostgreSQL only (pgmq, procrastinate).
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -47,6 +49,7 @@ _DEAD = "-dead"
 
 
 @implementer(IQueue)
+@dataclass(eq=False)
 class DatabaseQueue:
     """
     An :class:`fxprofile.model.ports.IQueue` in a table, for any number of processes.
@@ -69,54 +72,39 @@ class DatabaseQueue:
         daemon does.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        name: str,
-        visibility_timeout: float,
-        max_receives: int | None,
-        clock: IReactorTime,
-    ) -> None:
-        self.name = name
-        self._database = database
-        self._visibility = visibility_timeout
-        self._max_receives = None if name.endswith(_DEAD) else max_receives
-        self._clock = clock
+    database: Database
+    name: str
+    visibility_timeout: float
+    max_receives: int | None
+    clock: IReactorTime
 
     @property
     def dead(self) -> DatabaseQueue:
         """The dead-letter queue."""
-        return DatabaseQueue(
-            self._database,
-            dead_name(self.name),
-            visibility_timeout=self._visibility,
-            max_receives=None,
-            clock=self._clock,
-        )
+        return replace(self, name=dead_name(self.name))
 
     async def send(self, *, body: str) -> None:
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         message = {"queue": self.name, "body": body, "sent": now, "visible_at": now}
         await self._execute(insert(table).values(**message, receive_count=0))
-        self._database.notifier.notify(self.name)
+        self.database.notifier.notify(self.name)
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
     ) -> Sequence[Message]:
         if not 1 <= max_messages <= BATCH:
             raise ValueError(f"max_messages is {max_messages}; it must be 1 to {BATCH}")
-        hidden = self._visibility if visibility is None else visibility
-        deadline = self._clock.seconds() + wait
-        while True:
-            with self._database.notifier.subscribe(self.name) as subscription:
-                messages = await self._receive(max_messages, hidden)
-                left = deadline - self._clock.seconds()
-                if messages or left <= 0:
-                    return messages
-                await subscription.wait(self._clock, min(left, POLL))
+        hidden = self.visibility_timeout if visibility is None else visibility
+        return await self.database.notifier.poll(
+            self.name,
+            lambda: self._receive(max_messages, hidden),
+            clock=self.clock,
+            seconds=wait,
+            period=POLL,
+        )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         extended = await self._execute(
             update(table)
             .where(self._holds(message), table.c.visible_at > now)
@@ -125,14 +113,14 @@ class DatabaseQueue:
         if not extended:
             raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
         if visibility <= 0:
-            self._database.notifier.notify(self.name)
+            self.database.notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
-        is_leased = table.c.visible_at > self._clock.seconds()
+        is_leased = table.c.visible_at > self.clock.seconds()
         await self._execute(delete(table).where(self._holds(message), is_leased))
 
     async def depth(self) -> QueueDepth:
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         is_visible = table.c.visible_at <= now
         query = select(
             func.count(case((is_visible, 1))).label("visible"),
@@ -175,9 +163,9 @@ class DatabaseQueue:
         moved = await self._execute(
             update(table)
             .where(_is(message_id, dead_name(self.name)))
-            .values(_moved_to(self.name, self._clock.seconds()))
+            .values(_moved_to(self.name, self.clock.seconds()))
         )
-        self._database.notifier.notify(self.name)
+        self.database.notifier.notify(self.name)
         return bool(moved)
 
     async def drop(self, *, message_id: str) -> bool:
@@ -202,7 +190,7 @@ class DatabaseQueue:
             # The transaction may wait for a thread, so it reads the clock when it starts.
             messages, dead = await self._run(lambda c: self._take(c, limit, hidden))
             if dead:
-                self._database.notifier.notify(dead_name(self.name))
+                self.database.notifier.notify(dead_name(self.name))
             if cancelled and messages:
                 await self._undo(messages)
             return messages
@@ -215,13 +203,15 @@ class DatabaseQueue:
             raise
 
     async def _has_visible(self) -> bool:
-        query = select(table.c.seq).where(self._is_visible(self._clock.seconds())).limit(1)
+        query = select(table.c.seq).where(self._is_visible(self.clock.seconds())).limit(1)
         return await self._run(lambda c: c.execute(query).first(), read_only=True) is not None
 
     def _take(self, connection: Connection, limit: int, hidden: float) -> tuple[list[Message], int]:
         """Receive messages in a transaction; return them and the number of dead letters."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         messages: list[Message] = []
+        is_dead_letter_queue = self.max_receives is None or self.name.endswith(_DEAD)
+        max_receives = math.inf if is_dead_letter_queue else self.max_receives
         dead = 0
         # There may be any number of dead letters; the next receive goes on.
         for _ in range(_ROUNDS):
@@ -235,7 +225,7 @@ class DatabaseQueue:
             ).all()
             for row in rows:
                 values: dict[str, object]
-                if self._max_receives is not None and row.receive_count >= self._max_receives:
+                if row.receive_count >= max_receives:
                     values = _moved_to(dead_name(self.name), now)
                     dead += 1
                 else:
@@ -254,7 +244,7 @@ class DatabaseQueue:
     async def _undo(self, messages: Sequence[Message]) -> None:
         """Undo a receive whose messages were not delivered to the caller."""
         values = {
-            "visible_at": self._clock.seconds(),
+            "visible_at": self.clock.seconds(),
             "receive_count": table.c.receive_count - 1,
             "receipt": None,
         }
@@ -264,7 +254,7 @@ class DatabaseQueue:
                 connection.execute(update(table).where(self._holds(message)).values(values))
 
         await self._run(undo)
-        self._database.notifier.notify(self.name)
+        self.database.notifier.notify(self.name)
 
     def _is_visible(self, now: float) -> ColumnElement[bool]:
         return and_(table.c.queue == self.name, table.c.visible_at <= now)
@@ -279,7 +269,7 @@ class DatabaseQueue:
 
     async def _run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
         try:
-            return await self._database.run(work, read_only=read_only)
+            return await self.database.run(work, read_only=read_only)
         except StoreError as error:
             raise QueueError(f"{self.name}: {error}") from None
 

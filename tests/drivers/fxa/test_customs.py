@@ -12,7 +12,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from fxprofile.app.services import Services
-from fxprofile.drivers.fxa.customs import Customs, customs_server
+from fxprofile.drivers.fxa.customs import Customs
+from fxprofile.http_client.upstream import HttpConnections
 from fxprofile.model.errors import RequestBlocked, TooManyRequests
 from fxprofile.settings.load import load
 from fxprofile.telemetry.metrics import Metrics
@@ -37,6 +38,12 @@ class CustomsTests(TestCase):
         return Deferred.fromCoroutine(
             self.customs.check(action="avatarUpload", address="192.0.2.1", uid=ALICE)
         )
+
+    def real(self, url: str) -> Customs:
+        """Return a driver with real connections."""
+        connections = HttpConnections(reactor)
+        self.addCleanup(connections.stopService)
+        return Customs(connections.client, reactor, self.metrics, url)
 
     @property
     def survived(self) -> float | None:
@@ -121,9 +128,11 @@ class CustomsTests(TestCase):
         """The driver of the settings works over a real connection."""
         port, url = listen(reactor, self.server)
         self.addCleanup(port.stopListening)
-        customs = customs_server(url, reactor, self.metrics)
-        customs.startService()
-        self.addCleanup(customs.stopService)
+        services = Services(load(environ={}, overrides=[f"customs.url={url}"]), reactor)
+        customs = services.customs
+        assert customs is not None
+        services.stack.startService()
+        self.addCleanup(services.stack.stopService)
         self.server.verdict = {"block": True}
         with self.assertRaises(RequestBlocked):
             await customs.check(action="a", address="192.0.2.1", uid=ALICE)
@@ -133,7 +142,7 @@ class CustomsTests(TestCase):
         server = Hostile(reactor, hang_up)
         port, url = server.listen()
         self.addCleanup(port.stopListening)
-        customs = customs_server(url, reactor, self.metrics)
+        customs = self.real(url)
         await customs.check(action="a", address="192.0.2.1", uid=ALICE)
         self.assertEqual((len(server.connections), self.survived), (1, 1))
 
@@ -141,6 +150,6 @@ class CustomsTests(TestCase):
         """If the server is unreachable, the user is admitted."""
         port, url = listen(reactor, self.server)
         await port.stopListening()
-        customs = customs_server(url, reactor, self.metrics)
+        customs = self.real(url)
         await customs.check(action="a", address="192.0.2.1", uid=ALICE)
         self.assertEqual(self.survived, 1)

@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from fxprofile.drivers.fxa.identity import FxaIdentity, fxa_identity
+from fxprofile.app.services import Services
+from fxprofile.drivers.fxa.identity import FxaIdentity
 from fxprofile.model.errors import (
     AccountUnknown,
     AuthUnavailable,
@@ -20,7 +21,6 @@ from fxprofile.model.errors import (
 from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Account, Credentials
 from fxprofile.settings.load import load
-from fxprofile.telemetry.metrics import Metrics
 from tests.contracts.identity import IdentityContract
 from tests.drivers.fxa.driver import CREDENTIALS, FxaCase
 from tests.support.fakes.oauth import ALICE, FakeFxa, Said, Seen, error
@@ -50,11 +50,11 @@ class ConfigTests(FxaCase):
     def test_driver_of_the_settings(self) -> None:
         """The settings select this driver, which connects only when it is used."""
         settings = load(environ={}, overrides=["identity.driver=fxa"])
-        identity = fxa_identity(settings, self.clock, Metrics())
-        self.assertIsInstance(identity, FxaIdentity)
-        verifyObject(IIdentity, identity)
-        identity.startService()
-        return identity.stopService()
+        services = Services(settings, self.clock)
+        self.assertIsInstance(services.identity, FxaIdentity)
+        verifyObject(IIdentity, services.identity)
+        services.stack.startService()
+        self.successResultOf(services.stack.stopService())
 
 
 class VerifyTests(FxaCase):

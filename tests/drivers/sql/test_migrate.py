@@ -22,13 +22,13 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.sql.connect import is_embedded, make_file
+from fxprofile.drivers.sql.connect import file_of, is_embedded, make_file
 from fxprofile.drivers.sql.migrate import (
     SCRIPTS,
     SchemaMismatch,
     _check_version,
-    _known,
     current,
+    known_revisions,
     upgrade,
 )
 from fxprofile.drivers.sql.schema import REVISION, metadata
@@ -54,7 +54,7 @@ class RevisionsTests(SynchronousTestCase):
 
     def test_files_are_named_after_revisions(self) -> None:
         """Each revision is in a file that is named after it."""
-        self.assertEqual(sorted(_known()), sorted(revisions()))
+        self.assertEqual(sorted(known_revisions()), sorted(revisions()))
 
     def test_revisions_do_not_import_the_service(self) -> None:
         """No revision imports the package, which changes while revisions do not."""
@@ -128,7 +128,7 @@ class MigrationContract(Backend):
     def execute(self, url: str, *statements: str) -> None:
         parsed = make_url(url)
         if is_embedded(parsed):
-            make_file(Path(str(parsed.database)))
+            make_file(parsed)
         engine = create_engine(url)
         with engine.begin() as connection:
             for statement in statements:
@@ -323,9 +323,9 @@ class SqliteMigrationTests(SqliteBackend, MigrationContract):
 
     def new_file(self, url: str) -> sqlite3.Connection:
         """Open a connection to a new empty file."""
-        path = Path(str(make_url(url).database)).absolute()
-        make_file(path)
-        return sqlite3.connect(path, isolation_level=None)
+        parsed = make_url(url)
+        make_file(parsed)
+        return sqlite3.connect(file_of(parsed), isolation_level=None)
 
     async def test_upgrade_waits_for_a_busy_file(self) -> None:
         """An upgrade waits for another process that writes to the new file."""

@@ -19,8 +19,9 @@ class EmbeddedTests(SynchronousTestCase):
     def test_write_ahead_log_from_the_first_use(self) -> None:
         """A file has a write-ahead log from its first use, and opening it again succeeds."""
         path = Path(self.mktemp()).absolute()
-        make_file(path)
-        engine = make_engine(parse_url(f"sqlite:///{path}"), connections=2, timeout=5)
+        url = parse_url(f"sqlite:///{path}")
+        make_file(url)
+        engine = make_engine(url, connections=2, timeout=5)
         self.addCleanup(engine.dispose)
         for _ in range(2):
             ensure_schema(engine, migrate=True)
