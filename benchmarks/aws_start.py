@@ -27,7 +27,7 @@ began = time.process_time()
 """
 
 OURS = """
-from fxprofile.drivers.aws.client.client import AwsClient
+from fxprofile.drivers.aws.client.client import AwsClient, AwsService
 imported = time.process_time()
 threads = Threads(reactor, "files", 2)
 threads.startService()
@@ -44,7 +44,7 @@ async def get_ready():
     beat.start(0.002)
     await client.credentials.get()
     for name, bucket in (("s3", "bucket"), ("sqs", None)):
-        await client.service(name).endpoint(bucket)
+        await AwsService(client, name).endpoint(bucket)
     tick()
     beat.stop()
     print(json.dumps({

@@ -82,7 +82,7 @@ class AwsCase(AdminCase):
         """Return a service of AWS, or without a name the services of the settings."""
         if not name:
             return super().service()
-        return self.client.service(name, endpoint_url=shared.url)
+        return AwsService(self.client, name, shared.url)
 
     async def call(self, service: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
         """Call an operation of the server."""

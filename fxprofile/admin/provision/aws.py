@@ -55,11 +55,8 @@ async def plan_buckets(plan: Plan, tools: Tools, public_read: bool | None) -> No
     :raises AwsError: if a bucket cannot be looked at.
     """
     storage = tools.settings.storage
-    s3 = tools.aws.service(
-        "s3",
-        endpoint_url=storage.endpoint_url or tools.settings.aws.endpoint_url,
-        addressing=storage.addressing,
-    )
+    endpoint_url = storage.endpoint_url or tools.settings.aws.endpoint_url
+    s3 = AwsService(tools.aws, "s3", endpoint_url, addressing=storage.addressing)
     await BucketPlanner(plan, s3, storage.private_bucket).run([_EXPIRE, _ABORT], public_read=False)
     await BucketPlanner(plan, s3, storage.public_bucket).run([_ABORT], public_read=public_read)
 

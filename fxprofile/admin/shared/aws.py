@@ -109,11 +109,8 @@ def service(tools: Tools, url: str | None) -> AwsService:
     """Return SQS at the endpoint of the settings, or else the one that a URL names."""
     settings = tools.settings
     endpoint, region = endpoint_of(url) if url is not None else (None, None)
-    return tools.aws.service(
-        "sqs",
-        endpoint_url=settings.queue.endpoint_url or settings.aws.endpoint_url or endpoint,
-        region=region,
-    )
+    endpoint = settings.queue.endpoint_url or settings.aws.endpoint_url or endpoint
+    return AwsService(tools.aws, "sqs", endpoint, region)
 
 
 async def attributes(tools: Tools, url: str) -> Mapping[str, str]:

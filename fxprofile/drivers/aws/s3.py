@@ -9,7 +9,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from functools import cached_property, partial
+from functools import partial
 from typing import Final
 
 import attrs
@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.aws.client.client import Addressing, AwsClient, AwsResponse, AwsService
+from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
 from fxprofile.drivers.aws.client.payload import StreamPayload, TrailerPayload
 from fxprofile.drivers.aws.client.transport import ResponseStream
@@ -53,12 +53,11 @@ def s3_bucket(settings: Settings, client: AwsClient, name: str) -> S3Bucket:
         "ServerSideEncryption": storage.encryption,
         "SSEKMSKeyId": storage.kms_key_id,
     }
+    endpoint_url = storage.endpoint_url or settings.aws.endpoint_url
     return S3Bucket(
-        client,
+        AwsService(client, "s3", endpoint_url, addressing=storage.addressing),
         name,
-        endpoint_url=storage.endpoint_url or settings.aws.endpoint_url,
-        addressing=storage.addressing,
-        put_settings={name: value for name, value in put_settings.items() if value},
+        {name: value for name, value in put_settings.items() if value},
     )
 
 
@@ -68,24 +67,15 @@ class S3Bucket:
     """
     An S3 bucket.
 
+    :param service: S3.
     :param bucket: its name.
-    :param endpoint_url: in place of AWS's own.
-    :param addressing: whether the bucket is in the path or in the host.
     :param put_settings: further parameters of ``PutObject``, by AWS's names.
     """
 
-    _client: AwsClient
+    _service: AwsService
     _bucket: str
-    _endpoint_url: str | None = None
-    _addressing: Addressing = "auto"
     _put_settings: Mapping[str, str] = attrs.field(factory=dict)
     _put_only: bool = attrs.field(default=False, init=False)
-
-    @cached_property
-    def _service(self) -> AwsService:
-        return self._client.service(
-            "s3", endpoint_url=self._endpoint_url, addressing=self._addressing
-        )
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
         """

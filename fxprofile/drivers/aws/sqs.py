@@ -62,13 +62,9 @@ def sqs_queue(
     settings: Settings, client: AwsClient, *, name: str, url: str, visibility_timeout: int
 ) -> SqsQueue:
     """Return the queue with this URL, configured by ``queue`` and ``aws``."""
-    return SqsQueue(
-        client,
-        name=name,
-        url=url,
-        visibility_timeout=visibility_timeout,
-        endpoint_url=settings.queue.endpoint_url or settings.aws.endpoint_url,
-    )
+    endpoint, region = endpoint_of(url)
+    endpoint = settings.queue.endpoint_url or settings.aws.endpoint_url or endpoint
+    return SqsQueue(AwsService(client, "sqs", endpoint, region), name, url, visibility_timeout)
 
 
 @implementer(IQueue)
@@ -79,27 +75,19 @@ class SqsQueue(Service):
 
     It works without being started; when it is stopped, it waits for the calls in flight.
 
+    :param service: SQS, at the endpoint of the queue.
     :param name: for logs and metrics.
-    :param url: of the queue, which also gives the endpoint and the region.
+    :param url: of the queue.
     :param visibility_timeout: of received messages, in seconds.
-    :param endpoint_url: in place of the endpoint in the URL.
     """
 
-    _client: AwsClient
+    _service: AwsService
     name: str
     _url: str
     _visibility_timeout: int
-    _endpoint_url: str | None = None
     # When a message becomes visible again.
     _leases: WeakKeyDictionary[Message, float] = attrs.field(factory=WeakKeyDictionary, init=False)
     _polls: set[Deferred[list[Message]]] = attrs.field(factory=set, init=False)
-
-    @cached_property
-    def _service(self) -> AwsService:
-        endpoint, region = endpoint_of(self._url)
-        return self._client.service(
-            "sqs", endpoint_url=self._endpoint_url or endpoint, region=region
-        )
 
     @cached_property
     def _deletes(self) -> Batcher:
@@ -115,7 +103,7 @@ class SqsQueue(Service):
 
     async def _stop(self) -> None:
         # Cancelling the list cancels the polls.
-        await DeferredList(list(self._polls)).addTimeout(STOP_GRACE, self._client.clock)
+        await DeferredList(list(self._polls)).addTimeout(STOP_GRACE, self._service.client.clock)
         await self._extensions.drain()
         await self._deletes.drain()
 
@@ -170,7 +158,7 @@ class SqsQueue(Service):
             wait + TIMEOUT,
             RECEIVE_ATTEMPTS,
         )
-        now = self._client.clock.seconds()
+        now = self._service.client.clock.seconds()
         messages = []
         for members in result.get("Messages") or ():
             message = _message(members, now)
@@ -199,7 +187,7 @@ class SqsQueue(Service):
         )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        now = self._client.clock.seconds()
+        now = self._service.client.clock.seconds()
         seconds = min(MAX_VISIBILITY, math.ceil(max(0, visibility)))
         await self._change(self._extensions, message, VisibilityTimeout=seconds)
         self._leases[message] = now + seconds
@@ -214,7 +202,7 @@ class SqsQueue(Service):
             after another worker has received the message; but only SQS knows the lease of a
             message that another object received.
         """
-        clock = self._client.clock
+        clock = self._service.client.clock
         if self._leases.get(message, float("inf")) <= clock.seconds():
             raise LeaseLost(f"message {message.message_id} of {self.name}: the lease has expired")
         try:
@@ -247,7 +235,7 @@ class SqsQueue(Service):
             parameters = {"QueueUrl": self._url, "Entries": entries}
             return (await self._service.call(operation, parameters, timeout=TIMEOUT)).members
 
-        return Batcher(self._client.clock, f"sqs:{operation} {self._url}", send)
+        return Batcher(self._service.client.clock, f"sqs:{operation} {self._url}", send)
 
     async def _call(
         self,

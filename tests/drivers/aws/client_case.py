@@ -8,6 +8,7 @@ from twisted.internet import reactor
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.client.errors import AwsError
 from tests.drivers.aws.server import ScriptedServer
 from tests.drivers.aws.support import make_client
@@ -37,13 +38,13 @@ class ClientCase(TestCase):
     def s3(self, url: str, **options: Any) -> Any:
         self.client = make_client(reactor, **options)
         self.addCleanup(self.client.transport.close)
-        return self.client.service("s3", endpoint_url=url)
+        return AwsService(self.client, "s3", url)
 
     def sqs(self, *script: Any, **options: Any) -> tuple[ScriptedServer, Any]:
         server = ScriptedServer(self, *script)
         self.client = make_client(reactor, **options)
         self.addCleanup(self.client.transport.close)
-        return server, self.client.service("sqs", endpoint_url=server.url)
+        return server, AwsService(self.client, "sqs", server.url)
 
     async def error(self, kind: type[AwsError], call: Any) -> AwsError:
         with self.assertRaises(AwsError) as caught:

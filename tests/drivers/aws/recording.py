@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsService
+from fxprofile.drivers.aws.client.client import AwsResponse, AwsService
 
 POLICIES = Path(__file__).parents[3] / "etc" / "aws"
 
@@ -39,27 +39,18 @@ BATCHES = {
 }
 
 
-class RecordingClient(AwsClient):
+class RecordingService(AwsService):
     """
-    A client that records its calls.
+    A service that records its calls.
 
     :ivar needs: the IAM actions that the calls needed, with their resources.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.needs: set[tuple[str, str]] = set()
+    needs: set[tuple[str, str]]
 
-    def service(self, name: str, **options: Any) -> AwsService:
-        made = super().service(name, **options)
-        plain_call = made.call
-
-        async def call(operation: str, parameters: Mapping[str, Any], **rest: Any) -> AwsResponse:
-            self.needs |= {(RIGHTS[operation], resource) for resource in resources(parameters)}
-            return await plain_call(operation, parameters, **rest)
-
-        made.call = call
-        return made
+    async def call(self, operation: str, parameters: Mapping[str, Any], **rest: Any) -> AwsResponse:
+        self.needs |= {(RIGHTS[operation], resource) for resource in resources(parameters)}
+        return await super().call(operation, parameters, **rest)
 
 
 def resources(parameters: Mapping[str, Any]) -> list[str]:

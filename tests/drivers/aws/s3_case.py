@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.s3 import S3Bucket
 from fxprofile.model.errors import StorageError
 from tests.contracts.bucket import ScriptedBody
@@ -26,10 +27,16 @@ class BucketCase(TestCase):
         server = ScriptedServer(self, *script)
         return server, self.bucket(server.url, **options)
 
-    def bucket(self, url: str, agent: Any = None, **options: Any) -> S3Bucket:
+    def bucket(
+        self,
+        url: str,
+        agent: Any = None,
+        put_settings: dict[str, str] | None = None,
+        **options: Any,
+    ) -> S3Bucket:
         client = make_client(reactor, agent=agent)
         self.addCleanup(client.transport.close)
-        return S3Bucket(client, "bucket", endpoint_url=url, **options)
+        return S3Bucket(AwsService(client, "s3", url, **options), "bucket", put_settings or {})
 
     async def put(self, bucket: S3Bucket, body: Any = None, length: int = len(DATA)) -> None:
         body = body or ScriptedBody(DATA[:70_000], DATA[70_000:])

@@ -32,6 +32,13 @@ def entry(number: int = 1, **members: Any) -> dict[str, Any]:
     } | members
 
 
+class FakeClient:
+    """The part of a client that a queue uses."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+
 class FakeService:
     """
     A service whose responses a test gives.
@@ -39,7 +46,8 @@ class FakeService:
     :ivar calls: operation, parameters and options of each call.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, client: FakeClient) -> None:
+        self.client = client
         self.calls: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
         self.waiting: list[Deferred[Any]] = []
         self.cancelled = 0
@@ -63,23 +71,11 @@ class FakeService:
         self.waiting.pop(0).errback(error)
 
 
-class FakeClient:
-    """The part of a client that a queue uses."""
-
-    def __init__(self, clock: Clock, service: FakeService) -> None:
-        self.clock = clock
-        self._service = service
-
-    def service(self, name: str, **options: Any) -> FakeService:
-        return self._service
-
-
 class QueueCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.service = FakeService()
-        self.client = FakeClient(self.clock, self.service)
-        self.queue = SqsQueue(self.client, name="jobs", url=URL, visibility_timeout=60)
+        self.service = FakeService(FakeClient(self.clock))
+        self.queue = SqsQueue(self.service, name="jobs", url=URL, visibility_timeout=60)
         self.queue.startService()
 
     def start(self, work: Any) -> Deferred[Any]:

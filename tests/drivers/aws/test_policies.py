@@ -5,18 +5,18 @@ Tests of the IAM policies in ``etc/aws``: each allows its role what it needs, an
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.s3 import S3Bucket
 from fxprofile.drivers.aws.sqs import SqsQueue
 from fxprofile.model.errors import ObjectNotFound
 from fxprofile.model.keys import new_id, private_key, public_key, public_keys
-from tests.drivers.aws.recording import BATCHES, POLICIES, RIGHTS, RecordingClient, allows
-from tests.drivers.aws.support import InlineThreads, chain, make_client
+from tests.drivers.aws.recording import BATCHES, POLICIES, RIGHTS, RecordingService, allows
+from tests.drivers.aws.support import make_client
 from tests.support.servers import moto
 
 ROLES = ("web", "worker", "images")
@@ -32,27 +32,32 @@ class RoleTests(TestCase):
         client = make_client(reactor)
         self.addCleanup(client.transport.close)
         for name in ("private", "public"):
-            await client.service("s3", endpoint_url=self.url).call(
+            await AwsService(client, "s3", self.url).call(
                 "CreateBucket", {"Bucket": f"fxprofile-{name}"}
             )
         for name in QUEUES:
-            await client.service("sqs", endpoint_url=self.url).call(
+            await AwsService(client, "sqs", self.url).call(
                 "CreateQueue", {"QueueName": f"fxprofile-{name}"}
             )
         self.use_client()
         self.avatar_id = new_id()
 
     def use_client(self) -> None:
-        self.client = RecordingClient(reactor, InlineThreads(), "us-east-1")
-        self.client.credentials = chain(reactor)
+        self.client = make_client(reactor)
+        self.needs: set[tuple[str, str]] = set()
         self.addCleanup(self.client.transport.close)
 
-    def bucket(self, name: str, **options: Any) -> S3Bucket:
-        return S3Bucket(self.client, f"fxprofile-{name}", endpoint_url=self.url, **options)
+    def service(self, name: str) -> RecordingService:
+        service = RecordingService(self.client, name, self.url)
+        service.needs = self.needs
+        return service
+
+    def bucket(self, name: str) -> S3Bucket:
+        return S3Bucket(self.service("s3"), f"fxprofile-{name}")
 
     def queue(self, name: str) -> SqsQueue:
         url = f"{self.url}/123456789012/fxprofile-{name}"
-        return SqsQueue(self.client, name=name, url=url, visibility_timeout=30)
+        return SqsQueue(self.service("sqs"), name=name, url=url, visibility_timeout=30)
 
     async def put(self, bucket: S3Bucket, key: str, length: int = 100_000) -> None:
         await bucket.put(
@@ -77,10 +82,10 @@ class RoleTests(TestCase):
 
     def check(self, role: str) -> None:
         """Check that the policy allows exactly the calls that were made."""
-        denied = sorted(need for need in self.client.needs if not allows(role, *need))
+        denied = sorted(need for need in self.needs if not allows(role, *need))
         self.assertEqual(denied, [])
         policy = json.loads((POLICIES / f"{role}.json").read_text())
-        used = {right for right, _ in self.client.needs}
+        used = {right for right, _ in self.needs}
         allowed = {action for s in policy["Statement"] for action in s["Action"]}
         batches = {batch for batch, right in BATCHES.items() if right in used}
         self.assertEqual(allowed - used, batches)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.aws.client.client import is_retryable, is_throttled
+from fxprofile.drivers.aws.client.client import AwsService, is_retryable, is_throttled
 from fxprofile.drivers.aws.client.errors import (
     AwsMalformed,
     AwsRefused,
@@ -244,7 +244,7 @@ class CorrectionTests(ClientCase):
             server = ScriptedServer(self, refusal, good)
             client = make_client(reactor, credentials=credentials)
             self.addCleanup(client.transport.close)
-            called = client.service(service, endpoint_url=server.url)
+            called = AwsService(client, service, server.url)
             if service == "s3":
                 await called.call("DeleteObject", GET)
             else:

@@ -10,6 +10,7 @@ from botocore.credentials import Credentials
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.s3 import S3Bucket
 from fxprofile.model.errors import StorageError
 from tests.contracts.bucket import BucketContract
@@ -26,8 +27,9 @@ class MotoBucketTests(BucketContract, TestCase):
         moto.shared.reset()
         client = make_client(reactor)
         self.addCleanup(client.transport.close)
-        await client.service("s3", endpoint_url=url).call("CreateBucket", {"Bucket": "bucket"})
-        self.bucket = S3Bucket(client, "bucket", endpoint_url=url)
+        s3 = AwsService(client, "s3", url)
+        await s3.call("CreateBucket", {"Bucket": "bucket"})
+        self.bucket = S3Bucket(s3, "bucket")
 
 
 def _skipped(reason: str) -> Any:
@@ -58,8 +60,7 @@ class S3rverBucketTests(BucketContract, TestCase):
             agent=trusting_agent(self, s3rver.shared.certificate),
             credentials=chain(reactor, lambda: Credentials(s3rver.ACCESS_KEY, secret)),
         )
-        put_settings = {"CacheControl": "no-store"}
-        return S3Bucket(client, "bucket", endpoint_url=url, put_settings=put_settings)
+        return S3Bucket(AwsService(client, "s3", url), "bucket", {"CacheControl": "no-store"})
 
     async def test_a_wrong_secret_is_refused(self) -> None:
         """The server refuses requests that are signed with another secret."""

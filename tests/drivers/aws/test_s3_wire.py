@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from fxprofile.deferreds.bodies import read_all
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.s3 import PROBE, S3Bucket, s3_bucket
 from fxprofile.model.errors import ObjectNotFound
 from fxprofile.settings.model import Settings
@@ -178,7 +179,7 @@ class ServiceTests(BucketCase):
         """A client that stops closes its idle connections, and can be used again."""
         server = ScriptedServer(self, *[answer(204)] * 2)
         client = make_client(reactor)
-        bucket = S3Bucket(client, "bucket", endpoint_url=server.url)
+        bucket = S3Bucket(AwsService(client, "s3", server.url), "bucket")
         for _ in range(2):
             client.startService()
             await bucket.delete(keys=["k"])

@@ -11,6 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.sqs import SqsQueue
 from fxprofile.model.keys import new_id
 from tests.contracts.queue import QueueContract
@@ -24,7 +25,7 @@ class SqsQueueContractTests(QueueContract, TestCase):
     def setUp(self) -> None:
         self.client = make_client(reactor)
         self.addCleanup(self.client.stopService)
-        self.sqs = self.client.service("sqs", endpoint_url=moto.shared.url)
+        self.sqs = AwsService(self.client, "sqs", moto.shared.url)
 
     async def make_queue(self, **attributes: str) -> Any:
         dead_url = await self.create(f"dead-{new_id()}")
@@ -45,7 +46,7 @@ class SqsQueueContractTests(QueueContract, TestCase):
         return answer.members["QueueUrl"]
 
     def open(self, url: str) -> SqsQueue:
-        queue = SqsQueue(self.client, name="test", url=url, visibility_timeout=self.visibility)
+        queue = SqsQueue(self.sqs, name="test", url=url, visibility_timeout=self.visibility)
         queue.startService()
         self.addCleanup(queue.stopService)
         return queue

@@ -184,7 +184,10 @@ class WireTests(TestCase):
         client = make_client(reactor)
         self.addCleanup(client.transport.close)
         url = f"{server.url}/123456789012/jobs"
-        return server, SqsQueue(client, name="jobs", url=url, visibility_timeout=60)
+        made = sqs_queue(
+            Settings(queue={"driver": "sqs"}), client, name="jobs", url=url, visibility_timeout=60
+        )
+        return server, made
 
     async def test_requests_have_the_json_protocol(self) -> None:
         """A request has the JSON protocol, and is signed for the region of the queue."""

@@ -182,24 +182,6 @@ class AwsClient(Service):
             self._protocols[name] = await self._loading.join(name, load)
         return self._protocols[name]
 
-    def service(
-        self,
-        name: str,
-        *,
-        endpoint_url: str | None = None,
-        addressing: Addressing = "auto",
-        region: str | None = None,
-    ) -> AwsService:
-        """
-        Return a service.
-
-        :param name: ``s3`` or ``sqs``.
-        :param endpoint_url: in place of AWS's own.
-        :param addressing: whether S3 buckets are in the path or in the host.
-        :param region: in place of the client's.
-        """
-        return AwsService(self, name, endpoint_url, addressing, region or self.region)
-
     def set_clock(self, response: RawResponse) -> bool:
         """
         Sign later requests with the time of a response.
@@ -224,13 +206,20 @@ class AwsClient(Service):
 
 @attrs.define(eq=False, slots=False)
 class AwsService:
-    """One AWS service; see :meth:`AwsClient.service`."""
+    """
+    One AWS service.
+
+    :param name: ``s3`` or ``sqs``.
+    :param endpoint_url: in place of AWS's own.
+    :param region: in place of the client's.
+    :param addressing: whether S3 buckets are in the path or in the host.
+    """
 
     client: AwsClient
     name: str
-    endpoint_url: str | None
-    _addressing: Addressing
-    region: str
+    endpoint_url: str | None = None
+    _region: str | None = None
+    _addressing: Addressing = "auto"
     _bucket_regions: dict[str, str] = attrs.field(factory=dict, init=False)
 
     async def call(
@@ -260,6 +249,11 @@ class AwsService:
         """
         call = ServiceCall(self, operation, parameters, payload, stream_response, timeout)
         return await call.run(max_attempts)
+
+    @property
+    def region(self) -> str:
+        """The region of the service."""
+        return self._region or self.client.region
 
     async def endpoint(self, bucket: str | None = None) -> Endpoint:
         """Return where requests go that concern this bucket, or none."""
