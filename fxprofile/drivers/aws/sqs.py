@@ -130,13 +130,19 @@ class SqsQueue(Service):
         poll = Deferred.fromCoroutine(self._poll(max_messages, math.ceil(wait), hidden))
         self._polls.add(poll)
 
+        def release_failed(failure: Failure) -> None:
+            _log.info(
+                "Cannot release a message of {queue}: {error}", queue=self, error=failure.value
+            )
+
         def ended(outcome: list[Message] | Failure) -> None:
             self._polls.discard(poll)
             if not waiter.called:
                 waiter.callback(outcome)
             elif not isinstance(outcome, Failure):
                 for message in outcome:
-                    self._release(message)
+                    release = self.extend(message=message, visibility=0)
+                    Deferred.fromCoroutine(release).addErrback(release_failed)
 
         poll.addBoth(ended)
         try:
@@ -175,16 +181,6 @@ class SqsQueue(Service):
             self._leases[message] = now + hidden
             messages.append(message)
         return messages
-
-    def _release(self, message: Message) -> None:
-        Deferred.fromCoroutine(self.extend(message=message, visibility=0)).addErrback(
-            lambda failure: _log.info(
-                "Cannot release message {id} of {queue}: {error}",
-                id=message.message_id,
-                queue=self,
-                error=failure.value,
-            )
-        )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
         now = self._service.client.clock.seconds()

@@ -188,10 +188,10 @@ class ResponseStream(Protocol):
             try:
                 await self._waiter.addTimeout(self._timeout, self._clock)
             except WaitTimeout:
-                self._close()
+                await self.aclose()
                 raise AwsTimeout(f"no data for {self._timeout:g} s") from None
             except BaseException:
-                self._close()
+                await self.aclose()
                 raise
         if self._pieces:
             piece = self._pieces.popleft()
@@ -208,9 +208,6 @@ class ResponseStream(Protocol):
 
     async def aclose(self) -> None:
         """Drop the rest of the body, and the connection unless all of it has arrived."""
-        self._close()
-
-    def _close(self) -> None:
         if self._closed:
             return
         self._closed = True
