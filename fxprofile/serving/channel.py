@@ -176,14 +176,11 @@ class StreamingRequest(Request):
         """Whether its headers have arrived; those of invalid HTTP never do."""
         return hasattr(self, "body")
 
-    def gotLength(self, length: int | None) -> None:
+    def begin(self, body: RequestBody, now: float) -> None:
+        """Note that the headers have arrived, and when."""
+        # Twisted expects a file, which stays empty.
         self.content = BytesIO()
-        self.started_at = self.channel.site.reactor.seconds()
-        self.body = RequestBody(
-            transport=self.channel.transport,
-            clock=self.channel.site.reactor,
-            continue_=self.channel.continue_for(self),
-        )
+        self.body, self.started_at = body, now
 
     def body_follows(self, command: bytes, path: bytes, version: bytes) -> None:
         """Render now: the headers have arrived, and a body follows."""
@@ -310,13 +307,6 @@ class StreamingChannel(HTTPChannel):
     def writeConnectionLost(self) -> None:
         """Ignore that our side is closed, which only lingering does."""
 
-    def continue_for(self, request: Request) -> Callable[[], object] | None:
-        """Return what sends ``100 Continue``, if the client of this request waits for it."""
-        expect = request.requestHeaders.getRawHeaders(b"Expect", [b""])[0]
-        if expect.lower() == b"100-continue" and self._version == b"HTTP/1.1":
-            return self._send100Continue
-        return None
-
     def checkPersistence(self, request: Request, version: bytes) -> bool:
         persistent = super().checkPersistence(request, version)
         return persistent and not self.site.stopping
@@ -325,7 +315,11 @@ class StreamingChannel(HTTPChannel):
         request = self.requests[-1]
         self.setTimeout(None)
         self.persistent = self.checkPersistence(request, self._version)
-        request.gotLength(self.length)
+        expect = request.requestHeaders.getRawHeaders(b"Expect", [b""])[0].lower()
+        waits = expect == b"100-continue" and self._version == b"HTTP/1.1"
+        clock, continue_ = self.site.reactor, self._send100Continue if waits else None
+        body = RequestBody(transport=self.transport, clock=clock, continue_=continue_)
+        request.begin(body, clock.seconds())
         if self.length != 0:
             request.body_follows(self._command, self._path, self._version)
 
