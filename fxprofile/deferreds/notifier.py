@@ -16,27 +16,19 @@ class Subscription:
     """One waiter's subscription.  A notification is kept until the waiter waits."""
 
     def __init__(self) -> None:
-        self._notified = False
-        self._waiter: Deferred[None] | None = None
+        self._notified: Deferred[None] = Deferred()
 
     def notify(self) -> None:
         """Wake the waiter."""
-        self._notified = True
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.called:
-            waiter.callback(None)
+        if not self._notified.called:
+            self._notified.callback(None)
 
     async def wait(self, clock: IReactorTime, seconds: float) -> None:
         """Wait for a notification, for at most this many seconds."""
-        if self._notified:
-            return
-        waiter: Deferred[None] = Deferred()
-        self._waiter = waiter
         timer = clock.callLater(seconds, self.notify)
         try:
-            await waiter
+            await self._notified
         finally:
-            self._waiter = None
             if timer.active():
                 timer.cancel()
 

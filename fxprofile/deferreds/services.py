@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -27,16 +28,17 @@ class Stack(MultiService):
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
-        return Deferred.fromCoroutine(self._stop(list(reversed(self.services))))
+        return Deferred.fromCoroutine(self._stop())
 
-    async def _stop(self, services: list[Service]) -> None:
-        for service in services:
+    async def _stop(self) -> None:
+        for service in list(reversed(self.services)):
             try:
                 await maybeDeferred(service.stopService)
             except Exception:
                 self._log.failure("Cannot stop {name}", name=service.name or service)
 
 
+@attrs.define(eq=False, repr=False, slots=False)
 class Repeating(Service):
     """
     Calls a function repeatedly while the service runs.
@@ -44,24 +46,17 @@ class Repeating(Service):
     An error is logged, and does not end the repetition, as it would end a ``LoopingCall``.
 
     :param seconds: from the end of a call to the start of the next.
-    :param what: what the call does, for the log: "Cannot ...".
+    :param name: what the call does, for the log: "Cannot ...".
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        seconds: float,
-        call: Callable[[], Awaitable[object]],
-        what: str,
-    ) -> None:
-        self.setName(what)
-        self._clock = clock
-        self._seconds = seconds
-        self._call = call
-        self._loop: Deferred[None] | None = None
-        self._generation = 0
+    _clock: IReactorTime
+    _seconds: float
+    _call: Callable[[], Awaitable[object]]
+    name: str
+    _loop: Deferred[None] | None = attrs.field(default=None, init=False)
+    _generation: int = attrs.field(default=0, init=False)
 
     def startService(self) -> None:
         super().startService()

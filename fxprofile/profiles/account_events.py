@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
+import attrs
 from twisted.logger import Logger
 
 from fxprofile.model.errors import MalformedMessage
@@ -29,23 +30,16 @@ _TOKENS_REVOKED: Final = ("passwordChange", "reset")
 EVENTS: Final = ("delete", *_PROFILE_CHANGED, *_TOKENS_REVOKED)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AccountEvents:
     """Applies account events: invalidates profiles and tokens, and deletes users."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        selection: Selection,
-        invalidator: ProfileInvalidator,
-        identity: IIdentity,
-        metrics: Metrics,
-    ) -> None:
-        self._selection = selection
-        self._invalidator = invalidator
-        self._identity = identity
-        self._metrics = metrics
+    _selection: Selection
+    _invalidator: ProfileInvalidator
+    _identity: IIdentity
+    _metrics: Metrics
 
     async def handle(self, message: Message) -> None:
         """

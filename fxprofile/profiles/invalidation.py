@@ -9,9 +9,11 @@ it has succeeded this process neither serves that user from the cache nor stores
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
+import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +21,7 @@ from twisted.logger import Logger
 
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.tasks import detached, sleep
-from fxprofile.model.errors import CacheError, DriverError
+from fxprofile.model.errors import DriverError
 from fxprofile.model.ports import IProfileCache, IQueue
 from fxprofile.telemetry.metrics import Metrics
 
@@ -30,6 +32,7 @@ MAX_PENDING: Final = 100_000
 RETRIES: Final = Backoff(first=0.5, cap=10, shortest=0.5)
 
 
+@attrs.define(kw_only=True, eq=False, repr=False, slots=False)
 class ProfileInvalidator(Service):
     """
     Invalidates cached profiles and notifies other services of changes.
@@ -42,26 +45,16 @@ class ProfileInvalidator(Service):
     name = "profile invalidation"
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        cache: IProfileCache,
-        updates: IQueue | None,
-        metrics: Metrics,
-        clock: IReactorTime,
-        max_pending: int = MAX_PENDING,
-        backoff: Backoff = RETRIES,
-    ) -> None:
-        self._cache = cache
-        self._updates = updates
-        self._metrics = metrics
-        self._clock = clock
-        self._max_pending = max_pending
-        self._backoff = backoff
-        self._sending: set[Deferred[None]] = set()
-        # The latest change of each user that the cache may not know of, the oldest first.
-        self._pending: dict[str, object] = {}
-        self._retries: Deferred[None] | None = None
+    _cache: IProfileCache
+    _updates: IQueue | None
+    _metrics: Metrics
+    _clock: IReactorTime
+    _max_pending: int = MAX_PENDING
+    _backoff: Backoff = RETRIES
+    _sending: set[Deferred[None]] = attrs.field(factory=set, init=False)
+    # The latest change of each user that the cache may not know of, the oldest first.
+    _pending: dict[str, object] = attrs.field(factory=dict, init=False)
+    _retries: Deferred[None] | None = attrs.field(default=None, init=False)
 
     async def profile_changed(self, uid: str) -> None:
         """Invalidate the cached profile of a user, and notify other services in background."""
@@ -80,9 +73,8 @@ class ProfileInvalidator(Service):
         self._pending.pop(uid, None)
         self._pending[uid] = object()
         try:
-            await self._invalidate(uid)
-        except CacheError as error:
-            self._report("cache", error)
+            with self._reporting("cache"):
+                await self._invalidate(uid)
         finally:
             if len(self._pending) > self._max_pending:
                 del self._pending[next(iter(self._pending))]
@@ -116,10 +108,8 @@ class ProfileInvalidator(Service):
         retries, self._retries = self._retries, None
         if retries is not None:
             retries.cancel()
-        try:
+        with self._reporting("cache"):
             await self.flush_pending()
-        except CacheError as error:
-            self._report("cache", error)
 
     async def _invalidate(self, uid: str) -> None:
         change = self._pending.get(uid)
@@ -133,23 +123,24 @@ class ProfileInvalidator(Service):
         with suppress(CancelledError):
             while self._pending:
                 await sleep(self._clock, self._backoff.delay(failures))
-                try:
+                failures += 1
+                with self._reporting("cache"):
                     await self.flush_pending()
-                except CacheError as error:
-                    failures += 1
-                    self._report("cache", error)
         self._retries = None
 
     async def _send(self, updates: IQueue, uid: str) -> None:
-        try:
+        with self._reporting("updates"):
             await updates.send(body=json.dumps({"Message": json.dumps({"uid": uid})}))
-        except DriverError as error:
-            self._report("updates", error)
 
-    def _report(self, upstream: str, error: Exception) -> None:
-        self._metrics.upstream_errors.labels(upstream).inc()
-        self._log.warn(
-            "Cannot notify the {upstream} of a profile change: {error}",
-            upstream=upstream,
-            error=error,
-        )
+    @contextmanager
+    def _reporting(self, upstream: str) -> Iterator[None]:
+        """Log and count an error of the cache or the updates queue, and suppress it."""
+        try:
+            yield
+        except DriverError as error:
+            self._metrics.upstream_errors.labels(upstream).inc()
+            self._log.warn(
+                "Cannot notify the {upstream} of a profile change: {error}",
+                upstream=upstream,
+                error=error,
+            )

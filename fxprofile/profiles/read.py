@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
+import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -68,6 +70,7 @@ class ProfileView:
     modified: float
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Profiles:
     """
     Reads profiles, through the cache, and writes display names.
@@ -78,28 +81,18 @@ class Profiles:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        *,
-        identity: IIdentity,
-        store: IProfileStore,
-        cache: IProfileCache,
-        invalidator: ProfileInvalidator,
-        metrics: Metrics,
-        clock: IReactorTime,
-        image_template: str,
-        monogram_url: str | None,
-    ) -> None:
-        self._identity = identity
-        self._store = store
-        self._cache = cache
-        self._invalidator = invalidator
-        self._metrics = metrics
-        self._clock = clock
-        self._image_template = image_template
-        self._monogram_url = monogram_url
-        # Keyed by user, variant and generation.
-        self._reads: SingleFlight[tuple[str, str, str], ProfileView] = SingleFlight()
+    _identity: IIdentity
+    _store: IProfileStore
+    _cache: IProfileCache
+    _invalidator: ProfileInvalidator
+    _metrics: Metrics
+    _clock: IReactorTime
+    _image_template: str
+    _monogram_url: str | None
+    # Keyed by user, variant and generation.
+    _reads: SingleFlight[tuple[str, str, str], ProfileView] = attrs.field(
+        factory=SingleFlight, init=False
+    )
 
     async def view(self, *, token: str, credentials: Credentials) -> ProfileView | None:
         """
@@ -136,32 +129,27 @@ class Profiles:
 
     async def _lookup(self, credentials: Credentials, variant: str) -> CacheLookup | None:
         """Look up a profile; None if the cache is unreachable or misses a change."""
-        if not self._invalidator.is_current(credentials.uid):
-            return None
-        try:
-            return await self._cache.lookup(
-                uid=credentials.uid,
-                variant=variant,
-                changed_at=credentials.profile_changed_at or 0,
-            )
-        except CacheError as error:
-            self._report(error)
-            return None
+        with self._without_cache():
+            if self._invalidator.is_current(credentials.uid):
+                return await self._cache.lookup(
+                    uid=credentials.uid,
+                    variant=variant,
+                    changed_at=credentials.profile_changed_at or 0,
+                )
+        return None
 
     async def _read_and_store(
         self, token: str, credentials: Credentials, fields: tuple[str, ...], generation: str
     ) -> ProfileView:
         view = await self._read(token, credentials, fields)
-        if self._invalidator.is_current(credentials.uid):
-            try:
+        with self._without_cache():
+            if self._invalidator.is_current(credentials.uid):
                 await self._cache.store(
                     uid=credentials.uid,
                     variant=",".join(fields),
                     value=json.dumps(asdict(view)),
                     generation=generation,
                 )
-            except CacheError as error:
-                self._report(error)
         return view
 
     async def _read(
@@ -171,19 +159,16 @@ class Profiles:
         if _FROM_ACCOUNT.intersection(fields):
             account = await self._identity.account(token=token, credentials=credentials)
         profile = await self._store.profile(uid=credentials.uid)
-        known: dict[str, object] = {
+        names = {"displayName": profile.display_name, "email": account.email}
+        known: dict[str, object] = names | {
             "uid": credentials.uid,
             "sub": credentials.uid,
-            "email": account.email,
             "locale": account.locale,
             "amrValues": None if account.amr_values is None else list(account.amr_values),
             "twoFactorAuthentication": account.two_factor,
-            "displayName": profile.display_name,
+            "avatar": self.avatar_url(profile, *(names[f] for f in names if f in fields)),
             "avatarDefault": profile.avatar_id is None,
         }
-        names = {"displayName": profile.display_name, "email": account.email}
-        visible_names = [name for field, name in names.items() if field in fields]
-        known["avatar"] = self.avatar_url(profile, *visible_names)
         shown = {field: known[field] for field in fields if known[field] is not None}
         return ProfileView(
             fields=shown,
@@ -191,9 +176,14 @@ class Profiles:
             modified=max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000),
         )
 
-    def _report(self, error: CacheError) -> None:
-        self._metrics.upstream_errors.labels("cache").inc()
-        self._log.warn("Profile read without the cache: {error}", error=error)
+    @contextmanager
+    def _without_cache(self) -> Iterator[None]:
+        """Log and count an error of the cache, and go on without it."""
+        try:
+            yield
+        except CacheError as error:
+            self._metrics.upstream_errors.labels("cache").inc()
+            self._log.warn("Profile read without the cache: {error}", error=error)
 
     async def email(self, *, token: str, credentials: Credentials) -> str | None:
         """
@@ -215,7 +205,7 @@ class Profiles:
         :raises DriverError: if they could not be read.
         """
         profile = await self._store.profile(uid=credentials.uid)
-        latest = await self._store.latest(uid=credentials.uid)
+        selected = latest = await self._store.latest(uid=credentials.uid)
         url = self.avatar_url(profile, await self._monogram_name(profile, token, credentials))
         shown = {
             "id": profile.avatar_id or DEFAULT_AVATAR_ID,
@@ -223,11 +213,11 @@ class Profiles:
             "avatarDefault": profile.avatar_id is None,
             "url": url,
         }
-        selected = latest
-        if profile.avatar_id is not None and (latest is None or latest.id != profile.avatar_id):
-            selected = await self._store.avatar(avatar_id=profile.avatar_id)
-        if profile.avatar_id is not None and selected is not None and selected.placeholder:
-            shown["placeholder"] = selected.placeholder
+        if profile.avatar_id is not None:
+            if latest is None or latest.id != profile.avatar_id:
+                selected = await self._store.avatar(avatar_id=profile.avatar_id)
+            if selected is not None and selected.placeholder:
+                shown["placeholder"] = selected.placeholder
         return shown, latest
 
     async def _monogram_name(
