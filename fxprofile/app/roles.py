@@ -32,7 +32,8 @@ def add_role(role: Role, services: Services) -> None:
     if role in (Role.WORKER, Role.COMBINED):
         add_worker(services)
     if role in (Role.WEB, Role.COMBINED):
-        add_web(services)
+        add_web_loops(services)
+        add_api(services)
     if role in (Role.IMAGES, Role.COMBINED):
         add_images(services)
     # It starts last and stops first: the heartbeats turn red before anything else stops.
@@ -72,12 +73,6 @@ def add_worker(services: Services) -> None:
     health.add("results queue", services.results_queue.check)
     health.add("private bucket", services.private_bucket.check)
     health.add("public bucket", services.public_bucket.check)
-
-
-def add_web(services: Services) -> None:
-    """Add the web role: the API, and the loops behind it."""
-    add_web_loops(services)
-    add_api(services)
 
 
 def add_web_loops(services: Services) -> None:

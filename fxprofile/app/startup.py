@@ -12,8 +12,8 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from twisted.application.service import MultiService
@@ -100,20 +100,19 @@ class RoleService(MultiService):
     def privilegedStartService(self) -> None:
         # twistd is still root here, if it is to become another user: ports below 1024 open.
         super().privilegedStartService()
-        self._or_exit(self._check_listeners)
+        with self._exit_on_config_error():
+            for listener in self._services.listeners:
+                listener.check()
 
     def startService(self) -> None:
         # Each upload takes a socket and a file, which the usual soft limit does not allow for.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self._or_exit(self._create_files)
-        self._services.health.starting = True
-        self._or_exit(super().startService)
+        with self._exit_on_config_error():
+            self._create_files()
+            self._services.health.starting = True
+            super().startService()
         Deferred.fromCoroutine(self._wait_until_ready()).addErrback(self._stop_reactor)
-
-    def _check_listeners(self) -> None:
-        for listener in self._services.listeners:
-            listener.check()
 
     def _create_files(self) -> None:
         for key, create in self._services.on_disk:
@@ -142,24 +141,22 @@ class RoleService(MultiService):
         }
         return ", ".join(f"{n} {at}" for n, (at, roles) in addresses.items() if self._role in roles)
 
-    def _or_exit(self, call: Callable[[], None]) -> None:
+    @contextmanager
+    def _exit_on_config_error(self) -> Iterator[None]:
         try:
-            call()
+            yield
         except ConfigError as error:
             self._report(error)
-            self._finish_for_twistd()
+            # This is what twistd does when a start fails, except for its traceback.
+            if self._twistd.get("statusPipe") is not None:
+                # The parent of this daemon reads at most 100 bytes, and prints them.
+                line = f"1 {self._problem}".encode("ascii", "backslashreplace")[:100]
+                os.write(self._twistd["statusPipe"], line)
+            if self._twistd.get("pidfile"):
+                with suppress(OSError):
+                    os.unlink(self._twistd["pidfile"])
             # SystemExit would wait for the threads of services that have started.
             self._exit_if_failed()
-
-    def _finish_for_twistd(self) -> None:
-        """Do what twistd does when a start fails, except for its traceback."""
-        if self._twistd.get("statusPipe") is not None:
-            # The parent of this daemon reads at most 100 bytes, and prints them.
-            line = f"1 {self._problem}".encode("ascii", "backslashreplace")[:100]
-            os.write(self._twistd["statusPipe"], line)
-        if self._twistd.get("pidfile"):
-            with suppress(OSError):
-                os.unlink(self._twistd["pidfile"])
 
     def _stop_reactor(self, failure: Failure) -> None:
         if isinstance(failure.value, (ConfigError, DriverError, CannotListenError)):

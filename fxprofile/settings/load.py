@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import product
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -22,6 +23,7 @@ from pydantic_settings import EnvSettingsSource, InitSettingsSource
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import (
     ENVIRONMENT_PREFIX,
+    SOURCES,
     Role,
     Settings,
     is_loopback,
@@ -148,9 +150,9 @@ def _from_file(path: str, problems: list[str]) -> Layer | None:
 
 
 def _validate(layers: list[Layer]) -> tuple[Settings | None, list[ErrorDetails]]:
-    sources = [InitSettingsSource(Settings, layer) for layer in layers]
+    sources: Any = tuple(InitSettingsSource(Settings, layer) for layer in layers)
     try:
-        return Settings.from_sources(*sources), []
+        return Settings(**{SOURCES: sources}), []
     except ValidationError as error:
         return None, error.errors(include_input=False, include_url=False)
 
@@ -163,10 +165,19 @@ def _one_line(error: ErrorDetails) -> str:
 
 def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
     """What a process of this role cannot run with, although each value is valid by itself."""
+    identity, storage = settings.identity, settings.storage
+    # A signature alone does not say for which service a token was issued.
+    for key, value in {"issuer": identity.issuer, "audience": identity.audience}.items():
+        if identity.jwks_url is not None and not value:
+            yield f"identity.{key}: must be set when identity.jwks_url is set"
+    if storage.public_bucket == storage.private_bucket:
+        yield "storage.public_bucket: must not be the same as storage.private_bucket"
+    if storage.kms_key_id is not None and storage.encryption in (None, "AES256"):
+        yield "storage.kms_key_id: needs storage.encryption = aws:kms or aws:kms:dsse"
     # An images process has no queues; the identity and the cache belong to the web role, and
     # the URL of the cache may have a password that other roles are not given.
     if role in (Role.WEB, Role.COMBINED):
-        if settings.identity.driver == "dev":
+        if identity.driver == "dev":
             if settings.environment == "production":
                 yield "identity.driver: dev is not for environment = production; use fxa"
             if not is_loopback(settings.web.listen):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -53,8 +53,8 @@ class Role(StrEnum):
 
 _LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 
-#: The argument of :class:`Settings` that :meth:`Settings.from_sources` passes.
-_SOURCES = "_sources"
+#: The argument of :class:`Settings` that takes its sources; an earlier one takes precedence.
+SOURCES = "_sources"
 
 #: Where the admin listener of a role is when ``admin.listen`` is unset.
 ADMIN_PORTS = {Role.WEB: 1114, Role.IMAGES: 1115, Role.WORKER: 1113, Role.COMBINED: 1114}
@@ -222,14 +222,6 @@ class IdentitySettings(Section):
     audience: Words = ()
     dev: DevSettings = DevSettings()
 
-    @field_validator("issuer", "audience")
-    @classmethod
-    def _required_for_jwt(cls, value: object, info: ValidationInfo) -> object:
-        # A signature alone does not say for which service a token was issued.
-        if info.data.get("jwks_url") is not None and not value:
-            raise ValueError("must be set when identity.jwks_url is set")
-        return value
-
 
 class DatabaseSettings(Section):
     url: DatabaseUrl = SecretStr("sqlite:///var/profile.db")
@@ -244,20 +236,6 @@ class StorageSettings(Section):
     addressing: Literal["auto", "path", "virtual"] = "auto"
     encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
-
-    @field_validator("public_bucket")
-    @classmethod
-    def _is_not_private(cls, name: str, info: ValidationInfo) -> str:
-        if name == info.data.get("private_bucket"):
-            raise ValueError("must not be the same as storage.private_bucket")
-        return name
-
-    @field_validator("kms_key_id")
-    @classmethod
-    def _needs_kms(cls, key: str | None, info: ValidationInfo) -> str | None:
-        if key is not None and not (info.data.get("encryption") or "").startswith("aws:kms"):
-            raise ValueError("needs storage.encryption = aws:kms or aws:kms:dsse")
-        return key
 
 
 class QueueSettings(Section):
@@ -383,22 +361,12 @@ class Settings(BaseSettings):
         return [setting for setting, is_single_host in drivers.items() if is_single_host]
 
     @classmethod
-    def from_sources(cls, *sources: PydanticBaseSettingsSource) -> Self:
-        """
-        Return the settings that these sources give; an earlier one takes precedence.
-
-        :raises pydantic.ValidationError: if a value is invalid.
-        """
-        arguments: dict[str, Any] = {_SOURCES: sources}
-        return cls(**arguments)
-
-    @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], *others: object, **sources: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources of :meth:`from_sources`; without it, the arguments alone count."""
+        """Return the sources in the argument :data:`SOURCES`, or the arguments alone."""
         arguments = cast(InitSettingsSource, sources["init_settings"])
-        return arguments.init_kwargs.pop(_SOURCES, (arguments,))
+        return arguments.init_kwargs.pop(SOURCES, (arguments,))
 
 
 def is_setting(path: Sequence[str]) -> bool:

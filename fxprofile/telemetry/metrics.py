@@ -8,7 +8,7 @@ Each :class:`Metrics` has a registry of its own, so that a test sees only its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -34,29 +34,17 @@ class _Row(Generic[M]):
     def __init__(
         self, kind: Callable[..., M], name: str, help_text: str, *labels: str, **options: object
     ) -> None:
-        self._make = partial(kind, f"fxprofile_{name}", help_text, labels, **options)
-
-    def make(self, registry: CollectorRegistry) -> M:
-        """Make the metric and register it."""
-        return self._make(registry=registry)
+        #: Makes the metric in a registry.
+        self.make = partial(kind, f"fxprofile_{name}", help_text, labels, **options)
 
     def __get__(self, metrics: object, owner: type) -> M:
         # For the type checker.  The attribute that an instance sets takes precedence.
         raise AttributeError
 
 
-def _counter(name: str, help_text: str, *labels: str) -> _Row[Counter]:
-    return _Row(Counter, name, help_text, *labels)
-
-
-def _gauge(name: str, help_text: str, *labels: str) -> _Row[Gauge]:
-    return _Row(Gauge, name, help_text, *labels)
-
-
-def _histogram(
-    name: str, help_text: str, *labels: str, buckets: Sequence[float] = SECONDS
-) -> _Row[Histogram]:
-    return _Row(Histogram, name, help_text, *labels, buckets=buckets)
+_counter = partial(_Row, Counter)
+_gauge = partial(_Row, Gauge)
+_histogram = partial(_Row, Histogram, buckets=SECONDS)
 
 
 class Metrics:
@@ -120,7 +108,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         for attribute, row in vars(Metrics).items():
             if isinstance(row, _Row):
-                vars(self)[attribute] = row.make(self.registry)
+                vars(self)[attribute] = row.make(registry=self.registry)
 
     def render(self) -> bytes:
         """Return all figures in the text format of Prometheus."""
