@@ -64,12 +64,6 @@ class Limits:
         """The largest result file that a child may write, in bytes."""
         return MAX_RESULT * (1 + len(self.formats))
 
-    def pixels_of(self, is_scalable: bool, is_progressive: bool) -> int:
-        """Return the most pixels of a source, by what decoding it costs."""
-        if is_scalable:
-            return self.max_pixels_baseline
-        return self.max_pixels_progressive if is_progressive else self.max_pixels
-
 
 class Refused(Exception):
     """

@@ -101,7 +101,9 @@ def open_contents(data: Buffer, limits: Limits) -> Contents:
     """
     contents = read_container(data, limits)
     left, top, right, bottom = contents.frame or (0, 0, *contents.canvas)
-    most = limits.pixels_of(contents.is_scalable, contents.is_progressive)
+    most = limits.max_pixels
+    if contents.kind == "jpeg":
+        most = limits.max_pixels_baseline if contents.mcu else limits.max_pixels_progressive
     for width, height in contents.canvas, (right - left, bottom - top):
         if width < 1 or height < 1:
             raise Refused("corrupt", f"{width} x {height} pixels")
@@ -198,7 +200,7 @@ def refusal(error: Exception, contents: Contents, limits: Limits) -> Exception:
         return error
     width, height = contents.canvas
     needed = width * height * _BYTES_PER_PIXEL[contents.kind]
-    if needed > limits.memory and not contents.is_scalable:
+    if needed > limits.memory and contents.mcu is None:
         return MemoryError(str(error))
     return Refused("corrupt", f"{type(error).__name__}: {error}")
 

@@ -48,10 +48,9 @@ class Contents:
         fills the canvas.
     :ivar orientation: the EXIF value (CIPA DC-008, section 4.6.5) to undo after decoding.
     :ivar crop: the visible part of the picture; None for all of it.
-    :ivar is_scalable: whether the decoder can decode at a fraction of the size in constant
-        memory, as for a baseline JPEG.
-    :ivar is_progressive: whether decoding keeps all coefficients in memory.
-    :ivar mcu: width and height in pixels of a minimum coded unit, of a sequential JPEG.
+    :ivar mcu: width and height in pixels of a minimum coded unit of a sequential JPEG, which
+        can be decoded at a fraction of its size in constant memory; None if it is another
+        type, or a JPEG whose coefficients are all kept in memory.
     :ivar is_truncated: whether the end of the compressed pixels is missing.
     :ivar is_apple: whether this is an iPhone-optimised PNG: blue first, alpha premultiplied.
     """
@@ -63,8 +62,6 @@ class Contents:
     orientation: int = 1
     colour: Colour = field(default_factory=Colour)
     crop: Box | None = None
-    is_scalable: bool = False
-    is_progressive: bool = False
     mcu: tuple[int, int] | None = None
     is_truncated: bool = False
     is_apple: bool = False

@@ -13,8 +13,9 @@ from typing import Final
 from fxprofile.crunch.codec.containers.contents import Box, Buffer, Contents
 from fxprofile.crunch.limits import Limits, Refused
 
-_EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
-_TRAILER: Final = b"\x3b"
+_EXTENSION, _IMAGE, _TRAILER = b"\x21", b"\x2c", b"\x3b"
+#: The label of a graphic control extension, and its length.
+_CONTROL: Final = b"\xf9\4"
 
 
 def read_gif(data: Buffer, limits: Limits) -> Contents:
@@ -27,22 +28,17 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     colours = _table(data[10:11])
     control = b""
     at = 13 + colours
-    while at < len(data):
-        if data[at] == _IMAGE:
-            break
-        if data[at] == _EXTENSION:
-            if data[at + 1 : at + 2] == bytes((_CONTROL,)) and data[at + 2 : at + 3] == b"\4":
-                control = data[at : at + 8]
-            at, _ = _end_of_blocks(data, at + 2)
-        elif data[at : at + 1] == _TRAILER:
-            break
-        else:
+    while (block := data[at : at + 1]) not in (b"", _IMAGE, _TRAILER):
+        if block != _EXTENSION:
             at += 1
-    if data[at : at + 1] != bytes((_IMAGE,)) or at + 11 > len(data):
+            continue
+        if data[at + 1 : at + 3] == _CONTROL:
+            control = data[at : at + 8]
+        at, _ = _end_of_blocks(data, at + 2)
+    if block != _IMAGE or at + 11 > len(data):
         raise Refused("corrupt", "no frame")
     left, top = _pair(data, at + 1)
     across, down = _pair(data, at + 5)
-    flags = data[at + 9]
     start = at + 10 + _table(data[at + 9 : at + 10])
     end, cut = _end_of_blocks(data, start + 1)
     if width < across or height < down:
@@ -55,7 +51,7 @@ def read_gif(data: Buffer, limits: Limits) -> Contents:
     view = memoryview(data)
     clean: list[bytes | memoryview] = [
         *(data[:6], sides, data[10:13], view[13 : 13 + colours], control),
-        *(bytes((_IMAGE,)), bytes(4), sides, bytes((flags,))),
+        *(_IMAGE, bytes(4), sides, data[at + 9 : at + 10]),
     ]
     if cut is None:
         clean += [view[at + 10 : end], _TRAILER]

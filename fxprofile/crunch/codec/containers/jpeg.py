@@ -29,8 +29,10 @@ _SOI, _EOI, _SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD})
 #: The frame headers SOF0 to SOF15; the codes of DHT, JPG and DAC lie among them.
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_LOSSLESS: Final = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
-_HIERARCHICAL: Final = frozenset({0xC5, 0xC6, 0xCD, 0xCE})
+_UNSUPPORTED: Final = {
+    **dict.fromkeys((0xC3, 0xC7, 0xCB, 0xCF), "lossless"),
+    **dict.fromkeys((0xC5, 0xC6, 0xCD, 0xCE), "hierarchical"),
+}
 _PROGRESSIVE: Final = frozenset({0xC2, 0xCA})
 #: Markers without a length: TEM, RST0 to RST7, SOI, EOI.
 _BARE: Final = frozenset({0x01, *range(0xD0, 0xDA)})
@@ -105,10 +107,8 @@ def _frame(code: int, body: bytes, scan: bytes) -> Contents:
 
     :param scan: the number of components in the first scan.
     """
-    if code in _LOSSLESS:
-        raise Refused("unsupported", "lossless JPEG")
-    if code in _HIERARCHICAL:
-        raise Refused("unsupported", "hierarchical JPEG")
+    if code in _UNSUPPORTED:
+        raise Refused("unsupported", f"{_UNSUPPORTED[code]} JPEG")
     if len(body) < 6 or not body[5] or len(body) < 6 + 3 * body[5]:
         raise Refused("corrupt", "frame header too short")
     if body[0] != 8:
@@ -121,8 +121,6 @@ def _frame(code: int, body: bytes, scan: bytes) -> Contents:
         kind="jpeg",
         canvas=(int.from_bytes(body[3:5], "big"), int.from_bytes(body[1:3], "big")),
         stream=BytesIO(),
-        is_scalable=not progressive,
-        is_progressive=progressive,
         mcu=None if progressive else (8 * max(1, across), 8 * max(1, down)),
     )
 
