@@ -37,7 +37,7 @@ PRELOADED = (
 
 
 def main() -> None:
-    """Serve the socket on the standard input until the tests close it."""
+    """Accept commands on the socket that is the standard input, until the tests close it."""
     die_with_parent()
     for name in PRELOADED:
         importlib.import_module(name)

@@ -1,6 +1,6 @@
 """
-Pictures as strangers have them: damaged where no pixel depends on it, oriented and coloured
-in ways that browsers understand.  Browsers and libvips decided what each is to show.
+Images as users have them: with damage that no pixel depends on, and with orientations and
+colours that browsers support.  The expected pictures are those of browsers and libvips.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tests.corpus.drawing import (
     shows,
 )
 
-#: What the corners are in sRGB if they were meant as Display P3, and as linear light.
+#: The colours of the corners in sRGB if the stored ones are Display P3, or linear light.
 P3_CORNERS = ((240, 0, 0), (0, 204, 0), (37, 50, 219), (250, 250, 250))
 LINEAR_CORNERS = ((239, 96, 96), (96, 229, 110), (110, 122, 234), (253, 253, 253))
-#: Red and green exchanged.
+#: The corners with red and green exchanged.
 SWAPPED_CORNERS = ((30, 220, 30), (200, 30, 40), (50, 40, 210), (250, 250, 250))
 P3_POINTS = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 CLEAR = (0, 0, 0, 0)
@@ -43,7 +43,7 @@ ANCILLARY = (
 
 
 def _profile(primaries: Sequence[float], description: bytes) -> bytes:
-    """An ICC profile (ICC.1:2001-04) of these primaries with the curve of sRGB, nearly."""
+    """Return an ICC profile (ICC.1:2001-04) of these primaries with a gamma of 2.2."""
     xyz = _to_d50(primaries)
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
     text = b"desc\0\0\0\0" + struct.pack(">I", len(description) + 1) + description + bytes(80)
@@ -82,12 +82,12 @@ def _to_d50(primaries: Sequence[float]) -> np.ndarray[tuple[int, ...], np.dtype[
 
 
 def display_p3() -> bytes:
-    """The profile of a photo from an Android phone, which has sRGB in its name."""
+    """Return the Display P3 profile of Android phones, which has sRGB in its name."""
     return _profile((0.68, 0.32, 0.265, 0.69, 0.15, 0.06), b"Display P3 Gamut with sRGB Transfer")
 
 
 def swapped() -> bytes:
-    """A profile that calls itself sRGB and red what is green."""
+    """Return a profile that is named sRGB, with the primaries red and green exchanged."""
     return _profile((0.3, 0.6, 0.64, 0.33, 0.15, 0.06), b"sRGB IEC61966-2.1")
 
 
@@ -97,7 +97,7 @@ def _with_profile(profile: bytes, *, right: bool = True, method: bytes = b"\0") 
 
 
 def _padded(profile: bytes) -> bytes:
-    """A profile of 1.5 MB, as printers have."""
+    """Return a profile padded to 1.5 MB, the size of a printer's."""
     whole = profile + bytes(1_500_000)
     return struct.pack(">I", len(whole)) + whole[4:]
 
@@ -120,14 +120,14 @@ def _raw_profile() -> bytes:
 
 
 def _bad_entry_first() -> bytes:
-    """EXIF whose first entry has its value outside, before an orientation of 6."""
+    """Return EXIF whose first entry refers to data outside it, before an orientation of 6."""
     entries = struct.pack(">HHII", 0x010F, 2, 100, 0xFFFF0000)
     entries += struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
     return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 2) + entries + bytes(4)
 
 
 def _grey(depth: int, key: int, values: Sequence[int]) -> bytes:
-    """Greys of few bits, four corners, one value of which is transparent."""
+    """Return four corners in grey of 1, 2 or 4 bits, of which one is transparent."""
     per = 8 // depth
     body = png.corner_rows(16 * per, tuple(bytes([_packed(v, depth)]) for v in values))  # type: ignore[arg-type]
     # corner_rows counts bytes across and rows down.
@@ -149,7 +149,7 @@ def _deep_colour_with_key() -> bytes:
 
 
 def _small_frame(form: str) -> bytes:
-    """A first frame of 32 x 16 on a canvas of 96 x 64."""
+    """Return an image with a first frame of 32 x 16 on a canvas of 96 x 64."""
     if form == "gif":
         image = Image.new("P", (32, 16), 1)
         image.putpalette([0, 255, 0, 255, 0, 0])
@@ -164,13 +164,13 @@ def _small_frame(form: str) -> bytes:
 
 
 def _frame_beyond_canvas() -> bytes:
-    """A canvas of 40 x 25, smaller than the frame on it."""
+    """Return a GIF with a canvas of 40 x 25, smaller than its frame."""
     data = saved(drawing(80, 50).quantize(8), "GIF")
     return data[:6] + struct.pack("<HH", 40, 25) + data[10:]
 
 
 def _hidden_image(*, number: int = 0, count: int = 1) -> bytes:
-    """An animation whose default image is not part of it."""
+    """Return an animation whose default image is not part of it."""
     control = struct.pack(">IIIIIHHBB", number, 400, 500, 400, 0, 1, 10, 0, 0)
     frame = zlib.compress(png.rows(400, 500, 3, bytes(BLUE)))
     parts = [png.chunk(b"fcTL", control)]
@@ -183,7 +183,7 @@ def _hidden_image(*, number: int = 0, count: int = 1) -> bytes:
 
 
 def _property(name: bytes, body: bytes) -> bytes:
-    """An AVIF with one more property of its only item (ISO/IEC 23008-12, section 9.3.1)."""
+    """Return an AVIF whose item has another property (ISO/IEC 23008-12, section 9.3.1)."""
     data = bytearray(avif.plain())
     box = struct.pack(">I", len(body) + 8) + name + body
     _insert(data, data.index(b"ipco") - 4, box, (b"meta", b"iprp", b"ipco"))
@@ -203,7 +203,7 @@ def _property(name: bytes, body: bytes) -> bytes:
 def _insert(
     data: bytearray, box: int, body: bytes, around: Sequence[bytes], *, inside: int | None = None
 ) -> None:
-    """Insert at the end of a box, or inside it, and mend the sizes and offsets around it."""
+    """Insert at the end of a box, or inside it, and adjust the sizes and offsets."""
     end = inside or box + int.from_bytes(data[box : box + 4], "big")
     data[end:end] = body
     for name in around:
@@ -237,7 +237,7 @@ def _late_brand() -> bytes:
 
 
 def _apple() -> bytes:
-    """An iPhone-optimised PNG: blue first, alpha premultiplied, deflated without a header."""
+    """Return an iPhone-optimised PNG: blue first, alpha premultiplied, no zlib header."""
     body = b""
     for y in range(100):
         colours = CORNERS[2 * (y >= 50) : 2 * (y >= 50) + 2]
@@ -277,7 +277,7 @@ def _png_entries() -> Iterator[Entry]:
         )  # type: ignore[misc]
     yield entry("PNG, profile with a wrong CRC", lambda: _with_profile(display_p3(), right=False))
     yield entry(
-        "PNG, profile by an unknown method",
+        "PNG, profile with an unknown compression method",
         lambda: _with_profile(display_p3(), method=b"\1"),
         check=upright,
     )
@@ -291,14 +291,16 @@ def _png_entries() -> Iterator[Entry]:
         "PNG, unknown critical chunk", lambda: png.with_chunks(png.chunk(b"ABCD", b"x")), "corrupt"
     )
     yield entry("PNG, palette with a wrong CRC", lambda: _palette(right=False), "corrupt")
-    yield entry("PNG, palette that is cut", lambda: _palette(cut=1), "corrupt")
+    yield entry("PNG, truncated palette", lambda: _palette(cut=1), "corrupt")
     yield entry(
-        "PNG, turned by XMP only",
+        "PNG, oriented by XMP only",
         lambda: png.with_chunks(png.chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _xmp(6))),
         check=upright,
     )
     yield entry(
-        "PNG, turned by a raw profile only", lambda: png.with_chunks(_raw_profile()), check=upright
+        "PNG, oriented by a raw profile only",
+        lambda: png.with_chunks(_raw_profile()),
+        check=upright,
     )
     for depth in (1, 2, 4):
         most = (1 << depth) - 1
@@ -306,12 +308,12 @@ def _png_entries() -> Iterator[Entry]:
         greys = [(v * 255 // most,) * 3 + (0 if v == most else 255,) for v in values]
         wanted = [CLEAR if grey[3] == 0 else grey for grey in greys]
         yield entry(
-            f"PNG, key in {depth} bits of grey",
+            f"PNG, transparent colour in {depth}-bit grey",
             lambda d=depth, m=most, v=values: _grey(d, m, v),
             check=shows(wanted),
         )  # type: ignore[misc]
     yield entry(
-        "PNG, key in 16 bits of colour",
+        "PNG, transparent colour in 16-bit RGB",
         _deep_colour_with_key,
         check=shows((CLEAR, *((*c, 255) for c in CORNERS[1:]))),
     )
@@ -328,7 +330,7 @@ def _png_entries() -> Iterator[Entry]:
     )
     yield entry("PNG, iPhone-optimised", _apple, check=shows(tuple((*c, 128) for c in CORNERS)))
     yield entry(
-        "PNG, profile that only calls itself sRGB",
+        "PNG, other profile named sRGB",
         lambda: _with_profile(swapped()),
         check=shows(SWAPPED_CORNERS, 20),
     )
@@ -380,12 +382,12 @@ def _jpeg_entries() -> Iterator[Entry]:
             f"short {name}", lambda s=segment: jpeg.with_segments(jpeg.plain(), s), check=upright
         )  # type: ignore[misc]
     yield entry(
-        "no JFIF, and a short one",
+        "short JFIF only",
         lambda: b"\xff\xd8" + jpeg.segment(0xE0, b"JFIF\0\1") + jpeg.plain()[20:],
         check=upright,
     )
     yield entry("three bytes missing", lambda: _cut(jpeg.plain(), 3), check=upright)
-    yield entry("zeros for an end", lambda: _cut(jpeg.plain(), 2, bytes(40)), check=upright)
+    yield entry("zeros instead of an end", lambda: _cut(jpeg.plain(), 2, bytes(40)), check=upright)
     yield entry(
         "a tenth missing",
         lambda: _cut(saved(photo(), "JPEG"), len(saved(photo(), "JPEG")) // 10),
@@ -398,16 +400,16 @@ def _jpeg_entries() -> Iterator[Entry]:
         "progressive, half missing", lambda: _cut(progressive, len(progressive) // 2), "corrupt"
     )
     yield entry(
-        "turned by XMP only",
+        "oriented by XMP only",
         lambda: jpeg.with_segments(
             jpeg.plain(), jpeg.segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + _xmp(6))
         ),
         check=upright,
     )
-    turned = saved(drawing().transpose(STORED[6]), "JPEG", quality=90)
+    rotated = saved(drawing().transpose(STORED[6]), "JPEG", quality=90)
     yield entry(
-        "turned behind a bad EXIF entry",
-        lambda: jpeg.with_segments(turned, jpeg.segment(0xE1, _bad_entry_first())),
+        "oriented after an invalid EXIF entry",
+        lambda: jpeg.with_segments(rotated, jpeg.segment(0xE1, _bad_entry_first())),
         check=upright,
     )
     yield entry(
@@ -421,7 +423,7 @@ def _jpeg_entries() -> Iterator[Entry]:
 
 
 def _other_entries() -> Iterator[Entry]:
-    yield entry("GIF, cut behind its first frame", lambda: _cut(gif.plain(), 1), check=shows())
+    yield entry("GIF, cut after its first frame", lambda: _cut(gif.plain(), 1), check=shows())
     yield entry("GIF, last bytes missing", lambda: _cut(gif.plain(), 4), check=shows())
     yield entry(
         "GIF, last block cut",
@@ -442,7 +444,7 @@ def _other_entries() -> Iterator[Entry]:
         check=shows(sides=(80, 50)),
     )
     yield entry(
-        "AVIF, turned by XMP only",
+        "AVIF, oriented by XMP only",
         lambda: saved(drawing(), "AVIF", quality=90, speed=10, xmp=_xmp(6)),
         check=shows(tolerance=20, sides=(600, 375)),
     )
@@ -460,10 +462,10 @@ def _other_entries() -> Iterator[Entry]:
         lambda: _property(b"clap", aperture),
         check=shows((RED,) * 4, 20, sides=(400, 250)),
     )
-    senseless = struct.pack(">IIIIiIiI", 0, 1, 250, 0, -200, 1, -125, 1)
+    invalid = struct.pack(">IIIIiIiI", 0, 1, 250, 0, -200, 1, -125, 1)
     yield entry(
-        "AVIF, clean aperture without sense",
-        lambda: _property(b"clap", senseless),
+        "AVIF, invalid clean aperture",
+        lambda: _property(b"clap", invalid),
         check=shows(tolerance=20),
     )
     yield entry(
@@ -477,7 +479,7 @@ def _other_entries() -> Iterator[Entry]:
 
 
 def entries() -> Iterator[Entry]:
-    """All of them."""
+    """Yield all entries."""
     yield from _png_entries()
     yield from _jpeg_entries()
     yield from _other_entries()

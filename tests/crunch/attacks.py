@@ -1,5 +1,5 @@
 """
-What a hostile child would try: each attack is a function.
+The attacks that a hostile child might try; each is a function.
 
 It runs as a program, since a process cannot undo what it does to itself.  It takes a JSON
 object on its command line (see :func:`main`) and prints another one, with the errno with

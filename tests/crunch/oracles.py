@@ -1,7 +1,7 @@
 """
-Independent decoders that say what a picture shows: libvips, and the canvas of Chromium.
+Independent decoders to compare our pictures with: libvips, and the canvas of Chromium.
 
-Neither shares a line with Pillow's readers, so what all of them agree on is right.
+Neither shares code with Pillow's readers, so a result on which all agree is taken as correct.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from fxprofile.crunch.codec.containers import read_container
 from fxprofile.crunch.limits import Limits, Refused
 from tests.browser import chromium
 
-#: The longest side that is compared, in pixels: that of the large size.
+#: The longest side of compared pictures, in pixels: that of the large size.
 SIDE = 600
 
-#: The most pixels that an oracle is to decode.
+#: The most pixels that an oracle decodes.
 MAX_PIXELS = 50_000_000
 
-#: Seconds that Chromium gets for a picture.
+#: The timeout of Chromium for one picture, in seconds.
 PATIENCE = 10
 
 _DECODE = """
@@ -65,14 +65,14 @@ def claimed_pixels(data: bytes) -> int | None:
 
 
 def by_chromium(data: bytes, media_type: str) -> Image.Image | None:
-    """Return what Chromium draws on a canvas; None if it does not show the picture."""
+    """Return the picture that Chromium draws on a canvas; None if it shows none."""
     arguments = (b64encode(data).decode(), media_type, PATIENCE)
     drawn: Any = chromium.shared().execute_async_script(_DECODE, *arguments)
     return None if drawn is None else Image.open(io.BytesIO(b64decode(drawn))).convert("RGBA")
 
 
 def by_vips(data: bytes) -> Image.Image | None:
-    """Return what libvips decodes, oriented and in sRGB; None if it refuses the picture."""
+    """Return the picture that libvips decodes, oriented and in sRGB; None if it refuses it."""
     try:
         image: Any = pyvips.Image.new_from_buffer(data, "")
         if image.width * image.height > MAX_PIXELS:
@@ -95,7 +95,7 @@ def by_vips(data: bytes) -> Image.Image | None:
 
 def difference(ours: Image.Image, other: Image.Image) -> str | None:
     """
-    Say how our large size differs from another decoder's picture.
+    Return how our large size differs from another decoder's picture.
 
     :returns: None if the sides agree within one pixel, the signal to noise ratio is at least
         30 dB, and no mean of a block is off by more than 6 of 255.
@@ -117,7 +117,7 @@ def difference(ours: Image.Image, other: Image.Image) -> str | None:
 
 
 def _on_grey(image: Image.Image, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the picture at a size, on a grey that shows what is transparent."""
+    """Return the picture at a size, on a grey background that reveals transparency."""
     picture = image.convert("RGBA")
     if picture.size != size:
         picture = picture.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")

@@ -1,4 +1,4 @@
-"""The corpus, judged by decoders that share nothing with ours: libvips and Chromium."""
+"""The corpus compared with decoders that share no code with ours: libvips and Chromium."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.browser import chromium
 from tests.corpus import Entry, avif, entries, gif, jpeg, png, tolerated, webp
 from tests.crunch import oracles
 
-_INCOMPLETE = "we refuse a picture without more than a hundredth of it; others show the rest"
+_INCOMPLETE = "we refuse a picture that lacks more than a hundredth; others show the rest"
 _DAMAGED = "we refuse damaged pixels; others show the rest"
 
 #: Where Chromium differs from us, by input, and why.
@@ -35,15 +35,15 @@ CHROMIUM: Final[Mapping[str, str]] = {
     "WebP, orientation 6": "Chromium ignores the orientation of a WebP",
     "WebP, wrong length": "Chromium waits for the bytes that the file claims; all pixels are there",
     "WebP, canvas other than its picture": "others refuse it, but all pixels are there",
-    "AVIF, alpha": "Chromium takes the full range of alpha for the limited one",
-    "AVIF, sequence": "Chromium takes the full range of a sequence for the limited one",
+    "AVIF, alpha": "Chromium reads full-range alpha as limited range",
+    "AVIF, sequence": "Chromium reads a full-range sequence as limited range",
 }
 
 _NO_NUMBERS = "libvips does not apply gAMA, cHRM and code points"
 
 #: Where libvips differs from us, by input, and why.
 LIBVIPS: Final[Mapping[str, str]] = {
-    "cmyk": "libvips has a profile of its own for CMYK without one",
+    "cmyk": "libvips uses its own profile for CMYK without one",
     "LAB profile": "libvips applies a Lab profile to RGB",
     "cut in the middle": _INCOMPLETE,
     "a tenth missing": _INCOMPLETE,
@@ -70,12 +70,12 @@ LIBVIPS: Final[Mapping[str, str]] = {
     "AVIF, sequence": "libvips does not read AVIF sequences",
     "AVIF, code points of Display P3": _NO_NUMBERS,
     "AVIF, code points of linear light": _NO_NUMBERS,
-    "AVIF, clean aperture without sense": "libvips refuses it; browsers ignore the aperture",
+    "AVIF, invalid clean aperture": "libvips refuses it; browsers ignore the aperture",
 }
 
 
 def differences(entry: Entry) -> tuple[str | None, str | None]:
-    """Say how Chromium and libvips differ from us about an input; None if they do not."""
+    """Return how Chromium and libvips differ from us for an input; None if they do not."""
     data = entry.make()
     pixels = oracles.claimed_pixels(data)
     outcome = crunch(data, Limits())

@@ -248,7 +248,7 @@ class AccountsCase(TestCase):
         return DatabaseQueue(database, name, 30, None, reactor)
 
     async def told(self, updates: DatabaseQueue, uid: str) -> int:
-        """Return how often the updates queue has named a user since the last call."""
+        """Return how many updates of a user were sent since the last call."""
         count = 0
         while messages := await updates.receive(max_messages=10, wait=0):
             for message in messages:

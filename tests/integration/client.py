@@ -17,7 +17,7 @@ PATIENCE = 60
 
 
 class Client:
-    """Speaks for one development account."""
+    """A client with the token of one development account."""
 
     def __init__(self, daemon: Daemon, token: str = "alice") -> None:
         self._daemon = daemon
@@ -30,7 +30,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """A status, and the JSON that came with it."""
+        """Send a request, and return the status and the JSON of the response."""
         response = await treq.request(
             method,
             self._daemon.web_url + path,
@@ -62,14 +62,14 @@ class Client:
             await deferLater(reactor, 0.1)
 
     async def picture(self, url: str, accept: str = "*/*") -> tuple[int, bytes]:
-        """What is at the URL of an image."""
+        """Return the image at a URL."""
         response = await treq.get(
             url, headers={"Accept": accept}, persistent=False, timeout=PATIENCE
         )
         return response.code, await response.content()
 
     async def until_picture(self, url: str, wanted: int) -> None:
-        """Wait until there is, or is no longer, something at the URL of an image."""
+        """Wait until the URL of an image has an image, or has none."""
         deadline = reactor.seconds() + PATIENCE
         while (status := (await self.picture(url))[0]) != wanted:
             if reactor.seconds() > deadline:

@@ -1,4 +1,4 @@
-"""Pictures as users have them, made here."""
+"""Generated pictures that resemble those of users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _bytes(image: Image.Image, **options: object) -> bytes:
 
 
 def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Something with colours, edges and gradients."""
+    """Return a picture with colours, edges and gradients."""
     small = Image.effect_mandelbrot((width // 8, height // 8), (-2.2, -1.4, 0.8, 1.4), 60)
     red = small.resize((width, height), Image.Resampling.BICUBIC)
     green = Image.linear_gradient("L").resize((width, height))

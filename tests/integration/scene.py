@@ -18,11 +18,11 @@ from tests.support.daemon import Daemon, Ports
 
 class Scene:
     """
-    What one service is made of.
+    A service: a folder, and the daemons that share it.
 
-    :param case: cleans up when it ends.
-    :ivar settings: and ``environ``: what every daemon has besides.
-    :ivar daemons: those that were started.
+    :param case: the test case, whose clean-up removes the service.
+    :ivar settings: and ``environ``: additional settings and environment of every daemon.
+    :ivar daemons: the daemons that were started.
     """
 
     def __init__(self, case: TestCase) -> None:
@@ -37,7 +37,7 @@ class Scene:
     async def daemon(
         self, role: str = "combined", *, crash_at: str | None = None, **settings: object
     ) -> Daemon:
-        """Start one; two underscores in the name of a setting are its dot."""
+        """Start a daemon; two underscores in the name of a setting stand for its dot."""
         named = {name.replace("__", "."): value for name, value in settings.items()}
         daemon = Daemon(
             self.directory,
@@ -53,12 +53,12 @@ class Scene:
         return daemon
 
     def files(self) -> list[str]:
-        """Every file of the buckets."""
+        """Return the paths of all files in the buckets."""
         root = self.directory / "var" / "buckets"
         return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for something."""
+        """Wait until a condition holds; fail with the text `what` otherwise."""
         deadline = reactor.seconds() + PATIENCE
         while not condition():
             if reactor.seconds() > deadline:
@@ -66,7 +66,7 @@ class Scene:
             await deferLater(reactor, 0.1)
 
     async def assert_sizes(self, client: Client, url: str, *sizes: tuple[int, int]) -> None:
-        """See that there are three pictures: the default one, the small and the large."""
+        """Assert that the three pictures exist: the default one, the small and the large."""
         for suffix, size in zip(("", "_small", "_large"), sizes, strict=True):
             status, data = await client.picture(url + suffix)
             self._case.assertEqual(status, 200, suffix)

@@ -163,7 +163,7 @@ class MozlogTests(AccountsCase):
         await self.until(read, "the events are not read")
 
     def oauth_or(self, answer: Said) -> Any:
-        """A server that has this answer to everybody."""
+        """Return a server that gives this response to every request."""
         return lambda seen: answer
 
     async def test_log_has_no_secrets(self) -> None:

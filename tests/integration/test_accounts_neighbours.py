@@ -74,7 +74,7 @@ class CustomsTests(_Uploads):
 
 class FakeSentry(Resource):
     """
-    A Sentry that takes whatever it is sent.
+    A Sentry server that accepts every report.
 
     :ivar events: what was reported.
     :ivar sent: all of it, as it came.

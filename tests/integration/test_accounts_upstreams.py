@@ -73,7 +73,7 @@ class UpstreamTests(AccountsCase):
         self.assertEqual(reply.header("WWW-Authenticate"), bearer, token)
 
     def by_token(self, said: dict[str, Said]) -> Callable[[Seen], Said]:
-        """A server that says to each token what this has for it."""
+        """Return a server that responds to each token with its entry in this mapping."""
 
         def say(seen: Seen) -> Said:
             bearer = seen.headers.getRawHeaders("authorization", ["Bearer "])[0]
@@ -83,7 +83,7 @@ class UpstreamTests(AccountsCase):
         return say
 
     def misbehaving(self) -> Hostile:
-        """A server that does to each token what it is called."""
+        """Return a server that misbehaves towards each token in the way that the token names."""
 
         def react(connection: Connection) -> None:
             match = _TOKEN.search(connection.data)

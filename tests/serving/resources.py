@@ -16,7 +16,7 @@ Handler = Callable[[StreamingRequest], Awaitable[bytes]]
 
 class Handled(Resource):
     """
-    Answers with what a coroutine returns, or with the status of what it raises.
+    Responds with the result of a coroutine, or with the status of the error that it raises.
 
     :ivar requests: those that were rendered, in order.
     :ivar problems: what was raised, in order.

@@ -1,6 +1,4 @@
-"""
-Tests of the whole service, on one clock and in any weather.
-"""
+"""Tests of the whole service on one clock, with random faults."""
 
 from __future__ import annotations
 

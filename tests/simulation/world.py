@@ -195,7 +195,7 @@ class World:
         process.start()
 
     def died(self, process: Process) -> None:
-        """A process was killed; it is replaced after a while."""
+        """Replace a killed process after a while."""
         self.note(process.name, "", "died", {}, None)
         self.kept_may_be_old = True
         self.clock.callLater(self.rng.expovariate(0.1), self._start, type(process))
@@ -332,7 +332,7 @@ class World:
     # Used by its processes and users.
 
     def grave(self, error: type[DriverError]) -> Deferred[None]:
-        """Return what a dead process waits for; it never fires before the end."""
+        """Return a Deferred for a call of a dead process, which does not fire before the end."""
         waiting: Deferred[None] = Deferred()
         self._graves.append((waiting, error))
         return waiting

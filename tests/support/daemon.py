@@ -145,9 +145,9 @@ class Daemon:
 
     async def start(self) -> None:
         """
-        Start it, and wait until its admin listener says that it wants requests.
+        Start the daemon, and wait until its admin listener reports that it is ready.
 
-        :raises RuntimeError: with its output, if it does not come to that.
+        :raises RuntimeError: with the output of the daemon, if it does not become ready.
         """
         if self._process is not None:
             raise RuntimeError("the daemon runs already")
@@ -180,7 +180,7 @@ class Daemon:
 
     async def stop(self) -> int:
         """
-        Ask it to end (SIGTERM), and wait until it has.
+        Send SIGTERM to the daemon, and wait until it has ended.
 
         :returns: its exit status; as with ``subprocess``, minus the signal if it died
             of one, which is how twistd ends after a SIGTERM.
@@ -189,16 +189,16 @@ class Daemon:
         return await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """Kill it at once (SIGKILL)."""
+        """Send SIGKILL to the daemon, and wait until it has ended."""
         await self._end(signal.SIGKILL)
 
     async def restart(self) -> None:
-        """Stop it in an orderly way, and start it again on the same directory."""
+        """Stop the daemon gracefully, and start it again on the same directory."""
         await self.stop()
         await self.start()
 
     async def remove(self) -> None:
-        """Kill it if it is running, and remove its directory if that is temporary."""
+        """Kill the daemon if it is running, and remove its directory if that is temporary."""
         await deferToThread(self.close)
 
     def close(self) -> None:
@@ -228,7 +228,7 @@ class Daemon:
         return process.returncode
 
     async def runs(self) -> bool:
-        """Return whether it is running."""
+        """Return whether the daemon is running."""
         return not await self._ended()
 
     async def _ended(self) -> bool:

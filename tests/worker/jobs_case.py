@@ -50,19 +50,19 @@ class JobsTestCase(SynchronousTestCase):
         self.private_objects.objects[ID] = ORIGINAL
 
     def run_job(self, op: Op = Op.CRUNCH) -> Deferred[None]:
-        """Do a job."""
+        """Run a job."""
         return Deferred.fromCoroutine(self.runner.handle(job_message(op)))
 
     def run_now(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of work that waits for nothing."""
+        """Return the result of work that does not wait."""
         return self.successResultOf(Deferred.fromCoroutine(work))
 
     def fails_now(self, work: Coroutine[Any, Any, Any], *kinds: type[Exception]) -> None:
-        """See work that waits for nothing fail."""
+        """Return the error of work that does not wait."""
         self.failureResultOf(Deferred.fromCoroutine(work), *kinds)
 
     def reported(self) -> list[Result]:
-        """What the results queue was told since the last time."""
+        """Return the results that were sent since the last call."""
         receiving = Deferred.fromCoroutine(self.queue.receive(max_messages=10, wait=0))
         messages = self.successResultOf(receiving)
         for message in messages:
@@ -70,11 +70,11 @@ class JobsTestCase(SynchronousTestCase):
         return [Result.decode(message.body) for message in messages]
 
     def expected(self) -> dict[str, bytes]:
-        """What the public bucket should hold when all is done."""
+        """Return the objects that a finished job leaves in the public bucket."""
         return {public_key(ID, name): data for name, (_, data) in pictures_of(ORIGINAL).items()}
 
     def assert_done(self) -> None:
-        """The pictures are there, the original is gone, and the last result says ready."""
+        """Assert that the pictures exist, the original does not, and the last result is ready."""
         self.assertEqual(self.public_objects.objects, self.expected())
         self.assertEqual(self.private_objects.objects, {})
         last = self.reported()[-1]
@@ -84,7 +84,7 @@ class JobsTestCase(SynchronousTestCase):
         )
 
     def counted(self, outcome: str) -> float:
-        """How many images had this outcome."""
+        """Return how many images had this outcome."""
         labels = {"outcome": outcome}
         return self.metrics.registry.get_sample_value("fxprofile_crunched_total", labels) or 0
 

@@ -21,11 +21,11 @@ VISIBILITY = 60
 
 class ManualHandler:
     """
-    A handler whose work ends when a test says so.
+    A handler whose work ends on the command of a test.
 
-    :ivar works: by message id, what each work waits for.
+    :ivar works: by message id, the Deferred that the work waits for.
     :ivar seen: the ids of the messages that were handled, in order.
-    :ivar cancelled: the ids of those whose work heard that it was cancelled.
+    :ivar cancelled: the ids of the messages whose work was cancelled.
     """
 
     def __init__(self) -> None:

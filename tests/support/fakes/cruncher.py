@@ -20,7 +20,7 @@ PLACEHOLDER = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 
 
 def pictures_of(original: bytes, form: str = "png") -> Pictures:
-    """What :class:`FakeCruncher` makes of an original: always the same of the same."""
+    """Return the pictures that :class:`FakeCruncher` makes of an original, always the same."""
     pictures = {}
     for name, (_, side) in VARIANTS.items():
         sides = (side, side // 2)

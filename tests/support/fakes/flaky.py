@@ -39,9 +39,9 @@ class Flaky:
         """
         Let the next calls of a method raise.
 
-        :param after: when all is done, as if the answer was lost.
-        :param times: so many calls, one after the other.
-        :param skip: so many calls before them go well.
+        :param after: after the effect of the call, as if its response was lost.
+        :param times: the number of consecutive calls that raise.
+        :param skip: the number of calls before them that succeed.
         """
 
         async def fail() -> None:
@@ -54,8 +54,8 @@ class Flaky:
         """
         Let the next call of a method wait.
 
-        :param after: when all is done, and only its answer is late.
-        :returns: what it waits for.
+        :param after: after the effect of the call, as if its response was late.
+        :returns: the Deferred that it waits for.
         """
         held: Deferred[None] = Deferred()
 

@@ -1,6 +1,4 @@
-"""
-Identity servers that a test plays the part of.
-"""
+"""An identity driver whose accounts a test sets."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from fxprofile.model.profiles import Account, Credentials
 @implementer(IIdentity)
 class FakeIdentity:
     """
-    Knows the accounts that it is given.
+    An identity driver in memory.
 
     :ivar credentials: by token.
     :ivar accounts: by uid.

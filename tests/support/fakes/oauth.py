@@ -1,9 +1,9 @@
 """
 Fake OAuth, auth and customs servers.
 
-Each is a resource: ``StubTreq(resource)`` asks it in memory, :func:`listen` makes it a
-real server.  They check what they are asked as strictly as the real ones do.  Servers
-that misbehave below HTTP are in :mod:`tests.support.servers.hostile`.
+Each is a resource: ``StubTreq(resource)`` sends requests to it in memory, :func:`listen` makes
+it a real server.  They check requests as strictly as the real servers.  Servers that misbehave
+below HTTP are in :mod:`tests.support.servers.hostile`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Seen:
 
 @dataclass
 class Said:
-    """What a server answers."""
+    """A response that a test has planned."""
 
     status: int = 200
     members: Any = field(default_factory=dict)
@@ -73,10 +73,10 @@ class Said:
 
 class FakeServer(Resource):
     """
-    What the servers have in common.
+    The base of the fake servers.
 
-    :ivar seen: every request but those for the heartbeat.
-    :ivar answer: if set, makes the answer in place of the server.
+    :ivar seen: every request except those for the heartbeat.
+    :ivar answer: if set, makes the response in place of the server.
     :ivar hold: while true, requests wait until :meth:`release`.
     """
 
@@ -136,7 +136,7 @@ class FakeServer(Resource):
 
 
 def error(status: int, errno: int, message: str = "Something is not right") -> Said:
-    """An error as the servers of Firefox Accounts tell it."""
+    """Return an error response in the format of the Firefox Accounts servers."""
     members = {"code": status, "errno": errno, "error": "Error", "message": message}
     return Said(status=status, members=members)
 
@@ -221,7 +221,7 @@ class FakeCustoms(FakeServer):
     """
     The customs server.
 
-    :ivar verdict: what it answers to everybody.
+    :ivar verdict: the response to every request.
     """
 
     def __init__(self) -> None:

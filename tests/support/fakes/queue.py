@@ -28,7 +28,7 @@ def make_message(name: str = "1", *, body: str = "", receive_count: int = 1) -> 
 @implementer(IQueue)
 class ScriptedQueue:
     """
-    Notes what it is asked, and answers what it is told.
+    Records its calls, and returns what the test tells it to.
 
     :ivar polls: how many messages each receive asks for, and how long it waits.
     :ivar hidden: for how long each receive hides them.

@@ -15,7 +15,7 @@ from tests.support.servers.sql import USER, SqlServer, unprivileged
 
 
 def missing() -> str | None:
-    """Why there can be no server here, or None."""
+    """Return the reason why no server can run on this machine, or None."""
     for name in ("mariadbd", "mariadb-install-db"):
         if shutil.which(name) is None:
             return f"{name} is not installed"
@@ -24,7 +24,7 @@ def missing() -> str | None:
 
 @cache
 def shared() -> MariadbServer:
-    """The server of this test run; it is started when it is first asked for."""
+    """Return the server of this test run; the first call starts it."""
     server = MariadbServer()
     server.start()
     return server

@@ -17,13 +17,13 @@ from tests.support.servers.sql import USER, SqlServer, unprivileged
 
 
 def binary(name: str) -> str | None:
-    """Where a program of PostgreSQL is: Debian does not put all of them on the path."""
+    """Return the path of a program of PostgreSQL; Debian leaves some of them off PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(found[-1]) if found else shutil.which(name)
 
 
 def missing() -> str | None:
-    """Why there can be no server here, or None."""
+    """Return the reason why no server can run on this machine, or None."""
     for name in ("initdb", "postgres"):
         if binary(name) is None:
             return f"{name} is not installed"
@@ -32,7 +32,7 @@ def missing() -> str | None:
 
 @cache
 def shared() -> PostgresqlServer:
-    """The server of this test run; it is started when it is first asked for."""
+    """Return the server of this test run; the first call starts it."""
     server = PostgresqlServer()
     server.start()
     return server

@@ -13,7 +13,7 @@ from tests.support.servers.local import LocalServer
 
 
 def missing() -> str | None:
-    """Why there can be no server here, or None."""
+    """Return the reason why no server can run on this machine, or None."""
     if shutil.which("redis-server") is None:
         return "redis-server is not installed"
     try:
@@ -63,7 +63,7 @@ class RedisServer(LocalServer):
         return command
 
     def answers(self) -> bool:
-        """Whether the server serves."""
+        """Return whether the server responds."""
         try:
             self.ask("PING")
         except OSError:
@@ -71,7 +71,7 @@ class RedisServer(LocalServer):
         return True
 
     def ask(self, *command: str) -> str:
-        """Send a command and give the raw answer."""
+        """Send a command, and return the raw reply."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             if self.password is not None:
                 connection.sendall(f"AUTH {self.password}\r\n".encode())

@@ -1,6 +1,4 @@
-"""
-What the database servers that tests start have in common.
-"""
+"""The base of the database servers that tests start."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ USER = "fxprofile"
 
 
 def unprivileged(*names: str) -> str | None:
-    """If this process is root, the first of these users that there is."""
+    """Return the first of these users that exists, if this process is root; None otherwise."""
     if os.geteuid():
         return None
     for name in names:
@@ -43,7 +41,7 @@ class SqlServer(LocalServer):
         raise NotImplementedError
 
     def new_database(self) -> str:
-        """Make an empty database and give its URL."""
+        """Make an empty database, and return its URL."""
         name = f"test_{next(self._numbers)}"
         self.create(name)
         return self.url(name)
