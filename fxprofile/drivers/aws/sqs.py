@@ -91,11 +91,11 @@ class SqsQueue(Service):
 
     @cached_property
     def _deletes(self) -> Batcher:
-        return self._batcher("DeleteMessageBatch")
+        return Batcher(self._service, "DeleteMessageBatch", self._url, TIMEOUT)
 
     @cached_property
     def _extensions(self) -> Batcher:
-        return self._batcher("ChangeMessageVisibilityBatch")
+        return Batcher(self._service, "ChangeMessageVisibilityBatch", self._url, TIMEOUT)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -110,7 +110,7 @@ class SqsQueue(Service):
     async def send(self, *, body: str) -> None:
         result = await self._call("SendMessage", {"MessageBody": body}, SEND_TIMEOUT, SEND_ATTEMPTS)
         if result.get("MD5OfMessageBody") != _md5(body):
-            raise QueueError(f"sqs:SendMessage {self._url}: SQS reports a different MD5")
+            raise QueueError(f"sqs:SendMessage {self._url}: SQS reports another body's MD5")
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
@@ -225,13 +225,6 @@ class SqsQueue(Service):
 
     async def check(self) -> None:
         await self._call("GetQueueAttributes", {"AttributeNames": ["QueueArn"]})
-
-    def _batcher(self, operation: str) -> Batcher:
-        async def send(entries: Sequence[Members]) -> Members:
-            parameters = {"QueueUrl": self._url, "Entries": entries}
-            return (await self._service.call(operation, parameters, timeout=TIMEOUT)).members
-
-        return Batcher(self._service.client.clock, f"sqs:{operation} {self._url}", send)
 
     async def _call(
         self,

@@ -4,7 +4,7 @@ Tests of :mod:`fxprofile.drivers.aws.client.batch`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
@@ -14,6 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.drivers.aws.client.batch import LINGER, MAX_ENTRIES, Batcher, EntryRefused
+from fxprofile.drivers.aws.client.client import AwsResponse
 from fxprofile.drivers.aws.client.errors import AwsError
 
 
@@ -22,13 +23,16 @@ class BatcherTests(SynchronousTestCase):
         self.clock = Clock()
         self.batches: list[list[Any]] = []
         self.answers: list[Deferred[Any]] = []
-        self.batcher = Batcher(self.clock, "sqs:Batch", self.send)
+        service: Any = SimpleNamespace(client=SimpleNamespace(clock=self.clock), call=self.call)
+        self.batcher = Batcher(service, "Batch", "http://q", 10)
 
-    async def send(self, entries: Sequence[Any]) -> Any:
+    async def call(self, operation: str, parameters: dict[str, Any], timeout: float) -> AwsResponse:
+        self.assertEqual((operation, parameters["QueueUrl"], timeout), ("Batch", "http://q", 10))
+        entries = parameters["Entries"]
         self.assertEqual(len({entry["Id"] for entry in entries}), len(entries))
         self.batches.append([entry["n"] for entry in entries])
         self.answers.append(Deferred())
-        return await self.answers[-1]
+        return AwsResponse(await self.answers[-1], {})
 
     def add(self, *numbers: Any) -> list[Deferred[None]]:
         waiters = [self.batcher.add({"n": number}) for number in numbers]
@@ -103,7 +107,7 @@ class BatcherTests(SynchronousTestCase):
         )
         self.successResultOf(good)
         error = self.failureResultOf(bad, EntryRefused).value
-        self.assertEqual((error.code, str(error)), ("X", "sqs:Batch: X: no"))
+        self.assertEqual((error.code, str(error)), ("X", "sqs:Batch http://q: X: no"))
         self.assertEqual(len(self.batches), 1)
 
     def test_a_failed_entry_is_retried_three_times(self) -> None:

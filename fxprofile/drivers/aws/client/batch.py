@@ -6,16 +6,17 @@ botocore and boto3 leave batching to their callers.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from fxprofile.deferreds.tasks import detached
+from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, AwsRefused
 from fxprofile.drivers.aws.client.wire import Members
 
@@ -45,14 +46,16 @@ class Batcher:
     iteration.  While one is in flight, entries wait until it is done, a batch is full, or the
     linger time has passed.
 
-    :param name: of the operation, for the text of an error.
-    :param send: calls the operation with entries that have an ``Id`` each; returns its result,
-        with ``Successful`` and ``Failed``.
+    :param service: SQS.
+    :param operation: a batch operation, by AWS's name.
+    :param url: of the queue.
+    :param timeout: seconds without progress after which a batch fails.
     """
 
-    _clock: IReactorTime
-    _name: str
-    _send: Callable[[Sequence[Members]], Awaitable[Members]]
+    _service: AwsService
+    _operation: str
+    _url: str
+    _timeout: float
     # Entries to be sent, each with its part of the result: None if it was processed.
     _waiting: list[tuple[Members, Deferred[Members | None]]] = attrs.field(factory=list, init=False)
     _deliveries: set[Deferred[None]] = attrs.field(factory=set, init=False)
@@ -84,9 +87,10 @@ class Batcher:
                     return
                 if failed.get("SenderFault") or attempt == ATTEMPTS:
                     code = str(failed.get("Code", "NoResult"))
-                    text = f"{self._name}: {code}: {failed.get('Message', '')}"
+                    name = f"sqs:{self._operation} {self._url}"
+                    text = f"{name}: {code}: {failed.get('Message', '')}"
                     raise EntryRefused(text, code=code)
-                await deferLater(self._clock, LINGER * 2**attempt)
+                await deferLater(self._service.client.clock, LINGER * 2**attempt)
         finally:
             self._deliveries.discard(ended)
             ended.callback(None)
@@ -98,7 +102,7 @@ class Batcher:
             self._flush()
         elif self._timer is None:
             linger = LINGER if self._in_flight else 0
-            self._timer = self._clock.callLater(linger, self._flush)
+            self._timer = self._service.client.clock.callLater(linger, self._flush)
         return outcome
 
     def _flush(self) -> None:
@@ -112,9 +116,10 @@ class Batcher:
     async def _process(self, batch: Sequence[tuple[Members, Deferred[Members | None]]]) -> None:
         self._in_flight += 1
         try:
-            result = await self._send(
-                [{"Id": str(number), **members} for number, (members, _) in enumerate(batch)]
-            )
+            entries = [{"Id": str(number), **entry} for number, (entry, _) in enumerate(batch)]
+            parameters = {"QueueUrl": self._url, "Entries": entries}
+            response = await self._service.call(self._operation, parameters, timeout=self._timeout)
+            result = response.members
             succeeded = {entry.get("Id") for entry in result.get("Successful", ())}
             failed = {entry.get("Id"): entry for entry in result.get("Failed", ())}
         except Exception as error:
