@@ -297,7 +297,7 @@ class Services:
             from fxprofile.drivers.redis.cache import RedisProfileCache
 
             return RedisProfileCache(self.redis, ttl=self.settings.cache.ttl)
-        from fxprofile.drivers.memory.cache import MemoryProfileCache
+        from fxprofile.drivers.memory.expiring import MemoryProfileCache
 
         return MemoryProfileCache(self.reactor, ttl=self.settings.cache.ttl)
 
@@ -318,7 +318,7 @@ class Services:
             from fxprofile.drivers.redis.windows import RedisRateWindows
 
             return RedisRateWindows(self.redis)
-        from fxprofile.drivers.memory.windows import MemoryRateWindows
+        from fxprofile.drivers.memory.expiring import MemoryRateWindows
 
         return MemoryRateWindows(self.reactor)
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.drivers.memory.cache import MemoryProfileCache
+from fxprofile.drivers.memory.expiring import MemoryProfileCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import CacheError, MalformedMessage, StoreError

@@ -24,7 +24,7 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from fxprofile.admin.orphans import GRACE, Sweep
-from fxprofile.drivers.memory.cache import MemoryProfileCache
+from fxprofile.drivers.memory.expiring import MemoryProfileCache
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError
 from fxprofile.model.messages import Job

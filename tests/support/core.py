@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.app.services import Services
 from fxprofile.deferreds.bodies import BytesBody
-from fxprofile.drivers.memory.cache import MemoryProfileCache
+from fxprofile.drivers.memory.expiring import MemoryProfileCache
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.keys import VARIANTS

@@ -14,9 +14,8 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.drivers.fxa.customs import Customs
-from fxprofile.drivers.memory.cache import MemoryProfileCache
+from fxprofile.drivers.memory.expiring import MemoryProfileCache, MemoryRateWindows
 from fxprofile.drivers.memory.queue import MemoryQueue
-from fxprofile.drivers.memory.windows import MemoryRateWindows
 from fxprofile.model.avatars import Variant
 from fxprofile.model.messages import Result, ResultStatus
 from fxprofile.profiles.invalidation import ProfileInvalidator

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from fxprofile.drivers.memory.windows import MemoryRateWindows
+from fxprofile.drivers.memory.expiring import MemoryRateWindows
 from fxprofile.model.errors import CacheError, TooManyRequests
 from fxprofile.model.ports import IRateWindows
 from fxprofile.telemetry.metrics import Metrics

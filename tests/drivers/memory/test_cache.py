@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from fxprofile.app.services import Services
-from fxprofile.drivers.memory.cache import MemoryProfileCache
+from fxprofile.drivers.memory.expiring import MemoryProfileCache
 from fxprofile.settings.load import load
 from tests.contracts.cache import ALICE, BOB, ProfileCacheContract, cached, put
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from fxprofile.drivers.memory.windows import MemoryRateWindows
+from fxprofile.drivers.memory.expiring import MemoryRateWindows
 from fxprofile.model.ports import WINDOW_SECONDS
 from tests.contracts.windows import RateWindowsContract
 

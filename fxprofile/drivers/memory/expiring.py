@@ -1,8 +1,15 @@
-"""A profile cache in the memory of one process."""
+"""
+What expires, in the memory of one process: cached profiles, and the windows of rate limits.
+
+The windows are written here because the memory storage of the ``limits`` library starts a
+thread for nearly every hit, never forgets a key, and its asynchronous storages need asyncio.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -11,13 +18,16 @@ from cachetools import LRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from fxprofile.model.ports import CacheLookup, IProfileCache
+from fxprofile.model.ports import WINDOW_SECONDS, CacheLookup, IProfileCache, IRateWindows
 
 #: Bytes of memory that all texts together may take.
 MAX_BYTES: Final = 32 << 20
 
 #: How many users have a generation at the same time.
 MAX_USERS: Final = 50_000
+
+#: How many keys of rate limits are counted at the same time.
+MAX_KEYS: Final = 100_000
 
 #: Bytes that an entry takes besides its text, approximately.
 _OVERHEAD: Final = 600
@@ -95,3 +105,36 @@ class MemoryProfileCache:
         generation = _Generation(str(next(self._numbers)), changed_at)
         self._generations[uid] = generation
         return generation
+
+
+@implementer(IRateWindows)
+class MemoryRateWindows:
+    """
+    The times of the latest hits of each key, as many as its limit allows.
+
+    :param clock: the time of the hits.
+    :param max_keys: if there are more keys, the least recently hit ones are forgotten.
+    """
+
+    def __init__(self, clock: IReactorTime, *, max_keys: int = MAX_KEYS) -> None:
+        self._clock = clock
+        self._hits: TTLCache[str, deque[float]] = TTLCache(
+            max_keys, ttl=WINDOW_SECONDS, timer=clock.seconds
+        )
+
+    def __len__(self) -> int:
+        return len(self._hits)
+
+    async def hit(self, *, limits: Mapping[str, int]) -> float:
+        """See :meth:`fxprofile.model.ports.IRateWindows.hit`."""
+        now = self._clock.seconds()
+        windows = {
+            key: deque(self._hits.get(key, ()), maxlen=limit) for key, limit in limits.items()
+        }
+        oldest = [hits[0] for hits in windows.values() if len(hits) == hits.maxlen]
+        wait = max(oldest, default=now - WINDOW_SECONDS) - (now - WINDOW_SECONDS)
+        if wait <= 0:
+            for key, hits in windows.items():
+                hits.append(now)
+                self._hits[key] = hits
+        return max(wait, 0.0)
