@@ -1,7 +1,7 @@
 """
 Jobs of hostile children, which a helper runs instead of the real one.
 
-The first word of an "image" says which of them to run.
+The first word of an "image" says which of them to run; :data:`HEIC` may stand before it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import ctypes
 import os
 import signal
 import struct
+import threading
 import time
 
 from fxprofile.crunch.codec import job
 from fxprofile.crunch.codec.containers.contents import Buffer
 from fxprofile.crunch.limits import Limits
 
+#: What an image begins with to be taken for HEIC.
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
 
 def run(data: Buffer, limits: Limits) -> None:
     """Run the job that the first word of the image names, or else crunch the image."""
-    word = bytes(data[:64]).split(b" ")[0].decode("ascii", "replace")
+    word = bytes(data[:64]).removeprefix(HEIC).split(b" ")[0].decode("ascii", "replace")
     if word in WORDS:
         WORDS[word](limits)
     else:
@@ -109,6 +113,11 @@ def chatter(limits: Limits) -> None:
     _block()
 
 
+def thread(limits: Limits) -> None:
+    """Start a thread, and return without a result."""
+    threading.Thread(target=int).start()
+
+
 WORDS = {
     function.__name__: function
     for function in (
@@ -125,5 +134,6 @@ WORDS = {
         raise_error,
         hang_up,
         chatter,
+        thread,
     )
 }

@@ -15,7 +15,7 @@ from PIL import Image
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface.verify import verifyObject
 
 from fxprofile.crunch.commands import JOB
@@ -25,6 +25,7 @@ from fxprofile.crunch.sandbox import process
 from fxprofile.model.avatars import BLURHASH
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable, ImageRefused
 from fxprofile.model.ports import ICruncher
+from tests.crunch.children import HEIC
 
 BAD = "tests.crunch.children:run"
 
@@ -78,6 +79,16 @@ class PoolCase(TestCase):
 
 class CrunchPoolTests(PoolCase):
     """Crunching images in the pool."""
+
+    async def test_only_a_heic_child_may_start_a_thread(self) -> None:
+        """If HEIC is enabled, a child may start a thread only if its image is HEIC."""
+        pool = self.make_pool(limits=replace(self.limits, heic=True))
+        if not (await pool.when_ready())["seccomp"]:
+            raise SkipTest("this system has no seccomp")
+        denied = await self.failure(pool, b"thread ")
+        self.assertIn("start new thread", denied.detail)
+        allowed = await self.failure(pool, HEIC + b"thread ")
+        self.assertIn("invalid result", allowed.detail)
 
     async def test_the_smallest_limits_are_enough_to_start(self) -> None:
         """A pool with the smallest limits starts, and refuses images above them."""
