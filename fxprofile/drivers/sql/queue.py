@@ -13,19 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Executable,
-    Row,
-    and_,
-    case,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -86,7 +75,7 @@ class DatabaseQueue:
     async def send(self, *, body: str) -> None:
         now = self.clock.seconds()
         message = {"queue": self.name, "body": body, "sent": now, "visible_at": now}
-        await self._execute(insert(table).values(**message, receive_count=0))
+        await self._execute(sa.insert(table).values(**message, receive_count=0))
         self.database.notifier.notify(self.name)
 
     async def receive(
@@ -106,7 +95,7 @@ class DatabaseQueue:
     async def extend(self, *, message: Message, visibility: float) -> None:
         now = self.clock.seconds()
         extended = await self._execute(
-            update(table)
+            sa.update(table)
             .where(self._holds(message), table.c.visible_at > now)
             .values(visible_at=now + visibility)
         )
@@ -117,15 +106,15 @@ class DatabaseQueue:
 
     async def delete(self, *, message: Message) -> None:
         is_leased = table.c.visible_at > self.clock.seconds()
-        await self._execute(delete(table).where(self._holds(message), is_leased))
+        await self._execute(sa.delete(table).where(self._holds(message), is_leased))
 
     async def depth(self) -> QueueDepth:
         now = self.clock.seconds()
         is_visible = table.c.visible_at <= now
-        query = select(
-            func.count(case((is_visible, 1))).label("visible"),
-            func.count(case((~is_visible, 1))).label("in_flight"),
-            func.min(case((is_visible, table.c.sent))).label("oldest"),
+        query = sa.select(
+            sa.func.count(sa.case((is_visible, 1))).label("visible"),
+            sa.func.count(sa.case((~is_visible, 1))).label("in_flight"),
+            sa.func.min(sa.case((is_visible, table.c.sent))).label("oldest"),
         ).where(table.c.queue == self.name)
         row = await self._run(lambda c: c.execute(query).one(), read_only=True)
         return QueueDepth(
@@ -135,7 +124,7 @@ class DatabaseQueue:
         )
 
     async def check(self) -> None:
-        await self._run(lambda c: c.execute(select(1)).scalar(), read_only=True)
+        await self._run(lambda c: c.execute(sa.select(1)).scalar(), read_only=True)
 
     # For operators.
 
@@ -146,7 +135,7 @@ class DatabaseQueue:
         :param after: only messages that were sent after the one with this id.
         """
         query = (
-            select(table)
+            sa.select(table)
             .where(table.c.queue == self.name, table.c.seq > _seq(after))
             .order_by(table.c.seq)
             .limit(limit)
@@ -161,7 +150,7 @@ class DatabaseQueue:
         :returns: whether there was such a dead letter.
         """
         moved = await self._execute(
-            update(table)
+            sa.update(table)
             .where(_is(message_id, dead_name(self.name)))
             .values(_moved_to(self.name, self.clock.seconds()))
         )
@@ -174,7 +163,7 @@ class DatabaseQueue:
 
         :returns: whether there was such a message.
         """
-        return bool(await self._execute(delete(table).where(_is(message_id, self.name))))
+        return bool(await self._execute(sa.delete(table).where(_is(message_id, self.name))))
 
     async def _receive(self, limit: int, hidden: float) -> Sequence[Message]:
         """
@@ -203,7 +192,7 @@ class DatabaseQueue:
             raise
 
     async def _has_visible(self) -> bool:
-        query = select(table.c.seq).where(self._is_visible(self.clock.seconds())).limit(1)
+        query = sa.select(table.c.seq).where(self._is_visible(self.clock.seconds())).limit(1)
         return await self._run(lambda c: c.execute(query).first(), read_only=True) is not None
 
     def _take(self, connection: Connection, limit: int, hidden: float) -> tuple[list[Message], int]:
@@ -217,7 +206,7 @@ class DatabaseQueue:
         for _ in range(_ROUNDS):
             # Rows that another consumer is receiving are skipped.
             rows = connection.execute(
-                select(table)
+                sa.select(table)
                 .where(self._is_visible(now))
                 .order_by(table.c.visible_at, table.c.seq)
                 .limit(limit - len(messages))
@@ -236,7 +225,7 @@ class DatabaseQueue:
                         "receive_count": message.receive_count,
                         "visible_at": now + hidden,
                     }
-                connection.execute(update(table).where(table.c.seq == row.seq).values(values))
+                connection.execute(sa.update(table).where(table.c.seq == row.seq).values(values))
             if not rows or len(messages) == limit:
                 break
         return messages, dead
@@ -251,19 +240,19 @@ class DatabaseQueue:
 
         def undo(connection: Connection) -> None:
             for message in messages:
-                connection.execute(update(table).where(self._holds(message)).values(values))
+                connection.execute(sa.update(table).where(self._holds(message)).values(values))
 
         await self._run(undo)
         self.database.notifier.notify(self.name)
 
     def _is_visible(self, now: float) -> ColumnElement[bool]:
-        return and_(table.c.queue == self.name, table.c.visible_at <= now)
+        return sa.and_(table.c.queue == self.name, table.c.visible_at <= now)
 
     def _holds(self, message: Message) -> ColumnElement[bool]:
         receipt = table.c.receipt == message.receipt_handle
-        return and_(_is(message.message_id, self.name), receipt)
+        return sa.and_(_is(message.message_id, self.name), receipt)
 
-    async def _execute(self, statement: Executable) -> int:
+    async def _execute(self, statement: sa.Executable) -> int:
         """Execute one statement in a transaction; return the number of rows changed."""
         return await self._run(lambda connection: connection.execute(statement).rowcount)
 
@@ -280,14 +269,14 @@ def dead_name(name: str) -> str:
 
 
 def _is(message_id: str, queue: str) -> ColumnElement[bool]:
-    return and_(table.c.seq == _seq(message_id), table.c.queue == queue)
+    return sa.and_(table.c.seq == _seq(message_id), table.c.queue == queue)
 
 
 def _moved_to(queue: str, now: float) -> dict[str, object]:
     return {"queue": queue, "visible_at": now, "receive_count": 0, "receipt": None}
 
 
-def _message(row: Row[Any], receipt: str, receive_count: int) -> Message:
+def _message(row: sa.Row[Any], receipt: str, receive_count: int) -> Message:
     return Message(
         message_id=str(row.seq),
         body=row.body,

@@ -9,19 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Dialect,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
@@ -29,16 +17,16 @@ from sqlalchemy.types import TypeEngine
 REVISION: Final = "0003"
 
 
-class _Utf8Bytes(TypeDecorator[str]):
+class _Utf8Bytes(sa.TypeDecorator[str]):
     """A text that MySQL stores and compares as bytes."""
 
     impl = VARBINARY
     cache_ok = True
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> bytes | None:
         return None if value is None else value.encode()
 
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> str | None:
         return None if value is None else value.decode()
 
 
@@ -48,11 +36,11 @@ def _exact(length: int) -> TypeEngine[str]:
 
     MySQL's collations, even the binary ones, ignore trailing spaces.
     """
-    return String(length).with_variant(_Utf8Bytes(length * 4), "mysql", "mariadb")
+    return sa.String(length).with_variant(_Utf8Bytes(length * 4), "mysql", "mariadb")
 
 
 #: SQLite generates numbers only for a primary key of type INTEGER.
-Serial = BigInteger().with_variant(Integer, "sqlite")
+Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 _OPTIONS: Final[dict[str, Any]] = {
     # A number is never reused, even after its row was removed.
@@ -62,7 +50,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "mysql_collate": "utf8mb4_bin",
 }
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
 #: One row per accepted upload.
 #:
@@ -70,24 +58,24 @@ metadata = MetaData()
 #: None if it does not; a ``replaced`` row with None has no objects any more.  ``updated``
 #: is when the status last changed.  ``variants`` is the worker's description of the
 #: pictures, in JSON; ``placeholder`` is their BlurHash.
-avatars = Table(
+avatars = sa.Table(
     "avatars",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("id", _exact(32), nullable=False),
-    Column("uid", _exact(64), nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("job_sent", Double),
-    Column("owed_since", Double),
-    Column("created", Double, nullable=False),
-    Column("updated", Double, nullable=False),
-    Column("error", String(32)),
-    Column("variants", Text),
-    Column("placeholder", String(64)),
-    Index("avatars_id", "id", unique=True),
-    Index("avatars_uid", "uid"),
-    Index("avatars_owed_since", "owed_since"),
-    Index("avatars_status", "status", "updated"),
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("id", _exact(32), nullable=False),
+    sa.Column("uid", _exact(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("job_sent", sa.Double),
+    sa.Column("owed_since", sa.Double),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("updated", sa.Double, nullable=False),
+    sa.Column("error", sa.String(32)),
+    sa.Column("variants", sa.Text),
+    sa.Column("placeholder", sa.String(64)),
+    sa.Index("avatars_id", "id", unique=True),
+    sa.Index("avatars_uid", "uid"),
+    sa.Index("avatars_owed_since", "owed_since"),
+    sa.Index("avatars_status", "status", "updated"),
     **_OPTIONS,
 )
 
@@ -95,41 +83,41 @@ avatars = Table(
 #:
 #: ``selected_seq`` is a high-water mark: only an upload above it can become selected.
 #: ``removed_at`` is set when the account is deleted; the row is removed with the last avatar.
-profiles = Table(
+profiles = sa.Table(
     "profiles",
     metadata,
-    Column("uid", _exact(64), primary_key=True),
-    Column("display_name", String(256)),
-    Column("avatar_id", _exact(32)),
-    Column("selected_seq", BigInteger, nullable=False),
-    Column("changed_at", Double, nullable=False),
-    Column("removed_at", Double),
+    sa.Column("uid", _exact(64), primary_key=True),
+    sa.Column("display_name", sa.String(256)),
+    sa.Column("avatar_id", _exact(32)),
+    sa.Column("selected_seq", sa.BigInteger, nullable=False),
+    sa.Column("changed_at", sa.Double, nullable=False),
+    sa.Column("removed_at", sa.Double),
     **_OPTIONS,
 )
 
 #: The holder of each task that only one process may run at a time.
-leases = Table(
+leases = sa.Table(
     "leases",
     metadata,
-    Column("name", _exact(32), primary_key=True),
-    Column("owner", String(255), nullable=False),
-    Column("expires", Double, nullable=False),
+    sa.Column("name", _exact(32), primary_key=True),
+    sa.Column("owner", sa.String(255), nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
     **_OPTIONS,
 )
 
 #: The messages of all queues.
 #:
 #: A message can be received after ``visible_at``; ``receipt`` is the last receipt handle.
-queue_messages = Table(
+queue_messages = sa.Table(
     "queue_messages",
     metadata,
-    Column("seq", Serial, primary_key=True, autoincrement=True),
-    Column("queue", _exact(64), nullable=False),
-    Column("body", Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
-    Column("sent", Double, nullable=False),
-    Column("visible_at", Double, nullable=False),
-    Column("receive_count", Integer, nullable=False),
-    Column("receipt", _exact(32)),
-    Index("queue_messages_visible", "queue", "visible_at"),
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("queue", _exact(64), nullable=False),
+    sa.Column("body", sa.Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
+    sa.Column("sent", sa.Double, nullable=False),
+    sa.Column("visible_at", sa.Double, nullable=False),
+    sa.Column("receive_count", sa.Integer, nullable=False),
+    sa.Column("receipt", _exact(32)),
+    sa.Index("queue_messages_visible", "queue", "visible_at"),
     **_OPTIONS,
 )

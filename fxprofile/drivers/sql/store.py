@@ -14,21 +14,8 @@ from dataclasses import asdict, fields
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Insert,
-    Row,
-    Select,
-    Table,
-    delete,
-    exists,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from zope.interface import implementer
 
@@ -43,7 +30,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 #: A row of one of our tables; SQLAlchemy does not type the columns of a ``Table``.
-AnyRow: TypeAlias = Row[Any]
+AnyRow: TypeAlias = sa.Row[Any]
 
 #: The shortest time in seconds between two changes of a profile.
 TICK: Final = 0.001
@@ -61,29 +48,30 @@ _WITH_DELETE_JOB: Final = (Status.DELETING, Status.REPLACED)
 #: The name of the lease on the repair loops.
 _REPAIR: Final = "repair"
 
-_AVATAR = select(*(avatars.c[field.name] for field in fields(Avatar)))
+_AVATAR = sa.select(*(avatars.c[field.name] for field in fields(Avatar)))
+_PROFILE = sa.select(*(profiles.c[field.name] for field in fields(Profile)))
 
 
-def _transaction(
-    *, read_only: bool = False
-) -> Callable[
-    [Callable[Concatenate[SqlProfileStore, Connection, P], T]],
-    Callable[Concatenate[SqlProfileStore, P], Coroutine[Any, Any, T]],
-]:
+#: The body of a transaction, and the method of the store that runs it.
+_Work: TypeAlias = "Callable[Concatenate[SqlProfileStore, Connection, P], T]"
+_Method: TypeAlias = "Callable[Concatenate[SqlProfileStore, P], Coroutine[Any, Any, T]]"
+
+
+def _transaction(work: _Work[P, T], *, read_only: bool = False) -> _Method[P, T]:
     """Make a method run as one transaction in a database thread."""
 
-    def decorate(
-        work: Callable[Concatenate[SqlProfileStore, Connection, P], T],
-    ) -> Callable[Concatenate[SqlProfileStore, P], Coroutine[Any, Any, T]]:
-        @wraps(work)
-        async def method(self: SqlProfileStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            return await self.database.run(
-                lambda connection: work(self, connection, *args, **kwargs), read_only=read_only
-            )
+    @wraps(work)
+    async def method(self: SqlProfileStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.database.run(
+            lambda connection: work(self, connection, *args, **kwargs), read_only=read_only
+        )
 
-        return method
+    return method
 
-    return decorate
+
+def _read(work: _Work[P, T]) -> _Method[P, T]:
+    """Make a method run as one read-only transaction in a database thread."""
+    return _transaction(work, read_only=True)
 
 
 @implementer(IProfileStore)
@@ -110,11 +98,11 @@ class SqlProfileStore:
 
     # Reads.
 
-    @_transaction(read_only=True)
+    @_read
     def avatar(self, connection: Connection, *, avatar_id: str) -> Avatar | None:
         return find_avatar(connection, avatar_id)
 
-    @_transaction(read_only=True)
+    @_read
     def latest(self, connection: Connection, *, uid: str) -> Avatar | None:
         newest = (
             _AVATAR.where(avatars.c.uid == uid, avatars.c.status != Status.DELETING)
@@ -123,37 +111,30 @@ class SqlProfileStore:
         )
         return next(iter(_avatars(connection, newest)), None)
 
-    @_transaction(read_only=True)
+    @_read
     def profile(self, connection: Connection, *, uid: str) -> Profile:
-        row = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
-        if row is None:
-            return Profile(uid=uid)
-        return Profile(
-            uid=row.uid,
-            display_name=row.display_name,
-            avatar_id=row.avatar_id,
-            changed_at=row.changed_at,
-        )
+        row = connection.execute(_PROFILE.where(profiles.c.uid == uid)).one_or_none()
+        return Profile(uid=uid) if row is None else Profile(**row._asdict())
 
-    @_transaction(read_only=True)
+    @_read
     def check(self, connection: Connection) -> None:
-        connection.execute(select(1)).scalar()
+        connection.execute(sa.select(1)).scalar()
 
     # Uploads and results.
 
-    @_transaction()
+    @_transaction
     def accept(self, connection: Connection, *, avatar_id: str, uid: str, now: float) -> Avatar:
         # The lock makes the order of the sequence numbers that of the commits.
         lock_or_create_profile(connection, uid)
         return insert_avatar(connection, uid, avatar_id, now)
 
-    @_transaction()
+    @_transaction
     def job_sent(
         self, connection: Connection, *, avatar_id: str, status: Status, now: float
     ) -> None:
         _change_avatar(connection, avatar_id, (status,), job_sent=now)
 
-    @_transaction()
+    @_transaction
     def ready(
         self,
         connection: Connection,
@@ -165,14 +146,14 @@ class SqlProfileStore:
     ) -> Avatar | None:
         return make_ready(connection, avatar_id, variants, now, placeholder)
 
-    @_transaction()
+    @_transaction
     def failed(
         self, connection: Connection, *, avatar_id: str, reason: str, now: float
     ) -> Avatar | None:
         _fail(connection, avatar_id, reason, now)
         return find_avatar(connection, avatar_id)
 
-    @_transaction()
+    @_transaction
     def set_display_name(
         self, connection: Connection, *, uid: str, name: str | None, now: float
     ) -> None:
@@ -183,7 +164,7 @@ class SqlProfileStore:
 
     # Deletion.
 
-    @_transaction()
+    @_transaction
     def delete(self, connection: Connection, *, avatar_id: str, uid: str, now: float) -> bool:
         profile = lock_profile(connection, uid)
         deleted = _start_delete(connection, avatar_id, now, avatars.c.uid == uid)
@@ -191,39 +172,39 @@ class SqlProfileStore:
             change_profile(connection, profile, now, avatar_id=None)
         return deleted
 
-    @_transaction()
+    @_transaction
     def delete_current(self, connection: Connection, *, uid: str, now: float) -> Sequence[str]:
         profile = lock_profile(connection, uid)
         if profile is None:
             return []
         _exclude_earlier_uploads(connection, profile)
         in_use = (avatars.c.status == Status.PROCESSING) | (avatars.c.id == profile.avatar_id)
-        ids = _start_delete_all(connection, uid, now, in_use)
+        ids = _start_delete_all(connection, now, avatars.c.uid == uid, in_use)
         if profile.avatar_id is not None:
             change_profile(connection, profile, now, avatar_id=None)
         return ids
 
-    @_transaction()
+    @_transaction
     def delete_user(self, connection: Connection, *, uid: str, now: float) -> Sequence[str]:
         profile = lock_profile(connection, uid)
         if profile is None:
             return []
         _exclude_earlier_uploads(connection, profile)
-        ids = _start_delete_all(connection, uid, now)
+        ids = _start_delete_all(connection, now, avatars.c.uid == uid)
         if profile.avatar_id is not None or profile.display_name is not None:
             change_profile(connection, profile, now, avatar_id=None, display_name=None)
-        connection.execute(update(profiles).where(profiles.c.uid == uid).values(removed_at=now))
+        connection.execute(sa.update(profiles).where(profiles.c.uid == uid).values(removed_at=now))
         _remove_empty_profile(connection, uid)
         return ids
 
-    @_transaction()
+    @_transaction
     def deleted(self, connection: Connection, *, avatar_id: str, now: float) -> Avatar | None:
         avatar = find_avatar(connection, avatar_id)
         if avatar is None:
             return None
         lock_profile(connection, avatar.uid)
         removed = connection.execute(
-            delete(avatars).where(avatars.c.id == avatar_id, avatars.c.status == Status.DELETING)
+            sa.delete(avatars).where(avatars.c.id == avatar_id, avatars.c.status == Status.DELETING)
         )
         if removed.rowcount:
             _remove_empty_profile(connection, avatar.uid)
@@ -233,36 +214,35 @@ class SqlProfileStore:
         _change_avatar(connection, avatar_id, (Status.REPLACED,), pending, **done)
         return find_avatar(connection, avatar_id)
 
-    @_transaction()
+    @_transaction
     def redelete(self, connection: Connection, *, avatar_id: str) -> bool:
         pending = {"job_sent": None, "owed_since": avatars.c.updated}
         return _change_avatar(connection, avatar_id, _WITH_DELETE_JOB, **pending)
 
     # Repair loops.
 
-    @_transaction(read_only=True)
+    @_read
     def unsent(self, connection: Connection, *, before: float, limit: int) -> Sequence[Avatar]:
-        pending = _AVATAR.where(avatars.c.owed_since < before, avatars.c.job_sent.is_(None))
-        return _avatars(connection, _oldest(pending, limit))
+        unsent = _AVATAR.where(avatars.c.owed_since < before, avatars.c.job_sent.is_(None))
+        return _avatars(connection, _oldest(unsent, limit))
 
-    @_transaction(read_only=True)
+    @_read
     def stuck(self, connection: Connection, *, sent_before: float, limit: int) -> Sequence[Avatar]:
-        without_result = _AVATAR.where(
-            avatars.c.owed_since.is_not(None), avatars.c.job_sent < sent_before
-        )
-        return _avatars(connection, _oldest(without_result, limit))
+        is_pending = avatars.c.owed_since.is_not(None)
+        stuck = _AVATAR.where(is_pending, avatars.c.job_sent < sent_before)
+        return _avatars(connection, _oldest(stuck, limit))
 
-    @_transaction()
+    @_transaction
     def expire(
         self, connection: Connection, *, processing_before: float, now: float, limit: int
     ) -> Sequence[str]:
-        old = select(avatars.c.id).where(
+        old = sa.select(avatars.c.id).where(
             avatars.c.owed_since < processing_before, avatars.c.status == Status.PROCESSING
         )
         ids = connection.execute(_oldest(old, limit)).scalars().all()
         return [avatar_id for avatar_id in ids if _fail(connection, avatar_id, "lost", now)]
 
-    @_transaction()
+    @_transaction
     def purge(
         self,
         connection: Connection,
@@ -272,37 +252,29 @@ class SqlProfileStore:
         now: float,
         limit: int,
     ) -> int:
-        failed = (
-            select(avatars.c.id)
-            .where(avatars.c.status == Status.FAILED, avatars.c.updated < failed_before)
-            .order_by(avatars.c.updated, avatars.c.seq)
-            .limit(limit)
-        )
-        changed = sum(
-            _start_delete(connection, avatar_id, now, avatars.c.status == Status.FAILED)
-            for avatar_id in connection.execute(failed).scalars().all()
-        )
+        is_old = (avatars.c.status == Status.FAILED, avatars.c.updated < failed_before)
+        changed = len(_start_delete_all(connection, now, *is_old, limit=limit))
         is_done = (
             avatars.c.status == Status.REPLACED,
             avatars.c.updated < replaced_before,
             avatars.c.owed_since.is_(None),
         )
         replaced = (
-            select(avatars.c.id, avatars.c.uid)
+            sa.select(avatars.c.id, avatars.c.uid)
             .where(*is_done)
             .order_by(avatars.c.updated, avatars.c.seq)
             .limit(limit - changed)
         )
         for row in connection.execute(replaced).all():
-            removed = connection.execute(delete(avatars).where(avatars.c.id == row.id, *is_done))
+            removed = connection.execute(sa.delete(avatars).where(avatars.c.id == row.id, *is_done))
             changed += removed.rowcount
             _remove_empty_profile(connection, row.uid)
         return changed
 
-    @_transaction(read_only=True)
+    @_read
     def counts(self, connection: Connection) -> Mapping[Status, int]:
         found = connection.execute(
-            select(avatars.c.status, func.count())
+            sa.select(avatars.c.status, sa.func.count())
             .where(avatars.c.owed_since.is_not(None))
             .group_by(avatars.c.status)
         )
@@ -310,22 +282,19 @@ class SqlProfileStore:
         pending.update({Status(status): number for status, number in found})
         return pending
 
-    @_transaction()
+    @_transaction
     def leadership(self, connection: Connection, *, owner: str, now: float, seconds: float) -> bool:
         lease = {"owner": owner, "expires": now + seconds}
-        is_free = or_(leases.c.owner == owner, leases.c.expires <= now)
-        taken = connection.execute(
-            update(leases).where(leases.c.name == _REPAIR, is_free).values(**lease)
-        )
-        if taken.rowcount:
-            return True
         insert_if_absent(connection, leases, {"name": _REPAIR, **lease})
-        holder = connection.execute(select(leases.c.owner).where(leases.c.name == _REPAIR)).scalar()
-        return bool(holder == owner)
+        is_free = sa.or_(leases.c.owner == owner, leases.c.expires <= now)
+        taken = sa.update(leases).where(leases.c.name == _REPAIR, is_free).values(**lease)
+        return connection.execute(taken).rowcount > 0
 
-    @_transaction()
+    @_transaction
     def resign(self, connection: Connection, *, owner: str) -> None:
-        connection.execute(delete(leases).where(leases.c.name == _REPAIR, leases.c.owner == owner))
+        connection.execute(
+            sa.delete(leases).where(leases.c.name == _REPAIR, leases.c.owner == owner)
+        )
 
 
 def find_avatar(connection: Connection, avatar_id: str) -> Avatar | None:
@@ -333,14 +302,14 @@ def find_avatar(connection: Connection, avatar_id: str) -> Avatar | None:
     return next(iter(_avatars(connection, _AVATAR.where(avatars.c.id == avatar_id))), None)
 
 
-def _avatars(connection: Connection, query: Select[Any]) -> list[Avatar]:
+def _avatars(connection: Connection, query: sa.Select[Any]) -> list[Avatar]:
     return [
         Avatar(**{**row._asdict(), "status": Status(row.status)})
         for row in connection.execute(query)
     ]
 
 
-def _oldest(query: Select[Any], limit: int) -> Select[Any]:
+def _oldest(query: sa.Select[Any], limit: int) -> sa.Select[Any]:
     return query.order_by(avatars.c.owed_since, avatars.c.seq).limit(limit)
 
 
@@ -352,28 +321,25 @@ def lock_profile(connection: Connection, uid: str) -> AnyRow | None:
     the transitions of one user are serialized, and those of two users never wait for each
     other.
     """
-    query = select(profiles).where(profiles.c.uid == uid).with_for_update()
+    query = sa.select(profiles).where(profiles.c.uid == uid).with_for_update()
     return connection.execute(query).one_or_none()
 
 
 def lock_or_create_profile(connection: Connection, uid: str) -> AnyRow:
     """Lock the profile of a user, and insert it first if there is none."""
-    for _ in range(3):
+    for _ in range(4):
         row = lock_profile(connection, uid)
         if row is not None:
             return row
         # The row that prevents this insert may be removed before it can be locked.
         insert_if_absent(connection, profiles, {"uid": uid, "selected_seq": 0, "changed_at": 0.0})
-    row = lock_profile(connection, uid)
-    if row is None:
-        raise StoreError("a profile was repeatedly removed while it was being locked")
-    return row
+    raise StoreError("a profile was repeatedly removed while it was being locked")
 
 
-def insert_if_absent(connection: Connection, table: Table, *rows: Mapping[str, object]) -> None:
+def insert_if_absent(connection: Connection, table: sa.Table, *rows: Mapping[str, object]) -> None:
     """Insert rows, except those whose primary key exists."""
     dialect = connection.dialect.name
-    statement: Insert
+    statement: sa.Insert
     if dialect == "sqlite":
         statement = sqlite.insert(table).on_conflict_do_nothing()
     elif dialect == "postgresql":
@@ -388,7 +354,7 @@ def insert_if_absent(connection: Connection, table: Table, *rows: Mapping[str, o
 def insert_avatar(connection: Connection, uid: str, avatar_id: str, now: float) -> Avatar:
     """Add a row in ``processing``, with a pending job, and return it."""
     row = {"id": avatar_id, "uid": uid, "status": Status.PROCESSING, "created": now}
-    result = connection.execute(insert(avatars).values(**row, owed_since=now, updated=now))
+    result = connection.execute(sa.insert(avatars).values(**row, owed_since=now, updated=now))
     return Avatar(
         id=avatar_id,
         uid=uid,
@@ -407,7 +373,7 @@ def change_profile(connection: Connection, row: AnyRow, now: float, **values: ob
     """
     changed_at = max(now, row.changed_at + TICK)
     connection.execute(
-        update(profiles)
+        sa.update(profiles)
         .where(profiles.c.uid == row.uid)
         .values(changed_at=changed_at, removed_at=None, **values)
     )
@@ -458,7 +424,7 @@ def _change_avatar(
     :returns: whether the avatar was in one of these statuses.
     """
     result = connection.execute(
-        update(avatars)
+        sa.update(avatars)
         .where(avatars.c.id == avatar_id, avatars.c.status.in_(statuses), *conditions)
         .values(**values)
     )
@@ -482,12 +448,13 @@ def _start_delete(
 
 
 def _start_delete_all(
-    connection: Connection, uid: str, now: float, *conditions: ColumnElement[bool]
+    connection: Connection, now: float, *conditions: ColumnElement[bool], limit: int | None = None
 ) -> Sequence[str]:
     candidates = (
-        select(avatars.c.id)
-        .where(avatars.c.uid == uid, avatars.c.status.in_(_DELETABLE), *conditions)
-        .order_by(avatars.c.seq)
+        sa.select(avatars.c.id)
+        .where(avatars.c.status.in_(_DELETABLE), *conditions)
+        .order_by(avatars.c.updated, avatars.c.seq)
+        .limit(limit)
     )
     ids = connection.execute(candidates).scalars().all()
     return [i for i in ids if _start_delete(connection, i, now, *conditions)]
@@ -496,20 +463,20 @@ def _start_delete_all(
 def _exclude_earlier_uploads(connection: Connection, profile: AnyRow) -> None:
     """Raise the high-water mark, so that no late result selects an upload made so far."""
     newest = connection.execute(
-        select(func.max(avatars.c.seq)).where(avatars.c.uid == profile.uid)
+        sa.select(sa.func.max(avatars.c.seq)).where(avatars.c.uid == profile.uid)
     ).scalar()
     if newest is not None and newest > profile.selected_seq:
         connection.execute(
-            update(profiles).where(profiles.c.uid == profile.uid).values(selected_seq=newest)
+            sa.update(profiles).where(profiles.c.uid == profile.uid).values(selected_seq=newest)
         )
 
 
 def _remove_empty_profile(connection: Connection, uid: str) -> None:
     """Remove the profile of a deleted account if the user has no avatars left."""
     connection.execute(
-        delete(profiles).where(
+        sa.delete(profiles).where(
             profiles.c.uid == uid,
             profiles.c.removed_at.is_not(None),
-            ~exists().where(avatars.c.uid == uid),
+            ~sa.exists().where(avatars.c.uid == uid),
         )
     )

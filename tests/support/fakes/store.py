@@ -241,7 +241,7 @@ class MemoryProfileStore:
 
     def _delete(self, rows: Iterable[Row], now: float) -> list[str]:
         ids = []
-        for row in rows:
+        for row in sorted(rows, key=lambda row: (row.updated, row.seq)):
             if row.status is not D:
                 row.owe(D, now)
                 ids.append(row.id)
