@@ -1,9 +1,9 @@
 """
 JSON requests to servers that are not trusted, bounded in time and size.
 
-Every request ends within its timeout, whatever the server does: it may be dead, accept and stay
-silent, send byte by byte, without end or garbage, redirect, or send a compression bomb.  treq
-bounds neither the size of a response nor the time until its last byte.
+Every request ends within its timeout, even if the server is down, accepts the connection and
+stays silent, sends byte by byte or without end, sends garbage, redirects, or sends a compression
+bomb.  treq bounds neither the size of a response nor the time until its last byte.
 """
 
 from __future__ import annotations

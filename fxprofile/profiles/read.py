@@ -1,7 +1,7 @@
 """
 Read and write profiles.
 
-A field is shown only to a token whose scopes allow it, whatever the identity servers sent.
+A field is shown only to a token whose scopes allow it, even if the identity servers send more.
 Profiles are cached per user and per set of visible fields.
 """
 

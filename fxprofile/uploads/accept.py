@@ -100,10 +100,10 @@ class Intake:
         """
         Look up uploads whose commit had an unknown outcome.
 
-        The outbox loop sends the jobs of those that were committed; the originals of the
-        others are deleted.
+        The outbox loop sends the jobs of committed uploads; the originals of the others are
+        deleted.
 
-        :returns: how many are still in doubt.
+        :returns: the number of uploads that are still in doubt.
         """
         before = self.clock.seconds() - IN_DOUBT_AGE
         due = [avatar_id for avatar_id, since in self._in_doubt.items() if since <= before]

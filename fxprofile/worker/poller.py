@@ -48,9 +48,9 @@ RETRY_DELAYS: Final = (10, 30, 120, 600)
 #: are not retried together.
 RETRY_JITTER: Final = 0.2
 
-#: Receives after which a malformed message is no longer released at once: the queue does
-#: not dead-letter it, because it has no redrive policy.  The account events queue, which
-#: is not ours, may be such a queue.
+#: Receives after which a malformed message is released with a delay: the queue does not
+#: dead-letter it, because it has no redrive policy.  The account events queue, which belongs
+#: to another service, may be such a queue.
 PROMPT_RECEIVES: Final = 10
 
 #: Seconds without a successful receive after which the poller is unhealthy.

@@ -112,9 +112,9 @@ class BothTests:
             self.assertEqual((await tools.store.profile(uid=named)).display_name, "New")
             self.assertIsNone((await tools.store.profile(uid=unnamed)).display_name)
             self.assertEqual((await tools.store.profile(uid=pictured)).avatar_id, new)
-            # The old one owes its delete job, like any avatar that was replaced.
-            (owing,) = await tools.store.unsent(before=time.time() + 9, limit=9)
-            self.assertEqual((owing.id, owing.status), (old, Status.REPLACED))
+            # The old one has a pending delete job, like any avatar that was replaced.
+            (pending,) = await tools.store.unsent(before=time.time() + 9, limit=9)
+            self.assertEqual((pending.id, pending.status), (old, Status.REPLACED))
 
     async def test_changes_made_here_win(self) -> None:
         """Names, avatars, uploads and deletions of users here survive an import."""

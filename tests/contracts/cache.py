@@ -187,7 +187,7 @@ class ProfileCacheContract(_Base):
         self.assertIsNone(await cached(cache, ALICE, "full"))
         self.assertEqual(await cached(cache, ALICE, "basic"), "2")
 
-    async def test_check_succeeds(self) -> None:
+    async def test_check_of_a_working_cache_succeeds(self) -> None:
         """The check of a working cache raises nothing."""
         cache = await self.make_cache(ttl=self.ttl)
         await cache.check()

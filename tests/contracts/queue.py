@@ -311,6 +311,6 @@ class QueueContract:
         oldest = (await queue.depth()).oldest
         self.assertTrue(oldest is None or oldest >= 1, oldest)
 
-    async def test_check_succeeds(self) -> None:
+    async def test_check_of_a_usable_queue_succeeds(self) -> None:
         """The check of a usable queue succeeds."""
         self.assertIsNone(await (await self.make_queue()).check())

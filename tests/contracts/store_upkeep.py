@@ -15,7 +15,7 @@ from tests.contracts.store_case import UID, StoreCase
 class UpkeepContract(StoreCase):
     """Pending jobs, missing results, old rows, and leadership."""
 
-    async def test_check_succeeds(self) -> None:
+    async def test_check_of_a_usable_store_succeeds(self) -> None:
         """The check of a usable store succeeds."""
         self.assertIsNone(await (await self.make_store()).check())
 

@@ -148,7 +148,7 @@ class AccountsCase(TestCase):
     def serve(self, number: int, what: Resource | Factory) -> None:
         """Serve a resource on a port, instead of the previous one."""
         if number in self._serving:
-            raise AssertionError("somebody listens there: close() it first")
+            raise AssertionError("the port is in use: close() it first")
         factory = Site(what, reactor=reactor) if isinstance(what, Resource) else what
         factory.noisy = False
         # The wrapper closes the connections that daemons keep open.

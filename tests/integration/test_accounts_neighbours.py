@@ -244,7 +244,7 @@ class TwoHeadsTests(_Uploads):
                 seen.add((await self.profile(alice))["locale"])
             return seen == {"fr"}
 
-        await self.until(both, "one head has not heard of it")
+        await self.until(both, "one process has not applied it")
 
     async def test_password_change_reaches_both_processes(self) -> None:
         """After a password change neither process trusts an earlier token."""

@@ -180,7 +180,7 @@ class UpstreamTests(AccountsCase):
         others.append(Deferred.fromCoroutine(self.asks_for_uid(last)))
         await self.until(is_asked, "the OAuth server is not asked")
         first.cancel()
-        await self.until(is_gone, "nobody has gone away")
+        await self.until(is_gone, "no request was cancelled")
         self.assertEqual(self.oauth.gone, 0)
         self.oauth.hold = False
         self.oauth.release()

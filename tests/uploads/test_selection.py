@@ -161,7 +161,7 @@ class LateResultTests(CoreTestCase):
         for outcome in (ResultStatus.READY, ResultStatus.FAILED):
             self.assertEqual(self.late(outcome), [("delete", first.id)])
             self.assertEqual(self.status(first.id), Status.REPLACED)
-            # Until that is done, the row owes it.
+            # The delete job is pending until its result arrives.
             self.assertIsNotNone(self.rows.rows[first.id].owed_since)
         self.apply(first.id, ResultStatus.DELETED)
         self.assertIsNone(self.rows.rows[first.id].owed_since)

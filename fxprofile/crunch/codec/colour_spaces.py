@@ -118,8 +118,8 @@ def _from_hlg(values: Floats, primaries: tuple[float, ...]) -> Floats:
     return scene * brightness[..., None] ** 0.2 * (1_000 / _REFERENCE_WHITE)
 
 
-#: The linear light by the transfer characteristics (ITU-T H.273, table 3), but for those that
-#: are taken for sRGB.
+#: Functions to linear light by transfer characteristics (ITU-T H.273, table 3); all others are
+#: treated as sRGB.
 _TO_LIGHT: Final[Mapping[int, Callable[[Floats, tuple[float, ...]], Floats]]] = {
     4: lambda values, primaries: values**2.2,
     5: lambda values, primaries: values**2.8,

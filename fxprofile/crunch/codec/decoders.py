@@ -125,11 +125,11 @@ def open_image(contents: Contents) -> Image.Image:
         from pillow_heif import HeifImageFile
 
         turned = HeifImageFile(contents.stream)
-        # It has cropped and turned the picture already.
+        # The decoder has already cropped and oriented the picture.
         contents.canvas = turned.size
         return turned
     image = _DECODERS[contents.kind](contents.stream)
-    # All of it at once: the arithmetic decoder of libjpeg cannot wait for more.
+    # In one buffer: the arithmetic decoder of libjpeg cannot suspend to wait for more input.
     image.decodermaxblock = contents.stream.getbuffer().nbytes
     return image
 

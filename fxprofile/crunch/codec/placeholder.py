@@ -18,9 +18,9 @@ from fxprofile.crunch.codec.colour_spaces import Floats, from_srgb, to_srgb
 _DIGITS: Final = (
     "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#$%*+,-.:;=?@[]^_{|}~"
 )
-#: Components across and down.
+#: The numbers of horizontal and vertical components.
 _ACROSS, _DOWN = 4, 3
-#: More pixels than this make no visible difference.
+#: The side of the reduced picture in pixels; a larger one makes no visible difference.
 _SIDE: Final = 32
 
 

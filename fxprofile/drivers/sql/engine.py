@@ -123,8 +123,8 @@ class Database(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Let the transactions in flight end, and those that follow from them; then close
-        every connection.
+        Wait for the work in flight, including transactions that it has yet to start; then
+        close every connection.
         """
         super().stopService()
         return Deferred.fromCoroutine(self._stop())

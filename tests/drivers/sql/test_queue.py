@@ -150,7 +150,7 @@ class DatabaseQueueContract(QueueContract, Backend):
                 await receiving
             cancelled += 1
         self.assertGreater(cancelled, 0)
-        # Each transaction in hand, and the one that undoes it, end before the database does.
+        # Each transaction in flight, and the one that undoes it, ends before the database stops.
         await self.database.stopService()
         self.database.startService()
         messages = await self.receive(queue)

@@ -146,7 +146,7 @@ class Walk:
         assert found == [asdict(row) for row in self.model.rows.values()]
         model = {uid: asdict(user) for uid, user in self.model.users.items()}
         assert {user["uid"]: user for user in users} == model
-        # Whatever is ready is selected: there are no others, whose objects nobody deletes.
+        # Every ready avatar is selected: the objects of any other would never be deleted.
         selected = {(user["avatar_id"], uid) for uid, user in model.items()}
         ready = {(row["id"], row["uid"]) for row in found if row["status"] == Status.READY}
         assert {pair for pair in selected if pair[0] is not None} == ready

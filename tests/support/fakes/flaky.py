@@ -17,11 +17,11 @@ _Plan = tuple[str, Callable[[], Awaitable[None]]]
 
 class Flaky:
     """
-    Does what the driver behind it does, whatever its interface.
+    Wraps a driver of any interface, and fails or delays calls as planned.
 
-    :param inner: the driver behind it.
-    :param label: what it is called in the diary.
-    :param diary: of several drivers: the label and the method of each call, in order.
+    :param inner: the wrapped driver.
+    :param label: the name of the driver in the diary.
+    :param diary: the label and the method of each call, in order; drivers may share it.
     :ivar calls: the name and the arguments of each call, in order.
     """
 

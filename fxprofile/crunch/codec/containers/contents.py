@@ -68,6 +68,6 @@ class Contents:
 
     @property
     def shown(self) -> tuple[int, int]:
-        """Width and height of the visible part, as stored."""
+        """Width and height of the visible part in pixels, before it is oriented."""
         left, top, right, bottom = self.crop or (0, 0, *self.canvas)
         return right - left, bottom - top

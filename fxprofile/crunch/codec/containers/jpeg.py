@@ -1,5 +1,5 @@
 """
-JPEG (ITU-T T.81): the segments before the first scan are read, and those that pixels need kept.
+JPEG (ITU-T T.81): the segments before the first scan are read; what pixels need is kept.
 
 Pillow refuses a picture for a damaged APPn segment that no pixel depends on, and skips
 padding byte by byte; libjpeg needs an EOI marker, which many files have lost.
