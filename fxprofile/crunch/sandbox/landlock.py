@@ -12,6 +12,7 @@ import struct
 from typing import Final
 
 from fxprofile.crunch.sandbox.libc import call
+from fxprofile.crunch.sandbox.process import layer
 
 #: The same numbers on every architecture.
 _CREATE_RULESET: Final = 444
@@ -51,7 +52,8 @@ def ruleset() -> tuple[int, list[str]] | None:
     return descriptor, [name for name, count in zip(_LAYERS, rights, strict=True) if count]
 
 
-def restrict(descriptor: int) -> bool:
+@layer
+def restrict(descriptor: int) -> None:
     """
     Put this process under a ruleset; it must have given up gaining privileges before.
 
@@ -59,8 +61,5 @@ def restrict(descriptor: int) -> bool:
     """
     try:
         call("syscall", _RESTRICT_SELF, descriptor, 0)
-    except OSError:
-        return False
     finally:
         os.close(descriptor)
-    return True
