@@ -320,15 +320,19 @@ class Transport:
         if has_content and not producer.finished:
             # The server has responded early, and ignores the rest of the payload.
             producer.stopProducing()
-            if response.code < 300:
-                await body.aclose()
-                text = "success was reported before the end of the payload"
-                raise AwsMalformed(text, code="EarlyResponse")
+            await _refuse_early_success(response, body)
         return RawResponse(response.code, _headers(response), body)
 
     async def close(self) -> None:
         """Close the idle connections."""
         await self._pool.closeCachedConnections()
+
+
+async def _refuse_early_success(response: IResponse, body: ResponseStream) -> None:
+    if response.code < 300:
+        await body.aclose()
+        text = "success was reported before the end of the payload"
+        raise AwsMalformed(text, code="EarlyResponse")
 
 
 def _headers(response: IResponse) -> Mapping[str, str]:
