@@ -126,6 +126,7 @@ class ApiError(Exception):
     :cvar code: the HTTP status.
     :cvar errno: the number by which clients tell errors apart; see ``docs/api.md``.
     :cvar message: one sentence for the user, unless another one is given.
+    :cvar default_headers: headers of every response of this kind.
     :ivar details: further members of the JSON body.
     :ivar headers: further headers of the response.
     """
@@ -133,6 +134,7 @@ class ApiError(Exception):
     code: ClassVar[int]
     errno: ClassVar[int]
     message: ClassVar[str]
+    default_headers: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,
@@ -144,7 +146,7 @@ class ApiError(Exception):
         self.text = message if message is not None else self.message
         super().__init__(self.text)
         self.details = details
-        self.headers = headers or {}
+        self.headers = {**self.default_headers, **(headers or {})}
 
     @property
     def body(self) -> dict[str, object]:
@@ -163,9 +165,7 @@ class Unauthorized(ApiError):
 
     code, errno = 401, 100
     message = "The bearer token is missing, malformed or not valid."
-
-    def __init__(self, message: str | None = None, **details: object) -> None:
-        super().__init__(message, headers={"WWW-Authenticate": "Bearer"}, **details)
+    default_headers: ClassVar = {"WWW-Authenticate": "Bearer"}
 
 
 class Forbidden(ApiError):
@@ -277,10 +277,7 @@ class _Unavailable(ApiError):
     # A dependency is unreachable; the client should retry.
 
     code = 503
-    retry_after = 5
-
-    def __init__(self, message: str | None = None, **details: object) -> None:
-        super().__init__(message, headers={"Retry-After": str(self.retry_after)}, **details)
+    default_headers: ClassVar = {"Retry-After": "5"}
 
 
 class OAuthServerUnavailable(_Unavailable):

@@ -42,10 +42,9 @@ FORMATS: Final = {
     "avif": (".avif", "image/avif"),
 }
 
-_ID = re.compile(r"[0-9a-f]{32}")
+_HEX = re.compile(r"[0-9a-f]{32}")
 _IMAGE = re.compile(r"[0-9a-f]{32}(?:_small|_large)?")
 _PUBLIC = re.compile(PUBLIC_PREFIX + r"([0-9a-f]{32})(?:_small|_large)?(?:\.webp|\.avif)?")
-_UID = re.compile(r"[0-9a-f]{32}")
 _PART = r"[0-9a-zA-Z_-][0-9a-zA-Z._-]*"
 _KEY = re.compile(rf"{_PART}(?:/{_PART})*")
 _PREFIX = re.compile(rf"(?:{_PART}/)*(?:{_PART})?")
@@ -82,12 +81,12 @@ def new_id() -> str:
 
 def is_id(text: object) -> bool:
     """Return whether this is an avatar id: 32 lower-case hex digits."""
-    return isinstance(text, str) and _ID.fullmatch(text) is not None
+    return isinstance(text, str) and _HEX.fullmatch(text) is not None
 
 
 def is_uid(text: object) -> bool:
     """Return whether this is the uid of a Firefox account: 32 lower-case hex digits."""
-    return isinstance(text, str) and _UID.fullmatch(text) is not None
+    return isinstance(text, str) and _HEX.fullmatch(text) is not None
 
 
 def is_image_name(text: str) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from fxprofile.model.avatars import BLURHASH, REASONS, Variant
 from fxprofile.model.errors import MalformedMessage
@@ -129,10 +129,7 @@ class Result:
         if self.reason is not None:
             message["error"] = {"reason": self.reason}
         if self.variants:
-            message["variants"] = {
-                name: {"width": v.width, "height": v.height, "bytes": v.bytes}
-                for name, v in self.variants.items()
-            }
+            message["variants"] = {name: asdict(v) for name, v in self.variants.items()}
         if self.placeholder is not None:
             message["placeholder"] = self.placeholder
         message["timing"] = {name: round(s, 4) for name, s in self.timing.items()}
@@ -199,14 +196,12 @@ def _variants(members: object) -> dict[str, Variant]:
         raise MalformedMessage(f"variants are not {', '.join(VARIANTS)}")
     variants = {}
     for name, sides in members.items():
-        if not isinstance(sides, dict):
-            raise MalformedMessage(f"variant {name} is not an object")
-        width, height, length = (sides.get(key) for key in ("width", "height", "bytes"))
-        if not (_is_positive(width) and _is_positive(height) and _is_positive(length)):
-            raise MalformedMessage(f"variant {name} lacks width, height or bytes")
-        variants[name] = Variant(width=width, height=height, bytes=length)
+        match sides:
+            # JSON's true is an int in Python, and no length.
+            case {"width": width, "height": height, "bytes": length} if all(
+                type(number) is int and number > 0 for number in (width, height, length)
+            ):
+                variants[name] = Variant(width=width, height=height, bytes=length)
+            case _:
+                raise MalformedMessage(f"variant {name} lacks width, height or bytes")
     return variants
-
-
-def _is_positive(number: object) -> TypeGuard[int]:
-    return type(number) is int and number > 0
