@@ -11,8 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succ
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.errors import ExpectedError
-from fxprofile.deferreds.tasks import sleep
+from fxprofile.deferreds.tasks import ExpectedError, sleep
 
 
 class Stack(MultiService):

@@ -1,4 +1,4 @@
-"""Sleep on a clock, and run work that outlives its waiter."""
+"""Sleep on a clock, run work that outlives its waiter, and mark errors that are expected."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fxprofile.deferreds.errors import ExpectedError
-
 T = TypeVar("T")
 
 _log = Logger()
+
+
+class ExpectedError(Exception):
+    """
+    A failure of another system, such as an unreachable server, that is no fault of this process.
+
+    Background work logs it in one line and without a traceback, because an outage causes many.
+    """
 
 
 def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:

@@ -46,8 +46,7 @@ def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver
     :param format_name: the setting ``logging.format``.
     :param level: the setting ``logging.level``; events below it are dropped.
     """
-    observer: Any
-    observer = _Mozlog(output) if format_name == "mozlog" else textFileLogObserver(output)
+    observer: Any = _Mozlog(output) if format_name == "mozlog" else textFileLogObserver(output)
     predicate = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
     # These log the start and the stop of every port and client connection.
     for namespace in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
