@@ -95,7 +95,7 @@ def add_api(services: Services) -> None:
     from fxprofile.web.profile import ProfileEndpoints
     from fxprofile.web.upload import UploadEndpoints
 
-    settings, reactor, health = services.settings, services.reactor, services.health
+    settings, reactor = services.settings, services.reactor
     _create_folder(services, services.private_bucket)
     secret = settings.secret_bearer_token
     api = Api(
@@ -134,12 +134,21 @@ def add_api(services: Services) -> None:
             clock=reactor,
         )
     )
-    api.add(OpenApi(api, public_url=settings.web.public_url))
+    open_api = OpenApi(api, public_url=settings.web.public_url)
+    api.add(open_api)
     playground = _playground(services)
     if playground is not None:
         api.add(playground)
-    api.add(Dockerflow(health=health, playground=playground))
+    api.add(Dockerflow(health=services.health, playground=playground))
+    # Building the document takes tens of milliseconds, and the reactor does not run yet.
+    _ = open_api.encoded
     services.listen("web.listen", settings.web.listen, api.site())
+    _add_api_checks(services)
+
+
+def _add_api_checks(services: Services) -> None:
+    """Add what the heartbeat of the web role checks."""
+    health = services.health
     health.add("database", services.store.check)
     health.add("private bucket", services.private_bucket.check)
     health.add("jobs queue", services.jobs_queue.check)

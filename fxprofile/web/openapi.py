@@ -61,10 +61,11 @@ class OpenApi:
             "Cache-Control": "public, max-age=3600",
             "Content-Type": "application/json; charset=utf-8",
         }
-        return ApiResponse(200, self._encoded, headers)
+        return ApiResponse(200, self.encoded, headers)
 
     @cached_property
-    def _encoded(self) -> bytes:
+    def encoded(self) -> bytes:
+        """The document as JSON, built when it is first read."""
         described = document(self._api.operations.values(), self._public_url)
         return json.dumps(described, ensure_ascii=False).encode()
 
