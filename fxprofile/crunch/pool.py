@@ -82,6 +82,7 @@ class CrunchPool(Service):
         self.grace = 5.0
         self._reactor = reactor
         self._config = HelperConfig(parent=0, limits=limits, mode=mode, job=job)
+        self._max_result = limits.max_result
         self._free = DeferredSemaphore(processes)
         self._threads = Threads(reactor, "crunch results", min(processes, 4))
         self._jobs = itertools.count(1)
@@ -182,7 +183,7 @@ class CrunchPool(Service):
                 end: ChildExit = await response.addTimeout(
                     limits.timeout + self.grace, self._reactor
                 )
-                written = await self._threads.run(_read, output, limits.max_result)
+                written = await self._threads.run(_read, output, self._max_result)
         except ForkFailed as error:
             raise CruncherUnavailable(f"cannot fork a child: {error}") from None
         except TimeoutError:

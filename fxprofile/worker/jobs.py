@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import IO
@@ -21,6 +21,7 @@ from typing import IO
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.avatars import Crunched, Variant
 from fxprofile.model.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
@@ -162,7 +163,7 @@ async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mappin
         for name, (_, data) in pictures.items():
             await public.put(
                 key=public_key(avatar_id, name, form),
-                body=_pieces(data),
+                body=BytesBody(data),
                 length=len(data),
                 content_type=FORMATS[form][1],
             )
@@ -188,8 +189,3 @@ async def published_variant(public: IBucket, avatar_id: str, name: str) -> Varia
         return None
     width, height = struct.unpack(">II", head[16:_PNG_HEAD])
     return Variant(width=width, height=height, bytes=info.length)
-
-
-async def _pieces(data: bytes, length: int = 1 << 16) -> AsyncGenerator[bytes, None]:
-    for start in range(0, len(data), length):
-        yield data[start : start + length]

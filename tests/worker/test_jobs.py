@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fxprofile.deferreds.bodies import Body, BytesBody
 from fxprofile.model.errors import StorageError
 from fxprofile.model.keys import FORMATS, VARIANTS, public_key, public_keys
 from fxprofile.model.messages import Op, Result, ResultStatus
+from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.cruncher import PLACEHOLDER, pictures_of
 from tests.worker.jobs_case import ID, ORIGINAL, JobsTestCase, _bytes_of
 
@@ -41,6 +43,19 @@ class CrunchingTests(JobsTestCase):
         self.assertEqual(set(puts[-3:]), {public_key(ID, variant) for variant in VARIANTS})
         (result,) = self.reported()
         self.assertEqual(set(result.variants), set(VARIANTS))
+
+    def test_pictures_are_put_as_bodies_in_memory(self) -> None:
+        """Pictures are put as ``BytesBody``, which the S3 driver signs and sends in one piece."""
+        bodies: list[Body] = []
+
+        class RecordingBucket(MemoryBucket):
+            async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
+                bodies.append(body)
+                await super().put(key=key, body=body, length=length, content_type=content_type)
+
+        self.runner.public = RecordingBucket(self.clock)
+        self.successResultOf(self.run_job())
+        self.assertEqual([type(body) for body in bodies], [BytesBody] * len(VARIANTS))
 
     def test_delete_removes_every_format(self) -> None:
         """A delete job removes every format, whichever formats are configured."""
