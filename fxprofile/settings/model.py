@@ -234,6 +234,7 @@ class StorageSettings(Section):
     public_bucket: BucketName = "fxprofile-public"
     endpoint_url: HttpUrl | None = None
     addressing: Literal["auto", "path", "virtual"] = "auto"
+    payload: Literal["auto", "trailer", "signed", "unsigned"] = "auto"
     encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
     kms_key_id: str | None = None
 

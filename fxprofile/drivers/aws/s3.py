@@ -19,7 +19,7 @@ from zope.interface import implementer
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
-from fxprofile.drivers.aws.client.payload import StreamPayload, TrailerPayload
+from fxprofile.drivers.aws.client.payload import SignedPayload, StreamPayload, TrailerPayload
 from fxprofile.drivers.aws.client.transport import ResponseStream
 from fxprofile.drivers.aws.client.wire import Members
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
@@ -38,6 +38,9 @@ MAX_BUFFERED: Final = 1 << 16
 
 #: The key of the empty object by which a role that may only put checks its bucket.
 PROBE: Final = "probe"
+
+#: How uploads are signed, by the setting ``storage.payload``.
+PAYLOADS: Final = {"unsigned": StreamPayload, "trailer": TrailerPayload, "signed": SignedPayload}
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -58,6 +61,7 @@ def s3_bucket(settings: Settings, client: AwsClient, name: str) -> S3Bucket:
         AwsService(client, "s3", endpoint_url, addressing=storage.addressing),
         name,
         {name: value for name, value in put_settings.items() if value},
+        storage.payload,
     )
 
 
@@ -70,11 +74,15 @@ class S3Bucket:
     :param service: S3.
     :param bucket: its name.
     :param put_settings: further parameters of ``PutObject``, by AWS's names.
+    :param payload: a name of :data:`PAYLOADS`, or ``auto``.  That is unsigned, which every server
+        understands, because presigned URLs need it; the digest in the response is compared.
+        Only objects that are encrypted by KMS have none, so they are followed by a checksum.
     """
 
     _service: AwsService
     _bucket: str
     _put_settings: Mapping[str, str] = attrs.field(factory=dict)
+    _payload: str = "auto"
     _put_only: bool = attrs.field(default=False, init=False)
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
@@ -82,8 +90,8 @@ class S3Bucket:
         Put an object.
 
         A body in memory, or of at most :data:`MAX_BUFFERED` bytes, is signed, and sent again
-        if necessary.  A longer one is streamed, once, and protected by TLS or by a checksum
-        that follows it.  Either way the digest that S3 reports is compared.
+        if necessary.  A longer one is streamed, once, as ``storage.payload`` says.  Either way
+        the digest that S3 reports is compared.
 
         An aborted put leaves nothing, unless S3 already had the whole body.  The caller
         closes the body.
@@ -101,7 +109,7 @@ class S3Bucket:
                 parameters["Body"] = b"".join([piece async for piece in payload])
                 response = await self._service.call("PutObject", parameters)
             else:
-                payload = await self._payload(body, length)
+                payload = self._stream(body, length)
                 response = await self._service.call("PutObject", parameters, payload=payload)
         if not _is_intact(response, payload):
             try:
@@ -110,13 +118,13 @@ class S3Bucket:
                 _log.error("Cannot remove a damaged object: {error}", error=error)
             raise StorageError(f"s3:PutObject {self._bucket}/{key}: S3 reports a different digest")
 
-    async def _payload(self, body: Body, length: int) -> StreamPayload:
-        endpoint = await self._service.endpoint(self._bucket)
-        # The ETag of an object that is encrypted by KMS is no digest to compare.
-        by_kms = self._put_settings.get("ServerSideEncryption", "").startswith("aws:kms")
-        if endpoint.url.startswith("https:") and not by_kms:
-            return StreamPayload(body, length)
-        return TrailerPayload(body, length)
+    def _stream(self, body: Body, length: int) -> StreamPayload:
+        kind = self._payload
+        if kind == "auto":
+            # The ETag of an object that is encrypted by KMS is no digest to compare.
+            by_kms = self._put_settings.get("ServerSideEncryption", "").startswith("aws:kms")
+            kind = "trailer" if by_kms else "unsigned"
+        return PAYLOADS[kind](body, length)
 
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         key_parts(key)
@@ -170,6 +178,11 @@ class S3Bucket:
     async def list(self, *, prefix: str, after: str, limit: int) -> Sequence[ObjectInfo]:
         check_key_prefix(prefix)
         check_key_prefix(after)
+        if not after.startswith(prefix):
+            # The gateway of JuiceFS refuses such a start.
+            if after > prefix:
+                return []
+            after = ""
         found: list[ObjectInfo] = []
         while len(found) < limit:
             parameters = {

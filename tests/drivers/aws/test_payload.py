@@ -19,6 +19,8 @@ from fxprofile.drivers.aws.client import payload
 from fxprofile.drivers.aws.client.errors import PayloadLengthError
 from fxprofile.drivers.aws.client.payload import (
     CHUNK,
+    SIGNED_CHUNK,
+    SignedPayload,
     StreamPayload,
     TrailerPayload,
 )
@@ -84,9 +86,33 @@ class PayloadTests(SynchronousTestCase):
         self.assertEqual(len(wire), stream.length)
         self.assertEqual(decoded(wire)[0], data)
 
+    @given(st.lists(st.binary(max_size=50), max_size=8), st.integers(1, 40))
+    def test_the_signature_of_each_chunk_precedes_it(self, pieces: list[bytes], size: int) -> None:
+        """A signed stream has the announced length, and a signature in front of each chunk."""
+        data = b"".join(pieces)
+        self.patch(payload, "SIGNED_CHUNK", size)
+        stream = SignedPayload(ScriptedBody(*pieces), len(data))
+        stream.sign_chunk = lambda chunk: hashlib.sha256(chunk).hexdigest()
+        wire = b"".join(sent(stream))
+        self.assertEqual(len(wire), stream.length)
+        chunks = [data[start : start + size] for start in range(0, len(data), size)]
+        for chunk in (*chunks, b""):
+            signature = hashlib.sha256(chunk).hexdigest()
+            head = f"{len(chunk):x};chunk-signature={signature}\r\n".encode()
+            encoded = head + chunk + b"\r\n"
+            self.assertEqual(wire[: len(encoded)], encoded)
+            wire = wire[len(encoded) :]
+        self.assertEqual(wire, b"")
+
+    def test_a_signed_chunk_is_not_longer_than_what_is_buffered(self) -> None:
+        """A signed stream buffers at most 64 KiB, whatever the length of the pieces."""
+        stream = SignedPayload(ScriptedBody(*[b"x" * 50_000] * 4), 200_000)
+        self.assertEqual(SIGNED_CHUNK, 1 << 16)
+        self.assertLess(max(map(len, sent(stream))), SIGNED_CHUNK + 100)
+
     def test_another_length_than_announced_is_refused(self) -> None:
         """A body that is too short or too long fails before its last byte is sent."""
-        for kind in (StreamPayload, TrailerPayload):
+        for kind in (StreamPayload, TrailerPayload, SignedPayload):
             for pieces in ([b"abc"], [b"abcd", b"ef"], [b"abcdef"]):
                 with self.assertRaises(PayloadLengthError):
                     sent(kind(ScriptedBody(*pieces), 5))

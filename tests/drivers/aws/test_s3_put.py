@@ -19,9 +19,10 @@ from tests.drivers.aws.tls import make_certificate, trusting_agent
 
 
 class PutTests(BucketCase):
-    async def test_a_stream_without_tls_has_a_trailing_checksum(self) -> None:
-        """Without TLS, a stream is followed by its checksum."""
-        server, bucket = self.serve(answer(200, ETag=f'"{MD5}"'))
+    async def test_a_stream_encrypted_by_kms_has_a_trailing_checksum(self) -> None:
+        """A stream whose ETag will be no digest, because of KMS, is followed by its checksum."""
+        encryption = {"ServerSideEncryption": "aws:kms"}
+        server, bucket = self.serve(answer(200, ETag='"no digest"'), put_settings=encryption)
         await self.put(bucket)
         [seen] = server.seen
         body, trailers = decoded(seen.body)
@@ -47,8 +48,8 @@ class PutTests(BucketCase):
             },
         )
 
-    async def test_a_stream_with_tls_is_unsigned(self) -> None:
-        """With TLS, a stream is sent unsigned, and the digest in the response is compared."""
+    async def test_a_stream_is_unsigned(self) -> None:
+        """A stream is sent unsigned, and the digest in the response is compared."""
         certificate = make_certificate()
         server = ScriptedServer(
             self,

@@ -62,6 +62,33 @@ class SignTests(SynchronousTestCase):
         self.assertEqual(request.headers["X-Amz-Content-SHA256"], "UNSIGNED-PAYLOAD")
         self.assertNotEqual(first, self.signature(AWSRequest("PUT", f"{HOST}/k", data=b"")))
 
+    def test_the_chunks_of_a_payload_are_signed(self) -> None:
+        """The chunks of the documented example of a signed stream have their signatures."""
+        # https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
+        headers = {
+            "Content-Encoding": "aws-chunked",
+            "Content-Length": "66824",
+            "x-amz-decoded-content-length": "66560",
+            "x-amz-storage-class": "REDUCED_REDUNDANCY",
+        }
+        url = "https://s3.amazonaws.com/examplebucket/chunkObject.txt"
+        sign_chunk = sign(
+            AWSRequest("PUT", url, headers=headers),
+            key=KEY,
+            service="s3",
+            region="us-east-1",
+            seconds=MOMENT,
+            content_sha256="STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+        )
+        self.assertEqual(
+            [sign_chunk(chunk) for chunk in (b"a" * 65536, b"a" * 1024, b"")],
+            [
+                "ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648",
+                "0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497",
+                "b6c6ea8a5354eaf15b3cb7646744f4275b71ea724fed81ceb9323e279d449df9",
+            ],
+        )
+
     def test_a_session_token_is_signed(self) -> None:
         """A session token is sent and signed."""
         request = AWSRequest("GET", f"{HOST}/k")

@@ -1,5 +1,5 @@
 /*
- * s3rver behind TLS, with the verification of signatures that it lacks.
+ * s3rver, with the verification of signatures that it lacks, and TLS if there is a certificate.
  *
  * The verification follows AWS's documentation and shares no code with our client:
  * https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
@@ -8,6 +8,7 @@
 
 const crypto = require('crypto');
 const fs = require('fs');
+const http = require('http');
 const https = require('https');
 const S3rver = require('s3rver');
 
@@ -56,8 +57,9 @@ const handle = new S3rver({
   configureBuckets: [{ name: 'bucket', configs: [] }],
 });
 const serve = handle.callback();
-const pem = fs.readFileSync(certificate);
-const server = https.createServer({ key: pem, cert: pem }, (request, response) => {
+const pem = certificate && fs.readFileSync(certificate);
+const { createServer } = certificate ? https : http;
+const server = createServer(pem ? { key: pem, cert: pem } : {}, (request, response) => {
   if (isSigned(request)) {
     serve(request, response);
     return;
@@ -68,7 +70,7 @@ const server = https.createServer({ key: pem, cert: pem }, (request, response) =
 
 handle.configureBuckets().then(() => {
   server.listen(0, '127.0.0.1', () => {
-    console.log(JSON.stringify({ url: `https://localhost:${server.address().port}` }));
+    console.log(JSON.stringify({ url: `http${pem ? 's' : ''}://localhost:${server.address().port}` }));
   });
 });
 process.stdin.on('end', () => process.exit(0)).resume();

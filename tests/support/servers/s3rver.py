@@ -1,5 +1,5 @@
 """
-The s3rver server from npm, which simulates S3, behind TLS in a child process.
+The s3rver server from npm, which simulates S3, in a child process, with TLS or without.
 
 It is installed into the user's cache folder when it is first used.
 """
@@ -69,10 +69,15 @@ def install() -> None:
 
 
 class S3rver(ChildServer):
-    """A server with one bucket, ``bucket``."""
+    """
+    A server with one bucket, ``bucket``.
 
-    def __init__(self) -> None:
+    :param tls: whether it has TLS.
+    """
+
+    def __init__(self, *, tls: bool) -> None:
         super().__init__()
+        self._tls = tls
         self.certificate: PrivateCertificate = make_certificate()
 
     def command(self) -> Sequence[str | Path]:
@@ -85,11 +90,13 @@ class S3rver(ChildServer):
             self.certificate.dumpPEM().split(b"-----BEGIN PRIVATE")[0]
             + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
-        return ("node", Path(__file__).with_suffix(".js"), f"{folder}/buckets", pem)
+        script = Path(__file__).with_suffix(".js")
+        return ("node", script, f"{folder}/buckets", *([pem] if self._tls else []))
 
     def environ(self) -> Mapping[str, str]:
         return {"NODE_PATH": str(_modules())}
 
 
-#: The server that tests share.
-shared = S3rver()
+#: The servers that tests share.
+shared = S3rver(tls=True)
+without_tls = S3rver(tls=False)

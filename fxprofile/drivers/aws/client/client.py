@@ -370,7 +370,7 @@ class ServiceCall:
             raise AwsError(f"{self._name()}: {error}", code="InvalidParameters") from None
         for name, value in (payload.headers if payload else {}).items():
             request.headers[name] = value
-        sign(
+        sign_chunk = sign(
             request,
             key=key,
             service=endpoint.signing_name,
@@ -378,6 +378,8 @@ class ServiceCall:
             seconds=client.clock.seconds() + client.skew,
             content_sha256=payload.content_sha256 if payload else None,
         )
+        if payload is not None:
+            payload.sign_chunk = sign_chunk
         request = request.prepare()
         request.headers.pop("Content-Length", None)
         data = request.body or b""

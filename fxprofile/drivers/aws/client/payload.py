@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import ClassVar, Final
 
@@ -20,17 +20,21 @@ from fxprofile.drivers.aws.client.errors import PayloadLengthError
 #: Bytes of one chunk of an ``aws-chunked`` body.  Some servers buffer a whole chunk.
 CHUNK: Final = 1 << 20
 
+#: Bytes of one signed chunk, which is buffered, because its signature precedes it.
+SIGNED_CHUNK: Final = 1 << 16
+
 
 @attrs.define(eq=False, slots=False)
 class StreamPayload:
     """
-    A payload that is sent once, as it arrives, protected by TLS alone.
+    A payload that is sent once, as it arrives, unchanged and unsigned.
 
     It is iterated once, over the bytes for the wire.
 
     :param body: its pieces.
     :param body_length: the bytes that the body must have.
     :cvar content_sha256: signed in place of the payload's SHA-256.
+    :ivar sign_chunk: returns the signature of a chunk in hex; set when the request is signed.
     :ivar started: whether some of it has been read, so that it cannot be sent again.
     """
 
@@ -38,6 +42,7 @@ class StreamPayload:
 
     _body: AsyncIterator[bytes]
     body_length: int
+    sign_chunk: Callable[[bytes], str] = attrs.field(default=lambda _: "", init=False)
     started: bool = attrs.field(default=False, init=False)
     _md5: hashlib._Hash = attrs.field(
         init=False, factory=partial(hashlib.md5, usedforsecurity=False)
@@ -128,3 +133,42 @@ class TrailerPayload(StreamPayload):
                     tail = b"\r\n"
                 yield b"".join((head, part, tail))
         yield f"0\r\n{self.TRAILER}:{self.crc32}\r\n\r\n".encode()
+
+
+class SignedPayload(StreamPayload):
+    """
+    A stream in ``aws-chunked`` encoding whose chunks are signed.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html
+    """
+
+    content_sha256 = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+
+    @property
+    def length(self) -> int:
+        chunks, rest = divmod(self.body_length, SIGNED_CHUNK)
+        sizes = [SIGNED_CHUNK] * chunks + [rest] * bool(rest) + [0]
+        frame = len(";chunk-signature=") + 64 + len("\r\n\r\n")
+        return sum(len(f"{size:x}") + frame + size for size in sizes)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {
+            "Content-Encoding": "aws-chunked",
+            "X-Amz-Decoded-Content-Length": str(self.body_length),
+        }
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        buffer = bytearray()
+        async for piece in super().__aiter__():
+            buffer += piece
+            while len(buffer) >= SIGNED_CHUNK:
+                yield self._encode(bytes(buffer[:SIGNED_CHUNK]))
+                del buffer[:SIGNED_CHUNK]
+        if buffer:
+            yield self._encode(bytes(buffer))
+        yield self._encode(b"")
+
+    def _encode(self, chunk: bytes) -> bytes:
+        head = f"{len(chunk):x};chunk-signature={self.sign_chunk(chunk)}\r\n"
+        return b"".join((head.encode(), chunk, b"\r\n"))

@@ -10,8 +10,10 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-re
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -185,10 +187,25 @@ class _Signer(SigV4Auth):
         self._modify_request_before_signing(request)
         canonical = self.canonical_request(request)
         signature = self.signature(self.string_to_sign(request, canonical), request)
+        request.context["signature"] = signature
         self._inject_signature_to_request(request, signature)
 
     def payload(self, request: AWSRequest) -> str:
         return request.context.get("payload") or super().payload(request)
+
+    def sign_chunk(self, request: AWSRequest, chunk: bytes) -> str:
+        """Return the signature of the next chunk, which covers that of the chunk before."""
+        lines = (
+            "AWS4-HMAC-SHA256-PAYLOAD",
+            request.context["timestamp"],
+            self.credential_scope(request),
+            request.context["signature"],
+            hashlib.sha256().hexdigest(),
+            hashlib.sha256(chunk).hexdigest(),
+        )
+        signature: str = self.signature("\n".join(lines), request)
+        request.context["signature"] = signature
+        return signature
 
 
 class _S3Signer(_Signer, S3SigV4Auth):
@@ -203,7 +220,7 @@ def sign(
     region: str,
     seconds: float,
     content_sha256: str | None = None,
-) -> None:
+) -> Callable[[bytes], str]:
     """
     Add the headers of a signature to a request.
 
@@ -211,9 +228,11 @@ def sign(
     :param seconds: AWS's time, since the epoch.
     :param content_sha256: signed in place of the payload's SHA-256, for a payload that is not
         in the request.
+    :returns: a function that signs the chunks of such a payload, in order.
     """
     moment = datetime.fromtimestamp(seconds, UTC)
     request.context["timestamp"] = moment.strftime(SIGV4_TIMESTAMP)
     request.context["payload"] = content_sha256
-    signer = _S3Signer if service == "s3" else _Signer
-    signer(key, service, region).add_auth(request)
+    signer = (_S3Signer if service == "s3" else _Signer)(key, service, region)
+    signer.add_auth(request)
+    return partial(signer.sign_chunk, request)
