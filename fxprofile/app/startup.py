@@ -24,6 +24,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from fxprofile.app.hardening import harden
 from fxprofile.app.roles import add_role
 from fxprofile.app.services import Services
 from fxprofile.model.errors import ConfigError, DriverError, StoreError
@@ -112,6 +113,8 @@ class RoleService(MultiService):
             self._create_files()
             self._services.health.starting = True
             super().startService()
+        # The ports are open, the files exist, and twistd has become its user.
+        harden(self._role, production=self._settings.environment == "production")
         Deferred.fromCoroutine(self._wait_until_ready()).addErrback(self._stop_reactor)
 
     def _create_files(self) -> None:
@@ -131,6 +134,8 @@ class RoleService(MultiService):
         local = self._settings.single_host_drivers(self._role)
         if self._settings.environment == "production" and local:
             self._log.warn("Single-host drivers in production: {local}", local=", ".join(local))
+        if self._settings.environment == "production" and os.geteuid() == 0:
+            self._log.warn("Runs as root; give twistd --uid and --gid, or User= to systemd")
         self._log.info("{role} is ready: {where}", role=self._role, where=self._addresses())
 
     def _addresses(self) -> str:

@@ -76,10 +76,15 @@ def leave_root() -> bool:
 
 
 @layer
-def drop_capabilities() -> None:
-    """Give up every capability."""
+def drop_capabilities(*kept: int) -> None:
+    """
+    Give up every capability (``capset(2)``) but some.
+
+    :param kept: numbers below 32, which are left effective and permitted.
+    """
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
-    call("capset", header, struct.pack("=6I", 0, 0, 0, 0, 0, 0))
+    mask = sum(1 << number for number in kept)
+    call("capset", header, struct.pack("=6I", mask, mask, 0, 0, 0, 0))
 
 
 @layer
