@@ -74,6 +74,7 @@ setup(
         "Twisted[tls]>=26.4,<27",
         "attrs>=24,<27",
         "klein>=24.8,<26",
+        "httptools>=0.7,<1",
         "treq>=25.5,<27",
         "zope.interface>=7,<9",
         "Pillow>=12,<14",

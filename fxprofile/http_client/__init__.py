@@ -1,5 +1,6 @@
 """
-Level 1. HTTP requests to servers that are not trusted to respond correctly or at all.
+Level 1. The HTTP/1.1 client under everything that calls out.
 
-Bounded in time and size.  Knows nothing of the content.  Libraries: treq.
+``agent.py`` has the pool and the ``IAgent``, ``connection.py`` speaks HTTP on one connection, and
+``upstream.py`` exchanges JSON with servers that are not trusted.  Libraries: httptools, treq.
 """

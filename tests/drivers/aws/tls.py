@@ -41,9 +41,13 @@ def make_certificate() -> PrivateCertificate:
     return PrivateCertificate.loadPEM(pem)
 
 
+def trust_in(certificate: PrivateCertificate) -> Any:
+    """Return a trust root of this certificate and no other."""
+    return trustRootFromCertificates([Certificate(certificate.original)])
+
+
 def trusting_agent(test: Any, certificate: PrivateCertificate) -> Agent:
     """Return an agent that trusts this certificate and no other."""
     pool = HTTPConnectionPool(reactor)
     test.addCleanup(pool.closeCachedConnections)
-    trust = trustRootFromCertificates([Certificate(certificate.original)])
-    return Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust), pool=pool)
+    return Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust_in(certificate)), pool=pool)

@@ -17,9 +17,11 @@ class Hostile(Factory):
 
     :param react: called with a connection that has received data.
     :ivar received: the data that was received, in order.
+    :ivar paused: whether new connections read nothing.
     """
 
     noisy = False
+    paused = False
 
     def __init__(self, reactor: Any, react: Callable[[Connection], None]) -> None:
         self.reactor = reactor
@@ -56,6 +58,10 @@ class Connection(Protocol):
         self.server = server
         self.loop: LoopingCall | None = None
         self.data = b""
+
+    def connectionMade(self) -> None:
+        if self.server.paused:
+            self.transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
