@@ -11,6 +11,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Final
 
 from fxprofile.model.errors import StorageError
@@ -31,8 +32,11 @@ VARIANTS: Final = {
     "large": ("_large", 600),
 }
 
-#: The maximum number of characters that one letter of any script consists of.
-_LETTER: Final = 8
+#: The maximum length of the letter of a monogram with its combining marks, in code points.
+MAX_LETTER: Final = 8
+
+# No more code points than these compose to MAX_LETTER.  Normalization takes quadratic time.
+_MAX_DECOMPOSED: Final = 4 * MAX_LETTER
 
 #: The formats of pictures: the suffix of the key, and the media type.  PNG always exists, and
 #: its keys are the paths of URLs.
@@ -144,9 +148,35 @@ def image_url(template: str, avatar_id: str, variant: str = "default") -> str:
 
 def initial(text: str) -> str | None:
     """
-    Return the first letter or digit of a text in title case, for the monogram of a user with
-    this name; None if the text begins with another character.
+    Return the letter or digit that a text begins with, for the monogram of a user with this
+    name; None if the text begins with another character.
+
+    The letter is as written, in Unicode's form NFC, with at most :data:`MAX_LETTER` code
+    points: itself and combining marks.
     """
-    # A letter with its accents may be several characters that compose to one.
-    letter = unicodedata.normalize("NFC", text[:_LETTER])[:1].title()[:1]
-    return letter if letter.isalnum() else None
+    character = _first_character(text)
+    return character if character[:1].isalnum() else None
+
+
+def monogram(text: str) -> str | None:
+    """
+    Return the letter that the monogram of a character shows: ``?`` unless it is a letter or
+    digit.
+
+    :returns: None if the text is not exactly one character, or has more combining marks than
+        :func:`initial` leaves.
+    """
+    character = _first_character(text)
+    if not character or len(text) > _MAX_DECOMPOSED or character != _composed(text):
+        return None
+    return character if character[0].isalnum() else "?"
+
+
+def _first_character(text: str) -> str:
+    composed = _composed(text[:_MAX_DECOMPOSED])[:MAX_LETTER]
+    marks = takewhile(lambda c: unicodedata.category(c).startswith("M"), composed[1:])
+    return composed[:1] + "".join(marks)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)

@@ -285,7 +285,21 @@ class IProfileStore(Interface):
         """
 
     async def set_display_name(*, uid: str, name: str | None, now: float) -> None:
-        """Set or, with None, unset the display name of a user."""
+        """
+        Set or, with None, unset the display name of a user.
+
+        If a letter is stored for the monogram it becomes the initial of the new name, or is
+        removed if there is none.
+        """
+
+    async def set_monogram(*, profile: Profile, letter: str | None) -> bool:
+        """
+        Store the letter of a user's monogram, or remove it.  This is no change of the profile.
+
+        :param profile: the profile that the letter was chosen for.  If it has changed since,
+            or the account was deleted, this has no effect.
+        :returns: whether the letter was stored.
+        """
 
     async def unsent(*, before: float, limit: int) -> Sequence[Avatar]:
         """Return the oldest rows whose job has been pending since before this time."""

@@ -11,12 +11,14 @@ class Profile:
     The profile of a user in the database.
 
     :ivar changed_at: when it last changed, in seconds since the epoch.
+    :ivar monogram: the letter that users without an avatar were last shown by.
     """
 
     uid: str
     display_name: str | None = None
     avatar_id: str | None = None
     changed_at: float = 0.0
+    monogram: str | None = None
 
 
 @dataclass(frozen=True)

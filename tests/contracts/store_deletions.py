@@ -89,9 +89,10 @@ class DeletionsContract(StoreCase):
         self.assertEqual(await self.selected(store), new.id)
 
     async def test_delete_user(self) -> None:
-        """A deleted user loses name and avatar at once, and every avatar is deleted."""
+        """A deleted user loses name, letter and avatar at once, and every avatar is deleted."""
         store = await self.make_store()
         await store.set_display_name(uid=UID, name="Alice", now=1)
+        await store.set_monogram(profile=await store.profile(uid=UID), letter="A")
         statuses = (Status.REPLACED, Status.FAILED, Status.PROCESSING, Status.READY)
         uploads = [await self.upload(store, now=2, status=status) for status in statuses]
         ids = await store.delete_user(uid=UID, now=5)
@@ -99,6 +100,8 @@ class DeletionsContract(StoreCase):
         self.assertLessEqual({avatar.id for avatar in uploads}, set(ids))
         profile = await store.profile(uid=UID)
         self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
+        self.assertIsNone(profile.monogram)
+        self.assertFalse(await store.set_monogram(profile=profile, letter="A"))
         for avatar in uploads:
             self.assertEqual(await self.status(store, avatar), Status.DELETING)
         self.assertEqual(set(await self.unsent(store)), set(ids))

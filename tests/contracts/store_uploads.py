@@ -325,3 +325,35 @@ class UploadsContract(StoreCase):
             ]
         )
         self.assertEqual(len({avatar.seq for avatar in avatars}), 8)
+
+    async def test_monogram_is_stored(self) -> None:
+        """A stored letter is removed or replaced, and is no change of the profile."""
+        store = await self.make_store()
+        await store.set_display_name(uid=OTHER, name="Bob", now=5)
+        for uid, changed_at in ((UID, 0.0), (OTHER, 5.0)):
+            for letter in ("ä", "x\u0304\u0301\u0302\u0303\u0304\u0306\u0307", None, "𠮷"):
+                profile = await store.profile(uid=uid)
+                self.assertTrue(await store.set_monogram(profile=profile, letter=letter))
+                profile = await store.profile(uid=uid)
+                self.assertEqual((profile.monogram, profile.changed_at), (letter, changed_at))
+
+    async def test_monogram_of_a_profile_that_has_changed(self) -> None:
+        """A letter is not stored if the profile or its letter has changed since it was read."""
+        store = await self.make_store()
+        empty = await store.profile(uid=UID)
+        await store.set_display_name(uid=UID, name="Alice", now=5)
+        named = await store.profile(uid=UID)
+        self.assertFalse(await store.set_monogram(profile=empty, letter="z"))
+        self.assertTrue(await store.set_monogram(profile=named, letter="A"))
+        self.assertFalse(await store.set_monogram(profile=named, letter="z"))
+        self.assertEqual((await store.profile(uid=UID)).monogram, "A")
+
+    async def test_stored_monogram_follows_the_name(self) -> None:
+        """A stored letter becomes the initial of a new name; without one it is removed."""
+        store = await self.make_store()
+        await store.set_display_name(uid=UID, name="Alice", now=1)
+        self.assertIsNone((await store.profile(uid=UID)).monogram)
+        await store.set_monogram(profile=await store.profile(uid=UID), letter="A")
+        for now, (name, letter) in enumerate((("bob", "b"), ("_", None), ("carol", None)), 2):
+            await store.set_display_name(uid=UID, name=name, now=now)
+            self.assertEqual((await store.profile(uid=UID)).monogram, letter, name)

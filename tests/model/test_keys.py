@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.model.keys import (
     DEFAULT_AVATAR_ID,
     FORMATS,
+    MAX_LETTER,
     VARIANTS,
     id_of_public_key,
     image_url,
@@ -19,6 +20,7 @@ from fxprofile.model.keys import (
     is_image_name,
     is_uid,
     key_parts,
+    monogram,
     new_id,
     private_key,
     public_key,
@@ -136,18 +138,20 @@ class InitialTests(SynchronousTestCase):
     """The letter of a monogram."""
 
     def test_initial_of_any_script(self) -> None:
-        """The initial is the first letter or digit in title case, in any script and composition."""
+        """The initial is the first letter or digit as written, with its marks, in any script."""
         for name, letter in (
-            ("zoë", "Z"),
+            ("zoë", "z"),
+            ("Zoë", "Z"),
             ("7 of 9", "7"),
-            ("ärger", "Ä"),
-            ("a\u0308rger", "Ä"),
+            ("ärger", "ä"),
+            ("a\u0308rger", "ä"),
+            ("x\u0304y", "x\u0304"),
             ("한글", "한"),
             ("\u1112\u1161\u11ab글", "한"),
-            ("ßeta", "S"),
-            ("ﬁn", "F"),
+            ("ßeta", "ß"),
+            ("ﬁn", "ﬁ"),
             ("ნინო", "ნ"),
-            ("नितिन", "न"),
+            ("नितिन", "नि"),
             ("اسم", "ا"),
             ("𠮷田", "𠮷"),
         ):
@@ -160,10 +164,26 @@ class InitialTests(SynchronousTestCase):
 
     @given(st.text(min_size=1))
     def test_initial_is_one_character(self, name: str) -> None:
-        """The initial is one character, whose initial is itself."""
+        """The initial is one character, whose initial and monogram are itself."""
         letter = initial(name)
         if letter is not None:
-            self.assertEqual((len(letter), initial(letter)), (1, letter))
+            self.assertLessEqual(len(letter), MAX_LETTER)
+            self.assertEqual((initial(letter), monogram(letter)), (letter, letter))
+
+    def test_monogram_of_one_character(self) -> None:
+        """The monogram of one character is itself if it is a letter or digit, else ``?``."""
+        for text, shown in (
+            *(("z", "z"), ("7", "7"), ("a\u0308", "ä"), ("\u1112\u1161\u11ab", "한")),
+            *(("x" + "\u0304" * 7, "x" + "\u0304" * 7), ("-", "?"), ("🦊", "?"), ("\u0301", "?")),
+            *(("", None), ("ab", None), ("a-", None), ("x" + "\u0304" * 8, None)),
+        ):
+            self.assertEqual(monogram(text), shown, repr(text))
+
+    def test_marks_are_not_all_normalized(self) -> None:
+        """A letter with very many combining marks has a short initial and no monogram."""
+        marks = "a" + "\u0323\u0301" * 500_000
+        self.assertEqual(initial(marks), initial(marks[:32]))
+        self.assertIsNone(monogram(marks))
 
 
 class ImageTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 #: The revision of the schema that this version of the service needs.
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 
 
 class _Utf8Bytes(sa.TypeDecorator[str]):
@@ -79,10 +79,11 @@ avatars = sa.Table(
     **_OPTIONS,
 )
 
-#: One row per user who has uploaded an avatar or set a name.
+#: One row per user who has uploaded an avatar, set a name, or been shown by a monogram.
 #:
 #: ``selected_seq`` is a high-water mark: only an upload above it can become selected.
 #: ``removed_at`` is set when the account is deleted; the row is removed with the last avatar.
+#: ``monogram`` is the letter of a user without an avatar, which has no part in ``changed_at``.
 profiles = sa.Table(
     "profiles",
     metadata,
@@ -92,6 +93,7 @@ profiles = sa.Table(
     sa.Column("selected_seq", sa.BigInteger, nullable=False),
     sa.Column("changed_at", sa.Double, nullable=False),
     sa.Column("removed_at", sa.Double),
+    sa.Column("monogram", sa.String(8)),
     **_OPTIONS,
 )
 

@@ -23,6 +23,7 @@ from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import StoreError
+from fxprofile.model.keys import initial
 from fxprofile.model.ports import IProfileStore
 from fxprofile.model.profiles import Profile
 
@@ -160,7 +161,23 @@ class SqlProfileStore:
         lock = lock_profile if name is None else lock_or_create_profile
         profile = lock(connection, uid)
         if profile is not None and profile.display_name != name:
-            change_profile(connection, profile, now, display_name=name)
+            letter = None if profile.monogram is None else initial(name or "")
+            change_profile(connection, profile, now, display_name=name, monogram=letter)
+
+    @_transaction
+    def set_monogram(self, connection: Connection, *, profile: Profile, letter: str | None) -> bool:
+        # A user whose profile is empty may have no row yet.
+        lock = lock_profile if profile.changed_at else lock_or_create_profile
+        row = lock(connection, profile.uid)
+        is_current = (
+            row is not None
+            and row.removed_at is None
+            and (row.changed_at, row.monogram) == (profile.changed_at, profile.monogram)
+        )
+        if is_current:
+            this = profiles.c.uid == profile.uid
+            connection.execute(sa.update(profiles).where(this).values(monogram=letter))
+        return is_current
 
     # Deletion.
 
@@ -193,7 +210,8 @@ class SqlProfileStore:
         ids = _start_delete_all(connection, now, avatars.c.uid == uid)
         if profile.avatar_id is not None or profile.display_name is not None:
             change_profile(connection, profile, now, avatar_id=None, display_name=None)
-        connection.execute(sa.update(profiles).where(profiles.c.uid == uid).values(removed_at=now))
+        removed = {"removed_at": now, "monogram": None}
+        connection.execute(sa.update(profiles).where(profiles.c.uid == uid).values(**removed))
         _remove_empty_profile(connection, uid)
         return ids
 

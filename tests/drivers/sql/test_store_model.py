@@ -17,6 +17,7 @@ from fxprofile.drivers.sql.schema import avatars, profiles
 from fxprofile.drivers.sql.store import SqlProfileStore
 from fxprofile.model.avatars import Status
 from fxprofile.model.keys import new_id
+from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import PICTURES
 from tests.drivers.sql.inline import InlineDatabase, result_of
 from tests.support.fakes.store import MemoryProfileStore
@@ -41,6 +42,7 @@ class Walk:
         self.model = MemoryProfileStore()
         self.stores: list[Any] = [SqlProfileStore(self.database), self.model]
         self.now = 1000.0
+        self.profiles: dict[str, Profile] = {}
         self.trace: list[str] = []
 
     def both(self, method: str, **arguments: Any) -> Any:
@@ -87,6 +89,7 @@ class Walk:
                     "set_display_name", uid=uid, name=chance.choice(NAMES), now=self.now
                 ),
             ),
+            "letter": (4, lambda: self.set_monogram(uid, chance.choice((None, "a", "b")))),
             "expire": (
                 1,
                 lambda: self.both(
@@ -130,7 +133,12 @@ class Walk:
         self.both("stuck", sent_before=self.now - age, limit=limit)
         self.both("counts")
         self.both("latest", uid=uid)
-        self.both("profile", uid=uid)
+        self.profiles[uid] = self.both("profile", uid=uid)
+
+    def set_monogram(self, uid: str, letter: str | None) -> None:
+        """Store the letter of a profile that was read some time ago."""
+        profile = self.profiles.get(uid, Profile(uid))
+        self.both("set_monogram", profile=profile, letter=letter)
 
     def compare(self) -> None:
         """

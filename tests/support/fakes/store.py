@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import StoreError
+from fxprofile.model.keys import initial
 from fxprofile.model.ports import IProfileStore
 from fxprofile.model.profiles import Profile
 
@@ -62,6 +63,7 @@ class User:
     selected_seq: int = 0
     changed_at: float = 0.0
     removed: bool = False
+    monogram: str | None = None
 
     def change(self, now: float) -> None:
         self.changed_at = max(now, self.changed_at + TICK)
@@ -101,7 +103,7 @@ class MemoryProfileStore:
 
     async def profile(self, *, uid: str) -> Profile:
         user = self.users.get(uid, User(uid))
-        return Profile(uid, user.display_name, user.avatar_id, user.changed_at)
+        return Profile(uid, user.display_name, user.avatar_id, user.changed_at, user.monogram)
 
     async def job_sent(self, *, avatar_id: str, status: Status, now: float) -> None:
         row = self.rows.get(avatar_id)
@@ -154,7 +156,7 @@ class MemoryProfileStore:
             return []
         self._raise_mark(user)
         visible = user.avatar_id is not None or user.display_name is not None
-        user.avatar_id = user.display_name = None
+        user.avatar_id = user.display_name = user.monogram = None
         if visible:
             user.change(now)
         ids = self._delete(self._of(uid), now)
@@ -185,7 +187,20 @@ class MemoryProfileStore:
         user = self.users.get(uid)
         if user and user.display_name != name:
             user.display_name = name
+            user.monogram = user.monogram and initial(name or "")
             user.change(now)
+
+    async def set_monogram(self, *, profile: Profile, letter: str | None) -> bool:
+        if not profile.changed_at:
+            self.users.setdefault(profile.uid, User(profile.uid))
+        user = self.users.get(profile.uid)
+        if user is None or user.removed:
+            return False
+        known = (profile.changed_at, profile.monogram)
+        if (user.changed_at, user.monogram) != known:
+            return False
+        user.monogram = letter
+        return True
 
     async def unsent(self, *, before: float, limit: int) -> Sequence[Avatar]:
         return self._owing(lambda row, since: row.job_sent is None and since < before, limit)
