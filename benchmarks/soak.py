@@ -34,6 +34,7 @@ from twisted.internet.task import deferLater, react
 
 from fxprofile.admin.orphans import sweep_of
 from fxprofile.admin.shared.tools import Tools
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.ports import IQueue
 from fxprofile.settings.load import load
 from tests.integration import photos
@@ -140,7 +141,8 @@ class Soak:
 
     async def selected(self, token: str) -> str | None:
         _, avatar = await Client(self.daemons[0], token).ask("GET", "/v1/avatar")
-        return None if avatar["avatarDefault"] else avatar["id"]
+        avatar_id: str = avatar["id"]
+        return None if avatar_id == DEFAULT_AVATAR_ID else avatar_id
 
     async def wanted_files(self, users: list[str]) -> set[str]:
         chosen = [await self.selected(token) for token in users]

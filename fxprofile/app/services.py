@@ -35,6 +35,7 @@ from fxprofile.model.ports import (
 )
 from fxprofile.profiles.account_events import AccountEvents
 from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
+from fxprofile.profiles.monogram import Monograms
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
@@ -409,7 +410,12 @@ class Services:
     @cached_property
     def profiles(self) -> Profiles:
         """Reads profiles."""
-        monogram_url = f"{self.settings.web.public_url}/v1/avatar/"
+        monograms = Monograms(
+            store=self.store,
+            invalidator=self.invalidator,
+            metrics=self.metrics,
+            url=f"{self.settings.web.public_url}/v1/avatar/",
+        )
         return Profiles(
             identity=self.identity,
             store=self.store,
@@ -418,7 +424,7 @@ class Services:
             metrics=self.metrics,
             clock=self.reactor,
             image_template=self.settings.images.url,
-            monogram_url=monogram_url if self.settings.monogram.enabled else None,
+            monograms=monograms if self.settings.monogram.enabled else None,
         )
 
     @cached_property

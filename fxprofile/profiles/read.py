@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import quote
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -24,10 +23,11 @@ from twisted.logger import Logger
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import AccountUnknown, CacheError, UpstreamRefused
-from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, initial
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url
 from fxprofile.model.ports import CacheLookup, IIdentity, IProfileCache, IProfileStore
 from fxprofile.model.profiles import Account, Credentials, Profile
 from fxprofile.profiles.invalidation import ProfileInvalidator
+from fxprofile.profiles.monogram import NAMES, Monograms
 from fxprofile.profiles.scopes import allows
 from fxprofile.telemetry.metrics import Metrics
 
@@ -76,7 +76,7 @@ class Profiles:
     Reads profiles, through the cache, and writes display names.
 
     :param image_template: the setting ``images.url``.
-    :param monogram_url: the URL of monograms, ending in a slash; None disables monograms.
+    :param monograms: None disables monograms.
     """
 
     _log = Logger()
@@ -88,7 +88,7 @@ class Profiles:
     _metrics: Metrics
     _clock: IReactorTime
     _image_template: str
-    _monogram_url: str | None
+    _monograms: Monograms | None
     # Keyed by user, variant and generation.
     _reads: SingleFlight[tuple[str, str, str], ProfileView] = attrs.field(
         factory=SingleFlight, init=False
@@ -143,7 +143,7 @@ class Profiles:
     ) -> ProfileView:
         view = await self._read(token, credentials, fields)
         with self._without_cache():
-            if self._invalidator.is_current(credentials.uid):
+            if self._invalidator.is_current(credentials.uid) and self._is_settled(view, fields):
                 await self._cache.store(
                     uid=credentials.uid,
                     variant=",".join(fields),
@@ -166,15 +166,31 @@ class Profiles:
             "locale": account.locale,
             "amrValues": None if account.amr_values is None else list(account.amr_values),
             "twoFactorAuthentication": account.two_factor,
-            "avatar": self.avatar_url(profile, *(names[f] for f in names if f in fields)),
-            "avatarDefault": profile.avatar_id is None,
         }
-        shown = {field: known[field] for field in fields if known[field] is not None}
+        if "avatar" in fields:
+            email = account.email if "email" in fields else None
+            known |= await self._picture(profile, fields, email)
+        shown = {field: known[field] for field in fields if known.get(field) is not None}
         return ProfileView(
             fields=shown,
             etag=hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:32],
             modified=max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000),
         )
+
+    def _is_settled(self, view: ProfileView, fields: tuple[str, ...]) -> bool:
+        """Return whether no letter that another token shows can replace a default avatar."""
+        has_default = self._monograms is not None and view.fields.get("avatarDefault")
+        return not has_default or NAMES.issubset(fields)
+
+    async def _picture(
+        self, profile: Profile, fields: tuple[str, ...], email: str | None
+    ) -> dict[str, object]:
+        """Return the fields of a user's avatar, monogram or default avatar."""
+        monogram = None
+        if profile.avatar_id is None and self._monograms is not None:
+            monogram = await self._monograms.url(profile, fields, email)
+        url = monogram or image_url(self._image_template, profile.avatar_id or DEFAULT_AVATAR_ID)
+        return {"avatar": url, "avatarDefault": profile.avatar_id is None and monogram is None}
 
     @contextmanager
     def _without_cache(self) -> Iterator[None]:
@@ -206,12 +222,14 @@ class Profiles:
         """
         profile = await self._store.profile(uid=credentials.uid)
         selected = latest = await self._store.latest(uid=credentials.uid)
-        url = self.avatar_url(profile, await self._monogram_name(profile, token, credentials))
-        shown = {
+        fields, email = visible_fields(credentials.scopes), None
+        if self._monograms is not None and self._monograms.needs_email(profile, fields):
+            email = await self.email(token=token, credentials=credentials)
+        picture = await self._picture(profile, fields, email)
+        shown: dict[str, Any] = {
             "id": profile.avatar_id or DEFAULT_AVATAR_ID,
-            "avatar": url,
-            "avatarDefault": profile.avatar_id is None,
-            "url": url,
+            **picture,
+            "url": picture["avatar"],
         }
         if profile.avatar_id is not None:
             if latest is None or latest.id != profile.avatar_id:
@@ -219,33 +237,6 @@ class Profiles:
             if selected is not None and selected.placeholder:
                 shown["placeholder"] = selected.placeholder
         return shown, latest
-
-    async def _monogram_name(
-        self, profile: Profile, token: str, credentials: Credentials
-    ) -> str | None:
-        """Return the name or address that the monogram is made of, if the token may see it."""
-        if profile.avatar_id is not None or self._monogram_url is None:
-            return None
-        fields = visible_fields(credentials.scopes)
-        if profile.display_name and "displayName" in fields:
-            return profile.display_name
-        if "email" in fields:
-            return await self.email(token=token, credentials=credentials)
-        return None
-
-    def avatar_url(self, profile: Profile, *names: str | None) -> str:
-        """
-        Return the URL of a user's avatar, monogram or default avatar.
-
-        :param names: the name and the address of the user, as far as the token may see them;
-            the monogram is the initial of the first one that is not empty.
-        """
-        if profile.avatar_id is not None:
-            return image_url(self._image_template, profile.avatar_id)
-        letter = initial(next((name for name in names if name), ""))
-        if self._monogram_url is not None and letter is not None:
-            return self._monogram_url + quote(letter)
-        return image_url(self._image_template, DEFAULT_AVATAR_ID)
 
     async def display_name(self, uid: str) -> str | None:
         """Return the display name of a user."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from html import escape
 from typing import cast
 
@@ -12,11 +11,12 @@ from fxprofile.model.avatars import Status
 from fxprofile.model.errors import (
     AuthServerUnavailable,
     BackendUnavailable,
+    BadRequest,
     MethodNotAllowed,
     NotFound,
     Unauthorized,
 )
-from fxprofile.model.keys import DEFAULT_AVATAR_ID, initial, is_id
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, is_id, monogram
 from fxprofile.profiles.read import Profiles
 from fxprofile.uploads.selection import NotTheOwner, Selection
 from fxprofile.web.api import ApiRequest, ApiResponse
@@ -64,9 +64,11 @@ class AvatarEndpoints:
         """Return the avatar."""
         body, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
         headers = {"ETag": f'"{body["id"]}"'}
+        # The letter may have changed, and the id has not.
+        is_monogram = body["id"] == DEFAULT_AVATAR_ID and not body["avatarDefault"]
         if latest is not None and latest.status is Status.PROCESSING:
             body["pending"] = {"id": latest.id, "status": latest.status.value}
-        elif call.has_current(body["id"]):
+        elif not is_monogram and call.has_current(body["id"]):
             return ApiResponse(304, None, headers)
         return ApiResponse(200, cast(AvatarBody, body), headers)
 
@@ -79,12 +81,14 @@ class AvatarEndpoints:
 
     @Operation("DELETE /v1/avatar/<name>", scopes=_WRITE, errors=(BackendUnavailable,))
     async def delete_avatar_by_id(self, call: ApiRequest, name: AvatarId) -> ApiResponse[EmptyBody]:
-        """Delete one avatar."""
-        if name == DEFAULT_AVATAR_ID:
+        """Delete one avatar; ``default`` and the id of the default avatar do nothing."""
+        if name in (DEFAULT_AVATAR_ID, "default"):
             return ApiResponse(200, {})
         _check_is_not_upload(name)
+        if not is_id(name):
+            raise BadRequest("The id of an avatar has 32 lower-case hexadecimal digits.")
         try:
-            deleted = is_id(name) and await self._selection.delete(uid=call.uid, avatar_id=name)
+            deleted = await self._selection.delete(uid=call.uid, avatar_id=name)
         except NotTheOwner:
             raise Unauthorized("This avatar is not yours.") from None
         if not deleted:
@@ -98,12 +102,14 @@ class AvatarEndpoints:
         parameters={"If-None-Match": IfNoneMatch},
     )
     async def get_monogram(self, call: ApiRequest, name: Letter) -> ApiResponse[Svg]:
-        """Return the monogram of a letter or digit."""
+        """Return the monogram of a letter or digit; ``?`` stands for other characters."""
         _check_is_not_upload(name)
-        letter = initial(name)
-        if not self._monograms or letter is None or len(unicodedata.normalize("NFC", name)) != 1:
-            raise NotFound("A monogram has exactly one letter or digit.")
-        etag = f"{ord(letter):x}"
+        letter = monogram(name) if self._monograms else None
+        if letter is None:
+            raise NotFound("A monogram has exactly one character.")
+        # The title case of some letters, such as the German sharp s, is two letters.
+        letter = letter[0].title()[0] + letter[1:]
+        etag = letter.encode().hex()
         headers = {
             "Content-Type": "image/svg+xml",
             "Cache-Control": f"public, max-age={MONOGRAM_AGE}",
@@ -113,7 +119,7 @@ class AvatarEndpoints:
         }
         if call.has_current(etag):
             return ApiResponse(304, None, headers)
-        colour = _COLOURS[ord(letter) % len(_COLOURS)]
+        colour = _COLOURS[ord(letter[0]) % len(_COLOURS)]
         svg = _MONOGRAM.format(letter=escape(letter), colour=colour)
         return ApiResponse(200, svg.encode(), headers)
 

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from fxprofile.model.avatars import REASONS, Status
 from fxprofile.model.errors import ApiError, BadRequest
-from fxprofile.model.keys import DEFAULT_AVATAR_ID
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, MAX_LETTER
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -31,7 +31,7 @@ MAX_NAME: Final = 256
 #: Values for the examples in the document.
 ID: Final = "9f86d081884c7d659a2feaa0c55ad015"
 URL: Final = f"https://images.example/a/{ID}"
-MONOGRAM_URL: Final = "https://profile.example/v1/avatar/Z"
+MONOGRAM_URL: Final = "https://profile.example/v1/avatar/z"
 UID: Final = "6d940dd41e636cc156074109b8092f96"
 PLACEHOLDER: Final = "LEHV6nWB2yk8pyo0adR*.7kCMdnj"
 
@@ -58,7 +58,15 @@ AvatarId = Annotated[
     str,
     Field(pattern="^[0-9a-f]{32}$", examples=[ID], description="The id of an avatar or upload."),
 ]
-Letter = Annotated[str, Field(min_length=1, examples=["Z"], description="A letter or digit.")]
+Letter = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4 * MAX_LETTER,
+        examples=["z"],
+        description=f"One character: at most {MAX_LETTER} code points in Unicode's form NFC.",
+    ),
+]
 Uid = Annotated[str, Field(examples=[UID], description="The id of a user.")]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
 Placeholder = Annotated[
@@ -171,7 +179,7 @@ class PendingUploadBody(TypedDict):
     {
         "id": DEFAULT_AVATAR_ID,
         "avatar": MONOGRAM_URL,
-        "avatarDefault": True,
+        "avatarDefault": False,
         "url": MONOGRAM_URL,
         "pending": {"id": ID, "status": "processing"},
     },

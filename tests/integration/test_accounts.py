@@ -44,8 +44,8 @@ class Endpoints:
             "locale": "fr",
             "amrValues": ["pwd", "otp"],
             "twoFactorAuthentication": True,
-            "avatar": f"{self.daemon.web_url}/v1/avatar/{alice.email[0].upper()}",
-            "avatarDefault": True,
+            "avatar": f"{self.daemon.web_url}/v1/avatar/{alice.email[0]}",
+            "avatarDefault": False,
         }
         self.assertEqual(await self.profile(alice), expected)
         bare = self.account("profile:email", "profile:locale", "profile:amr", email=None)
@@ -75,7 +75,7 @@ class Endpoints:
         """An avatar is uploaded, read, shown in the profile and deleted."""
         alice, bob = self.account(), self.account()
         reply = await self.ask("GET", "/v1/avatar", alice)
-        self.assertEqual((reply.json["id"], reply.json["avatarDefault"]), (DEFAULT_ID, True))
+        self.assertEqual((reply.json["id"], reply.json["avatarDefault"]), (DEFAULT_ID, False))
         first = await self.upload(alice, 400)
         url = f"{self.daemon.images_url}/a/{first['id']}"
         ready = {"id": first["id"], "url": url, "status": "ready"}
@@ -110,7 +110,7 @@ class Endpoints:
         self.assertEqual((await self.ask("DELETE", "/v1/avatar", alice)).error, (404, 101))
         default = await self.ask("DELETE", f"/v1/avatar/{DEFAULT_ID}", alice)
         self.assertEqual((default.status, default.json), (200, {}))
-        self.assertTrue((await self.profile(alice))["avatarDefault"])
+        self.assertIn("/v1/avatar/", (await self.profile(alice))["avatar"])
 
         reply = await self.send(alice, b"no picture at all " * 9, "image/png")
         self.assertEqual((reply.error, reply.json["reason"]), ((422, 103), "unsupported"))
@@ -172,7 +172,8 @@ class Endpoints:
         await events.send(body=event("login", alice.uid))
         await events.send(body=event("delete", "nobody"))
         await events.send(body=event("delete", alice.uid, extra=["whatever"]))
-        await self.until(lambda: self.has(alice, avatarDefault=True), "the avatar stays")
+        letter = f"{self.daemon.web_url}/v1/avatar/{alice.email[0]}"
+        await self.until(lambda: self.has(alice, avatar=letter), "the avatar stays")
         self.assertNotIn("displayName", await self.profile(alice))
 
         async def gone() -> bool:

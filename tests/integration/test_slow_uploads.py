@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.task import deferLater
 
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.web.upload import SLOW
 from tests.integration import photos
 from tests.integration.accounts import AccountsCase, event
@@ -68,7 +69,7 @@ class SlowUploadTests(AccountsCase):
 
         self.assertEqual(await self.upload(alice, delete), 401)
         avatar = await self.avatar(alice)
-        self.assertTrue(avatar["avatarDefault"])
+        self.assertEqual(avatar["id"], DEFAULT_AVATAR_ID)
         self.assertNotIn("pending", avatar)
 
         async def gone() -> bool:
@@ -85,4 +86,4 @@ class SlowUploadTests(AccountsCase):
 
         self.assertEqual(await self.upload(alice, close), 201)
         self.serve(self.place.oauth_port, self.oauth)
-        self.assertFalse((await self.avatar(alice))["avatarDefault"])
+        self.assertNotEqual((await self.avatar(alice))["id"], DEFAULT_AVATAR_ID)

@@ -9,8 +9,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from fxprofile.model.errors import StoreError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.profiles import Account, Credentials
+from fxprofile.profiles.monogram import Monograms
 from fxprofile.profiles.read import FIELD_SCOPES, Profiles, ProfileView
 from tests.support.core import ALICE, CoreTestCase
 from tests.support.fakes.flaky import Flaky
@@ -55,7 +57,7 @@ BASIC = ("profile:display_name", "profile:email", "profile:uid")
 class ProfilesTestCase(CoreTestCase):
     """Base of tests with one user, who has an account and a display name."""
 
-    monogram_url: str | None = "http://api.example/v1/avatar/"
+    has_monograms = True
 
     def setUp(self) -> None:
         super().setUp()
@@ -64,6 +66,12 @@ class ProfilesTestCase(CoreTestCase):
             email="alice@example.com", locale="en-US", amr_values=("pwd",), two_factor=False
         )
         self.identity = Flaky(self.servers)
+        monograms = Monograms(
+            store=self.store,
+            invalidator=self.invalidator,
+            metrics=self.metrics,
+            url="http://api.example/v1/avatar/",
+        )
         self.profiles = Profiles(
             identity=self.identity,
             store=self.store,
@@ -72,7 +80,7 @@ class ProfilesTestCase(CoreTestCase):
             metrics=self.metrics,
             clock=self.clock,
             image_template="http://images.example/a/{id}",
-            monogram_url=self.monogram_url,
+            monograms=monograms if self.has_monograms else None,
         )
         self.name("Alice")
 
@@ -128,7 +136,7 @@ class FieldTests(ProfilesTestCase):
                 "twoFactorAuthentication": False,
                 "displayName": "Alice",
                 "avatar": "http://api.example/v1/avatar/A",
-                "avatarDefault": True,
+                "avatarDefault": False,
             },
         )
 
@@ -172,8 +180,20 @@ class AvatarUrlTests(ProfilesTestCase):
     """The URL of a user's avatar, monogram or default avatar."""
 
     def url(self, *scopes: str) -> str:
-        url: str = self.view(*scopes, "profile:avatar").fields["avatar"]
-        return url
+        """Return the URL in the profile."""
+        fields = self.view(*scopes, "profile:avatar").fields
+        is_default = fields["avatar"] == f"http://images.example/a/{DEFAULT_AVATAR_ID}"
+        self.assertEqual(fields["avatarDefault"], is_default)
+        return str(fields["avatar"])
+
+    def avatar_url(self, *scopes: str) -> str:
+        """Return the URL of the avatar alone."""
+        credentials = self.credentials(*scopes)
+        answer, _ = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
+        is_default = answer["avatar"] == f"http://images.example/a/{DEFAULT_AVATAR_ID}"
+        self.assertEqual(answer["avatarDefault"], is_default)
+        self.assertEqual(answer["id"], DEFAULT_AVATAR_ID)
+        return str(answer["avatar"])
 
     def test_selected_avatar_takes_precedence(self) -> None:
         """A selected avatar takes precedence over a monogram."""
@@ -187,27 +207,27 @@ class AvatarUrlTests(ProfilesTestCase):
         default = f"http://images.example/a/{DEFAULT_AVATAR_ID}"
         monogram = "http://api.example/v1/avatar/"
         for name, scope, expected in (
-            ("zoë", "profile:display_name", monogram + "Z"),
-            ("ärger", "profile:display_name", monogram + "%C3%84"),
-            ("ßtraße", "profile:display_name", monogram + "S"),
+            ("zoë", "profile:display_name", monogram + "z"),
+            ("ärger", "profile:display_name", monogram + "%C3%A4"),
+            ("ßtraße", "profile:display_name", monogram + "%C3%9F"),
             ("7", "profile:display_name", monogram + "7"),
             ("/../x", "profile:display_name", default),
             (" ", "profile:display_name", default),
-            ("zoë", "profile:email", monogram + "A"),
-            ("zoë", "profile", monogram + "Z"),
-            (None, "profile", monogram + "A"),
+            ("zoë", "profile:email", monogram + "a"),
+            ("zoë", "profile", monogram + "z"),
+            (None, "profile", monogram + "a"),
+            ("_zoë", "profile", monogram + "a"),
+            ("🦊", "profile:email", monogram + "a"),
             (None, "profile:display_name", default),
             # The initial reveals a part of the name.
             ("zoë", "profile:uid", default),
             (None, "profile:uid", default),
         ):
-            self.name(name)
-            self.assertEqual(self.url(scope), expected, (name, scope))
-            credentials = self.credentials("profile:avatar", scope)
-            answer, _ = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
-            self.assertEqual(answer["avatar"], expected, (name, scope))
-            self.assertEqual(answer["id"], DEFAULT_AVATAR_ID)
-            self.assertTrue(answer["avatarDefault"])
+            for url in (self.url, self.avatar_url):
+                # Forget the letter, which is stored when it is shown.
+                self.rows.users.clear()
+                self.name(name)
+                self.assertEqual(url("profile:avatar", scope), expected, (name, scope))
 
     def test_latest_upload_is_returned_too(self) -> None:
         """The latest upload is returned besides the selected avatar."""
@@ -221,10 +241,109 @@ class AvatarUrlTests(ProfilesTestCase):
         self.assertEqual(self.reads(), 0)
 
 
+class StoredMonogramTests(ProfilesTestCase):
+    """The letter of a monogram that is stored, for tokens that see neither name nor address."""
+
+    def seen(self, *scopes: str) -> str:
+        """Return the end of the URL of the avatar, in the profile and alone."""
+        credentials = self.credentials("profile:avatar", *scopes)
+        answer, _ = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
+        fields = self.view("profile:avatar", *scopes).fields
+        self.assertEqual(fields, fields | {name: answer[name] for name in fields.keys() & answer})
+        return str(answer["avatar"]).rpartition("/")[2]
+
+    def writes(self) -> int:
+        """Return how often a letter was stored."""
+        return len(self.store.called("set_monogram"))
+
+    def invalidate(self) -> None:
+        self.run_now(self.invalidator.invalidate(ALICE))
+
+    def test_letter_is_stored_once(self) -> None:
+        """A letter is written when it is first shown, and not by any later read."""
+        self.assertEqual((self.seen(), self.writes()), (DEFAULT_AVATAR_ID, 0))
+        self.view("profile")
+        self.assertEqual(self.writes(), 1)
+        for _ in range(2):
+            for scopes in ((), ("profile",), ("profile:email",), ("profile:display_name",)):
+                self.assertEqual(self.seen(*scopes), "A", scopes)
+            self.invalidate()
+        self.assertEqual(self.writes(), 1)
+
+    def test_token_that_sees_no_avatar_stores_nothing(self) -> None:
+        """A token that may not see the avatar stores no letter."""
+        self.view(*BASIC)
+        self.assertEqual(self.writes(), 0)
+
+    def test_user_without_a_row(self) -> None:
+        """The letter of a user who has neither name nor upload is stored, too."""
+        self.rows.users.clear()
+        self.assertEqual((self.seen("profile"), self.seen()), ("a", "a"))
+
+    def test_letter_follows_the_name(self) -> None:
+        """After a change of the name the stored letter is that of the new one."""
+        self.seen("profile")
+        for name, alone, whole in (("bob", "b", "b"), ("_", DEFAULT_AVATAR_ID, "a")):
+            self.name(name)
+            self.assertEqual(
+                (self.seen(), self.seen("profile"), self.seen()), (alone, whole, whole)
+            )
+
+    def test_letter_follows_the_address(self) -> None:
+        """After a change of the address the stored letter, also a cached one, is the new one."""
+        self.name(None)
+        self.assertEqual((self.seen("profile"), self.seen()), ("a", "a"))
+        self.servers.accounts[ALICE] = Account(email="zora@example.com")
+        self.invalidate()
+        self.assertEqual((self.seen(), self.seen("profile"), self.seen()), ("a", "z", "z"))
+        self.servers.accounts[ALICE] = Account(email="_@example.com")
+        self.invalidate()
+        none = DEFAULT_AVATAR_ID
+        self.assertEqual((self.seen(), self.seen("profile"), self.seen()), ("z", none, none))
+
+    def test_letter_of_a_hidden_name_is_kept(self) -> None:
+        """A token that sees only the address does not replace the letter of the name."""
+        self.name("Zoë")
+        self.assertEqual((self.seen("profile:email"), self.seen()), ("a", "a"))
+        for scopes in (("profile",), ("profile:email",), ()):
+            self.assertEqual(self.seen(*scopes), "Z")
+        self.assertEqual(self.writes(), 2)
+
+    def test_letter_of_an_old_name_is_not_stored(self) -> None:
+        """A read that began before the name was changed does not store the old letter."""
+        release = self.store.hold("set_monogram")
+        reading = self.viewing("profile")
+        self.name("Bob")
+        release.callback(None)
+        self.successResultOf(reading)
+        self.assertEqual(self.seen(), DEFAULT_AVATAR_ID)
+        self.assertEqual((self.seen("profile"), self.seen()), ("B", "B"))
+
+    def test_letter_is_removed_with_the_account(self) -> None:
+        """The letter of a deleted account is removed, and a read in progress restores none."""
+        self.seen("profile")
+        self.servers.accounts[ALICE] = Account(email="zora@example.com")
+        self.name(None)
+        release = self.store.hold("set_monogram")
+        reading = self.viewing("profile")
+        self.run_now(self.selection.delete_user(ALICE))
+        release.callback(None)
+        self.successResultOf(reading)
+        self.assertEqual(self.seen(), DEFAULT_AVATAR_ID)
+        self.assertEqual(self.rows.users, {})
+
+    def test_letter_that_cannot_be_stored(self) -> None:
+        """A letter that cannot be stored is shown all the same, logged and counted."""
+        self.store.fail("set_monogram", StoreError("read-only"))
+        self.assertEqual(self.view("profile").fields["avatar"][-2:], "/A")
+        self.assertEqual(self.upstream_errors("database"), 1)
+        self.assertIn("read-only", self.logged[-1])
+
+
 class WithoutMonogramTests(ProfilesTestCase):
     """Profiles with monograms disabled."""
 
-    monogram_url = None
+    has_monograms = False
 
     def test_default_avatar_without_monograms(self) -> None:
         """Without monograms the default avatar is shown, and no address is requested."""
@@ -232,5 +351,7 @@ class WithoutMonogramTests(ProfilesTestCase):
         self.assertEqual(self.view("profile:avatar").fields["avatar"], default)
         credentials = self.credentials("profile")
         answer, _ = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
-        self.assertEqual(answer["avatar"], default)
+        self.assertEqual((answer["avatar"], answer["avatarDefault"]), (default, True))
         self.assertEqual(self.reads(), 0)
+        self.assertIs(self.view("profile").fields["avatarDefault"], True)
+        self.assertEqual(self.store.called("set_monogram"), [])

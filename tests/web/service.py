@@ -19,6 +19,7 @@ from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Variant
 from fxprofile.model.messages import Result, ResultStatus
 from fxprofile.profiles.invalidation import ProfileInvalidator
+from fxprofile.profiles.monogram import Monograms
 from fxprofile.profiles.read import Profiles
 from fxprofile.serving.health import Health
 from fxprofile.settings.model import DevAccount
@@ -105,7 +106,12 @@ class ApiCase(TestCase):
             metrics=self.metrics,
             clock=reactor,
             image_template="http://images.example/a/{id}",
-            monogram_url="http://api.example/v1/avatar/",
+            monograms=Monograms(
+                store=self.store,
+                invalidator=invalidator,
+                metrics=self.metrics,
+                url="http://api.example/v1/avatar/",
+            ),
         )
         admission = UploadAdmission(
             windows=MemoryRateWindows(reactor),

@@ -32,24 +32,34 @@ class AvatarTests(ApiCase):
             reply.json,
             {
                 "id": DEFAULT_AVATAR_ID,
-                "avatar": "http://api.example/v1/avatar/A",
-                "avatarDefault": True,
-                "url": "http://api.example/v1/avatar/A",
+                "avatar": "http://api.example/v1/avatar/a",
+                "avatarDefault": False,
+                "url": "http://api.example/v1/avatar/a",
             },
         )
         self.assertEqual(reply.header("ETag"), f'"{DEFAULT_AVATAR_ID}"')
 
     async def test_monogram_needs_a_scope(self) -> None:
-        """A token that may see neither name nor address gets the default avatar and no letter."""
+        """A token that may see neither name nor address gets the letter once another had it."""
         reply = await self.avatar(token="reader")
         self.assertEqual(reply.json["url"], f"http://images.example/a/{DEFAULT_AVATAR_ID}")
+        self.assertTrue(reply.json["avatarDefault"])
+        whole = await self.avatar()
+        reply = await self.avatar(token="reader")
+        self.assertEqual(reply.json, whole.json)
+
+    async def test_monogram_has_no_304(self) -> None:
+        """A monogram is sent in full, because its letter may change and its ETag does not."""
+        for status, token in ((304, "reader"), (200, "alice"), (200, "reader")):
+            reply = await self.avatar(token=token, If_None_Match=f'"{DEFAULT_AVATAR_ID}"')
+            self.assertEqual(reply.status, status, token)
 
     async def test_monogram_prefers_the_display_name(self) -> None:
         """The monogram is of the display name before the address."""
         body = '{"displayName": "żółw"}'.encode()
         await self.ask("POST", "/v1/display_name", body=body)
         reply = await self.avatar()
-        self.assertEqual(reply.json["url"], "http://api.example/v1/avatar/%C5%BB")
+        self.assertEqual(reply.json["url"], "http://api.example/v1/avatar/%C5%BC")
 
     async def test_finished_upload_is_the_avatar(self) -> None:
         """A finished upload becomes the avatar."""
@@ -109,7 +119,7 @@ class AvatarTests(ApiCase):
         await self.drain()
         reply = await self.ask("DELETE", f"/v1/avatar/{avatar_id}")
         self.assertEqual((reply.status, reply.json), (200, {}))
-        self.assertTrue((await self.avatar()).json["avatarDefault"])
+        self.assertEqual((await self.avatar()).json["id"], DEFAULT_AVATAR_ID)
         self.assertEqual(await self.drain(), [Job(op=Op.DELETE, id=avatar_id)])
 
     async def test_delete_without_id(self) -> None:
@@ -120,7 +130,7 @@ class AvatarTests(ApiCase):
         self.assertEqual((await self.ask("DELETE", "/v1/avatar")).status, 200)
         await self.finish(new)
         reply = await self.avatar()
-        self.assertTrue(reply.json["avatarDefault"])
+        self.assertEqual(reply.json["id"], DEFAULT_AVATAR_ID)
         self.assertNotIn("pending", reply.json)
         self.assertEqual({job.id for job in await self.drain()}, {old, new})
 
@@ -128,9 +138,15 @@ class AvatarTests(ApiCase):
         """Deleting a missing avatar is 404; deleting the default avatar does nothing."""
         self.assertEqual((await self.ask("DELETE", "/v1/avatar")).status, 404)
         self.assertEqual((await self.ask("DELETE", f"/v1/avatar/{'1' * 32}")).status, 404)
-        self.assertEqual((await self.ask("DELETE", "/v1/avatar/x")).status, 404)
-        reply = await self.ask("DELETE", f"/v1/avatar/{DEFAULT_AVATAR_ID}")
-        self.assertEqual((reply.status, reply.json), (200, {}))
+        for name in (DEFAULT_AVATAR_ID, "default"):
+            reply = await self.ask("DELETE", f"/v1/avatar/{name}")
+            self.assertEqual((reply.status, reply.json), (200, {}))
+
+    async def test_delete_of_something_else_than_an_id_is_400(self) -> None:
+        """Deleting what is not an id is 400."""
+        for name in ("x", "Default", "0" * 31, "0" * 33, "A" * 32, "g" * 32, "%C3%A9"):
+            reply = await self.ask("DELETE", f"/v1/avatar/{name}")
+            self.assertEqual((reply.status, reply.json["errno"]), (400, 101), name)
 
     async def test_delete_of_another_user_is_401(self) -> None:
         """Deleting another user's avatar is 401, and it stays."""
@@ -158,6 +174,9 @@ class AvatarTests(ApiCase):
         self.assertGreater(reactor.seconds(), 0)
 
 
+_WEEK = "public, max-age=604800"
+
+
 class MonogramTests(ApiCase):
     """``GET /v1/avatar/{c}``."""
 
@@ -166,15 +185,26 @@ class MonogramTests(ApiCase):
 
     async def test_letters_of_any_script(self) -> None:
         """A letter or digit of any script is an SVG that may be cached for a week."""
-        for path, shown in (("a", "A"), ("7", "7"), ("%C3%A9", "É"), ("%E5%AD%97", "字")):
+        for path, shown in (
+            *(("a", "A"), ("A", "A"), ("7", "7"), ("%C3%A9", "É"), ("e%CC%81", "É")),
+            *(("%E5%AD%97", "字"), ("%C3%9F", "S"), ("x%CC%84", "X\u0304")),
+        ):
             reply = await self.monogram(path)
             self.assertEqual(reply.status, 200)
             self.assertEqual(reply.header("Content-Type"), "image/svg+xml")
-            self.assertEqual(reply.header("Cache-Control"), "public, max-age=604800")
+            self.assertEqual(reply.header("Cache-Control"), _WEEK)
             root = ElementTree.fromstring(reply.body)
             self.assertEqual("".join(root.itertext()), shown)
 
-    async def test_other_characters_are_404(self) -> None:
-        """Anything but one letter or digit is 404."""
-        for path in ("ab", "%3C", "%20", "%22", "-", "%00", "%F0%9F%A6%8A"):
-            self.assertEqual((await self.monogram(path)).status, 404, path)
+    async def test_other_characters_are_a_question_mark(self) -> None:
+        """Any other character is a question mark, cacheable as long."""
+        for path in ("%3C", "%20", "%22", "-", "%00", "%F0%9F%A6%8A", "%CC%81"):
+            reply = await self.monogram(path)
+            self.assertEqual((reply.status, reply.header("Cache-Control")), (200, _WEEK), path)
+            self.assertEqual("".join(ElementTree.fromstring(reply.body).itertext()), "?")
+
+    async def test_several_characters_are_404(self) -> None:
+        """Several characters, and one with very many combining marks, are 404."""
+        for path in ("ab", "a-", "0" * 32, "a" + "%CC%81" * 9, "a" + "%CC%A3%CC%81" * 600):
+            reply = await self.monogram(path)
+            self.assertEqual((reply.status, reply.json["errno"]), (404, 101), path)

@@ -51,8 +51,8 @@ class ProfileTests(ApiCase):
                 "locale": "en",
                 "amrValues": ["pwd", "otp"],
                 "twoFactorAuthentication": True,
-                "avatar": "http://api.example/v1/avatar/A",
-                "avatarDefault": True,
+                "avatar": "http://api.example/v1/avatar/a",
+                "avatarDefault": False,
             },
         )
 

@@ -168,7 +168,7 @@ export class Picture {
    *     pending?: object}} avatar
    */
   show(avatar) {
-    $("delete").disabled = !avatar || avatar.avatarDefault;
+    $("delete").disabled = !avatar || !isUploaded(avatar);
     $("source").textContent = avatar ? source(avatar) : "\u00a0";
     for (const figure of this.figures) figure.show(avatar);
     showPlaceholder(avatar?.placeholder);
@@ -249,9 +249,14 @@ function variant({ id, url }, suffix) {
   return at < 0 ? url : url.slice(0, at + id.length) + suffix + url.slice(at + id.length);
 }
 
+/** Return whether this is a picture of the user, and neither a monogram nor the default one. */
+function isUploaded({ id }) {
+  return !/^0+$/.test(id);
+}
+
 /** Return whether this is a monogram, which the API draws for users without an avatar. */
-function isLetter({ id, url }) {
-  return !url.includes(id);
+function isLetter(avatar) {
+  return !isUploaded(avatar) && !avatar.avatarDefault;
 }
 
 function showPlaceholder(hash) {
