@@ -35,8 +35,11 @@ _SEVERITY = {
     LogLevel.critical: 2,
 }
 
-#: The members of a request's line, in mozlog's ``Fields``.
-_REQUEST = ("method", "route", "status", "errno", "ms", "uid_hash", "request_id")
+#: The members of events, by their type, that become mozlog's ``Fields``.
+_FIELDS = {
+    "request.summary": ("method", "route", "status", "errno", "ms", "uid_hash", "request_id"),
+    "activityEvent": ("event", "uid", "agent", "client_id"),
+}
 
 
 def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver:
@@ -84,8 +87,9 @@ class _Mozlog:
 
     def __call__(self, event: LogEvent) -> None:
         fields: dict[str, Any] = {}
-        if event.get("log_type") == "request.summary":
-            fields = {name: event.get(name) for name in _REQUEST}
+        names = _FIELDS.get(event.get("log_type", ""))
+        if names is not None:
+            fields = {name: event.get(name) for name in names}
         else:
             fields["msg"] = formatEvent(event)
             if "log_failure" in event:

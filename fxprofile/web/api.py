@@ -234,7 +234,10 @@ class Api(Resource):
                 call = await self._authorize(operation, request)
                 if operation.body is not None:
                     arguments["body"] = await call.json(operation.body)
-                return await handler(call, **arguments)
+                response = await handler(call, **arguments)
+                if operation.activity:
+                    self._log_activity(operation.activity, call)
+                return response
             except CancelledError:
                 raise
             except Exception as error:
@@ -263,6 +266,17 @@ class Api(Resource):
         if operation.scopes and not _allows(credentials.scopes, *operation.scopes):
             raise Forbidden()
         return ApiRequest(request, token, credentials)
+
+    def _log_activity(self, event: str, call: ApiRequest) -> None:
+        """Log what a user has done, with the members that the original service logs."""
+        self._log.info(
+            "{event} of user {uid} by client {client_id}",
+            log_type="activityEvent",
+            event=event,
+            uid=call.uid,
+            client_id=call.credentials.client_id,
+            agent=call.header("User-Agent"),
+        )
 
     def _unrouted(self, request: Any, failure: Failure) -> bytes:
         """Handle a request without an endpoint, and a read whose client disconnected."""

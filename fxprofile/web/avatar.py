@@ -59,6 +59,7 @@ class AvatarEndpoints:
         headers={"ETag": "The id of the avatar."},
         responses={304: "The avatar has not changed."},
         parameters={"If-None-Match": IfNoneMatch},
+        activity="avatar.get",
     )
     async def get_avatar(self, call: ApiRequest) -> ApiResponse[AvatarBody]:
         """Return the avatar."""
@@ -72,14 +73,21 @@ class AvatarEndpoints:
             return ApiResponse(304, None, headers)
         return ApiResponse(200, cast(AvatarBody, body), headers)
 
-    @Operation("DELETE /v1/avatar", scopes=_WRITE, errors=(BackendUnavailable,))
+    @Operation(
+        "DELETE /v1/avatar", scopes=_WRITE, errors=(BackendUnavailable,), activity="avatar.delete"
+    )
     async def delete_avatar(self, call: ApiRequest) -> ApiResponse[EmptyBody]:
         """Delete the avatar, and uploads that are being processed."""
         if not await self._selection.delete(uid=call.uid, avatar_id=None):
             raise NotFound("There is no avatar to delete.")
         return ApiResponse(200, {})
 
-    @Operation("DELETE /v1/avatar/<name>", scopes=_WRITE, errors=(BackendUnavailable,))
+    @Operation(
+        "DELETE /v1/avatar/<name>",
+        scopes=_WRITE,
+        errors=(BackendUnavailable,),
+        activity="avatar.delete",
+    )
     async def delete_avatar_by_id(self, call: ApiRequest, name: AvatarId) -> ApiResponse[EmptyBody]:
         """Delete one avatar; ``default`` and the id of the default avatar do nothing."""
         if name in (DEFAULT_AVATAR_ID, "default"):

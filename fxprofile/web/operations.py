@@ -49,6 +49,7 @@ class Operation:
     :ivar parameters: types of request headers.
     :ivar accepts: media types of a body that the handler reads itself.
     :ivar produces: media types of the response; all but the first are plain text.
+    :ivar activity: the name of the event that a success is logged as; empty to log none.
     :ivar documented: whether ``/openapi.json`` contains it.
     :ivar method: the HTTP method.
     :ivar path: the path, in werkzeug's notation.
@@ -70,6 +71,7 @@ class Operation:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     accepts: tuple[str, ...] = ()
     produces: tuple[str, ...] = ("application/json",)
+    activity: str = ""
     documented: bool = True
     method: str = field(init=False)
     path: str = field(init=False)

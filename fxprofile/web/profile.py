@@ -82,6 +82,7 @@ class ProfileEndpoints:
         scopes=FIELD_SCOPES["displayName"],
         errors=(BackendUnavailable,),
         responses={204: "No name is set."},
+        activity="displayName.get",
     )
     async def get_display_name(self, call: ApiRequest) -> ApiResponse[DisplayNameBody]:
         """Return the display name."""
@@ -92,6 +93,7 @@ class ProfileEndpoints:
         "POST /v1/display_name",
         scopes=("profile:display_name:write",),
         errors=(BackendUnavailable,),
+        activity="displayName.post",
     )
     async def set_display_name(
         self, call: ApiRequest, body: SetDisplayName

@@ -180,6 +180,7 @@ class UploadEndpoints:
         },
         parameters={"Prefer": _Prefer},
         accepts=TYPES,
+        activity="avatar.upload",
     )
     async def upload_avatar(self, call: ApiRequest) -> ApiResponse[UploadBody]:
         """Upload an avatar: the body is the image itself."""

@@ -97,6 +97,13 @@ class MozlogTests(_Case):
         self.assertEqual(self.line()["Fields"], summary)
         self.assertNotIn("secret", self.output.getvalue())
 
+    def test_activity_line_has_the_members_of_the_original(self) -> None:
+        """The line of an activity has the members of the original service's, and nothing else."""
+        activity = {"event": "avatar.get", "uid": "0" * 32, "agent": 'x" y', "client_id": None}
+        self.log.info("{event}", log_type="activityEvent", email="secret", **activity)
+        self.assertEqual((self.line()["Type"], self.line()["Fields"]), ("activityEvent", activity))
+        self.assertNotIn("secret", self.output.getvalue())
+
     def test_other_members_of_an_event_are_not_written(self) -> None:
         """Members of an event besides its text are not written."""
         self.log.info("something happened", token="secret")

@@ -96,7 +96,7 @@ class ApiCase(TestCase):
             clock=reactor,
         )
         self.intake = Intake(private=self.private, store=self.store, outbox=outbox, clock=reactor)
-        self.identity = DevIdentity(self.accounts())
+        self.identity = self.make_identity()
         self.health = Health(reactor)
         profiles = Profiles(
             identity=self.identity,
@@ -155,6 +155,9 @@ class ApiCase(TestCase):
 
     def accounts(self) -> tuple[DevAccount, ...]:
         return (account("alice", ALICE), account("bob", BOB))
+
+    def make_identity(self) -> DevIdentity:
+        return DevIdentity(self.accounts())
 
     def queue(self, name: str) -> MemoryQueue:
         return MemoryQueue(name, visibility_timeout=60, max_receives=5, clock=reactor)
