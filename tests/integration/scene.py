@@ -22,6 +22,7 @@ class Scene:
 
     :param case: the test case, whose clean-up removes the service.
     :ivar settings: and ``environ``: additional settings and environment of every daemon.
+    :ivar preloaded: whether daemons are forked from a process that has their modules loaded.
     :ivar daemons: the daemons that were started.
     """
 
@@ -30,6 +31,7 @@ class Scene:
         self.ports = Ports()
         self.settings: Mapping[str, object] = {}
         self.environ: Mapping[str, str] = {}
+        self.preloaded = True
         self.daemons: list[Daemon] = []
         self._case = case
         case.addCleanup(rmtree, self.directory, ignore_errors=True)
@@ -46,6 +48,7 @@ class Scene:
             environ=self.environ,
             ports=self.ports,
             crash_at=crash_at,
+            preloaded=self.preloaded,
         )
         self.daemons.append(daemon)
         self._case.addCleanup(daemon.kill)

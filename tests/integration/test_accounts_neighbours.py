@@ -208,6 +208,7 @@ class TwoHeadsTests(_Uploads):
             role="web",
             settings={**self.daemon.settings, "storage.directory": folder},
             environ=self.daemon.environ,
+            preloaded=True,
         )
         self.addCleanup(self.other.remove)
         await self.other.start()

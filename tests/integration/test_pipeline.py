@@ -185,7 +185,11 @@ class RolesTests(PipelineCase):
 
 
 class StartTests(PipelineCase):
-    """Errors at start."""
+    """Errors at start, of the program as it is run by its users."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.scene.preloaded = False
 
     async def failure(self, role: str = "combined", **settings: object) -> str:
         try:

@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 import fxprofile
+from tests.support.preloaded import ForkedProcess
 from tests.support.servers.local import die_with_parent, free_port
 
 #: Seconds that a daemon gets to start or to stop: a stop may wait 25 for work in flight.
@@ -61,6 +62,7 @@ class Daemon:
     :param environ: further environment.
     :param ports: those of other roles of the same service.
     :param crash_at: where it kills itself; see :mod:`tests.support.crashing`.
+    :param preloaded: whether it is forked from a process that has its modules loaded.
     :ivar exit_status: of its last run, once that is known to have ended: see :meth:`stop`.
     """
 
@@ -73,6 +75,7 @@ class Daemon:
         environ: Mapping[str, str] | None = None,
         ports: Ports | None = None,
         crash_at: str | None = None,
+        preloaded: bool = False,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="fxprofile-daemon-"))
@@ -83,7 +86,8 @@ class Daemon:
         self.admin_url = f"http://127.0.0.1:{free_port()}"
         self.crash_at = crash_at
         self.exit_status: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._preloaded = preloaded
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     async def __aenter__(self) -> Daemon:
         await self.start()
@@ -158,7 +162,7 @@ class Daemon:
             await self.kill()
             raise
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes] | ForkedProcess:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FXPROFILE_")}
         # Test the package that the tests import, even if another one is installed.
         environ.update(self.environ)
@@ -166,6 +170,9 @@ class Daemon:
         if self.crash_at is not None:
             path.append(Path(__file__).parent / "plugins")
         environ["PYTHONPATH"] = os.pathsep.join(map(str, path))
+        if self._preloaded:
+            # Without the names of the interpreter and of twistd.
+            return ForkedProcess(self.command()[2:], cwd=self.directory, env=environ, log=self._log)
         with open(self._log, "ab") as log:
             return subprocess.Popen(
                 self.command(),
@@ -225,7 +232,7 @@ class Daemon:
             self.exit_status = process.poll()
             if self.exit_status is not None:
                 self._process = None
-        return process.returncode
+        return self.exit_status or 0
 
     async def runs(self) -> bool:
         """Return whether the daemon is running."""
