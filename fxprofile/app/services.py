@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from fxprofile.drivers.fxa.customs import Customs
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
-    from fxprofile.http_client.upstream import HttpConnections
+    from fxprofile.http_client.agent import HttpAgent
     from fxprofile.web.upload import UploadAdmission
 
 #: Threads for work on files.
@@ -168,11 +168,11 @@ class Services:
         return database
 
     @cached_property
-    def http(self) -> HttpConnections:
-        """Connections to servers that speak JSON, which their drivers share."""
-        from fxprofile.http_client.upstream import HttpConnections
+    def http(self) -> HttpAgent:
+        """Sends the HTTP requests of all drivers except AWS."""
+        from fxprofile.http_client.agent import HttpAgent
 
-        return self.started(HttpConnections(self.reactor))
+        return self.started(HttpAgent(self.reactor))
 
     @cached_property
     def redis(self) -> RedisConnection | None:
@@ -330,7 +330,7 @@ class Services:
             from fxprofile.drivers.fxa.identity import FxaIdentity
 
             return FxaIdentity(
-                self.http.client,
+                self.http,
                 self.reactor,
                 self.metrics,
                 self.settings.identity,
@@ -348,7 +348,7 @@ class Services:
             return None
         from fxprofile.drivers.fxa.customs import Customs
 
-        return Customs(self.http.client, self.reactor, self.metrics, url)
+        return Customs(self.http, self.metrics, url)
 
     @cached_property
     def cruncher(self) -> ICruncher:

@@ -254,11 +254,16 @@ class ConnectionPool:
             self.idle.append(connection)
             connection.keep(self._agent.idle)
 
+    def withdraw(self, connection: HttpConnection) -> None:
+        """See :class:`~fxprofile.http_client.connection.ConnectionOwner`."""
+        if connection in self.idle:
+            self.idle.remove(connection)
+
     def closed(self, connection: HttpConnection | None) -> None:
         """See :class:`~fxprofile.http_client.connection.ConnectionOwner`."""
         self._open -= 1
-        if connection in self.idle:
-            self.idle.remove(connection)
+        if connection is not None:
+            self.withdraw(connection)
         if self._waiting:
             self._connect(self._waiting.popleft())
 
@@ -269,9 +274,10 @@ class ConnectionPool:
         :returns: fire when those that are idle now are closed.
         """
         self._is_closed = True
-        for connection in self.idle:
+        idle = list(self.idle)
+        for connection in idle:
             connection.close()
-        return [connection.lost for connection in self.idle]
+        return [connection.lost for connection in idle]
 
 
 class _ConnectionFactory(Factory):

@@ -116,6 +116,9 @@ class ConnectionOwner(Interface):
     def released(self, connection: HttpConnection) -> None:
         """The connection can serve another request."""
 
+    def withdraw(self, connection: HttpConnection) -> None:
+        """The connection is being closed, and must not be used."""
+
     def closed(self, connection: HttpConnection) -> None:
         """The connection has ended."""
 
@@ -358,6 +361,7 @@ class HttpConnection(Protocol):
     def close(self) -> None:
         """Close the idle connection."""
         if not self._is_lost:
+            self._owner.withdraw(self)
             self.transport.loseConnection()
             self._is_closing = True
             self._expect(CLOSE_WAIT)
@@ -409,6 +413,7 @@ class HttpConnection(Protocol):
 
     def _abort_transport(self) -> None:
         if not self._is_lost:
+            self._owner.withdraw(self)
             self.transport.abortConnection()
 
     # The time.

@@ -3,53 +3,29 @@ JSON requests to servers that are not trusted, bounded in time and size.
 
 Every request ends within its timeout, even if the server is down, accepts the connection and
 stays silent, sends byte by byte or without end, sends garbage, redirects, or sends a compression
-bomb.  treq bounds neither the size of a response nor the time until its last byte.
+bomb.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from functools import partial
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Final, Never, TypeVar
+from typing import Final, Never, TypeVar
 
 import attrs
-from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    HTTPConnectionPool,
-    RequestTransmissionFailed,
-    ResponseDone,
-    ResponseNeverReceived,
-)
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+
+from fxprofile.http_client.agent import HttpAgent
+from fxprofile.http_client.connection import Deadlines
+from fxprofile.http_client.errors import HttpError
 
 T = TypeVar("T")
 
 #: The most bytes of a response.
 MAX_BYTES: Final = 1 << 16
-
-#: Concurrent requests to one server; further ones wait.
-MAX_IN_FLIGHT: Final = 100
-
-#: Seconds that an idle connection is kept open; the servers close theirs after 5.
-IDLE: Final = 4
-
-#: Errors of requests that never got a response, as on idle connections that were closed.
-_RETRIED: Final = (RequestTransmissionFailed, ResponseNeverReceived)
 
 
 class UpstreamFailure(Exception):
@@ -83,78 +59,26 @@ async def within(
     return await Deferred.fromCoroutine(work).addTimeout(seconds, clock, fail)
 
 
-class HttpConnections(Service):
-    """
-    Connections to other servers; idle ones are closed when the service stops.
-
-    :ivar pool: the idle connections.
-    :ivar client: sends requests; it keeps no cookies and accepts no compressed responses.
-    """
-
-    name = "HTTP connections"
-
-    def __init__(self, reactor: Any) -> None:
-        self.pool = HTTPConnectionPool(reactor)
-        self.pool.maxPersistentPerHost = MAX_IN_FLIGHT
-        self.pool.cachedConnectionTimeout = IDLE
-        self.pool.retryAutomatically = False
-        no_cookies = IndexableCookieJar(policy=DefaultCookiePolicy(allowed_domains=[]))
-        agent = _PlainAgent(Agent(reactor, pool=self.pool))
-        self.client = HTTPClient(agent, cookiejar=no_cookies)
-
-    def stopService(self) -> Deferred[None]:
-        super().stopService()
-        closed: Deferred[None] = self.pool.closeCachedConnections()
-        return closed
-
-
-@implementer(IAgent)
-class _PlainAgent:
-    """An agent that refuses compressed responses, whose size is not bounded by their length."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        plain = Headers() if headers is None else headers.copy()
-        plain.setRawHeaders(b"accept-encoding", [b"identity"])
-        response = self._agent.request(method, uri, plain, bodyProducer)
-        return response.addCallback(self._uncompressed)
-
-    def _uncompressed(self, response: IResponse) -> IResponse:
-        codings = response.headers.getRawHeaders(b"content-encoding", [])
-        if any(coding.strip().lower() not in (b"", b"identity") for coding in codings):
-            response.deliverBody(_Reader(0))
-            raise UpstreamFailure("the response is compressed")
-        return response
-
-
 @attrs.define(eq=False, slots=False)
 class Upstream:
     """
     A server that responds in JSON.
 
     :param name: of the server, for errors.
-    :param client: sends the requests.
+    :param agent: sends the requests.
     :param timeout: seconds for a request, from the call to the last byte of the response.
-    :param retry: whether a request is sent again if its connection was lost before any
-        response.
+    :param retry: whether a request is sent again if its connection turns out to be closed.
     """
 
     _name: str
-    _client: HTTPClient
-    _clock: IReactorTime
+    _agent: HttpAgent
     _timeout: float = attrs.field(kw_only=True)
     _retry: bool = attrs.field(kw_only=True, default=True)
-    _slots: DeferredSemaphore = attrs.field(
-        init=False, factory=lambda: DeferredSemaphore(MAX_IN_FLIGHT)
-    )
+    _deadlines: Deadlines = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        seconds = self._timeout
+        self._deadlines = Deadlines(seconds, head=seconds, progress=seconds, total=seconds)
 
     async def request(
         self,
@@ -170,77 +94,25 @@ class Upstream:
         :param body: sent as JSON.
         :raises UpstreamFailure: if there is no complete response in time, or it is too long.
         """
-        options: dict[str, Any] = {
-            "headers": {"Accept": "application/json", **(headers or {})},
-            "allow_redirects": False,
-            "unbuffered": True,
-            # treq would use the global reactor otherwise.
-            "reactor": self._clock,
-        }
+        lines = [(b"Accept", b"application/json")]
+        lines += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        data = b""
         if body is not None:
-            options["json"] = body
-        send = partial(self._client.request, method, url, **options)
+            lines.append((b"Content-Type", b"application/json"))
+            data = json.dumps(body).encode()
         try:
-            return await within(self._clock, self._timeout, self._exchange(send))
-        except UpstreamFailure as failure:
-            raise UpstreamFailure(f"{self._name}: {failure}") from None
-
-    async def _exchange(self, send: Callable[[], Deferred[Any]]) -> JsonResponse:
-        try:
-            async with self._slots:
-                try:
-                    response = await send()
-                except _RETRIED as error:
-                    if not self._retry or _is_cancellation(error):
-                        raise
-                    response = await send()
-                reader = _Reader(MAX_BYTES)
-                response.deliverBody(reader)
-                return JsonResponse(status=response.code, members=_members(await reader.done))
-        except UpstreamFailure:
-            raise
-        except Exception as error:
-            if _is_cancellation(error):
-                raise CancelledError from None
-            raise UpstreamFailure(_describe(error)) from None
-
-
-class _Reader(Protocol):
-    """
-    Collects a body.
-
-    :param limit: the most bytes; the connection of a longer body is closed.
-    :ivar done: the body.  Cancelling it closes the connection.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._data = bytearray()
-        self.done: Deferred[bytes] = Deferred(lambda _: self._close())
-        # With a limit of 0 the body is discarded, and nothing waits for it.
-        if not limit:
-            self.done.addErrback(lambda _: None)
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.done.called:
-            return
-        self._data += data
-        if len(self._data) > self._limit:
-            self.done.errback(UpstreamFailure(f"the response is longer than {self._limit} bytes"))
-            self._close()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.done.called:
-            return
-        # Without a length, the end of the connection is the end of the body.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.done.callback(bytes(self._data))
-        else:
-            self.done.errback(UpstreamFailure("the response was cut short"))
-
-    def _close(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
+            response = await self._agent.send(
+                method.encode(),
+                url.encode(),
+                lines,
+                data,
+                deadlines=self._deadlines,
+                idempotent=self._retry,
+            )
+            received = await response.refuse_compression().read(MAX_BYTES)
+        except HttpError as error:
+            raise UpstreamFailure(f"{self._name}: {error}") from None
+        return JsonResponse(status=response.status, members=_members(received))
 
 
 def _members(body: bytes) -> Mapping[str, object] | None:
@@ -249,22 +121,6 @@ def _members(body: bytes) -> Mapping[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return members if isinstance(members, dict) else None
-
-
-def _reasons(error: BaseException) -> list[BaseException]:
-    return [failure.value for failure in getattr(error, "reasons", ())]
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    if isinstance(error, CancelledError | ConnectingCancelledError):
-        return True
-    return any(_is_cancellation(reason) for reason in _reasons(error))
-
-
-def _describe(error: BaseException) -> str:
-    """Return the names of errors: their texts might repeat what was sent."""
-    reasons = ", ".join(type(reason).__name__ for reason in _reasons(error))
-    return f"{type(error).__name__} ({reasons})" if reasons else type(error).__name__
 
 
 def as_text(value: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import FileBodyProducer, ResponseDone, ResponseFailed
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
@@ -32,6 +32,8 @@ from fxprofile.http_client.response import BUFFER
 from tests.contracts.bucket import ScriptedBody
 from tests.drivers.aws.server import ScriptedServer, answer
 from tests.drivers.aws.tls import make_certificate, trust_in
+from tests.support.fakes.memory_agent import MemoryAgent
+from tests.support.fakes.oauth import FakeOAuth
 from tests.support.servers.hostile import Connection, Hostile
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -348,6 +350,15 @@ class PoolTests(AgentCase):
         await self.agent.stopService()
         await settle(lambda: server.open == 0)
         await busy.aclose()
+
+    def test_a_closing_connection_is_not_used(self) -> None:
+        """A connection whose idle time is over is not used, even before it has ended."""
+        clock, server = Clock(), FakeOAuth()
+        agent = MemoryAgent(clock, server)
+        for connections in (1, 2):
+            response = self.successResultOf(agent.send(b"GET", b"http://a.example/v1/jwks"))
+            self.assertEqual((response.status, agent.connections), (200, connections))
+            clock.advance(agent.idle)
 
 
 class DeadlineTests(AgentCase):

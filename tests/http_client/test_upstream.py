@@ -6,18 +6,15 @@ import gzip
 import json
 from typing import Any
 
-from treq.testing import StubTreq
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from fxprofile.drivers.fxa.identity import FxaIdentity
-from fxprofile.http_client import upstream
+from fxprofile.http_client.agent import MAX_CONNECTIONS, HttpAgent
 from fxprofile.http_client.upstream import (
     MAX_BYTES,
-    MAX_IN_FLIGHT,
-    HttpConnections,
     Upstream,
     UpstreamFailure,
     as_number,
@@ -28,6 +25,7 @@ from fxprofile.model.errors import AuthUnavailable, OAuthUnavailable
 from fxprofile.model.profiles import Credentials
 from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
+from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import ALICE, FakeFxa, FakeOAuth, Said, listen
 from tests.support.servers import hostile
 from tests.support.servers.hostile import Connection, Hostile
@@ -48,9 +46,8 @@ class RealCase(TestCase):
     timeout = 20
 
     def setUp(self) -> None:
-        self.connections = HttpConnections(reactor)
-        self.client = self.connections.client
-        self.addCleanup(self.connections.stopService)
+        self.agent = HttpAgent(reactor)
+        self.addCleanup(self.agent.stopService)
 
     def serve(self, resource: Any) -> str:
         port, url = listen(reactor, resource)
@@ -72,7 +69,7 @@ class RealCase(TestCase):
         return server, url
 
     def upstream(self, *, retry: bool = True, timeout: float = TIMEOUT) -> Upstream:
-        return Upstream("the server", self.client, reactor, timeout=timeout, retry=retry)
+        return Upstream("the server", self.agent, timeout=timeout, retry=retry)
 
 
 class UpstreamTests(RealCase):
@@ -195,18 +192,20 @@ class UpstreamTests(RealCase):
         self.assertEqual(len(server.connections), 2)
         self.assertEqual(len(server.received), 3)
 
-    async def test_request_is_retried_once(self) -> None:
-        """A request to a server that closes every connection is retried once."""
-        server, url = self.serve_hostile(hostile.hang_up)
-        with self.assertRaises(UpstreamFailure):
-            await self.upstream(timeout=5).request("POST", url, body={})
-        self.assertEqual(len(server.connections), 2)
-
     async def test_request_with_an_effect_is_not_retried(self) -> None:
         """A request that is not idempotent is not retried."""
-        server, url = self.serve_hostile(hostile.hang_up)
+
+        def react(connection: Connection) -> None:
+            if connection.data.count(b"HTTP/1.1") == 1:
+                connection.write(hostile.HEAD + b"Content-Length: 2\r\n\r\n{}")
+            else:
+                connection.close()
+
+        server, url = self.serve_hostile(react)
+        asking = self.upstream(timeout=5, retry=False)
+        await asking.request("POST", url, body={})
         with self.assertRaises(UpstreamFailure):
-            await self.upstream(timeout=5, retry=False).request("POST", url, body={})
+            await asking.request("POST", url, body={})
         self.assertEqual(len(server.connections), 1)
 
     async def test_cancelling_closes_the_connection_at_every_stage(self) -> None:
@@ -226,11 +225,11 @@ class UpstreamTests(RealCase):
         server, url = self.serve_hostile(hostile.silent)
         asking = self.upstream(timeout=60)
         requests = [
-            Deferred.fromCoroutine(asking.request("GET", url)) for _ in range(MAX_IN_FLIGHT + 20)
+            Deferred.fromCoroutine(asking.request("GET", url)) for _ in range(MAX_CONNECTIONS + 20)
         ]
-        await settle(lambda: len(server.received) == MAX_IN_FLIGHT)
+        await settle(lambda: len(server.received) == MAX_CONNECTIONS)
         await deferLater(reactor, 0.05)
-        self.assertEqual(len(server.connections), MAX_IN_FLIGHT)
+        self.assertEqual(len(server.connections), MAX_CONNECTIONS)
         for request in reversed(requests):
             request.addErrback(lambda failure: failure.trap(CancelledError))
             request.cancel()
@@ -247,21 +246,22 @@ class SlotTests(SynchronousTestCase):
         """The time that a request waits for a free slot counts towards its timeout."""
         clock, server = Clock(), FakeOAuth()
         server.hold = True
-        treq = StubTreq(server)
-        asking = Upstream("the server", treq, clock, timeout=5)
+        agent = MemoryAgent(clock, server)
+        asking = Upstream("the server", agent, timeout=5)
         url = "http://server.example/"
-        early = [Deferred.fromCoroutine(asking.request("GET", url)) for _ in range(MAX_IN_FLIGHT)]
+        early = [Deferred.fromCoroutine(asking.request("GET", url)) for _ in range(MAX_CONNECTIONS)]
         clock.advance(2)
         late = Deferred.fromCoroutine(asking.request("GET", url))
-        treq.flush()
-        self.assertEqual(len(server.seen), MAX_IN_FLIGHT)
+        agent.flush()
+        self.assertEqual(len(server.seen), MAX_CONNECTIONS)
         clock.advance(3)
         for request in early:
             self.failureResultOf(request, UpstreamFailure)
-        treq.flush()
-        self.assertEqual(len(server.seen), MAX_IN_FLIGHT + 1)
+        agent.flush()
+        self.assertEqual(len(server.seen), MAX_CONNECTIONS + 1)
         clock.advance(2)
         self.failureResultOf(late, UpstreamFailure)
+        agent.flush()
         self.assertEqual(clock.getDelayedCalls(), [])
 
 
@@ -270,7 +270,7 @@ class FxaOverRealConnectionsTests(RealCase):
 
     def identity(self, url: str, timeout: float = TIMEOUT) -> FxaIdentity:
         settings = IdentitySettings(oauth_url=f"{url}/v1", auth_url=f"{url}/v1", timeout=timeout)
-        return FxaIdentity(self.client, reactor, Metrics(), settings)
+        return FxaIdentity(self.agent, reactor, Metrics(), settings)
 
     async def test_token_is_verified_and_account_read(self) -> None:
         """The driver verifies a token and reads its account over real connections."""
@@ -303,11 +303,11 @@ class FxaOverRealConnectionsTests(RealCase):
             connection.write(hostile.HEAD + length + body)
 
         server, url = self.serve_hostile(react)
-        self.connections.pool.cachedConnectionTimeout = 3600
-        self.connections.startService()
+        self.agent.idle = 3600
+        self.agent.startService()
         await self.identity(url, timeout=5).verify(token="alice")
         self.assertEqual(server.open, 1)
-        await self.connections.stopService()
+        await self.agent.stopService()
         await settle(lambda: server.open == 0)
 
 
@@ -326,9 +326,3 @@ class ReadingTests(SynchronousTestCase):
             self.assertRaises(ValueError, as_texts, value)
         for value in (None, "1", True, -1, 2**60, float("nan"), float("inf"), [1]):
             self.assertRaises(ValueError, as_number, value)
-
-    def test_idle_timeout_is_shorter_than_the_servers(self) -> None:
-        """The idle timeout of the pool is shorter than that of the servers."""
-        pool = HttpConnections(reactor).pool
-        self.assertEqual(pool.cachedConnectionTimeout, upstream.IDLE)
-        self.assertFalse(pool.retryAutomatically)

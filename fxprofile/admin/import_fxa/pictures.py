@@ -64,7 +64,7 @@ def old_pictures(tools: Tools, template: str) -> Fetch:
         name, _, key = template.removeprefix("s3://").partition("/")
         return partial(_from_bucket, s3_bucket(tools.settings, tools.aws, name), key)
     if template.startswith(("http://", "https://")):
-        return partial(from_server, tools.http.client, tools.reactor, template)
+        return partial(from_server, HTTPClient(tools.http), tools.reactor, template)
     if "://" in template:
         raise ConfigError("--pictures-from: must be an http, https or s3 URL, or a path")
     return partial(_from_folder, tools.files, template)

@@ -1,5 +1,5 @@
 """
 The Firefox Accounts servers: OAuth, auth and customs.
 
-Verifies tokens and reads accounts.  Libraries: cachetools, joserfc, treq.
+Verifies tokens and reads accounts.  Libraries: cachetools, joserfc.
 """

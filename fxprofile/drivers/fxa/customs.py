@@ -6,10 +6,9 @@ import math
 from typing import Final
 
 import attrs
-from treq.client import HTTPClient
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.http_client.agent import HttpAgent
 from fxprofile.http_client.upstream import (
     Upstream,
     UpstreamFailure,
@@ -32,22 +31,19 @@ class Customs:
     It fails open: without a usable response the user may, and the failure is logged and
     counted.
 
-    :param client: sends the requests.
+    :param agent: sends the requests.
     :param url: of the server.
     """
 
     _log = Logger()
 
-    _client: HTTPClient
-    _clock: IReactorTime
+    _agent: HttpAgent
     _metrics: Metrics
     _url: str
 
     def __attrs_post_init__(self) -> None:
         # The server counts requests, so that none is sent twice.
-        self._upstream = Upstream(
-            "customs", self._client, self._clock, timeout=TIMEOUT, retry=False
-        )
+        self._upstream = Upstream("customs", self._agent, timeout=TIMEOUT, retry=False)
 
     async def check(self, *, action: str, address: str | None, uid: str) -> None:
         """

@@ -10,7 +10,6 @@ from urllib.parse import urljoin
 
 import attrs
 from cachetools import LRUCache
-from treq.client import HTTPClient
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -25,6 +24,7 @@ from fxprofile.drivers.fxa.tokens import (
     token_cache,
     unverified_claims,
 )
+from fxprofile.http_client.agent import HttpAgent
 from fxprofile.http_client.upstream import (
     JsonResponse,
     Upstream,
@@ -66,7 +66,7 @@ class FxaIdentity:
     Concurrent requests with one token share a verification.  Responses are accepted only in
     their documented form.
 
-    :param client: sends the requests.
+    :param agent: sends the requests.
     :param clock: of seconds since the epoch.
     :param settings: the section ``identity``.
     :param revocations: shared with other web processes; None if they share nothing.
@@ -75,7 +75,7 @@ class FxaIdentity:
     _log = Logger()
     servers: ClassVar[tuple[str, ...]] = ("oauth", "auth")
 
-    _client: HTTPClient
+    _agent: HttpAgent
     _clock: IReactorTime
     _metrics: Metrics
     _settings: IdentitySettings
@@ -107,7 +107,7 @@ class FxaIdentity:
             )
 
     def _upstream(self, name: str, timeout: float) -> Upstream:
-        return Upstream(name, self._client, self._clock, timeout=timeout)
+        return Upstream(name, self._agent, timeout=timeout)
 
     async def verify(self, *, token: str) -> Credentials:
         """See :meth:`fxprofile.model.ports.IIdentity.verify`."""
@@ -136,7 +136,11 @@ class FxaIdentity:
     async def _verify(self, token: str, key: bytes) -> Credentials:
         asked_at = self._clock.seconds()
         try:
-            credentials = await within(self._clock, self._settings.timeout, self._ask(token))
+            asking = self._ask(token)
+            if self._access_tokens is not None:
+                # There may be two requests.
+                asking = within(self._clock, self._settings.timeout, asking)
+            credentials = await asking
         except UpstreamFailure as failure:
             raise OAuthUnavailable(str(failure)) from None
         self._tokens[key] = VerifiedToken(credentials, asked_at)

@@ -6,7 +6,6 @@ import base64
 import json
 from typing import Any
 
-from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
@@ -15,6 +14,7 @@ from fxprofile.drivers.fxa.identity import FxaIdentity
 from fxprofile.model.profiles import Account, Credentials
 from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
+from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import ALICE, FakeFxa
 
 CREDENTIALS = Credentials(uid=ALICE, scopes=("profile",))
@@ -36,7 +36,7 @@ class FxaCase(TestCase):
         self.clock.advance(1_700_000_000)
         self.server = FakeFxa()
         self.oauth, self.auth = self.server.oauth, self.server.auth
-        self.treq = StubTreq(self.server)
+        self.agent = MemoryAgent(self.clock, self.server)
         self.identity = self.make()
 
     def make(self, **settings: Any) -> FxaIdentity:
@@ -45,7 +45,7 @@ class FxaCase(TestCase):
             "auth_url": "http://fxa.example/v1",
         }
         return FxaIdentity(
-            self.treq, self.clock, Metrics(), IdentitySettings(**defaults | settings)
+            self.agent, self.clock, Metrics(), IdentitySettings(**defaults | settings)
         )
 
     def verify(self, token: str = "alice") -> Deferred[Credentials]:
@@ -58,4 +58,4 @@ class FxaCase(TestCase):
         for server in (self.oauth, self.auth):
             server.hold = False
             server.release()
-        self.treq.flush()
+        self.agent.flush()

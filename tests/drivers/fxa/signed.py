@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 from joserfc import jwt
 from joserfc.jwk import ECKey, RSAKey
-from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,6 +16,7 @@ from fxprofile.model.errors import InvalidToken
 from fxprofile.model.profiles import Credentials
 from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
+from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import ALICE, FakeAccount, FakeOAuth
 
 ISSUER = "https://accounts.example"
@@ -52,7 +52,7 @@ class AccessTokenCase(SynchronousTestCase):
         self.clock.advance(1_700_000_000)
         self.oauth = FakeOAuth()
         self.oauth.keys = [public(private_key("RSA")), public(private_key("EC"))]
-        self.treq = StubTreq(self.oauth)
+        self.agent = MemoryAgent(self.clock, self.oauth)
         self.metrics = Metrics()
         settings = IdentitySettings(
             oauth_url="http://oauth.example/v1",
@@ -61,7 +61,7 @@ class AccessTokenCase(SynchronousTestCase):
             audience=self.audience,
             **self.settings,
         )
-        self.identity = FxaIdentity(self.treq, self.clock, self.metrics, settings)
+        self.identity = FxaIdentity(self.agent, self.clock, self.metrics, settings)
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         now = int(self.clock.seconds())

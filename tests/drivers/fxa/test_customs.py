@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from treq.testing import StubTreq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -13,10 +12,11 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.app.services import Services
 from fxprofile.drivers.fxa.customs import Customs
-from fxprofile.http_client.upstream import HttpConnections
+from fxprofile.http_client.agent import HttpAgent
 from fxprofile.model.errors import RequestBlocked, TooManyRequests
 from fxprofile.settings.load import load
 from fxprofile.telemetry.metrics import Metrics
+from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import ALICE, FakeCustoms, Said, error, listen
 from tests.support.servers.hostile import Hostile, hang_up
 
@@ -28,8 +28,8 @@ class CustomsTests(TestCase):
         self.clock = Clock()
         self.metrics = Metrics()
         self.server = FakeCustoms()
-        self.treq = StubTreq(self.server)
-        self.customs = Customs(self.treq, self.clock, self.metrics, "http://customs.example")
+        self.agent = MemoryAgent(self.clock, self.server)
+        self.customs = Customs(self.agent, self.metrics, "http://customs.example")
         self.events: list[Any] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
@@ -41,9 +41,9 @@ class CustomsTests(TestCase):
 
     def real(self, url: str) -> Customs:
         """Return a driver with real connections."""
-        connections = HttpConnections(reactor)
-        self.addCleanup(connections.stopService)
-        return Customs(connections.client, reactor, self.metrics, url)
+        agent = HttpAgent(reactor)
+        self.addCleanup(agent.stopService)
+        return Customs(agent, self.metrics, url)
 
     @property
     def survived(self) -> float | None:
@@ -117,7 +117,7 @@ class CustomsTests(TestCase):
         """If the server does not respond within a second, the user is admitted."""
         self.server.hold = True
         checking = self.check()
-        self.treq.flush()
+        self.agent.flush()
         self.clock.advance(0.9)
         self.assertNoResult(checking)
         self.clock.advance(0.1)

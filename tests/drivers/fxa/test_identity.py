@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from treq.testing import StubTreq
 from twisted.internet.defer import CancelledError
 from twisted.logger import globalLogPublisher
 from zope.interface.verify import verifyObject
@@ -23,6 +22,7 @@ from fxprofile.model.profiles import Account, Credentials
 from fxprofile.settings.load import load
 from tests.contracts.identity import IdentityContract
 from tests.drivers.fxa.driver import CREDENTIALS, FxaCase
+from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import ALICE, FakeFxa, Said, Seen, error
 
 
@@ -153,18 +153,22 @@ class VerifyTests(FxaCase):
         """A request to a server that does not respond ends after the timeout."""
         self.oauth.hold = True
         verifying = self.verify()
-        self.treq.flush()
+        self.agent.flush()
         self.clock.advance(4.9)
         self.assertNoResult(verifying)
         self.clock.advance(0.1)
         self.failureResultOf(verifying, OAuthUnavailable)
-        self.treq.flush()
+        self.agent.flush()
         self.assertEqual(self.oauth.gone, 1)
+        self.agent.stopService()
+        self.agent.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_response_leaves_no_timer(self) -> None:
         """After a response no timer is left on the clock."""
         self.successResultOf(self.verify())
+        self.agent.stopService()
+        self.agent.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
@@ -257,7 +261,7 @@ class AccountTests(FxaCase):
         """A request to a server that does not respond ends after the timeout."""
         self.auth.hold = True
         asking = self.account()
-        self.treq.flush()
+        self.agent.flush()
         self.clock.advance(5)
         self.failureResultOf(asking, AuthUnavailable)
 
@@ -326,7 +330,7 @@ class HeartbeatTests(FxaCase):
                     return b""
                 return super().render(request)
 
-        self.treq = StubTreq(Broken())
+        self.agent = MemoryAgent(self.clock, Broken())
         identity = self.make(auth_url="http://auth.example/v1")
         for status, answers in ((502, False), (500, False), (503, False), (404, True), (501, True)):
             self.assertIs(await identity.check(server="auth"), answers, status)

@@ -32,10 +32,10 @@ class KeySetTests(AccessTokenCase):
         self.oauth.hold = True
         tokens = [self.token(), self.token(key=private_key("EC"))]
         verifying = [self.verify(token) for token in tokens]
-        self.treq.flush()
+        self.agent.flush()
         self.oauth.hold = False
         self.oauth.release()
-        self.treq.flush()
+        self.agent.flush()
         for one in verifying:
             self.successResultOf(one)
         self.assertEqual(self.oauth.fetches, 1)
@@ -133,13 +133,13 @@ class KeySetTests(AccessTokenCase):
         """A failed fetch of keys leaves time to verify the token, within one timeout."""
         self.oauth.hold = True
         first = self.verify(self.token())
-        self.treq.flush()
+        self.agent.flush()
         self.clock.advance(2.5)
-        self.treq.flush()
+        self.agent.flush()
         self.assertEqual(len(self.oauth.verified), 1)
         self.clock.advance(2.5)
         self.failureResultOf(first, OAuthUnavailable)
-        self.treq.flush()
+        self.agent.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_unsuitable_keys_are_ignored(self) -> None:

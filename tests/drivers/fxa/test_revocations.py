@@ -58,7 +58,7 @@ class TwoProcesses(AccessTokenCase):
         """Return the driver of a process."""
         settings = {**self.trust(), "oauth_url": "http://oauth.example/v1", **settings}
         return FxaIdentity(
-            self.treq,
+            self.agent,
             self.clock,
             self.metrics,
             IdentitySettings(**settings),

@@ -24,7 +24,7 @@ class SingleFlightTests(FxaCase):
     def test_concurrent_requests_verify_once(self) -> None:
         """Concurrent requests with one token verify it once."""
         verifying = [self.verify() for _ in range(5)]
-        self.treq.flush()
+        self.agent.flush()
         self.release()
         results = [self.successResultOf(v) for v in verifying]
         self.assertEqual({result.uid for result in results}, {ALICE})
@@ -33,7 +33,7 @@ class SingleFlightTests(FxaCase):
     def test_each_token_is_verified(self) -> None:
         """Requests with different tokens do not share a verification."""
         verifying = [self.verify("alice"), self.verify("bob")]
-        self.treq.flush()
+        self.agent.flush()
         self.release()
         uids = [self.successResultOf(v).uid for v in verifying]
         self.assertEqual(len(set(uids)), 2)
@@ -48,7 +48,7 @@ class SingleFlightTests(FxaCase):
     def test_rejection_is_shared(self) -> None:
         """A rejection reaches all waiting requests; the next request verifies again."""
         verifying = [self.verify("nobody") for _ in range(3)]
-        self.treq.flush()
+        self.agent.flush()
         self.release()
         for waiter in verifying:
             self.failureResultOf(waiter, InvalidToken)
@@ -58,7 +58,7 @@ class SingleFlightTests(FxaCase):
     def test_cancelled_request_does_not_disturb_the_others(self) -> None:
         """A cancelled request does not disturb the others, even if it came first."""
         verifying = [self.verify() for _ in range(3)]
-        self.treq.flush()
+        self.agent.flush()
         verifying[0].cancel()
         self.failureResultOf(verifying[0], CancelledError)
         self.release()
@@ -69,16 +69,18 @@ class SingleFlightTests(FxaCase):
     def test_abandoned_verification_is_cancelled(self) -> None:
         """When all requests are cancelled the verification is, and the next request starts anew."""
         verifying = [self.verify() for _ in range(2)]
-        self.treq.flush()
+        self.agent.flush()
         for waiter in verifying:
             waiter.cancel()
             self.failureResultOf(waiter, CancelledError)
-        self.treq.flush()
+        self.agent.flush()
         self.assertEqual(self.oauth.gone, 1)
         late = self.verify()
-        self.treq.flush()
+        self.agent.flush()
         self.release()
         self.assertEqual(self.successResultOf(late).uid, ALICE)
+        self.agent.stopService()
+        self.agent.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_joining_does_not_extend_the_timeout(self) -> None:
@@ -164,7 +166,7 @@ class TokenCacheTests(FxaCase):
         """A verification that began before an invalidation is not cached."""
         self.oauth.hold = True
         verifying = self.verify()
-        self.treq.flush()
+        self.agent.flush()
         self.successResultOf(Deferred.fromCoroutine(self.identity.invalidate_tokens(uid=ALICE)))
         self.release()
         self.successResultOf(verifying)

@@ -1,7 +1,7 @@
 """
 Fake OAuth, auth and customs servers.
 
-Each is a resource: ``StubTreq(resource)`` sends requests to it in memory, :func:`listen` makes
+Each is a resource: ``MemoryAgent`` sends requests to it in memory, :func:`listen` makes
 it a real server.  They check requests as strictly as the real servers.  Servers that misbehave
 below HTTP are in :mod:`tests.support.servers.hostile`.
 """
