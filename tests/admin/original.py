@@ -90,14 +90,17 @@ class Original:
             name=name,
         )
 
-    def avatar(self, uid: str, avatar_id: str, provider: int = 1, owner: str = "") -> None:
+    def avatar(
+        self, uid: str, avatar_id: str, provider: int = 1, owner: str = "", url: str = ""
+    ) -> None:
         """Select an avatar for a user."""
         values = {"id": bytes.fromhex(avatar_id), "uid": bytes.fromhex(uid)}
         self.execute(
-            "INSERT INTO avatars (id, url, userId, providerId) VALUES (:id, 'x', :owner, :p)",
+            "INSERT INTO avatars (id, url, userId, providerId) VALUES (:id, :url, :owner, :p)",
             id=values["id"],
             owner=bytes.fromhex(owner or uid),
             p=provider,
+            url=url or f"https://firefoxusercontent.example/{avatar_id}",
         )
         self.execute("DELETE FROM avatar_selected WHERE userId = :uid", uid=values["uid"])
         self.execute("INSERT INTO avatar_selected (userId, avatarId) VALUES (:uid, :id)", **values)

@@ -27,7 +27,7 @@ class BothTests:
     async def test_names_and_avatars_are_imported_once(self) -> None:
         """Names and avatars are imported with their fates, and a second run finds them there."""
         original = await self.original()
-        users = uids(7)
+        users = uids(8)
         ids = [new_id() for _ in users]
         original.name(users[0], "Zoë 🦊")
         original.name(users[1], None)
@@ -37,6 +37,7 @@ class BothTests:
         original.avatar(users[4], ids[4])
         original.avatar(users[5], ids[5], provider=2)
         original.avatar(users[6], ids[6])
+        original.avatar(users[7], ids[7], url="https://profile.example/v1/avatar/%C3%A9")
         async with self.service() as tools:
             await self.put_pictures(tools, ids[0])
             await self.put_pictures(tools, ids[4])
@@ -44,7 +45,8 @@ class BothTests:
             said = await self.run_import(original, f"--report={report}", status=1)
             self.assertEqual(said["names"], {"imported": 1, "none": 2, "refused": 1})
             self.assertEqual(
-                said["avatars"], {"imported": 2, "kept elsewhere": 1, "pictures missing": 1}
+                said["avatars"],
+                {"imported": 2, "kept elsewhere": 1, "monogram": 1, "pictures missing": 1},
             )
             self.assertEqual(said["not_imported"], 2)
             profile = await tools.store.profile(uid=users[0])
@@ -55,6 +57,7 @@ class BothTests:
             for user in (users[1], users[2], users[3], users[5], users[6]):
                 profile = await tools.store.profile(uid=user)
                 self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
+            self.assertEqual((await tools.store.profile(uid=users[7])).monogram, "é")
             self.assertEqual(await tools.store.unsent(before=time.time() + 9, limit=9), [])
             again = await self.run_import(original, status=1)
             self.assertEqual(again["names"], {"none": 2, "refused": 1, "there already": 1})
@@ -192,6 +195,51 @@ class ImportTests(BothTests, ImportCase):
             for user in users:
                 profile = await tools.store.profile(uid=user)
                 self.assertEqual(profile.display_name, f"User {user}")
+
+    async def test_monograms_are_counted_apart_from_losses(self) -> None:
+        """A dry run and an import of 20 avatars tell 17 monograms from the one lost picture."""
+        original = await self.original()
+        users = uids(20)
+        ids = [new_id() for _ in users]
+        for user, avatar_id, letter in zip(users[3:], ids[3:], "aBcdefghijklmno7%", strict=True):
+            url = f"https://profile.accounts.example/v1/avatar/{letter}"
+            original.avatar(user, avatar_id, url=url.replace("%", "%E5%AD%97"))
+        for user, avatar_id in zip(users[:3], ids[:3], strict=True):
+            original.avatar(user, avatar_id)
+        async with self.service() as tools:
+            await self.put_pictures(tools, ids[0])
+            await self.put_pictures(tools, ids[1])
+            for option in ("--dry-run", "--parallel=4"):
+                said = await self.run_import(original, option, status=1)
+                self.assertEqual(
+                    said["avatars"], {"imported": 2, "monogram": 17, "pictures missing": 1}
+                )
+                self.assertEqual(said["not_imported"], 1)
+                letters = [(await tools.store.profile(uid=user)).monogram for user in users]
+                stored = list("aBcdefghijklmno7字") if option != "--dry-run" else [None] * 17
+                self.assertEqual(letters, [None] * 3 + stored)
+
+    async def test_monogram_replaces_an_imported_avatar(self) -> None:
+        """The avatar of a user who has deleted it at the source is replaced by the monogram."""
+        original = await self.original()
+        users = uids(2)
+        ids = [new_id() for _ in users]
+        async with self.service() as tools:
+            for user, avatar_id in zip(users, ids, strict=True):
+                original.avatar(user, avatar_id)
+                await self.put_pictures(tools, avatar_id)
+            await self.run_import(original)
+            await tools.store.set_display_name(uid=users[1], name="Mine", now=time.time())
+            for user in users:
+                original.avatar(user, new_id(), url="https://profile.example/v1/avatar/z")
+            for _ in range(2):
+                said = await self.run_import(original)
+                self.assertEqual(said["avatars"], {"changed here": 1, "monogram": 1})
+            profile = await tools.store.profile(uid=users[0])
+            self.assertEqual((profile.avatar_id, profile.monogram), (None, "z"))
+            self.assertEqual((await tools.store.profile(uid=users[1])).avatar_id, ids[1])
+            (pending,) = await tools.store.unsent(before=time.time() + 9, limit=9)
+            self.assertEqual((pending.id, pending.status), (ids[0], Status.REPLACED))
 
     async def test_an_avatar_deleted_here_is_not_imported_again(self) -> None:
         """An imported avatar that its user has deleted here is not imported again."""

@@ -23,7 +23,7 @@ from fxprofile.admin.import_fxa.source import FxaSource, SourceAvatar
 from fxprofile.admin.shared.tools import gathered
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.model.errors import BadRequest, ConfigError, CrunchError
-from fxprofile.model.keys import DEFAULT_AVATAR_ID
+from fxprofile.model.keys import DEFAULT_AVATAR_ID, initial
 
 #: What the source holds of a user; the uid is first.
 E = TypeVar("E", bound=tuple[object, ...])
@@ -188,9 +188,18 @@ class Importer:
         uid, avatar_id = entry.uid, entry.avatar_id
         if not entry.owned:
             return rows.Fate.NOT_OWNED, "the avatar belongs to no user or to another one"
+        letter = initial(entry.monogram or "")
+        if letter is not None:
+            fate = await self.database.run(
+                lambda c: rows.import_monogram(
+                    c, uid, letter, self.clock.seconds(), dry_run=self.dry_run
+                ),
+                read_only=self.dry_run,
+            )
+            return fate, ""
         if (entry.provider or "").lower() != _PROVIDER:
             return rows.Fate.ELSEWHERE, ""
-        if avatar_id == DEFAULT_AVATAR_ID:
+        if avatar_id == DEFAULT_AVATAR_ID or entry.monogram is not None:
             return rows.Fate.NONE, ""
         known = await self.database.run(lambda c: rows.standing(c, uid, avatar_id), read_only=True)
         if known is not None:

@@ -32,6 +32,7 @@ class Fate(StrEnum):
     UPDATED = "updated"
     THERE = "there already"
     CHANGED_HERE = "changed here"
+    MONOGRAM = "monogram"
     NONE = "none"
     REFUSED = "refused"
     ELSEWHERE = "kept elsewhere"
@@ -75,7 +76,9 @@ def import_names(
             locked = None if dry_run else store.lock_profile(connection, uid)
             # Its user may have changed it before it was locked.
             if locked is not None and _is_untouched(connection, locked):
-                store.change_profile(connection, locked, IMPORTED_AT, display_name=name)
+                store.change_profile(
+                    connection, locked, IMPORTED_AT, display_name=name, monogram=None
+                )
     if new and not dry_run:
         store.insert_if_absent(connection, profiles, *new)
     return fates
@@ -124,6 +127,30 @@ def select_avatar(
         .values(changed_at=max(IMPORTED_AT, profile.changed_at + store.TICK))
     )
     return Fate.IMPORTED if profile.avatar_id is None else Fate.UPDATED
+
+
+def import_monogram(
+    connection: Connection, uid: str, letter: str, now: float, *, dry_run: bool
+) -> Fate:
+    """
+    Store the letter of a user who has a monogram.
+
+    An avatar that an earlier import selected is replaced, and its pictures are deleted.
+
+    :param now: in seconds since the epoch.
+    """
+    if not dry_run:
+        store.lock_or_create_profile(connection, uid)
+    profile = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
+    if not _is_untouched(connection, profile, uid):
+        return Fate.CHANGED_HERE
+    if profile is not None and not dry_run:
+        if profile.avatar_id is not None:
+            store.replace_avatar(connection, profile.avatar_id, now)
+            store.change_profile(connection, profile, IMPORTED_AT, avatar_id=None)
+        this = profiles.c.uid == uid
+        connection.execute(update(profiles).where(this).values(monogram=letter))
+    return Fate.MONOGRAM
 
 
 def _is_untouched(connection: Connection, profile: Any, uid: str | None = None) -> bool:

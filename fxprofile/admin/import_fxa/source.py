@@ -3,13 +3,16 @@ The database of the original profile server.
 
 Its tables are those of ``packages/fxa-profile-server/lib/db/mysql/schema.sql`` in
 https://github.com/mozilla/fxa: ids are 16 bytes, and a user has at most one selected avatar,
-whose picture one of the providers (``fxa``, ``gravatar``) has.
+whose picture one of the providers (``fxa``, ``gravatar``) has.  Newer versions also store the URL
+of a monogram as an avatar.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 from sqlalchemy import TextClause, text
 from twisted.application.service import Service
@@ -28,7 +31,7 @@ _NAMES: Final = text(
 )
 _AVATARS: Final = text(
     """
-    SELECT s.userId, s.avatarId, p.name AS provider, a.userId AS owner
+    SELECT s.userId, s.avatarId, p.name AS provider, a.userId AS owner, a.url
     FROM avatar_selected s
     LEFT JOIN avatars a ON a.id = s.avatarId
     LEFT JOIN avatar_providers p ON p.id = a.providerId
@@ -41,6 +44,10 @@ _COUNTS: Final = {
 }
 
 
+#: The URL of a monogram; its end is the letter.
+_MONOGRAM: Final = re.compile(r"https?://.+/v1/avatar/([^/?#]+)")
+
+
 class SourceError(DriverError):
     """The source could not be reached, or is not a profile server's database."""
 
@@ -51,12 +58,14 @@ class SourceAvatar(NamedTuple):
 
     :ivar provider: the name of the provider that has the picture; None if unknown.
     :ivar owned: whether the avatar belongs to the user who selected it.
+    :ivar monogram: the letter of a monogram, which has no pictures; None for any other avatar.
     """
 
     uid: str
     avatar_id: str
     provider: str | None
     owned: bool
+    monogram: str | None
 
 
 class FxaSource(Service):
@@ -107,8 +116,14 @@ class FxaSource(Service):
     async def avatars(self, after: str, limit: int) -> Sequence[SourceAvatar]:
         """Return the selected avatars of the next users; see :meth:`names`."""
         return [
-            SourceAvatar(uid.hex(), avatar_id.hex(), provider, owned=owner == uid)
-            for uid, avatar_id, provider, owner in await self._rows(_AVATARS, after, limit=limit)
+            SourceAvatar(
+                row.userId.hex(),
+                row.avatarId.hex(),
+                row.provider,
+                owned=row.owner == row.userId,
+                monogram=_monogram(row.url),
+            )
+            for row in await self._rows(_AVATARS, after, limit=limit)
         ]
 
     async def _rows(self, query: TextClause, after: str, **more: int) -> Sequence[Any]:
@@ -120,3 +135,8 @@ class FxaSource(Service):
                 return connection.execute(query, values).all()
         except FAILURES as error:
             raise SourceError(f"--source: {store_error(error, self._url)}") from None
+
+
+def _monogram(url: str | None) -> str | None:
+    match = _MONOGRAM.fullmatch(url or "")
+    return match and unquote(match[1])

@@ -423,10 +423,15 @@ def make_ready(
     )
     if became_ready and is_newest:
         if profile.avatar_id is not None:
-            replaced = _pending_delete(Status.REPLACED, now)
-            _change_avatar(connection, profile.avatar_id, (Status.READY,), updated=now, **replaced)
+            replace_avatar(connection, profile.avatar_id, now)
         change_profile(connection, profile, now, avatar_id=avatar_id, selected_seq=avatar.seq)
     return find_avatar(connection, avatar_id)
+
+
+def replace_avatar(connection: Connection, avatar_id: str, now: float) -> None:
+    """Make an avatar that was selected ``replaced``, with a pending delete job."""
+    replaced = _pending_delete(Status.REPLACED, now)
+    _change_avatar(connection, avatar_id, (Status.READY,), updated=now, **replaced)
 
 
 def _change_avatar(
