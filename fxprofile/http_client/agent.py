@@ -140,6 +140,7 @@ class HttpAgent(Service):
             body=body,
             deadlines=deadlines,
             ends=inf if deadlines.total == inf else self.reactor.seconds() + deadlines.total,
+            total=deadlines.total,
             retriable=method in IDEMPOTENT if idempotent is None else idempotent,
             response=Deferred(lambda _: exchange.cancel()),
             expects_continue=b"\r\nexpect: 100-continue\r\n" in head.lower(),

@@ -71,6 +71,7 @@ class Exchange:
     :ivar head: the request line and the headers, as they are sent.
     :ivar retriable: whether it is sent again if a kept connection turns out to be closed.
     :ivar ends: when the total deadline expires, in seconds of the clock.
+    :ivar total: the seconds of that deadline.
     :ivar response: fires when the head of the response has arrived.
     :ivar is_retry: whether it is sent for the second time.
     :ivar timer: until there is a connection; from then on the connection has the time.
@@ -82,6 +83,7 @@ class Exchange:
     body: bytes | IBodyProducer
     deadlines: Deadlines
     ends: float
+    total: float
     retriable: bool
     response: Deferred[Response]
     expects_continue: bool = False
@@ -183,6 +185,15 @@ class HttpConnection(Protocol):
     def keep(self, seconds: float) -> None:
         """Stay open without a request for so many seconds."""
         self._expect(seconds)
+
+    def limit_time(self, seconds: float) -> None:
+        """Fail unless the response has ended after so many seconds."""
+        exchange = self._exchange
+        if exchange is not None:
+            ends = self._clock.seconds() + seconds
+            if ends < exchange.ends:
+                exchange.ends, exchange.total = ends, seconds
+            self._expect(inf if self._is_paused else exchange.deadlines.progress)
 
     def resume(self) -> None:
         """Read on after :meth:`pauseProducing` of the transport."""
@@ -446,8 +457,7 @@ class HttpConnection(Protocol):
             else:
                 self.close()
         elif exchange.ends <= now:
-            text = f"no complete response in {exchange.deadlines.total:g} s"
-            self._fail(DeadlineExceeded(text))
+            self._fail(DeadlineExceeded(f"no complete response in {exchange.total:g} s"))
         elif self._producer is not None and not self._is_continued:
             self._send_body()
         elif self._response is None and self._producer is None:

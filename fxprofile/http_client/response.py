@@ -31,6 +31,9 @@ class BodySource(Protocol):
     def resume(self) -> None:
         """Continue to read the body after its buffer was full."""
 
+    def limit_time(self, seconds: float) -> None:
+        """Fail unless the body has ended after so many seconds."""
+
     def abort(self) -> None:
         """Close the connection at once."""
 
@@ -112,14 +115,17 @@ class Response:
             raise MalformedResponse("the response is compressed")
         return self
 
-    async def read(self, limit: int) -> bytes:
+    async def read(self, limit: int, seconds: float | None = None) -> bytes:
         """
         Return the whole body.
 
+        :param seconds: that it may take to arrive; None if only its progress is timed.
         :raises ResponseTooLong: if it has more than ``limit`` bytes.
         :raises HttpError: if it ends early.
         """
         pieces: list[bytes] = []
+        if seconds is not None and self._source is not None:
+            self._source.limit_time(seconds)
         room = limit - (self.length if self._source and self.length is not UNKNOWN_LENGTH else 0)
         if room >= 0:
             room = limit

@@ -20,8 +20,9 @@ from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
 from fxprofile.drivers.aws.client.payload import SignedPayload, StreamPayload, TrailerPayload
-from fxprofile.drivers.aws.client.transport import ResponseStream
 from fxprofile.drivers.aws.client.wire import Members
+from fxprofile.http_client.errors import HttpError
+from fxprofile.http_client.response import Response
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.model.keys import check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
@@ -242,7 +243,7 @@ class _S3Body:
     :param digest: their MD5 in hex, if it is known.
     """
 
-    _body: ResponseStream | None
+    _body: Response | None
     _call: str
     _missing: int
     _digest: str | None
@@ -267,7 +268,7 @@ class _S3Body:
             if self._digest not in (None, self._md5.hexdigest()):
                 raise StorageError(f"{self._call}: the body does not match its ETag") from None
             raise
-        except AwsError as error:
+        except HttpError as error:
             self._body = None
             raise StorageError(f"{self._call}: {error}") from error
         self._missing -= len(piece)

@@ -37,13 +37,13 @@ class ClientCase(TestCase):
 
     def s3(self, url: str, **options: Any) -> Any:
         self.client = make_client(reactor, **options)
-        self.addCleanup(self.client.transport.close)
+        self.addCleanup(self.client.agent.stopService)
         return AwsService(self.client, "s3", url)
 
     def sqs(self, *script: Any, **options: Any) -> tuple[ScriptedServer, Any]:
         server = ScriptedServer(self, *script)
         self.client = make_client(reactor, **options)
-        self.addCleanup(self.client.transport.close)
+        self.addCleanup(self.client.agent.stopService)
         return server, AwsService(self.client, "sqs", server.url)
 
     async def error(self, kind: type[AwsError], call: Any) -> AwsError:

@@ -35,7 +35,7 @@ class BucketCase(TestCase):
         **options: Any,
     ) -> S3Bucket:
         client = make_client(reactor, agent=agent)
-        self.addCleanup(client.transport.close)
+        self.addCleanup(client.agent.stopService)
         return S3Bucket(AwsService(client, "s3", url, **options), "bucket", put_settings or {})
 
     async def put(self, bucket: S3Bucket, body: Any = None, length: int = len(DATA)) -> None:

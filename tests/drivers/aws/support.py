@@ -11,11 +11,11 @@ from typing import Any
 from botocore.credentials import Credentials
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
-from twisted.web.iweb import IAgent
 
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.drivers.aws.client.client import AwsClient
 from fxprofile.drivers.aws.client.signing import CredentialChain
+from fxprofile.http_client.agent import HttpAgent
 from tests.support.servers.moto import ACCESS_KEY, SECRET_KEY
 
 # botocore logs a lot at level debug.
@@ -43,7 +43,7 @@ def make_client(
     reactor: Any,
     *,
     credentials: CredentialChain | None = None,
-    agent: IAgent | None = None,
+    agent: HttpAgent | None = None,
     backoff: Backoff = FAST,
     throttled_backoff: Backoff = FAST,
 ) -> AwsClient:
@@ -53,5 +53,5 @@ def make_client(
     client.backoff = backoff
     client.throttled_backoff = throttled_backoff
     if agent is not None:
-        client.transport.agent = agent
+        client.agent = agent
     return client

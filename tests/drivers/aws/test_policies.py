@@ -30,7 +30,7 @@ class RoleTests(TestCase):
         moto.shared.reset()
         self.url = moto.shared.url
         client = make_client(reactor)
-        self.addCleanup(client.transport.close)
+        self.addCleanup(client.agent.stopService)
         for name in ("private", "public"):
             await AwsService(client, "s3", self.url).call(
                 "CreateBucket", {"Bucket": f"fxprofile-{name}"}
@@ -45,7 +45,7 @@ class RoleTests(TestCase):
     def use_client(self) -> None:
         self.client = make_client(reactor)
         self.needs: set[tuple[str, str]] = set()
-        self.addCleanup(self.client.transport.close)
+        self.addCleanup(self.client.agent.stopService)
 
     def service(self, name: str) -> RecordingService:
         service = RecordingService(self.client, name, self.url)

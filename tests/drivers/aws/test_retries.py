@@ -243,7 +243,7 @@ class CorrectionTests(ClientCase):
             )
             server = ScriptedServer(self, refusal, good)
             client = make_client(reactor, credentials=credentials)
-            self.addCleanup(client.transport.close)
+            self.addCleanup(client.agent.stopService)
             called = AwsService(client, service, server.url)
             if service == "s3":
                 await called.call("DeleteObject", GET)

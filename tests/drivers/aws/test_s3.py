@@ -43,7 +43,7 @@ class StoreCase(BucketContract):
         access, known = self.access_key
         found = Credentials(access, secret or known)
         client = make_client(reactor, credentials=chain(reactor, lambda: found))
-        self.addCleanup(client.transport.close)
+        self.addCleanup(client.agent.stopService)
         return client
 
     def make_bucket(self, payload: str = "auto", secret: str | None = None) -> S3Bucket:
@@ -134,5 +134,5 @@ class S3rverWithTlsTests(S3rverCase, TestCase):
 
     def make_client(self, secret: str | None = None) -> Any:
         client = super().make_client(secret)
-        client.transport.agent = trusting_agent(self, s3rver.shared.certificate)
+        client.agent = trusting_agent(self, s3rver.shared.certificate)
         return client

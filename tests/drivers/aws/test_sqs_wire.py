@@ -182,7 +182,7 @@ class WireTests(TestCase):
     def serve(self, *script: Callable[[Any], Any]) -> tuple[ScriptedServer, SqsQueue]:
         server = ScriptedServer(self, *script)
         client = make_client(reactor)
-        self.addCleanup(client.transport.close)
+        self.addCleanup(client.agent.stopService)
         url = f"{server.url}/123456789012/jobs"
         made = sqs_queue(
             Settings(queue={"driver": "sqs"}), client, name="jobs", url=url, visibility_timeout=60

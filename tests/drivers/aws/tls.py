@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.ssl import Certificate, PrivateCertificate, trustRootFromCertificates
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+
+from fxprofile.http_client.agent import HostEndpoints, HttpAgent
 
 
 def make_certificate() -> PrivateCertificate:
@@ -46,8 +47,8 @@ def trust_in(certificate: PrivateCertificate) -> Any:
     return trustRootFromCertificates([Certificate(certificate.original)])
 
 
-def trusting_agent(test: Any, certificate: PrivateCertificate) -> Agent:
+def trusting_agent(test: Any, certificate: PrivateCertificate) -> HttpAgent:
     """Return an agent that trusts this certificate and no other."""
-    pool = HTTPConnectionPool(reactor)
-    test.addCleanup(pool.closeCachedConnections)
-    return Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust_in(certificate)), pool=pool)
+    agent = HttpAgent(reactor, HostEndpoints(reactor, trust_in(certificate)))
+    test.addCleanup(agent.stopService)
+    return agent

@@ -5,6 +5,6 @@ No library does this: botocore and boto3 block on their own HTTP, aiobotocore ne
 event loop and aiohttp, and txAWS does not run on Python 3.  botocore's models, serializers,
 parsers, endpoint rules, signers and credential chain are used; its HTTP is not.
 
-From the rest of the package it imports only ``fxprofile.deferreds`` (single flight, backoff,
-threads), so that both could be released without the service.
+From the rest of the package it imports only ``fxprofile.http_client`` and ``fxprofile.deferreds``
+(single flight, backoff, threads), so that the three could be released without the service.
 """

@@ -9,7 +9,8 @@ https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Final, Literal
@@ -25,13 +26,11 @@ from botocore.retries.standard import (
 )
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from fxprofile.deferreds.backoff import Backoff
-from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.aws.client.errors import (
@@ -43,13 +42,23 @@ from fxprofile.drivers.aws.client.errors import (
 )
 from fxprofile.drivers.aws.client.payload import StreamPayload
 from fxprofile.drivers.aws.client.signing import AccessKey, CredentialChain, sign
-from fxprofile.drivers.aws.client.transport import (
-    READ_TIMEOUT,
-    RawResponse,
-    ResponseStream,
-    Transport,
-)
 from fxprofile.drivers.aws.client.wire import Endpoint, Members, WireProtocol, load_protocol
+from fxprofile.http_client.agent import HttpAgent
+from fxprofile.http_client.bodies import IterableBody
+from fxprofile.http_client.connection import Deadlines
+from fxprofile.http_client.errors import (
+    DeadlineExceeded,
+    EarlyResponse,
+    HttpError,
+    ResponseTooLong,
+)
+from fxprofile.http_client.response import Response
+
+#: Connections to one endpoint: each download that a client reads slowly occupies one.
+MAX_CONNECTIONS: Final = 1000
+
+#: Seconds without progress after which an attempt fails.
+READ_TIMEOUT: Final = 30.0
 
 #: Attempts of one call, the first included.
 MAX_ATTEMPTS: Final = 4
@@ -118,6 +127,33 @@ def _context(error: AwsError) -> RetryContext:
     )
 
 
+@contextmanager
+def _aws_errors() -> Iterator[None]:
+    try:
+        yield
+    except EarlyResponse as error:
+        raise AwsMalformed(str(error), code="EarlyResponse") from error
+    except ResponseTooLong as error:
+        raise AwsMalformed(str(error), code="TooLong") from error
+    except DeadlineExceeded as error:
+        raise AwsTimeout(str(error)) from error
+    except HttpError as error:
+        raise AwsUnreachable(str(error)) from error
+
+
+@attrs.frozen
+class RawResponse:
+    """
+    An HTTP response whose body has not been read.
+
+    :ivar headers: with names in lower case.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: Response
+
+
 @attrs.frozen
 class AwsResponse:
     """
@@ -125,12 +161,12 @@ class AwsResponse:
 
     :ivar members: the parsed result, by AWS's names.
     :ivar headers: with names in lower case.
-    :ivar body: of a streamed response; the caller closes it.
+    :ivar body: of a streamed response; the caller closes it, and it raises HttpError.
     """
 
     members: Members
     headers: Mapping[str, str]
-    body: ResponseStream | None = None
+    body: Response | None = None
 
 
 @attrs.define(eq=False, slots=False, repr=False)
@@ -163,9 +199,9 @@ class AwsClient(Service):
     _loading: SingleFlight[str, WireProtocol] = attrs.field(factory=SingleFlight, init=False)
 
     @cached_property
-    def transport(self) -> Transport:
+    def agent(self) -> HttpAgent:
         """The connections of all services."""
-        return Transport(self.clock)
+        return HttpAgent(self.clock, max_connections=MAX_CONNECTIONS)
 
     @cached_property
     def credentials(self) -> CredentialChain:
@@ -201,7 +237,7 @@ class AwsClient(Service):
     def stopService(self) -> Deferred[None]:
         """Close the idle connections."""
         super().stopService()
-        return Deferred.fromCoroutine(self.transport.close())
+        return self.agent.stopService()
 
 
 @attrs.define(eq=False, slots=False)
@@ -382,30 +418,29 @@ class ServiceCall:
             payload.sign_chunk = sign_chunk
         request = request.prepare()
         request.headers.pop("Content-Length", None)
-        data = request.body or b""
-        return await client.transport.send(
-            request.method,
-            request.url,
-            request.headers,
-            payload or BytesBody(data),
-            payload.length if payload else len(data),
-            self._timeout,
-        )
+        deadlines = Deadlines(head=self._timeout, progress=self._timeout)
+        with _aws_errors():
+            response = await client.agent.send(
+                request.method.encode(),
+                request.url.encode(),
+                [(_bytes(name), _bytes(value)) for name, value in request.headers.items()],
+                IterableBody(payload, payload.length) if payload else request.body or b"",
+                deadlines=deadlines,
+                # Calls are retried, whatever their method.
+                idempotent=True,
+            )
+        headers = {name.decode(): value.decode("latin-1") for name, value in response.raw_headers}
+        return RawResponse(response.status, headers, response)
 
     async def _read(self, response: RawResponse) -> bytes:
-        limit = RESPONSE_TIMEOUTS * self._timeout
-        reading = Deferred.fromCoroutine(read_all(response.body, MAX_RESPONSE))
         try:
-            return await reading.addTimeout(limit, self._service.client.clock)
-        except OverflowError as error:
-            raise AwsMalformed(str(error), code="TooLong") from error
-        except (AwsUnreachable, WaitTimeout) as error:
+            with _aws_errors():
+                return await response.body.read(MAX_RESPONSE, RESPONSE_TIMEOUTS * self._timeout)
+        except AwsUnreachable:
             if response.status >= 300:
                 # The status of an error is enough.
                 return b""
-            if isinstance(error, AwsUnreachable):
-                raise
-            raise AwsTimeout(f"no complete response within {limit:g} s") from error
+            raise
 
     def _correct(self, error: AwsRefused) -> bool:
         """
@@ -472,3 +507,7 @@ def _request_id(response: RawResponse) -> str:
         if name in response.headers
     ]
     return " ".join(ids) or "unknown"
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
