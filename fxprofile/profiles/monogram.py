@@ -60,10 +60,10 @@ class Monograms:
         """
         letter = _letter(profile, visible, email)
         if letter != profile.monogram:
-            await self._keep(profile, letter)
+            await self._update(profile, letter)
         return None if letter is None else self._url + quote(letter)
 
-    async def _keep(self, profile: Profile, letter: str | None) -> None:
+    async def _update(self, profile: Profile, letter: str | None) -> None:
         try:
             stored = await self._store.set_monogram(profile=profile, letter=letter)
         except StoreError as error:
