@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
-TESTS ?= tests
+TESTS ?= $$($(BIN)/python -m tests.fast --all)
 # Tests wait more than they compute, so there are more workers than cores.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0

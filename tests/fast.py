@@ -1,7 +1,8 @@
 """
-Names the test modules that start no other program, for ``make test-fast``.
+Names the test modules that start no other program, for ``make test-fast``; or all of them,
+for ``make test``, the slow ones first, so that no worker waits for the others at the end.
 
-    python -m tests.fast
+    python -m tests.fast [--all]
 
 A module is left out if its imports reach code that starts programs (daemons, servers,
 browsers, crunch helpers), simulates the whole service or measures the quality of images.  So
@@ -11,7 +12,9 @@ there is no list of modules to maintain.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +29,21 @@ SLOW = (
 )
 
 
+def modules() -> list[str]:
+    """Return the names of all test modules."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+
+
+def slow_first() -> list[str]:
+    """Return the names of all test modules: of daemons, of other slow ones, and of the rest."""
+    fast = set(fast_modules())
+    return sorted(modules(), key=lambda name: (name in fast, not _is_in(name, "tests.integration")))
+
+
 def fast_modules() -> Iterator[str]:
     """Yield the name of each test module that does not reach a slow import."""
-    for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for name in modules():
         if not any(_is_in(imported, slow) for imported in _reached(name) for slow in SLOW):
             yield name
 
@@ -43,13 +57,18 @@ def _reached(name: str) -> set[str]:
     found = {name}
     waiting = [name]
     while waiting:
-        new = set(_imports(waiting.pop())) - found
+        new = _imports(waiting.pop()) - found
         found |= new
         waiting += [module for module in new if module.startswith("tests.")]
     return found
 
 
-def _imports(name: str) -> Iterator[str]:
+@cache
+def _imports(name: str) -> frozenset[str]:
+    return frozenset(_imported(name))
+
+
+def _imported(name: str) -> Iterator[str]:
     path = ROOT.joinpath(*name.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     # A name imported from a module may be a function of it.
@@ -62,4 +81,4 @@ def _imports(name: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(*fast_modules(), sep="\n")
+    print(*(slow_first() if sys.argv[1:] == ["--all"] else fast_modules()), sep="\n")

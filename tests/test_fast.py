@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fast import fast_modules
+from tests.fast import fast_modules, modules, slow_first
 
 
 class FastModulesTests(SynchronousTestCase):
@@ -22,3 +22,9 @@ class FastModulesTests(SynchronousTestCase):
             "tests.simulation.test_world",
         ):
             self.assertNotIn(name, chosen)
+
+    def test_slow_modules_are_first(self) -> None:
+        """All modules are named once, and those that start no program are named last."""
+        fast, names = set(fast_modules()), slow_first()
+        self.assertEqual(sorted(names), modules())
+        self.assertEqual(set(names[-len(fast) :]), fast)

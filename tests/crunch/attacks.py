@@ -1,9 +1,9 @@
 """
 The attacks that a hostile child might try; each is a function.
 
-It runs as a program, since a process cannot undo what it does to itself.  It takes a JSON
-object on its command line (see :func:`main`) and prints another one, with the errno with
-which each attack was stopped, or 0.
+It runs as a program, since a process cannot undo what it does to itself.  It takes JSON objects
+on its command line (see :func:`main`), and for each of them prints another one, with the errno
+with which each attack was stopped, or 0.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from fxprofile.crunch import sandbox
 from fxprofile.crunch.limits import Limits
@@ -313,16 +314,27 @@ def become(user: int, *, reading: bool = False) -> None:
         prctl(47, 2, 2)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE
 
 
-def main(text: str) -> None:
+def in_forks(run: Callable[[Any], None]) -> None:
+    """Run a function for each JSON object of the command line, in a process of its own."""
+    for text in sys.argv[1:]:
+        pid = os.fork()
+        if not pid:
+            run(json.loads(text))
+            sys.exit()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status:
+            sys.exit(status)
+
+
+def main(config: Any) -> None:
     """
     Run every attack, and print the results.
 
-    :param text: a JSON object with ``user``, a number; ``fake``, see :func:`fake`; and
+    :param config: with ``user``, a number; ``fake``, see :func:`fake`; and
         either ``mode``, for the sandbox as in production, or ``layers``, the
         names of some layers; and ``heic``, whether the child decodes HEIC.
     """
     global _victim, _port
-    config = json.loads(text)
     fake(config.get("fake", {}))
     become(config.get("user", 0))
     with (
@@ -367,4 +379,4 @@ def main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    in_forks(main)

@@ -1,14 +1,13 @@
 """
-A program that crunches one picture in a pool, on a system that lacks some layers.
+A program that crunches one picture in a pool, on systems that lack some layers.
 
-It prints the layers and the outcome, or why the cruncher is unavailable.
+For each system it prints the layers and the outcome, or why the cruncher is unavailable.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import sys
 import tempfile
 from typing import Any
 
@@ -19,7 +18,7 @@ from twisted.internet.task import react
 from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.model.errors import CruncherUnavailable
-from tests.crunch.attacks import become, fake
+from tests.crunch.attacks import become, fake, in_forks
 
 
 async def crunched(reactor: Any, mode: Any) -> dict[str, Any]:
@@ -44,12 +43,11 @@ async def crunched(reactor: Any, mode: Any) -> dict[str, Any]:
     }
 
 
-def main(text: str) -> None:
+def main(config: Any) -> None:
     """
-    :param text: a JSON object with ``user``, ``fake`` and ``mode``; see
+    :param config: with ``user``, ``fake`` and ``mode``; see
         :func:`tests.crunch.attacks.main`.
     """
-    config = json.loads(text)
     fake(config.get("fake", {}))
     become(config.get("user", 0), reading=True)
     answers: list[dict[str, Any]] = []
@@ -66,4 +64,4 @@ def main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    in_forks(main)

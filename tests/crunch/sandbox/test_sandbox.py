@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,8 +35,14 @@ if not sys.platform.startswith("linux"):
 
 def run(program: str, **config: Any) -> dict[str, Any]:
     """Return what one of our programs prints."""
+    (answer,) = run_each(program, [config])
+    return answer
+
+
+def run_each(program: str, configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what one of our programs prints for each configuration; it loads its modules once."""
     done = subprocess.run(
-        [sys.executable, "-m", program, json.dumps(config)],
+        [sys.executable, "-m", program, *map(json.dumps, configs)],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         timeout=60,
@@ -43,8 +50,7 @@ def run(program: str, **config: Any) -> dict[str, Any]:
     )
     if done.returncode:
         raise AssertionError(done.stderr.decode())
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def stopped(**config: Any) -> set[str]:
@@ -140,6 +146,16 @@ class LockTests(SynchronousTestCase):
 
     users: ClassVar = (0, NOBODY) if os.geteuid() == 0 else (os.getuid(),)
 
+    def without(self, call: str) -> list[dict[str, Any]]:
+        """Return the answer for each user and each error of a system call."""
+        configs = [
+            {"mode": "strict", "user": user, "fake": {call: code}}
+            for user, code in itertools.product(self.users, REFUSALS)
+        ]
+        answers = run_each("tests.crunch.attacks", configs)
+        self.assertEqual(len(answers), len(configs))
+        return answers
+
     def test_all_layers_stop_every_attack(self) -> None:
         """All layers together stop every attack."""
         for user in self.users:
@@ -147,12 +163,9 @@ class LockTests(SynchronousTestCase):
 
     def test_without_landlock_every_attack_is_stopped(self) -> None:
         """Without Landlock, the other layers stop every attack."""
-        for user in self.users:
-            for code in REFUSALS:
-                config = {"fake": {"landlock": code}, "user": user}
-                answer = run("tests.crunch.attacks", mode="strict", **config)
-                self.assertFalse({"landlock", "landlock_network"} & set(answer["layers"]))
-                self.assertNotIn(0, answer["attacks"].values())
+        for answer in self.without("landlock"):
+            self.assertFalse({"landlock", "landlock_network"} & set(answer["layers"]))
+            self.assertNotIn(0, answer["attacks"].values())
 
     def test_without_seccomp_the_process_is_isolated(self) -> None:
         """Without seccomp, the other layers stop every attack on the rest of the system."""
@@ -161,23 +174,17 @@ class LockTests(SynchronousTestCase):
             FILES | PROCESSES | {"tcp", "udp", "abstract_socket", "fork", "thread", "two_threads"}
         )
         promised |= {EXECUTE, "memory_file", "become_root", "network_namespace", "raise_limit"}
-        for user in self.users:
-            for code in REFUSALS:
-                config = {"fake": {"seccomp": code}, "user": user}
-                answer = run("tests.crunch.attacks", mode="strict", **config)
-                self.assertNotIn("seccomp", answer["layers"])
-                self.assertIn("landlock", answer["layers"])
-                blocked = {name for name, found in answer["attacks"].items() if found}
-                self.assertLessEqual(promised, blocked)
+        for answer in self.without("seccomp"):
+            self.assertNotIn("seccomp", answer["layers"])
+            self.assertIn("landlock", answer["layers"])
+            blocked = {name for name, found in answer["attacks"].items() if found}
+            self.assertLessEqual(promised, blocked)
 
     def test_without_namespaces_every_attack_is_stopped(self) -> None:
         """Without namespaces, the other layers stop every attack."""
-        for user in self.users:
-            for code in REFUSALS:
-                config = {"fake": {"unshare": code}, "user": user}
-                answer = run("tests.crunch.attacks", mode="strict", **config)
-                self.assertNotIn("namespaces", answer["layers"])
-                self.assertNotIn(0, answer["attacks"].values())
+        for answer in self.without("unshare"):
+            self.assertNotIn("namespaces", answer["layers"])
+            self.assertNotIn(0, answer["attacks"].values())
 
 
 class HeicTests(SynchronousTestCase):
@@ -210,6 +217,16 @@ class PoolOnSystemsTests(SynchronousTestCase):
     nothing: ClassVar = [{"landlock": code, "seccomp": code, "unshare": code} for code in REFUSALS]
     users: ClassVar = LockTests.users
 
+    def with_nothing(self, mode: str) -> list[dict[str, Any]]:
+        """Return the answer for each user of each system without layers."""
+        configs = [
+            {"mode": mode, "user": user, "fake": fake}
+            for user, fake in itertools.product(self.users, self.nothing)
+        ]
+        answers = run_each("tests.crunch.outer", configs)
+        self.assertEqual(len(answers), len(configs))
+        return answers
+
     def test_strict_crunches_under_every_layer(self) -> None:
         """If every layer is available, a picture is crunched under all of them."""
         for user in self.users:
@@ -222,14 +239,12 @@ class PoolOnSystemsTests(SynchronousTestCase):
 
     def test_strict_refuses_without_seccomp_and_landlock(self) -> None:
         """Strict mode refuses to work with neither seccomp nor Landlock."""
-        for user, fake in itertools.product(self.users, self.nothing):
-            answer = run("tests.crunch.outer", mode="strict", user=user, fake=fake)
+        for answer in self.with_nothing("strict"):
             self.assertIn("strict", answer["unavailable"])
 
     def test_best_effort_crunches_with_the_remaining_layers(self) -> None:
         """Best-effort mode crunches with the layers that are available."""
-        for user, fake in itertools.product(self.users, self.nothing):
-            answer = run("tests.crunch.outer", mode="best-effort", user=user, fake=fake)
+        for answer in self.with_nothing("best-effort"):
             self.assertIsNone(answer["reason"], answer["detail"])
             self.assertLessEqual({"no_new_privs", "rlimits", "uid"}, set(answer["layers"]))
             self.assertFalse({"seccomp", "landlock", "namespaces"} & set(answer["layers"]))
