@@ -5,8 +5,10 @@ Helpers for tests of the AWS client and of its drivers.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
+from unittest import TestCase
 
 from botocore.credentials import Credentials
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -24,6 +26,20 @@ logging.getLogger("botocore").setLevel(logging.WARNING)
 
 #: Delays between attempts that do not slow tests down.
 FAST = Backoff(first=0.01, cap=0.05)
+
+
+def set_environ(case: TestCase, name: str, value: str | None) -> None:
+    """Set an environment variable until the test ends, or remove it if the value is None."""
+    old = os.environ.get(name)
+
+    def put(value: str | None) -> None:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+    put(value)
+    case.addCleanup(put, old)
 
 
 class InlineThreads:

@@ -22,6 +22,7 @@ from fxprofile.deferreds.threads import Threads
 from fxprofile.drivers.aws.client.errors import NoCredentials
 from fxprofile.drivers.aws.client.signing import REFRESH_INTERVAL, CredentialChain
 from tests.drivers.aws.server import Behaviour, ScriptedServer
+from tests.drivers.aws.support import set_environ
 
 ROLE = "arn:aws:iam::123456789012:role/web"
 
@@ -88,11 +89,11 @@ class SourceTests(TestCase):
 
     def setUp(self) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
-            self.environ(name, None)
+            set_environ(self, name, None)
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
-        self.environ("HOME", str(self.folder))
-        self.environ("AWS_EC2_METADATA_DISABLED", "true")
+        set_environ(self, "HOME", str(self.folder))
+        set_environ(self, "AWS_EC2_METADATA_DISABLED", "true")
         self.source = Source()
         self.server = ScriptedServer(self)
         self.threads = Threads(reactor, "sources", 2)
@@ -100,18 +101,6 @@ class SourceTests(TestCase):
         self.addCleanup(self.threads.stopService)
         self.clock = Clock()
         self.chain = CredentialChain(self.threads, self.clock, "eu-central-1")
-
-    def environ(self, name: str, value: str | None) -> None:
-        old = os.environ.get(name)
-
-        def put(value: str | None) -> None:
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-        put(value)
-        self.addCleanup(put, old)
 
     def file(self, name: str, text: str) -> str:
         path = self.folder / name
@@ -121,17 +110,17 @@ class SourceTests(TestCase):
     async def test_a_container_has_its_task_role(self) -> None:
         """A container gets the credentials of its task role with an authorization token."""
         self.server.otherwise = self.source.metadata
-        self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
-        self.environ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in")
+        set_environ(self, "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
+        set_environ(self, "AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in")
         keys = await self.chain.get()
         self.assertEqual((keys.access_key, keys.token), ("AKIA1", "t"))
         self.assertEqual(self.server.seen[0].headers["authorization"], "let me in")
 
     async def test_an_instance_has_its_role(self) -> None:
         """An instance gets the credentials of its role from version 2 of the metadata service."""
-        self.environ("AWS_EC2_METADATA_DISABLED", None)
-        self.environ("AWS_METADATA_SERVICE_TIMEOUT", "60")
-        self.environ("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{self.server.url}/")
+        set_environ(self, "AWS_EC2_METADATA_DISABLED", None)
+        set_environ(self, "AWS_METADATA_SERVICE_TIMEOUT", "60")
+        set_environ(self, "AWS_EC2_METADATA_SERVICE_ENDPOINT", f"{self.server.url}/")
         self.server.script = [last(b"TOKEN"), last(b"web"), self.source.metadata]
         self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         token, *rest = self.server.seen
@@ -141,16 +130,16 @@ class SourceTests(TestCase):
     async def test_a_role_is_assumed_with_a_web_identity(self) -> None:
         """A role is assumed with the identity token of a cluster."""
         self.server.otherwise = self.source.sts
-        self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
-        self.environ("AWS_ROLE_ARN", ROLE)
-        self.environ("AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
+        set_environ(self, "AWS_ENDPOINT_URL_STS", self.server.url)
+        set_environ(self, "AWS_ROLE_ARN", ROLE)
+        set_environ(self, "AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
         self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         self.assertIn(b"WebIdentityToken=header.payload.sum", self.server.seen[0].body)
 
     async def test_a_profile_assumes_a_role(self) -> None:
         """A profile assumes a role with the credentials of another, at the STS of the region."""
         self.server.otherwise = self.source.sts
-        self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
+        set_environ(self, "AWS_ENDPOINT_URL_STS", self.server.url)
         config = f"""
             [profile web]
             role_arn = {ROLE}
@@ -159,8 +148,8 @@ class SourceTests(TestCase):
             aws_access_key_id = AKIABASE
             aws_secret_access_key = s
         """
-        self.environ("AWS_CONFIG_FILE", self.file("config", config.replace("  ", "")))
-        self.environ("AWS_PROFILE", "web")
+        set_environ(self, "AWS_CONFIG_FILE", self.file("config", config.replace("  ", "")))
+        set_environ(self, "AWS_PROFILE", "web")
         self.assertEqual((await self.chain.get()).access_key, "AKIA1")
         # No other setting selects the endpoint of STS.
         signed = self.server.seen[0].headers["authorization"]
@@ -171,9 +160,9 @@ class SourceTests(TestCase):
         """The error of a role that cannot be assumed contains the code of STS."""
         error = "<Error><Type>Sender</Type><Code>AccessDenied</Code><Message>no</Message></Error>"
         self.server.otherwise = last(f"<ErrorResponse>{error}</ErrorResponse>".encode(), 403)
-        self.environ("AWS_ENDPOINT_URL_STS", self.server.url)
-        self.environ("AWS_ROLE_ARN", ROLE)
-        self.environ("AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
+        set_environ(self, "AWS_ENDPOINT_URL_STS", self.server.url)
+        set_environ(self, "AWS_ROLE_ARN", ROLE)
+        set_environ(self, "AWS_WEB_IDENTITY_TOKEN_FILE", self.file("token", "header.payload.sum"))
         failed = await self.assertFailure(Deferred.fromCoroutine(self.chain.get()), NoCredentials)
         self.assertIn("AccessDenied", str(failed))
 
@@ -181,7 +170,7 @@ class SourceTests(TestCase):
         """Credentials are refreshed before they expire, and used until then."""
         self.source.life = timedelta(minutes=9)
         self.server.otherwise = self.source.metadata
-        self.environ("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
+        set_environ(self, "AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{self.server.url}/creds")
         first = await self.chain.get()
         self.clock.advance(REFRESH_INTERVAL)
         self.assertEqual(await self.chain.get(), first)

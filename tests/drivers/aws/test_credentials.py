@@ -22,7 +22,7 @@ from fxprofile.drivers.aws.client.signing import (
     CredentialChain,
     find_credentials,
 )
-from tests.drivers.aws.support import InlineThreads
+from tests.drivers.aws.support import InlineThreads, set_environ
 
 
 class HeldThreads:
@@ -205,28 +205,14 @@ class ChainTests(SynchronousTestCase):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
         for name, value in environ.items():
-            self.patch_environ(name, value)
+            set_environ(self, name, value)
         found = find_credentials("us-east-1").get_frozen_credentials()
         self.assertEqual((found.access_key, found.token), ("AKIAENV", "t"))
         file = Path(self.mktemp())
         file.write_text("[one]\naws_access_key_id=AKIAFILE\naws_secret_access_key=s\n")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-            self.patch_environ(name, None)
-        self.patch_environ("AWS_SHARED_CREDENTIALS_FILE", str(file))
-        self.patch_environ("AWS_PROFILE", "one")
+            set_environ(self, name, None)
+        set_environ(self, "AWS_SHARED_CREDENTIALS_FILE", str(file))
+        set_environ(self, "AWS_PROFILE", "one")
         found = find_credentials("us-east-1").get_frozen_credentials()
         self.assertEqual(found.access_key, "AKIAFILE")
-
-    def patch_environ(self, name: str, value: str | None) -> None:
-        import os
-
-        old = os.environ.get(name)
-
-        def put(value: str | None) -> None:
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-        put(value)
-        self.addCleanup(put, old)
