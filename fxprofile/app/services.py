@@ -315,13 +315,14 @@ class Services:
     @cached_property
     def rate_windows(self) -> IRateWindows:
         """The counters of the rate limits."""
-        if self.redis is not None:
-            from fxprofile.drivers.redis.windows import RedisRateWindows
-
-            return RedisRateWindows(self.redis)
         from fxprofile.drivers.memory.expiring import MemoryRateWindows
 
-        return MemoryRateWindows(self.reactor)
+        local = MemoryRateWindows(self.reactor)
+        if self.redis is None:
+            return local
+        from fxprofile.drivers.redis.windows import RedisRateWindows
+
+        return RedisRateWindows(self.redis, local)
 
     @cached_property
     def identity(self) -> IIdentity:

@@ -93,8 +93,13 @@ def make_site(
         max_age=max_age,
         metrics=metrics,
     )
-    invalid_http = bad_request({**HEADERS, "Server": "fxprofile", "Cache-Control": "no-store"})
-    return StreamingSite(resource, reactor=clock, bad_request=invalid_http)
+    headers = {**HEADERS, "Server": "fxprofile", "Cache-Control": "no-store"}
+    return StreamingSite(
+        resource,
+        reactor=clock,
+        bad_request=bad_request(headers),
+        too_long=bad_request(headers, status=414),
+    )
 
 
 def parse_path(path: bytes) -> tuple[str, str] | None:

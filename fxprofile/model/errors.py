@@ -196,6 +196,13 @@ class MethodNotAllowed(ApiError):
     message = "This method is not allowed here."
 
 
+class TargetTooLong(ApiError):
+    """The request target is longer than any that exists."""
+
+    code, errno = 414, 101
+    message = "The URL is too long."
+
+
 class RequestTimeout(ApiError):
     """The client sends its body too slowly."""
 

@@ -13,7 +13,6 @@ The parts are read together, and so share a module: :class:`RequestBody`,
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from http import HTTPStatus
 from io import BytesIO
@@ -24,7 +23,11 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import (
+    HTTPChannel,
+    _ChunkedTransferDecoder,
+    _MalformedChunkedDataError,
+)
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
@@ -33,10 +36,19 @@ from fxprofile.deferreds.notifier import Subscription
 from fxprofile.model.errors import ClientGone, RequestTimeout
 from fxprofile.telemetry.metrics import Metrics
 
-#: A client must send :data:`PROGRESS` bytes of a body every so many seconds; a client that
-#: sends a byte now and then times out too.
+#: A client must send its headers within so many seconds after their first byte, and its body
+#: at :data:`MIN_RATE` bytes a second on average over as many seconds.
 PATIENCE = 15
-PROGRESS = 8192
+MIN_RATE = 1024
+PROGRESS = PATIENCE * MIN_RATE
+
+#: The maximum length of a request target, in bytes.  The API has no longer ones.
+MAX_TARGET = 2048
+
+#: A chunked body may have so many chunks, and one more for every so many bytes: parsing a chunk
+#: costs far more than a byte.
+FREE_CHUNKS = 64
+BYTES_PER_CHUNK = 128
 
 #: After a response that preceded the end of the body, the rest of the body is read and
 #: discarded for so many seconds and bytes: a client that writes to a closed socket gets a
@@ -47,17 +59,105 @@ LINGER_BYTES = 32 << 20
 #: How long a connection may be idle, in seconds.
 IDLE = 60
 
-#: The headers that tell the length of a body.
-_LENGTH = re.compile(rb"(?:content-length|transfer-encoding)[ \t]*:", re.IGNORECASE)
+#: How long a client may take to read what is buffered of its response, in seconds.
+UNREAD = 30
+
+# The headers that tell the length of a body.
+_LENGTH = (b"content-length", b"transfer-encoding")
+
+# What a host and a port consist of (RFC 3986, section 3.2.2).
+_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-def bad_request(headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """Return a whole response 400, for input that is not HTTP and so has no request."""
+def bad_request(headers: Mapping[str, str], body: bytes = b"", status: int = 400) -> bytes:
+    """Return a whole response, by default 400, for input that is no request."""
     framing = {"Connection": "close", "Content-Length": str(len(body))}
     lines = [f"{name}: {value}" for name, value in {**headers, **framing}.items()]
-    return "\r\n".join(["HTTP/1.1 400 Bad Request", *lines, "", ""]).encode("latin-1") + body
+    first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
+    return "\r\n".join([first, *lines, "", ""]).encode("latin-1") + body
+
+
+def origin_form(target: bytes) -> bytes | None:
+    """
+    Return the path and query of a request target, or None if it is invalid.
+
+    :param target: in origin, absolute or asterisk form (RFC 9112, section 3.2).  The host of
+        an absolute form is ignored, because nothing is routed by it.
+    """
+    if target.startswith(b"/"):
+        return target
+    if target == b"*":
+        # Twisted would answer ``*`` itself, with its own headers.
+        return b"/*"
+    scheme, _, rest = target.partition(b"://")
+    host = rest.partition(b"?")[0].partition(b"/")[0]
+    if scheme.lower() not in (b"http", b"https") or not is_host(host) or not host:
+        return None
+    path = rest[len(host) :]
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def is_host(value: bytes) -> bool:
+    """Return whether a Host header has only characters of a host and a port."""
+    return not value.translate(None, _HOST)
+
+
+class ChunkDecoder(_ChunkedTransferDecoder):
+    """
+    Decodes the chunks of a body (RFC 9112, section 7.1).
+
+    It delivers the chunks that were received together as one piece, and discards trailers.
+    More chunks than :data:`FREE_CHUNKS` and :data:`BYTES_PER_CHUNK` allow are an error.
+    """
+
+    def __init__(
+        self, received: Callable[[bytes], object], finished: Callable[[bytes], object]
+    ) -> None:
+        self._chunks: list[bytes] = []
+        self._received, self._finished = received, finished
+        self._allowed = FREE_CHUNKS * BYTES_PER_CHUNK
+        super().__init__(self._add, self._finish)
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            super().dataReceived(data)
+        finally:
+            self._deliver()
+
+    def _add(self, chunk: bytes) -> None:
+        self._allowed += len(chunk)
+        self._chunks.append(chunk)
+
+    def _deliver(self) -> None:
+        if self._chunks:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._received(data)
+
+    def _finish(self, rest: bytes) -> None:
+        self._deliver()
+        self._finished(rest)
+
+    def _dataReceived_CRLF(self) -> bool:
+        ended = super()._dataReceived_CRLF()
+        self._allowed -= BYTES_PER_CHUNK if ended else 0
+        if self._allowed < 0:
+            raise _MalformedChunkedDataError("too many small chunks")
+        return ended
+
+    def _dataReceived_TRAILER(self) -> bool:
+        again = super()._dataReceived_TRAILER()
+        for line in self._trailerHeaders:
+            # Twisted accepts anything between two CRLF.
+            if line.translate(None, b"\r\n\0") != line or line.find(b":") < 1:
+                raise _MalformedChunkedDataError("invalid trailer")
+        self._trailerHeaders.clear()
+        if not again:
+            # Do not search again what has been searched.
+            self._start = max(0, len(self._buffer) - 1)
+        return again
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -87,7 +187,7 @@ class RequestBody:
 
     async def __anext__(self) -> bytes:
         """
-        Return the next piece.
+        Return what has arrived since the last call, or wait for it.
 
         :raises ClientGone: if the client disconnected.
         :raises RequestTimeout: if the client sends too slowly.
@@ -98,7 +198,9 @@ class RequestBody:
             if self.complete:
                 raise StopAsyncIteration
             await self._wait()
-        return self._pieces.pop(0)
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        return data
 
     async def aclose(self) -> None:
         """Stop reading; the rest of the body is discarded."""
@@ -186,14 +288,20 @@ class StreamingRequest(Request):
         """Render now: the headers have arrived, and a body follows."""
         self._early = True
         self.channel.transport.pauseProducing()
-        super().requestReceived(command, path, version)
+        self._process(command, path, version)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         if self._early:
             self.channel.read_on()
         self.body.completed()
         if not self._early:
-            super().requestReceived(command, path, version)
+            self._process(command, path, version)
+
+    def _process(self, command: bytes, target: bytes, version: bytes) -> None:
+        # Unlike Twisted, without parsing the query, which nothing here reads.
+        self.method, self.uri, self.clientproto = command, target, version
+        self.path, self.args = target.partition(b"?")[0], {}
+        self.process()
 
     def handleContentChunk(self, data: bytes) -> None:
         self.body.received(data)
@@ -202,12 +310,6 @@ class StreamingRequest(Request):
         super().connectionLost(reason)
         if self.begun:
             self.body.lost()
-
-    def process(self) -> None:
-        if self.path == b"*":
-            # Twisted would answer ``*`` itself, with its own headers.
-            self.path = b"/*"
-        super().process()
 
     def write(self, data: bytes) -> None:
         if self.channel is not None and not self.startedWriting:
@@ -265,13 +367,14 @@ class StreamingChannel(HTTPChannel):
     """
     A connection.
 
-    Its timer runs while it waits for the client: for the headers of a request, or for the
-    client to read a response.
+    Its timer runs while it waits for the client: for a request, for the rest of its headers,
+    or for the client to read a response.
 
     :ivar lingering: whether the last response is sent, and further input is discarded.
     """
 
     requestFactory = StreamingRequest
+    maxHeaders = 100
     site: StreamingSite
     transport: Any
     _networkProducer: Any
@@ -280,6 +383,7 @@ class StreamingChannel(HTTPChannel):
     _waitingForTransport: bool
     _unread: StreamingRequest | None = None
     _bad: bytes | None = None
+    _in_head = False
     lingering = False
     _lingered = 0
 
@@ -313,6 +417,15 @@ class StreamingChannel(HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]
+        problem = self._problem_of(request)
+        if problem is not None:
+            self._refuse(problem)
+            return
+        self._in_head = False
+        if self.length is None:
+            self._transferDecoder = ChunkDecoder(
+                request.handleContentChunk, self._finishRequestBody
+            )
         self.setTimeout(None)
         self.persistent = self.checkPersistence(request, self._version)
         expect = request.requestHeaders.getRawHeaders(b"Expect", [b""])[0].lower()
@@ -323,8 +436,38 @@ class StreamingChannel(HTTPChannel):
         if self.length != 0:
             request.body_follows(self._command, self._path, self._version)
 
+    def _problem_of(self, request: StreamingRequest) -> bytes | None:
+        """Return the response to invalid headers, or None; it completes the request target."""
+        headers, current = request.requestHeaders, self._version == b"HTTP/1.1"
+        codings = headers.getRawHeaders(b"Transfer-Encoding")
+        if codings is not None:
+            # RFC 9112, section 6.1: HTTP/1.0 has no transfer codings.
+            chunked = current and [coding.lower() for coding in codings] == [b"chunked"]
+            if not chunked or headers.hasHeader(b"Content-Length"):
+                return self.site.bad_length
+        # RFC 9112, section 3.2.
+        hosts = headers.getRawHeaders(b"Host", [])
+        if len(hosts) > 1 or (current and not hosts) or not all(map(is_host, hosts)):
+            return self.site.bad_request
+        target = origin_form(self._path)
+        if target is None:
+            return self.site.bad_request
+        self._path = target
+        return None
+
+    def lineReceived(self, line: bytes) -> None:
+        if self.requests and not self.requests[-1].begun:
+            if line[:1] in (b" ", b"\t"):
+                # A folded header is obsolete (RFC 9112, section 5.2).
+                self._respondToBadRequestAndDisconnect()
+                return
+        elif self.persistent and len(line) > MAX_TARGET + len(b"OPTIONS  HTTP/1.1"):
+            self._refuse(self.site.too_long)
+            return
+        super().lineReceived(line)
+
     def headerReceived(self, line: bytes) -> bool:
-        if _LENGTH.match(line):
+        if line.lower().startswith(_LENGTH):
             self._bad = self.site.bad_length
         try:
             return super().headerReceived(line)
@@ -336,10 +479,13 @@ class StreamingChannel(HTTPChannel):
             self._bad = None
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self._respondToBadRequestAndDisconnect()
+        self._refuse(self.site.bad_request if self.requests else self.site.too_long)
 
     def dataReceived(self, data: bytes) -> None:
         if not self.lingering:
+            if not self._in_head and not self.requests:
+                self._in_head = True
+                self.setTimeout(PATIENCE)
             super().dataReceived(data)
             return
         self._lingered += len(data)
@@ -379,7 +525,7 @@ class StreamingChannel(HTTPChannel):
         # Twisted reads on while a request is being answered, and buffers what it reads.
         self._networkProducer.pauseProducing()
         if not self.lingering:
-            self.setTimeout(IDLE)
+            self.setTimeout(UNREAD)
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
@@ -422,8 +568,11 @@ class StreamingChannel(HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own response to invalid HTTP has neither headers nor a body.
+        self._refuse(self._bad or self.site.bad_request)
+
+    def _refuse(self, response: bytes) -> None:
         if not any(request.startedWriting for request in self.requests):
-            self.transport.write(self._bad or self.site.bad_request)
+            self.transport.write(response)
         requests, self.requests = self.requests, []
         self._linger()
         for request in requests:
@@ -437,6 +586,8 @@ class StreamingSite(Site):
     :param bad_request: the whole response to input that is not HTTP.
     :param bad_length: the same if the length of a body is invalid, repeated or ambiguous;
         ``bad_request`` by default.
+    :param too_long: the same, 414, to a request target that is too long; ``bad_request`` by
+        default.
     :ivar channels: the open connections.
     """
 
@@ -451,6 +602,7 @@ class StreamingSite(Site):
         reactor: IReactorTime,
         bad_request: bytes = bad_request({"X-Content-Type-Options": "nosniff"}),
         bad_length: bytes | None = None,
+        too_long: bytes | None = None,
     ) -> None:
         super().__init__(
             resource,
@@ -461,6 +613,7 @@ class StreamingSite(Site):
         )
         self.bad_request = bad_request
         self.bad_length = bad_length or bad_request
+        self.too_long = too_long or bad_request
         self.stopping = False
         self.channels: set[StreamingChannel] = set()
 

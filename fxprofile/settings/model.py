@@ -167,7 +167,7 @@ class Section(BaseModel):
 class WebSettings(Section):
     listen: str = "tcp:1111:interface=127.0.0.1"
     public_url: HttpUrl = "http://127.0.0.1:1111"
-    client_address_depth: Annotated[int, Field(ge=0, le=10)] = 1
+    client_address_depth: Annotated[int, Field(ge=0, le=10)] = 0
 
 
 class ImagesSettings(Section):

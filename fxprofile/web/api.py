@@ -35,6 +35,7 @@ from fxprofile.model.errors import (
     Forbidden,
     InternalError,
     PayloadTooLarge,
+    TargetTooLong,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -305,10 +306,13 @@ class Api(Resource):
         return StreamingSite(
             self,
             reactor=self._clock,
-            bad_request=_invalid_http("This is not a valid HTTP/1.1 request."),
-            bad_length=_invalid_http(
-                "Send one Content-Length header with a whole number, and no Transfer-Encoding."
+            bad_request=_refusal(BadRequest("This is not a valid HTTP/1.1 request.")),
+            bad_length=_refusal(
+                BadRequest(
+                    "Send one Content-Length header with a whole number, and no Transfer-Encoding."
+                )
             ),
+            too_long=_refusal(TargetTooLong()),
         )
 
     def render(self, request: StreamingRequest) -> Any:
@@ -323,6 +327,9 @@ class Api(Resource):
             # section 8.6).
             request.finish()
             return NOT_DONE_YET
+        if request.method not in _METHODS:
+            # Routing ignores case, and methods are case-sensitive (RFC 9110, section 9.1).
+            request.method = b"OTHER"
         try:
             request.path.decode()
             b"/".join(request.postpath or ()).decode()
@@ -363,6 +370,7 @@ def error_response(error: ApiError) -> ApiResponse[object]:
     return ApiResponse(error.code, error.body, error.headers)
 
 
-def _invalid_http(message: str) -> bytes:
-    body, headers = error_response(BadRequest(message)).encode()
-    return bad_request({**SECURITY_HEADERS, "X-Request-Id": secrets.token_hex(8), **headers}, body)
+def _refusal(error: ApiError) -> bytes:
+    body, headers = error_response(error).encode()
+    headers = {**SECURITY_HEADERS, "X-Request-Id": secrets.token_hex(8), **headers}
+    return bad_request(headers, body, error.code)

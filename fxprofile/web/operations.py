@@ -24,6 +24,7 @@ from fxprofile.model.errors import (
     OAuthServerUnavailable,
     PayloadTooLarge,
     RequestTimeout,
+    TargetTooLong,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -97,7 +98,9 @@ class Operation:
     @property
     def all_errors(self) -> frozenset[type[ApiError]]:
         """Every error that can occur."""
-        kinds: set[type[ApiError]] = {BadRequest, NotFound, MethodNotAllowed, InternalError}
+        kinds: set[type[ApiError]] = {
+            *(BadRequest, NotFound, MethodNotAllowed, TargetTooLong, InternalError)
+        }
         kinds.update(self.errors)
         if self.scopes is not None:
             kinds |= {Unauthorized, Forbidden, OAuthServerUnavailable}

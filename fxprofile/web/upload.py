@@ -62,6 +62,9 @@ TYPES = (
 #: The longest time that a client may ask to wait for the result, in seconds.
 MAX_WAIT = 30
 
+#: The length of a Prefer header that is read, in bytes.
+MAX_PREFER = 1024
+
 #: The rate limit of an address, as a multiple of a user's.
 USERS_PER_ADDRESS: Final = 10
 
@@ -189,8 +192,10 @@ class UploadEndpoints:
             _check_type(call)
             wait, applied = self._preference(call)
             peer = getattr(call.request.getClientAddress(), "host", None)
-            forwarded_for = call.header("X-Forwarded-For") or ""
-            address = client_address(forwarded_for, peer, self._address_depth)
+            # Each proxy appends an entry or a header: no earlier headers than these count.
+            hops = call.request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
+            last = b",".join(hops[-self._address_depth :] if self._address_depth else [])
+            address = client_address(last.decode("latin-1"), peer, self._address_depth)
             await self._admission.admit(uid=call.uid, address=address)
             began = self._clock.seconds()
             avatar = await self._intake.accept(uid=call.uid, body=call.request.body, length=length)
@@ -291,12 +296,14 @@ class UploadEndpoints:
         See RFC 7240, sections 4.1 and 4.3.
         """
         text = call.header("Prefer") or ""
-        preferences = [part.split(";")[0].strip().lower() for part in parse_list_header(text)]
+        # A server may ignore preferences (section 2).
+        parts = parse_list_header(text) if len(text) <= MAX_PREFER else []
+        preferences = [part.partition(";")[0].strip(" \t").lower() for part in parts]
         for preference in preferences:
-            match = re.fullmatch(r'wait\s*=\s*"?0*(\d+)"?', preference, re.ASCII)
-            if match:
-                digits = match.group(1)
-                seconds = MAX_WAIT if len(digits) > 2 else min(int(digits), MAX_WAIT)
+            name, _, value = preference.partition("=")
+            digits = value.strip(" \t").removeprefix('"').removesuffix('"')
+            if name.rstrip(" \t") == "wait" and digits.isascii() and digits.isdigit():
+                seconds = min(int(digits), MAX_WAIT)
                 return seconds, f"wait={seconds}"
         if "respond-async" in preferences:
             return 0, "respond-async"
@@ -341,8 +348,8 @@ def client_address(forwarded_for: str, peer: str | None, depth: int) -> str | No
 
 
 def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    match = _ADDRESS.fullmatch(text)
-    if match is None or len(text) > _MAX_ADDRESS or "%" in text:
+    match = _ADDRESS.fullmatch(text) if len(text) <= _MAX_ADDRESS else None
+    if match is None or "%" in text:
         return None
     try:
         address = ip_address(match[match.lastindex or 0])

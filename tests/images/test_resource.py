@@ -208,7 +208,7 @@ class RefusalTests(ResourceTestCase):
             "/a/../a/" + AVATAR,
             "/a/..%2f..%2fetc%2fpasswd",
             "*",
-            f"http://images.test/a/{AVATAR}",
+            f"http://images.test/b/{AVATAR}",
         ):
             for method in ("GET", "HEAD", "POST", "OPTIONS"):
                 answer = self.ask(path, method)

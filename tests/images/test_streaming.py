@@ -12,7 +12,7 @@ from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
 from fxprofile.images.resource import StreamProducer
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import ObjectInfo
-from fxprofile.serving.channel import IDLE
+from fxprofile.serving.channel import IDLE, UNREAD
 from tests.contracts.bucket import ScriptedBody
 from tests.images.listener import AVATAR, KEY, Listener
 from tests.serving.wire import BUFFER
@@ -99,7 +99,7 @@ class StreamTests(SynchronousTestCase):
         self.begin()
         taken = self.bucket.body.taken
         self.assertLessEqual(taken, 2)
-        self.passes(IDLE - 1)
+        self.passes(UNREAD - 1)
         self.assertEqual(self.bucket.body.taken, taken)
         self.wire.drain()
         self.assertEqual(self.connection.answer().body, PIECE * LARGE)
@@ -119,7 +119,7 @@ class StreamTests(SynchronousTestCase):
         self.begin()
         while self.bucket.body.taken < LARGE:
             before = self.bucket.body.taken
-            self.passes(IDLE - 1)
+            self.passes(UNREAD - 1)
             self.wire.drain(still_takes=False)
             self.assertLessEqual((self.bucket.body.taken - before) * len(PIECE), 2 * BUFFER)
         self.wire.drain()

@@ -10,6 +10,7 @@ from tests.serving.resources import Handled, Handler, read_all
 from tests.serving.wire import Connection, Wire
 
 BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nbad"
+TOO_LONG = BAD.replace(b"400 Bad Request", b"414 URI Too Long")
 BAD_LENGTH = BAD.replace(b"\r\n\r\nbad", b"\r\n\r\nlen")
 
 
@@ -29,7 +30,11 @@ class ChannelCase(SynchronousTestCase):
             self.connection.lose()
         self.resource = Handled(handler)
         self.site = StreamingSite(
-            self.resource, reactor=self.clock, bad_request=BAD, bad_length=BAD_LENGTH
+            self.resource,
+            reactor=self.clock,
+            bad_request=BAD,
+            bad_length=BAD_LENGTH,
+            too_long=TOO_LONG,
         )
         self.connection = Connection(self.site)
 

@@ -43,11 +43,10 @@ class RequestBodyTests(SynchronousTestCase):
         self.assertFalse(self.wire.reading)
 
     def test_buffered_pieces_come_first(self) -> None:
-        """Buffered pieces are returned before the transport is read again."""
+        """Buffered pieces are returned as one before the transport is read again."""
         self.body.received(b"one")
         self.body.received(b"two")
-        self.assertEqual(self.successResultOf(self.next()), b"one")
-        self.assertEqual(self.successResultOf(self.next()), b"two")
+        self.assertEqual(self.successResultOf(self.next()), b"onetwo")
         self.assertFalse(self.wire.reading)
 
     def test_iteration_ends(self) -> None:
@@ -117,8 +116,19 @@ class RequestBodyTests(SynchronousTestCase):
         self.clock.advance(1)
         self.failureResultOf(asked, RequestTimeout)
 
+    def test_rate_below_the_minimum_times_out(self) -> None:
+        """A client that sends 600 bytes a second times out after 15 seconds."""
+        for _ in range(PATIENCE - 1):
+            asked = self.next()
+            self.clock.advance(1)
+            self.body.received(bytes(600))
+            self.successResultOf(asked)
+        asked = self.next()
+        self.clock.advance(1)
+        self.failureResultOf(asked, RequestTimeout)
+
     def test_steady_client_does_not_time_out(self) -> None:
-        """A slow client that makes progress does not time out."""
+        """A client that sends at the minimum rate does not time out."""
         for _ in range(10):
             asked = self.next()
             self.clock.advance(PATIENCE - 1)

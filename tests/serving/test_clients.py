@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from fxprofile.model.errors import ClientGone
-from fxprofile.serving.channel import IDLE, LINGER_SECONDS, StreamingRequest
+from fxprofile.serving.channel import IDLE, LINGER_SECONDS, PATIENCE, UNREAD, StreamingRequest
 from tests.serving.channel import ChannelCase
 from tests.serving.resources import refuse
 from tests.serving.wire import BUFFER
@@ -23,9 +23,10 @@ class TimerTests(ChannelCase):
         self.assertTrue(self.wire.disconnecting)
 
     def test_dripping_headers_time_out(self) -> None:
-        """Single bytes do not keep a connection open."""
+        """Headers that are not complete in 15 seconds close the connection."""
+        self.passes(IDLE - 1)
         self.connection.send(b"GET / HTTP/1.1\r\nX: ")
-        for _ in range(IDLE):
+        for _ in range(PATIENCE):
             self.assertFalse(self.wire.disconnecting)
             self.connection.send(b"x")
             self.passes(1)
@@ -44,11 +45,11 @@ class TimerTests(ChannelCase):
         self.assertTrue(self.wire.disconnecting)
 
     def test_unread_response_times_out(self) -> None:
-        """A client that reads nothing of a long response for a minute is disconnected."""
+        """A client that reads nothing of a long response for half a minute is disconnected."""
         self.serve(self.write_much)
         self.wire.takes = False
         self.connection.request("/")
-        self.passes(IDLE - 1)
+        self.passes(UNREAD - 1)
         self.assertFalse(self.wire.aborted)
         self.passes(1)
         self.assertTrue(self.wire.aborted)
@@ -59,7 +60,7 @@ class TimerTests(ChannelCase):
         self.wire.takes = False
         self.connection.request("/")
         for _ in range(5):
-            self.passes(IDLE - 1)
+            self.passes(UNREAD - 1)
             self.wire.drain(still_takes=False)
             self.resource.requests[0].write(bytes(2 * BUFFER))
         self.assertFalse(self.wire.aborted)

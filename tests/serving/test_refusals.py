@@ -7,8 +7,15 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.model.errors import ClientGone
-from fxprofile.serving.channel import LINGER_BYTES, LINGER_SECONDS, StreamingRequest
-from tests.serving.channel import BAD, BAD_LENGTH, ChannelCase
+from fxprofile.serving.channel import (
+    BYTES_PER_CHUNK,
+    FREE_CHUNKS,
+    LINGER_BYTES,
+    LINGER_SECONDS,
+    MAX_TARGET,
+    StreamingRequest,
+)
+from tests.serving.channel import BAD, BAD_LENGTH, TOO_LONG, ChannelCase
 from tests.serving.resources import read_all, refuse
 
 
@@ -98,6 +105,12 @@ class NotHttpTests(ChannelCase):
             head + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
             head + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nabc",
             head + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\nabc",
+            head + b"Transfer-Encoding: identity\r\n\r\n",
+            head + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+            head + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            head + b"Content-Length: 3\r\nTransfer-Encoding: identity\r\n\r\nabc",
+            head.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             head + b"Transfer-Encoding: gzip, chunked\r\n\r\nabc",
             head + b"Content-Length: -3\r\n\r\nabc",
             head + b"Content-Length: +3\r\n\r\nabc",
@@ -127,7 +140,6 @@ class NotHttpTests(ChannelCase):
             head + b"Name: a\x00b\r\n\r\n",
             head + b"X: " + b"x" * 20_000 + b"\r\n\r\n",
             head + b"X: " + b"x" * 20_000,
-            b"GET /" + b"x" * 20_000,
             head + b"X: xxxxxxxx\r\n" * 2000 + b"\r\n",
         ):
             self.serve(read_all)
@@ -178,6 +190,97 @@ class NotHttpTests(ChannelCase):
             self.connection.send(data)
             self.connection.lose()
             self.assertEqual(self.resource.requests, [])
+
+    def test_exactly_one_host(self) -> None:
+        """A request without Host, with two or with an invalid one is refused with 400."""
+        for data in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\nhost: b\r\n\r\n",
+            b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            b"GET http://a/ HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+        ):
+            self.serve(read_all)
+            self.connection.send(data)
+            self.assertEqual((self.wire.value(), self.resource.requests), (BAD, []), data)
+            self.assert_lingering()
+
+    def test_valid_hosts(self) -> None:
+        """Host may be empty, an address with a port, or absent in HTTP/1.0."""
+        for host in (b"Host:\r\n", b"Host: [::1]:80\r\n", b"Host: example_1.com:80\r\n"):
+            self.connection.send(b"GET / HTTP/1.1\r\n" + host + b"\r\n")
+            self.assertEqual(self.connection.answer().status, 200)
+        self.connection.send(b"GET / HTTP/1.0\r\n\r\n")
+        self.assertEqual(self.connection.answer().status, 200)
+
+    def test_absolute_form(self) -> None:
+        """A target in absolute form is served as its path, whatever its host is."""
+        for target, path in {
+            "http://example.com/a?b=c://d": b"/a",
+            "HTTPS://[::1]:443/a/b": b"/a/b",
+            "http://example.com": b"/",
+            "http://example.com?b": b"/",
+        }.items():
+            self.connection.request(target)
+            self.assertEqual(self.connection.answer().status, 200)
+            self.assertEqual(self.resource.requests[-1].path, path)
+
+    def test_invalid_targets(self) -> None:
+        """A target that is neither a path nor an absolute HTTP URL is refused with 400."""
+        for target in ("a", "example.com:80", "http:///a", "http://u@h/", "ftp://h/", "a://b"):
+            self.serve(read_all)
+            self.connection.request(target)
+            self.assertEqual((self.wire.value(), self.resource.requests), (BAD, []), target)
+
+    def test_long_target(self) -> None:
+        """A target of 2 KiB is served, and a longer one is refused with 414."""
+        self.connection.request("/" + "a" * (MAX_TARGET - 1))
+        self.assertEqual(self.connection.answer().status, 200)
+        for extra in (100, 10_000, 20_000):
+            self.serve(read_all)
+            self.connection.request("/" + "a" * (MAX_TARGET + extra))
+            self.assertEqual((self.wire.value(), self.resource.requests), (TOO_LONG, []))
+            self.assert_lingering()
+
+    def test_trailers(self) -> None:
+        """Trailers are discarded; one with a bare CR or LF, or without a name, is refused."""
+        for trailer, status in {
+            b"": 200,
+            b"X: y\r\nZ: a\r\n": 200,
+            b"X: y\nZ: a\r\n": 400,
+            b"X: y\rZ: a\r\n": 400,
+            b"X\r\n": 400,
+            b": y\r\n": 400,
+        }.items():
+            self.serve(read_all)
+            self.connection.request("/", "POST", Transfer_Encoding="chunked")
+            for byte in b"1\r\na\r\n0\r\n" + trailer + b"\r\n":
+                self.connection.send(bytes([byte]))
+            self.assertEqual(self.connection.answer().status, status, trailer)
+
+    def test_bare_line_feeds_in_chunks(self) -> None:
+        """A line of a chunk that ends in LF alone is refused."""
+        for body in (b"1\na\r\n0\r\n\r\n", b"1\r\na\n0\r\n\r\n", b"1;x\n\r\na\r\n0\r\n\r\n"):
+            self.serve(read_all)
+            self.connection.request("/", "POST", body, Transfer_Encoding="chunked")
+            self.assertEqual(self.wire.value(), BAD, body)
+
+    def test_small_chunks_are_limited(self) -> None:
+        """A body may have a few small chunks; more must be large on average."""
+        size = BYTES_PER_CHUNK
+        for chunk, count, ends in (
+            (b"1\r\na\r\n", FREE_CHUNKS, True),
+            (b"1\r\na\r\n", FREE_CHUNKS + 2, False),
+            (b"%x\r\n%b\r\n" % (size, bytes(size)), 2 * FREE_CHUNKS, True),
+        ):
+            self.serve(read_all)
+            body = chunk * count + b"0\r\n\r\n"
+            self.connection.request("/", "POST", body, Transfer_Encoding="chunked")
+            self.assertEqual(self.connection.answer().status, 200 if ends else 400)
 
     def test_asterisk_path(self) -> None:
         """The path ``*`` is routed like any other."""

@@ -41,7 +41,7 @@ class SocketTests(LoopbackCase):
 
         client = await self.serve(handler)
         size = 32 << 20
-        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        client.transport.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
         client.transport.write(bytes(size))
         await until(lambda: self.resource.requests)
         sent = -1
@@ -56,7 +56,7 @@ class SocketTests(LoopbackCase):
         """A client that keeps sending sees the refusal, and an orderly end."""
         client = await self.serve(refuse)
         size = 16 << 20
-        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        client.transport.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
         client.transport.write(bytes(size))
         answer = await client.end()
         self.assertTrue(answer.endswith(b"\r\n\r\nno"), answer)
@@ -71,7 +71,7 @@ class SocketTests(LoopbackCase):
     async def test_disconnect_during_the_body(self) -> None:
         """A handler that reads the body learns that its client disconnected."""
         client = await self.serve(read_all)
-        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nabc")
+        client.transport.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
         await until(lambda: self.resource.requests)
         client.transport.loseConnection()
         await until(lambda: self.resource.problems)
@@ -86,7 +86,7 @@ class SocketTests(LoopbackCase):
             return await Deferred[bytes]()
 
         client = await self.serve(handler)
-        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+        client.transport.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
         await until(lambda: self.resource.requests and self.resource.requests[0].body.complete)
         client.transport.abortConnection()
         await until(lambda: self.resource.problems)
@@ -102,7 +102,7 @@ class SocketTests(LoopbackCase):
             return data
 
         client = await self.serve(slow)
-        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+        client.transport.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
         client.transport.loseWriteConnection()
         await until(lambda: any(c.persistent is False for c in self.site.channels))
         gate.callback(None)
@@ -111,7 +111,9 @@ class SocketTests(LoopbackCase):
     async def test_half_close_gets_all_responses(self) -> None:
         """A client that has closed its sending side gets all responses to its requests."""
         client = await self.serve(read_all)
-        client.transport.write(b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcBREW\r\n\r\n")
+        client.transport.write(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabcBREW\r\n\r\n"
+        )
         client.transport.loseWriteConnection()
         answer = await client.end()
         self.assertIn(b"\r\n\r\nabc" + BAD, answer)

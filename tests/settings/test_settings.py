@@ -48,7 +48,7 @@ class SourceTests(SynchronousTestCase):
         self.assertEqual(
             (settings.images.max_age, settings.uploads.wait, settings.uploads.per_hour), (1, 2, 3)
         )
-        self.assertEqual(settings.web.client_address_depth, 1)
+        self.assertEqual(settings.web.client_address_depth, 0)
 
     def test_variable_of_a_key_overrides_that_of_its_section(self) -> None:
         """A variable for one key overrides that key in the JSON variable of its section."""

@@ -50,6 +50,30 @@ class EveryEndpointTests(ApiCase):
         reply = await self.ask("GET", "/v1/avatar/upload")
         self.assertEqual((reply.status, reply.header("Allow")), (405, "POST"))
 
+    async def test_methods_are_case_sensitive(self) -> None:
+        """A method in small letters is 405, as any other unknown one is."""
+        for method in ("get", "Post", "FETCH"):
+            answer = await self.raw(
+                f"{method} /v1/uid HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            self.assertTrue(answer.startswith(b"HTTP/1.1 405 "), answer)
+            self.assertIn(b"\r\nAllow: GET, HEAD\r\n", answer)
+
+    async def test_long_url_is_414(self) -> None:
+        """A URL of more than 2 KiB is refused with an error like any other."""
+        reply = await self.ask("GET", "/v1/uid?" + "a" * 3000)
+        self.assertEqual((reply.status, reply.json["errno"]), (414, 101))
+        self.assert_secure(reply)
+
+    async def test_absolute_form_is_served(self) -> None:
+        """A request target in absolute form is served like its path."""
+        answer = await self.raw(
+            b"GET http://api.example/v1/uid HTTP/1.1\r\nHost: api.example\r\n"
+            b"Authorization: Bearer alice\r\nConnection: close\r\n\r\n"
+        )
+        self.assertTrue(answer.startswith(b"HTTP/1.1 200 "), answer)
+
     async def test_cors_preflight(self) -> None:
         """A CORS preflight is answered with 204 and the allowed methods and headers."""
         reply = await self.ask(

@@ -38,6 +38,17 @@ class RateTests(ApiCase):
         self.assertTrue(replies.startswith(b"HTTP/1.1 429 "), replies)
 
 
+class LongPreferencesTests(ApiCase):
+    """Preferences that are too long to be read."""
+
+    async def test_long_preferences_are_ignored(self) -> None:
+        """A Prefer header of more than 1 KiB is ignored."""
+        for prefer in ("wait=" + "0" * 15_000 + "x", "wait=0" + "," * 2000):
+            reply = await self.upload(Prefer=prefer)
+            self.assertEqual(reply.status, 201)
+            self.assertIsNone(reply.header("Preference-Applied"))
+
+
 class WaitTests(ApiCase):
     """Waiting for the result."""
 
@@ -103,7 +114,7 @@ class WaitTests(ApiCase):
 
     async def test_wait_is_bounded(self) -> None:
         """A longer wait than 30 seconds is reduced, and Preference-Applied says so."""
-        for prefer in ("wait=30", "wait=31", "wait=" + "9" * 5000):
+        for prefer in ("wait=30", "wait=31", "wait=" + "9" * 900):
             finishing = self.when_accepted(self.finish)
             reply = await self.upload(Prefer=prefer)
             await finishing

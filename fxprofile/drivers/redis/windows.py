@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping
 
 import attrs
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.drivers.redis.connection import RedisConnection
+from fxprofile.model.errors import CacheError
 from fxprofile.model.ports import WINDOW_SECONDS, IRateWindows
 
 # Each key is a list of the times of its latest hits in microseconds, newest first.  The time
@@ -38,15 +40,27 @@ class RedisRateWindows:
     The times of the latest hits of each key, as many as its limit allows.
 
     :param connection: to Redis; its owner starts and stops it.
+    :param local: the windows of this process, which count all its hits and decide while Redis
+        is unreachable.
     """
 
+    _log = Logger()
+
     _connection: RedisConnection
+    _local: IRateWindows
 
     async def hit(self, *, limits: Mapping[str, int]) -> float:
         """See :meth:`fxprofile.model.ports.IRateWindows.hit`."""
-        microseconds = await self._connection.script(
-            _HIT,
-            keys=[f"fxprofile:window:{key}" for key in limits],
-            arguments=[WINDOW_SECONDS, *limits.values()],
-        )
-        return math.ceil(int(microseconds) / 1e6)
+        try:
+            microseconds = await self._connection.script(
+                _HIT,
+                keys=[f"fxprofile:window:{key}" for key in limits],
+                arguments=[WINDOW_SECONDS, *limits.values()],
+            )
+        except CacheError as error:
+            self._log.warn("Rate limits of this process alone: {error}", error=str(error))
+            return await self._local.hit(limits=limits)
+        wait = math.ceil(int(microseconds) / 1e6)
+        if wait == 0:
+            await self._local.hit(limits=limits)
+        return wait
