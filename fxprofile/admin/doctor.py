@@ -25,13 +25,12 @@ from fxprofile.admin.shared.commands import AdminCommand, Answer, role_option, w
 from fxprofile.admin.shared.output import duration, table
 from fxprofile.admin.shared.tools import NotMigrated, Tools, temporary_file, where
 from fxprofile.crunch.result import CrunchOutcome
-from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model import errors
 from fxprofile.model.keys import new_id, private_key, public_key
-from fxprofile.model.ports import IBucket
 from fxprofile.settings.model import Role, Settings
+from fxprofile.uploads.probe import bucket_rights, check_bucket
 
 #: Seconds that one check may take.
 TIMEOUT: Final = 30.0
@@ -41,20 +40,6 @@ SAMPLES: Final = files("fxprofile.admin") / "samples"
 
 #: The types of the samples.
 KINDS: Final = ("jpeg", "png", "gif", "webp", "avif")
-
-#: The content of a probe object.
-_PROBE: Final = b"fxprofile-admin doctor"
-
-_PUT_ONLY: Final = frozenset({"put"})
-_ALL: Final = frozenset({"put", "get", "delete"})
-
-#: What each role does with the objects of each bucket.
-RIGHTS: Final[dict[Role, dict[str, frozenset[str]]]] = {
-    Role.WEB: {"private": _PUT_ONLY},
-    Role.WORKER: {"private": frozenset({"get", "delete"}), "public": _ALL},
-    Role.IMAGES: {"public": frozenset({"get"})},
-    Role.COMBINED: {"private": _ALL, "public": _ALL},
-}
 
 #: The queues of the worker, and those that only the web role uses; one that is not set is skipped.
 WORKER_QUEUES: Final = ("jobs", "results")
@@ -170,7 +155,7 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         advice = "check crunch.sandbox, and the worker's log"
         yield Check("sandbox", partial(_sandbox, tools), advice)
         yield Check("codecs", partial(_codecs, tools), advice)
-    for which, rights in RIGHTS[role].items():
+    for which, rights in bucket_rights(settings, role).items():
         advice = _PROVISION.format(f"storage.{which}_bucket")
         yield Check(f"{which} bucket", partial(_bucket, tools, which, rights), advice)
     if serves_web or (settings.queue.driver == "database" and role is Role.WORKER):
@@ -278,17 +263,36 @@ async def _bucket(tools: Tools, which: str, rights: frozenset[str]) -> str:
         folder = storage.directory.absolute() / place
         place = str(folder)
         await tools.files.run(_check_folder, folder)
-        # A folder that may be written to may be deleted from.
-        rights |= {"delete"} if "put" in rights else frozenset()
-    probe = new_id()
-    key = private_key(probe) if which == "private" else public_key(probe)
-    if rights == _PUT_ONLY:
-        # It stays, so it is the same object each time.
-        from fxprofile.drivers.aws.s3 import PROBE
-
-        key = PROBE
-    await check_bucket(tools.bucket(which), key, rights)
+    # A role that may only put leaves an object, so it is the same one each time.
+    make_key = private_key if which == "private" else public_key
+    key = make_key(new_id()) if "delete" in rights or "put" not in rights else None
+    try:
+        await check_bucket(tools.bucket(which), rights, key)
+    except errors.StorageError as error:
+        if works := await _working_payload(tools, which, rights):
+            advice = f'set storage.payload = "{works}", which works'
+            raise Flaw(" ".join(str(error).split()), advice, Level.PROBLEM) from None
+        raise
     return f"{place}: {', '.join(sorted(rights))}"
+
+
+async def _working_payload(tools: Tools, which: str, rights: frozenset[str]) -> str | None:
+    """Return the first value of ``storage.payload`` with which a bucket works."""
+    storage = tools.settings.storage
+    if storage.driver != "s3" or "put" not in rights:
+        return None
+    from fxprofile.drivers.aws.s3 import PAYLOADS, s3_bucket
+
+    for payload in PAYLOADS:
+        changed = {"storage": storage.model_copy(update={"payload": payload})}
+        settings = tools.settings.model_copy(update=changed)
+        bucket = s3_bucket(settings, tools.aws, getattr(storage, f"{which}_bucket"))
+        try:
+            await check_bucket(bucket, rights)
+        except errors.StorageError:
+            continue
+        return payload
+    return None
 
 
 def _check_folder(folder: Path) -> None:
@@ -308,36 +312,6 @@ def _check_folder(folder: Path) -> None:
     if os.geteuid() == 0 and owner != 0:
         # The service could not replace what root writes there.
         raise Flaw(f"{folder} belongs to user {owner}: not checked", f"run this as user {owner}")
-
-
-async def check_bucket(bucket: IBucket, key: str, rights: frozenset[str]) -> None:
-    """
-    Do with an object what the rights allow, and leave none behind if they allow that.
-
-    :raises StorageError: if it does not behave as a bucket.
-    """
-    if "put" in rights:
-        body, kind = BytesBody(_PROBE), "application/octet-stream"
-        await bucket.put(key=key, body=body, length=len(_PROBE), content_type=kind)
-    try:
-        wanted = _PROBE if "put" in rights else None
-        if "get" in rights and await _content(bucket, key) != wanted:
-            raise errors.StorageError(f"{key} has other bytes than were put")
-    finally:
-        if "delete" in rights:
-            await bucket.delete(keys=[key])
-    if {"get", "delete"} <= rights and await _content(bucket, key) is not None:
-        raise errors.StorageError(f"{key} still exists after it was deleted")
-
-
-async def _content(bucket: IBucket, key: str) -> bytes | None:
-    try:
-        _, body = await bucket.get(key=key)
-        return await read_all(body, len(_PROBE))
-    except errors.ObjectNotFound:
-        return None
-    except OverflowError:
-        return b""
 
 
 async def _database(tools: Tools) -> str:

@@ -16,6 +16,7 @@ from fxprofile.model.ports import IBucket
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.settings.model import Role
+from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
 if TYPE_CHECKING:
     from fxprofile.web.page import Playground
@@ -33,7 +34,7 @@ def add_role(role: Role, services: Services) -> None:
         add_worker(services)
     if role in (Role.WEB, Role.COMBINED):
         add_web_loops(services)
-        add_api(services)
+        add_api(services, bucket_rights(services.settings, role)["private"])
     if role in (Role.IMAGES, Role.COMBINED):
         add_images(services)
     # It starts last and stops first: the heartbeats turn red before anything else stops.
@@ -86,8 +87,12 @@ def add_web_loops(services: Services) -> None:
     _ = services.repair
 
 
-def add_api(services: Services) -> None:
-    """Add the API listener, with each group of endpoints."""
+def add_api(services: Services, rights: frozenset[str]) -> None:
+    """
+    Add the API listener, with each group of endpoints.
+
+    :param rights: what the process may do with objects of the private bucket.
+    """
     from fxprofile.web.api import Api
     from fxprofile.web.avatar import AvatarEndpoints
     from fxprofile.web.dockerflow import Dockerflow
@@ -143,14 +148,15 @@ def add_api(services: Services) -> None:
     # Building the document takes tens of milliseconds, and the reactor does not run yet.
     _ = open_api.encoded
     services.listen("web.listen", settings.web.listen, api.site())
-    _add_api_checks(services)
+    _add_api_checks(services, rights)
 
 
-def _add_api_checks(services: Services) -> None:
+def _add_api_checks(services: Services, rights: frozenset[str]) -> None:
     """Add what the heartbeat of the web role checks."""
     health = services.health
     health.add("database", services.store.check)
-    health.add("private bucket", services.private_bucket.check)
+    uploads = UploadProbe(bucket=services.private_bucket, rights=rights, clock=services.reactor)
+    health.add("private bucket", uploads.check)
     health.add("jobs queue", services.jobs_queue.check)
     for server in services.identity.servers:
         health.add(f"{server} server", partial(services.identity.check, server=server))

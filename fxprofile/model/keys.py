@@ -25,6 +25,9 @@ DEFAULT_AVATAR_ID: Final = "0" * 32
 #: The prefix of all keys in the public bucket.
 PUBLIC_PREFIX: Final = "a/"
 
+#: The key of the object by which a bucket is checked, and a prefix of such keys: no upload has it.
+PROBE: Final = "probe"
+
 #: The variants of an avatar: the suffix of the key, and the side of the bounding box in pixels.
 VARIANTS: Final = {
     "default": ("", 200),

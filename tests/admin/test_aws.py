@@ -9,8 +9,7 @@ from twisted.internet.task import Clock
 
 from fxprofile.admin.orphans import sweep_of
 from fxprofile.admin.shared.tools import Tools
-from fxprofile.drivers.aws.s3 import PROBE
-from fxprofile.model.keys import VARIANTS, new_id, private_key, public_key
+from fxprofile.model.keys import PROBE, VARIANTS, new_id, private_key, public_key
 from fxprofile.model.messages import Job, Op
 from tests.admin.original import Original, png, uids
 from tests.admin.test_avatar import UID, put, ready_avatar

@@ -16,17 +16,15 @@ from fxprofile.admin.doctor import (
     Check,
     Flaw,
     Level,
-    check_bucket,
     check_codecs,
     check_layers,
     run_checks,
 )
 from fxprofile.crunch.result import CrunchOutcome
 from fxprofile.crunch.sandbox import LAYERS
-from fxprofile.model.errors import ConfigError, StorageError, StoreError
+from fxprofile.model.errors import ConfigError, StoreError
 from fxprofile.settings.model import Settings
 from tests.admin.support import AdminCase
-from tests.support.fakes.bucket import MemoryBucket
 from tests.support.servers.local import PASSWORD, free_port
 
 
@@ -190,46 +188,6 @@ class CodecsTests(SynchronousTestCase):
         self.assertEqual(flaw.level, Level.PROBLEM)
         self.assertIn("gif (corrupt: no decoder), webp (None: )", str(flaw))
         self.assertIn("pil 13.0.0", str(flaw))
-
-
-class _Forgetful(MemoryBucket):
-    """A bucket that does not delete."""
-
-    async def delete(self, *, keys: Any) -> None:
-        pass
-
-
-class _Mixed(MemoryBucket):
-    """A bucket that stores other bytes."""
-
-    async def put(self, *, key: str, body: Any, length: int, content_type: str) -> None:
-        from fxprofile.deferreds.bodies import BytesBody
-
-        await super().put(
-            key=key, body=BytesBody(b"x" * length), length=length, content_type=content_type
-        )
-
-
-class ProbeTests(SynchronousTestCase):
-    """The check of a bucket."""
-
-    ALL = frozenset({"put", "get", "delete"})
-
-    def test_a_bucket_that_misbehaves_is_an_error(self) -> None:
-        """A bucket that keeps a deleted object or returns other bytes is an error."""
-        for bucket, text in ((_Forgetful(), "after it was deleted"), (_Mixed(), "has other bytes")):
-            failure = self.failureResultOf(
-                Deferred.fromCoroutine(check_bucket(bucket, "a", self.ALL)), StorageError
-            )
-            self.assertIn(text, str(failure.value))
-
-    def test_a_check_uses_only_the_rights_given(self) -> None:
-        """Without the right to put, a check looks for and deletes an object that does not exist."""
-        for rights in (self.ALL, frozenset({"get"}), frozenset({"get", "delete"})):
-            bucket = MemoryBucket()
-            self.successResultOf(Deferred.fromCoroutine(check_bucket(bucket, "a", rights)))
-            listing = bucket.list(prefix="", after="", limit=9)
-            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(listing)), [])
 
 
 class RunChecksTests(SynchronousTestCase):

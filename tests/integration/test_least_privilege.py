@@ -126,7 +126,7 @@ class EnforcedTests(AwsCase):
             self.assertEqual(answer.code, 200, await answer.text())
         await client.ask("DELETE", "/v1/avatar")
         await client.until_picture(second["url"], 404)
-        # The heartbeat of the web role puts an empty object.
+        # The heartbeat of the web role puts a probe object.
         self.s3.delete_object(Bucket="fxprofile-private", Key="probe")
         await self.until_quiet()
 

@@ -43,6 +43,9 @@ _EXPIRE: Final[Mapping[str, object]] = {
     "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
 }
 
+#: Codes of errors by which servers other than AWS say what they lack.
+_LACKING: Final = frozenset({"NotImplemented", "BucketAlreadyExists"})
+
 _STATEMENT: Final = "FxprofilePublicReadOfPictures"
 
 
@@ -88,14 +91,16 @@ class BucketPlanner:
         self.plan.add(f"bucket {self.name}", detail, create, exists=self.exists)
         if public_read is not None or not self.exists:
             wanted = OPEN if public_read else CLOSED
-            found = await self._get("PublicAccessBlock")
-            self._put(
-                f"public access to {self.name}",
-                "only by a policy" if public_read else "blocked",
-                "PublicAccessBlock",
-                {"PublicAccessBlockConfiguration": dict(wanted)},
-                is_right=found.get("PublicAccessBlockConfiguration") == wanted,
-            )
+            what = f"public access to {self.name}"
+            found = await self._get(what, "PublicAccessBlock")
+            if found is not None:
+                self._put(
+                    what,
+                    "only by a policy" if public_read else "blocked",
+                    "PublicAccessBlock",
+                    {"PublicAccessBlockConfiguration": dict(wanted)},
+                    is_right=found.get("PublicAccessBlockConfiguration") == wanted,
+                )
         if public_read:
             await self._plan_policy()
         await self._plan_lifecycle(rules)
@@ -131,12 +136,15 @@ class BucketPlanner:
             "Action": "s3:GetObject",
             "Resource": f"arn:aws:s3:::{self.name}/a/*",
         }
-        text = (await self._get("BucketPolicy")).get("Policy")
-        policy = json.loads(text or '{"Version": "2012-10-17", "Statement": []}')
+        what = f"policy of {self.name}"
+        present = await self._get(what, "BucketPolicy")
+        if present is None:
+            return
+        policy = json.loads(present.get("Policy") or '{"Version": "2012-10-17", "Statement": []}')
         found = policy["Statement"]
         others = [statement for statement in found if statement.get("Sid") != _STATEMENT]
         self._put(
-            f"policy of {self.name}",
+            what,
             "anyone may get the pictures, and nothing else",
             "BucketPolicy",
             {"Policy": json.dumps(policy | {"Statement": [*others, wanted]})},
@@ -147,35 +155,57 @@ class BucketPlanner:
         detail = "unfinished uploads expire after a day"
         if _EXPIRE in wanted:
             detail = f"originals expire after {ORIGINALS_EXPIRE // 86400} days, {detail}"
-        found = (await self._get("BucketLifecycleConfiguration")).get("Rules", [])
+        what = f"lifecycle of {self.name}"
+        present = await self._get(what, "BucketLifecycleConfiguration")
+        if present is None:
+            return
+        found = present.get("Rules", [])
         ids = [rule["ID"] for rule in wanted]
         others = [rule for rule in found if rule.get("ID") not in ids]
         self._put(
-            f"lifecycle of {self.name}",
+            what,
             detail,
             "BucketLifecycleConfiguration",
             {"LifecycleConfiguration": {"Rules": [*others, *wanted]}},
             is_right=all(any(_agrees(rule, one) for rule in found) for one in wanted),
         )
 
-    async def _get(self, what: str) -> Mapping[str, Any]:
-        """Return a configuration of the bucket, empty if there is none."""
+    async def _get(self, what: str, name: str) -> Mapping[str, Any] | None:
+        """
+        Return a configuration of the bucket, empty if there is none.
+
+        :returns: None, after a warning, if the server has no such configurations.
+        """
         if not self.exists:
             return {}
         try:
-            return (await self.s3.call(f"Get{what}", {"Bucket": self.name})).members
+            return (await self.s3.call(f"Get{name}", {"Bucket": self.name})).members
         except AwsError as error:
             # NoSuchLifecycleConfiguration, NoSuchBucketPolicy, …
             if error.code.startswith("NoSuch") and error.code != "NoSuchBucket":
                 return {}
-            raise
+            self._warn(what, error)
+            return None
 
     def _put(
         self, what: str, detail: str, name: str, value: Mapping[str, object], *, is_right: bool
     ) -> None:
         """Add the step that puts a configuration of the bucket."""
-        apply = partial(self.s3.call, f"Put{name}", {"Bucket": self.name, **value})
+
+        async def apply() -> None:
+            try:
+                await self.s3.call(f"Put{name}", {"Bucket": self.name, **value})
+            except AwsError as error:
+                self._warn(what, error)
+
         self.plan.add(what, detail, None if is_right else apply, exists=self.exists)
+
+    def _warn(self, what: str, error: AwsError) -> None:
+        """Warn of what the server lacks, or raise any other error."""
+        # rclone takes every PUT to a bucket for its creation.
+        if error.status not in (405, 501) and error.code not in _LACKING:
+            raise error
+        self.plan.warning(what, f"this server does not support it: {error.code}")
 
 
 def _agrees(rule: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

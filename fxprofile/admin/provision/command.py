@@ -55,9 +55,11 @@ async def provision(
     applied = bool(changes) and not plan_only
     if applied:
         commands.confirm("Apply this plan?", text)
+        planned_steps = len(plan.steps)
         for apply in changes:
             await apply()
-        text = "Done."
+        found = plan.members()[planned_steps:]
+        text = f"Done.\n{listing(found, 'action', 'what', 'detail')}" if found else "Done."
     elif not changes:
         text += "\nThere is nothing to do."
     if plan.settings:

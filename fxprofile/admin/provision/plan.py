@@ -15,7 +15,8 @@ class Step:
     """
     One step of a plan.
 
-    :ivar action: ``ok``, ``create``, ``change``, or ``attention``: only the operator can do it.
+    :ivar action: ``ok``, ``create``, ``change``, ``attention``: only the operator can do it, or
+        ``warning``: the server lacks it.
     :ivar what: its subject.
     :ivar detail: how the subject will be, or is.
     :ivar apply: does it, if there is something to do; idempotent.
@@ -52,6 +53,10 @@ class Plan:
     def attention(self, what: str, detail: str) -> None:
         """Add a step that only the operator can take."""
         self.steps.append(Step("attention", what, detail))
+
+    def warning(self, what: str, detail: str) -> None:
+        """Add a step that the server does not support."""
+        self.steps.append(Step("warning", what, detail))
 
     def members(self) -> list[Members]:
         """Return the steps as JSON."""

@@ -24,7 +24,7 @@ from fxprofile.drivers.aws.client.wire import Members
 from fxprofile.http_client.errors import HttpError
 from fxprofile.http_client.response import Response
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
-from fxprofile.model.keys import check_key_prefix, key_parts
+from fxprofile.model.keys import PROBE, check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 from fxprofile.settings.model import Settings
 
@@ -36,9 +36,6 @@ DELETE_ATTEMPTS: Final = 3
 
 #: Bytes of the longest body that is read into memory, so that it can be signed and sent again.
 MAX_BUFFERED: Final = 1 << 16
-
-#: The key of the empty object by which a role that may only put checks its bucket.
-PROBE: Final = "probe"
 
 #: How uploads are signed, by the setting ``storage.payload``.
 PAYLOADS: Final = {"unsigned": StreamPayload, "trailer": TrailerPayload, "signed": SignedPayload}
@@ -194,15 +191,12 @@ class S3Bucket:
             }
             with _storage_errors():
                 response = await self._service.call("ListObjectsV2", parameters)
-            page = [
-                _object_info(entry["Key"], entry)
-                for entry in response.members.get("Contents", ())
-                if "Key" in entry
-            ]
-            found += page
+            page = [entry for entry in response.members.get("Contents", ()) if "Key" in entry]
+            # JuiceFS lists empty folders, and so do buckets in which a console has made some.
+            found += [_object_info(e["Key"], e) for e in page if not e["Key"].endswith("/")]
             if not page or not response.members.get("IsTruncated"):
                 break
-            after = page[-1].key
+            after = page[-1]["Key"]
         return found
 
     async def check(self) -> None:

@@ -16,8 +16,9 @@ from twisted.trial.unittest import TestCase
 
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.drivers.aws.client.client import AwsService
-from fxprofile.drivers.aws.s3 import PROBE, S3Bucket, s3_bucket
+from fxprofile.drivers.aws.s3 import S3Bucket, s3_bucket
 from fxprofile.model.errors import ObjectNotFound
+from fxprofile.model.keys import PROBE
 from fxprofile.settings.model import Settings
 from tests.drivers.aws.s3_case import BucketCase
 from tests.drivers.aws.server import ScriptedServer, answer, cut, hang, xml_error

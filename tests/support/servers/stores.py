@@ -27,7 +27,7 @@ BINARIES = Path(sys.executable).parent
 
 class StoreServer(ChildServer):
     """
-    A server with one bucket, ``bucket``, which accepts the access key of the tests of moto.
+    A server without buckets that accepts the access key of the tests of moto.
 
     :param program: ``rclone`` or ``juicefs``.
     """
@@ -50,13 +50,12 @@ juicefs = StoreServer("juicefs")
 def _commands(program: str, folder: str, address: str) -> Sequence[Sequence[str]]:
     """The commands that prepare a server, and the one that runs it."""
     if program == "rclone":
-        os.mkdir(f"{folder}/bucket")
         key = f"--auth-key={ACCESS_KEY},{SECRET_KEY}"
         return [("serve", "s3", f"--addr={address}", key, "--config=/dev/null", folder)]
     database = f"sqlite3://{folder}/metadata.db"
     return [
-        ("format", "--storage=file", f"--bucket={folder}/", "--trash-days=0", database, "bucket"),
-        ("gateway", "--keep-etag", "--no-usage-report", "--metrics=127.0.0.1:0", database, address),
+        ("format", "--storage=file", f"--bucket={folder}/", "--trash-days=0", database, "store"),
+        ("gateway", "--keep-etag", "--multi-buckets", "--metrics=127.0.0.1:0", database, address),
     ]
 
 
