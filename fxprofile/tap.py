@@ -68,5 +68,8 @@ def makeService(options: Options) -> IService:
 
     from fxprofile.app.services import Services
     from fxprofile.app.startup import make_role
+    from fxprofile.deferreds.steady import SteadyClock
 
+    # The reactor is an object; type checkers take it for a module.
+    vars(reactor)["seconds"] = SteadyClock()
     return make_role(options["role"], Services(options.settings, reactor), options.parent or {})

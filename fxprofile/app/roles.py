@@ -9,7 +9,7 @@ neither database nor queues.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fxprofile.app.services import Services
 from fxprofile.model.ports import IBucket
@@ -20,6 +20,10 @@ from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
 if TYPE_CHECKING:
     from fxprofile.web.page import Playground
+
+
+#: Seconds by which the clocks of a process and of its database may differ without a notice.
+SKEW: Final = 30
 
 
 def add_role(role: Role, services: Services) -> None:
@@ -154,12 +158,20 @@ def add_api(services: Services, rights: frozenset[str]) -> None:
 def _add_api_checks(services: Services, rights: frozenset[str]) -> None:
     """Add what the heartbeat of the web role checks."""
     health = services.health
-    health.add("database", services.store.check)
+    health.add("database", partial(_check_database, services))
     uploads = UploadProbe(bucket=services.private_bucket, rights=rights, clock=services.reactor)
     health.add("private bucket", uploads.check)
     health.add("jobs queue", services.jobs_queue.check)
     for server in services.identity.servers:
         health.add(f"{server} server", partial(services.identity.check, server=server))
+
+
+async def _check_database(services: Services) -> str | None:
+    """Check that the database takes writes, and compare its clock with that of this process."""
+    ahead = await services.store.check() - services.reactor.seconds()
+    if abs(ahead) <= SKEW:
+        return None
+    return f"its clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this process"
 
 
 def _playground(services: Services) -> Playground | None:

@@ -335,10 +335,11 @@ class IProfileStore(Interface):
     async def resign(*, owner: str) -> None:
         """Release the lease, if this process has it."""
 
-    async def check() -> None:
+    async def check() -> float:
         """
-        Check that the database responds.
+        Check that the database takes writes.
 
+        :returns: its time, in seconds since the epoch.
         :raises StoreError: if it does not.
         """
 

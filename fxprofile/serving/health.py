@@ -78,7 +78,8 @@ class Health(Service):
         """
         Add a dependency.
 
-        :param check: raises or returns False if the dependency cannot be used.
+        :param check: raises or returns False if the dependency cannot be used; returns a text
+            if it can, and there is something to say.
         """
         self._checks[name] = check
 
@@ -88,7 +89,7 @@ class Health(Service):
         checks = dict(await detached(self._results()))
         if self.stopping:
             checks["process"] = "stopping"
-        passed = all(result == "ok" for result in checks.values())
+        passed = not {"fail", "stopping"} & set(checks.values())
         return 200 if passed else 503, {"status": "ok" if passed else "fail", "checks": checks}
 
     async def _results(self) -> dict[str, str]:
@@ -99,23 +100,26 @@ class Health(Service):
     async def _run_checks(self) -> dict[str, str]:
         now = self._clock.seconds()
         running = {
-            name: Deferred.fromCoroutine(self._passes(name, check))
+            name: Deferred.fromCoroutine(self._result(name, check))
             for name, check in self._checks.items()
         }
-        results = {name: "ok" if await passed else "fail" for name, passed in running.items()}
+        results = {name: await result for name, result in running.items()}
         self._last = (now, results)
         return results
 
-    async def _passes(self, name: str, check: Check) -> bool:
+    async def _result(self, name: str, check: Check) -> str:
         checked: Deferred[Any] = ensureDeferred(check())  # type: ignore[arg-type]
         try:
-            return await checked.addTimeout(TIMEOUT, self._clock) is not False
+            result = await checked.addTimeout(TIMEOUT, self._clock)
+            if isinstance(result, str):
+                return result
+            return "fail" if result is False else "ok"
         except DeferredTimeout:
             problem: object = f"no response in {TIMEOUT} s"
         except Exception as error:
             problem = error
         self._log.warn("Health check {name} failed: {error}", name=name, error=problem)
-        return False
+        return "fail"
 
     def load_balancer_heartbeat(self) -> tuple[int, HealthBody]:
         """Return whether this process accepts requests; dependencies are not checked."""

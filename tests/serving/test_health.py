@@ -51,6 +51,12 @@ class HealthTests(SynchronousTestCase):
         checks = {"one": "ok", "other": "ok"}
         self.assertEqual(self.heartbeat(), (200, {"status": "ok", "checks": checks}))
 
+    def test_notice_of_a_check_is_shown(self) -> None:
+        """A check that returns a text passes, and the heartbeat shows the text."""
+        self.answers["one"] = "its clock is 40 s behind this process"
+        checks = {"one": self.answers["one"], "other": "ok"}
+        self.assertEqual(self.heartbeat(), (200, {"status": "ok", "checks": checks}))
+
     def test_failing_check_is_named(self) -> None:
         """A check that returns False, raises or times out is named."""
         for answer in (False, OSError("secret"), Deferred()):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from fxprofile.deferreds.tasks import detached
 from fxprofile.drivers.sql.engine import Database
+from fxprofile.drivers.sql.now import DatabaseNow
 from fxprofile.drivers.sql.schema import queue_messages as table
 from fxprofile.model.errors import LeaseLost, QueueError, StoreError
 from fxprofile.model.messages import Message, QueueDepth
@@ -34,7 +35,14 @@ POLL: Final = 0.25
 #: Batches that one receive reads at most while it removes dead letters.
 _ROUNDS = 10
 
+#: How far the clock of the database may be set back, in seconds, before its messages are made
+#: visible.
+STEP: Final = 1
+
 _DEAD = "-dead"
+
+#: The columns of a message that was never received.
+_UNRECEIVED: Final[dict[str, Any]] = {"receive_count": 0, "receipt": None}
 
 
 @implementer(IQueue)
@@ -46,8 +54,9 @@ class DatabaseQueue:
     A message from this process notifies waiting receives at once; for messages of other
     processes they check every :data:`POLL` seconds, with a read that takes no lock.
 
-    Visibility is computed with the clocks of the processes, so the clocks of several
-    machines must agree: their difference shortens the visibility timeout.
+    Visibility is computed with the clock of the database, so those of the machines need not
+    agree.  If that clock is set back, messages become visible at the next check, which each
+    process makes once in a visibility timeout.
 
     A message whose last receipt ran out moves to the queue :attr:`dead` at the next
     receive.  A dead-letter queue has no dead letters.
@@ -57,8 +66,8 @@ class DatabaseQueue:
     :param visibility_timeout: seconds.
     :param max_receives: the number of receives after which a message is dead-lettered;
         None for no limit.
-    :param clock: provides the time in seconds since the epoch, as the reactor of the
-        daemon does.
+    :param clock: for waiting.
+    :param now: an expression for the time of the database, in seconds since the epoch.
     """
 
     database: Database
@@ -66,6 +75,8 @@ class DatabaseQueue:
     visibility_timeout: float
     max_receives: int | None
     clock: IReactorTime
+    now: ColumnElement[float] = field(default_factory=DatabaseNow)
+    _next_check: float = field(init=False, default=0)
 
     @property
     def dead(self) -> DatabaseQueue:
@@ -73,9 +84,8 @@ class DatabaseQueue:
         return replace(self, name=dead_name(self.name))
 
     async def send(self, *, body: str) -> None:
-        now = self.clock.seconds()
-        message = {"queue": self.name, "body": body, "sent": now, "visible_at": now}
-        await self._execute(sa.insert(table).values(**message, receive_count=0))
+        message = {"body": body, "sent": self.now, **_UNRECEIVED}
+        await self._execute(sa.insert(table).values(queue=self.name, **message, **self._hidden(0)))
         self.database.notifier.notify(self.name)
 
     async def receive(
@@ -93,11 +103,10 @@ class DatabaseQueue:
         )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        now = self.clock.seconds()
         extended = await self._execute(
             sa.update(table)
-            .where(self._holds(message), table.c.visible_at > now)
-            .values(visible_at=now + visibility)
+            .where(self._holds(message), table.c.visible_at > self.now)
+            .values(self._hidden(visibility))
         )
         if not extended:
             raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
@@ -105,13 +114,13 @@ class DatabaseQueue:
             self.database.notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
-        is_leased = table.c.visible_at > self.clock.seconds()
+        is_leased = table.c.visible_at > self.now
         await self._execute(sa.delete(table).where(self._holds(message), is_leased))
 
     async def depth(self) -> QueueDepth:
-        now = self.clock.seconds()
-        is_visible = table.c.visible_at <= now
+        is_visible = table.c.visible_at <= self.now
         query = sa.select(
+            self.now.label("now"),
             sa.func.count(sa.case((is_visible, 1))).label("visible"),
             sa.func.count(sa.case((~is_visible, 1))).label("in_flight"),
             sa.func.min(sa.case((is_visible, table.c.sent))).label("oldest"),
@@ -120,7 +129,7 @@ class DatabaseQueue:
         return QueueDepth(
             visible=row.visible,
             in_flight=row.in_flight,
-            oldest=None if row.oldest is None else max(0.0, now - row.oldest),
+            oldest=None if row.oldest is None else max(0.0, float(row.now) - row.oldest),
         )
 
     async def check(self) -> None:
@@ -152,7 +161,7 @@ class DatabaseQueue:
         moved = await self._execute(
             sa.update(table)
             .where(_is(message_id, dead_name(self.name)))
-            .values(_moved_to(self.name, self.clock.seconds()))
+            .values(queue=self.name, **_UNRECEIVED, **self._hidden(0))
         )
         self.database.notifier.notify(self.name)
         return bool(moved)
@@ -174,9 +183,9 @@ class DatabaseQueue:
         cancelled = False
 
         async def receive() -> Sequence[Message]:
+            await self._undo_clock_step()
             if not await self._has_visible() or cancelled:
                 return []
-            # The transaction may wait for a thread, so it reads the clock when it starts.
             messages, dead = await self._run(lambda c: self._take(c, limit, hidden))
             if dead:
                 self.database.notifier.notify(dead_name(self.name))
@@ -191,13 +200,22 @@ class DatabaseQueue:
             cancelled = True
             raise
 
+    async def _undo_clock_step(self) -> None:
+        """Make messages visible that the database's clock, set back, would hide for too long."""
+        if self.clock.seconds() < self._next_check:
+            return
+        self._next_check = self.clock.seconds() + self.visibility_timeout
+        is_ahead = table.c.hidden_at > self.now + STEP
+        await self._execute(
+            sa.update(table).where(table.c.queue == self.name, is_ahead).values(self._hidden(0))
+        )
+
     async def _has_visible(self) -> bool:
-        query = sa.select(table.c.seq).where(self._is_visible(self.clock.seconds())).limit(1)
+        query = sa.select(table.c.seq).where(self._is_visible()).limit(1)
         return await self._run(lambda c: c.execute(query).first(), read_only=True) is not None
 
     def _take(self, connection: Connection, limit: int, hidden: float) -> tuple[list[Message], int]:
         """Receive messages in a transaction; return them and the number of dead letters."""
-        now = self.clock.seconds()
         messages: list[Message] = []
         is_dead_letter_queue = self.max_receives is None or self.name.endswith(_DEAD)
         max_receives = math.inf if is_dead_letter_queue else self.max_receives
@@ -207,7 +225,7 @@ class DatabaseQueue:
             # Rows that another consumer is receiving are skipped.
             rows = connection.execute(
                 sa.select(table)
-                .where(self._is_visible(now))
+                .where(self._is_visible())
                 .order_by(table.c.visible_at, table.c.seq)
                 .limit(limit - len(messages))
                 .with_for_update(skip_locked=True)
@@ -215,7 +233,7 @@ class DatabaseQueue:
             for row in rows:
                 values: dict[str, object]
                 if row.receive_count >= max_receives:
-                    values = _moved_to(dead_name(self.name), now)
+                    values = {"queue": dead_name(self.name), **_UNRECEIVED, **self._hidden(0)}
                     dead += 1
                 else:
                     message = _message(row, secrets.token_hex(16), row.receive_count + 1)
@@ -223,7 +241,7 @@ class DatabaseQueue:
                     values = {
                         "receipt": message.receipt_handle,
                         "receive_count": message.receive_count,
-                        "visible_at": now + hidden,
+                        **self._hidden(hidden),
                     }
                 connection.execute(sa.update(table).where(table.c.seq == row.seq).values(values))
             if not rows or len(messages) == limit:
@@ -233,7 +251,7 @@ class DatabaseQueue:
     async def _undo(self, messages: Sequence[Message]) -> None:
         """Undo a receive whose messages were not delivered to the caller."""
         values = {
-            "visible_at": self.clock.seconds(),
+            **self._hidden(0),
             "receive_count": table.c.receive_count - 1,
             "receipt": None,
         }
@@ -245,8 +263,12 @@ class DatabaseQueue:
         await self._run(undo)
         self.database.notifier.notify(self.name)
 
-    def _is_visible(self, now: float) -> ColumnElement[bool]:
-        return sa.and_(table.c.queue == self.name, table.c.visible_at <= now)
+    def _hidden(self, seconds: float) -> dict[str, ColumnElement[float]]:
+        """The columns of a message that is hidden for so many seconds from now."""
+        return {"hidden_at": self.now, "visible_at": self.now + seconds}
+
+    def _is_visible(self) -> ColumnElement[bool]:
+        return sa.and_(table.c.queue == self.name, table.c.visible_at <= self.now)
 
     def _holds(self, message: Message) -> ColumnElement[bool]:
         receipt = table.c.receipt == message.receipt_handle
@@ -270,10 +292,6 @@ def dead_name(name: str) -> str:
 
 def _is(message_id: str, queue: str) -> ColumnElement[bool]:
     return sa.and_(table.c.seq == _seq(message_id), table.c.queue == queue)
-
-
-def _moved_to(queue: str, now: float) -> dict[str, object]:
-    return {"queue": queue, "visible_at": now, "receive_count": 0, "receipt": None}
 
 
 def _message(row: sa.Row[Any], receipt: str, receive_count: int) -> Message:

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 #: The revision of the schema that this version of the service needs.
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 
 
 class _Utf8Bytes(sa.TypeDecorator[str]):
@@ -109,7 +109,8 @@ leases = sa.Table(
 
 #: The messages of all queues.
 #:
-#: A message can be received after ``visible_at``; ``receipt`` is the last receipt handle.
+#: A message can be received after ``visible_at``, which was set at ``hidden_at``; ``receipt`` is
+#: the last receipt handle.
 queue_messages = sa.Table(
     "queue_messages",
     metadata,
@@ -118,6 +119,7 @@ queue_messages = sa.Table(
     sa.Column("body", sa.Text().with_variant(MEDIUMTEXT, "mysql", "mariadb"), nullable=False),
     sa.Column("sent", sa.Double, nullable=False),
     sa.Column("visible_at", sa.Double, nullable=False),
+    sa.Column("hidden_at", sa.Double),
     sa.Column("receive_count", sa.Integer, nullable=False),
     sa.Column("receipt", _exact(32)),
     sa.Index("queue_messages_visible", "queue", "visible_at"),

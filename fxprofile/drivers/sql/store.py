@@ -20,6 +20,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from zope.interface import implementer
 
 from fxprofile.drivers.sql.engine import Database
+from fxprofile.drivers.sql.now import DatabaseNow
 from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import StoreError
@@ -32,6 +33,9 @@ P = ParamSpec("P")
 
 #: A row of one of our tables; SQLAlchemy does not type the columns of a ``Table``.
 AnyRow: TypeAlias = sa.Row[Any]
+
+#: The row that a health check writes.
+_HEARTBEAT: Final = "heartbeat"
 
 #: The shortest time in seconds between two changes of a profile.
 TICK: Final = 0.001
@@ -117,9 +121,13 @@ class SqlProfileStore:
         row = connection.execute(_PROFILE.where(profiles.c.uid == uid)).one_or_none()
         return Profile(uid=uid) if row is None else Profile(**row._asdict())
 
-    @_read
-    def check(self, connection: Connection) -> None:
-        connection.execute(sa.select(1)).scalar()
+    @_transaction
+    def check(self, connection: Connection) -> float:
+        # A database that is full, locked or read-only answers reads.
+        beat = {"owner": "", "expires": DatabaseNow()}
+        insert_if_absent(connection, leases, {"name": _HEARTBEAT, "owner": "", "expires": 0})
+        connection.execute(sa.update(leases).where(leases.c.name == _HEARTBEAT).values(beat))
+        return float(connection.execute(sa.select(DatabaseNow())).scalar_one())
 
     # Uploads and results.
 
@@ -304,7 +312,9 @@ class SqlProfileStore:
     def leadership(self, connection: Connection, *, owner: str, now: float, seconds: float) -> bool:
         lease = {"owner": owner, "expires": now + seconds}
         insert_if_absent(connection, leases, {"name": _REPAIR, **lease})
-        is_free = sa.or_(leases.c.owner == owner, leases.c.expires <= now)
+        # One that ends long after a new one was taken before the clock was set back.
+        is_held = sa.and_(leases.c.expires > now, leases.c.expires < now + 2 * seconds)
+        is_free = sa.or_(leases.c.owner == owner, ~is_held)
         taken = sa.update(leases).where(leases.c.name == _REPAIR, is_free).values(**lease)
         return connection.execute(taken).rowcount > 0
 

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine
+from sqlalchemy import Double, bindparam, create_engine
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
@@ -40,14 +41,23 @@ class DatabaseQueueContract(QueueContract, Backend):
         return self.same(f"test-{new_id()}", **options)
 
     def same(self, name: str, database: Any = None, clock: Any = None) -> DatabaseQueue:
-        """Return a queue of this name."""
-        return DatabaseQueue(
+        """
+        Return a queue of this name.
+
+        :param clock: of the process; the database's own clock then counts.
+        """
+        queue = DatabaseQueue(
             database or self.database,
             name,
             self.visibility,
             self.max_receives,
             clock or self.clock,
         )
+        return queue if clock else replace(queue, now=self.now())
+
+    def now(self) -> Any:
+        """The clock of the test as that of the database."""
+        return bindparam("now", callable_=self.clock.seconds, type_=Double(), unique=True)
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.pump([0.25] * int(seconds / 0.25))
@@ -266,6 +276,36 @@ class DatabaseQueueContract(QueueContract, Backend):
             self.assertEqual(process.returncode, 0)
             received += output.splitlines()
         self.assertEqual(sorted(received), bodies)
+
+    async def test_clocks_of_processes_do_not_count(self) -> None:
+        """A message is visible and leased alike to processes whose clocks differ by an hour."""
+        name = f"test-{new_id()}"
+        ahead, behind = Clock(), Clock()
+        ahead.advance(time.time() + 3600)
+        behind.advance(time.time() - 3600)
+        sender, receiver = (self.same(name, clock=clock) for clock in (ahead, behind))
+        await sender.send(body="x")
+        (message,) = await self.receive(receiver)
+        self.assertEqual(await self.receive(sender), [])
+        depth = await receiver.depth()
+        self.assertEqual((depth.visible, depth.in_flight), (0, 1))
+        await receiver.extend(message=message, visibility=0)
+        self.assertEqual(len(await self.receive(sender)), 1)
+        self.assertLess(abs(message.sent - time.time()), 600)
+
+    async def test_messages_survive_a_clock_that_is_set_back(self) -> None:
+        """After the database's clock was set back, messages come within a visibility timeout."""
+        await self.pass_time(7200)
+        queue = await self.make_queue()
+        for body in ("leased", "new"):
+            await queue.send(body=body)
+        await queue.receive(max_messages=1, wait=0)
+        self.clock.rightNow -= 3600
+        process = Clock()
+        queue = replace(queue, clock=process)
+        process.advance(self.visibility)
+        received = await queue.receive(max_messages=10, wait=0)
+        self.assertEqual({message.body for message in received}, {"leased", "new"})
 
     async def test_messages_of_a_killed_process_return(self) -> None:
         """A message received by a killed process becomes visible after the visibility timeout."""

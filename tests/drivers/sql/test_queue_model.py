@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import Double, bindparam
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -41,7 +42,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.database = InlineDatabase()
         database: Any = self.database
         self.queues: dict[str, tuple[Any, Any]] = {}
-        real = DatabaseQueue(database, "jobs", 10, 2, self.clock)
+        now: Any = bindparam("now", callable_=self.clock.seconds, type_=Double(), unique=True)
+        real = DatabaseQueue(database, "jobs", 10, 2, self.clock, now)
         model = MemoryQueue("jobs", 10, 2, self.clock)
         self.queues = {"jobs": (real, model), "dead": (real.dead, model.dead)}
 

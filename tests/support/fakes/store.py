@@ -77,11 +77,13 @@ class MemoryProfileStore:
 
     :ivar rows: the avatars, by id.
     :ivar users: the profiles, by uid.
+    :ivar time: what its clock shows.
     """
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
         self.users: dict[str, User] = {}
+        self.time = 0.0
         self._seq = 0
         self._leader: tuple[str, float] | None = None
 
@@ -247,8 +249,8 @@ class MemoryProfileStore:
         if self._leader is not None and self._leader[0] == owner:
             self._leader = None
 
-    async def check(self) -> None:
-        pass
+    async def check(self) -> float:
+        return self.time
 
     def _of(self, uid: str) -> list[Row]:
         rows = [row for row in self.rows.values() if row.uid == uid]
