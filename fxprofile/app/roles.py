@@ -119,6 +119,7 @@ def add_api(services: Services, rights: frozenset[str]) -> None:
             selection=services.selection,
             store=services.store,
             identity=services.identity,
+            shedder=services.shedder,
             admission=services.admission,
             metrics=services.metrics,
             clock=reactor,

@@ -44,6 +44,7 @@ from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.overload import LoadShedder
 from fxprofile.uploads.repair import Repair
 from fxprofile.uploads.selection import Selection
 from fxprofile.worker.jobs import JobRunner
@@ -406,6 +407,19 @@ class Services:
             clock=self.reactor,
             heic=self.settings.crunch.heic,
             new_id=self.new_id,
+        )
+
+    @cached_property
+    def shedder(self) -> LoadShedder:
+        """Refuses uploads while there is too much to do."""
+        uploads = self.settings.uploads
+        return LoadShedder(
+            store=self.store,
+            metrics=self.metrics,
+            clock=self.reactor,
+            max_pending=uploads.max_pending,
+            max_pending_per_user=uploads.max_pending_per_user,
+            max_age=uploads.max_age,
         )
 
     @cached_property

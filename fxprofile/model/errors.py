@@ -302,7 +302,7 @@ class AuthServerUnavailable(_Unavailable):
 
 
 class BackendUnavailable(_Unavailable):
-    """Storage, a queue or the database is unreachable."""
+    """Storage, a queue or the database is unreachable, or has too much to do."""
 
     errno = 106
     message = "Storage, queue or database cannot be reached; try again later."

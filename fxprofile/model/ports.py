@@ -200,6 +200,34 @@ class IRevocations(Interface):
         """
 
 
+@dataclass(frozen=True)
+class Accepted:
+    """
+    An accepted upload.
+
+    :ivar superseded: the ids of the uploads that it has superseded.
+    """
+
+    avatar: Avatar
+    superseded: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """
+    The rows of all users that wait for a job or its result.
+
+    :ivar rows: how many they are.
+    :ivar since: the time since which the oldest of them, without the skipped ones, has waited;
+        None if there are no others.
+    :ivar accepted: the sequence number of the newest upload.
+    """
+
+    rows: int
+    since: float | None
+    accepted: int
+
+
 class IProfileStore(Interface):
     """
     Profiles and avatars in a database.
@@ -209,8 +237,14 @@ class IProfileStore(Interface):
     effect.  Times are seconds since the epoch.
     """
 
-    async def accept(*, avatar_id: str, uid: str, now: float) -> Avatar:
-        """Add a row in ``processing``.  When this returns, the upload is accepted."""
+    async def accept(*, avatar_id: str, uid: str, now: float, keep: int | None = None) -> Accepted:
+        """
+        Add a row in ``processing``.  When this returns, the upload is accepted.
+
+        :param keep: how many of the user's newest uploads, this one included, may stay in
+            ``processing``.  Older ones are superseded: they become ``replaced``, and their
+            crunch job counts as their delete job.
+        """
 
     async def avatar(*, avatar_id: str) -> Avatar | None:
         """Return the row of an avatar."""
@@ -323,6 +357,17 @@ class IProfileStore(Interface):
 
     async def counts() -> Mapping[Status, int]:
         """Return how many rows are processing or being deleted, by status."""
+
+    async def backlog(*, limit: int, skip: int) -> Backlog:
+        """
+        Return how much there is to do, in a time that does not depend on the number of users.
+
+        :param limit: the number of rows up to which they are counted.
+        :param skip: how many of the oldest rows to skip.
+        """
+
+    async def pending_of(*, uid: str) -> int:
+        """Return how many rows of a user wait for a job or its result."""
 
     async def leadership(*, owner: str, now: float, seconds: float) -> bool:
         """

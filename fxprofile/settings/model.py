@@ -264,6 +264,9 @@ class UploadsSettings(Section):
     max_bytes: Annotated[ByteSize, Field(ge=1, le=1 << 30)] = ByteSize(10 << 20)
     wait: Annotated[float, Field(ge=0, le=30)] = 5
     per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+    max_pending: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_pending_per_user: Annotated[int, Field(ge=1, le=1000)] = 3
+    max_age: Seconds = 20
 
 
 class CrunchSettings(Section):

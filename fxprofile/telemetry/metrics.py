@@ -60,6 +60,12 @@ class Metrics:
         "uploads", "Uploads by outcome: accepted, refused, aborted or failed.", "outcome"
     )
     upload_bytes = _counter("upload_bytes", "Bytes of accepted uploads.")
+    shed = _counter(
+        "uploads_shed",
+        "Uploads refused because of what is pending, by what there is too much of: pending, age, "
+        "rate, user or storage.",
+        "reason",
+    )
     received = _counter("queue_received", "Messages received.", "queue")
     handled = _counter(
         "queue_handled",
@@ -87,7 +93,9 @@ class Metrics:
         buckets=(*SECONDS, 300, 3600),
     )
     crunched = _counter(
-        "crunched", "Images crunched, by outcome: ready, or the reason of the failure.", "outcome"
+        "crunched",
+        "Crunch jobs, by outcome: ready, superseded, or the reason of the failure.",
+        "outcome",
     )
     crunch_seconds = _histogram("crunch_seconds", "Seconds in a child process.")
     results = _counter("results", "Results applied, by status.", "status")

@@ -5,6 +5,9 @@ An original without a row is garbage that expires; a row without an original cou
 be processed; so the original comes first.  The commit of the row accepts the upload.  A job
 without a row would have no effect, so it comes last; if it cannot be sent now, the row
 records it as pending and the repair loop sends it.
+
+An upload may supersede older ones of its user.  Their originals are overwritten with nothing:
+a worker that finds an empty original crunches nothing and deletes it.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.crunch.signature import SIGNATURE_BYTES, name_of_unsupported, sniff
+from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import DriverError, ImageRefused, StoreError
 from fxprofile.model.keys import new_id, private_key
 from fxprofile.model.messages import Job, Op
-from fxprofile.model.ports import Body, IBucket, IProfileStore
+from fxprofile.model.ports import Accepted, Body, IBucket, IProfileStore
 from fxprofile.uploads.outbox import Outbox
 
 #: Originals are never served, so they have no specific type.
@@ -53,11 +57,12 @@ class Intake:
     # When the outcome of a commit became unknown, by avatar id.
     _in_doubt: dict[str, float] = field(init=False, default_factory=dict)
 
-    async def accept(self, *, uid: str, body: Body, length: int) -> Avatar:
+    async def accept(self, *, uid: str, body: Body, length: int, keep: int | None = None) -> Avatar:
         """
         Store an original and add its row.
 
         :param length: of the body, in bytes.
+        :param keep: see :meth:`fxprofile.model.ports.IProfileStore.accept`.
         :returns: the row.  From here on the upload must not be lost.
         :raises ImageRefused: if the body does not begin with the signature of an image.
         :raises DriverError: if the upload could not be stored; nothing remains.
@@ -71,20 +76,32 @@ class Intake:
                 length=length,
                 content_type=ORIGINAL_TYPE,
             )
-        avatar = await self._add_row(avatar_id, uid)
-        await self.outbox.try_to_send(avatar)
-        return avatar
+        accepted = await self._add_row(avatar_id, uid, keep)
+        await self.outbox.try_to_send(accepted.avatar)
+        for superseded in accepted.superseded:
+            await self._empty(superseded)
+        return accepted.avatar
 
-    async def _add_row(self, avatar_id: str, uid: str) -> Avatar:
+    async def _empty(self, avatar_id: str) -> None:
+        """Overwrite an original with nothing, so that it is not crunched."""
+        key, empty = private_key(avatar_id), BytesBody(b"")
         try:
-            return await self.store.accept(avatar_id=avatar_id, uid=uid, now=self.clock.seconds())
+            await self.private.put(key=key, body=empty, length=0, content_type=ORIGINAL_TYPE)
+        except DriverError as error:
+            # It is crunched in vain, and then deleted.
+            self._log.warn("Superseded upload {id} not emptied: {error}", id=avatar_id, error=error)
+
+    async def _add_row(self, avatar_id: str, uid: str, keep: int | None) -> Accepted:
+        now = self.clock.seconds()
+        try:
+            return await self.store.accept(avatar_id=avatar_id, uid=uid, now=now, keep=keep)
         except StoreError:
             # The commit may still have happened: then the upload is accepted.
             self._in_doubt[avatar_id] = self.clock.seconds()
             avatar = await self._find_row(avatar_id)
             if avatar is None:
                 raise
-            return avatar
+            return Accepted(avatar)
 
     async def _find_row(self, avatar_id: str) -> Avatar | None:
         try:

@@ -1,8 +1,8 @@
 """
 Upload an avatar, and read the status of an upload.
 
-Everything that can refuse an upload before its body is read is here: its headers, the rate
-limits, and the fraud and abuse server.
+Everything that can refuse an upload before its body is read is called here: its headers, load
+shedding, the rate limits, and the fraud and abuse server.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from fxprofile.model.keys import image_url, is_id
 from fxprofile.model.ports import IIdentity, IProfileStore, IRateWindows
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
+from fxprofile.uploads.overload import LoadShedder
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.models import ID, PLACEHOLDER, URL, AvatarId, UploadBody, UploadFailureBody
@@ -160,6 +161,7 @@ class UploadEndpoints:
     _selection: Selection
     _store: IProfileStore
     _identity: IIdentity
+    _shedder: LoadShedder
     _admission: UploadAdmission
     _metrics: Metrics
     _clock: IReactorTime
@@ -196,9 +198,12 @@ class UploadEndpoints:
             hops = call.request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
             last = b",".join(hops[-self._address_depth :] if self._address_depth else [])
             address = client_address(last.decode("latin-1"), peer, self._address_depth)
-            await self._admission.admit(uid=call.uid, address=address)
-            began = self._clock.seconds()
-            avatar = await self._intake.accept(uid=call.uid, body=call.request.body, length=length)
+            async with self._shedder.admitted(uid=call.uid, length=length) as keep:
+                await self._admission.admit(uid=call.uid, address=address)
+                began = self._clock.seconds()
+                avatar = await self._intake.accept(
+                    uid=call.uid, body=call.request.body, length=length, keep=keep
+                )
             if self._clock.seconds() - began >= SLOW:
                 await self._verify_again(call, avatar)
         except (ApiError, CrunchError, InvalidToken):

@@ -80,6 +80,11 @@ class JobRunner:
         except ObjectNotFound:
             await self._report(await self._result_without_original(avatar_id))
             return
+        if original is None:
+            # The web role emptied it, because a newer upload has superseded it.
+            self.metrics.crunched.labels("superseded").inc()
+            await self._delete(avatar_id)
+            return
         downloaded = self.clock.seconds()
         try:
             crunched = await self._crunch_with_retry(avatar_id, original)
@@ -107,9 +112,12 @@ class JobRunner:
         await self._report(result)
         await self.private.delete(keys=[private_key(avatar_id)])
 
-    async def _download(self, avatar_id: str) -> IO[bytes]:
-        _, body = await self.private.get(key=private_key(avatar_id))
+    async def _download(self, avatar_id: str) -> IO[bytes] | None:
+        """Return the original in a temporary file; None if it is empty."""
+        info, body = await self.private.get(key=private_key(avatar_id))
         async with aclosing(body):
+            if not info.length:
+                return None
             # The file has no name, so the kernel removes it even after a kill -9.
             file = await self.threads.run(tempfile.TemporaryFile)
             try:

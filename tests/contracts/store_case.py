@@ -27,7 +27,7 @@ class StoreCase:
         self, store: Any, now: float = 1.0, uid: str = UID, status: Status = Status.PROCESSING
     ) -> Avatar:
         """Return an upload in this status."""
-        accepted: Avatar = await store.accept(avatar_id=new_id(), uid=uid, now=now)
+        accepted = (await store.accept(avatar_id=new_id(), uid=uid, now=now)).avatar
         if status is Status.READY:
             await store.ready(avatar_id=accepted.id, variants=PICTURES, now=now)
         elif status is Status.FAILED:

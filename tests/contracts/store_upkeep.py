@@ -9,7 +9,8 @@ from itertools import count
 from twisted.internet.defer import Deferred, gatherResults
 
 from fxprofile.model.avatars import Status
-from tests.contracts.store_case import UID, StoreCase
+from fxprofile.model.ports import Backlog
+from tests.contracts.store_case import OTHER, UID, StoreCase
 
 
 class UpkeepContract(StoreCase):
@@ -30,6 +31,27 @@ class UpkeepContract(StoreCase):
         self.assertEqual(
             await store.stuck(sent_before=8, limit=10), [await store.avatar(avatar_id=avatar.id)]
         )
+
+    async def test_backlog(self) -> None:
+        """
+        The backlog counts the rows that wait for a job or its result, up to the limit, and has the
+        age of the oldest one that is not skipped.
+        """
+        store = await self.make_store()
+        self.assertEqual(await store.backlog(limit=9, skip=0), Backlog(0, None, 0))
+        for now, status in enumerate(Status, 1):
+            newest = await self.upload(store, now=now, status=status)
+        theirs = await self.upload(store, now=9, uid=OTHER)
+        self.assertGreater(theirs.seq, newest.seq)
+        # Of the first user one row is processing, two are replaced and one is deleting.
+        for limit, rows in ((3, 3), (5, 5), (9, 5)):
+            found = await store.backlog(limit=limit, skip=0)
+            self.assertEqual(found, Backlog(rows, 1, theirs.seq))
+        self.assertEqual((await store.backlog(limit=9, skip=4)).since, 9)
+        self.assertIsNone((await store.backlog(limit=9, skip=5)).since)
+        self.assertEqual(await store.pending_of(uid=UID), 4)
+        self.assertEqual(await store.pending_of(uid=OTHER), 1)
+        self.assertEqual(await store.pending_of(uid="unknown"), 0)
 
     async def test_job_sent_of_another_status(self) -> None:
         """Recording the job of an earlier status does not affect that of the current one."""

@@ -39,7 +39,7 @@ class UploadsContract(StoreCase):
     async def test_accepted_upload_has_a_pending_job(self) -> None:
         """An accepted upload is in processing and has a pending job."""
         store = await self.make_store()
-        avatar = await store.accept(avatar_id="1" * 32, uid=UID, now=1763910000.123456)
+        avatar = (await store.accept(avatar_id="1" * 32, uid=UID, now=1763910000.123456)).avatar
         self.assertEqual(
             avatar,
             Avatar(
@@ -61,6 +61,43 @@ class UploadsContract(StoreCase):
         with self.assertRaises(StoreError):
             await store.accept(avatar_id=avatar.id, uid=OTHER, now=2)
         self.assertEqual(await store.avatar(avatar_id=avatar.id), avatar)
+
+    async def test_newer_upload_supersedes_older_ones(self) -> None:
+        """
+        An upload replaces the user's oldest uploads in processing, and only those; a job that was
+        sent counts as their delete job.
+        """
+        store = await self.make_store()
+        theirs, ready = await self.upload(store, uid=OTHER), await self.upload(store)
+        await store.ready(avatar_id=ready.id, variants=PICTURES, now=1)
+        sent, unsent, kept = [await self.upload(store) for _ in range(3)]
+        await store.job_sent(avatar_id=sent.id, status=Status.PROCESSING, now=2)
+        accepted = await store.accept(avatar_id=new_id(), uid=UID, now=3, keep=2)
+        self.assertEqual(set(accepted.superseded), {sent.id, unsent.id})
+        for avatar, status in (
+            *((theirs, Status.PROCESSING), (ready, Status.READY), (sent, Status.REPLACED)),
+            *((unsent, Status.REPLACED), (kept, Status.PROCESSING)),
+        ):
+            self.assertEqual(await self.status(store, avatar), status)
+        self.assertEqual(await self.stuck(store), [sent.id])
+        self.assertEqual(
+            set(await self.unsent(store)), {theirs.id, unsent.id, kept.id, accepted.avatar.id}
+        )
+        again = await store.accept(avatar_id=new_id(), uid=UID, now=4, keep=3)
+        self.assertEqual(again.superseded, [])
+
+    async def test_superseded_upload_is_never_selected(self) -> None:
+        """The results of a superseded upload change nothing until its objects are deleted."""
+        store = await self.make_store()
+        old = await self.upload(store)
+        await store.accept(avatar_id=new_id(), uid=UID, now=2, keep=1)
+        await store.failed(avatar_id=old.id, reason="corrupt", now=3)
+        late = await store.ready(avatar_id=old.id, variants=PICTURES, now=3)
+        self.assertEqual(late.status, Status.REPLACED)
+        self.assertIsNone(await self.selected(store))
+        await store.deleted(avatar_id=old.id, now=4)
+        self.assertNotIn(old.id, await self.unsent(store))
+        self.assertEqual(await self.status(store, old), Status.REPLACED)
 
     async def test_seq_increases(self) -> None:
         """Later uploads have greater sequence numbers, even after the newest was removed."""
@@ -93,7 +130,7 @@ class UploadsContract(StoreCase):
     async def test_ids_are_exact(self) -> None:
         """Ids that differ in case or trailing spaces are different."""
         store = await self.make_store()
-        avatar = await store.accept(avatar_id="a" * 32, uid="abc", now=1)
+        avatar = (await store.accept(avatar_id="a" * 32, uid="abc", now=1)).avatar
         for other in ("A" * 32, "a" * 31, "a" * 32 + " ", " " + "a" * 32, "á" * 32):
             self.assertIsNone(await store.avatar(avatar_id=other))
         for other in ("ABC", "abc ", "ábc"):
@@ -318,13 +355,13 @@ class UploadsContract(StoreCase):
     async def test_concurrent_uploads(self) -> None:
         """Concurrent uploads of a new user are all accepted, with distinct sequence numbers."""
         store = await self.make_store()
-        avatars = await gatherResults(
+        accepted = await gatherResults(
             [
                 Deferred.fromCoroutine(store.accept(avatar_id=new_id(), uid=UID, now=2))
                 for _ in range(8)
             ]
         )
-        self.assertEqual(len({avatar.seq for avatar in avatars}), 8)
+        self.assertEqual(len({each.avatar.seq for each in accepted}), 8)
 
     async def test_monogram_is_stored(self) -> None:
         """A stored letter is removed or replaced, and is no change of the profile."""

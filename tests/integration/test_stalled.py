@@ -10,8 +10,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from fxprofile.uploads.overload import FRESH
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.scene import PipelineCase
@@ -66,9 +68,17 @@ class StalledTests(PipelineCase):
 
     async def test_stalled_clients_leave_nothing(self) -> None:
         """Hundreds of stalled clients use little memory, do not block others and leave nothing."""
-        daemon = await self.scene.daemon(uploads__per_hour=0, uploads__wait=30)
+        daemon = await self.scene.daemon(
+            uploads__per_hour=0,
+            uploads__max_pending_per_user=1000,
+            uploads__max_age=86400,
+            uploads__wait=30,
+        )
         client = Client(daemon)
-        await client.upload(photos.jpeg())
+        for _ in range(2):
+            # The second one finds out how fast the first one was: a burst is accepted after that.
+            await client.upload(photos.jpeg())
+            await deferLater(reactor, FRESH)
         await client.ask("DELETE", "/v1/avatar")
         await self.scene.until(lambda: not self.scene.files(), "nothing is there")
         before = memory(daemon)

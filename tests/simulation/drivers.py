@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: Calls without an effect, which therefore cannot have a late one.
 READS = (
     *("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts"),
+    *("backlog", "pending_of"),
     "lookup",
 )
 
@@ -282,6 +283,8 @@ class SimCruncher:
         world = self._world
         original.seek(0)
         data = original.read()
+        if not data:
+            world.violations.append("an original is crunched after it was emptied")
         if not world.weather.calm:
             await sleep(world.clock, world.rng.choice((0.1, 1, 12)))
         if self._process.dead and not world.over:

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.model.avatars import Status
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
-from fxprofile.model.ports import Body
+from fxprofile.model.ports import Body, ObjectInfo
 from fxprofile.profiles.read import visible_fields
 from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import READS
@@ -37,6 +37,9 @@ class Upload:
     An upload that was committed.
 
     :ivar deleted: whether its owner has deleted it.
+    :ivar superseded: whether a newer upload took its place while it was in processing.
+    :ivar emptied: whether its original was overwritten with nothing since then: it must not be
+        crunched any more.
     :ivar dropped: whether a message about it was lost, by an operator or otherwise: then its
         original stays until it expires.
     """
@@ -47,6 +50,8 @@ class Upload:
     data: bytes
     deleted: bool = False
     dropped: bool = False
+    superseded: bool = False
+    emptied: bool = False
 
     @property
     def good(self) -> bool:
@@ -81,12 +86,15 @@ class Ledger:
     def committed(self, method: str, arguments: dict[str, Any], result: Any) -> None:
         """Record a transaction of the store."""
         if method == "accept":
-            data = self._world.private.objects.get(result.id)
+            avatar = result.avatar
+            data = self._world.private.objects.get(avatar.id)
             if data is None:
-                self.fail(f"{result.id} was accepted without its original")
+                self.fail(f"{avatar.id} was accepted without its original")
             else:
-                self.uploads[result.id] = Upload(result.id, result.uid, result.seq, data)
-            self._newest[result.uid] = result.seq
+                self.uploads[avatar.id] = Upload(avatar.id, avatar.uid, avatar.seq, data)
+            self._newest[avatar.uid] = avatar.seq
+            for avatar_id in result.superseded:
+                self._supersede(self.uploads[avatar_id], arguments["keep"])
         elif method == "delete" and result:
             self.uploads[arguments["avatar_id"]].deleted = True
         elif method in ("delete_current", "delete_user"):
@@ -97,6 +105,16 @@ class Ledger:
         if method not in ("accept", *READS):
             self._look_at_selections()
 
+    def _supersede(self, upload: Upload, keep: int) -> None:
+        upload.superseded = True
+        newer = [
+            other.id
+            for other in self.uploads.values()
+            if other.uid == upload.uid and other.seq > upload.seq and not other.superseded
+        ]
+        if len(newer) < keep:
+            self.fail(f"{upload.id} was superseded by {newer} alone")
+
     def _look_at_selections(self) -> None:
         for uid, avatar_id in self._world.state.selections():
             if avatar_id == self.selected.get(uid):
@@ -105,6 +123,8 @@ class Ledger:
             if avatar_id is None:
                 continue
             upload = self.uploads[avatar_id]
+            if upload.superseded:
+                self.fail(f"{avatar_id} was selected after it was superseded")
             if upload.deleted:
                 self.fail(f"{avatar_id} was selected after it was deleted")
             if upload.seq <= self.marks.get(uid, 0):
@@ -116,6 +136,18 @@ class Ledger:
         for name, (_, data) in pictures_of(upload.data).items():
             if self._world.public.objects.get(public_key(upload.id, name)) != data:
                 self.fail(f"{upload.id} is selected without its picture {name}")
+
+    def emptied(self, avatar_id: str) -> None:
+        """Check that only a superseded original is emptied."""
+        upload = self.uploads[avatar_id]
+        upload.emptied = True
+        if not upload.superseded:
+            self.fail(f"the original of {avatar_id} was emptied")
+
+    def read(self, avatar_id: str, length: int) -> None:
+        """Check that no worker gets an original to crunch after it was emptied."""
+        if length and self.uploads[avatar_id].emptied:
+            self.fail(f"{avatar_id} is crunched although it was superseded")
 
     def put(self, key: str) -> None:
         """Record that an image was put."""
@@ -169,7 +201,7 @@ class Ledger:
             if self.selected.get(upload.uid) != upload.id:
                 self.fail(f"{upload.id} is ready and not selected")
         elif row.status is Status.REPLACED:
-            if upload.seq > mark:
+            if upload.seq > mark and not upload.superseded:
                 self.fail(f"{upload.id} was replaced by nothing")
         elif row.status is not Status.FAILED:
             self.fail(f"{upload.id} is still {row.status}")
@@ -177,7 +209,7 @@ class Ledger:
             self.fail(f"{upload.id} is good, and failed: {row.error}")
         elif not upload.good and row.error not in ("corrupt", "crashed", "dead", "lost"):
             self.fail(f"{upload.id} failed for an odd reason: {row.error}")
-        if not upload.good and row.status is not Status.FAILED:
+        if not upload.good and row.status is not Status.FAILED and not upload.superseded:
             self.fail(f"{upload.id} is no image, and is {row.status}")
 
     def _is_dead(self, upload: Upload) -> bool:
@@ -233,6 +265,24 @@ class WatchedStore:
 
         setattr(self, method, call)
         return call
+
+
+class PrivateBucket(MemoryBucket):
+    """The private bucket; it reports to the ledger which originals are emptied and read."""
+
+    def __init__(self, clock: IReactorTime, ledger: Ledger) -> None:
+        super().__init__(clock)
+        self._ledger = ledger
+
+    async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
+        await super().put(key=key, body=body, length=length, content_type=content_type)
+        if not length:
+            self._ledger.emptied(key)
+
+    async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
+        info, body = await super().get(key=key)
+        self._ledger.read(key, info.length)
+        return info, body
 
 
 class PublicBucket(MemoryBucket):

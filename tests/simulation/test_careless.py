@@ -4,7 +4,8 @@ Tests of the simulation itself: it finds the mistake of each faulty service.
 
 from __future__ import annotations
 
-from typing import Any
+from io import BytesIO
+from typing import IO, Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,7 +22,7 @@ from fxprofile.worker.poller import Outcome, Poller
 from tests.simulation.ledger import Violation
 from tests.simulation.state import MemoryState
 from tests.simulation.world import World
-from tests.support.fakes.store import MemoryProfileStore
+from tests.support.fakes.store import MemoryProfileStore, Row
 
 
 class ForgetfulSelection(Selection):
@@ -56,6 +57,13 @@ class SoftRunner(JobRunner):
     async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
         crunched: Crunched = await self.cruncher.crunch(original=original)
         return crunched
+
+
+class BlindRunner(JobRunner):
+    """Crunches the empty originals of superseded uploads."""
+
+    async def _download(self, avatar_id: str) -> IO[bytes] | None:
+        return await super()._download(avatar_id) or BytesIO()
 
 
 class HastyIntake(Intake):
@@ -117,6 +125,20 @@ class ForgetfulState(MemoryState):
         self.store = ForgetfulStore()
 
 
+class InvertedStore(MemoryProfileStore):
+    """Supersedes the newest uploads of a user."""
+
+    def _of(self, uid: str) -> list[Row]:
+        return super()._of(uid)[::-1]
+
+
+class InvertedState(MemoryState):
+    """The state of a world with such a store."""
+
+    def __init__(self) -> None:
+        self.store = InvertedStore()
+
+
 class UnsweptWorld(World):
     """A world in which no operator looks for orphans."""
 
@@ -160,6 +182,14 @@ class CarelessTests(SynchronousTestCase):
     def test_failed_good_image_is_found(self) -> None:
         """A worker that gives up when its first child fails lets a good image fail."""
         self.finds("is good", job_runner=SoftRunner)
+
+    def test_crunched_superseded_upload_is_found(self) -> None:
+        """A worker that crunches a superseded upload is found."""
+        self.finds("after it was emptied", job_runner=BlindRunner)
+
+    def test_store_that_supersedes_the_newest_upload_is_found(self) -> None:
+        """A store that supersedes the newest upload instead of the oldest is found."""
+        self.finds("alone", state=InvertedState)
 
     def test_accepted_upload_without_its_original_is_found(self) -> None:
         """An intake that deletes the original of an in-doubt upload loses an accepted upload."""

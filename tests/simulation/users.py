@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.model.avatars import Status
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2}
 
 #: What users do, with weights.
-ACTIONS = {"upload": 10, "delete": 2, "delete current": 2, "delete account": 1}
+ACTIONS = {"upload": 10, "burst": 2, "delete": 2, "delete current": 2, "delete account": 1}
+
+#: The uploads of a burst.
+BURST = 6
+
+#: How many uploads of a user stay in processing.
+KEEP = (1, 3)
 
 #: Reads of a user's profile after each action of the user, and the seconds in which they happen.
 LOOKS = 3
@@ -105,6 +112,8 @@ class User:
         try:
             if action == "upload":
                 await self._upload(head)
+            elif action == "burst":
+                await self._burst(head)
             elif action == "delete":
                 if self.ids:
                     avatar_id = world.rng.choice(self.ids)
@@ -128,6 +137,13 @@ class User:
             looking.addErrback(lambda failure: failure.trap(DriverError) and None)
             looking.addErrback(self._world.unexpected)
 
+    async def _burst(self, head: Head) -> None:
+        """Upload several images at the same time."""
+        uploads = [Deferred.fromCoroutine(self._upload(head)) for _ in range(BURST)]
+        for _, outcome in await DeferredList(uploads, consumeErrors=True):
+            if isinstance(outcome, Failure):
+                outcome.trap(DriverError, CancelledError)
+
     async def _upload(self, head: Head) -> None:
         world = self._world
         kind = _choose(world.rng, KINDS)
@@ -136,7 +152,8 @@ class User:
         data = signature + f" {world.next_number():06} {word} image {' ' * 40}".encode()
         body = UserBody(data, gone=kind == "gone")
         try:
-            avatar = await head.intake.accept(uid=self.uid, body=body, length=len(data))
+            keep = world.rng.choice(KEEP)
+            avatar = await head.intake.accept(uid=self.uid, body=body, length=len(data), keep=keep)
         except (ImageRefused, ClientGone, BodyMismatch):
             if kind in ("no image", "gone"):
                 return

@@ -33,7 +33,7 @@ from fxprofile.uploads.accept import IN_DOUBT_AGE
 from fxprofile.uploads.repair import PERIOD
 from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import SimQueue
-from tests.simulation.ledger import Ledger, PublicBucket, Violation, WatchedStore
+from tests.simulation.ledger import Ledger, PrivateBucket, PublicBucket, Violation, WatchedStore
 from tests.simulation.processes import (
     JOBS_VISIBILITY,
     METRICS,
@@ -45,7 +45,6 @@ from tests.simulation.processes import (
 from tests.simulation.state import MemoryState, State
 from tests.simulation.users import User
 from tests.simulation.weather import FINE, TIMEOUT, Fate, Weather
-from tests.support.fakes.bucket import MemoryBucket
 from tests.support.fakes.identity import FakeIdentity
 
 #: Seconds after the last fault until every hanging call and every in-doubt commit has ended.
@@ -112,7 +111,7 @@ class World:
         self.unlucky: set[bytes] = set()
         self.metrics = METRICS
         self.ledger = Ledger(self)
-        self.private = MemoryBucket(self.clock)
+        self.private = PrivateBucket(self.clock, self.ledger)
         self.public = PublicBucket(self.clock, self.ledger)
         self.jobs = SimQueue(self, "jobs", JOBS_VISIBILITY, self.weather.most_receives)
         self.jobs.dead = self.dead_jobs = SimQueue(self, "dead", JOBS_VISIBILITY)

@@ -99,6 +99,38 @@ class AcceptTests(CoreTestCase):
         self.assertEqual((body.given, body.closed), (11, 1))
 
 
+class SupersedingTests(CoreTestCase):
+    """Uploads of a user who has others in processing."""
+
+    def accept(self, keep: int) -> None:
+        body = BytesBody(JPEG)
+        self.run_now(self.intake.accept(uid=ALICE, body=body, length=len(JPEG), keep=keep))
+
+    def test_superseded_original_is_emptied(self) -> None:
+        """The original of a superseded upload becomes empty after the newer row is committed."""
+        self.upload()
+        self.diary.clear()
+        self.accept(keep=1)
+        self.assertEqual(self.originals.objects, {ID: b"", make_id(2): JPEG})
+        self.assertEqual(self.status(ID), Status.REPLACED)
+        self.assertEqual(
+            self.diary,
+            ["private put", "store accept", "jobs send", "store job_sent", "private put"],
+        )
+        self.assertEqual(self.sent(), [("crunch", ID), ("crunch", make_id(2))])
+
+    def test_original_that_cannot_be_emptied(self) -> None:
+        """If an original cannot be emptied, its upload is crunched in vain, then deleted."""
+        self.upload()
+        self.private.fail("put", StorageError("down"), skip=1)
+        self.accept(keep=1)
+        self.assertEqual(self.originals.objects, {ID: JPEG, make_id(2): JPEG})
+        self.sent()
+        self.ready(ID)
+        self.assertEqual(self.sent(), [("delete", ID)])
+        self.assertIsNone(self.selected())
+
+
 class RefusalTests(CoreTestCase):
     """Bodies that do not begin like an image."""
 

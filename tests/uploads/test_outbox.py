@@ -20,7 +20,8 @@ class OutboxTests(CoreTestCase):
     """Pending jobs are sent at least once."""
 
     def accept(self) -> None:
-        self.avatar = self.run_now(self.rows.accept(avatar_id=ID, uid=ALICE, now=1_000_000))
+        accepted = self.run_now(self.rows.accept(avatar_id=ID, uid=ALICE, now=1_000_000))
+        self.avatar = accepted.avatar
 
     def test_crunch_job_is_sent_and_recorded(self) -> None:
         """The crunch job of a row in processing is sent, and the time is recorded."""

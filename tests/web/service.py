@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from fxprofile.settings.model import DevAccount
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.overload import LoadShedder
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.api import Api
 from fxprofile.web.avatar import AvatarEndpoints
@@ -68,11 +70,12 @@ class ApiCase(TestCase):
     """
     A test of the API.
 
-    :cvar per_hour: and ``wait``, ``max_bytes``: settings of uploads.
+    :cvar per_hour: and ``max_pending``, ``wait``, ``max_bytes``: settings of uploads.
     :cvar secret: the secret bearer token.
     """
 
     per_hour = 0
+    max_pending = 1000
     wait = 0.0
     max_bytes = 10_000
     secret: str | None = None
@@ -113,6 +116,15 @@ class ApiCase(TestCase):
                 url="http://api.example/v1/avatar/",
             ),
         )
+        shedder = LoadShedder(
+            store=self.store,
+            metrics=self.metrics,
+            clock=reactor,
+            max_pending=self.max_pending,
+            max_pending_per_user=3,
+            max_age=20,
+            room=self.room,
+        )
         admission = UploadAdmission(
             windows=MemoryRateWindows(reactor),
             customs=self.customs(),
@@ -128,6 +140,7 @@ class ApiCase(TestCase):
                 selection=self.selection,
                 store=self.store,
                 identity=self.identity,
+                shedder=shedder,
                 admission=admission,
                 metrics=self.metrics,
                 clock=reactor,
@@ -152,6 +165,10 @@ class ApiCase(TestCase):
 
     def customs(self) -> Customs | None:
         return None
+
+    async def room(self) -> float:
+        """Return how many bytes uploads may still take."""
+        return math.inf
 
     def accounts(self) -> tuple[DevAccount, ...]:
         return (account("alice", ALICE), account("bob", BOB))

@@ -12,7 +12,7 @@ from fxprofile.model.avatars import REASONS
 from fxprofile.model.errors import QueueError, StorageError
 from fxprofile.model.keys import is_id
 from fxprofile.model.messages import Job, Op
-from tests.web.service import JPEG, ApiCase, account
+from tests.web.service import ALICE, BOB, JPEG, ApiCase, account
 from tests.web.upload_case import BEARER, CLOSE, IMAGE, UPLOAD
 
 
@@ -87,6 +87,51 @@ class UploadTests(ApiCase):
         replies = await self.raw(head, *(JPEG[i : i + 1] for i in range(len(JPEG))), hold=True)
         self.assertIn(b"HTTP/1.1 201 ", replies)
         self.assertEqual(list(self.private.objects.values()), [JPEG])
+
+
+class OverloadTests(ApiCase):
+    """Uploads while there is too much to do."""
+
+    max_pending = 1
+
+    async def refused(self, errno: int, status: bytes, bearer: bytes = BEARER) -> bytes:
+        """Announce an upload that is refused before its body; return the response."""
+        head = UPLOAD + bearer + IMAGE + b"Expect: 100-continue\r\nContent-Length: 500\r\n\r\n"
+        reply = await self.raw(head, hold=True)
+        self.assertTrue(reply.startswith(b"HTTP/1.1 " + status), reply)
+        self.assertEqual(json.loads(reply.partition(b"\r\n\r\n")[2])["errno"], errno)
+        return reply
+
+    async def test_long_backlog_is_503(self) -> None:
+        """
+        An upload is 503 with Retry-After before its body is read while too many are pending.
+        """
+        await self.store.accept(avatar_id="1" * 32, uid=BOB, now=reactor.seconds())
+        self.assertIn(b"\r\nRetry-After: 10\r\n", await self.refused(106, b"503 "))
+        await self.store.failed(avatar_id="1" * 32, reason="corrupt", now=0)
+        await deferLater(reactor, 1)
+        self.assertEqual((await self.upload()).status, 201)
+
+    async def test_flood_of_one_user_is_429(self) -> None:
+        """An upload is 429 with Retry-After while too many of its user are pending."""
+        for number in range(13):
+            await self.store.accept(avatar_id=f"{number:032}", uid=ALICE, now=0, keep=3)
+        reply = await self.refused(114, b"429 ")
+        self.assertIn(b"\r\nRetry-After: ", reply)
+
+
+class SupersedingTests(ApiCase):
+    """Several uploads of one user in processing."""
+
+    async def test_fourth_upload_supersedes_the_first(self) -> None:
+        """The fourth upload of a user in processing makes the first one ``replaced``."""
+        first, second, *_ = [(await self.upload()).json["id"] for _ in range(4)]
+        statuses = [
+            (await self.ask("GET", f"/v1/avatar/upload/{avatar_id}")).json["status"]
+            for avatar_id in (first, second)
+        ]
+        self.assertEqual(statuses, ["replaced", "processing"])
+        self.assertEqual(self.private.objects[first], b"")
 
 
 class RefusedUploadTests(ApiCase):

@@ -57,6 +57,20 @@ class CrunchingTests(JobsTestCase):
         self.successResultOf(self.run_job())
         self.assertEqual([type(body) for body in bodies], [BytesBody] * len(VARIANTS))
 
+    def test_empty_original_is_deleted(self) -> None:
+        """
+        A crunch job with an empty original, whose upload is superseded, crunches nothing and ends
+        as a delete job.
+        """
+        self.private_objects.objects[ID] = b""
+        self.public_objects.objects[public_key(ID)] = b"of an earlier run"
+        self.successResultOf(self.run_job())
+        self.assertEqual(self.cruncher.crunched, [])
+        self.assertEqual(self.public_objects.objects, {})
+        self.assertEqual(self.private_objects.objects, {})
+        self.assertEqual([r.status for r in self.reported()], [ResultStatus.DELETED])
+        self.assertEqual(self.counted("superseded"), 1)
+
     def test_delete_removes_every_format(self) -> None:
         """A delete job removes every format, whichever formats are configured."""
         for key in public_keys(ID):

@@ -25,7 +25,7 @@ from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import StoreError
 from fxprofile.model.keys import initial
-from fxprofile.model.ports import IProfileStore
+from fxprofile.model.ports import Accepted, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
 
 T = TypeVar("T")
@@ -132,10 +132,20 @@ class SqlProfileStore:
     # Uploads and results.
 
     @_transaction
-    def accept(self, connection: Connection, *, avatar_id: str, uid: str, now: float) -> Avatar:
+    def accept(
+        self,
+        connection: Connection,
+        *,
+        avatar_id: str,
+        uid: str,
+        now: float,
+        keep: int | None = None,
+    ) -> Accepted:
         # The lock makes the order of the sequence numbers that of the commits.
         lock_or_create_profile(connection, uid)
-        return insert_avatar(connection, uid, avatar_id, now)
+        avatar = insert_avatar(connection, uid, avatar_id, now)
+        superseded = [] if keep is None else _supersede(connection, uid, keep, now)
+        return Accepted(avatar, superseded)
 
     @_transaction
     def job_sent(
@@ -308,6 +318,24 @@ class SqlProfileStore:
         pending.update({Status(status): number for status, number in found})
         return pending
 
+    @_read
+    def backlog(self, connection: Connection, *, limit: int, skip: int) -> Backlog:
+        # Three reads of an index, the first of which is bounded.
+        is_pending = avatars.c.owed_since.is_not(None)
+        some = sa.select(avatars.c.owed_since).where(is_pending).limit(limit).subquery()
+        oldest = sa.select(avatars.c.owed_since).where(is_pending).order_by(avatars.c.owed_since)
+        return Backlog(
+            rows=connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one(),
+            since=connection.execute(oldest.offset(skip).limit(1)).scalar(),
+            accepted=connection.execute(sa.select(sa.func.max(avatars.c.seq))).scalar() or 0,
+        )
+
+    @_read
+    def pending_of(self, connection: Connection, *, uid: str) -> int:
+        is_pending = (avatars.c.uid == uid, avatars.c.owed_since.is_not(None))
+        number = sa.select(sa.func.count()).select_from(avatars).where(*is_pending)
+        return connection.execute(number).scalar_one()
+
     @_transaction
     def leadership(self, connection: Connection, *, owner: str, now: float, seconds: float) -> bool:
         lease = {"owner": owner, "expires": now + seconds}
@@ -391,6 +419,19 @@ def insert_avatar(connection: Connection, uid: str, avatar_id: str, now: float) 
         job_sent=None,
         created=now,
     )
+
+
+def _supersede(connection: Connection, uid: str, keep: int, now: float) -> Sequence[str]:
+    """Replace all uploads of a user in ``processing`` but the newest; return their ids."""
+    processing = (
+        sa.select(avatars.c.id)
+        .where(avatars.c.uid == uid, avatars.c.status == Status.PROCESSING)
+        .order_by(avatars.c.seq.desc())
+    )
+    older = connection.execute(processing).scalars().all()[keep:]
+    # A crunch job that was sent ends as a delete job, so ``job_sent`` stays.
+    replaced = {"status": Status.REPLACED, "owed_since": now, "updated": now}
+    return [i for i in older if _change_avatar(connection, i, (Status.PROCESSING,), **replaced)]
 
 
 def change_profile(connection: Connection, row: AnyRow, now: float, **values: object) -> None:

@@ -62,7 +62,16 @@ class Walk:
         status = chance.choice(list(Status))
         happens = {
             "time": (8, lambda: self.pass_time(chance.choice((0.0, 0.25, 1.0, 9.0, -3.0)))),
-            "accept": (10, lambda: self.both("accept", avatar_id=new_id(), uid=uid, now=self.now)),
+            "accept": (
+                10,
+                lambda: self.both(
+                    "accept",
+                    avatar_id=new_id(),
+                    uid=uid,
+                    now=self.now,
+                    keep=chance.choice((None, 1, 3)),
+                ),
+            ),
             "ready": (
                 12,
                 lambda: self.both("ready", avatar_id=avatar_id, variants=PICTURES, now=self.now),

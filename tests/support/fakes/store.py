@@ -16,7 +16,7 @@ from zope.interface import implementer
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import StoreError
 from fxprofile.model.keys import initial
-from fxprofile.model.ports import IProfileStore
+from fxprofile.model.ports import Accepted, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
 
 TICK = 0.001
@@ -87,13 +87,19 @@ class MemoryProfileStore:
         self._seq = 0
         self._leader: tuple[str, float] | None = None
 
-    async def accept(self, *, avatar_id: str, uid: str, now: float) -> Avatar:
+    async def accept(
+        self, *, avatar_id: str, uid: str, now: float, keep: int | None = None
+    ) -> Accepted:
         if avatar_id in self.rows:
             raise StoreError("there is an avatar with this id")
         self._seq += 1
         self.users.setdefault(uid, User(uid))
         self.rows[avatar_id] = Row(avatar_id, uid, self._seq, now, now, now)
-        return self.rows[avatar_id].avatar()
+        processing = [row for row in reversed(self._of(uid)) if row.status is P]
+        superseded = [] if keep is None else processing[keep:]
+        for row in superseded:
+            row.status, row.owed_since, row.updated = S, now, now
+        return Accepted(self.rows[avatar_id].avatar(), [row.id for row in superseded])
 
     async def avatar(self, *, avatar_id: str) -> Avatar | None:
         row = self.rows.get(avatar_id)
@@ -239,6 +245,14 @@ class MemoryProfileStore:
     async def counts(self) -> Mapping[Status, int]:
         owing = [row.status for row in self.rows.values() if row.owed_since is not None]
         return {status: owing.count(status) for status in (P, D, S)}
+
+    async def backlog(self, *, limit: int, skip: int) -> Backlog:
+        since = sorted(r.owed_since for r in self.rows.values() if r.owed_since is not None)
+        newest = max((row.seq for row in self.rows.values()), default=0)
+        return Backlog(min(len(since), limit), (*since[skip:], None)[0], newest)
+
+    async def pending_of(self, *, uid: str) -> int:
+        return sum(row.owed_since is not None for row in self._of(uid))
 
     async def leadership(self, *, owner: str, now: float, seconds: float) -> bool:
         if self._leader is None or self._leader[0] == owner or self._leader[1] <= now:
