@@ -73,6 +73,7 @@ def add_worker(services: Services) -> None:
     health = services.health
     _create_folder(services, services.private_bucket)
     _create_folder(services, services.public_bucket)
+    health.add("cruncher", services.cruncher.check)
     health.add("jobs poller", services.jobs_poller.check)
     health.add("jobs queue", services.jobs_queue.check)
     health.add("results queue", services.results_queue.check)

@@ -360,7 +360,8 @@ class Services:
         pool = self.started(pool_from_settings(self.reactor, self.settings))
 
         async def ready() -> None:
-            for layer, in_force in (await pool.when_ready()).items():
+            layers = await pool.when_ready()
+            for layer, in_force in layers.items():
                 self.metrics.sandbox_layer.labels(layer).set(in_force)
 
         self.readiness.append(ready)
@@ -494,6 +495,7 @@ class Services:
             self.job_runner.handle,
             slots=self.settings.crunch.processes,
             visibility_timeout=self.settings.queue.visibility_timeout,
+            ready=self.cruncher.when_ready,
         )
 
     @cached_property
@@ -521,6 +523,7 @@ class Services:
         *,
         slots: int | None = None,
         visibility_timeout: float = RESULTS_VISIBILITY,
+        ready: Callable[[], Awaitable[object]] | None = None,
     ) -> Poller:
         return self.started(
             Poller(
@@ -532,6 +535,7 @@ class Services:
                 clock=self.reactor,
                 chance=self.chance,
                 retry_delays=self.retry_delays,
+                ready=ready,
             )
         )
 

@@ -61,8 +61,9 @@ class ChildExit(TypedDict):
     """
     How a child ended; the response to :class:`CrunchCommand`.
 
-    ``ended`` says why the helper killed the child: ``timeout``, ``cancelled``, ``unlocked``
-    (a layer of its sandbox was missing) or ``failed``; it is empty if the helper did not.
+    ``ended`` says why the helper killed the child: ``timeout``, ``starved`` (a timeout of a
+    child that wanted to run and rarely could), ``cancelled``, ``unlocked`` (a layer of its
+    sandbox was missing) or ``failed``; it is empty if the helper did not.
     ``status`` is the exit status, or the signal as a negative number.  ``cpu`` and ``wall``
     are in seconds; ``resident``, the peak of the memory in use, and ``base``, the address
     space that the child inherited from the helper, in bytes.
@@ -86,6 +87,10 @@ class ReadyCommand(Command):
     """
 
     response: ClassVar = [(b"layers", Unicode()), (b"versions", Unicode())]
+
+
+class PingCommand(Command):
+    """Ask a helper to respond, to see whether it still does."""
 
 
 class CrunchCommand(Command):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.error import ProcessDone
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol, connectionDone
@@ -18,7 +20,13 @@ from twisted.protocols.amp import AMP
 from twisted.python.failure import Failure
 
 import fxprofile
-from fxprofile.crunch.commands import CONNECTION, CancelCommand, HelperConfig, ReadyCommand
+from fxprofile.crunch.commands import (
+    CONNECTION,
+    CancelCommand,
+    HelperConfig,
+    PingCommand,
+    ReadyCommand,
+)
 
 _log = Logger()
 
@@ -26,6 +34,8 @@ _log = Logger()
 START_TIMEOUT: Final = 60
 #: Seconds that a helper gets to exit after its connection was closed.
 _STOP_TIMEOUT: Final = 5
+#: Seconds within which a helper must respond to one of two pings.
+_PING_TIMEOUT: Final = 2
 #: How much of the standard error of a helper is logged, in bytes.
 _MAX_STDERR: Final = 8 << 10
 
@@ -70,7 +80,8 @@ class HelperConnection(AMP):
     The pool's end of the connection to one helper process.
 
     :ivar jobs: how many children it has now; counted by the pool.
-    :ivar is_ready: whether the pool may give it jobs; set by the pool.
+    :ivar problem: why it gets no jobs; empty if it does.
+    :ivar proven: when it last crunched an image, in seconds.
     :ivar lost: fires when the connection is lost.
     :ivar ended: fires when the process has ended.
     """
@@ -81,7 +92,8 @@ class HelperConnection(AMP):
         self._config = config
         self._process: IProcessTransport | None = None
         self.jobs = 0
-        self.is_ready = False
+        self.problem = "starting"
+        self.proven = -math.inf
         self.lost: Deferred[None] = Deferred()
         self.ended: Deferred[None] = Deferred()
 
@@ -122,6 +134,15 @@ class HelperConnection(AMP):
         versions = dict(line.split(" ", 1) for line in response["versions"].splitlines())
         return frozenset(response["layers"].split()), versions
 
+    async def responds(self) -> bool:
+        """Return whether the helper responds to a ping."""
+        # If this process was paused, the first ping times out before its response is read.
+        for _ in range(2):
+            with suppress(TimeoutError):
+                await self.callRemote(PingCommand).addTimeout(_PING_TIMEOUT / 2, self._reactor)
+                return True
+        return False
+
     def cancel(self, job: int) -> None:
         """Kill the child of a job; the job's response still comes."""
         # If the helper is gone, so is the child.
@@ -149,7 +170,7 @@ class HelperConnection(AMP):
             transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.is_ready = False
+        self.problem = "ended"
         # First, so that a caller whose job fails does not get this helper for its next one.
         self.lost.callback(None)
         super().connectionLost(reason)

@@ -99,17 +99,16 @@ class Report:
     :ivar cpu: processor time, in seconds.
     :ivar wall: wall clock, in seconds, from the fork to the end of the child.
     :ivar resident: the peak of the memory in use, in bytes.
+    :ivar permanent: whether there is a reason for which the image is at fault.
+    :ivar starved: whether the child timed out because other processes had the processor.
     """
 
     outcome: CrunchOutcome
     cpu: float = 0.0
     wall: float = 0.0
     resident: int = 0
-
-    @property
-    def permanent(self) -> bool:
-        """Whether there is a reason for which the image is at fault."""
-        return self.outcome.reason in _PERMANENT
+    permanent: bool = False
+    starved: bool = False
 
 
 def judge(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> Report:
@@ -119,12 +118,21 @@ def judge(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> Repor
     :param end: from the helper, which a child cannot influence.
     :param written: the child's result, or what is wrong with it.
     """
-    return Report(_outcome(end, written, limits), end["cpu"], end["wall"], end["resident"])
+    outcome = _outcome(end, written, limits)
+    return Report(
+        outcome,
+        end["cpu"],
+        end["wall"],
+        end["resident"],
+        permanent=outcome.reason in _PERMANENT,
+        starved=end["ended"] == "starved",
+    )
 
 
 def _outcome(end: ChildExit, written: CrunchOutcome | str, limits: Limits) -> CrunchOutcome:
-    if end["ended"] == "timeout":
-        return CrunchOutcome("timeout", f"not finished after {limits.timeout} seconds")
+    if end["ended"] in ("timeout", "starved"):
+        took = f"{limits.timeout} seconds, {end['cpu']:.1f} of them on a processor"
+        return CrunchOutcome("timeout", f"not finished after {took}")
     if end["ended"]:
         return CrunchOutcome("crashed", end["ended"])
     if end["status"] != 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
@@ -43,5 +44,12 @@ class Threads(Service):
         return stopped.addBoth(lambda _: stopper.stop())
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Run a call in a thread, and return its result."""
-        return deferToThreadPool(self._reactor, self._pool, call, *args, **kwargs)
+        """
+        Run a call in a thread, and return its result.
+
+        :raises OSError: if the system lets this process have no further thread.
+        """
+        try:
+            return deferToThreadPool(self._reactor, self._pool, call, *args, **kwargs)
+        except RuntimeError as error:
+            return fail(OSError(errno.EAGAIN, f"{self.name}: {error}"))

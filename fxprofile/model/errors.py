@@ -66,7 +66,7 @@ class AuthUnavailable(IdentityError):
 
 
 class CruncherUnavailable(DriverError):
-    """No child process can be started to crunch an image; the image is not at fault."""
+    """This process cannot crunch images now; no image is at fault."""
 
 
 class InvalidToken(Exception):

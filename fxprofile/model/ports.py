@@ -127,6 +127,15 @@ class IQueue(Interface):
         :raises LeaseLost: if its receipt handle has expired.
         """
 
+    async def release(*, message: Message) -> None:
+        """
+        Return a received message that was not tried: it is visible at once.
+
+        The receive does not count, except on SQS, where it cannot be undone.
+
+        :raises LeaseLost: if its receipt handle has expired.
+        """
+
     async def delete(*, message: Message) -> None:
         """
         Acknowledge a received message: remove it.
@@ -470,5 +479,19 @@ class ICruncher(Interface):
         :returns: the pictures in each configured format.
         :raises ImageRefused: if the image is at fault.
         :raises ChildFailed: if the child died or exceeded a limit.
-        :raises CruncherUnavailable: if no child can be started; try again later.
+        :raises CruncherUnavailable: if no image can be crunched now; the image was not tried.
+        """
+
+    async def when_ready() -> object:
+        """
+        Wait until images can be crunched.
+
+        :raises CruncherUnavailable: if that will never be.
+        """
+
+    async def check() -> None:
+        """
+        Check that images can be crunched.
+
+        :raises CruncherUnavailable: if they cannot.
         """

@@ -8,7 +8,6 @@ The settings of a process.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -35,6 +34,8 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+
+from fxprofile.settings.capacity import default_slots
 
 ENVIRONMENT_PREFIX = "FXPROFILE_"
 
@@ -269,13 +270,16 @@ class UploadsSettings(Section):
     max_age: Seconds = 20
 
 
+def _slots(validated: dict[str, object]) -> int:
+    # It is absent if it is invalid, which is an error of its own.
+    return min(1024, default_slots(cast(int, validated.get("memory", 1 << 30))))
+
+
 class CrunchSettings(Section):
-    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default_factory=lambda: os.cpu_count() or 1
-    )
     timeout: Seconds = 15
     cpu: Annotated[int, Field(ge=1)] = 10
     memory: Annotated[ByteSize, Field(ge=64 << 20)] = ByteSize(1 << 30)
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_slots)
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000
     max_pixels_baseline: Annotated[int, Field(ge=1)] = 250_000_000
     max_pixels_progressive: Annotated[int, Field(ge=1)] = 120_000_000

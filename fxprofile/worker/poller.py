@@ -4,7 +4,9 @@ Consume a queue: receive messages, run a handler for each, and acknowledge them.
 A poller receives only as many messages as it can start at once, extends the lease of each
 message while its handler runs, deletes a message last, and survives every error.  A message
 whose handler failed becomes visible again after a delay that grows with its receive
-count, until the queue dead-letters it.
+count, until the queue dead-letters it.  If messages fail one after the other, and none of
+them is to blame, the poller pauses and then receives one message at a time until one
+succeeds.
 
 boto3 and the known queue workers block a thread or a process per consumer; this runs on
 the reactor and serves any :class:`fxprofile.model.ports.IQueue`.
@@ -13,7 +15,7 @@ the reactor and serves any :class:`fxprofile.model.ports.IQueue`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -26,7 +28,7 @@ from twisted.logger import Logger
 from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.tasks import sleep
-from fxprofile.model.errors import DriverError, LeaseLost, MalformedMessage
+from fxprofile.model.errors import CruncherUnavailable, DriverError, LeaseLost, MalformedMessage
 from fxprofile.model.messages import Message
 from fxprofile.model.ports import BATCH, Handler, IQueue
 from fxprofile.telemetry.metrics import Metrics
@@ -62,6 +64,9 @@ HANDLER_TIMEOUT: Final = 600
 #: Seconds from an empty receive to the next one, at least.
 EMPTY_PAUSE: Final = 1
 
+#: Consecutive messages that failed without being to blame, from which on the poller pauses.
+MAX_FAILURES: Final = 3
+
 #: Seconds that cancelled handlers may take to end when the service stops.
 CLEANUP: Final = 1
 
@@ -92,6 +97,7 @@ class Poller(Service):
     :param grace: seconds that handlers may take to end when the service stops.
     :param handler_timeout: see :data:`HANDLER_TIMEOUT`.
     :param retry_delays: see :data:`RETRY_DELAYS`.
+    :param ready: waits until messages can be handled; none is received before that.
     :param chance: returns random numbers from 0 to 1, for all jitter.
     """
 
@@ -107,10 +113,12 @@ class Poller(Service):
     grace: float = 25
     handler_timeout: float = HANDLER_TIMEOUT
     retry_delays: tuple[float, ...] = RETRY_DELAYS
+    ready: Callable[[], Awaitable[object]] | None = None
     chance: Callable[[], float] = random.random
     _loop: Deferred[None] | None = field(init=False, default=None)
     _generation: int = field(init=False, default=0)
     _last_receive: float = field(init=False, default=0.0)
+    _failures: int = field(init=False, default=0)
     # An ordered set.
     _in_flight: dict[Delivery, None] = field(init=False, default_factory=dict)
     _notifier: Notifier = field(init=False, default_factory=Notifier)
@@ -135,10 +143,11 @@ class Poller(Service):
         return Deferred.fromCoroutine(self._stop(loop))
 
     async def check(self) -> bool:
-        """Return whether the poller is running, and receives or is at capacity."""
+        """Return whether the poller runs, receives or is at capacity, and messages succeed."""
         at_capacity = len(self._in_flight) >= self.slots
         is_recent = self.clock.seconds() - self._last_receive < STALE_AFTER
-        return self._loop is not None and (at_capacity or is_recent)
+        succeeds = self._failures < MAX_FAILURES
+        return self._loop is not None and (at_capacity or is_recent) and succeeds
 
     async def _run(self, generation: int) -> None:
         failures = 0
@@ -170,7 +179,15 @@ class Poller(Service):
 
         :returns: seconds to wait before the next receive.
         """
-        free = self.slots - len(self._in_flight)
+        if self._failures >= MAX_FAILURES:
+            pause = Backoff(first=1, cap=5, shortest=0.5, chance=self.chance)
+            await sleep(self.clock, pause.delay(self._failures - MAX_FAILURES + 1))
+        if self.ready is not None:
+            await self.ready()
+            # The time in which no message can be handled does not count.
+            self._last_receive = self.clock.seconds()
+        slots = self.slots if self._failures < MAX_FAILURES else 1
+        free = slots - len(self._in_flight)
         if free <= 0:
             with self._notifier.subscribe(_SLOT_FREED) as subscription:
                 await subscription.wait(self.clock, WAIT)
@@ -217,6 +234,8 @@ class Poller(Service):
         if delivery.cancelled_as is Outcome.LEASE_LOST:
             # Another consumer has the message, even if the handler succeeded here.
             outcome = Outcome.LEASE_LOST
+        if outcome is Outcome.DONE:
+            self._failures = 0
         self.metrics.handled.labels(self.queue.name, outcome).inc()
         self.metrics.handle_seconds.labels(self.queue.name).observe(self.clock.seconds() - started)
         await self._settle(delivery.message, outcome)
@@ -234,9 +253,13 @@ class Poller(Service):
         except Exception as error:
             if delivery.cancelled_as is not None:
                 return delivery.cancelled_as
-            log = self._log.warn if isinstance(error, DriverError) else self._log.failure
+            # An OSError is of this process: it lacks descriptors, threads or disk space.
+            expected = isinstance(error, (DriverError, OSError))
+            self._failures += expected
+            log = self._log.warn if expected else self._log.failure
             self._log_failed(log, message, "failed and will be retried", error)
-            return Outcome.RETRY
+            untried = isinstance(error, (CruncherUnavailable, OSError))
+            return Outcome.RELEASED if untried else Outcome.RETRY
 
     def _log_failed(
         self, log: Callable[..., None], message: Message, what: str, error: Exception
@@ -254,6 +277,8 @@ class Poller(Service):
         try:
             if outcome is Outcome.DONE:
                 await self.queue.delete(message=message)
+            elif outcome is Outcome.RELEASED:
+                await self.queue.release(message=message)
             elif outcome is not Outcome.LEASE_LOST:
                 delay = self._delay(message.receive_count, outcome)
                 await self.queue.extend(message=message, visibility=delay)
@@ -273,7 +298,7 @@ class Poller(Service):
     def _delay(self, receive_count: int, outcome: Outcome) -> float:
         if outcome is Outcome.MALFORMED:
             receive_count -= PROMPT_RECEIVES
-        if outcome is Outcome.RELEASED or receive_count <= 0:
+        if receive_count <= 0:
             return 0
         step = self.retry_delays[min(receive_count, len(self.retry_delays)) - 1]
         return step * (1 + RETRY_JITTER * (2 * self.chance() - 1))

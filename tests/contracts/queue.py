@@ -30,10 +30,12 @@ class QueueContract:
 
     :cvar visibility: the visibility timeout of the queues under test, in seconds; a
         whole number, and short if time really has to pass.
+    :cvar undoes_receives: whether the receive of a released message does not count.
     """
 
     visibility = 60
     max_receives = 3
+    undoes_receives = True
 
     async def make_queue(self) -> Any:
         """Return a new, empty queue with this visibility timeout and maximum receive count."""
@@ -186,6 +188,18 @@ class QueueContract:
         await queue.extend(message=message, visibility=0)
         (again,) = await self.receive_all(queue, 1)
         self.assertEqual(again.receive_count, 2)
+
+    async def test_release_undoes_the_receive(self) -> None:
+        """A released message is visible at once, and its receive counts only on SQS."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        (first,) = await self.receive_all(queue, 1)
+        await queue.release(message=first)
+        (second,) = await self.receive_all(queue, 1)
+        self.assertEqual(second.receive_count, 1 if self.undoes_receives else 2)
+        with self.assertRaises(LeaseLost):
+            await queue.release(message=first)
+        self.assertEqual(await self.receive(queue), [])
 
     async def test_extend_with_an_expired_receipt(self) -> None:
         """Extending a message that is visible again or deleted raises LeaseLost."""

@@ -25,10 +25,31 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
 def run(data: Buffer, limits: Limits) -> None:
     """Run the job that the first word of the image names, or else crunch the image."""
     word = bytes(data[:64]).removeprefix(HEIC).split(b" ")[0].decode("ascii", "replace")
-    if word in WORDS:
+    if word == "labour":
+        labour()
+        job.run(data[len(word) + 1 :], limits)
+    elif word in WORDS:
         WORDS[word](limits)
     else:
         job.run(data, limits)
+
+
+def labour() -> None:
+    """Work for a while; the image follows the word."""
+    for _ in range(10_000_000):
+        pass
+
+
+def kill_helper(limits: Limits) -> None:
+    """Kill the helper, as no child of a sandbox can."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    _block()
+
+
+def starve(limits: Limits) -> None:
+    """Be runnable at the timeout, after having had little of the processor."""
+    time.sleep(limits.timeout * 0.7)
+    spin(limits)
 
 
 def spin(limits: Limits) -> None:
@@ -121,6 +142,8 @@ def thread(limits: Limits) -> None:
 WORDS = {
     function.__name__: function
     for function in (
+        kill_helper,
+        starve,
         spin,
         sleep,
         allocate,

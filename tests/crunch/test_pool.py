@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -25,6 +26,7 @@ from fxprofile.crunch.sandbox import process
 from fxprofile.model.avatars import BLURHASH
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable, ImageRefused
 from fxprofile.model.ports import ICruncher
+from tests.crunch import without_fork
 from tests.crunch.children import HEIC
 
 BAD = "tests.crunch.children:run"
@@ -48,6 +50,10 @@ def children_of(pid: int) -> list[int]:
         return [int(number) for number in file.read().split()]
 
 
+#: A picture that takes some tenths of a second.
+LABOUR = b"labour " + picture()
+
+
 class PoolCase(TestCase):
     """Makes pools whose children do what their image says."""
 
@@ -61,6 +67,7 @@ class PoolCase(TestCase):
             "limits": self.limits,
             "mode": "best-effort",
             "job": BAD,
+            "min_helpers": 1,
         }
         pool = CrunchPool(reactor, **options | changes)
         pool.startService()
@@ -217,32 +224,104 @@ class CrunchPoolTests(PoolCase):
 class HelperDeathTests(PoolCase):
     """Helpers that end, hang or do not start."""
 
-    async def test_jobs_of_a_killed_helper_crash(self) -> None:
-        """Jobs of a helper that is killed fail as crashed, and the next job succeeds."""
-        pool = self.make_pool()
-        await pool.when_ready()
-        job = Deferred.fromCoroutine(self.failure(pool, b"sleep"))
-        await deferLater(reactor, 0.3)
-        (helper,) = pool.helpers()
-        (child,) = children_of(helper)
-        os.kill(helper, signal.SIGKILL)
-        self.assertEqual((await job).reason, "crashed")
-        await self.crunch(pool, picture())
-        self.assertNotEqual(pool.helpers(), [helper])
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await deferLater(reactor, 0.02)
+
+    async def test_jobs_of_a_killed_helper_are_run_again(self) -> None:
+        """Images of helpers that are killed are crunched by other helpers."""
+        pool = self.make_pool(min_helpers=2)
+        await self.until(lambda: len(pool.helpers()) == 2)
+        first = pool.helpers()
+        jobs = [Deferred.fromCoroutine(self.crunch(pool, LABOUR)) for _ in range(4)]
+        for helper in first:
+            await self.until(lambda: children_of(helper) != [])  # noqa: B023
+            child, *_ = children_of(helper)
+            os.kill(helper, signal.SIGKILL)
+            await self.until(lambda: helper not in pool.helpers())  # noqa: B023
+        await gatherResults(jobs)
+        self.assertEqual(set(first) & set(pool.helpers()), set())
         # The process that inherits it may not have reaped it yet.
         self.assertIn(process.status(child).get("State", "gone"), ("gone", "Z (zombie)"))
 
-    async def test_a_hung_helper_is_replaced(self) -> None:
-        """A helper that stops responding is killed, and the next job succeeds."""
-        pool = self.make_pool(limits=Limits(timeout=1, cpu=10))
-        self.patch(pool, "grace", 0.5)
+    async def test_a_stopped_helper_is_replaced(self) -> None:
+        """A helper that does not respond to pings is replaced, and its images are run again."""
+        pool = self.make_pool(min_helpers=2)
+        await self.until(lambda: len(pool.helpers()) == 2)
+        stopped, _ = pool.helpers()
+        jobs = [Deferred.fromCoroutine(self.crunch(pool, LABOUR)) for _ in range(2)]
+        await self.until(lambda: children_of(stopped) != [])
+        os.kill(stopped, signal.SIGSTOP)
+        await gatherResults(jobs)
+        await self.until(lambda: len(pool.helpers()) == 2)
+        self.assertNotIn(stopped, pool.helpers())
+
+    async def test_an_image_that_ends_three_helpers_is_refused(self) -> None:
+        """An image that ends three helpers is refused; those that were with it succeed."""
+        pool = self.make_pool(mode="off")
+        await pool.when_ready()
+        killer = Deferred.fromCoroutine(self.crunch(pool, b"kill_helper"))
+        innocent = [Deferred.fromCoroutine(self.crunch(pool, LABOUR)) for _ in range(3)]
+        refused = await self.assertFailure(killer, ImageRefused)
+        self.assertEqual(refused.reason, "crashed")
+        await gatherResults(innocent)
+
+    async def test_an_image_waits_while_no_child_can_be_forked(self) -> None:
+        """While no child can be forked, the pool is unhealthy, and images wait or are released."""
+        flag = without_fork.flag(os.getpid())
+        self.addCleanup(flag.unlink, missing_ok=True)
+        pool = self.make_pool(job="tests.crunch.without_fork:run")
+        await pool.when_ready()
+        flag.touch()
+        waiting = Deferred.fromCoroutine(self.crunch(pool, picture()))
+        await self.until(lambda: not pool.helpers())
+        with self.assertRaisesRegex(CruncherUnavailable, "cannot fork a child"):
+            await pool.check()
+        pool.patience = 0.5
+        with self.assertRaisesRegex(CruncherUnavailable, "cannot fork a child"):
+            await self.crunch(pool, picture())
+        flag.unlink()
+        await waiting
+        await pool.check()
+
+    async def test_an_image_is_not_blamed_if_no_image_can_be_crunched(self) -> None:
+        """If children cannot crunch any image, the pool is unhealthy, and no image fails."""
+        pool = self.make_pool(job="tests.crunch.children:leave")
+        pool.patience = 5
+        with self.assertRaisesRegex(CruncherUnavailable, "cannot crunch: crashed"):
+            await self.crunch(pool, picture())
+        with self.assertRaisesRegex(CruncherUnavailable, "cannot crunch: crashed"):
+            await pool.check()
+
+    async def test_a_starved_image_is_run_again(self) -> None:
+        """An image whose child did not get the processor in its time is crunched again."""
+        pool = self.make_pool(mode="off", limits=Limits(timeout=2, cpu=10))
+        await pool.when_ready()
+        with file_of(b"starve ") as original:
+            job = Deferred.fromCoroutine(pool.crunch(original=original))
+            (helper,) = pool.helpers()
+            await self.until(lambda: children_of(helper) != [])
+            await deferLater(reactor, 0.5)
+            os.pwrite(original.fileno(), picture(), 0)
+            await job
+
+    async def test_a_starved_image_is_run_alone(self) -> None:
+        """A child that starved once is run alone, and fails with a timeout if it starves again."""
+        pool = self.make_pool(mode="off", limits=Limits(timeout=2, cpu=10))
         await pool.when_ready()
         (helper,) = pool.helpers()
-        os.kill(helper, signal.SIGSTOP)
-        self.assertEqual((await self.failure(pool, picture())).reason, "crashed")
-        while pool.helpers() in ([], [helper]):
-            await deferLater(reactor, 0.05)
-        await self.crunch(pool, picture())
+        job = Deferred.fromCoroutine(self.failure(pool, b"starve "))
+        await self.until(lambda: children_of(helper) != [])
+        (first,) = children_of(helper)
+        others = [Deferred.fromCoroutine(self.crunch(pool, LABOUR)) for _ in range(2)]
+        await self.until(lambda: first not in children_of(helper))
+        await gatherResults(others)
+        await self.until(lambda: children_of(helper) != [])
+        late = Deferred.fromCoroutine(self.crunch(pool, picture()))
+        await deferLater(reactor, 0.2)
+        self.assertEqual(len(children_of(helper)), 1)
+        self.assertEqual((await job).reason, "timeout")
+        await late
 
     async def test_stopping_waits_for_images_in_flight(self) -> None:
         """Stopping waits for the images in flight and leaves no process."""
@@ -272,6 +351,15 @@ class HelperDeathTests(PoolCase):
         await pool.stopService()
         self.assertEqual(children_of(os.getpid()), before)
 
+    async def test_stopping_while_the_drawing_is_crunched(self) -> None:
+        """A pool that is stopped while a helper crunches the drawing leaves no process."""
+        before = children_of(os.getpid())
+        pool = self.make_pool(job="tests.crunch.children:spin")
+        await self.until(lambda: len(pool.layers) > 0)
+        await deferLater(reactor, 0.1)
+        await pool.stopService()
+        self.assertEqual(children_of(os.getpid()), before)
+
     async def test_children_are_polled_without_pidfd(self) -> None:
         """Where the kernel has no process descriptors, children are reaped and killed too."""
         pool = self.make_pool(job="tests.crunch.without_pidfd:run", processes=1)
@@ -285,6 +373,7 @@ class HelperDeathTests(PoolCase):
     async def test_no_helper_is_unavailable(self) -> None:
         """If no helper becomes ready, a job raises CruncherUnavailable."""
         pool = self.make_pool(job="tests.crunch.children:missing", limits=Limits(timeout=2))
+        pool.patience = 1
         with self.assertRaises(CruncherUnavailable):
             await self.crunch(pool, picture())
 

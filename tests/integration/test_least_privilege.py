@@ -61,7 +61,10 @@ class LeastPrivilegeTests(AwsCase):
         """The heartbeat of each role is green and names its dependencies."""
         for role, needs in (
             ("web", {"private bucket", "jobs queue", "results queue", "events queue", "database"}),
-            ("worker", {"private bucket", "public bucket", "jobs queue", "results queue"}),
+            (
+                "worker",
+                {"cruncher", "private bucket", "public bucket", "jobs queue", "results queue"},
+            ),
             ("images", {"public bucket"}),
         ):
             proxy = self.policy_proxy(role)

@@ -23,7 +23,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Return each key of a model with its default."""
     keys: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+        default = field.get_default(call_default_factory=True, validated_data={})
         if isinstance(default, BaseModel):
             keys |= keys_of(type(default), f"{prefix}{name}.")
         else:

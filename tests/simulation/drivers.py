@@ -204,6 +204,9 @@ class SimQueue:
         if visibility <= 0:
             self._ring()
 
+    async def release(self, *, message: Message) -> None:
+        await self.extend(message=message, visibility=0)
+
     async def delete(self, *, message: Message) -> None:
         entry = self._find(message)
         if entry is None:
@@ -298,3 +301,9 @@ class SimCruncher:
             world.unlucky.add(data)
             raise ChildFailed("timeout")
         return Crunched({"png": pictures_of(data)}, PLACEHOLDER)
+
+    async def when_ready(self) -> None:
+        pass
+
+    async def check(self) -> None:
+        pass

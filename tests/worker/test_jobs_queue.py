@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 
 from fxprofile.drivers.memory.queue import MemoryQueue
-from fxprofile.model.errors import MalformedMessage, StorageError
+from fxprofile.model.errors import CruncherUnavailable, MalformedMessage, StorageError
 from fxprofile.model.messages import Job, Op
 from fxprofile.worker.poller import Poller
 from tests.support.fakes.queue import make_message
@@ -52,7 +52,28 @@ class JobsTests(JobsTestCase):
         for body in JUNK:
             self.run_now(queue.send(body=body))
         self.run_now(queue.send(body=Job(Op.CRUNCH, ID).encode(0)))
-        poller = Poller(
+        poller = self.make_poller(queue)
+        poller.startService()
+        self.clock.pump([0.5] * 20)
+        self.assert_done()
+        self.assertEqual(self.run_now(queue.dead.depth()).visible, len(JUNK))
+        self.successResultOf(poller.stopService())
+
+    def test_a_broken_cruncher_uses_up_no_receives(self) -> None:
+        """A job that a worker could not crunch many times is not dead-lettered, but done later."""
+        queue = MemoryQueue("jobs", 60, 3, self.clock)
+        self.run_now(queue.send(body=Job(Op.CRUNCH, ID).encode(0)))
+        self.cruncher.plan = [CruncherUnavailable("no helper") for _ in range(5)]
+        poller = self.make_poller(queue)
+        poller.startService()
+        self.clock.pump([0.5] * 80)
+        self.assert_done()
+        self.assertTrue(self.run_now(poller.check()))
+        self.successResultOf(poller.stopService())
+
+    def make_poller(self, queue: MemoryQueue) -> Poller:
+        """Return a poller of a jobs queue."""
+        return Poller(
             queue=queue,
             handler=self.runner.handle,
             slots=2,
@@ -60,11 +81,6 @@ class JobsTests(JobsTestCase):
             metrics=self.metrics,
             clock=self.clock,
         )
-        poller.startService()
-        self.clock.pump([0.5] * 20)
-        self.assert_done()
-        self.assertEqual(self.run_now(queue.dead.depth()).visible, len(JUNK))
-        self.successResultOf(poller.stopService())
 
     def test_slots_limit_concurrent_crunching(self) -> None:
         """No more images are crunched at the same time than the poller has slots."""

@@ -4,10 +4,18 @@ Tests of :mod:`fxprofile.worker.poller`: receiving and handling.
 
 from __future__ import annotations
 
+import errno
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
-from fxprofile.model.errors import LeaseLost, MalformedMessage, QueueError
+from fxprofile.model.errors import (
+    CruncherUnavailable,
+    LeaseLost,
+    MalformedMessage,
+    QueueError,
+    StorageError,
+)
 from fxprofile.model.messages import Message
 from fxprofile.model.ports import BATCH
 from fxprofile.worker.poller import (
@@ -185,6 +193,79 @@ class HealthTests(PollerTestCase):
         self.assertTrue(self.is_healthy())
 
 
+class OwnFaultTests(PollerTestCase):
+    """Failures for which no message is to blame."""
+
+    def test_no_receive_before_messages_can_be_handled(self) -> None:
+        """Nothing is received while messages cannot be handled, and at once when they can."""
+        waiting: list[Deferred[None]] = []
+
+        async def ready() -> None:
+            waiting.append(Deferred())
+            await waiting[-1]
+
+        self.start(ready=ready)
+        self.clock.advance(STALE_AFTER)
+        self.assertEqual(self.queue.polls, [])
+        waiting.pop().callback(None)
+        self.assertTrue(self.queue.polling)
+        self.assertTrue(self.is_healthy())
+        self.give("a")
+        self.assertFalse(self.queue.polling)
+        self.assertEqual(self.handler.seen, ["a"])
+
+    def test_an_untried_message_is_released(self) -> None:
+        """A message that this process could not try is released at once, without being counted."""
+        self.start()
+        self.give("a", "b")
+        self.handler.fail("a", CruncherUnavailable("no helper"))
+        self.handler.fail("b", OSError(errno.EMFILE, "Too many open files"))
+        self.assertEqual(self.queue.released, ["a", "b"])
+        self.assertEqual(self.queue.extended, [])
+        self.assertEqual(self.handled("released"), 2)
+
+    def test_consecutive_failures_pause_the_poller(self) -> None:
+        """
+        After several consecutive failures the poller is unhealthy, and receives one message at
+        a time after a pause of at most 5 s, until one succeeds.
+        """
+        self.start(slots=4)
+        self.give("a", "b", "c", "d")
+        for name in ("a", "b", "c"):
+            self.assertTrue(self.is_healthy())
+            self.handler.fail(name, StorageError("down"))
+        self.assertFalse(self.is_healthy())
+        # The receive in flight was sent before the third failure.
+        self.queue.give()
+        self.handler.fail("d", StorageError("down"))
+        for name in ("e", "f"):
+            self.assertFalse(self.queue.polling)
+            self.clock.pump([1] * 5)
+            self.assertEqual(self.queue.polls[-1], (1, WAIT))
+            self.give(name)
+            self.clock.pump([1] * 5)
+            self.assertFalse(self.queue.polling)
+            self.handler.fail(name, StorageError("down"))
+        self.clock.pump([1] * 5)
+        self.give("g")
+        self.handler.finish("g")
+        self.assertTrue(self.is_healthy())
+        self.clock.pump([1] * 5)
+        self.assertEqual(self.queue.polls[-1], (4, WAIT))
+
+    def test_failures_of_messages_do_not_pause_the_poller(self) -> None:
+        """Malformed messages, and messages between which one succeeds, do not pause the poller."""
+        self.start(slots=1)
+        for _ in range(2):
+            for error in (MalformedMessage("odd"), StorageError("down"), StorageError("down")):
+                self.give("a")
+                self.handler.fail("a", error)
+            self.give("b")
+            self.handler.finish("b")
+            self.assertTrue(self.is_healthy())
+            self.assertTrue(self.queue.polling)
+
+
 class HandlingTests(PollerTestCase):
     """The outcome of a message."""
 
@@ -212,6 +293,8 @@ class HandlingTests(PollerTestCase):
         for count in range(1, 7):
             self.give(str(count), receive_count=count)
             self.handler.fail(str(count), QueueError("down"))
+            # Several failures pause the poller.
+            self.clock.advance(5)
         delays = [visibility for _, visibility in self.queue.extended]
         self.assertEqual(delays, [*RETRY_DELAYS, RETRY_DELAYS[-1], RETRY_DELAYS[-1]])
 

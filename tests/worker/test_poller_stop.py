@@ -93,7 +93,7 @@ class StoppingTests(PollerTestCase):
         self.clock.advance(1)
         self.successResultOf(stopping)
         self.assertEqual(self.handler.cancelled, ["a", "b"])
-        self.assertEqual(self.queue.extended, [("a", 0), ("b", 0)])
+        self.assertEqual(self.queue.released, ["a", "b"])
         self.assertEqual(self.queue.deleted, [])
         self.assertEqual(self.handled("released"), 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -115,10 +115,10 @@ class StoppingTests(PollerTestCase):
         self.assertNoResult(stopping)
         self.clock.advance(CLEANUP)
         self.successResultOf(stopping)
-        self.assertEqual(self.queue.extended, [("a", 0)])
+        self.assertEqual(self.queue.released, ["a"])
         self.clock.advance(60)
         done.callback(None)
-        self.assertEqual((self.queue.deleted, len(self.queue.extended)), ([], 1))
+        self.assertEqual((self.queue.deleted, self.queue.released), ([], ["a"]))
 
     def test_messages_are_released_concurrently(self) -> None:
         """Several messages are released concurrently, so that a slow release delays no other."""
@@ -133,10 +133,10 @@ class StoppingTests(PollerTestCase):
         self.start(handler=handle, grace=25)
         self.give("a", "b")
         held = [Deferred(), Deferred()]
-        self.queue.held["extend"] = list(held)
+        self.queue.held["release"] = list(held)
         stopping = self.stop()
         self.clock.pump([25, CLEANUP])
-        self.assertEqual(self.queue.extended, [("a", 0), ("b", 0)])
+        self.assertEqual(self.queue.released, ["a", "b"])
         held[1].callback(None)
         self.assertNoResult(stopping)
         held[0].errback(TypeError("odd"))
@@ -187,11 +187,11 @@ class StoppingTests(PollerTestCase):
         """A release that fails does not block the stop: the lease will expire."""
         self.start(grace=25)
         self.give("a", "b")
-        self.queue.errors["extend"] = [QueueError("down")]
+        self.queue.errors["release"] = [QueueError("down")]
         stopping = self.stop()
         self.clock.advance(25)
         self.successResultOf(stopping)
-        self.assertEqual(len(self.queue.extended), 2)
+        self.assertEqual(len(self.queue.released), 2)
 
     def test_messages_received_while_stopping(self) -> None:
         """Messages that a cancelled receive still returns are handled."""

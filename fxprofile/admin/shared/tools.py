@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gath
 
 from fxprofile.admin.shared.output import moment
 from fxprofile.app.services import Services
+from fxprofile.crunch.helper_connection import START_TIMEOUT
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.drivers.sql.connect import file_of, is_embedded, parse_url
 from fxprofile.drivers.sql.engine import Database
@@ -73,7 +74,7 @@ class Tools(Services):
         :raises CruncherUnavailable: if its sandbox is not available.
         """
         pool = cast(CrunchPool, self.cruncher)
-        await pool.when_ready()
+        await pool.when_ready(START_TIMEOUT)
         return pool
 
     def bucket(self, which: str) -> IBucket:

@@ -32,6 +32,7 @@ from fxprofile.crunch.codec.job import CONTROL, INPUT, OUTPUT, STATUS, STDERR
 from fxprofile.crunch.commands import ChildExit, HelperConfig
 from fxprofile.crunch.helper import heap
 from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.sandbox import process
 
 Job = Callable[[Buffer, Limits], None]
 
@@ -43,6 +44,9 @@ RAISED: Final = 70
 _MAX_STDERR: Final = 2 << 10
 _MAX_REPORT: Final = 4 << 10
 _GO: Final = b"G"
+#: A child that was runnable at its timeout, and had less than this share of a processor, was
+#: starved: with more it would have reached its CPU limit first (10 of 15 seconds by default).
+_FAIR_SHARE: Final = 2 / 3
 #: Seconds between two looks at a process if the kernel has no descriptor for it.
 _POLL: Final = 0.005
 
@@ -80,6 +84,7 @@ class Child:
     layers: set[str] = attrs.field(init=False, factory=set)
     gone: Deferred[ChildExit] = attrs.field(init=False, factory=Deferred)
     _ended: str = attrs.field(init=False, default="")
+    _was_runnable: bool = attrs.field(init=False, default=False)
     _cleanup: ExitStack = attrs.field(init=False, factory=ExitStack)
 
     def start(self, job: Job, original: int, output: int) -> None:
@@ -109,7 +114,7 @@ class Child:
                 _be_child(job, (original, output, stderr, control.fileno()), parent, self._config)
         self._control.setblocking(False)
         self._reporter = self._read_when_ready(self._control.fileno(), self._read_report)
-        timer = self._reactor.callLater(self._config.limits.timeout, self.kill, "timeout")
+        timer = self._timer = self._reactor.callLater(self._config.limits.timeout, self._time_out)
         self._cleanup.callback(lambda: timer.cancel() if timer.active() else None)
         try:
             handle = os.pidfd_open(self._pid)
@@ -133,6 +138,11 @@ class Child:
         self._ended = self._ended or why
         # It is our child and not yet reaped, so no other process has this number.
         os.kill(self._pid, signal.SIGKILL)
+
+    def _time_out(self) -> None:
+        # A child that waits for the processor or a disk, and not for anything of its own.
+        self._was_runnable = process.status(self._pid).get("State", "")[:1] in ("R", "D")
+        self.kill("timeout")
 
     def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> _Readable:
         reader = _Readable(self._reactor, descriptor, read)
@@ -161,12 +171,20 @@ class Child:
             self._control.send(_GO)
         except OSError:
             self.kill("failed")
+        if self._timer.active():
+            self._timer.reset(self._config.limits.timeout)
 
     def _reap(self) -> None:
         pid, status, usage = os.wait4(self._pid, os.WNOHANG)
         if pid == 0:
             return
         wall = time.monotonic() - self._started
+        cpu = usage.ru_utime + usage.ru_stime
+        exit_code = os.waitstatus_to_exitcode(status)
+        # Its own alarm ends it only if this process was late.
+        was_runnable = self._was_runnable or exit_code == -signal.SIGALRM
+        if was_runnable and cpu < _FAIR_SHARE * wall:
+            self._ended = "starved"
         try:
             stderr = os.read(self._stderr, _MAX_STDERR)
         except OSError:
@@ -175,8 +193,8 @@ class Child:
         self.gone.callback(
             {
                 "ended": self._ended,
-                "status": os.waitstatus_to_exitcode(status),
-                "cpu": usage.ru_utime + usage.ru_stime,
+                "status": exit_code,
+                "cpu": cpu,
                 "wall": wall,
                 "resident": usage.ru_maxrss << 10,
                 "base": self._base,

@@ -75,6 +75,11 @@ class Helper(AMP):
         self._baseline = child.layers
         return {"layers": "\n".join(self._own | child.layers), "versions": versions()}
 
+    @commands.PingCommand.responder
+    def ping(self) -> dict[str, str]:
+        """Respond."""
+        return {}
+
     @commands.CrunchCommand.responder
     async def crunch(self, job: int, original: int, output: int, heic: bool) -> commands.ChildExit:
         """Crunch one image."""

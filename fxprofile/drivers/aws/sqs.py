@@ -141,8 +141,8 @@ class SqsQueue(Service):
                 waiter.callback(outcome)
             elif not isinstance(outcome, Failure):
                 for message in outcome:
-                    release = self.extend(message=message, visibility=0)
-                    Deferred.fromCoroutine(release).addErrback(release_failed)
+                    release = Deferred.fromCoroutine(self.release(message=message))
+                    release.addErrback(release_failed)
 
         poll.addBoth(ended)
         try:
@@ -187,6 +187,9 @@ class SqsQueue(Service):
         seconds = min(MAX_VISIBILITY, math.ceil(max(0, visibility)))
         await self._change(self._extensions, message, VisibilityTimeout=seconds)
         self._leases[message] = now + seconds
+
+    async def release(self, *, message: Message) -> None:
+        await self.extend(message=message, visibility=0)
 
     async def delete(self, *, message: Message) -> None:
         with suppress(LeaseLost):

@@ -87,6 +87,11 @@ class MemoryQueue:
         if visibility <= 0:
             self._notifier.notify(self.name)
 
+    async def release(self, *, message: Message) -> None:
+        await self.extend(message=message, visibility=0)
+        entry = self._entries[message.message_id]
+        entry.message = replace(entry.message, receive_count=message.receive_count - 1)
+
     async def delete(self, *, message: Message) -> None:
         if self._leased(message) is not None:
             del self._entries[message.message_id]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -103,15 +103,13 @@ class DatabaseQueue:
         )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        extended = await self._execute(
-            sa.update(table)
-            .where(self._holds(message), table.c.visible_at > self.now)
-            .values(self._hidden(visibility))
-        )
-        if not extended:
-            raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
+        await self._change(message, self._hidden(visibility))
         if visibility <= 0:
             self.database.notifier.notify(self.name)
+
+    async def release(self, *, message: Message) -> None:
+        await self._change(message, self._as_before())
+        self.database.notifier.notify(self.name)
 
     async def delete(self, *, message: Message) -> None:
         is_leased = table.c.visible_at > self.now
@@ -250,11 +248,7 @@ class DatabaseQueue:
 
     async def _undo(self, messages: Sequence[Message]) -> None:
         """Undo a receive whose messages were not delivered to the caller."""
-        values = {
-            **self._hidden(0),
-            "receive_count": table.c.receive_count - 1,
-            "receipt": None,
-        }
+        values = self._as_before()
 
         def undo(connection: Connection) -> None:
             for message in messages:
@@ -266,6 +260,19 @@ class DatabaseQueue:
     def _hidden(self, seconds: float) -> dict[str, ColumnElement[float]]:
         """The columns of a message that is hidden for so many seconds from now."""
         return {"hidden_at": self.now, "visible_at": self.now + seconds}
+
+    def _as_before(self) -> dict[str, object]:
+        """The columns of a message whose receive is undone."""
+        return {**self._hidden(0), "receive_count": table.c.receive_count - 1, "receipt": None}
+
+    async def _change(self, message: Message, values: Mapping[str, object]) -> None:
+        """
+        :raises LeaseLost: if the lease of the message has expired.
+        """
+        is_leased = table.c.visible_at > self.now
+        change = sa.update(table).where(self._holds(message), is_leased).values(values)
+        if not await self._execute(change):
+            raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
 
     def _is_visible(self) -> ColumnElement[bool]:
         return sa.and_(table.c.queue == self.name, table.c.visible_at <= self.now)

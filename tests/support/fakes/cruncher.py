@@ -68,3 +68,9 @@ class FakeCruncher:
         elif planned is not None:
             raise planned
         return Crunched({form: pictures_of(data, form) for form in self.formats}, PLACEHOLDER)
+
+    async def when_ready(self) -> None:
+        pass
+
+    async def check(self) -> None:
+        pass

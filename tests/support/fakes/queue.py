@@ -33,6 +33,7 @@ class ScriptedQueue:
     :ivar polls: how many messages each receive asks for, and how long it waits.
     :ivar hidden: for how long each receive hides them.
     :ivar extended: the id and the visibility of each extension.
+    :ivar released: the ids of the messages that were released.
     :ivar deleted: the ids of the messages that were deleted.
     :ivar errors: by method, what the next calls raise.
     """
@@ -43,6 +44,7 @@ class ScriptedQueue:
         self.polls: list[tuple[int, float]] = []
         self.hidden: list[float | None] = []
         self.extended: list[tuple[str, float]] = []
+        self.released: list[str] = []
         self.deleted: list[str] = []
         self.errors: dict[str, list[BaseException]] = {}
         self.held: dict[str, list[Deferred[None]]] = {}
@@ -85,6 +87,10 @@ class ScriptedQueue:
     async def extend(self, *, message: Message, visibility: float) -> None:
         self.extended.append((message.message_id, visibility))
         await self._moment("extend")
+
+    async def release(self, *, message: Message) -> None:
+        self.released.append(message.message_id)
+        await self._moment("release")
 
     async def delete(self, *, message: Message) -> None:
         self.deleted.append(message.message_id)
