@@ -19,6 +19,7 @@ from fxprofile.model.errors import (
     StorageError,
 )
 from fxprofile.model.messages import Result, ResultStatus
+from fxprofile.model.ports import ObjectInfo
 from tests.support.fakes.flaky import Flaky
 from tests.worker.jobs_case import ID, ORIGINAL, JobsTestCase
 
@@ -175,7 +176,7 @@ class _BrokenBody:
         self.closed = False
 
     async def get(self, *, key: str) -> Any:
-        return None, self
+        return ObjectInfo(key, len(ORIGINAL), "etag", 0), self
 
     def __aiter__(self) -> _BrokenBody:
         return self
