@@ -113,6 +113,7 @@ def add_api(services: Services, rights: frozenset[str]) -> None:
         metrics=services.metrics,
         clock=reactor,
         secret="" if secret is None else secret.get_secret_value(),
+        cors_headers=settings.web.cors_headers,
     )
     api.add(
         UploadEndpoints(

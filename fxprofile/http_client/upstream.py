@@ -38,10 +38,12 @@ class JsonResponse:
     A response.
 
     :ivar members: the JSON object in the body, or None if the body is anything else.
+    :ivar retry_after: the header of this name, empty if there is none.
     """
 
     status: int
     members: Mapping[str, object] | None
+    retry_after: str = ""
 
 
 async def within(
@@ -112,7 +114,8 @@ class Upstream:
             received = await response.refuse_compression().read(MAX_BYTES)
         except HttpError as error:
             raise UpstreamFailure(f"{self._name}: {error}") from None
-        return JsonResponse(status=response.status, members=_members(received))
+        retry_after = (response.header(b"retry-after") or b"").decode("latin-1")
+        return JsonResponse(response.status, _members(received), retry_after)
 
 
 def _members(body: bytes) -> Mapping[str, object] | None:

@@ -77,8 +77,20 @@ class AccountUnknown(ExpectedError):
     """The auth server has no account for this token."""
 
 
-class UpstreamRefused(Exception):
-    """An identity server refused a request because of a fault in this service."""
+class UpstreamRefused(IdentityError):
+    """The auth server refused the request of this service with an unexpected 4xx."""
+
+
+class UpstreamThrottled(IdentityError):
+    """
+    An identity server allows no more requests for now.
+
+    :ivar retry_after: seconds until the next request is allowed.
+    """
+
+    def __init__(self, text: str, retry_after: int) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class CrunchError(Exception):
@@ -173,6 +185,7 @@ class Forbidden(ApiError):
 
     code, errno = 403, 100
     message = "The token does not have the scope that this needs."
+    default_headers: ClassVar = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
 
 
 class BadRequest(ApiError):
@@ -236,6 +249,13 @@ class ExpectationFailed(ApiError):
 
     code, errno = 417, 101
     message = "The only expectation that is met is 100-continue."
+
+
+class AuthServerRefused(ApiError):
+    """The auth server refused a request that was made for this one."""
+
+    code, errno = 400, 107
+    message = "The auth server refused the request."
 
 
 class RequestBlocked(ApiError):

@@ -2,7 +2,8 @@
 Read and write profiles.
 
 A field is shown only to a token whose scopes allow it, even if the identity servers send more.
-Profiles are cached per user and per set of visible fields.
+Profiles are cached per user and per set of visible fields, and per client if subscriptions are
+visible.
 """
 
 from __future__ import annotations
@@ -25,34 +26,45 @@ from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import AccountUnknown, CacheError, UpstreamRefused
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url
 from fxprofile.model.ports import CacheLookup, IIdentity, IProfileCache, IProfileStore
-from fxprofile.model.profiles import Account, Credentials, Profile
+from fxprofile.model.profiles import ACCOUNT_FIELDS, Account, Credentials, Profile
 from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.profiles.monogram import NAMES, Monograms
 from fxprofile.profiles.scopes import allows
 from fxprofile.telemetry.metrics import Metrics
 
-#: The scopes that allow each field, any of them.
+#: The scopes that allow each field, any of them; a field without scopes is shown beside any other.
 FIELD_SCOPES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "uid": ("profile:uid",),
-        "email": ("profile:email", "email"),
-        "locale": ("profile:locale",),
-        "amrValues": ("profile:amr",),
-        "twoFactorAuthentication": ("profile:amr",),
         "displayName": ("profile:display_name",),
         "avatar": ("profile:avatar",),
+        "avatarId": ("profile:avatar",),
         "avatarDefault": ("profile:avatar",),
         "sub": ("openid",),
+        **{name: sent.scopes for name, sent in ACCOUNT_FIELDS.items()},
     }
 )
 
-_FROM_ACCOUNT = frozenset({"email", "locale", "amrValues", "twoFactorAuthentication"})
+_FOR_ALL: Final = {field for field, needed in FIELD_SCOPES.items() if not needed}
 
 
 @lru_cache(maxsize=1024)
 def visible_fields(scopes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names of the fields that a token with these scopes may see, in order."""
-    return tuple(sorted(f for f, needed in FIELD_SCOPES.items() if allows(scopes, *needed)))
+    fields = {field for field, needed in FIELD_SCOPES.items() if allows(scopes, *needed)}
+    return tuple(sorted(fields | _FOR_ALL)) if fields else ()
+
+
+def profile_variant(credentials: Credentials) -> str:
+    """Return the key of a user's profile, as this token may see it, among those of the user."""
+    fields = visible_fields(credentials.scopes)
+    client = f"@{credentials.client_id or ''}" if "subscriptions" in fields else ""
+    return ",".join(fields) + client
+
+
+def entity_tag(value: object) -> str:
+    """Return an entity tag of a JSON value, without quotes."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,7 @@ class Profiles:
         """
         Return the profile of a user, as this token may see it.
 
-        Concurrent calls share one read if they see the same fields, and if the profile has
+        Concurrent calls share one read if they see the same profile, and if the profile has
         not changed between their lookups.
 
         :returns: None if the token may not see any field.
@@ -108,7 +120,7 @@ class Profiles:
         fields = visible_fields(credentials.scopes)
         if not fields:
             return None
-        variant = ",".join(fields)
+        variant = profile_variant(credentials)
         lookup = await self._lookup(credentials, variant)
         if lookup is None:
             return await self._read(token, credentials, fields)
@@ -146,7 +158,7 @@ class Profiles:
             if self._invalidator.is_current(credentials.uid) and self._is_settled(view, fields):
                 await self._cache.store(
                     uid=credentials.uid,
-                    variant=",".join(fields),
+                    variant=profile_variant(credentials),
                     value=json.dumps(asdict(view)),
                     generation=generation,
                 )
@@ -155,25 +167,23 @@ class Profiles:
     async def _read(
         self, token: str, credentials: Credentials, fields: tuple[str, ...]
     ) -> ProfileView:
-        account = Account()
-        if _FROM_ACCOUNT.intersection(fields):
-            account = await self._identity.account(token=token, credentials=credentials)
+        account: Account = await self._identity.account(token=token, credentials=credentials)
         profile = await self._store.profile(uid=credentials.uid)
-        names = {"displayName": profile.display_name, "email": account.email}
-        known: dict[str, object] = names | {
+        names = {"displayName": profile.display_name, "email": account.get("email")}
+        known: dict[str, object] = {
+            **account,
+            **names,
             "uid": credentials.uid,
             "sub": credentials.uid,
-            "locale": account.locale,
-            "amrValues": None if account.amr_values is None else list(account.amr_values),
-            "twoFactorAuthentication": account.two_factor,
+            "avatarId": profile.avatar_id or DEFAULT_AVATAR_ID,
         }
         if "avatar" in fields:
-            email = account.email if "email" in fields else None
+            email = account.get("email") if "email" in fields else None
             known |= await self._picture(profile, fields, email)
         shown = {field: known[field] for field in fields if known.get(field) is not None}
         return ProfileView(
             fields=shown,
-            etag=hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:32],
+            etag=entity_tag(shown),
             modified=max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000),
         )
 
@@ -210,7 +220,18 @@ class Profiles:
         :raises DriverError: if the account could not be read.
         """
         account: Account = await self._identity.account(token=token, credentials=credentials)
-        return account.email
+        return account.get("email")
+
+    async def subscriptions(self, *, token: str, credentials: Credentials) -> list[str]:
+        """
+        Return the capabilities that the user's subscriptions give to the client of a token.
+
+        The caller has checked that the token may see them.
+
+        :raises DriverError: if the account could not be read.
+        """
+        account: Account = await self._identity.account(token=token, credentials=credentials)
+        return account.get("subscriptions", [])
 
     async def avatar(
         self, *, token: str, credentials: Credentials

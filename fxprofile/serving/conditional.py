@@ -14,11 +14,13 @@ def matches(if_none_match: str, etag: str) -> bool:
     """
     Return whether a header names a tag; the comparison is weak (section 13.1.2).
 
+    A tag that is quoted twice, or weak inside of its quotes, matches too: Firefox for Android
+    and iOS put the whole ``ETag`` into quotes.
+
     :param if_none_match: the header; several are joined by commas.
     :param etag: without quotes.
     """
-    # What is between the quotes; an ETag contains none.
-    return if_none_match.strip() == "*" or etag in if_none_match.split('"')[1:-1:2]
+    return if_none_match.strip() == "*" or f'"{etag}"' in if_none_match
 
 
 def not_modified(headers: Headers, *, etag: str, modified: float) -> bool:

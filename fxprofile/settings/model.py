@@ -140,6 +140,12 @@ ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Seconds = Annotated[float, Field(gt=0, le=YEAR, allow_inf_nan=False)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+HeaderNames = Annotated[
+    # RFC 9110, section 5.1.
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")], ...],
+    NoDecode,
+    BeforeValidator(_split),
+]
 Formats = Annotated[
     tuple[Literal["png", "webp", "avif"], ...],
     NoDecode,
@@ -169,6 +175,7 @@ class WebSettings(Section):
     listen: str = "tcp:1111:interface=127.0.0.1"
     public_url: HttpUrl = "http://127.0.0.1:1111"
     client_address_depth: Annotated[int, Field(ge=0, le=10)] = 0
+    cors_headers: HeaderNames = ()
 
 
 class ImagesSettings(Section):

@@ -110,6 +110,10 @@ class Metrics:
         "Failures of another server that did not fail the request, by server.",
         "upstream",
     )
+    unknown_fields = _counter(
+        "unknown_account_fields",
+        "Fields of the auth server's responses that are not known here, and were dropped.",
+    )
     sandbox_layer = _gauge("sandbox_layer", "1 if this layer of the sandbox is in force.", "layer")
 
     def __init__(self) -> None:

@@ -14,10 +14,11 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qs
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
@@ -32,6 +33,7 @@ from fxprofile.deferreds.tasks import detached
 from fxprofile.model.errors import (
     ApiError,
     BadRequest,
+    DriverError,
     Forbidden,
     InternalError,
     PayloadTooLarge,
@@ -62,13 +64,14 @@ SECURITY_HEADERS = {
     "Access-Control-Expose-Headers": "ETag, Last-Modified, Location, Retry-After",
 }
 
-_PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, If-None-Match, Prefer",
-    "Access-Control-Max-Age": "86400",
-}
+#: Request headers that pages of other origins may send.  The last four trace requests: Sentry,
+#: the functional tests of Firefox Accounts, and W3C Trace Context.
+CORS_HEADERS = (
+    *("Authorization", "Content-Type", "If-None-Match", "Prefer", "Accept"),
+    *("sentry-trace", "baggage", "fxa-ci", "traceparent"),
+)
 
-#: Maximum length of a JSON body, in bytes.
+#: Maximum length of a JSON body or a form, in bytes.
 MAX_JSON = 64 << 10
 
 # JSON, and formats based on it (RFC 6839, section 3.1).
@@ -157,17 +160,11 @@ class ApiRequest:
         :raises UnsupportedMediaType: if its headers say that it is not plain JSON.
         """
         # A missing Content-Type counts as JSON.
-        content_type = (self.header("Content-Type") or "application/json").partition(";")[0]
-        if _JSON_TYPE.fullmatch(content_type.strip()) is None:
+        if _JSON_TYPE.fullmatch(self._media_type or "application/json") is None:
             raise UnsupportedMediaType("The Content-Type must be application/json.")
         if (self.header("Content-Encoding") or "identity").strip().lower() != "identity":
             raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
-        try:
-            if int(self.header("Content-Length") or 0) > MAX_JSON:
-                raise OverflowError
-            data = await read_all(self.request.body, MAX_JSON)
-        except OverflowError:
-            raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.") from None
+        data = await self._read()
         try:
             members = json.loads(data.decode())
         except (ValueError, RecursionError):
@@ -175,6 +172,34 @@ class ApiRequest:
         if not isinstance(members, dict):
             raise BadRequest("The body is not a JSON object.")
         return validated(model, members)
+
+    async def form_field(self, name: str) -> str | None:
+        """
+        Return a field of the form in the body, or None if the body is not a form or lacks it.
+
+        :raises BadRequest: if the field is there twice, or the form is not ASCII.
+        :raises PayloadTooLarge: if the form is longer than :data:`MAX_JSON`.
+        """
+        if self._media_type != "application/x-www-form-urlencoded":
+            return None
+        try:
+            fields = parse_qs((await self._read()).decode("ascii"), keep_blank_values=True)
+            (value,) = fields.get(name, [None])
+        except ValueError:
+            raise BadRequest(f"The form must be ASCII and have one field {name}.") from None
+        return value
+
+    @property
+    def _media_type(self) -> str:
+        return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
+
+    async def _read(self) -> bytes:
+        try:
+            if int(self.header("Content-Length") or 0) > MAX_JSON:
+                raise OverflowError
+            return await read_all(self.request.body, MAX_JSON)
+        except OverflowError:
+            raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.") from None
 
 
 Handler = Callable[..., Coroutine[Any, Any, ApiResponse[object]]]
@@ -190,6 +215,7 @@ class Api(Resource):
     :param identity: verifies tokens.
     :param clock: the reactor.
     :param secret: the setting ``secret_bearer_token``; empty if it is unset.
+    :param cors_headers: the setting ``web.cors_headers``.
     :ivar operations: the registered endpoints, by their ids.
     """
 
@@ -197,13 +223,24 @@ class Api(Resource):
     _log = Logger()
 
     def __init__(
-        self, *, identity: IIdentity, metrics: Metrics, clock: IReactorTime, secret: str = ""
+        self,
+        *,
+        identity: IIdentity,
+        metrics: Metrics,
+        clock: IReactorTime,
+        secret: str = "",
+        cors_headers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
         self._secret = secret.encode()
+        self._preflight = {
+            "Access-Control-Allow-Methods": b", ".join(_METHODS).decode(),
+            "Access-Control-Allow-Headers": ", ".join((*CORS_HEADERS, *cors_headers)),
+            "Access-Control-Max-Age": "86400",
+        }
         self.operations: dict[str, Operation] = {}
         # Klein's types expect handlers that are methods of the class that holds it.
         self._klein: Any = Klein()
@@ -255,13 +292,15 @@ class Api(Resource):
         self._klein.route(operation.path, methods=methods, endpoint=operation.route)(serve)
 
     async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
+        call = ApiRequest(request)
         if operation.scopes is None and not operation.secret:
-            return ApiRequest(request)
-        token = _bearer_token(request)
+            return call
+        field = await call.form_field("access_token") if operation.token_form else None
+        token = _bearer_token(request, field)
         if operation.secret:
             if not hmac.compare_digest(token.encode(), self._secret):
                 raise Unauthorized()
-            return ApiRequest(request)
+            return call
         credentials: Credentials = await self._identity.verify(token=token)
         request.uid = credentials.uid
         if operation.scopes and not _allows(credentials.scopes, *operation.scopes):
@@ -292,7 +331,7 @@ class Api(Resource):
                 failure=Failure(error),
                 request_id=request.request_id,
             )
-        elif answer.code > 500:
+        elif answer.code > 500 or isinstance(error, DriverError):
             self._log.warn(
                 "Request {request_id} failed: {error}",
                 request_id=request.request_id,
@@ -322,7 +361,7 @@ class Api(Resource):
         request.setHeader("X-Request-Id", request.request_id)
         request.notifyFinish().addBoth(self._finished, request)
         if request.method == b"OPTIONS":
-            ApiResponse(204, None, _PREFLIGHT).write_head(request)
+            ApiResponse(204, None, self._preflight).write_head(request)
             # A returned body would get a Content-Length, which a 204 must not have (RFC 9110,
             # section 8.6).
             request.finish()
@@ -352,13 +391,19 @@ class Api(Resource):
         )
 
 
-def _bearer_token(request: StreamingRequest) -> str:
+def _bearer_token(request: StreamingRequest, field: str | None) -> str:
     """
-    Return the token of a request (RFC 6750, section 2.1).
+    Return the token of a request (RFC 6750, sections 2.1 and 2.2).
 
+    :param field: the token in the form that is the body of the request, if it has one.
+    :raises BadRequest: if there is a form field beside the header.
     :raises Unauthorized: if it does not have exactly one valid token.
     """
     values = request.requestHeaders.getRawHeaders(b"Authorization", [b""])
+    if field is not None:
+        if values != [b""]:
+            raise BadRequest("Send the token in the Authorization header or as a form field.")
+        values = [b"Bearer " + field.encode()]
     match = _BEARER.fullmatch(values[0])
     if match is None or len(values) > 1:
         raise Unauthorized()

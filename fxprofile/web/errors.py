@@ -17,6 +17,8 @@ def translate(error: BaseException) -> errors.ApiError:
         return errors.MethodNotAllowed(headers={"Allow": allowed})
     if isinstance(error, (NotFound, RequestRedirect)):
         return errors.NotFound()
+    if isinstance(error, errors.UpstreamThrottled):
+        return errors.TooManyRequests(retry_after=error.retry_after)
     for kind, translation in _TRANSLATIONS:
         if isinstance(error, kind):
             return translation()
@@ -29,6 +31,7 @@ def translate(error: BaseException) -> errors.ApiError:
 _TRANSLATIONS: tuple[tuple[type[BaseException], type[errors.ApiError]], ...] = (
     (errors.InvalidToken, errors.Unauthorized),
     (errors.AccountUnknown, errors.Unauthorized),
+    (errors.UpstreamRefused, errors.AuthServerRefused),
     (errors.OAuthUnavailable, errors.OAuthServerUnavailable),
     (errors.AuthUnavailable, errors.AuthServerUnavailable),
     (errors.DriverError, errors.BackendUnavailable),

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from fxprofile.model.avatars import REASONS, Status
 from fxprofile.model.errors import ApiError, BadRequest
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, MAX_LETTER
+from fxprofile.model.profiles import Account
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -151,18 +152,29 @@ class DisplayNameBody(TypedDict):
     displayName: DisplayName
 
 
-@_closed({"uid": UID, "displayName": "Zoë", "avatarDefault": True})
-class ProfileBody(TypedDict, total=False):
+@_closed({"subscriptions": ["vpn"]})
+class SubscriptionsBody(TypedDict):
+    """What the user has subscribed to, as the client calls it."""
+
+    subscriptions: list[str]
+
+
+@with_config(ConfigDict(json_schema_extra={"examples": [{"access_token": "TOKEN"}]}))
+class TokenForm(TypedDict, total=False):
+    """The bearer token, unless it is in the Authorization header (RFC 6750, section 2.2)."""
+
+    access_token: str
+
+
+@_closed({"uid": UID, "displayName": "Zoë", "avatarDefault": True, "metricsEnabled": True})
+class ProfileBody(Account, total=False):
     """The fields that the scopes of the token allow; absent data is left out."""
 
     uid: Uid
     sub: Annotated[str, Field(description="The uid, for OpenID Connect.")]
-    email: Annotated[str, Field(json_schema_extra={"format": "email"})]
-    locale: Annotated[str, Field(examples=["en-US"])]
-    amrValues: list[str]
-    twoFactorAuthentication: bool
     displayName: DisplayName
     avatar: Url
+    avatarId: AvatarId
     avatarDefault: bool
 
 

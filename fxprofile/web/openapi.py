@@ -21,7 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from fxprofile import __version__
 from fxprofile.model.errors import ApiError, MethodNotAllowed, TooManyRequests, UnprocessableImage
 from fxprofile.web.api import MAX_JSON, Api, ApiRequest, ApiResponse
-from fxprofile.web.models import ErrorBody, OpenApiDocument
+from fxprofile.web.models import ErrorBody, OpenApiDocument, TokenForm
 from fxprofile.web.operations import Operation
 
 Json = dict[str, Any]
@@ -124,7 +124,7 @@ class _Builder:
     """
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        kinds: list[Any] = [ErrorBody]
+        kinds: list[Any] = [ErrorBody, TokenForm]
         for operation in operations:
             kinds += [operation.response, *operation.path_parameters.values()]
             kinds += operation.parameters.values()
@@ -164,6 +164,9 @@ class _Builder:
                 "description": f"At most {MAX_JSON} bytes of UTF-8.",
                 "content": {"application/json": self._content(operation.body)},
             }
+        if operation.token_form:
+            form = {"application/x-www-form-urlencoded": self._content(TokenForm)}
+            described["requestBody"] = {"required": False, "content": form}
         if operation.accepts:
             binary = {"schema": {"type": "string", "format": "binary"}}
             content = dict.fromkeys(operation.accepts, binary)

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 from fxprofile.model.errors import (
     ApiError,
+    AuthServerRefused,
+    AuthServerUnavailable,
     BadRequest,
     Forbidden,
     InternalError,
@@ -25,6 +27,7 @@ from fxprofile.model.errors import (
     PayloadTooLarge,
     RequestTimeout,
     TargetTooLong,
+    TooManyRequests,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -43,6 +46,7 @@ class Operation:
     :ivar secret: whether the secret bearer token is needed.
     :ivar errors: errors that can occur besides those of every endpoint, of a token, and of a
         body.
+    :ivar token_form: whether the token may be a form field (RFC 6750, section 2.2).
     :ivar status: the status of success.
     :ivar responses: descriptions of further responses by status.
     :ivar examples: bodies by status; those of the body's type unless given.
@@ -65,6 +69,7 @@ class Operation:
     scopes: tuple[str, ...] | None = None
     secret: bool = False
     errors: tuple[type[ApiError], ...] = ()
+    token_form: bool = False
     status: int = 200
     responses: Mapping[int, str] = field(default_factory=dict)
     examples: Mapping[int, tuple[object, ...]] = field(default_factory=dict)
@@ -103,9 +108,13 @@ class Operation:
         }
         kinds.update(self.errors)
         if self.scopes is not None:
-            kinds |= {Unauthorized, Forbidden, OAuthServerUnavailable}
+            kinds |= {Unauthorized, Forbidden, TooManyRequests, OAuthServerUnavailable}
+        if AuthServerUnavailable in self.errors:
+            kinds.add(AuthServerRefused)
         if self.secret:
             kinds.add(Unauthorized)
         if self.body is not None or self.accepts:
             kinds |= {RequestTimeout, PayloadTooLarge, UnsupportedMediaType}
+        if self.token_form:
+            kinds |= {RequestTimeout, PayloadTooLarge}
         return frozenset(kinds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
-from typing import cast
+from typing import Final, cast
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from fxprofile.model.errors import AuthServerUnavailable, BackendUnavailable, Forbidden, NotFound
 from fxprofile.model.keys import is_uid
 from fxprofile.profiles.invalidation import ProfileInvalidator
-from fxprofile.profiles.read import FIELD_SCOPES, Profiles
+from fxprofile.profiles.read import FIELD_SCOPES, Profiles, ProfileView, entity_tag
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.models import (
     DisplayNameBody,
@@ -21,10 +21,16 @@ from fxprofile.web.models import (
     ProfileBody,
     SetDisplayName,
     SetDisplayNameOfUser,
+    SubscriptionsBody,
     Uid,
     UidBody,
 )
 from fxprofile.web.operations import Operation
+
+_PROFILE_HEADERS: Final = {
+    "ETag": "Tag of these fields.",
+    "Last-Modified": "When the profile changed.",
+}
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -46,7 +52,7 @@ class ProfileEndpoints:
         "GET /v1/profile",
         scopes=(),
         errors=(AuthServerUnavailable, BackendUnavailable),
-        headers={"ETag": "Tag of these fields.", "Last-Modified": "When the profile changed."},
+        headers=_PROFILE_HEADERS,
         responses={304: "The profile has not changed."},
         parameters={"If-None-Match": IfNoneMatch},
     )
@@ -56,15 +62,36 @@ class ProfileEndpoints:
 
         See OpenID Connect Core 1.0, section 5.3.
         """
+        view, headers = await self._view(call)
+        if call.has_current(view.etag):
+            return ApiResponse(304, None, headers)
+        return ApiResponse(200, cast(ProfileBody, view.fields), headers)
+
+    @Operation(
+        "POST /v1/profile",
+        scopes=(),
+        token_form=True,
+        errors=(AuthServerUnavailable, BackendUnavailable),
+        headers=_PROFILE_HEADERS,
+    )
+    async def post_profile(self, call: ApiRequest) -> ApiResponse[ProfileBody]:
+        """
+        Return the profile, as GET does.
+
+        OpenID Connect Core 1.0, section 5.3.1, requires it of a UserInfo endpoint.
+        """
+        view, headers = await self._view(call)
+        return ApiResponse(200, cast(ProfileBody, view.fields), headers)
+
+    async def _view(self, call: ApiRequest) -> tuple[ProfileView, dict[str, str]]:
+        """Return what the token may see, and the headers that go with it."""
         view = await self._profiles.view(token=call.token, credentials=call.credentials)
         if view is None:
             raise Forbidden()
         # The OAuth server's clock may be ahead; RFC 9110, section 8.8.2.1, forbids the future.
         modified = min(view.modified or self._started, self._clock.seconds())
-        headers = {"ETag": f'"{view.etag}"', "Last-Modified": formatdate(modified, usegmt=True)}
-        if call.has_current(view.etag):
-            return ApiResponse(304, None, headers)
-        return ApiResponse(200, cast(ProfileBody, view.fields), headers)
+        last_modified = formatdate(modified, usegmt=True)
+        return view, {"ETag": f'"{view.etag}"', "Last-Modified": last_modified}
 
     @Operation("GET /v1/email", scopes=FIELD_SCOPES["email"], errors=(AuthServerUnavailable,))
     async def get_email(self, call: ApiRequest) -> ApiResponse[EmailBody]:
@@ -78,16 +105,36 @@ class ProfileEndpoints:
         return ApiResponse(200, {"uid": call.uid})
 
     @Operation(
+        "GET /v1/subscriptions",
+        scopes=FIELD_SCOPES["subscriptions"],
+        errors=(AuthServerUnavailable,),
+    )
+    async def get_subscriptions(self, call: ApiRequest) -> ApiResponse[SubscriptionsBody]:
+        """Return what the user has subscribed to, as far as it concerns the client."""
+        subscriptions = await self._profiles.subscriptions(
+            token=call.token, credentials=call.credentials
+        )
+        return ApiResponse(200, {"subscriptions": subscriptions})
+
+    @Operation(
         "GET /v1/display_name",
         scopes=FIELD_SCOPES["displayName"],
         errors=(BackendUnavailable,),
-        responses={204: "No name is set."},
+        headers={"ETag": "Tag of the name."},
+        responses={204: "No name is set.", 304: "The name has not changed."},
+        parameters={"If-None-Match": IfNoneMatch},
         activity="displayName.get",
     )
     async def get_display_name(self, call: ApiRequest) -> ApiResponse[DisplayNameBody]:
         """Return the display name."""
         name = await self._profiles.display_name(call.uid)
-        return ApiResponse(200, {"displayName": name}) if name else ApiResponse(204)
+        if not name:
+            return ApiResponse(204)
+        etag = entity_tag(name)
+        headers = {"ETag": f'"{etag}"'}
+        if call.has_current(etag):
+            return ApiResponse(304, None, headers)
+        return ApiResponse(200, {"displayName": name}, headers)
 
     @Operation(
         "POST /v1/display_name",

@@ -73,7 +73,10 @@ class IdentityContract(_Base):
         self.assertEqual(
             account,
             Account(
-                email="alice@example.com", locale="en-US", amr_values=("pwd",), two_factor=False
+                email="alice@example.com",
+                locale="en-US",
+                amrValues=["pwd"],
+                twoFactorAuthentication=False,
             ),
         )
 

@@ -277,7 +277,7 @@ class FxaOverRealConnectionsTests(RealCase):
         identity = self.identity(self.serve(FakeFxa()), timeout=5)
         credentials = await identity.verify(token="alice")
         account = await identity.account(token="alice", credentials=credentials)
-        self.assertEqual((credentials.uid, account.email), (ALICE, "alice@example.com"))
+        self.assertEqual((credentials.uid, account["email"]), (ALICE, "alice@example.com"))
         self.assertTrue(await identity.check(server="oauth"))
         self.assertTrue(await identity.check(server="auth"))
 

@@ -45,6 +45,7 @@ class Endpoints:
             "amrValues": ["pwd", "otp"],
             "twoFactorAuthentication": True,
             "avatar": f"{self.daemon.web_url}/v1/avatar/{alice.email[0]}",
+            "avatarId": DEFAULT_ID,
             "avatarDefault": False,
         }
         self.assertEqual(await self.profile(alice), expected)
@@ -95,6 +96,7 @@ class Endpoints:
         self.assertEqual((again.status, again.body), (304, b""))
         profile = await self.profile(alice)
         self.assertEqual((profile["avatar"], profile["avatarDefault"]), (url, False))
+        self.assertEqual(profile["avatarId"], first["id"])
 
         status = f"/v1/avatar/upload/{first['id']}"
         self.assertEqual((await self.ask("GET", status, alice)).json, first)
@@ -121,6 +123,7 @@ class Endpoints:
         there = "0123456789abcdef" * 2
         for method, path in (
             *(("GET", f"/v1/{name}") for name in ("profile", "email", "uid", "display_name")),
+            *(("GET", "/v1/subscriptions"), ("POST", "/v1/profile")),
             *(("GET", "/v1/avatar"), ("GET", f"/v1/avatar/upload/{there}")),
             *(("DELETE", "/v1/avatar"), ("DELETE", f"/v1/avatar/{there}")),
             *(("POST", "/v1/display_name"), ("POST", "/v1/avatar/upload")),
@@ -132,6 +135,8 @@ class Endpoints:
                 self.assertEqual(reply.header("WWW-Authenticate"), "Bearer")
             reply = await self.ask(method, path, weak, body)
             self.assertEqual(reply.error, (403, 100), (method, path))
+            challenge = reply.header("WWW-Authenticate")
+            self.assertEqual(challenge, 'Bearer error="insufficient_scope"')
         self.assertEqual((await self.ask("GET", "/v1/nothing", weak)).error, (404, 101))
         reply = await self.ask("POST", "/v1/uid", weak, b"{}")
         self.assertEqual((reply.error, reply.header("Allow")), ((405, 101), "GET, HEAD"))

@@ -71,7 +71,7 @@ class HeaderTests(AccountsCase):
             first = await self.ask("GET", "/v1/profile", who)
             etag = first.header("ETag")
             self.assertRegex(etag, r'^"[0-9a-f]{32}"$')
-            for asked in (etag, f'"other", {etag}', f"W/{etag}", "*"):
+            for asked in (etag, f'"other", {etag}', f"W/{etag}", f'"{etag}"', f'"W/{etag}"', "*"):
                 reply = await self.ask("GET", "/v1/profile", who, headers={"If-None-Match": asked})
                 self.assertEqual((reply.status, reply.body), (304, b""), asked)
                 self.assertEqual(reply.header("ETag"), etag)
@@ -107,7 +107,8 @@ class HeaderTests(AccountsCase):
         asked = {
             "Origin": "https://relier.example",
             "Access-Control-Request-Method": "DELETE",
-            "Access-Control-Request-Headers": "authorization, content-type, if-none-match, prefer",
+            "Access-Control-Request-Headers": "authorization, content-type, if-none-match, prefer, "
+            "accept, sentry-trace, baggage, fxa-ci, traceparent",
         }
         for path in ("/v1/profile", "/v1/avatar/upload", "/v1/avatar", "/v1/display_name"):
             reply = await self.ask("OPTIONS", path, None, headers=asked)
@@ -228,6 +229,7 @@ class PyFxATests(AccountsCase):
                 "amrValues": ["pwd"],
                 "displayName": "Zoë",
                 "avatar": letter,
+                "avatarId": "0" * 32,
                 "avatarDefault": False,
             },
         )

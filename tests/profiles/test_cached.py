@@ -15,7 +15,7 @@ from fxprofile.model.errors import (
     UpstreamRefused,
 )
 from fxprofile.model.profiles import Account, Credentials
-from fxprofile.profiles.read import visible_fields
+from fxprofile.profiles.read import profile_variant, visible_fields
 from tests.contracts.cache import put
 from tests.profiles.test_read import BASIC, SCOPES, ProfilesTestCase
 from tests.support.core import ALICE, BOB
@@ -59,6 +59,23 @@ class CachedProfileTests(ProfilesTestCase):
             self.assertLessEqual(set(view.fields) if view else set(), set(visible_fields((scope,))))
         self.assertEqual(set(self.view(*BASIC).fields), {"displayName", "email", "uid"})
 
+    def test_subscriptions_are_cached_by_client(self) -> None:
+        """A token never sees the subscriptions that were cached for another client."""
+        for client in ("vpn", "relay", None):
+            self.servers.accounts[ALICE] = Account(subscriptions=[f"of {client}"])
+            for _ in range(2):
+                credentials = self.credentials("profile", client=client)
+                view = self.run_now(self.profiles.view(token="t", credentials=credentials))
+                self.assertEqual(view.fields["subscriptions"], [f"of {client}"])
+        self.assertEqual(self.reads(), 3)
+
+    def test_other_fields_are_cached_for_all_clients(self) -> None:
+        """Clients that see no subscriptions share an entry."""
+        for client in ("vpn", "relay", None):
+            credentials = self.credentials(*BASIC, client=client)
+            self.run_now(self.profiles.view(token="t", credentials=credentials))
+        self.assertEqual(self.reads(), 1)
+
     def test_token_that_sees_nothing(self) -> None:
         """A token that may see no field costs no lookup."""
         self.assertIsNone(self.view("basket"))
@@ -91,7 +108,7 @@ class CachedProfileTests(ProfilesTestCase):
 
     def test_entries_of_other_versions_are_ignored(self) -> None:
         """An entry that another version of the program has stored is read again."""
-        variant = ",".join(visible_fields(("profile",)))
+        variant = profile_variant(self.credentials("profile"))
         for text in ("", "{", "[]", "{}", "null", '{"fields": {}}', "9" * 5000):
             self.run_now(put(self.cache.inner, ALICE, variant, text))
             self.assertEqual(self.view("profile").fields["displayName"], "Alice")

@@ -26,6 +26,7 @@ SCOPES = (
     "email",
     "profile:locale",
     "profile:amr",
+    "profile:subscriptions",
     "profile:display_name",
     "profile:avatar",
     "openid",
@@ -33,25 +34,40 @@ SCOPES = (
     "basket",
 )
 
-#: The fields that each scope shows.
+#: The fields that each scope shows, beside ``metricsEnabled``.
 SHOWN = {
     "profile": {
         *("uid", "email", "locale", "amrValues", "twoFactorAuthentication", "displayName"),
-        *("avatar", "avatarDefault"),
+        *("avatar", "avatarId", "avatarDefault", "subscriptions"),
+        *("accountDisabledAt", "accountLockedAt"),
     },
     "profile:uid": {"uid"},
     "profile:email": {"email"},
     "email": {"email"},
     "profile:locale": {"locale"},
     "profile:amr": {"amrValues", "twoFactorAuthentication"},
+    "profile:subscriptions": {"subscriptions"},
     "profile:display_name": {"displayName"},
-    "profile:avatar": {"avatar", "avatarDefault"},
+    "profile:avatar": {"avatar", "avatarId", "avatarDefault"},
     "openid": {"sub"},
     "basket": set(),
 }
 SHOWN["profile:write"] = SHOWN["profile"]
 
 BASIC = ("profile:display_name", "profile:email", "profile:uid")
+
+
+#: An account with every field.
+WHOLE = Account(
+    email="alice@example.com",
+    locale="en-US",
+    amrValues=["pwd"],
+    twoFactorAuthentication=False,
+    subscriptions=["vpn"],
+    metricsEnabled=False,
+    accountDisabledAt=1,
+    accountLockedAt=2,
+)
 
 
 class ProfilesTestCase(CoreTestCase):
@@ -63,7 +79,10 @@ class ProfilesTestCase(CoreTestCase):
         super().setUp()
         self.servers = FakeIdentity()
         self.servers.accounts[ALICE] = Account(
-            email="alice@example.com", locale="en-US", amr_values=("pwd",), two_factor=False
+            email="alice@example.com",
+            locale="en-US",
+            amrValues=["pwd"],
+            twoFactorAuthentication=False,
         )
         self.identity = Flaky(self.servers)
         monograms = Monograms(
@@ -87,8 +106,10 @@ class ProfilesTestCase(CoreTestCase):
     def name(self, name: str | None) -> None:
         self.run_now(self.profiles.set_display_name(ALICE, name))
 
-    def credentials(self, *scopes: str, changed_at: int | None = None) -> Credentials:
-        return Credentials(uid=ALICE, scopes=scopes, profile_changed_at=changed_at)
+    def credentials(
+        self, *scopes: str, changed_at: int | None = None, client: str | None = None
+    ) -> Credentials:
+        return Credentials(ALICE, scopes, profile_changed_at=changed_at, client_id=client)
 
     def viewing(
         self, *scopes: str, changed_at: int | None = None, token: str = "token"
@@ -116,9 +137,11 @@ class FieldTests(ProfilesTestCase):
 
     def test_every_combination(self) -> None:
         """The fields of a combination of scopes are those of each scope together."""
+        self.servers.accounts[ALICE] = WHOLE
         for size in range(len(SCOPES) + 1):
             for scopes in itertools.combinations(SCOPES, size):
                 expected = set().union(*(SHOWN[scope] for scope in scopes))
+                expected |= {"metricsEnabled"} if expected else set()
                 view = self.view(*scopes)
                 self.assertEqual(set(view.fields) if view else set(), expected, scopes)
                 self.assertEqual(view is None, not expected, scopes)
@@ -136,6 +159,7 @@ class FieldTests(ProfilesTestCase):
                 "twoFactorAuthentication": False,
                 "displayName": "Alice",
                 "avatar": "http://api.example/v1/avatar/A",
+                "avatarId": DEFAULT_AVATAR_ID,
                 "avatarDefault": False,
             },
         )
@@ -145,17 +169,21 @@ class FieldTests(ProfilesTestCase):
         self.servers.accounts[ALICE] = Account()
         self.name(None)
         fields = self.view("profile").fields
-        self.assertEqual(set(fields), {"uid", "avatar", "avatarDefault"})
+        self.assertEqual(set(fields), {"uid", "avatar", "avatarId", "avatarDefault"})
         self.assertEqual(fields["avatar"], f"http://images.example/a/{DEFAULT_AVATAR_ID}")
 
-    def test_auth_server_is_not_asked_needlessly(self) -> None:
-        """A token that sees no field of the account causes no request to the auth server."""
-        self.view("profile:avatar", "profile:display_name", "profile:uid", "openid")
-        self.assertEqual(self.reads(), 0)
+    def test_metrics_flag_goes_to_every_token(self) -> None:
+        """A token of any scope that shows a field sees the user's choice about metrics."""
+        for enabled in (True, False):
+            self.servers.accounts[ALICE] = Account(metricsEnabled=enabled)
+            self.run_now(self.invalidator.invalidate(ALICE))
+            for scope in ("profile:uid", "profile:email", "email", "openid", "profile:avatar"):
+                self.assertIs(self.view(scope).fields["metricsEnabled"], enabled, scope)
+        self.assertIsNone(self.view("basket"))
 
     def test_every_field_has_a_scope(self) -> None:
         """These tests cover every field."""
-        self.assertEqual(set().union(*SHOWN.values()), set(FIELD_SCOPES))
+        self.assertEqual(set().union(*SHOWN.values()) | {"metricsEnabled"}, set(FIELD_SCOPES))
 
     def test_etag_changes_with_visible_fields(self) -> None:
         """The ETag changes if and only if a visible field changes."""
@@ -349,9 +377,10 @@ class WithoutMonogramTests(ProfilesTestCase):
         """Without monograms the default avatar is shown, and no address is requested."""
         default = f"http://images.example/a/{DEFAULT_AVATAR_ID}"
         self.assertEqual(self.view("profile:avatar").fields["avatar"], default)
+        before = self.reads()
         credentials = self.credentials("profile")
         answer, _ = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
         self.assertEqual((answer["avatar"], answer["avatarDefault"]), (default, True))
-        self.assertEqual(self.reads(), 0)
+        self.assertEqual(self.reads(), before)
         self.assertIs(self.view("profile").fields["avatarDefault"], True)
         self.assertEqual(self.store.called("set_monogram"), [])

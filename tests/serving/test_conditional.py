@@ -27,7 +27,8 @@ def asked(*tags: bytes, since: bytes | None = None, modified: float = 1000.0) ->
 
 class MatchesTests(SynchronousTestCase):
     def test_matching_tags(self) -> None:
-        """A tag matches alone, weak, in a list, in a second header, and with ``*``."""
+        """A tag matches alone, weak, in a list, in a second header, and twice quoted, and with
+        ``*``."""
         for lines in (
             [b'"abc"'],
             [b'W/"abc"'],
@@ -38,6 +39,10 @@ class MatchesTests(SynchronousTestCase):
             [b'"x"', b'"abc"'],
             [b"*"],
             [b" * "],
+            # As Firefox for Android and iOS send it.
+            [b'""abc""'],
+            [b'"W/"abc""'],
+            [b'"x", ""abc""'],
         ):
             self.assertTrue(asked(*lines), lines)
 

@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from fxprofile.model.avatars import Status
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
 from fxprofile.model.ports import Body, ObjectInfo
-from fxprofile.profiles.read import visible_fields
+from fxprofile.model.profiles import Credentials
+from fxprofile.profiles.read import profile_variant
 from tests.drivers.sql.inline import result_of
 from tests.simulation.drivers import READS
 from tests.support.fakes.bucket import MemoryBucket
@@ -187,7 +188,7 @@ class Ledger:
 
     def _check_kept(self) -> None:
         for uid, avatar_id in self._world.state.selections():
-            variant = ",".join(visible_fields(("profile",)))
+            variant = profile_variant(Credentials(uid, ("profile",)))
             text = result_of(self._world.cache.lookup(uid=uid, variant=variant)).value
             if text is None:
                 continue

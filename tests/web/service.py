@@ -132,7 +132,11 @@ class ApiCase(TestCase):
             per_hour=self.per_hour,
         )
         self.api = Api(
-            identity=self.identity, metrics=self.metrics, clock=reactor, secret=self.secret or ""
+            identity=self.identity,
+            metrics=self.metrics,
+            clock=reactor,
+            secret=self.secret or "",
+            cors_headers=("x-one", "x-two"),
         )
         self.api.add(
             UploadEndpoints(

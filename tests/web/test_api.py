@@ -75,7 +75,7 @@ class EveryEndpointTests(ApiCase):
         self.assertTrue(answer.startswith(b"HTTP/1.1 200 "), answer)
 
     async def test_cors_preflight(self) -> None:
-        """A CORS preflight is answered with 204 and the allowed methods and headers."""
+        """A CORS preflight gets 204, and the allowed methods and headers, configured ones too."""
         reply = await self.ask(
             "OPTIONS",
             "/v1/avatar/upload",
@@ -89,7 +89,13 @@ class EveryEndpointTests(ApiCase):
         self.assertEqual((reply.status, reply.header("Content-Length")), (204, None))
         self.assertEqual(reply.header("Access-Control-Allow-Origin"), "*")
         self.assertIn("POST", reply.header("Access-Control-Allow-Methods"))
-        self.assertIn("Authorization", reply.header("Access-Control-Allow-Headers"))
+        self.assertEqual(
+            reply.header("Access-Control-Allow-Headers").split(", "),
+            [
+                *("Authorization", "Content-Type", "If-None-Match", "Prefer", "Accept"),
+                *("sentry-trace", "baggage", "fxa-ci", "traceparent", "x-one", "x-two"),
+            ],
+        )
 
     async def test_exposed_headers(self) -> None:
         """CORS exposes the headers that a page needs."""

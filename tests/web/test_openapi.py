@@ -211,9 +211,11 @@ class ReferenceTests(ApiCase):
 
     def test_reference_lists_scopes(self) -> None:
         """The tables name the scopes of each field and endpoint."""
-        fields = dict(re.findall(r"^\| (`[a-zA-Z`, ]+`) \| (`[a-z_:` or]+) \|$", self.text, re.M))
+        fields = dict(
+            re.findall(r"^\| (`[a-zA-Z`, ]+`) \| (`[a-z_:` or]+|any) \|$", self.text, re.M)
+        )
         told = {
-            field: tuple(re.findall("[a-z_:]+", scopes.replace("`", " ").replace(" or ", " ")))
+            field: tuple(re.findall("`([a-z_:]+)`", scopes))
             for names, scopes in fields.items()
             for field in re.findall("[a-zA-Z]+", names)
         }

@@ -17,8 +17,10 @@ from fxprofile.model.errors import (
     BadRequest,
     OAuthUnavailable,
     UpstreamRefused,
+    UpstreamThrottled,
 )
-from fxprofile.model.profiles import Credentials
+from fxprofile.model.keys import DEFAULT_AVATAR_ID
+from fxprofile.model.profiles import Account, Credentials
 from fxprofile.web.models import SetDisplayName, SetDisplayNameOfUser, validated
 from tests.web.service import ALICE, BOB, ApiCase, account
 
@@ -52,6 +54,7 @@ class ProfileTests(ApiCase):
                 "amrValues": ["pwd", "otp"],
                 "twoFactorAuthentication": True,
                 "avatar": "http://api.example/v1/avatar/a",
+                "avatarId": DEFAULT_AVATAR_ID,
                 "avatarDefault": False,
             },
         )
@@ -103,7 +106,10 @@ class ProfileTests(ApiCase):
             async def verify(*, token: str, uid=uid, changed_at=changed_at) -> Credentials:
                 return Credentials(uid=uid, scopes=("profile:uid",), profile_changed_at=changed_at)
 
-            self.identity.verify = verify
+            async def nothing(*, token: str, credentials: object) -> Account:
+                return Account()
+
+            self.identity.verify, self.identity.account = verify, nothing
             before = int(reactor.seconds())
             reply = await self.ask("GET", "/v1/profile")
             self.assertEqual((reply.status, reply.json), (200, {"uid": uid}))
@@ -133,7 +139,8 @@ class ProfileTests(ApiCase):
             (OAuthUnavailable("secret"), 503, 104),
             (AuthUnavailable("secret"), 503, 105),
             (AccountUnknown("secret"), 401, 100),
-            (UpstreamRefused("secret"), 500, 999),
+            (UpstreamRefused("secret"), 400, 107),
+            (UpstreamThrottled("secret", 17), 429, 114),
             (ZeroDivisionError("secret"), 500, 999),
         ):
 
@@ -144,7 +151,98 @@ class ProfileTests(ApiCase):
             reply = await self.ask("GET", "/v1/email")
             self.assertEqual((reply.status, reply.json["errno"]), (status, errno))
             self.assertNotIn("secret", reply.body.decode())
-        self.assertEqual(len(self.flushLoggedErrors(UpstreamRefused, ZeroDivisionError)), 2)
+            retry_after = {429: "17", 503: "5"}.get(status)
+            self.assertEqual(reply.header("Retry-After"), retry_after)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def test_subscriptions(self) -> None:
+        """The subscriptions of an account are an endpoint and a field, which is absent without."""
+        reply = await self.ask("GET", "/v1/subscriptions")
+        self.assertEqual((reply.status, reply.json), (200, {"subscriptions": []}))
+        self.assertNotIn("subscriptions", await self.fields("alice"))
+
+        async def subscribed(*, token: str, credentials: object) -> Account:
+            return Account(subscriptions=["relay", "vpn"], metricsEnabled=False)
+
+        self.identity.account = subscribed
+        reply = await self.ask("GET", "/v1/subscriptions")
+        self.assertEqual(reply.json, {"subscriptions": ["relay", "vpn"]})
+        await self.ask("POST", "/v1/display_name", body=b'{"displayName": "Alice"}')
+        profile = (await self.ask("GET", "/v1/profile")).json
+        self.assertEqual(profile["subscriptions"], ["relay", "vpn"])
+        self.assertEqual((await self.ask("GET", "/v1/subscriptions", token="mail")).status, 403)
+        self.assertEqual(
+            (await self.ask("GET", "/v1/profile", token="mail")).json, {"metricsEnabled": False}
+        )
+
+
+class UserInfoTests(ApiCase):
+    """``POST /v1/profile``."""
+
+    FORM = "application/x-www-form-urlencoded"
+
+    async def post(self, body: bytes | None, token: str | None = None, kind: str = FORM):
+        headers = {"Content-Type": kind}
+        return await self.ask("POST", "/v1/profile", token=token, headers=headers, body=body)
+
+    async def test_post_equals_get(self) -> None:
+        """POST returns what GET returns, whether the token is in the header or in a form."""
+        expected = await self.ask("GET", "/v1/profile")
+        for reply in (
+            await self.ask("POST", "/v1/profile"),
+            await self.post(b"", "alice"),
+            await self.post(b"more=1", "alice"),
+            await self.post(b"{}", "alice", "application/json"),
+            await self.post(b"access_token=alice"),
+            await self.post(b"a=b&access_token=alice", kind=f"{self.FORM.upper()}; charset=utf-8"),
+        ):
+            self.assertEqual((reply.status, reply.json), (200, expected.json))
+            self.assertEqual(reply.header("ETag"), expected.header("ETag"))
+
+    async def test_post_is_never_304(self) -> None:
+        """A POST with the current ETag gets the profile."""
+        etag = (await self.ask("GET", "/v1/profile")).header("ETag")
+        reply = await self.ask("POST", "/v1/profile", headers={"If-None-Match": etag})
+        self.assertEqual(reply.status, 200)
+
+    async def test_one_token_only(self) -> None:
+        """A token in header and form, or two in the form, is 400; none, or a bad one, is 401."""
+        for body, token, status in (
+            (b"access_token=alice", "alice", 400),
+            (b"access_token=", "alice", 400),
+            (b"access_token=alice&access_token=alice", None, 400),
+            (b"access_token=\xff", None, 400),
+            (b"access_token=%ff", None, 401),
+            (b"access_token=", None, 401),
+            (b"access_token=nobody", None, 401),
+            (b"access_token=a+b", None, 401),
+            (b"token=alice", None, 401),
+            (b"", None, 401),
+        ):
+            reply = await self.post(body, token)
+            self.assertEqual(reply.status, status, body)
+        reply = await self.post(b"access_token=alice", kind="text/plain")
+        self.assertEqual((reply.status, reply.header("WWW-Authenticate")), (401, "Bearer"))
+        reply = await self.ask("POST", "/v1/profile", token="other")
+        self.assertEqual((reply.status, reply.json["errno"]), (403, 100))
+
+    async def test_long_forms_are_413(self) -> None:
+        """A form of more than 64 KiB is 413."""
+        self.assertEqual((await self.post(b"access_token=" + b"a" * 70_000)).status, 413)
+
+    async def test_other_endpoints_take_no_form_field(self) -> None:
+        """Only the UserInfo endpoint takes a token from a form."""
+        reply = await self.ask(
+            "POST",
+            "/v1/display_name",
+            token=None,
+            headers={"Content-Type": self.FORM},
+            body=b"access_token=alice",
+        )
+        self.assertEqual(reply.status, 401)
+
+    def accounts(self):
+        return (*super().accounts(), account("other", "5" * 32, "sync"))
 
 
 class DisplayNameTests(ApiCase):
@@ -166,6 +264,18 @@ class DisplayNameTests(ApiCase):
         self.assertEqual(reply.json, {"displayName": "Zoë 🦊"})
         await self.post(b'{"displayName": ""}')
         self.assertEqual((await self.ask("GET", "/v1/display_name")).status, 204)
+
+    async def test_name_has_an_etag(self) -> None:
+        """A request with the ETag of the name gets 304 until the name changes."""
+        await self.post(b'{"displayName": "A"}')
+        etag = (await self.ask("GET", "/v1/display_name")).header("ETag")
+        for sent in (etag, f"W/{etag}", f'"{etag}"', f'"W/{etag}"'):
+            headers = {"If-None-Match": sent}
+            again = await self.ask("GET", "/v1/display_name", headers=headers)
+            self.assertEqual((again.status, again.body, again.header("ETag")), (304, b"", etag))
+        await self.post(b'{"displayName": "B"}')
+        reply = await self.ask("GET", "/v1/display_name", headers={"If-None-Match": etag})
+        self.assertEqual((reply.status, reply.json), (200, {"displayName": "B"}))
 
     async def test_name_belongs_to_one_user(self) -> None:
         """A name of one user is not that of another."""

@@ -42,12 +42,14 @@ class DevIdentity:
         account = self._find(token)
         if account is None or account.uid != credentials.uid:
             raise AccountUnknown("no development account has this token")
-        return Account(
-            email=account.email,
-            locale=account.locale,
-            amr_values=account.amr_values,
-            two_factor=account.two_factor,
-        )
+        known = Account(email=account.email)
+        if account.locale is not None:
+            known["locale"] = account.locale
+        if account.amr_values is not None:
+            known["amrValues"] = list(account.amr_values)
+        if account.two_factor is not None:
+            known["twoFactorAuthentication"] = account.two_factor
+        return known
 
     async def invalidate_tokens(self, *, uid: str) -> None:
         """Do nothing: no token is cached."""

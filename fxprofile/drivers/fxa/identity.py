@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import ClassVar, Final, TypeVar
 from urllib.parse import urljoin
@@ -41,10 +43,11 @@ from fxprofile.model.errors import (
     InvalidToken,
     OAuthUnavailable,
     UpstreamRefused,
+    UpstreamThrottled,
 )
 from fxprofile.model.keys import is_uid
 from fxprofile.model.ports import IIdentity, IRevocations
-from fxprofile.model.profiles import Account, Credentials
+from fxprofile.model.profiles import Account, Credentials, read_account
 from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
 
@@ -52,6 +55,14 @@ T = TypeVar("T")
 
 #: The auth server's errno of an unknown account.
 _UNKNOWN_ACCOUNT: Final = 102
+
+#: The errnos of both servers that reject a token: unknown account, invalid token, invalid
+#: parameter, unauthorized and expired token.
+_REJECTED: Final = (_UNKNOWN_ACCOUNT, 108, 109, 110, 111, 115)
+
+#: Seconds to wait if a server that allows no more requests does not say how long; and at most.
+_RETRY_AFTER: Final = 30
+_MAX_RETRY_AFTER: Final = 86_400
 
 #: How many users' revocations this process remembers.
 _MAX_REVOKED: Final = 100_000
@@ -155,7 +166,7 @@ class FxaIdentity:
         response = await self._oauth.request(
             "POST", f"{self._settings.oauth_url}/verify", body={"token": token}
         )
-        credentials = _credentials(response)
+        credentials = _credentials(response, self._clock.seconds())
         if claims is None:
             return credentials
         # The server has verified the token, but its response does not say when it expires.
@@ -174,13 +185,18 @@ class FxaIdentity:
                 f"{self._settings.auth_url}/account/profile",
                 headers={"Authorization": f"Bearer {token}"},
             )
-            return _account(response)
+            _check_account(response, self._clock.seconds())
+            account, unknown = read_account(response.members or {}, credentials.client_id)
+        except ValueError as error:
+            raise AuthUnavailable(f"auth server: inconsistent response: {error}") from None
         except UpstreamFailure as failure:
             raise AuthUnavailable(str(failure)) from None
         except AccountUnknown:
             # What is cached of this token may be outdated.
             self._tokens.pop(digest(token), None)
             raise
+        self._metrics.unknown_fields.inc(len(unknown))
+        return account
 
     async def invalidate_tokens(self, *, uid: str) -> None:
         """See :meth:`fxprofile.model.ports.IIdentity.invalidate_tokens`."""
@@ -202,10 +218,13 @@ class FxaIdentity:
         return response.status < 500 or response.status == 501
 
 
-def _credentials(response: JsonResponse) -> Credentials:
+def _credentials(response: JsonResponse, now: float) -> Credentials:
     members = response.members
-    if response.status in (400, 401) and members is not None:
-        raise InvalidToken(f"the OAuth server responded {response.status}, errno {_errno(members)}")
+    _check_not_throttled("OAuth server", response, now)
+    if response.status in (400, 401, 403, 404) and _is_rejection(response):
+        raise InvalidToken(
+            f"the OAuth server responded {response.status}, errno {_errno(members or {})}"
+        )
     if response.status != 200 or members is None:
         raise UpstreamFailure(f"OAuth server: unexpected response, status {response.status}")
     try:
@@ -219,25 +238,46 @@ def _credentials(response: JsonResponse) -> Credentials:
         raise UpstreamFailure(f"OAuth server: inconsistent response: {error}") from None
 
 
-def _account(response: JsonResponse) -> Account:
+def _is_rejection(response: JsonResponse) -> bool:
+    """
+    Return whether the body of a 4xx from the OAuth server is an error about the token.
+
+    A 403 or 404 may also be that of a proxy, or of a wrong ``identity.oauth_url``.
+    """
     members = response.members
+    if members is None or response.status in (400, 401):
+        return members is not None
+    return _errno(members) in _REJECTED or members.get("error") == "invalid_token"
+
+
+def _check_account(response: JsonResponse, now: float) -> None:
+    """Raise the error of a response of the auth server that has no account."""
+    status, members = response.status, response.members
     errno = _errno(members or {})
-    if response.status == 401 or (400 <= response.status < 500 and errno == _UNKNOWN_ACCOUNT):
-        raise AccountUnknown(f"the auth server responded {response.status}, errno {errno}")
-    if 400 <= response.status < 500:
-        raise UpstreamRefused(f"the auth server responded {response.status}, errno {errno}")
-    if response.status != 200 or members is None:
-        raise UpstreamFailure(f"auth server: unexpected response, status {response.status}")
+    if status == 401 or (400 <= status < 500 and errno == _UNKNOWN_ACCOUNT):
+        raise AccountUnknown(f"the auth server responded {status}, errno {errno}")
+    _check_not_throttled("auth server", response, now)
+    if 400 <= status < 500:
+        raise UpstreamRefused(f"the auth server responded {status}, errno {errno}")
+    if status != 200 or members is None:
+        raise UpstreamFailure(f"auth server: unexpected response, status {status}")
+
+
+def _check_not_throttled(server: str, response: JsonResponse, now: float) -> None:
+    """
+    Raise UpstreamThrottled for a 429.
+
+    ``Retry-After`` is a number of seconds or a date (RFC 9110, section 10.2.3).
+    """
+    if response.status != 429:
+        return
+    text = response.retry_after.strip()
     try:
-        level = _optional(members, "authenticatorAssuranceLevel", as_number)
-        return Account(
-            email=_optional(members, "email", as_text),
-            locale=_optional(members, "locale", as_text),
-            amr_values=_optional(members, "authenticationMethods", as_texts),
-            two_factor=None if level is None else level >= 2,
-        )
-    except ValueError as error:
-        raise UpstreamFailure(f"auth server: inconsistent response: {error}") from None
+        seconds = float(text) if text.isdecimal() else parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
+        seconds = _RETRY_AFTER
+    wait = math.ceil(min(max(seconds, 1), _MAX_RETRY_AFTER))
+    raise UpstreamThrottled(f"the {server} responded 429", wait)
 
 
 def _optional(members: Mapping[str, object], name: str, read: Callable[[object], T]) -> T | None:

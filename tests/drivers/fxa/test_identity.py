@@ -16,9 +16,10 @@ from fxprofile.model.errors import (
     InvalidToken,
     OAuthUnavailable,
     UpstreamRefused,
+    UpstreamThrottled,
 )
 from fxprofile.model.ports import IIdentity
-from fxprofile.model.profiles import Account, Credentials
+from fxprofile.model.profiles import ACCOUNT_FIELDS, Account, Credentials
 from fxprofile.settings.load import load
 from tests.contracts.identity import IdentityContract
 from tests.drivers.fxa.driver import CREDENTIALS, FxaCase
@@ -84,8 +85,12 @@ class VerifyTests(FxaCase):
         )
 
     async def test_rejected_token(self) -> None:
-        """A token that the server rejects, with 400 or 401, is invalid."""
-        for said in (error(400, 108), error(400, 109), error(400, 115), error(401, 111)):
+        """A token is invalid if the server responds 400 to 404 with an error about the token."""
+        for said in (
+            *(error(400, 108), error(400, 109), error(400, 115), error(401, 111), error(401, 110)),
+            *(error(403, 108), error(403, 115), error(404, 108), error(404, 102)),
+            Said(status=403, members={"error": "invalid_token"}),
+        ):
             self.oauth.answer = lambda _, said=said: said
             with self.assertRaises(InvalidToken):
                 await self.identity.verify(token="alice")
@@ -106,7 +111,10 @@ class VerifyTests(FxaCase):
             error(503, 999),
             error(403, 112),
             error(404, 999),
-            error(429, 114),
+            error(404, 116),
+            error(405, 108),
+            Said(status=403, body=b"<html>"),
+            Said(status=404, members={}),
             Said(status=204, body=b""),
             Said(status=201, members={"user": ALICE}),
             Said(status=302, body=b"", headers={"location": "http://elsewhere.example/"}),
@@ -190,12 +198,72 @@ class AccountTests(FxaCase):
                 members={"authenticatorAssuranceLevel": level}
             )
             account = await self.identity.account(token="alice", credentials=CREDENTIALS)
-            self.assertIs(account.two_factor, expected)
+            self.assertEqual(account, Account(twoFactorAuthentication=expected))
 
-    async def test_missing_members_are_none(self) -> None:
-        """A member that is missing or null is None."""
-        names = ("email", "locale", "authenticationMethods", "authenticatorAssuranceLevel")
-        for members in ({}, dict.fromkeys(names), {"subscriptions": ["x"], "profileChangedAt": 7}):
+    async def test_every_field_has_its_name_here(self) -> None:
+        """Each known field of the auth server is in the account, under its name here."""
+        self.auth.answer = lambda _: Said(
+            members={
+                "email": "a@example.com",
+                "locale": "fr",
+                "authenticationMethods": ["pwd", "otp"],
+                "authenticatorAssuranceLevel": 2,
+                "subscriptions": ["old"],
+                "subscriptionsByClientId": {"*": ["vpn"]},
+                "metricsEnabled": False,
+                "accountDisabledAt": 1_700_000_000_000,
+                "accountLockedAt": 1_700_000_000_001,
+                "profileChangedAt": 1_700_000_000_002,
+            }
+        )
+        expected = Account(
+            email="a@example.com",
+            locale="fr",
+            amrValues=["pwd", "otp"],
+            twoFactorAuthentication=True,
+            subscriptions=["vpn"],
+            metricsEnabled=False,
+            accountDisabledAt=1_700_000_000_000,
+            accountLockedAt=1_700_000_000_001,
+        )
+        account = await self.identity.account(token="alice", credentials=CREDENTIALS)
+        self.assertEqual(account, expected)
+        self.assertEqual(set(account), set(ACCOUNT_FIELDS))
+        self.assertEqual(self.unknown_fields(), 0)
+
+    async def test_subscriptions_of_the_client(self) -> None:
+        """A token sees the sorted capabilities of all clients and of its own, each once."""
+        by_client = {"*": ["vpn", "all"], "me": ["vpn", "more"], "other": ["secret"]}
+        for sent, client_id, expected in (
+            ({"subscriptionsByClientId": by_client}, "me", ["all", "more", "vpn"]),
+            ({"subscriptionsByClientId": by_client}, "nobody", ["all", "vpn"]),
+            ({"subscriptionsByClientId": by_client}, None, ["all", "vpn"]),
+            ({"subscriptionsByClientId": {"other": ["secret"]}}, "me", None),
+            ({"subscriptionsByClientId": {"*": []}, "subscriptions": ["old"]}, "me", None),
+            ({"subscriptionsByClientId": None, "subscriptions": ["z", "a"]}, "me", ["z", "a"]),
+            ({"subscriptions": ["z", "a"]}, "me", ["z", "a"]),
+            ({"subscriptions": []}, "me", None),
+            ({}, "me", None),
+        ):
+            self.auth.answer = lambda _, sent=sent: Said(members=sent)
+            credentials = Credentials(ALICE, ("profile",), client_id=client_id)
+            account = await self.identity.account(token="alice", credentials=credentials)
+            self.assertEqual(account.get("subscriptions"), expected, (sent, client_id))
+
+    async def test_unknown_fields_are_counted(self) -> None:
+        """A field that is not known is dropped, and counted."""
+        self.auth.answer = lambda _: Said(members={"email": "a@b", "new": 1, "newer": None})
+        account = await self.identity.account(token="alice", credentials=CREDENTIALS)
+        self.assertEqual((account, self.unknown_fields()), (Account(email="a@b"), 2))
+
+    def unknown_fields(self) -> float | None:
+        registry = self.identity._metrics.registry
+        return registry.get_sample_value("fxprofile_unknown_account_fields_total")
+
+    async def test_missing_members_are_left_out(self) -> None:
+        """A member that is missing or null is not in the account."""
+        names = {name for sent in ACCOUNT_FIELDS.values() for name in sent.names}
+        for members in ({}, dict.fromkeys(names), {"profileChangedAt": 7}):
             self.auth.answer = lambda _, members=members: Said(members=members)
             account = await self.identity.account(token="alice", credentials=CREDENTIALS)
             self.assertEqual(account, Account())
@@ -220,7 +288,6 @@ class AccountTests(FxaCase):
             error(400, 107),
             error(403, 999),
             error(404, 116),
-            error(429, 114),
             Said(status=400, members={"errno": "102"}),
             Said(status=400, members={"errno": 102.0}),
             Said(status=400, body=b"<html>"),
@@ -228,6 +295,29 @@ class AccountTests(FxaCase):
             self.auth.answer = lambda _, said=said: said
             with self.assertRaises(UpstreamRefused):
                 await self.identity.account(token="alice", credentials=CREDENTIALS)
+
+    async def test_retry_after_is_passed_on(self) -> None:
+        """After a 429 of either server the error has its Retry-After, in seconds."""
+        for header, expected in (
+            ("7", 7),
+            ("0", 1),
+            ("Tue, 14 Nov 2023 22:14:20 GMT", 60),
+            ("Tue, 14 Nov 2003 22:14:20 GMT", 1),
+            ("9" * 400, 86_400),
+            ("-5", 30),
+            ("soon", 30),
+            (None, 30),
+        ):
+            said = error(429, 114)
+            said.headers = {} if header is None else {"retry-after": header}
+            self.oauth.answer = self.auth.answer = lambda _, said=said: said
+            for asking in (
+                self.identity.verify(token="alice"),
+                self.identity.account(token="alice", credentials=CREDENTIALS),
+            ):
+                with self.assertRaises(UpstreamThrottled) as raised:
+                    await asking
+                self.assertEqual(raised.exception.retry_after, expected, header)
 
     async def test_unusable_response_is_an_outage(self) -> None:
         """After an unusable response the auth server counts as unavailable."""
@@ -251,6 +341,11 @@ class AccountTests(FxaCase):
             "locale": [7, ["en"]],
             "authenticationMethods": ["pwd", [7], [None], {"pwd": 1}],
             "authenticatorAssuranceLevel": ["2", True, [2], -1, float("nan"), float("inf")],
+            "subscriptions": ["vpn", [7], 1],
+            "subscriptionsByClientId": ["vpn", {"*": "vpn"}, {"*": [7]}, {"other": ["\ud800"]}],
+            "metricsEnabled": [1, "true", []],
+            "accountDisabledAt": ["1", True, -1, 1.5, 2**60],
+            "accountLockedAt": [[1]],
         }.items():
             for value in values:
                 self.auth.answer = lambda _, name=name, value=value: Said(members={name: value})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,10 @@ class FakeAccount:
     locale: str | None = None
     amr_values: tuple[str, ...] | None = None
     level: int | None = None
+    subscriptions: Mapping[str, Sequence[str]] | Sequence[str] | None = None
+    metrics_enabled: bool | None = None
+    disabled_at: int | None = None
+    locked_at: int | None = None
 
 
 def two_accounts() -> dict[str, FakeAccount]:
@@ -207,13 +211,20 @@ class FakeAuth(FakeServer):
         account = self.accounts.get(bearer[0].removeprefix("Bearer "))
         if account is None:
             return error(400, 102)
-        members = {
+        members: dict[str, Any] = {
             "email": account.email,
             "locale": account.locale,
             "authenticationMethods": account.amr_values,
             "authenticatorAssuranceLevel": account.level,
             "profileChangedAt": account.profile_changed_at,
+            "metricsEnabled": account.metrics_enabled,
+            "accountDisabledAt": account.disabled_at,
+            "accountLockedAt": account.locked_at,
         }
+        # Older servers send a list.
+        by_client = isinstance(account.subscriptions, Mapping)
+        name = "subscriptionsByClientId" if by_client else "subscriptions"
+        members[name] = account.subscriptions
         return Said(members={k: v for k, v in members.items() if v is not None})
 
 
