@@ -201,7 +201,7 @@ class MonogramTests(AccountsCase):
             headers = {"If-None-Match": reply.header("ETag")}
             again = await self.ask("GET", f"/v1/avatar/{quote(letter)}", None, headers=headers)
             self.assertEqual((again.status, again.body), (304, b""))
-        for other in ("ab", "<b", "0" * 32, "a" + "\u0301" * 2000):
+        for other in ("ab", "<b", "0" * 32, "a" + "\u0301" * 100):
             reply = await self.ask("GET", f"/v1/avatar/{quote(other)}", None)
             self.assertEqual(reply.error, (404, 101), repr(other))
             self.assertEqual(reply.header("Cache-Control"), NOT_KEPT)

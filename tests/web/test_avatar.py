@@ -205,6 +205,6 @@ class MonogramTests(ApiCase):
 
     async def test_several_characters_are_404(self) -> None:
         """Several characters, and one with very many combining marks, are 404."""
-        for path in ("ab", "a-", "0" * 32, "a" + "%CC%81" * 9, "a" + "%CC%A3%CC%81" * 600):
+        for path in ("ab", "a-", "0" * 32, "a" + "%CC%81" * 9, "a" + "%CC%A3%CC%81" * 100):
             reply = await self.monogram(path)
             self.assertEqual((reply.status, reply.json["errno"]), (404, 101), path)
