@@ -11,7 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succ
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.tasks import ExpectedError, sleep
+from fxprofile.deferreds.notifier import Subscription
+from fxprofile.deferreds.tasks import ExpectedError
 
 
 class Stack(MultiService):
@@ -56,6 +57,11 @@ class Repeating(Service):
     name: str
     _loop: Deferred[None] | None = attrs.field(default=None, init=False)
     _generation: int = attrs.field(default=0, init=False)
+    _pause: Subscription = attrs.field(factory=Subscription, init=False)
+
+    def wake(self) -> None:
+        """End the pause before the next call, now or when the running call has ended."""
+        self._pause.notify()
 
     def startService(self) -> None:
         super().startService()
@@ -64,6 +70,7 @@ class Repeating(Service):
 
     async def _run(self, generation: int) -> None:
         while self._is_current(generation):
+            self._pause = Subscription()
             try:
                 await self._call()
             except ExpectedError as error:
@@ -74,7 +81,7 @@ class Repeating(Service):
                     self._log.failure("Cannot {what}", what=self.name)
             if self._is_current(generation):
                 with suppress(CancelledError):
-                    await sleep(self._clock, self._seconds)
+                    await self._pause.wait(self._clock, self._seconds)
 
     def _is_current(self, generation: int) -> bool:
         # If the service was stopped and started again, it has another loop.

@@ -9,13 +9,14 @@ finds the row and sends the job: each job is sent at least once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.model.avatars import Avatar, Status
-from fxprofile.model.errors import DriverError
+from fxprofile.model.errors import DriverError, QueueError
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import IProfileStore, IQueue
 
@@ -28,13 +29,19 @@ _OPS = {
 
 @dataclass(kw_only=True, eq=False)
 class Outbox:
-    """Sends the pending jobs of rows to the jobs queue."""
+    """
+    Sends the pending jobs of rows to the jobs queue.
+
+    :ivar recovered: called after the first job that is sent after a failure.
+    """
 
     _log = Logger()
 
     jobs: IQueue
     store: IProfileStore
     clock: IReactorTime
+    recovered: Callable[[], None] | None = field(init=False, default=None)
+    _failed: bool = field(init=False, default=False)
 
     async def send(self, avatar: Avatar) -> None:
         """
@@ -56,7 +63,15 @@ class Outbox:
 
         :raises QueueError: if it could not be sent.
         """
-        await self.jobs.send(body=job.encode(self.clock.seconds()))
+        try:
+            await self.jobs.send(body=job.encode(self.clock.seconds()))
+        except QueueError:
+            self._failed = True
+            raise
+        if self._failed:
+            self._failed = False
+            if self.recovered is not None:
+                self.recovered()
 
     async def try_to_send(self, avatar: Avatar) -> None:
         """Send the pending job of a row; if that fails, the repair loop sends it later."""

@@ -2,20 +2,22 @@
 The repair loops: reconcile rows with the queues after crashes and failures.
 
 Every web process runs them, and only the leader, which holds a lease in the database, does
-the work.  Each run is bounded; the rest waits for the next run.
+the work.  Each run is bounded; the rest waits for the next run.  The first job that is sent
+after a failure starts a run at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from fxprofile.deferreds.services import Repeating
-from fxprofile.model.avatars import Status
+from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError, MalformedMessage
 from fxprofile.model.messages import Job, Message, Op, Result
 from fxprofile.model.ports import BATCH, IProfileStore, IQueue
@@ -42,8 +44,11 @@ EXPIRE_AGE = 86400
 FAILED_AGE = 14 * 86400
 REPLACED_AGE = 86400
 
-#: Rows or messages of one run.
+#: Rows or messages of one run; the outbox loop has no such limit.
 LIMIT = 100
+
+#: Jobs that are sent at the same time.
+CONCURRENCY = 10
 
 #: Seconds that the lease lasts: longer than any pause between two renewals.
 LEASE = 40
@@ -72,6 +77,7 @@ class Repair(Repeating):
 
     def __post_init__(self) -> None:
         super().__init__(self.clock, OUTBOX_PERIOD, self.run, "repair")
+        self.outbox.recovered = self.wake
 
     def stopService(self) -> Deferred[None]:
         """Stop the loops and release the lease."""
@@ -116,19 +122,41 @@ class Repair(Repeating):
                 self._log.warn("Repair step {step} failed: {error}", step=name, error=error)
 
     async def send_unsent(self) -> None:
-        """Send jobs that have been pending for a while."""
-        before = self.clock.seconds() - OUTBOX_AGE
-        for avatar in await self.store.unsent(before=before, limit=LIMIT):
-            await self.outbox.send(avatar)
-            self.metrics.repairs.labels("outbox").inc()
+        """Send jobs that have been pending for a while, as long as the lease allows."""
+        began = self.clock.seconds()
+        while self.clock.seconds() - began < LEASE / 2:
+            rows = await self.store.unsent(before=began - OUTBOX_AGE, limit=CONCURRENCY)
+            if not rows:
+                return
+            await self._send(rows, "outbox")
+        self.wake()
 
     async def send_stuck(self) -> None:
-        """Send jobs again that were sent long ago and have no result."""
+        """
+        Send jobs again that were sent long ago and have no result, if they are lost: if the queue
+        has fewer messages than rows wait for one, at most as many as it lacks.
+        """
         before = self.clock.seconds() - STUCK_AGE
-        for avatar in await self.store.stuck(sent_before=before, limit=LIMIT):
+        rows = await self.store.stuck(sent_before=before, limit=LIMIT)
+        if not rows:
+            return
+        depth = await self.outbox.jobs.depth()
+        pending = sum((await self.store.counts()).values())
+        rows = rows[: max(0, pending - depth.visible - depth.in_flight)]
+        for avatar in rows:
             self._log.warn("Avatar {id} has no result; sending its job again", id=avatar.id)
-            await self.outbox.send(avatar)
-            self.metrics.repairs.labels("stuck").inc()
+        await self._send(rows, "stuck")
+
+    async def _send(self, rows: Sequence[Avatar], loop: str) -> None:
+        """Send the jobs of rows, several at the same time; raise the first error at the end."""
+        for first in range(0, len(rows), CONCURRENCY):
+            some = rows[first : first + CONCURRENCY]
+            sending = [Deferred.fromCoroutine(self.outbox.send(avatar)) for avatar in some]
+            outcomes: list[object] = [o for _, o in await DeferredList(sending, consumeErrors=True)]
+            failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+            self.metrics.repairs.labels(loop).inc(len(outcomes) - len(failures))
+            for failure in failures:
+                failure.raiseException()
 
     async def expire(self) -> None:
         """Fail uploads that have been processing for too long, and remove old rows."""

@@ -15,6 +15,7 @@ from fxprofile.model.errors import QueueError, StoreError
 from fxprofile.model.messages import Job, Op, ResultStatus
 from fxprofile.uploads.accept import IN_DOUBT_AGE
 from fxprofile.uploads.repair import (
+    CONCURRENCY,
     EXPIRE_AGE,
     FAILED_AGE,
     LEASE,
@@ -101,14 +102,35 @@ class UnsentTests(RepairTestCase):
         self.run_after(60)
         self.assertEqual(sorted(self.sent()), [("delete", first.id), ("delete", second.id)])
 
-    def test_run_is_bounded(self) -> None:
-        """One run sends a bounded number of jobs; the next one sends the rest."""
-        for _ in range(LIMIT + 5):
+    def test_run_sends_every_pending_job(self) -> None:
+        """One run sends all pending jobs, a few at the same time."""
+        for _ in range(2 * LIMIT + 5):
             self.unsent_upload()
         self.run_after(OUTBOX_AGE + 1)
-        self.assertEqual(len(self.sent()), LIMIT)
-        self.run_after(OUTBOX_PERIOD)
-        self.assertEqual(len(self.sent()), 5)
+        self.assertEqual(len(self.sent()), 2 * LIMIT + 5)
+        self.assertEqual(self.repaired("outbox"), 2 * LIMIT + 5)
+
+    def test_failing_run_ends(self) -> None:
+        """A run ends when a job cannot be sent, and sends what it has begun to send."""
+        for _ in range(2 * CONCURRENCY):
+            self.unsent_upload()
+        self.jobs.fail("send", QueueError("down"))
+        self.run_after(OUTBOX_AGE + 1)
+        self.assertEqual(len(self.sent()), CONCURRENCY - 1)
+        self.assertEqual(self.repaired("outbox"), CONCURRENCY - 1)
+
+    def test_run_ends_before_the_lease(self) -> None:
+        """A run that takes as long as half the lease ends, and the next one follows at once."""
+        for _ in range(3 * CONCURRENCY):
+            self.unsent_upload()
+        self.clock.advance(OUTBOX_AGE + 1)
+        held = self.jobs.hold("send")
+        self.repair.startService()
+        self.clock.advance(LEASE / 2)
+        held.callback(None)
+        self.assertEqual(len(self.store.called("leadership")), 2)
+        self.assertEqual(len(self.sent()), 3 * CONCURRENCY)
+        self.successResultOf(self.repair.stopService())
 
     def test_jobs_stay_pending_while_the_queue_is_down(self) -> None:
         """Jobs stay pending until the queue accepts them."""
@@ -162,6 +184,19 @@ class StuckTests(RepairTestCase):
         self.ready(avatar.id)
         self.run_after(STUCK_AGE * 2)
         self.assertEqual(self.sent(), [])
+
+    def test_jobs_on_the_queue_are_not_sent_again(self) -> None:
+        """Of jobs without a result only as many are sent again as the queue lacks."""
+        for _ in range(10):
+            self.upload()
+        lost = self.run_now(self.jobs_queue.receive(max_messages=3, wait=0))
+        for message in lost[:2]:
+            self.run_now(self.jobs_queue.delete(message=message))
+        self.run_after(STUCK_AGE + 1)
+        self.assertEqual(self.repaired("stuck"), 2)
+        self.assertEqual(self.run_now(self.jobs_queue.depth()).visible, 10)
+        self.run_after(PERIOD)
+        self.assertEqual(self.repaired("stuck"), 2)
 
     def test_upload_without_result_expires(self) -> None:
         """An upload without a result fails as lost after a day; a later result still counts."""
@@ -265,6 +300,16 @@ class ServiceTests(RepairTestCase):
         self.assertEqual(self.sent(), [("crunch", avatar_id)])
         self.successResultOf(self.repair.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_first_success_after_an_outage_starts_a_run(self) -> None:
+        """Pending jobs are sent as soon as another job could be sent after a failure."""
+        self.repair.startService()
+        avatar_id = self.unsent_upload()
+        self.clock.advance(OUTBOX_AGE + 1)
+        self.assertEqual(self.sent(), [])
+        self.upload()
+        self.assertIn(("crunch", avatar_id), self.sent())
+        self.successResultOf(self.repair.stopService())
 
     def test_other_loops_run_every_minute(self) -> None:
         """All steps except the outbox run once a minute."""
