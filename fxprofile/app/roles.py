@@ -15,7 +15,8 @@ from fxprofile.app.services import Services
 from fxprofile.model.ports import IBucket
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
-from fxprofile.settings.model import Role
+from fxprofile.serving.connections import ConnectionLimits
+from fxprofile.settings.model import ImagesSettings, Role, WebSettings
 from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def add_images(services: Services) -> None:
         formats=settings.crunch.formats,
         clock=services.reactor,
         metrics=services.metrics,
+        limits=_limits(services, settings.images),
     )
     services.listen("images.listen", settings.images.listen, site)
 
@@ -154,8 +156,18 @@ def add_api(services: Services, rights: frozenset[str]) -> None:
     api.add(Dockerflow(health=services.health, playground=playground))
     # Building the document takes tens of milliseconds, and the reactor does not run yet.
     _ = open_api.encoded
-    services.listen("web.listen", settings.web.listen, api.site())
+    services.listen("web.listen", settings.web.listen, api.site(_limits(services, settings.web)))
     _add_api_checks(services, rights)
+
+
+def _limits(services: Services, section: WebSettings | ImagesSettings) -> ConnectionLimits:
+    """Return the limits of a listener; behind a proxy all connections are of one address."""
+    behind_proxy = services.settings.web.client_address_depth > 0
+    return ConnectionLimits(
+        clock=services.reactor,
+        maximum=section.max_connections,
+        per_address=0 if behind_proxy else section.max_connections_per_address,
+    )
 
 
 def _add_api_checks(services: Services, rights: frozenset[str]) -> None:

@@ -6,8 +6,9 @@ object is revalidated by a ``head``, so a deleted avatar is served from memory f
 long, and a popular one costs its bucket one ``head`` in that time.  A missing object is not
 cached.
 
-The bytes of an evicted object stay in memory while a slow client reads them.  That is bounded:
-a cached object is not longer than what may be buffered of a response from the bucket.
+A longer object is in memory only while clients read it, once for all of them, so that a crowd
+of slow readers costs no more than one.  The longer objects together have a limit, too; beyond
+it each client has a stream of its own from the bucket.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary, finalize
 
 import attrs
 from cachetools import LRUCache
@@ -36,6 +38,12 @@ MAX_BYTES: Final = 64 << 20
 
 #: Longer objects are not cached.  A photograph of 200 by 200 pixels is shorter.
 MAX_OBJECT_BYTES: Final = 128 << 10
+
+#: Longer objects are never read into memory; no picture of a worker is longer.
+MAX_SHARED_OBJECT: Final = 2 << 20
+
+#: The size of all objects together that are in memory only while they are read.
+MAX_SHARED_BYTES: Final = 32 << 20
 
 #: The approximate cost of an object besides its bytes.
 OVERHEAD: Final = 1024
@@ -69,11 +77,13 @@ class OpenObject:
     An object and its bytes.  The caller closes the body.
 
     :ivar source: ``default``, ``memory`` or ``bucket``, for metrics.
+    :ivar held: what the bytes are part of, which is in memory for as long as this.
     """
 
     info: ObjectInfo
     body: Body
     source: str = "bucket"
+    held: CachedObject | None = field(default=None, repr=False)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """
@@ -99,6 +109,7 @@ class ObjectCache:
     :param clock: measures ages.
     :param pinned: objects that are always served from memory.
     :param max_object: longer objects are not cached.
+    :param max_shared: longer objects are streamed to each client from the bucket.
     :param cached: the cache, empty.  Its size limits the objects that are being read, too.
     """
 
@@ -106,12 +117,18 @@ class ObjectCache:
     _clock: IReactorTime
     _pinned: Mapping[str, CachedObject]
     _max_object: int = MAX_OBJECT_BYTES
+    _max_shared: int = MAX_SHARED_OBJECT
     _cached: LRUCache[str, CachedObject] = attrs.field(
         factory=lambda: LRUCache(MAX_BYTES, CachedObject.size)
     )
     _flights: SingleFlight[str, CachedObject | list[OpenObject]] = attrs.field(
         init=False, factory=SingleFlight
     )
+    # Longer objects that clients read at the moment, and their size.
+    _shared: WeakValueDictionary[str, CachedObject] = attrs.field(
+        init=False, factory=WeakValueDictionary
+    )
+    _shared_bytes: int = attrs.field(init=False, default=0)
     # Bytes that are reserved for objects that are being read from the bucket.
     _reserved: int = attrs.field(init=False, default=0)
 
@@ -149,10 +166,13 @@ class ObjectCache:
         return await self._revalidate(key), "bucket"
 
     def _if_fresh(self, key: str) -> CachedObject | None:
-        held = self._pinned.get(key) or self._cached.get(key)
+        held = self._pinned.get(key) or self._held(key)
         if held is None or self._clock.seconds() - held.validated >= FRESH_SECONDS:
             return None
         return held
+
+    def _held(self, key: str) -> CachedObject | None:
+        return self._cached.get(key) or self._shared.get(key)
 
     async def _revalidate(self, key: str) -> ObjectInfo:
         """Ask the bucket about an object, and mark the cached one as fresh or drop it."""
@@ -161,25 +181,33 @@ class ObjectCache:
         try:
             info = await self._bucket.head(key=key)
         except ObjectNotFound:
-            self._cached.pop(key, None)
+            self._drop(key)
             raise
-        held = self._cached.get(key)
+        held = self._held(key)
         if held is not None:
             if (held.info.etag, held.info.length) == (info.etag, info.length):
                 held.validated = max(held.validated, now)
             else:
-                del self._cached[key]
+                self._drop(key)
         return info
+
+    def _drop(self, key: str) -> None:
+        self._cached.pop(key, None)
+        self._shared.pop(key, None)
 
     async def _fetch(self, key: str) -> CachedObject | list[OpenObject]:
         """Get an object; one that cannot be cached comes in a list, for one caller."""
-        if key in self._cached:
+        if self._held(key) is not None:
             await self._revalidate(key)
-            if key in self._cached:
-                return self._cached[key]
+            held = self._held(key)
+            if held is not None:
+                return held
         now = self._clock.seconds()
         opened = OpenObject(*await self._bucket.get(key=key))
         size = opened.info.length + OVERHEAD
+        is_shared = self._max_object < opened.info.length <= self._max_shared
+        if is_shared and self._shared_bytes + opened.info.length <= MAX_SHARED_BYTES:
+            return await self._share(key, opened, now)
         if opened.info.length > self._max_object or not self._make_room(size):
             return [opened]
         self._reserved += size
@@ -191,6 +219,21 @@ class ObjectCache:
         held = self._cached[key] = CachedObject(opened.info, data, now)
         return held
 
+    async def _share(self, key: str, opened: OpenObject, now: float) -> CachedObject:
+        """Read a longer object into memory, where it stays for as long as clients read it."""
+        held = CachedObject(opened.info, b"", now)
+        self._shared_bytes += held.info.length
+        finalize(held, self._unshare, held.info.length)
+        try:
+            held.data = b"".join([piece async for piece in opened.pieces()])
+        finally:
+            await opened.body.aclose()
+        self._shared[key] = held
+        return held
+
+    def _unshare(self, length: int) -> None:
+        self._shared_bytes -= length
+
     def _make_room(self, size: int) -> bool:
         while self._cached and self.used + size > self._cached.maxsize:
             self._cached.popitem()
@@ -199,7 +242,7 @@ class ObjectCache:
 
 def _opened(held: CachedObject, source: str) -> OpenObject:
     # In one piece, which is not copied.
-    return OpenObject(held.info, BytesBody(held.data, piece=max(1, len(held.data))), source)
+    return OpenObject(held.info, BytesBody(held.data, piece=max(1, len(held.data))), source, held)
 
 
 def read_default_avatar() -> Mapping[str, CachedObject]:

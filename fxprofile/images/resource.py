@@ -40,6 +40,7 @@ from fxprofile.model.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_
 from fxprofile.model.ports import IBucket, ObjectInfo
 from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
 from fxprofile.serving.conditional import is_conditional, not_modified
+from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.telemetry.metrics import Metrics
 
 #: On every response: a browser must treat it as a picture and nothing else.
@@ -74,6 +75,7 @@ def make_site(
     clock: IReactorTime,
     metrics: Metrics,
     formats: tuple[str, ...] = ("png",),
+    limits: ConnectionLimits | None = None,
 ) -> StreamingSite:
     """
     Make the protocol factory of the images listener.
@@ -84,6 +86,7 @@ def make_site(
     :param max_age: the setting ``images.max_age``, in seconds.
     :param clock: the reactor.
     :param formats: the setting ``crunch.formats``: the formats in the bucket.
+    :param limits: which connections are accepted; all by default.
     :raises OSError: if the package is incomplete.
     """
     resource = ImagesResource(
@@ -99,6 +102,7 @@ def make_site(
         reactor=clock,
         bad_request=bad_request(headers),
         too_long=bad_request(headers, status=414),
+        limits=limits,
     )
 
 
@@ -215,8 +219,10 @@ class ImagesResource(Resource):
                 # Only now, so that a body that fails at once can be answered with an error.
                 self._set_headers(request, opened.info, media_type)
                 request.registerProducer(producer, True)
-            request.write(piece)
-            await producer.writable()
+            size = request.channel.piece_size()
+            for at in range(0, max(1, len(piece)), size):
+                request.write(piece[at : at + size])
+                await producer.writable()
         if request.startedWriting:
             request.unregisterProducer()
         else:

@@ -34,6 +34,7 @@ from zope.interface import implementer
 
 from fxprofile.deferreds.notifier import Subscription
 from fxprofile.model.errors import ClientGone, RequestTimeout
+from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.telemetry.metrics import Metrics
 
 #: A client must send its headers within so many seconds after their first byte, and its body
@@ -41,6 +42,11 @@ from fxprofile.telemetry.metrics import Metrics
 PATIENCE = 15
 MIN_RATE = 1024
 PROGRESS = PATIENCE * MIN_RATE
+
+#: Bytes that are buffered of the responses of all connections together, about, and at most of
+#: one connection.  A client that reads slowly costs no more.
+IN_FLIGHT = 32 << 20
+MAX_IN_FLIGHT = 64 << 10
 
 #: The maximum length of a request target, in bytes.  The API has no longer ones.
 MAX_TARGET = 2048
@@ -384,15 +390,19 @@ class StreamingChannel(HTTPChannel):
     _unread: StreamingRequest | None = None
     _bad: bytes | None = None
     _in_head = False
+    _host: str | None = None
     lingering = False
     _lingered = 0
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
+        self._host = getattr(self.transport.getPeer(), "host", None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.channels.discard(self)
+        if self.site.limits is not None:
+            self.site.limits.released(self._host)
         super().connectionLost(reason)
 
     def readConnectionLost(self) -> None:
@@ -503,6 +513,18 @@ class StreamingChannel(HTTPChannel):
         if not enough and not self._waitingForTransport:
             self.transport.resumeProducing()
 
+    def piece_size(self) -> int:
+        """
+        Return the number of bytes to write at once, and have the transport buffer no more.
+
+        Two such pieces are in flight at most: one that the transport has paused with, and one
+        that it had left.
+        """
+        share = IN_FLIGHT // max(1, len(self.site.channels))
+        size = max(4096, min(share, MAX_IN_FLIGHT // 2))
+        self.transport.bufferSize = size
+        return size
+
     def requestDone(self, request: StreamingRequest) -> None:
         if not request.body.complete:
             self.requests.remove(request)
@@ -588,6 +610,7 @@ class StreamingSite(Site):
         ``bad_request`` by default.
     :param too_long: the same, 414, to a request target that is too long; ``bad_request`` by
         default.
+    :param limits: which connections are accepted; all by default.
     :ivar channels: the open connections.
     """
 
@@ -603,6 +626,7 @@ class StreamingSite(Site):
         bad_request: bytes = bad_request({"X-Content-Type-Options": "nosniff"}),
         bad_length: bytes | None = None,
         too_long: bytes | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         super().__init__(
             resource,
@@ -614,8 +638,15 @@ class StreamingSite(Site):
         self.bad_request = bad_request
         self.bad_length = bad_length or bad_request
         self.too_long = too_long or bad_request
+        self.limits = limits
         self.stopping = False
         self.channels: set[StreamingChannel] = set()
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return the protocol of a connection, or None to close it."""
+        if self.limits is not None and not self.limits.admit(getattr(addr, "host", None)):
+            return None
+        return super().buildProtocol(addr)
 
     def log(self, request: object) -> None:
         """Do nothing: the resources log requests, because they know what is secret."""

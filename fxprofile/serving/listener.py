@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
 from twisted.python.failure import Failure
 
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.model.errors import ConfigError
 from fxprofile.serving.channel import StreamingSite
+
+#: How long accepting pauses when descriptors run low, in seconds.
+PAUSE = 1
 
 #: How long requests in flight may take when the listener stops, in seconds.
 GRACE = 20
@@ -32,7 +41,8 @@ class Listener(Service):
     _clock: IReactorTime
     _description: str = ""
     _opening: Deferred[None] | None = attrs.field(init=False, default=None)
-    _port: IListeningPort | None = attrs.field(init=False, default=None)
+    _port: Any = attrs.field(init=False, default=None)
+    _paused: IDelayedCall | None = attrs.field(init=False, default=None)
     _problem: BaseException | None = attrs.field(init=False, default=None)
 
     def privilegedStartService(self) -> None:
@@ -51,12 +61,25 @@ class Listener(Service):
     async def _listen(self) -> None:
         try:
             self._port = await self._endpoint.listen(self._site)
+            if self._site.limits is not None:
+                self._site.limits.pause = self._pause
         except (CannotListenError, OSError, OverflowError, ValueError) as error:
             # The last three: the port or the address does not exist.
             cause = getattr(error, "socketError", error)
             reason = getattr(cause, "strerror", None) or cause
             where = f"{self.name}: cannot listen at {self._description}"
             raise ConfigError(f"{where}: {reason}") from None
+
+    def _pause(self) -> None:
+        """Leave new connections to the kernel for a while."""
+        if self._paused is None and self._port is not None:
+            self._port.stopReading()
+            self._paused = self._clock.callLater(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._paused = None
+        if self._port is not None:
+            self._port.startReading()
 
     def _note(self, failure: Failure) -> None:
         self._problem = failure.value
@@ -89,6 +112,8 @@ class Listener(Service):
         if opening is not None:
             opening.cancel()
         port, self._port = self._port, None
+        if self._paused is not None:
+            self._paused.cancel()
         if port is None:
             return
         await maybeDeferred(port.stopListening)

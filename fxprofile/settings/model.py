@@ -139,6 +139,7 @@ QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$"
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Seconds = Annotated[float, Field(gt=0, le=YEAR, allow_inf_nan=False)]
+Connections = Annotated[int, Field(ge=0, le=1_000_000)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 HeaderNames = Annotated[
     # RFC 9110, section 5.1.
@@ -176,12 +177,16 @@ class WebSettings(Section):
     public_url: HttpUrl = "http://127.0.0.1:1111"
     client_address_depth: Annotated[int, Field(ge=0, le=10)] = 0
     cors_headers: HeaderNames = ()
+    max_connections: Connections = 10_000
+    max_connections_per_address: Connections = 256
 
 
 class ImagesSettings(Section):
     listen: str = "tcp:1112:interface=127.0.0.1"
     url: ImageUrl = "http://127.0.0.1:1112/a/{id}"
     max_age: Annotated[int, Field(ge=0)] = 86400
+    max_connections: Connections = 10_000
+    max_connections_per_address: Connections = 256
 
 
 class AdminSettings(Section):

@@ -46,6 +46,7 @@ from fxprofile.model.profiles import Credentials
 from fxprofile.profiles.scopes import allows
 from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
 from fxprofile.serving.conditional import matches
+from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
 from fxprofile.web.models import M, validated
@@ -340,7 +341,7 @@ class Api(Resource):
             )
         return error_response(answer)
 
-    def site(self) -> StreamingSite:
+    def site(self, limits: ConnectionLimits | None = None) -> StreamingSite:
         """Return the protocol factory of the API's listener."""
         return StreamingSite(
             self,
@@ -352,6 +353,7 @@ class Api(Resource):
                 )
             ),
             too_long=_refusal(TargetTooLong()),
+            limits=limits,
         )
 
     def render(self, request: StreamingRequest) -> Any:

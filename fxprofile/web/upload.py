@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Annotated, Final
 
 import attrs
@@ -39,6 +39,7 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.keys import image_url, is_id
 from fxprofile.model.ports import IIdentity, IProfileStore, IRateWindows
+from fxprofile.serving.connections import network_of
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.overload import LoadShedder
@@ -132,7 +133,7 @@ class UploadAdmission:
     async def _count(self, uid: str, address: str | None) -> None:
         limits = {f"user/{uid}": self._per_hour}
         if address is not None:
-            limits[f"address/{_network(address)}"] = self._per_hour * USERS_PER_ADDRESS
+            limits[f"address/{network_of(address)}"] = self._per_hour * USERS_PER_ADDRESS
         try:
             wait = await self._windows.hit(limits=limits)
         except DriverError as error:
@@ -361,9 +362,3 @@ def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
-
-
-def _network(address: str) -> str:
-    """Return the network that counts as one address: a single host commonly has an IPv6 /64."""
-    prefix = 64 if ":" in address else 32
-    return str(ip_network((address, prefix), strict=False).network_address)

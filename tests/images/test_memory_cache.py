@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.images.memory_cache import (
     FRESH_SECONDS,
+    MAX_SHARED_BYTES,
     OVERHEAD,
     CachedObject,
     ObjectCache,
@@ -40,6 +41,7 @@ class ObjectCacheTests(SynchronousTestCase):
             clock=self.clock,
             pinned=PINNED,
             max_object=50_000,
+            max_shared=50_000,
             cached=LRUCache(100_000, CachedObject.size),
         )
 
@@ -239,7 +241,7 @@ class ObjectCacheTests(SynchronousTestCase):
         self.assertEqual((self.calls(), self.cache.used), ([], 0))
 
     def test_large_object_is_not_cached(self) -> None:
-        """A large object is fetched from the bucket for each request."""
+        """An object that is too large for memory is fetched from the bucket for each request."""
         self.bucket.objects[KEY] = b"x" * 50_001
         held = self.hold()
         waiting = [self.start() for _ in range(3)]
@@ -248,6 +250,32 @@ class ObjectCacheTests(SynchronousTestCase):
             self.assertEqual(len(self.read(self.successResultOf(one))), 50_001)
         self.assertEqual(self.calls(), ["get"] * 3)
         self.assertEqual(self.cache.used, 0)
+
+    def test_large_object_is_shared(self) -> None:
+        """A large object is fetched once for all that read it, and then forgotten."""
+        self.cache._max_shared = 60_000
+        self.bucket.objects[KEY] = b"x" * 50_001
+        first = self.open()
+        for _ in range(3):
+            self.assertEqual(len(self.read(self.open())), 50_001)
+        self.assertEqual(self.calls(), ["get"])
+        self.clock.advance(FRESH_SECONDS)
+        self.assertEqual(len(self.read(self.open())), 50_001)
+        self.assertEqual(self.calls(), ["head"])
+        self.assertEqual((self.cache.used, self.cache._shared_bytes), (0, 50_001))
+        del first
+        self.assertEqual(self.cache._shared_bytes, 0)
+        self.read(self.open())
+        self.assertEqual(self.calls(), ["get"])
+
+    def test_shared_objects_are_bounded(self) -> None:
+        """Beyond the limit of shared objects a large one is streamed to each client."""
+        self.cache._max_shared = MAX_SHARED_BYTES
+        self.cache._shared_bytes = MAX_SHARED_BYTES - 50_000
+        self.bucket.objects[KEY] = b"x" * 50_001
+        for _ in range(2):
+            self.assertEqual(len(self.read(self.open())), 50_001)
+        self.assertEqual(self.calls(), ["get", "get"])
 
     def test_head_does_not_fetch(self) -> None:
         """A head fetches no bytes, and uses a cached object without asking the bucket."""

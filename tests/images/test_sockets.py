@@ -10,7 +10,7 @@ from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
 from fxprofile.images.resource import make_site
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import Body, ObjectInfo
-from fxprofile.serving.channel import StreamingSite
+from fxprofile.serving.channel import MAX_IN_FLIGHT, StreamingSite
 from fxprofile.telemetry.metrics import Metrics
 from tests.images.listener import AVATAR
 from tests.serving.sockets import Client, LoopbackCase, buffered, until
@@ -124,6 +124,21 @@ class SlowReadersTests(CrowdCase):
             client.close()
         await until(lambda: self.bucket.open == 0)
         self.assertEqual(self.bucket.taken, taken + 64)
+
+    async def test_slow_readers_of_a_shared_picture(self) -> None:
+        """
+        A picture of a megabyte is fetched once for many slow clients, and at most 64 KiB of it
+        are buffered for each.
+        """
+        await self.serve(pieces=16)
+        clients = await self.crowd()
+        self.assertEqual((self.bucket.taken, self.bucket.open), (16, 0))
+        self.assertLessEqual(buffered(self.site), CROWD * (MAX_IN_FLIGHT + 1024))
+        _, body = await self.picture()
+        self.assertEqual(body, 16 * PIECE)
+        self.assertEqual(self.bucket.taken, 16)
+        for client in clients:
+            client.close()
 
     async def test_slow_readers_of_a_cached_picture(self) -> None:
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.images.memory_cache import MAX_OBJECT_BYTES
+from fxprofile.images.memory_cache import MAX_OBJECT_BYTES, MAX_SHARED_OBJECT
 from fxprofile.images.resource import StreamProducer
 from fxprofile.model.errors import StorageError
 from fxprofile.model.ports import ObjectInfo
@@ -19,7 +19,7 @@ from tests.serving.wire import BUFFER
 from tests.support.fakes.bucket import MemoryBucket
 
 PIECE = b"p" * 65536
-LARGE = 16
+LARGE = 40
 
 
 class StreamProducerTests(SynchronousTestCase):
@@ -71,7 +71,7 @@ class StreamTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.bucket = ScriptedBucket()
         self.listener = Listener(self.bucket)
-        self.assertGreater(self.bucket.length, MAX_OBJECT_BYTES)
+        self.assertGreater(self.bucket.length, MAX_SHARED_OBJECT)
         self.connection = self.listener.connect()
         self.wire = self.connection.wire
 

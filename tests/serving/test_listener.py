@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 
 from fxprofile.model.errors import ConfigError
 from fxprofile.serving.channel import StreamingRequest, StreamingSite
-from fxprofile.serving.listener import GRACE, Listener
+from fxprofile.serving.connections import RESERVE, ConnectionLimits
+from fxprofile.serving.listener import GRACE, PAUSE, Listener
 from tests.serving.resources import Handled, Handler, read_all
 from tests.serving.sockets import Client, LoopbackCase, until
 
@@ -45,10 +46,10 @@ class ListenerTests(LoopbackCase):
     async def slowly(self, request: StreamingRequest) -> bytes:
         return await self.wait
 
-    async def start(self, handler: Handler) -> Client:
+    async def start(self, handler: Handler, limits: ConnectionLimits | None = None) -> Client:
         """Open a listener, and a connection to it."""
         self.resource = Handled(handler)
-        self.site = StreamingSite(self.resource, reactor=self.clock)
+        self.site = StreamingSite(self.resource, reactor=self.clock, limits=limits)
         self.endpoint = Endpoint()
         self.listener = Listener(
             endpoint=self.endpoint, site=self.site, clock=self.clock, where="test.listen"
@@ -139,6 +140,35 @@ class ListenerTests(LoopbackCase):
         client.transport.loseConnection()
         await until(lambda: not self.site.channels)
         await self.stop()
+
+    async def test_accepting_pauses(self) -> None:
+        """While descriptors run low, connections wait, and are accepted a second later."""
+        left = RESERVE
+        limits = ConnectionLimits(clock=self.clock, left=lambda: left)
+        client = await self.start(read_all, limits)
+        left = 0
+        refused = await self.connect_again()
+        await refused.end()
+        left = RESERVE
+        waiting = await self.connect_again()
+        waiting.transport.write(GET)
+        await until(iter((False,) * 20 + (True,)).__next__)
+        self.assertEqual(len(self.site.channels), 1)
+        self.clock.advance(PAUSE)
+        await waiting.answer()
+        client.transport.loseConnection()
+
+    async def test_stop_while_paused(self) -> None:
+        """A listener that stops while accepting is paused leaves no timer."""
+        limits = ConnectionLimits(clock=self.clock)
+        await self.start(read_all, limits)
+        timers = len(self.clock.getDelayedCalls())
+        for _ in range(2):
+            limits.pause()
+            self.assertEqual(len(self.clock.getDelayedCalls()), timers + 1)
+        self.stop()
+        await self.stopped()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_address_in_use(self) -> None:
         """An address in use is a ConfigError whose one line names the setting."""

@@ -1,0 +1,103 @@
+"""Which connections a listener accepts: how many in all, of an address, and by descriptors."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable
+from ipaddress import ip_network
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+#: Descriptors that connections may not use: files, databases and other servers need them.
+RESERVE = 64
+
+#: Seconds between two log lines about refused connections.
+LOG_EVERY = 60
+
+
+def network_of(address: str) -> str:
+    """Return the network that counts as one address: a single host commonly has an IPv6 /64."""
+    prefix = 64 if ":" in address else 32
+    return str(ip_network((address, prefix), strict=False).network_address)
+
+
+def descriptors_left() -> int:
+    """Return about how many descriptors the process can still open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        # The lowest number that is free.
+        lowest = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return 0
+    os.close(lowest)
+    return limit - lowest
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class ConnectionLimits:
+    """
+    The open connections of a listener, and whether it accepts another.
+
+    :param maximum: connections in all; 0: unlimited.
+    :param per_address: connections of one peer address, or IPv6 /64; 0: unlimited.
+    :param left: returns how many descriptors can still be opened.
+    :ivar pause: called if descriptors run low; the listener pauses for a while then.
+    """
+
+    _log = Logger()
+
+    _clock: IReactorTime
+    _maximum: int = 0
+    _per_address: int = 0
+    _left: Callable[[], int] = descriptors_left
+    pause: Callable[[], object] = attrs.field(init=False, default=lambda: None)
+    _open: Counter[str] = attrs.field(init=False, factory=Counter)
+    _refused: int = attrs.field(init=False, default=0)
+    _logged: float = attrs.field(init=False, default=float("-inf"))
+
+    def admit(self, host: str | None) -> bool:
+        """
+        Return whether a connection of this peer is accepted; :meth:`released` ends it.
+
+        :param host: None if the peer has no address, as on a UNIX socket.
+        """
+        key = _key(host)
+        if self._left() < RESERVE:
+            self.pause()
+            return self._refuse("file descriptors run low")
+        if self._maximum and self._open.total() >= self._maximum:
+            return self._refuse(f"{self._maximum} are open")
+        if key and self._per_address and self._open[key] >= self._per_address:
+            return self._refuse(f"{self._per_address} of {host} are open")
+        self._open[key] += 1
+        return True
+
+    def released(self, host: str | None) -> None:
+        """Note that an accepted connection has ended."""
+        key = _key(host)
+        self._open[key] -= 1
+        if self._open[key] <= 0:
+            del self._open[key]
+
+    def _refuse(self, reason: str) -> bool:
+        self._refused += 1
+        now = self._clock.seconds()
+        if now - self._logged >= LOG_EVERY:
+            self._log.warn(
+                "Connections refused since the last message: {count}; {reason}",
+                count=self._refused,
+                reason=reason,
+            )
+            self._logged, self._refused = now, 0
+        return False
+
+
+def _key(host: str | None) -> str:
+    try:
+        return network_of(host.partition("%")[0]) if host else ""
+    except ValueError:
+        return ""
