@@ -45,7 +45,7 @@ PROGRESS = PATIENCE * MIN_RATE
 
 #: Bytes that are buffered of the responses of all connections together, about, and at most of
 #: one connection.  A client that reads slowly costs no more.
-IN_FLIGHT = 32 << 20
+IN_FLIGHT = 16 << 20
 MAX_IN_FLIGHT = 64 << 10
 
 #: The maximum length of a request target, in bytes.  The API has no longer ones.
