@@ -34,8 +34,11 @@ def check_config(role: Role) -> Answer:
     session = current_session()
     problems, settings = read(config=session.config, overrides=session.overrides, role=role)
     shown = {} if settings is None else effective(settings, role)
+    doubts = [] if settings is None else settings.doubts(role)
+    for doubt in doubts:
+        click.echo(f"fxprofile-admin: warning: {doubt}", err=True)
     return Answer(
-        {"ok": not problems, "problems": problems, "settings": shown},
+        {"ok": not problems, "problems": problems, "warnings": doubts, "settings": shown},
         "" if problems else table((), _flat(shown)),
         status=2 if problems else 0,
         errors=problems,

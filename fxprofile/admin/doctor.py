@@ -181,11 +181,12 @@ async def _settings(settings: Settings, role: Role) -> str:
         f"fxprofile {__version__}, Python {platform.python_version()}, Twisted"
         f" {version('Twisted')}, for {settings.environment}"
     )
+    doubts = settings.doubts(role)
     if settings.environment == "production" and (local := settings.single_host_drivers(role)):
-        raise Flaw(
-            f"{text}, with {', '.join(local)}",
-            "suitable for a single host; several hosts need s3, sqs, redis and a database server",
-        )
+        several = "several hosts need s3, sqs, redis and a database server"
+        doubts.append(f"{', '.join(local)}: suitable for a single host; {several}")
+    if doubts:
+        raise Flaw(f"{text}; {'; '.join(doubts)}", "change these settings, unless that is intended")
     return text
 
 
@@ -335,11 +336,6 @@ def _server_version(connection: Connection) -> str:
 
 async def _queue(tools: Tools, name: str) -> str:
     queue = tools.queue(name)
-    if queue is None and name == "dead":
-        raise Flaw(
-            "queue.dead_url is not set: rows of dead jobs stay in processing for a day",
-            "set it to the URL that fxprofile-admin provision prints",
-        )
     if queue is None:
         return ""
     if isinstance(queue, DatabaseQueue):

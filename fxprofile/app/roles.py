@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from fxprofile.app.services import Services
 from fxprofile.model.ports import IBucket
@@ -62,6 +63,7 @@ def add_images(services: Services) -> None:
     site = make_site(
         bucket=services.public_bucket,
         max_age=settings.images.max_age,
+        path=urlsplit(settings.images.url).path,
         formats=settings.crunch.formats,
         clock=services.reactor,
         metrics=services.metrics,

@@ -134,6 +134,8 @@ class RoleService(MultiService):
         local = self._settings.single_host_drivers(self._role)
         if self._settings.environment == "production" and local:
             self._log.warn("Single-host drivers in production: {local}", local=", ".join(local))
+        for doubt in self._settings.doubts(self._role):
+            self._log.warn("Doubtful setting: {doubt}", doubt=doubt)
         if self._settings.environment == "production" and os.geteuid() == 0:
             self._log.warn("Runs as root; give twistd --uid and --gid, or User= to systemd")
         self._log.info("{role} is ready: {where}", role=self._role, where=self._addresses())

@@ -60,7 +60,6 @@ MAX_ABSENT: Final = 20_000
 #: The smallest files first, for clients that accept several formats equally.
 _ORDER: Final = ("avif", "webp")
 
-_PREFIX: Final = b"/a/"
 _ID_LENGTH: Final = len(DEFAULT_AVATAR_ID)
 _VARIANTS: Final = {suffix: variant for variant, (suffix, _) in VARIANTS.items()}
 _METHODS: Final = (b"GET", b"HEAD")
@@ -74,6 +73,7 @@ def make_site(
     max_age: int,
     clock: IReactorTime,
     metrics: Metrics,
+    path: str = "/a/{id}",
     formats: tuple[str, ...] = ("png",),
     limits: ConnectionLimits | None = None,
 ) -> StreamingSite:
@@ -85,12 +85,14 @@ def make_site(
     :param bucket: the public bucket.
     :param max_age: the setting ``images.max_age``, in seconds.
     :param clock: the reactor.
+    :param path: that of the setting ``images.url``.
     :param formats: the setting ``crunch.formats``: the formats in the bucket.
     :param limits: which connections are accepted; all by default.
     :raises OSError: if the package is incomplete.
     """
     resource = ImagesResource(
         objects=ObjectCache(bucket=bucket, clock=clock, pinned=read_default_avatar()),
+        path=path,
         formats=formats,
         absent=TTLCache(MAX_ABSENT, ABSENT_SECONDS, clock.seconds),
         max_age=max_age,
@@ -106,10 +108,16 @@ def make_site(
     )
 
 
-def parse_path(path: bytes) -> tuple[str, str] | None:
-    """Return the avatar and the variant that a URL path names, or None if it names none."""
-    name = path.removeprefix(_PREFIX).decode("latin-1")
-    if not path.startswith(_PREFIX) or not is_image_name(name):
+def parse_path(path: bytes, template: str = "/a/{id}") -> tuple[str, str] | None:
+    """
+    Return the avatar and the variant that a URL path names, or None if it names none.
+
+    :param template: the path of the setting ``images.url``.
+    """
+    prefix, _, suffix = template.partition("{id}")
+    text = path.decode("latin-1")
+    name = text.removeprefix(prefix).removesuffix(suffix)
+    if text != f"{prefix}{name}{suffix}" or not is_image_name(name):
         return None
     return name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]]
 
@@ -133,9 +141,10 @@ def preferred_formats(accept: str, formats: tuple[str, ...]) -> Sequence[str]:
 @attrs.define(kw_only=True, eq=False, slots=False)
 class ImagesResource(Resource):
     """
-    ``GET|HEAD /a/{id}[_small|_large]``, and nothing else.
+    ``GET|HEAD`` of the path of ``images.url`` with ``{id}[_small|_large]``, and nothing else.
 
     :param objects: the public bucket.
+    :param path: that of the setting ``images.url``.
     :param formats: the setting ``crunch.formats``: the formats in the bucket.
     :param absent: the keys of objects that are absent, though their PNG exists.
     :param max_age: of the Cache-Control header, in seconds.
@@ -144,6 +153,7 @@ class ImagesResource(Resource):
     isLeaf = True
 
     _objects: ObjectCache
+    _path: str
     _formats: tuple[str, ...]
     _absent: TTLCache[str, bool]
     _max_age: int
@@ -163,10 +173,10 @@ class ImagesResource(Resource):
         return NOT_DONE_YET
 
     async def _answer(self, request: StreamingRequest) -> None:
-        named = parse_path(request.path)
+        named = parse_path(request.path, self._path)
         if named is None:
             raise NotFound
-        request.route = "/a/{id}"
+        request.route = self._path
         if request.method not in _METHODS:
             raise MethodNotAllowed(headers={"Allow": "GET, HEAD"})
         formats: Sequence[str] = ("png",)

@@ -166,6 +166,7 @@ def _one_line(error: ErrorDetails) -> str:
 def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
     """What a process of this role cannot run with, although each value is valid by itself."""
     identity, storage = settings.identity, settings.storage
+    production = settings.environment == "production"
     # A signature alone does not say for which service a token was issued.
     for key, value in {"issuer": identity.issuer, "audience": identity.audience}.items():
         if identity.jwks_url is not None and not value:
@@ -178,13 +179,20 @@ def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
     # the URL of the cache may have a password that other roles are not given.
     if role in (Role.WEB, Role.COMBINED):
         if identity.driver == "dev":
-            if settings.environment == "production":
+            if production:
                 yield "identity.driver: dev is not for environment = production; use fxa"
             if not is_loopback(settings.web.listen):
                 yield (
                     "web.listen: must be a loopback address, such as "
                     "tcp:1111:interface=127.0.0.1, when identity.driver is dev"
                 )
+        if production and settings.queue.events is None and settings.queue.events_url is None:
+            yield (
+                "queue.events_url: must be set in production: without account events, the data of"
+                ' deleted accounts stays; queue.events = "none" accepts that'
+            )
+        if settings.queue.events is not None and settings.queue.events_url is not None:
+            yield 'queue.events_url: must not be set when queue.events is "none"'
         if settings.cache.driver == "redis" and settings.cache.url is None:
             yield "cache.url: must be set when cache.driver is redis"
     crunches = role in (Role.WORKER, Role.COMBINED)

@@ -74,8 +74,8 @@ def _http_url(text: str) -> str:
 
 def _image_url(text: str) -> str:
     _http_url(text)
-    if "{id}" not in urlsplit(text).path:
-        raise ValueError("must contain {id} in its path")
+    if not re.fullmatch(r"[\w.~/-]*\{id\}[\w.~/-]*", urlsplit(text).path, re.ASCII):
+        raise ValueError("must contain {id} in its path, once, and else letters, digits and ._~-/")
     return text
 
 
@@ -256,6 +256,7 @@ class QueueSettings(Section):
     driver: Literal["database", "sqs"] = "database"
     jobs_url: HttpUrl | None = None
     results_url: HttpUrl | None = None
+    events: Literal["none"] | None = None
     events_url: QueueUrl | None = None
     updates_url: QueueUrl | None = None
     dead_url: HttpUrl | None = None
@@ -379,6 +380,29 @@ class Settings(BaseSettings):
             "cache.driver = memory": web and self.cache.driver == "memory",
         }
         return [setting for setting, is_single_host in drivers.items() if is_single_host]
+
+    def doubts(self, role: Role) -> list[str]:
+        """Return what is probably a mistake in the settings of a role, in one line each."""
+        queue, found = self.queue, []
+        if role in (Role.WEB, Role.COMBINED) and queue.driver == "sqs":
+            effects = {
+                "dead_url": "uploads whose job is dead stay in processing for a day",
+                "results_dead_url": "dead results are never applied",
+            }
+            found += [
+                f"queue.{key}: is not set, so {effect}; fxprofile-admin provision prints it"
+                for key, effect in effects.items()
+                if getattr(queue, key) is None
+            ]
+        crunches = role in (Role.WORKER, Role.COMBINED)
+        if crunches and queue.visibility_timeout < self.crunch.timeout:
+            # The lease is extended, but one extension that fails then ends it.
+            found.append(
+                f"queue.visibility_timeout: {queue.visibility_timeout} s is less than"
+                f" crunch.timeout ({self.crunch.timeout:g} s), so a short outage of the queue has"
+                " other workers repeat jobs"
+            )
+        return found
 
     @classmethod
     def settings_customise_sources(

@@ -57,6 +57,15 @@ class CheckConfigTests(AdminCase):
         self.assertEqual(len(ran.json["problems"]), 1)
         self.assertIn("web.client_address_depth", ran.json["problems"][0])
 
+    async def test_what_is_probably_a_mistake_is_a_warning(self) -> None:
+        """A doubtful setting is a line on the standard error and in the JSON; the status is 0."""
+        short = "--set=queue.visibility_timeout=3"
+        ran = await self.admin("check-config", short, bare=True)
+        self.assertIn("fxprofile-admin: warning: queue.visibility_timeout: 3 s", ran.errors)
+        ran = await self.admin("check-config", "--json", short, bare=True)
+        self.assertTrue(ran.json["ok"])
+        self.assertEqual(len(ran.json["warnings"]), 1)
+
     async def test_settings_are_checked_for_the_role(self) -> None:
         """A setting that one role needs may be missing for another role."""
         sqs = "--set=queue.driver=sqs"

@@ -146,6 +146,12 @@ class DoctorTests(AdminCase):
         self.assertEqual(found["settings"]["level"], "warning")
         self.assertIn("storage.driver = filesystem", found["settings"]["text"])
 
+    async def test_a_doubtful_setting_is_a_warning(self) -> None:
+        """The finding about the settings is a warning that names each doubtful setting."""
+        found = await self.findings("--role=worker", "--set=queue.visibility_timeout=3")
+        self.assertEqual(found["settings"]["level"], "warning")
+        self.assertIn("queue.visibility_timeout: 3 s", found["settings"]["text"])
+
     async def test_a_wrong_setting_is_one_line(self) -> None:
         """A setting that the role does not allow is one line, and the status is 2."""
         line = await self.error("doctor", "--role=web", "--set=environment=production", status=2)

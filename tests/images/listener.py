@@ -17,13 +17,16 @@ KEY = f"a/{AVATAR}"
 class Listener:
     """An images listener on a bucket."""
 
-    def __init__(self, bucket: Any, formats: tuple[str, ...] = ("png",)) -> None:
+    def __init__(
+        self, bucket: Any, formats: tuple[str, ...] = ("png",), path: str = "/a/{id}"
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.metrics = Metrics()
         self.site = make_site(
             bucket=bucket,
             formats=formats,
+            path=path,
             max_age=3600,
             clock=self.clock,
             metrics=self.metrics,

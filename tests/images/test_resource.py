@@ -217,6 +217,16 @@ class RefusalTests(ResourceTestCase):
                     self.assert_refused(answer, 404, 101)
         self.assertEqual(self.calls(), [])
 
+    def test_the_path_of_images_url_is_served(self) -> None:
+        """Images are served at the path that images.url has, and nowhere else."""
+        for template in ("/pics/{id}", "/{id}", "/a/b/x-{id}.png"):
+            listener = Listener(self.bucket, path=template)
+            for suffix in ("", "_small", "_large"):
+                answer = listener.ask(template.replace("{id}", DEFAULT_AVATAR_ID + suffix))
+                self.assertEqual(answer.status, 200, template)
+            for path in (f"/a/{DEFAULT_AVATAR_ID}", template, template.replace("{id}", "")):
+                self.assertEqual(listener.ask(path).status, 404, path)
+
     @given(st.binary())
     def test_path_is_a_picture_or_nothing(self, name: bytes) -> None:
         """A path either names a picture exactly or is rejected."""

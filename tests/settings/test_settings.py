@@ -89,7 +89,8 @@ class SourceTests(SynchronousTestCase):
     def test_read_lists_combinations_among_valid_sections(self) -> None:
         """An impossible combination is listed although another section is invalid."""
         problems, settings = read(
-            overrides=["uploads.wait=77", "x.y=1", "environment=production"], environ={}
+            overrides=["uploads.wait=77", "x.y=1", "environment=production", "queue.events=none"],
+            environ={},
         )
         self.assertIsNone(settings)
         self.assertEqual(
@@ -289,6 +290,40 @@ class ProblemTests(SynchronousTestCase):
             self.assertTrue(line.startswith((f"{key}: ", f"{key} ")), line)
         load(overrides=sqs, environ={})
         load(overrides=("queue.events_url=events", "queue.updates_url=updates"), environ={})
+
+    def test_production_needs_account_events_or_a_decision(self) -> None:
+        """Without account events, production needs queue.events = none, which excludes a queue."""
+        overrides = ("environment=production", "identity.driver=fxa")
+        self.assertTrue(problem(*overrides, role=Role.WEB).startswith("queue.events_url: "))
+        for setting in ("queue.events=none", "queue.events_url=events"):
+            load(overrides=(*overrides, setting), environ={}, role=Role.WEB)
+        line = problem("queue.events=none", "queue.events_url=events")
+        self.assertTrue(line.startswith("queue.events_url: "), line)
+
+    def test_an_image_url_has_its_id_once_in_its_path(self) -> None:
+        """The images role can serve the path of every images.url that is accepted."""
+        for path in ("{id}", "pics/{id}", "a/{id}.png", "~x_y/{id}"):
+            load(overrides=(f"images.url=https://cdn/{path}",), environ={})
+        for path in ("a", "{id}/{id}", "å/{id}", "a%20b/{id}", "{x}/{id}"):
+            line = problem(f"images.url=https://cdn/{path}")
+            self.assertTrue(line.startswith("images.url: must contain {id}"), line)
+
+    def test_doubts(self) -> None:
+        """Missing dead-letter queues and a short visibility timeout are doubts of their roles."""
+        sqs = ("queue.driver=sqs", "queue.jobs_url=http://q/j", "queue.results_url=http://q/r")
+        short = ("queue.visibility_timeout=10", "crunch.timeout=10.5")
+        dead = ["queue.dead_url", "queue.results_dead_url"]
+        for role, overrides, expected in (
+            (Role.COMBINED, (), []),
+            (Role.WEB, sqs, dead),
+            (Role.WEB, (*sqs, "queue.dead_url=http://q/d"), dead[1:]),
+            (Role.WORKER, sqs, []),
+            (Role.WORKER, short, ["queue.visibility_timeout"]),
+            (Role.COMBINED, short, ["queue.visibility_timeout"]),
+            (Role.WEB, short, []),
+        ):
+            doubts = load(overrides=overrides, environ={}, role=role).doubts(role)
+            self.assertEqual([doubt.partition(":")[0] for doubt in doubts], expected)
 
     def test_single_host_drivers(self) -> None:
         """The single-host drivers that a role uses are listed as the settings that select them."""
