@@ -154,7 +154,9 @@ def _validate(layers: list[Layer]) -> tuple[Settings | None, list[ErrorDetails]]
     try:
         return Settings(**{SOURCES: sources}), []
     except ValidationError as error:
-        return None, error.errors(include_input=False, include_url=False)
+        errors = error.errors(include_input=False, include_url=False)
+        # A default that depends on an invalid setting is no problem of its own.
+        return None, [e for e in errors if e["type"] != "default_factory_not_called"]
 
 
 def _one_line(error: ErrorDetails) -> str:
