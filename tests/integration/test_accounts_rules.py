@@ -1,4 +1,4 @@
-"""Headers, conditional requests, CORS, monograms, and the client library PyFxA."""
+"""Headers, conditional requests, CORS and monograms."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from fxa.errors import ClientError
-from fxa.profile import Client as FxaClient
 from twisted.internet import reactor
-from twisted.internet.threads import deferToThread
 
 from tests.integration.accounts import AccountsCase, Reply
 
@@ -205,48 +202,3 @@ class MonogramTests(AccountsCase):
             reply = await self.ask("GET", f"/v1/avatar/{quote(other)}", None)
             self.assertEqual(reply.error, (404, 101), repr(other))
             self.assertEqual(reply.header("Cache-Control"), NOT_KEPT)
-
-
-class PyFxATests(AccountsCase):
-    """The unmodified client library of Firefox Accounts works with the API."""
-
-    def client(self) -> Any:
-        return FxaClient(self.daemon.web_url)
-
-    async def test_all_methods(self) -> None:
-        """Each method of PyFxA returns the data of the user."""
-        alice = self.account("profile", "profile:write", locale="en", amr_values=("pwd",))
-        await self.set_name(alice, "Zoë")
-        letter = f"{self.daemon.web_url}/v1/avatar/Z"
-        client = self.client()
-        profile = await deferToThread(client.get_profile, alice.token)
-        self.assertEqual(
-            profile,
-            {
-                "uid": alice.uid,
-                "email": alice.email,
-                "locale": "en",
-                "amrValues": ["pwd"],
-                "displayName": "Zoë",
-                "avatar": letter,
-                "avatarId": "0" * 32,
-                "avatarDefault": False,
-            },
-        )
-        self.assertEqual(await deferToThread(client.get_email, alice.token), alice.email)
-        self.assertEqual(await deferToThread(client.get_uid, alice.token), alice.uid)
-        self.assertEqual(await deferToThread(client.get_avatar_url, alice.token), letter)
-
-    async def test_insufficient_scope(self) -> None:
-        """PyFxA returns None for invisible fields and raises an error for refused requests."""
-        alice = self.account("profile:uid")
-        client = self.client()
-        profile = await deferToThread(client.get_profile, alice.token)
-        self.assertEqual(profile, {"uid": alice.uid, "email": None, "avatar": None})
-        for ask, token, code in (
-            (client.get_email, alice.token, 403),
-            (client.get_avatar_url, alice.token, 403),
-            (client.get_uid, "unknown", 401),
-        ):
-            error = await self.assertFailure(deferToThread(ask, token), ClientError)
-            self.assertEqual((error.code, error.errno), (code, 100))
