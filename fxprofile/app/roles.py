@@ -178,6 +178,8 @@ def _add_api_checks(services: Services, rights: frozenset[str]) -> None:
     health.add("database", partial(_check_database, services))
     uploads = UploadProbe(bucket=services.private_bucket, rights=rights, clock=services.reactor)
     health.add("private bucket", uploads.check)
+    if services.disk_space is not None:
+        health.add("storage", services.disk_space.check)
     health.add("jobs queue", services.jobs_queue.check)
     for server in services.identity.servers:
         health.add(f"{server} server", partial(services.identity.check, server=server))

@@ -52,6 +52,7 @@ from fxprofile.worker.poller import RETRY_DELAYS, Poller
 
 if TYPE_CHECKING:
     from fxprofile.drivers.aws.client.client import AwsClient
+    from fxprofile.drivers.filesystem.space import DiskSpace
     from fxprofile.drivers.fxa.customs import Customs
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
@@ -198,17 +199,35 @@ class Services:
         return SqlProfileStore(self.database)
 
     @cached_property
+    def disk_space(self) -> DiskSpace | None:
+        """What originals may take of the disk; None if they are not on a disk."""
+        storage = self.settings.storage
+        if storage.driver != "filesystem":
+            return None
+        from fxprofile.drivers.filesystem.space import DiskSpace
+
+        directory = storage.directory.absolute() / storage.private_bucket
+        return DiskSpace(self.files, directory, storage.reserve)
+
+    @cached_property
     def private_bucket(self) -> IBucket:
         """Originals, which are never served."""
-        name = self.settings.storage.private_bucket
-        return self._bucket(name, expire_after=ORIGINALS_EXPIRE, shared=False)
+        name, space = self.settings.storage.private_bucket, self.disk_space
+        return self._bucket(name, expire_after=ORIGINALS_EXPIRE, shared=False, space=space)
 
     @cached_property
     def public_bucket(self) -> IBucket:
         """Avatars in every size, which the images role serves."""
         return self._bucket(self.settings.storage.public_bucket, expire_after=None, shared=True)
 
-    def _bucket(self, name: str, *, expire_after: float | None, shared: bool) -> IBucket:
+    def _bucket(
+        self,
+        name: str,
+        *,
+        expire_after: float | None,
+        shared: bool,
+        space: DiskSpace | None = None,
+    ) -> IBucket:
         settings = self.settings
         if settings.storage.driver == "s3":
             from fxprofile.drivers.aws.s3 import s3_bucket
@@ -222,6 +241,7 @@ class Services:
             self.reactor,
             expire_after=expire_after,
             shared=shared,
+            space=space,
         )
         # It works without being started; started, it cleans its folder.
         return bucket if self._read_only else self.started(bucket)
@@ -421,6 +441,7 @@ class Services:
             max_pending=uploads.max_pending,
             max_pending_per_user=uploads.max_pending_per_user,
             max_age=uploads.max_age,
+            room=None if self.disk_space is None else self.disk_space.available,
         )
 
     @cached_property

@@ -79,7 +79,7 @@ class Health(Service):
         Add a dependency.
 
         :param check: raises or returns False if the dependency cannot be used; returns a text
-            if it can, and there is something to say.
+            if there is something else to say, of which "low" counts as a failure.
         """
         self._checks[name] = check
 
@@ -89,7 +89,7 @@ class Health(Service):
         checks = dict(await detached(self._results()))
         if self.stopping:
             checks["process"] = "stopping"
-        passed = not {"fail", "stopping"} & set(checks.values())
+        passed = not {"fail", "low", "stopping"} & set(checks.values())
         return 200 if passed else 503, {"status": "ok" if passed else "fail", "checks": checks}
 
     async def _results(self) -> dict[str, str]:

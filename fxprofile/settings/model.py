@@ -245,6 +245,7 @@ class StorageSettings(Section):
     directory: Path = Path("var/buckets")
     private_bucket: BucketName = "fxprofile-private"
     public_bucket: BucketName = "fxprofile-public"
+    reserve: Annotated[ByteSize, Field(ge=0)] | None = None
     endpoint_url: HttpUrl | None = None
     addressing: Literal["auto", "path", "virtual"] = "auto"
     payload: Literal["auto", "trailer", "signed", "unsigned"] = "auto"

@@ -29,6 +29,7 @@ from fxprofile.drivers.filesystem.folder import (
     ObjectWriter,
     object_info,
 )
+from fxprofile.drivers.filesystem.space import DiskSpace
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.model.keys import check_key_prefix, key_parts
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
@@ -55,6 +56,7 @@ class FilesystemBucket(Service):
     :param clock: gives the modification times of objects.
     :param expire_after: the age at which an object is removed, in seconds; None for never.
     :param shared: whether the group may read the files, as a web server does.
+    :param space: what objects may take of the disk; None: all of it.
     """
 
     _threads: Threads
@@ -62,10 +64,11 @@ class FilesystemBucket(Service):
     _clock: IReactorTime
     _expire_after: float | None = None
     _shared: bool = False
+    _space: DiskSpace | None = None
     _stopping: threading.Event = attrs.field(factory=threading.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.folder = Folder(self._directory, self._shared)
+        self.folder = Folder(self._directory, self._shared, self._space)
         self._cleaning = Repeating(self._clock, CLEANING_PERIOD, self.clean, f"clean {self}")
 
     def startService(self) -> None:

@@ -23,6 +23,7 @@ from typing import Final
 
 import attrs
 
+from fxprofile.drivers.filesystem.space import DiskSpace
 from fxprofile.model.ports import ObjectInfo
 
 #: Bytes that one call reads at most.
@@ -52,10 +53,12 @@ class Folder:
 
     :param path: created when it is first written to.
     :param shared: whether the group may read it.
+    :param space: what objects may take of the disk; None: all of it.
     """
 
-    def __init__(self, path: Path, shared: bool) -> None:
+    def __init__(self, path: Path, shared: bool, space: DiskSpace | None = None) -> None:
         self.path = path
+        self.space = space
         self.file_mode = 0o640 if shared else 0o600
         self._folder_mode = 0o750 if shared else 0o700
         self._timestamp_lock = threading.Lock()
@@ -282,6 +285,9 @@ class ObjectWriter:
         """Append to the file."""
         with self._lock:
             file = self._opened()
+            # An empty object, as for a superseded upload, fits on a full disk.
+            if piece and self._folder.space is not None:
+                self._folder.space.require(len(piece))
             view = memoryview(piece)
             while view:
                 view = view[os.write(file, view) :]
