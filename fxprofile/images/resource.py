@@ -57,6 +57,9 @@ ABSENT_SECONDS: Final = 60.0
 #: How many absent objects are cached.
 MAX_ABSENT: Final = 20_000
 
+#: The length of an Accept header that is parsed, in bytes; with a longer one PNG is sent.
+MAX_ACCEPT: Final = 512
+
 #: The smallest files first, for clients that accept several formats equally.
 _ORDER: Final = ("avif", "webp")
 
@@ -184,7 +187,8 @@ class ImagesResource(Resource):
             request.setHeader(b"Vary", b"Accept")
             if named[0] != DEFAULT_AVATAR_ID:
                 accept = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
-                formats = preferred_formats(accept.decode("latin-1"), self._formats)
+                if len(accept) <= MAX_ACCEPT:
+                    formats = preferred_formats(accept.decode("latin-1"), self._formats)
         absent = {}
         for form in formats:
             key = public_key(*named, form)

@@ -56,6 +56,9 @@ MAX_TARGET = 2048
 FREE_CHUNKS = 64
 BYTES_PER_CHUNK = 128
 
+#: The maximum size of the trailers of a body, in bytes.
+MAX_TRAILERS = 1024
+
 #: After a response that preceded the end of the body, the rest of the body is read and
 #: discarded for so many seconds and bytes: a client that writes to a closed socket gets a
 #: reset, and may never see the response (RFC 9112, section 9.6).
@@ -125,6 +128,7 @@ class ChunkDecoder(_ChunkedTransferDecoder):
         self._received, self._finished = received, finished
         self._allowed = FREE_CHUNKS * BYTES_PER_CHUNK
         super().__init__(self._add, self._finish)
+        self._maxTrailerHeadersSize = MAX_TRAILERS
 
     def dataReceived(self, data: bytes) -> None:
         try:

@@ -133,12 +133,18 @@ def content_security_policy(public_url: str, image_template: str) -> str:
     )
 
 
+#: The length of an Accept header that is parsed, in bytes; with a longer one JSON is sent.
+MAX_ACCEPT = 512
+
+
 def prefers_html(accept: str | None) -> bool:
     """
     Return whether a client prefers HTML to JSON (RFC 9110, section 12.5.1).
 
     :param accept: its ``Accept`` header.  On equal preference it gets JSON.
     """
+    if accept is not None and len(accept) > MAX_ACCEPT:
+        return False
     accepted = parse_accept_header(accept, MIMEAccept)
     return accepted.best_match(["application/json", "text/html"]) == "text/html"
 

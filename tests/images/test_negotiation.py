@@ -77,6 +77,12 @@ class NegotiationTests(SynchronousTestCase):
         self.assertNotEqual(webp.header("ETag"), png.header("ETag"))
         self.assertEqual(webp.header("X-Content-Type-Options"), "nosniff")
 
+    def test_long_accept_header_means_png(self) -> None:
+        """An Accept header that is too long to be parsed gets PNG."""
+        accept = "image/webp" + ", image/webp" * 100
+        answer = self.listener.ask(f"/a/{AVATAR}", Accept=accept)
+        self.assertEqual((answer.status, answer.header("Content-Type")), (200, "image/png"))
+
     def test_head_matches_get(self) -> None:
         """HEAD returns the headers that GET would return."""
         self.assertEqual(
