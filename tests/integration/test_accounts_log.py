@@ -125,8 +125,8 @@ class MozlogTests(AccountsCase):
             await self.ask("POST", "/v1/avatar/upload", None, body, upload)
 
         for answer, status in (
-            (error(400, 107, f"Bad {MARK}"), 500),
-            (Said(404, body=MARK.encode()), 500),
+            (error(400, 107, f"Bad {MARK}"), 400),
+            (Said(404, body=MARK.encode()), 400),
             (error(500, 999, f"Broken {MARK}"), 503),
             (Said(302, {}, headers={"location": f"http://127.0.0.1:1/{MARK}"}), 503),
             (Said(members={"email": [MARK], "locale": {MARK: MARK}}), 503),
@@ -177,13 +177,8 @@ class MozlogTests(AccountsCase):
             self.assertEqual(told, [], secret)
         # Each request has been logged.
         statuses = {fields["status"] for fields in self.summaries().values()}
-        self.assertLessEqual({200, 201, 400, 401, 404, 422, 429, 500, 503}, statuses)
-        tracebacks = [line for line in lines if "traceback" in line["Fields"]]
-        self.assertEqual(
-            len(tracebacks),
-            sum(fields["status"] == 500 for fields in self.summaries().values()),
-            tracebacks,
-        )
+        self.assertLessEqual({200, 201, 400, 401, 404, 422, 429, 503}, statuses)
+        self.assertEqual([line for line in lines if "traceback" in line["Fields"]], [])
         for line in lines:
             self.assertEqual(
                 {name: type(value) for name, value in line.items()}, MEMBERS, "a member is odd"

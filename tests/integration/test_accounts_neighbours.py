@@ -31,7 +31,10 @@ class _Uploads(AccountsCase):
 class CustomsTests(_Uploads):
     """A daemon with a customs server, which is asked about each upload."""
 
-    settings: ClassVar[dict[str, object]] = {"customs.url": "http://127.0.0.1:{customs}"}
+    settings: ClassVar[dict[str, object]] = {
+        "customs.url": "http://127.0.0.1:{customs}",
+        "web.client_address_depth": 1,
+    }
 
     async def setUp(self) -> None:
         await super().setUp()
