@@ -76,6 +76,9 @@ ORIGINALS_EXPIRE = 30 * 86400
 RESULTS_VISIBILITY = 30
 RESULTS_MAX_RECEIVES = 10
 
+#: Seconds for a transaction: a client that waits for it gets an error within ten seconds.
+DATABASE_TIMEOUT = 5.0
+
 S = TypeVar("S", bound=Service)
 
 
@@ -164,7 +167,9 @@ class Services:
 
         url = self.settings.database.url.get_secret_value()
         migrate = self.settings.environment == "development" and not self._read_only
-        database = self.started(Database(self.reactor, url, migrate=migrate))
+        database = self.started(
+            Database(self.reactor, url, migrate=migrate, timeout=DATABASE_TIMEOUT)
+        )
         self.readiness.append(database.ready)
         self.on_disk.append(("database.url", database.make_file))
         return database

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -54,3 +56,11 @@ def detached(work: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
         lambda failure: _log.failure("The callback of detached work failed", failure=failure)
     )
     return waiter
+
+
+async def briefly(
+    work: Coroutine[Deferred[object], object, object], seconds: float, clock: IReactorTime
+) -> None:
+    """Run work to its end, but wait for it for at most so many seconds."""
+    with suppress(WaitTimeout):
+        await detached(work).addTimeout(seconds, clock)

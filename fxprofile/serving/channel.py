@@ -180,12 +180,14 @@ class RequestBody:
 
     :param transport: paused while no consumer waits.
     :param continue_: sends ``100 Continue``, if the client waits for it.
+    :ivar complete: whether all of it has arrived, and ``completed_at`` when.
     """
 
     _transport: IPushProducer
     _clock: IReactorTime
     _continue: Callable[[], object] | None = attrs.field(default=None, alias="continue_")
     complete: bool = attrs.field(init=False, default=False)
+    completed_at: float = attrs.field(init=False, default=0.0)
     _pieces: list[bytes] = attrs.field(init=False, factory=list)
     _error: Exception | None = attrs.field(init=False, default=None)
     _arrival: Subscription | None = attrs.field(init=False, default=None)
@@ -246,6 +248,7 @@ class RequestBody:
     def completed(self) -> None:
         """Mark the end of the body."""
         self.complete = True
+        self.completed_at = self._clock.seconds()
         self._wake()
 
     def lost(self) -> None:

@@ -12,21 +12,24 @@ a worker that finds an empty original crunches nothing and deletes it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.crunch.signature import SIGNATURE_BYTES, name_of_unsupported, sniff
 from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.deferreds.tasks import briefly
 from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import DriverError, ImageRefused, StoreError
 from fxprofile.model.keys import new_id, private_key
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import Accepted, Body, IBucket, IProfileStore
-from fxprofile.uploads.outbox import Outbox
+from fxprofile.uploads.outbox import SEND_WAIT, Outbox
 
 #: Originals are never served, so they have no specific type.
 ORIGINAL_TYPE = "application/octet-stream"
@@ -34,6 +37,9 @@ ORIGINAL_TYPE = "application/octet-stream"
 #: Seconds after which an in-doubt commit has either happened or never will.  Until then
 #: its original must not be deleted, because the row may still appear.
 IN_DOUBT_AGE = 300
+
+#: Seconds for looking up, while the client waits, whether an upload in doubt was committed.
+LOOKUP_WAIT = 2.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,9 +84,13 @@ class Intake:
             )
         accepted = await self._add_row(avatar_id, uid, keep)
         await self.outbox.try_to_send(accepted.avatar)
-        for superseded in accepted.superseded:
-            await self._empty(superseded)
+        if accepted.superseded:
+            await briefly(self._empty_all(accepted.superseded), SEND_WAIT, self.clock)
         return accepted.avatar
+
+    async def _empty_all(self, avatar_ids: Sequence[str]) -> None:
+        for avatar_id in avatar_ids:
+            await self._empty(avatar_id)
 
     async def _empty(self, avatar_id: str) -> None:
         """Overwrite an original with nothing, so that it is not crunched."""
@@ -104,9 +114,11 @@ class Intake:
             return Accepted(avatar)
 
     async def _find_row(self, avatar_id: str) -> Avatar | None:
+        looking: Deferred[Avatar | None]
+        looking = Deferred.fromCoroutine(self.store.avatar(avatar_id=avatar_id))
         try:
-            avatar: Avatar | None = await self.store.avatar(avatar_id=avatar_id)
-        except StoreError as error:
+            avatar = await looking.addTimeout(LOOKUP_WAIT, self.clock)
+        except (StoreError, WaitTimeout) as error:
             self._log.warn("Upload {id} is in doubt: {error}", id=avatar_id, error=error)
             return None
         if avatar is not None:

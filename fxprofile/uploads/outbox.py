@@ -9,12 +9,14 @@ finds the row and sends the job: each job is sent at least once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.deferreds.tasks import briefly
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError, QueueError
 from fxprofile.model.messages import Job, Op
@@ -25,6 +27,9 @@ _OPS = {
     Status.DELETING: Op.DELETE,
     Status.REPLACED: Op.DELETE,
 }
+
+#: Seconds that a client waits for jobs to be sent; sending then goes on without it.
+SEND_WAIT: Final = 2.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,14 +79,25 @@ class Outbox:
                 self.recovered()
 
     async def try_to_send(self, avatar: Avatar) -> None:
-        """Send the pending job of a row; if that fails, the repair loop sends it later."""
-        try:
-            await self.send(avatar)
-        except DriverError as error:
-            self._log_failed(avatar.id, error)
+        """
+        Send the pending job of a row; if that fails, the repair loop sends it later.
+
+        After :data:`SEND_WAIT` seconds this returns, and sending goes on.
+        """
+
+        async def send() -> None:
+            try:
+                await self.send(avatar)
+            except DriverError as error:
+                self._log_failed(avatar.id, error)
+
+        await briefly(send(), SEND_WAIT, self.clock)
 
     async def try_to_send_by_id(self, *avatar_ids: str) -> None:
-        """Send the pending jobs of rows; the repair loop sends later what fails."""
+        """Send the pending jobs of rows; the same as :meth:`try_to_send`."""
+        await briefly(self._send_by_id(avatar_ids), SEND_WAIT, self.clock)
+
+    async def _send_by_id(self, avatar_ids: Sequence[str]) -> None:
         for avatar_id in avatar_ids:
             try:
                 avatar = await self.store.avatar(avatar_id=avatar_id)

@@ -14,15 +14,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.deferreds.single_flight import SingleFlight
-from fxprofile.model.errors import BackendUnavailable, TooManyRequests
+from fxprofile.model.errors import BackendUnavailable, StoreError, TooManyRequests
 from fxprofile.model.ports import Backlog, IProfileStore
 from fxprofile.telemetry.metrics import Metrics
 
 #: Seconds for which a look at the backlog and at the disk is reused.
 FRESH: Final = 1
+
+#: Seconds for reading the backlog; a database that takes longer has too much to do already.
+LOOK_WAIT: Final = 2.0
 
 #: Seconds for which an upload in progress counts as pending.  A client that sends its body more
 #: slowly must not keep others out.
@@ -97,9 +102,11 @@ class LoadShedder:
         :raises TooManyRequests: if too many uploads of this user are pending.
         :raises DriverError: if this is unknown.
         """
-        rows = await self.store.pending_of(uid=uid)
-        if not 0 <= self.clock.seconds() - self._read_at < FRESH:
-            await self._reads.join("backlog", self.look)
+        reading = Deferred.fromCoroutine(self._read(uid))
+        try:
+            rows = await reading.addTimeout(LOOK_WAIT, self.clock)
+        except WaitTimeout:
+            raise StoreError(f"the backlog was not read in {LOOK_WAIT:g} s") from None
         new = [u for u in self._uploads if u.ended or u.until > self.clock.seconds()]
         retry_after = self._retry_after(self._backlog.rows + len(new))
         rows += sum(upload.uid == uid and not upload.ended for upload in new)
@@ -118,6 +125,13 @@ class LoadShedder:
             yield 1 if self._age > self.max_age / 4 else self.max_pending_per_user
         finally:
             upload.ended = True
+
+    async def _read(self, uid: str) -> int:
+        """Return how many uploads of a user are pending, and refresh the backlog."""
+        rows: int = await self.store.pending_of(uid=uid)
+        if not 0 <= self.clock.seconds() - self._read_at < FRESH:
+            await self._reads.join("backlog", self.look)
+        return rows
 
     @property
     def _age(self) -> float:

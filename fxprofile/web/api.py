@@ -17,11 +17,11 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Never, TypeVar
 from urllib.parse import parse_qs
 
 from klein import Klein
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -32,6 +32,7 @@ from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.tasks import detached
 from fxprofile.model.errors import (
     ApiError,
+    BackendUnavailable,
     BadRequest,
     DriverError,
     Forbidden,
@@ -80,6 +81,10 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IG
 
 # RFC 6750, section 2.1.  No token of the OAuth server is longer.
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
+
+#: Seconds after which a request without a body is answered, however many slow dependencies it
+#: has to wait for one after the other.
+ANSWER_WITHIN = 9.0
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -286,7 +291,11 @@ class Api(Resource):
             request.route = operation.path
             work = respond(request, arguments)
             # A client that disconnects cancels a read, but not a write.
-            response = await (work if operation.method == "GET" else detached(work))
+            answer = Deferred.fromCoroutine(work) if operation.method == "GET" else detached(work)
+            # The time that a client takes to send a body does not count.
+            if operation.body is None and not operation.accepts:
+                answer.addTimeout(ANSWER_WITHIN, self._clock, _late)
+            response = await answer
             return response.write_head(request)
 
         methods = [operation.method]
@@ -391,6 +400,10 @@ class Api(Resource):
             uid_hash=hashlib.sha256(request.uid.encode()).hexdigest()[:16] if request.uid else "",
             request_id=request.request_id,
         )
+
+
+def _late(outcome: object, seconds: float) -> Never:
+    raise BackendUnavailable
 
 
 def _bearer_token(request: StreamingRequest, field: str | None) -> str:

@@ -218,7 +218,10 @@ class UploadEndpoints:
             raise
         self._metrics.uploads.labels("accepted").inc()
         self._metrics.upload_bytes.inc(length)
-        avatar = await self._selection.wait(avatar, wait)
+        # The client has waited since its last byte, while the upload was stored.
+        wait -= self._clock.seconds() - call.request.body.completed_at
+        if wait > 0:
+            avatar = await self._selection.wait(avatar, wait)
         if avatar.status is Status.FAILED:
             raise UnprocessableImage(avatar.error or "crashed")
         headers = {"Location": f"/v1/avatar/upload/{avatar.id}"}

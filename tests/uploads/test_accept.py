@@ -18,7 +18,8 @@ from fxprofile.model.errors import (
     StoreError,
 )
 from fxprofile.model.messages import ResultStatus
-from fxprofile.uploads.accept import IN_DOUBT_AGE, ORIGINAL_TYPE, Intake
+from fxprofile.uploads.accept import IN_DOUBT_AGE, LOOKUP_WAIT, ORIGINAL_TYPE, Intake
+from fxprofile.uploads.outbox import SEND_WAIT
 from tests.support.core import ALICE, BOB, JPEG, CoreTestCase, make_id
 
 ID = make_id(1)
@@ -220,6 +221,38 @@ class UnacceptedUploadTests(CoreTestCase):
         self.fails_now(accepting, StorageError)
         self.assertEqual(body.closed, 1)
         self.assert_nothing_stays()
+
+
+class HangingTests(CoreTestCase):
+    """Dependencies that do not respond."""
+
+    def accept(self) -> Deferred[object]:
+        return Deferred.fromCoroutine(
+            self.intake.accept(uid=ALICE, body=BytesBody(JPEG), length=len(JPEG))
+        )
+
+    def test_a_hanging_queue_delays_an_upload_only_briefly(self) -> None:
+        """An upload is accepted while its job is still being sent, and the job is sent later."""
+        held = self.jobs.hold("send")
+        accepting = self.accept()
+        self.clock.advance(SEND_WAIT - 0.1)
+        self.assertNoResult(accepting)
+        self.clock.advance(0.1)
+        self.successResultOf(accepting)
+        self.assertEqual(self.sent(), [])
+        held.callback(None)
+        self.assertEqual(self.sent(), [("crunch", ID)])
+        self.assertIsNotNone(self.rows.rows[ID].job_sent)
+
+    def test_a_lookup_in_doubt_is_brief(self) -> None:
+        """An upload in doubt fails if the database does not tell in time whether it has it."""
+        self.store.fail("accept", StoreError("lost"), after=True)
+        held = self.store.hold("avatar")
+        accepting = self.accept()
+        self.clock.advance(LOOKUP_WAIT)
+        self.failureResultOf(accepting, StoreError)
+        self.assertTrue(held.called)
+        self.assertEqual(self.sent(), [])
 
 
 class InDoubtTests(CoreTestCase):

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import attrs
 from twisted.logger import Logger
@@ -37,6 +37,9 @@ DELETE_ATTEMPTS: Final = 3
 #: Bytes of the longest body that is read into memory, so that it can be signed and sent again.
 MAX_BUFFERED: Final = 1 << 16
 
+#: The options of calls that a client waits for: it gets an error within ten seconds.
+WHILE_WAITING: Final[Mapping[str, Any]] = {"timeout": 4.0, "max_attempts": 2, "budget": 8.0}
+
 #: How uploads are signed, by the setting ``storage.payload``.
 PAYLOADS: Final = {"unsigned": StreamPayload, "trailer": TrailerPayload, "signed": SignedPayload}
 
@@ -60,6 +63,8 @@ def s3_bucket(settings: Settings, client: AwsClient, name: str) -> S3Bucket:
         name,
         {name: value for name, value in put_settings.items() if value},
         storage.payload,
+        # The web role puts originals, and the images role reads pictures.
+        waited_for=("GetObject", "HeadObject") if public else ("PutObject",),
     )
 
 
@@ -75,12 +80,14 @@ class S3Bucket:
     :param payload: a name of :data:`PAYLOADS`, or ``auto``.  That is unsigned, which every server
         understands, because presigned URLs need it; the digest in the response is compared.
         Only objects that are encrypted by KMS have none, so they are followed by a checksum.
+    :param waited_for: the operations that clients wait for.
     """
 
     _service: AwsService
     _bucket: str
     _put_settings: Mapping[str, str] = attrs.field(factory=dict)
     _payload: str = "auto"
+    _waited_for: Collection[str] = attrs.field(default=(), kw_only=True)
     _put_only: bool = attrs.field(default=False, init=False)
 
     async def put(self, *, key: str, body: Body, length: int, content_type: str) -> None:
@@ -105,10 +112,10 @@ class S3Bucket:
             if isinstance(body, BytesBody) or length <= MAX_BUFFERED:
                 payload = StreamPayload(body, length)
                 parameters["Body"] = b"".join([piece async for piece in payload])
-                response = await self._service.call("PutObject", parameters)
+                response = await self._call("PutObject", parameters)
             else:
                 payload = self._stream(body, length)
-                response = await self._service.call("PutObject", parameters, payload=payload)
+                response = await self._call("PutObject", parameters, payload=payload)
         if not _is_intact(response, payload):
             try:
                 await self.delete(keys=[key])
@@ -127,7 +134,7 @@ class S3Bucket:
     async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
         key_parts(key)
         with _storage_errors():
-            response = await self._service.call(
+            response = await self._call(
                 "GetObject", {"Bucket": self._bucket, "Key": key}, stream_response=True
             )
         call = f"s3:GetObject {self._bucket}/{key}"
@@ -141,7 +148,7 @@ class S3Bucket:
     async def head(self, *, key: str) -> ObjectInfo:
         key_parts(key)
         with _storage_errors():
-            response = await self._service.call("HeadObject", {"Bucket": self._bucket, "Key": key})
+            response = await self._call("HeadObject", {"Bucket": self._bucket, "Key": key})
         return _object_info(key, response.members)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
@@ -222,6 +229,11 @@ class S3Bucket:
         except StorageError as error:
             raise StorageError(f"{refusal}{error}") from error
         self._put_only = True
+
+    async def _call(self, operation: str, parameters: Members, **options: Any) -> AwsResponse:
+        if operation in self._waited_for:
+            options |= WHILE_WAITING
+        return await self._service.call(operation, parameters, **options)
 
     def __repr__(self) -> str:
         return f"<S3Bucket {self._bucket!r}>"

@@ -64,6 +64,15 @@ class RetryableTests(SynchronousTestCase):
 
 
 class RetryTests(ClientCase):
+    async def test_all_attempts_end_within_the_budget(self) -> None:
+        """A call to a server that hangs ends with its budget, before its attempts are used up."""
+        server, s3 = self.serve(hang, hang, hang, hang)
+        error = await self.error(
+            AwsTimeout, s3.call("DeleteObject", GET, timeout=60, max_attempts=4, budget=0.1)
+        )
+        self.assertIn("no complete response in 0.", str(error))
+        self.assertEqual(len(server.seen), 1)
+
     async def test_throttling_and_faults_are_retried(self) -> None:
         """Throttling and faults of AWS are retried until the call succeeds."""
         failures = [

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.web.resource import Resource
@@ -19,19 +21,25 @@ class MemoryAgent(HttpAgent):
     An agent whose requests all go to one resource, whatever their URL.
 
     :param clock: of the agent's deadlines.
+    :param resource: or the protocol factory of a whole server.
     :ivar connections: how many were made.
+    :ivar is_down: whether connections are refused.
     """
 
-    def __init__(self, clock: Clock, resource: Resource) -> None:
+    def __init__(self, clock: Clock, resource: Resource | Factory) -> None:
         super().__init__(clock, endpoints=self)
-        self._site = Site(resource, reactor=Clock())
+        is_server = isinstance(resource, Factory)
+        self._site = resource if is_server else Site(resource, reactor=Clock())
         self._pumps: list[IOPump] = []
         self.connections = 0
+        self.is_down = False
 
     def endpointForURI(self, uri: object) -> MemoryAgent:
         return self
 
     def connect(self, factory: Any) -> Deferred[Any]:
+        if self.is_down:
+            return fail(ConnectionRefusedError())
         self.connections += 1
         address = IPv4Address("TCP", "127.0.0.1", 80)
         client, server = factory.buildProtocol(address), self._site.buildProtocol(address)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from math import inf
 from typing import Final, Literal
 
 import attrs
@@ -57,6 +58,9 @@ from fxprofile.http_client.response import Response
 #: Connections to one endpoint: each download that a client reads slowly occupies one.
 MAX_CONNECTIONS: Final = 1000
 
+#: Seconds for a connection to be made.
+CONNECT_TIMEOUT: Final = 5.0
+
 #: Seconds without progress after which an attempt fails.
 READ_TIMEOUT: Final = 30.0
 
@@ -66,10 +70,6 @@ MAX_ATTEMPTS: Final = 4
 #: Bytes of the longest response that is not streamed: ten messages of 1 MiB, and the XML or
 #: JSON around them.
 MAX_RESPONSE: Final = 32 << 20
-
-#: How many times the idle timeout such a response may take in all, because one that arrives
-#: byte by byte would never be idle.
-RESPONSE_TIMEOUTS: Final = 2
 
 #: Attempts of one call that may time out.  Each takes up to half a minute, and the caller must
 #: receive an error before it gives up itself.
@@ -267,6 +267,7 @@ class AwsService:
         stream_response: bool = False,
         timeout: float = READ_TIMEOUT,
         max_attempts: int = MAX_ATTEMPTS,
+        budget: float = inf,
     ) -> AwsResponse:
         """
         Call an operation.
@@ -279,11 +280,15 @@ class AwsService:
         :param parameters: by AWS's names, without a streamed payload.
         :param payload: the streamed body of the request.
         :param stream_response: whether the body of the response is returned unread.
-        :param timeout: seconds without progress after which an attempt fails.
+        :param timeout: seconds without progress after which an attempt fails; the body of a
+            response that is not streamed may take as long.
+        :param budget: seconds in which all attempts must end, except for the time that a
+            streamed body takes.
         :raises AwsError: if the call failed.
         :raises Exception: any error of the payload.
         """
-        call = ServiceCall(self, operation, parameters, payload, stream_response, timeout)
+        ends = self.client.clock.seconds() + budget
+        call = ServiceCall(self, operation, parameters, payload, stream_response, timeout, ends)
         return await call.run(max_attempts)
 
     @property
@@ -324,6 +329,7 @@ class ServiceCall:
     _payload: StreamPayload | None
     _stream_response: bool
     _timeout: float
+    _ends: float
     _attempt: int = attrs.field(default=0, init=False)
     _key: AccessKey | None = attrs.field(default=None, init=False)
     _response: RawResponse | None = attrs.field(default=None, init=False)
@@ -357,6 +363,8 @@ class ServiceCall:
                     raise error from problem
                 backoff = client.throttled_backoff if is_throttled(error) else client.backoff
                 delay = backoff.delay(self._attempt)
+                if client.clock.seconds() + delay >= self._ends:
+                    raise error from problem
                 _log.info("{error}; retrying in {delay:.2f} s", error=error, delay=delay)
                 await deferLater(client.clock, delay)
             else:
@@ -418,7 +426,15 @@ class ServiceCall:
             payload.sign_chunk = sign_chunk
         request = request.prepare()
         request.headers.pop("Content-Length", None)
-        deadlines = Deadlines(head=self._timeout, progress=self._timeout)
+        left = max(0.0, self._ends - client.clock.seconds())
+        patience = min(self._timeout, left)
+        is_streamed = payload is not None or self._stream_response
+        deadlines = Deadlines(
+            connect=min(CONNECT_TIMEOUT, patience),
+            head=patience,
+            progress=self._timeout,
+            total=inf if is_streamed else left,
+        )
         with _aws_errors():
             response = await client.agent.send(
                 request.method.encode(),
@@ -435,7 +451,7 @@ class ServiceCall:
     async def _read(self, response: RawResponse) -> bytes:
         try:
             with _aws_errors():
-                return await response.body.read(MAX_RESPONSE, RESPONSE_TIMEOUTS * self._timeout)
+                return await response.body.read(MAX_RESPONSE, self._timeout)
         except AwsUnreachable:
             if response.status >= 300:
                 # The status of an error is enough.
