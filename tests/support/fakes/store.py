@@ -255,9 +255,11 @@ class MemoryProfileStore:
         return sum(row.owed_since is not None for row in self._of(uid))
 
     async def leadership(self, *, owner: str, now: float, seconds: float) -> bool:
-        if self._leader is None or self._leader[0] == owner or self._leader[1] <= now:
-            self._leader = owner, now + seconds
-        return self._leader[0] == owner
+        leader, expires = self._leader or (owner, 0.0)
+        # One that ends long after a new one was taken before the clock was set back.
+        if leader == owner or not now < expires < now + 2 * seconds:
+            self._leader = leader, _ = owner, now + seconds
+        return leader == owner
 
     async def resign(self, *, owner: str) -> None:
         if self._leader is not None and self._leader[0] == owner:
