@@ -73,6 +73,7 @@ class StalledTests(PipelineCase):
             uploads__max_pending_per_user=1000,
             uploads__max_age=86400,
             uploads__wait=30,
+            web__max_connections_per_address=0,
         )
         client = Client(daemon)
         for _ in range(2):
