@@ -45,7 +45,8 @@ async def delete(tools: Tools, uid: str) -> commands.Answer:
     Delete the profile and every avatar of a user.
 
     This is what happens when an account is deleted: the rows go at once, and the worker
-    removes the pictures and originals. Deleting an unknown user is not an error.
+    removes the pictures and originals. Later writes of the user's data are refused for 30 days,
+    so do not use this while the account remains. Deleting an unknown user is not an error.
     """
     commands.require_yes()
     about = await _found(tools, uid)

@@ -74,7 +74,7 @@ class InvalidToken(Exception):
 
 
 class AccountUnknown(ExpectedError):
-    """The auth server has no account for this token."""
+    """The auth server has no account for this token, or the account was deleted here."""
 
 
 class UpstreamRefused(IdentityError):

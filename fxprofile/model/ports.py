@@ -253,6 +253,7 @@ class IProfileStore(Interface):
         :param keep: how many of the user's newest uploads, this one included, may stay in
             ``processing``.  Older ones are superseded: they become ``replaced``, and their
             crunch job counts as their delete job.
+        :raises AccountUnknown: if the account was deleted.
         """
 
     async def avatar(*, avatar_id: str) -> Avatar | None:
@@ -309,6 +310,9 @@ class IProfileStore(Interface):
         """
         Remove the profile and start to delete every avatar of a user.
 
+        A tombstone remains until :meth:`purge` removes it: until then every write of data of
+        this user is refused, also one that began before the deletion.
+
         :returns: the ids of the avatars.
         """
 
@@ -333,6 +337,8 @@ class IProfileStore(Interface):
 
         If a letter is stored for the monogram it becomes the initial of the new name, or is
         removed if there is none.
+
+        :raises AccountUnknown: if the account was deleted.
         """
 
     async def set_monogram(*, profile: Profile, letter: str | None) -> bool:
@@ -357,9 +363,17 @@ class IProfileStore(Interface):
         :returns: their ids.
         """
 
-    async def purge(*, failed_before: float, replaced_before: float, now: float, limit: int) -> int:
+    async def purge(
+        *,
+        failed_before: float,
+        replaced_before: float,
+        removed_before: float,
+        now: float,
+        limit: int,
+    ) -> int:
         """
-        Start to delete old failed rows, and remove old replaced rows without objects.
+        Start to delete old failed rows, remove old replaced rows without objects, and remove
+        the old tombstones of users without avatars.
 
         :returns: how many rows changed.
         """

@@ -25,7 +25,7 @@ from fxprofile.crunch.signature import SIGNATURE_BYTES, name_of_unsupported, sni
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.deferreds.tasks import briefly
 from fxprofile.model.avatars import Avatar
-from fxprofile.model.errors import DriverError, ImageRefused, StoreError
+from fxprofile.model.errors import AccountUnknown, DriverError, ImageRefused, StoreError
 from fxprofile.model.keys import new_id, private_key
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import Accepted, Body, IBucket, IProfileStore
@@ -72,6 +72,7 @@ class Intake:
         :returns: the row.  From here on the upload must not be lost.
         :raises ImageRefused: if the body does not begin with the signature of an image.
         :raises DriverError: if the upload could not be stored; nothing remains.
+        :raises AccountUnknown: if the account was deleted meanwhile; nothing remains.
         :raises Exception: any error of the body; nothing remains.
         """
         avatar_id = self.new_id()
@@ -105,6 +106,10 @@ class Intake:
         now = self.clock.seconds()
         try:
             return await self.store.accept(avatar_id=avatar_id, uid=uid, now=now, keep=keep)
+        except AccountUnknown:
+            # There is no row, so the original is deleted.
+            self._in_doubt[avatar_id] = self.clock.seconds()
+            raise
         except StoreError:
             # The commit may still have happened: then the upload is accepted.
             self._in_doubt[avatar_id] = self.clock.seconds()

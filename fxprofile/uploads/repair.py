@@ -44,6 +44,10 @@ EXPIRE_AGE = 86400
 FAILED_AGE = 14 * 86400
 REPLACED_AGE = 86400
 
+#: Seconds for which the data of a deleted account cannot be written: longer than any token is
+#: valid, any request lasts, and any queue keeps a message (14 days for SQS).
+TOMBSTONE_AGE = 30 * 86400
+
 #: Rows or messages of one run; the outbox loop has no such limit.
 LIMIT = 100
 
@@ -168,6 +172,7 @@ class Repair(Repeating):
         purged = await self.store.purge(
             failed_before=now - FAILED_AGE,
             replaced_before=now - REPLACED_AGE,
+            removed_before=now - TOMBSTONE_AGE,
             now=now,
             limit=LIMIT,
         )

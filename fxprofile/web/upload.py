@@ -21,6 +21,7 @@ from werkzeug.http import parse_list_header
 from fxprofile.drivers.fxa.customs import Customs
 from fxprofile.model.avatars import REASONS, Avatar, Status
 from fxprofile.model.errors import (
+    AccountUnknown,
     ApiError,
     BackendUnavailable,
     BadRequest,
@@ -207,7 +208,7 @@ class UploadEndpoints:
                 )
             if self._clock.seconds() - began >= SLOW:
                 await self._verify_again(call, avatar)
-        except (ApiError, CrunchError, InvalidToken):
+        except (AccountUnknown, ApiError, CrunchError, InvalidToken):
             self._metrics.uploads.labels("refused").inc()
             raise
         except ClientGone:

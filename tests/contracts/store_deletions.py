@@ -4,9 +4,11 @@ The contract of profile stores: deletion of avatars and users.
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
 from fxprofile.model.avatars import Status
+from fxprofile.model.errors import AccountUnknown
+from fxprofile.model.keys import new_id
 from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
 
@@ -107,25 +109,54 @@ class DeletionsContract(StoreCase):
         self.assertEqual(set(await self.unsent(store)), set(ids))
         self.assertEqual(await store.delete_user(uid=UID, now=6), [])
 
-    async def test_delete_user_removes_the_profile(self) -> None:
-        """The profile of a deleted user is removed with the last avatar."""
+    async def test_deleted_user_stays_deleted(self) -> None:
+        """After the deletion of an account every write of the user's data is refused."""
         store = await self.make_store()
-        await store.set_display_name(uid=UID, name="Alice", now=1)
-        avatar = await self.upload(store, status=Status.READY)
-        await store.delete_user(uid=UID, now=5)
-        await store.deleted(avatar_id=avatar.id, now=6)
-        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
+        for uid, name in ((UID, "Alice"), (OTHER, None)):
+            await store.set_display_name(uid=uid, name=name, now=1)
+            await store.delete_user(uid=uid, now=5)
+            before = await store.profile(uid=uid)
+            with self.assertRaises(AccountUnknown):
+                await store.set_display_name(uid=uid, name="again", now=6)
+            with self.assertRaises(AccountUnknown):
+                await store.set_display_name(uid=uid, name=None, now=6)
+            with self.assertRaises(AccountUnknown):
+                await self.upload(store, now=6, uid=uid)
+            self.assertFalse(await store.set_monogram(profile=before, letter="A"))
+            self.assertFalse(await store.set_monogram(profile=Profile(uid), letter="A"))
+            self.assertEqual(await store.delete_current(uid=uid, now=7), [])
+            self.assertEqual(await store.delete_user(uid=uid, now=8), [])
+            self.assertEqual(await store.profile(uid=uid), before)
+            self.assertIsNone(await store.latest(uid=uid))
 
-    async def test_upload_after_delete_user(self) -> None:
-        """A user who uploads after the deletion has an ordinary profile."""
+    async def test_late_result_of_a_deleted_user(self) -> None:
+        """A result that arrives after the deletion of the account selects nothing."""
         store = await self.make_store()
-        old = await self.upload(store, status=Status.READY)
+        avatar = await self.upload(store)
         await store.delete_user(uid=UID, now=5)
-        new = await self.upload(store, now=6, status=Status.READY)
-        await store.deleted(avatar_id=old.id, now=7)
-        await store.delete(avatar_id=new.id, uid=UID, now=8)
-        await store.deleted(avatar_id=new.id, now=9)
-        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID, changed_at=8))
+        late = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=6)
+        self.assertEqual(late.status, Status.DELETING)
+        await store.deleted(avatar_id=avatar.id, now=7)
+        self.assertIsNone(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=8))
+        self.assertIsNone(await self.selected(store))
+
+    async def test_writes_concurrent_with_delete_user(self) -> None:
+        """Writes that are concurrent with the deletion of the account leave nothing behind."""
+        store = await self.make_store()
+        for number in range(5):
+            uid = f"{number:032}"
+            writes = [
+                store.set_display_name(uid=uid, name="Alice", now=1),
+                store.accept(avatar_id=new_id(), uid=uid, now=1),
+                store.delete_user(uid=uid, now=2),
+                store.accept(avatar_id=new_id(), uid=uid, now=3),
+                store.set_display_name(uid=uid, name="Bob", now=3),
+            ]
+            running = [Deferred.fromCoroutine(write) for write in writes]
+            await DeferredList(running, consumeErrors=True)
+            profile = await store.profile(uid=uid)
+            self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
+            self.assertIsNone(await store.latest(uid=uid))
 
     async def test_deleted_removes_the_row(self) -> None:
         """When the objects of a deleted avatar are removed, so is its row."""

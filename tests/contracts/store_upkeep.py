@@ -5,11 +5,13 @@ The contract of profile stores: queries of the repair loops.
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
 from fxprofile.model.avatars import Status
 from fxprofile.model.ports import Backlog
+from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, UID, StoreCase
 
 
@@ -108,12 +110,30 @@ class UpkeepContract(StoreCase):
         self.assertEqual(await self.status(store, new), Status.PROCESSING)
         self.assertEqual(await self.status(store, ready), Status.READY)
 
+    async def purge(
+        self,
+        store: Any,
+        *,
+        failed_before: float = 0,
+        replaced_before: float = 0,
+        removed_before: float = 0,
+        limit: int = 10,
+    ) -> int:
+        number: int = await store.purge(
+            failed_before=failed_before,
+            replaced_before=replaced_before,
+            removed_before=removed_before,
+            now=99,
+            limit=limit,
+        )
+        return number
+
     async def test_purge_deletes_old_failed_rows(self) -> None:
         """Failed rows of a certain age start to be deleted."""
         store = await self.make_store()
         old = await self.upload(store, now=1, status=Status.FAILED)
         new = await self.upload(store, now=50, status=Status.FAILED)
-        changed = await store.purge(failed_before=50, replaced_before=0, now=99, limit=10)
+        changed = await self.purge(store, failed_before=50)
         self.assertEqual(changed, 1)
         self.assertEqual(await self.status(store, old), Status.DELETING)
         self.assertEqual(await self.status(store, new), Status.FAILED)
@@ -126,25 +146,40 @@ class UpkeepContract(StoreCase):
         gone = await self.upload(store, now=1, status=Status.REPLACED)
         owing = await self.upload(store, now=1, status=Status.REPLACED)
         await store.deleted(avatar_id=gone.id, now=60)
-        self.assertEqual(await store.purge(failed_before=0, replaced_before=1, now=99, limit=10), 0)
-        self.assertGreaterEqual(
-            await store.purge(failed_before=0, replaced_before=50, now=99, limit=10), 1
-        )
+        self.assertEqual(await self.purge(store, replaced_before=1), 0)
+        self.assertGreaterEqual(await self.purge(store, replaced_before=50), 1)
         self.assertIsNone(await store.avatar(avatar_id=gone.id))
         self.assertEqual(await self.status(store, owing), Status.REPLACED)
         self.assertIsNotNone(await self.selected(store))
 
     async def test_purge_is_limited(self) -> None:
-        """A purge changes at most the given number of rows."""
+        """A purge changes at most the given number of rows, tombstones included."""
         store = await self.make_store()
         for _ in range(3):
             await self.upload(store, status=Status.FAILED)
             replaced = await self.upload(store, status=Status.REPLACED)
             await store.deleted(avatar_id=replaced.id, now=2)
+        for number in range(3):
+            await store.delete_user(uid=f"{number:032}", now=2)
         numbers = [
-            await store.purge(failed_before=9, replaced_before=9, now=10, limit=4) for _ in range(3)
+            await self.purge(store, failed_before=9, replaced_before=9, removed_before=9, limit=4)
+            for _ in range(4)
         ]
-        self.assertEqual(numbers, [4, 2, 0])
+        self.assertEqual(numbers, [4, 4, 1, 0])
+
+    async def test_purge_removes_old_tombstones(self) -> None:
+        """The tombstone of a deleted account is removed in time, but not before its avatars."""
+        store = await self.make_store()
+        avatar = await self.upload(store, status=Status.READY)
+        await store.set_display_name(uid=OTHER, name="Bob", now=1)
+        await store.delete_user(uid=UID, now=5)
+        self.assertEqual(await self.purge(store, removed_before=6), 0)
+        await store.deleted(avatar_id=avatar.id, now=6)
+        self.assertEqual(await self.purge(store, removed_before=5), 0)
+        self.assertNotEqual(await store.profile(uid=UID), Profile(uid=UID))
+        self.assertEqual(await self.purge(store, removed_before=6), 1)
+        self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
+        self.assertEqual((await store.profile(uid=OTHER)).display_name, "Bob")
 
     async def test_counts_by_status(self) -> None:
         """Rows with a pending job or result are counted by status."""

@@ -121,7 +121,7 @@ class UploadsContract(StoreCase):
         self.assertIsNone(await store.failed(avatar_id=gone, reason="corrupt", now=1))
         self.assertIs(await store.delete(avatar_id=gone, uid=UID, now=1), False)
         self.assertEqual(await store.delete_current(uid=UID, now=1), [])
-        self.assertEqual(await store.delete_user(uid=UID, now=1), [])
+        self.assertEqual(await store.delete_user(uid=OTHER, now=1), [])
         self.assertIsNone(await store.deleted(avatar_id=gone, now=1))
         self.assertIs(await store.redelete(avatar_id=gone), False)
         await store.set_display_name(uid=UID, name=None, now=1)

@@ -358,7 +358,7 @@ class StoredMonogramTests(ProfilesTestCase):
         release.callback(None)
         self.successResultOf(reading)
         self.assertEqual(self.seen(), DEFAULT_AVATAR_ID)
-        self.assertEqual(self.rows.users, {})
+        self.assertIsNone(self.rows.users[ALICE].monogram)
 
     def test_letter_that_cannot_be_stored(self) -> None:
         """A letter that cannot be stored is shown all the same, logged and counted."""

@@ -66,6 +66,7 @@ class Ledger:
     :ivar uploads: committed uploads, by id.
     :ivar marks: by uid, the number of the newest upload that was selected, or deleted
         together with everything: no older one may be selected from then on.
+    :ivar gone: the uids of deleted accounts: none of their data may be written any more.
     """
 
     def __init__(self, world: World) -> None:
@@ -73,6 +74,7 @@ class Ledger:
         self.uploads: dict[str, Upload] = {}
         self.marks: dict[str, int] = {}
         self.selected: dict[str, str | None] = {}
+        self.gone: set[str] = set()
         self._newest: dict[str, int] = {}
         # A worker that is suspended for longer than its lease may put an image before it
         # learns that, after other workers have finished the job and even the delete job; or a
@@ -87,6 +89,8 @@ class Ledger:
     def committed(self, method: str, arguments: dict[str, Any], result: Any) -> None:
         """Record a transaction of the store."""
         if method == "accept":
+            if arguments["uid"] in self.gone:
+                self.fail(f"{arguments['avatar_id']} was accepted after its account was deleted")
             avatar = result.avatar
             data = self._world.private.objects.get(avatar.id)
             if data is None:
@@ -103,8 +107,11 @@ class Ledger:
                 self.uploads[avatar_id].deleted = True
             uid = arguments["uid"]
             self.marks[uid] = max(self.marks.get(uid, 0), self._newest.get(uid, 0))
+        if method == "delete_user":
+            self.gone.add(arguments["uid"])
         if method not in ("accept", *READS):
             self._look_at_selections()
+            self._look_at_removed()
 
     def _supersede(self, upload: Upload, keep: int) -> None:
         upload.superseded = True
@@ -132,6 +139,14 @@ class Ledger:
                 self.fail(f"{avatar_id} was selected after a newer one")
             self.marks[uid] = upload.seq
             self._look_at_pictures(upload)
+
+    def _look_at_removed(self) -> None:
+        names = self._world.state.names()
+        for uid in self.gone.intersection(names):
+            if names[uid] is not None:
+                self.fail(f"{uid} has a name after the account was deleted")
+            if self.selected.get(uid) is not None:
+                self.fail(f"{uid} has an avatar after the account was deleted")
 
     def _look_at_pictures(self, upload: Upload) -> None:
         for name, (_, data) in pictures_of(upload.data).items():
@@ -236,6 +251,8 @@ class Ledger:
 
     def check_end(self) -> None:
         """Check what remains when every temporary row has expired."""
+        if left := self.gone.intersection(self._world.state.names()):
+            self.fail(f"rows of the deleted accounts {sorted(left)} are still there")
         rows = self._world.state.rows()
         for row in rows:
             if row.status is not Status.READY:

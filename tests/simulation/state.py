@@ -29,6 +29,9 @@ class State(Protocol):
     def selections(self) -> list[tuple[str, str | None]]:
         """Return each user with the id of the selected avatar."""
 
+    def names(self) -> dict[str, str | None]:
+        """Return the display name of each user."""
+
 
 class MemoryState:
     """A store in memory, which is fast."""
@@ -44,6 +47,9 @@ class MemoryState:
 
     def selections(self) -> list[tuple[str, str | None]]:
         return [(user.uid, user.avatar_id) for user in self.store.users.values()]
+
+    def names(self) -> dict[str, str | None]:
+        return {user.uid: user.display_name for user in self.store.users.values()}
 
 
 class SqlState:
@@ -69,3 +75,8 @@ class SqlState:
         query = select(profiles.c.uid, profiles.c.avatar_id).order_by(profiles.c.uid)
         with self._database.engine.begin() as connection:
             return [(row.uid, row.avatar_id) for row in connection.execute(query)]
+
+    def names(self) -> dict[str, str | None]:
+        query = select(profiles.c.uid, profiles.c.display_name)
+        with self._database.engine.begin() as connection:
+            return {row.uid: row.display_name for row in connection.execute(query)}

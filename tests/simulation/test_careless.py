@@ -4,6 +4,7 @@ Tests of the simulation itself: it finds the mistake of each faulty service.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import IO, Any
 
@@ -139,6 +140,22 @@ class InvertedState(MemoryState):
         self.store = InvertedStore()
 
 
+class MindlessStore(MemoryProfileStore):
+    """Keeps no tombstone of a deleted account."""
+
+    async def delete_user(self, *, uid: str, now: float) -> Sequence[str]:
+        ids = await super().delete_user(uid=uid, now=now)
+        self.users[uid].removed_at = None
+        return ids
+
+
+class MindlessState(MemoryState):
+    """The state of a world with such a store."""
+
+    def __init__(self) -> None:
+        self.store = MindlessStore()
+
+
 class UnsweptWorld(World):
     """A world in which no operator looks for orphans."""
 
@@ -216,6 +233,10 @@ class CarelessTests(SynchronousTestCase):
     def test_selection_by_order_of_results_is_found(self) -> None:
         """A store that selects the last result instead of the newest upload is found."""
         self.finds("was selected after", state=ForgetfulState)
+
+    def test_revived_account_is_found(self) -> None:
+        """A store without tombstones lets a write that is in flight revive a deleted account."""
+        self.finds("after its account was deleted", within=300, state=MindlessState)
 
     def test_orphans_without_a_sweep_are_found(self) -> None:
         """Objects without a row are found if no sweep runs."""

@@ -12,7 +12,13 @@ from twisted.python.failure import Failure
 
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.model.avatars import Status
-from fxprofile.model.errors import BodyMismatch, ClientGone, DriverError, ImageRefused
+from fxprofile.model.errors import (
+    AccountUnknown,
+    BodyMismatch,
+    ClientGone,
+    DriverError,
+    ImageRefused,
+)
 from fxprofile.model.profiles import Credentials
 from fxprofile.uploads.selection import NotTheOwner
 
@@ -24,7 +30,14 @@ if TYPE_CHECKING:
 KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2}
 
 #: What users do, with weights.
-ACTIONS = {"upload": 10, "burst": 2, "delete": 2, "delete current": 2, "delete account": 1}
+ACTIONS = {
+    "upload": 10,
+    "burst": 2,
+    "delete": 2,
+    "delete current": 2,
+    "delete account": 1,
+    "name": 2,
+}
 
 #: The uploads of a burst.
 BURST = 6
@@ -120,9 +133,14 @@ class User:
                     await head.selection.delete(uid=self.uid, avatar_id=avatar_id)
             elif action == "delete current":
                 await head.selection.delete(uid=self.uid, avatar_id=None)
+            elif action == "name":
+                name = f"name {world.next_number()}"
+                await head.profiles.set_display_name(self.uid, name)
             else:
                 await head.selection.delete_user(self.uid)
-        except (DriverError, NotTheOwner, CancelledError):
+                # The accounts server never uses a uid again.
+                self.uid, self.ids = world.new_uid(), []
+        except (AccountUnknown, DriverError, NotTheOwner, CancelledError):
             # The client gets an error, and may try again.
             return
 

@@ -57,7 +57,7 @@ QUIET_IN = 4 * 3600
 LOOK = 20
 
 #: Seconds after which every temporary row has expired.
-LONG = 16 * 86400
+LONG = 32 * 86400
 
 #: More steps than this mean an endless loop.
 MOST_STEPS = 400_000
@@ -172,8 +172,8 @@ class World:
             self._start(Head)
         for _ in range(rng.choice((1, 1, 2))):
             self._start(Worker)
-        for number in range(rng.choice((1, 1, 2, 3))):
-            user = User(self, f"{number + 1:032x}")
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            user = User(self, self.new_uid())
             living = Deferred.fromCoroutine(user.live(rng.randint(1, 8)))
             living.addErrback(self.unexpected)
         for when, seconds in self.weather.pauses:
@@ -345,6 +345,10 @@ class World:
         """Return a new number."""
         self._number += 1
         return self._number
+
+    def new_uid(self) -> str:
+        """Return the uid of a new account."""
+        return f"{self.next_number():032x}"
 
     def any_head(self) -> Head | None:
         """Return a web process that accepts requests, if there is one."""

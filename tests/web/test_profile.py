@@ -277,6 +277,13 @@ class DisplayNameTests(ApiCase):
         reply = await self.ask("GET", "/v1/display_name", headers={"If-None-Match": etag})
         self.assertEqual((reply.status, reply.json), (200, {"displayName": "B"}))
 
+    async def test_name_of_a_deleted_account(self) -> None:
+        """A name of an account that was deleted meanwhile is refused with 401, and not stored."""
+        await self.selection.delete_user(ALICE)
+        reply = await self.post(b'{"displayName": "Alice"}')
+        self.assertEqual((reply.status, reply.json["errno"]), (401, 100))
+        self.assertIsNone((await self.store.profile(uid=ALICE)).display_name)
+
     async def test_name_belongs_to_one_user(self) -> None:
         """A name of one user is not that of another."""
         await self.post(b'{"displayName": "A"}')

@@ -55,6 +55,20 @@ class UploadTests(ApiCase):
         row = await self.store.avatar(avatar_id=reply.json["id"])
         self.assertIsNone(row.job_sent)
 
+    async def test_account_deleted_while_the_body_arrives(self) -> None:
+        """An upload whose account is deleted while its body arrives is refused with 401."""
+        head = UPLOAD + BEARER + IMAGE + CLOSE + b"Content-Length: %d\r\n\r\n" % len(JPEG)
+        put = self.private.put
+
+        async def delete_first(**arguments: object) -> None:
+            await put(**arguments)
+            await self.selection.delete_user(ALICE)
+
+        self.private.put = delete_first
+        replies = await self.raw(head + JPEG, hold=True)
+        self.assertTrue(replies.startswith(b"HTTP/1.1 401 "), replies)
+        self.assertIsNone(await self.store.latest(uid=ALICE))
+
     async def test_content_decides_the_type(self) -> None:
         """A JPEG that is declared as PNG is accepted."""
         reply = await self.upload(content_type="image/png")

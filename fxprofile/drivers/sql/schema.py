@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 #: The revision of the schema that this version of the service needs.
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 
 
 class _Utf8Bytes(sa.TypeDecorator[str]):
@@ -82,7 +82,8 @@ avatars = sa.Table(
 #: One row per user who has uploaded an avatar, set a name, or been shown by a monogram.
 #:
 #: ``selected_seq`` is a high-water mark: only an upload above it can become selected.
-#: ``removed_at`` is set when the account is deleted; the row is removed with the last avatar.
+#: ``removed_at`` is when the account was deleted.  The row then only prevents later writes of
+#: the user's data, and is removed some weeks after the last avatar.
 #: ``monogram`` is the letter of a user without an avatar, which has no part in ``changed_at``.
 profiles = sa.Table(
     "profiles",
@@ -94,6 +95,7 @@ profiles = sa.Table(
     sa.Column("changed_at", sa.Double, nullable=False),
     sa.Column("removed_at", sa.Double),
     sa.Column("monogram", sa.String(8)),
+    sa.Index("profiles_removed_at", "removed_at"),
     **_OPTIONS,
 )
 

@@ -23,7 +23,7 @@ from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.now import DatabaseNow
 from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
-from fxprofile.model.errors import StoreError
+from fxprofile.model.errors import AccountUnknown, StoreError
 from fxprofile.model.keys import initial
 from fxprofile.model.ports import Accepted, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
@@ -89,7 +89,8 @@ class SqlProfileStore:
 
     - :meth:`delete_current` and :meth:`delete_user` also prevent a late result from
       selecting any earlier upload.
-    - :meth:`delete_user` leaves an empty row, which is removed with the user's last avatar.
+    - :meth:`delete_user` leaves an empty row, the tombstone: a transaction that writes data of
+      the user finds it under the lock that it takes anyway.
     - :meth:`redelete` also applies to ``replaced`` rows, whose objects are deleted too;
       :meth:`unsent`, :meth:`stuck` and :meth:`counts` include them until that is done.
     - The lease of :meth:`leadership` compares the clocks of the processes: it should last
@@ -142,7 +143,7 @@ class SqlProfileStore:
         keep: int | None = None,
     ) -> Accepted:
         # The lock makes the order of the sequence numbers that of the commits.
-        lock_or_create_profile(connection, uid)
+        _refuse_deleted(lock_or_create_profile(connection, uid))
         avatar = insert_avatar(connection, uid, avatar_id, now)
         superseded = [] if keep is None else _supersede(connection, uid, keep, now)
         return Accepted(avatar, superseded)
@@ -178,6 +179,7 @@ class SqlProfileStore:
     ) -> None:
         lock = lock_profile if name is None else lock_or_create_profile
         profile = lock(connection, uid)
+        _refuse_deleted(profile)
         if profile is not None and profile.display_name != name:
             letter = None if profile.monogram is None else initial(name or "")
             change_profile(connection, profile, now, display_name=name, monogram=letter)
@@ -221,16 +223,14 @@ class SqlProfileStore:
 
     @_transaction
     def delete_user(self, connection: Connection, *, uid: str, now: float) -> Sequence[str]:
-        profile = lock_profile(connection, uid)
-        if profile is None:
-            return []
+        # Without a row, a write that is in flight would create one.
+        profile = lock_or_create_profile(connection, uid)
         _exclude_earlier_uploads(connection, profile)
         ids = _start_delete_all(connection, now, avatars.c.uid == uid)
         if profile.avatar_id is not None or profile.display_name is not None:
             change_profile(connection, profile, now, avatar_id=None, display_name=None)
         removed = {"removed_at": now, "monogram": None}
         connection.execute(sa.update(profiles).where(profiles.c.uid == uid).values(**removed))
-        _remove_empty_profile(connection, uid)
         return ids
 
     @_transaction
@@ -243,7 +243,6 @@ class SqlProfileStore:
             sa.delete(avatars).where(avatars.c.id == avatar_id, avatars.c.status == Status.DELETING)
         )
         if removed.rowcount:
-            _remove_empty_profile(connection, avatar.uid)
             return None
         pending = avatars.c.owed_since.is_not(None)
         done = {"owed_since": None, "job_sent": now}
@@ -285,6 +284,7 @@ class SqlProfileStore:
         *,
         failed_before: float,
         replaced_before: float,
+        removed_before: float,
         now: float,
         limit: int,
     ) -> int:
@@ -296,16 +296,17 @@ class SqlProfileStore:
             avatars.c.owed_since.is_(None),
         )
         replaced = (
-            sa.select(avatars.c.id, avatars.c.uid)
+            sa.select(avatars.c.id)
             .where(*is_done)
             .order_by(avatars.c.updated, avatars.c.seq)
             .limit(limit - changed)
         )
-        for row in connection.execute(replaced).all():
-            removed = connection.execute(sa.delete(avatars).where(avatars.c.id == row.id, *is_done))
+        for avatar_id in connection.execute(replaced).scalars().all():
+            removed = connection.execute(
+                sa.delete(avatars).where(avatars.c.id == avatar_id, *is_done)
+            )
             changed += removed.rowcount
-            _remove_empty_profile(connection, row.uid)
-        return changed
+        return changed + _remove_tombstones(connection, removed_before, limit - changed)
 
     @_read
     def counts(self, connection: Connection) -> Mapping[Status, int]:
@@ -442,9 +443,7 @@ def change_profile(connection: Connection, row: AnyRow, now: float, **values: ob
     """
     changed_at = max(now, row.changed_at + TICK)
     connection.execute(
-        sa.update(profiles)
-        .where(profiles.c.uid == row.uid)
-        .values(changed_at=changed_at, removed_at=None, **values)
+        sa.update(profiles).where(profiles.c.uid == row.uid).values(changed_at=changed_at, **values)
     )
 
 
@@ -545,12 +544,25 @@ def _exclude_earlier_uploads(connection: Connection, profile: AnyRow) -> None:
         )
 
 
-def _remove_empty_profile(connection: Connection, uid: str) -> None:
-    """Remove the profile of a deleted account if the user has no avatars left."""
-    connection.execute(
-        sa.delete(profiles).where(
-            profiles.c.uid == uid,
-            profiles.c.removed_at.is_not(None),
-            ~sa.exists().where(avatars.c.uid == uid),
-        )
+def _refuse_deleted(profile: AnyRow | None) -> None:
+    """
+    Raise if a locked profile is that of a deleted account.
+
+    :raises AccountUnknown: if it is.
+    """
+    if profile is not None and profile.removed_at is not None:
+        raise AccountUnknown("the account was deleted")
+
+
+def _remove_tombstones(connection: Connection, before: float, limit: int) -> int:
+    """Remove the rows of accounts that were deleted before a time and have no avatars left."""
+    old = (
+        sa.select(profiles.c.uid)
+        .where(profiles.c.removed_at < before, ~sa.exists().where(avatars.c.uid == profiles.c.uid))
+        .order_by(profiles.c.removed_at, profiles.c.uid)
+        .limit(limit)
     )
+    uids = connection.execute(old).scalars().all()
+    # The same account may have been deleted again.
+    still = (profiles.c.uid.in_(uids), profiles.c.removed_at < before)
+    return connection.execute(sa.delete(profiles).where(*still)).rowcount

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from zope.interface import implementer
 
 from fxprofile.model.avatars import Avatar, Status, Variant
-from fxprofile.model.errors import StoreError
+from fxprofile.model.errors import AccountUnknown, StoreError
 from fxprofile.model.keys import initial
 from fxprofile.model.ports import Accepted, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
@@ -62,12 +62,15 @@ class User:
     avatar_id: str | None = None
     selected_seq: int = 0
     changed_at: float = 0.0
-    removed: bool = False
+    removed_at: float | None = None
     monogram: str | None = None
 
     def change(self, now: float) -> None:
         self.changed_at = max(now, self.changed_at + TICK)
-        self.removed = False
+
+    def refuse_deleted(self) -> None:
+        if self.removed_at is not None:
+            raise AccountUnknown("the account was deleted")
 
 
 @implementer(IProfileStore)
@@ -90,10 +93,10 @@ class MemoryProfileStore:
     async def accept(
         self, *, avatar_id: str, uid: str, now: float, keep: int | None = None
     ) -> Accepted:
+        self.users.setdefault(uid, User(uid)).refuse_deleted()
         if avatar_id in self.rows:
             raise StoreError("there is an avatar with this id")
         self._seq += 1
-        self.users.setdefault(uid, User(uid))
         self.rows[avatar_id] = Row(avatar_id, uid, self._seq, now, now, now)
         processing = [row for row in reversed(self._of(uid)) if row.status is P]
         superseded = [] if keep is None else processing[keep:]
@@ -159,24 +162,20 @@ class MemoryProfileStore:
         return self._delete(rows, now)
 
     async def delete_user(self, *, uid: str, now: float) -> Sequence[str]:
-        user = self.users.get(uid)
-        if user is None:
-            return []
+        user = self.users.setdefault(uid, User(uid))
         self._raise_mark(user)
         visible = user.avatar_id is not None or user.display_name is not None
         user.avatar_id = user.display_name = user.monogram = None
         if visible:
             user.change(now)
         ids = self._delete(self._of(uid), now)
-        user.removed = True
-        self._forget(uid)
+        user.removed_at = now
         return ids
 
     async def deleted(self, *, avatar_id: str, now: float) -> Avatar | None:
         row = self.rows.get(avatar_id)
         if row and row.status is D:
             del self.rows[avatar_id]
-            self._forget(row.uid)
             return None
         if row and row.status is S and row.owed_since is not None:
             row.owed_since, row.job_sent = None, now
@@ -193,6 +192,8 @@ class MemoryProfileStore:
         if name is not None:
             self.users.setdefault(uid, User(uid))
         user = self.users.get(uid)
+        if user:
+            user.refuse_deleted()
         if user and user.display_name != name:
             user.display_name = name
             user.monogram = user.monogram and initial(name or "")
@@ -202,7 +203,7 @@ class MemoryProfileStore:
         if not profile.changed_at:
             self.users.setdefault(profile.uid, User(profile.uid))
         user = self.users.get(profile.uid)
-        if user is None or user.removed:
+        if user is None or user.removed_at is not None:
             return False
         known = (profile.changed_at, profile.monogram)
         if (user.changed_at, user.monogram) != known:
@@ -225,7 +226,13 @@ class MemoryProfileStore:
         return [avatar.id for avatar in old]
 
     async def purge(
-        self, *, failed_before: float, replaced_before: float, now: float, limit: int
+        self,
+        *,
+        failed_before: float,
+        replaced_before: float,
+        removed_before: float,
+        now: float,
+        limit: int,
     ) -> int:
         rows = sorted(self.rows.values(), key=lambda row: (row.updated, row.seq))
         failed = [row for row in rows if row.status is F and row.updated < failed_before]
@@ -239,8 +246,16 @@ class MemoryProfileStore:
                 row.owe(D, now)
             else:
                 del self.rows[row.id]
-                self._forget(row.uid)
-        return len(changed)
+        removed = [
+            (user.removed_at, user.uid)
+            for user in self.users.values()
+            if user.removed_at is not None
+            and user.removed_at < removed_before
+            and not self._of(user.uid)
+        ]
+        for _, uid in (old := sorted(removed)[: limit - len(changed)]):
+            del self.users[uid]
+        return len(changed) + len(old)
 
     async def counts(self) -> Mapping[Status, int]:
         owing = [row.status for row in self.rows.values() if row.owed_since is not None]
@@ -286,10 +301,6 @@ class MemoryProfileStore:
 
     def _raise_mark(self, user: User) -> None:
         user.selected_seq = max([user.selected_seq, *(row.seq for row in self._of(user.uid))])
-
-    def _forget(self, uid: str) -> None:
-        if uid in self.users and self.users[uid].removed and not self._of(uid):
-            del self.users[uid]
 
     def _owing(self, wanted: Callable[[Row, float], bool], limit: int) -> list[Avatar]:
         rows = [
