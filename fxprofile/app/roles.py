@@ -40,7 +40,8 @@ def add_role(role: Role, services: Services) -> None:
         add_worker(services)
     if role in (Role.WEB, Role.COMBINED):
         add_web_loops(services)
-        add_api(services, bucket_rights(services.settings, role)["private"])
+        add_api(services)
+        _add_api_checks(services, bucket_rights(services.settings, role)["private"])
     if role in (Role.IMAGES, Role.COMBINED):
         add_images(services)
     # It starts last and stops first: the heartbeats turn red before anything else stops.
@@ -96,12 +97,8 @@ def add_web_loops(services: Services) -> None:
     _ = services.repair
 
 
-def add_api(services: Services, rights: frozenset[str]) -> None:
-    """
-    Add the API listener, with each group of endpoints.
-
-    :param rights: what the process may do with objects of the private bucket.
-    """
+def add_api(services: Services) -> None:
+    """Add the API listener, with each group of endpoints."""
     from fxprofile.web.api import Api
     from fxprofile.web.avatar import AvatarEndpoints
     from fxprofile.web.dockerflow import Dockerflow
@@ -159,7 +156,6 @@ def add_api(services: Services, rights: frozenset[str]) -> None:
     # Building the document takes tens of milliseconds, and the reactor does not run yet.
     _ = open_api.encoded
     services.listen("web.listen", settings.web.listen, api.site(_limits(services, settings.web)))
-    _add_api_checks(services, rights)
 
 
 def _limits(services: Services, section: WebSettings | ImagesSettings) -> ConnectionLimits:
@@ -173,7 +169,11 @@ def _limits(services: Services, section: WebSettings | ImagesSettings) -> Connec
 
 
 def _add_api_checks(services: Services, rights: frozenset[str]) -> None:
-    """Add what the heartbeat of the web role checks."""
+    """
+    Add what the heartbeat of the web role checks.
+
+    :param rights: what the process may do with objects of the private bucket.
+    """
     health = services.health
     health.add("database", partial(_check_database, services))
     uploads = UploadProbe(bucket=services.private_bucket, rights=rights, clock=services.reactor)
