@@ -22,6 +22,7 @@ from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
 if TYPE_CHECKING:
     from fxprofile.web.page import Playground
+    from fxprofile.web.upload import UploadEndpoints
 
 
 #: Seconds by which the clocks of a process and of its database may differ without a notice.
@@ -104,7 +105,6 @@ def add_api(services: Services) -> None:
     from fxprofile.web.dockerflow import Dockerflow
     from fxprofile.web.openapi import OpenApi
     from fxprofile.web.profile import ProfileEndpoints
-    from fxprofile.web.upload import UploadEndpoints
 
     settings, reactor = services.settings, services.reactor
     _create_folder(services, services.private_bucket)
@@ -116,22 +116,7 @@ def add_api(services: Services) -> None:
         secret="" if secret is None else secret.get_secret_value(),
         cors_headers=settings.web.cors_headers,
     )
-    api.add(
-        UploadEndpoints(
-            intake=services.intake,
-            selection=services.selection,
-            store=services.store,
-            identity=services.identity,
-            shedder=services.shedder,
-            admission=services.admission,
-            metrics=services.metrics,
-            clock=reactor,
-            max_bytes=settings.uploads.max_bytes,
-            wait=settings.uploads.wait,
-            image_template=settings.images.url,
-            address_depth=settings.web.client_address_depth,
-        )
-    )
+    api.add(_uploads(services))
     api.add(
         AvatarEndpoints(
             profiles=services.profiles,
@@ -156,6 +141,26 @@ def add_api(services: Services) -> None:
     # Building the document takes tens of milliseconds, and the reactor does not run yet.
     _ = open_api.encoded
     services.listen("web.listen", settings.web.listen, api.site(_limits(services, settings.web)))
+
+
+def _uploads(services: Services) -> UploadEndpoints:
+    """The endpoints that accept uploads."""
+    from fxprofile.web.upload import UploadEndpoints
+
+    return UploadEndpoints(
+        intake=services.intake,
+        selection=services.selection,
+        store=services.store,
+        identity=services.identity,
+        shedder=services.shedder,
+        admission=services.admission,
+        metrics=services.metrics,
+        clock=services.reactor,
+        max_bytes=services.settings.uploads.max_bytes,
+        wait=services.settings.uploads.wait,
+        image_template=services.settings.images.url,
+        address_depth=services.settings.web.client_address_depth,
+    )
 
 
 def _limits(services: Services, section: WebSettings | ImagesSettings) -> ConnectionLimits:
