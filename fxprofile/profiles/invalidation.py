@@ -29,7 +29,7 @@ from fxprofile.telemetry.metrics import Metrics
 MAX_PENDING: Final = 100_000
 
 #: The pause between retries, in seconds.
-RETRIES: Final = Backoff(first=0.5, cap=10, shortest=0.5)
+RETRIES: Final = Backoff(first=0.5, cap=5, shortest=0.5)
 
 
 @attrs.define(kw_only=True, eq=False, repr=False, slots=False)

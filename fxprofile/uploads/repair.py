@@ -28,7 +28,7 @@ from fxprofile.uploads.selection import Selection
 
 #: Seconds between two runs of the outbox loop, and the age from which it sends a pending
 #: job: younger ones are being sent by the request that created them.
-OUTBOX_PERIOD = 10
+OUTBOX_PERIOD = 5
 OUTBOX_AGE = 5
 
 #: Seconds between two runs of the other loops.

@@ -151,7 +151,7 @@ class Poller(Service):
 
     async def _run(self, generation: int) -> None:
         failures = 0
-        backoff = Backoff(first=1, cap=60, shortest=0.1, chance=self.chance)
+        backoff = Backoff(first=1, cap=5, shortest=0.1, chance=self.chance)
         # After a stop and a new start another loop is running.
         while self.running and self._generation == generation:
             try:

@@ -95,7 +95,12 @@ def make_engine(url: URL, *, connections: int, timeout: float) -> Engine:
         options |= {"pool_size": connections, "max_overflow": 0, "pool_timeout": timeout}
     if is_embedded(url):
         return _sqlite_engine(url, options, limit)
-    arguments = _mysql_arguments if url.get_backend_name() == "mysql" else _postgresql_arguments
+    if url.get_backend_name() == "mysql":
+        arguments = _mysql_arguments(limit)
+    else:
+        arguments = _postgresql_arguments(limit)
+        if _has_several_hosts(url):
+            arguments["target_session_attrs"] = "read-write"
     engine = create_engine(
         url,
         # At MySQL's default level InnoDB also locks the gaps between rows, and
@@ -103,7 +108,7 @@ def make_engine(url: URL, *, connections: int, timeout: float) -> Engine:
         isolation_level="READ COMMITTED",
         pool_pre_ping=bool(connections),
         # The query of the URL takes precedence.
-        connect_args={k: v for k, v in arguments(limit).items() if k not in url.query},
+        connect_args={k: v for k, v in arguments.items() if k not in url.query},
         **options,
     )
     event.listen(engine, "handle_error", _disconnect_if_read_only)
@@ -113,10 +118,16 @@ def make_engine(url: URL, *, connections: int, timeout: float) -> Engine:
 
 
 def _disconnect_if_read_only(context: ExceptionContext) -> None:
-    # After a failover a new connection may reach the new primary.
+    # After a failover a new connection may reach the new primary.  SQLAlchemy then replaces
+    # every older connection of the pool, each before its next use.
     reads = context.connection and context.connection.get_execution_options().get(READ_ONLY)
     if not reads and is_read_only(context.original_exception):
         context.is_disconnect = True
+
+
+def _has_several_hosts(url: URL) -> bool:
+    hosts = url.query.get("host", ())
+    return len(hosts) > 1 if isinstance(hosts, tuple) else "," in hosts
 
 
 def make_file(url: URL) -> None:

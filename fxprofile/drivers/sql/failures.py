@@ -23,8 +23,9 @@ _SQLITE_LOCKED = {5, 6}
 _CONFLICTS = {1205, 1213, 1020, "40001", "40P01", "55P03"}
 
 #: The server or the transaction is read-only: three codes of MySQL, and PostgreSQL's
-#: read_only_sql_transaction.
-_READ_ONLY = {1290, 1792, 1836, "25006"}
+#: read_only_sql_transaction, or feature_not_supported if a standby is to begin a transaction
+#: that is explicitly READ WRITE, as the first one is on a connection that has read before.
+_READ_ONLY = {1290, 1792, 1836, "25006", "0A000"}
 
 _MAX_TEXT = 500
 

@@ -5,10 +5,13 @@ own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import Barrier
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, insert, make_url, select
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 
 from fxprofile.drivers.sql.engine import Database
@@ -118,6 +121,32 @@ class OutageContract(Backend):
         await database.run(add)
         self.assertEqual(await database.run(count, read_only=True), 1)
 
+    async def test_failover_replaces_the_whole_pool(self) -> None:
+        """One write that finds its server read-only has every connection replaced."""
+        database = self.open(self.url, threads=2)
+
+        def both(work: Callable[[Connection], object]) -> Deferred[list[object]]:
+            barrier = Barrier(2)
+
+            def run(connection: Connection) -> object:
+                barrier.wait(10)
+                return work(connection)
+
+            running = [Deferred.fromCoroutine(database.run(run)) for _ in "ab"]
+            return gatherResults(running)
+
+        def number(connection: Connection) -> object:
+            return connection.exec_driver_sql(self.connection_number).scalar()
+
+        def demote(connection: Connection) -> None:
+            connection.exec_driver_sql(self.demotion)
+
+        before = await both(number)
+        await both(demote)
+        await database.run(add)
+        after = await both(number)
+        self.assertEqual(len({*before, *after}), 4)
+
     async def test_read_only_server(self) -> None:
         """A read-only server fails writes and serves reads."""
         self.make_read_only(True)
@@ -130,8 +159,9 @@ class OutageContract(Backend):
             self.make_read_only(False)
         await database.run(add)
 
-    #: Makes the session read-only.
+    #: Makes the session read-only, and gives the number of the connection.
     demotion: ClassVar[str]
+    connection_number: ClassVar[str]
 
     def make_read_only(self, read_only: bool) -> None:
         """Set whether new sessions are read-only."""
@@ -182,6 +212,7 @@ class MariadbOutageTests(OutageContract):
     make_server = mariadb.MariadbServer
     skip = mariadb.missing()
     demotion = "SET SESSION TRANSACTION READ ONLY"
+    connection_number = "SELECT CONNECTION_ID()"
 
     def make_read_only(self, read_only: bool) -> None:
         self.server.set_read_only(read_only)
@@ -196,6 +227,46 @@ class PostgresqlOutageTests(OutageContract):
     make_server = postgresql.PostgresqlServer
     skip = postgresql.missing()
     demotion = "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"
+    connection_number = "SELECT pg_backend_pid()"
+
+    async def test_write_to_a_standby(self) -> None:
+        """A connection to a standby is replaced when a write fails, even if it has read before."""
+        database = self.open(self.url, threads=1, timeout=3.0)
+        await database.run(count, read_only=True)
+        self.addCleanup(self.restart, standby=False)
+        self.restart(standby=True)
+
+        def number(connection: Connection) -> object:
+            return connection.exec_driver_sql(self.connection_number).scalar()
+
+        before = await database.run(number, read_only=True)
+        with self.assertRaises(StoreError):
+            await database.run(add)
+        self.assertNotEqual(await database.run(number, read_only=True), before)
+
+    async def test_failover_to_another_host(self) -> None:
+        """Of several hosts the one that accepts writes is used, also after a failover."""
+        other = self.make_server()
+        other.start()
+        self.addCleanup(other.remove)
+        name = make_url(self.url).database
+        other.create(name)
+        upgrade(other.url(name))
+        hosts = "&".join(f"host=127.0.0.1:{server.port}" for server in (self.server, other))
+        url = make_url(self.url)
+        database = self.open(f"{url.drivername}://{url.username}:{PASSWORD}@/{name}?{hosts}")
+        await database.run(add)
+        self.assertEqual(await database.run(count, read_only=True), 1)
+        self.addCleanup(self.restart, standby=False)
+        self.restart(standby=True)
+        self.assertEqual(await database.run(count, read_only=True), 0)
+        await database.run(add)
+        self.assertEqual(await database.run(count, read_only=True), 1)
+
+    def restart(self, *, standby: bool) -> None:
+        self.server.set_standby(standby)
+        self.server.stop()
+        self.server.start()
 
     def make_read_only(self, read_only: bool) -> None:
         self.server.set_read_only(make_url(self.url).database, read_only)

@@ -96,6 +96,14 @@ class PostgresqlServer(SqlServer):
             )
         connection.close()
 
+    def set_standby(self, standby: bool) -> None:
+        """Whether the server is a standby, which only reads, from its next start on."""
+        signal_file = self.directory / "data" / "standby.signal"
+        if standby:
+            signal_file.touch()
+        else:
+            signal_file.unlink(missing_ok=True)
+
     def url(self, database: str, password: str = PASSWORD) -> str:
         return f"postgresql+psycopg://{USER}:{password}@127.0.0.1:{self.port}/{database}"
 
