@@ -65,6 +65,7 @@ def add_images(services: Services) -> None:
     site = make_site(
         bucket=services.public_bucket,
         max_age=settings.images.max_age,
+        max_stale=settings.images.max_stale,
         path=urlsplit(settings.images.url).path,
         formats=settings.crunch.formats,
         clock=services.reactor,

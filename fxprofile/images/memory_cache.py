@@ -4,7 +4,8 @@ A memory cache of small public objects, in front of the bucket, and the default 
 Concurrent requests for an object share one ``get``.  After :data:`FRESH_SECONDS` a cached
 object is revalidated by a ``head``, so a deleted avatar is served from memory for at most that
 long, and a popular one costs its bucket one ``head`` in that time.  A missing object is not
-cached.
+cached.  While the bucket fails or hangs, a cached object is served all the same for a limited
+time (stale-if-error, RFC 5861), and the number of requests that wait for the bucket is limited.
 
 A longer object is in memory only while clients read it, once for all of them, so that a crowd
 of slow readers costs no more than one.  The longer objects together have a limit, too; beyond
@@ -14,14 +15,16 @@ it each client has a stream of its own from the bucket.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary, finalize
 
 import attrs
 from cachetools import LRUCache
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.deferreds.bodies import BytesBody
@@ -30,8 +33,19 @@ from fxprofile.model.errors import ObjectNotFound, StorageError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, VARIANTS, public_key
 from fxprofile.model.ports import Body, IBucket, ObjectInfo
 
+T = TypeVar("T")
+
 #: How long an object is served without revalidation, in seconds.
 FRESH_SECONDS: Final = 2.0
+
+#: How long a client waits for the revalidation of a cached object, in seconds.
+STALE_AFTER: Final = 1.0
+
+#: How long a client waits for any object, in seconds.
+MAX_WAIT: Final = 8.0
+
+#: Requests that wait for the bucket; further ones are refused.
+MAX_WAITING: Final = 512
 
 #: The size of the cache.
 MAX_BYTES: Final = 64 << 20
@@ -58,12 +72,14 @@ class CachedObject:
 
     :ivar validated: when the bucket last confirmed it, in seconds; an object that is not from
         a bucket is always fresh.
+    :ivar retry_at: until when the bucket is not asked again, after it has failed.
     :ivar source: ``memory`` or ``default``, for metrics.
     """
 
     info: ObjectInfo
     data: bytes = field(repr=False)
     validated: float = float("inf")
+    retry_at: float = 0.0
     source: str = "memory"
 
     def size(self) -> int:
@@ -76,7 +92,7 @@ class OpenObject:
     """
     An object and its bytes.  The caller closes the body.
 
-    :ivar source: ``default``, ``memory`` or ``bucket``, for metrics.
+    :ivar source: ``default``, ``memory``, ``stale`` or ``bucket``, for metrics.
     :ivar held: what the bytes are part of, which is in memory for as long as this.
     """
 
@@ -108,6 +124,7 @@ class ObjectCache:
 
     :param clock: measures ages.
     :param pinned: objects that are always served from memory.
+    :param max_stale: the setting ``images.max_stale``, in seconds.
     :param max_object: longer objects are not cached.
     :param max_shared: longer objects are streamed to each client from the bucket.
     :param cached: the cache, empty.  Its size limits the objects that are being read, too.
@@ -116,6 +133,7 @@ class ObjectCache:
     _bucket: IBucket
     _clock: IReactorTime
     _pinned: Mapping[str, CachedObject]
+    _max_stale: float = 0
     _max_object: int = MAX_OBJECT_BYTES
     _max_shared: int = MAX_SHARED_OBJECT
     _cached: LRUCache[str, CachedObject] = attrs.field(
@@ -124,6 +142,8 @@ class ObjectCache:
     _flights: SingleFlight[str, CachedObject | list[OpenObject]] = attrs.field(
         init=False, factory=SingleFlight
     )
+    _revalidations: SingleFlight[str, ObjectInfo] = attrs.field(init=False, factory=SingleFlight)
+    _waiting: int = attrs.field(init=False, default=0)
     # Longer objects that clients read at the moment, and their size.
     _shared: WeakValueDictionary[str, CachedObject] = attrs.field(
         init=False, factory=WeakValueDictionary
@@ -146,10 +166,14 @@ class ObjectCache:
         """
         held = self._if_fresh(key)
         if held is not None:
-            return _opened(held, held.source)
+            return _opened(held, self._source(held))
+        return await self._limited(key, lambda: self._open(key))
+
+    async def _open(self, key: str) -> OpenObject:
         fetched = await self._flights.join(key, lambda: self._fetch(key))
         if isinstance(fetched, CachedObject):
-            return _opened(fetched, "bucket")
+            is_stale = fetched.retry_at > self._clock.seconds()
+            return _opened(fetched, "stale" if is_stale else "bucket")
         # The body of an uncached object is for one caller: the first that gets here.
         return fetched.pop() if fetched else OpenObject(*await self._bucket.get(key=key))
 
@@ -162,27 +186,67 @@ class ObjectCache:
         """
         held = self._if_fresh(key)
         if held is not None:
-            return held.info, held.source
-        return await self._revalidate(key), "bucket"
+            return held.info, self._source(held)
+        return await self._limited(key, lambda: self._confirm(key)), "bucket"
+
+    async def _limited(
+        self, key: str, work: Callable[[], Coroutine[Deferred[object], object, T]]
+    ) -> T:
+        """
+        Wait for the bucket.
+
+        :raises StorageError: if too many requests wait already, or this takes too long.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise StorageError(f"get {key}: {self._waiting} requests wait for the bucket")
+        self._waiting += 1
+        try:
+            return await Deferred.fromCoroutine(work()).addTimeout(MAX_WAIT, self._clock)
+        except DeferredTimeout:
+            raise StorageError(f"get {key}: no response in {MAX_WAIT:g} s") from None
+        finally:
+            self._waiting -= 1
 
     def _if_fresh(self, key: str) -> CachedObject | None:
         held = self._pinned.get(key) or self._held(key)
-        if held is None or self._clock.seconds() - held.validated >= FRESH_SECONDS:
+        now = self._clock.seconds()
+        if held is None or (now - held.validated >= FRESH_SECONDS and now >= held.retry_at):
             return None
         return held
+
+    def _source(self, held: CachedObject) -> str:
+        is_stale = self._clock.seconds() - held.validated >= FRESH_SECONDS
+        return "stale" if is_stale else held.source
 
     def _held(self, key: str) -> CachedObject | None:
         return self._cached.get(key) or self._shared.get(key)
 
+    async def _confirm(self, key: str) -> ObjectInfo:
+        return await self._revalidations.join(key, lambda: self._revalidate(key))
+
     async def _revalidate(self, key: str) -> ObjectInfo:
-        """Ask the bucket about an object, and mark the cached one as fresh or drop it."""
+        """
+        Ask the bucket about an object, and mark the cached one as fresh or drop it.
+
+        If the bucket fails or hangs, a cached object that is not too old stays.
+        """
         # The age counts from before the request: the response may be that old.
         now = self._clock.seconds()
+        held = self._held(key)
+        asking = Deferred.fromCoroutine(self._bucket.head(key=key))
+        may_be_stale = held is not None and now - held.validated < self._max_stale
+        if may_be_stale:
+            asking.addTimeout(STALE_AFTER, self._clock)
         try:
-            info = await self._bucket.head(key=key)
+            info = await asking
         except ObjectNotFound:
             self._drop(key)
             raise
+        except (StorageError, DeferredTimeout):
+            if held is None or not may_be_stale:
+                raise
+            held.retry_at = self._clock.seconds() + FRESH_SECONDS
+            return held.info
         held = self._held(key)
         if held is not None:
             if (held.info.etag, held.info.length) == (info.etag, info.length):
@@ -198,7 +262,7 @@ class ObjectCache:
     async def _fetch(self, key: str) -> CachedObject | list[OpenObject]:
         """Get an object; one that cannot be cached comes in a list, for one caller."""
         if self._held(key) is not None:
-            await self._revalidate(key)
+            await self._confirm(key)
             held = self._held(key)
             if held is not None:
                 return held

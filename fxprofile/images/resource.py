@@ -74,6 +74,7 @@ def make_site(
     *,
     bucket: IBucket,
     max_age: int,
+    max_stale: float = 0,
     clock: IReactorTime,
     metrics: Metrics,
     path: str = "/a/{id}",
@@ -87,6 +88,7 @@ def make_site(
 
     :param bucket: the public bucket.
     :param max_age: the setting ``images.max_age``, in seconds.
+    :param max_stale: the setting ``images.max_stale``, in seconds.
     :param clock: the reactor.
     :param path: that of the setting ``images.url``.
     :param formats: the setting ``crunch.formats``: the formats in the bucket.
@@ -94,7 +96,9 @@ def make_site(
     :raises OSError: if the package is incomplete.
     """
     resource = ImagesResource(
-        objects=ObjectCache(bucket=bucket, clock=clock, pinned=read_default_avatar()),
+        objects=ObjectCache(
+            bucket=bucket, clock=clock, pinned=read_default_avatar(), max_stale=max_stale
+        ),
         path=path,
         formats=formats,
         absent=TTLCache(MAX_ABSENT, ABSENT_SECONDS, clock.seconds),

@@ -185,6 +185,7 @@ class ImagesSettings(Section):
     listen: str = "tcp:1112:interface=127.0.0.1"
     url: ImageUrl = "http://127.0.0.1:1112/a/{id}"
     max_age: Annotated[int, Field(ge=0)] = 86400
+    max_stale: Annotated[int, Field(ge=0)] = 86400
     max_connections: Connections = 10_000
     max_connections_per_address: Connections = 256
 

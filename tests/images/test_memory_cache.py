@@ -13,7 +13,10 @@ from fxprofile.deferreds.bodies import read_all
 from fxprofile.images.memory_cache import (
     FRESH_SECONDS,
     MAX_SHARED_BYTES,
+    MAX_WAIT,
+    MAX_WAITING,
     OVERHEAD,
+    STALE_AFTER,
     CachedObject,
     ObjectCache,
     OpenObject,
@@ -168,6 +171,64 @@ class ObjectCacheTests(SynchronousTestCase):
         self.bucket.fail_next("head", StorageError("down"))
         self.failureResultOf(self.start(), StorageError)
         self.assertEqual(self.open().source, "bucket")
+
+    def test_stale_object_is_served_while_the_bucket_fails(self) -> None:
+        """
+        While the bucket fails a cached object is served for `images.max_stale`, and the bucket is
+        asked again only every two seconds.
+        """
+        self.cache = ObjectCache(bucket=self.bucket, clock=self.clock, pinned=PINNED, max_stale=10)
+        self.close(self.open())
+        self.clock.advance(FRESH_SECONDS)
+        self.calls()
+        self.bucket.fail_next("head", StorageError("down"))
+        for _ in range(3):
+            served = self.open()
+            self.assertEqual((self.read(served), served.source), (b"picture", "stale"))
+            self.assertEqual(self.look()[1], "stale")
+        self.assertEqual(self.calls(), ["head"])
+        self.clock.advance(FRESH_SECONDS)
+        self.assertEqual(self.open().source, "bucket")
+        self.clock.advance(10)
+        self.bucket.fail_next("head", StorageError("down"))
+        self.failureResultOf(self.start(), StorageError)
+
+    def test_stale_object_is_served_while_the_bucket_hangs(self) -> None:
+        """While the bucket hangs a cached object is served after a second, to all its readers."""
+        self.cache = ObjectCache(bucket=self.bucket, clock=self.clock, pinned=PINNED, max_stale=10)
+        self.close(self.open())
+        self.clock.advance(FRESH_SECONDS)
+        self.calls()
+        self.hold("head")
+        waiting = [self.start() for _ in range(3)]
+        self.clock.advance(STALE_AFTER)
+        for start in waiting:
+            self.assertEqual(self.read(self.successResultOf(start)), b"picture")
+        self.assertEqual(self.open().source, "stale")
+        self.assertEqual(self.calls(), ["head"])
+
+    def test_deleted_object_is_not_served_stale(self) -> None:
+        """An object that the bucket no longer has is not served, even if it is cached."""
+        self.cache = ObjectCache(bucket=self.bucket, clock=self.clock, pinned=PINNED, max_stale=10)
+        self.close(self.open())
+        self.clock.advance(FRESH_SECONDS)
+        del self.bucket.objects[KEY]
+        self.failureResultOf(self.start(), ObjectNotFound)
+
+    def test_waiting_requests_are_bounded(self) -> None:
+        """
+        If too many requests wait for a bucket that hangs, more are refused at once, and each of
+        the others fails in time.
+        """
+        self.hold()
+        waiting = [self.start(f"a/{number:032x}") for number in range(1, MAX_WAITING + 1)]
+        self.failureResultOf(self.start(), StorageError)
+        self.failureResultOf(Deferred.fromCoroutine(self.cache.head(KEY)), StorageError)
+        self.assertEqual(self.read(self.open(ALWAYS)), b"pinned")
+        self.clock.advance(MAX_WAIT)
+        for start in waiting:
+            self.failureResultOf(start, StorageError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_least_recently_used_object_is_evicted(self) -> None:
         """The cache stays within its size, and evicts the least recently used object."""
