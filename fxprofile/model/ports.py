@@ -354,7 +354,12 @@ class IProfileStore(Interface):
         """Return the oldest rows whose job has been pending since before this time."""
 
     async def stuck(*, sent_before: float, limit: int) -> Sequence[Avatar]:
-        """Return the oldest rows whose job was sent before this time and has no result."""
+        """
+        Return the oldest rows whose job was sent before this time and has no result.
+
+        Rows that became pending later, such as an upload that was superseded since its job was
+        sent, are left for later.
+        """
 
     async def expire(*, processing_before: float, now: float, limit: int) -> Sequence[str]:
         """

@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults
 
 from fxprofile.model.avatars import Status
+from fxprofile.model.keys import new_id
 from fxprofile.model.ports import Backlog
 from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, UID, StoreCase
@@ -93,6 +94,16 @@ class UpkeepContract(StoreCase):
         expected = {waiting[s] for s in (Status.PROCESSING, Status.DELETING, Status.REPLACED)}
         self.assertEqual(set(await self.stuck(store)), expected)
         self.assertEqual(len(await store.stuck(sent_before=9, limit=2)), 2)
+
+    async def test_superseded_upload_is_stuck_later(self) -> None:
+        """An upload that was superseded after its job was sent is stuck from that time on."""
+        store = await self.make_store()
+        old = await self.upload(store, now=1)
+        await store.job_sent(avatar_id=old.id, status=Status.PROCESSING, now=2)
+        await store.accept(avatar_id=new_id(), uid=UID, now=20, keep=1)
+        self.assertEqual(await store.stuck(sent_before=20, limit=10), [])
+        (stuck,) = await store.stuck(sent_before=21, limit=10)
+        self.assertEqual((stuck.id, stuck.status), (old.id, Status.REPLACED))
 
     async def test_expired_uploads_are_lost(self) -> None:
         """Uploads in processing for too long fail as lost, oldest first."""

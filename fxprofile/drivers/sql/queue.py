@@ -203,9 +203,11 @@ class DatabaseQueue:
         if self.clock.seconds() < self._next_check:
             return
         self._next_check = self.clock.seconds() + self.visibility_timeout
-        is_ahead = table.c.hidden_at > self.now + STEP
+        ahead = self.now + STEP
+        # What was hidden after that is visible later still, which an index finds.
+        is_ahead = (table.c.visible_at > ahead, table.c.hidden_at > ahead)
         await self._execute(
-            sa.update(table).where(table.c.queue == self.name, is_ahead).values(self._hidden(0))
+            sa.update(table).where(table.c.queue == self.name, *is_ahead).values(self._hidden(0))
         )
 
     async def _has_visible(self) -> bool:

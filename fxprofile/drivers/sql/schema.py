@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 #: The revision of the schema that this version of the service needs.
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 
 
 class _Utf8Bytes(sa.TypeDecorator[str]):
@@ -75,6 +75,7 @@ avatars = sa.Table(
     sa.Index("avatars_id", "id", unique=True),
     sa.Index("avatars_uid", "uid"),
     sa.Index("avatars_owed_since", "owed_since"),
+    sa.Index("avatars_unsent", "job_sent", "owed_since"),
     sa.Index("avatars_status", "status", "updated"),
     **_OPTIONS,
 )

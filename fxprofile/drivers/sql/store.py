@@ -263,17 +263,19 @@ class SqlProfileStore:
 
     @_read
     def stuck(self, connection: Connection, *, sent_before: float, limit: int) -> Sequence[Avatar]:
-        is_pending = avatars.c.owed_since.is_not(None)
-        stuck = _AVATAR.where(is_pending, avatars.c.job_sent < sent_before)
+        # The first condition bounds how much of the index is read.
+        is_old = avatars.c.owed_since < sent_before
+        stuck = _AVATAR.where(is_old, avatars.c.job_sent < sent_before)
         return _avatars(connection, _oldest(stuck, limit))
 
     @_transaction
     def expire(
         self, connection: Connection, *, processing_before: float, now: float, limit: int
     ) -> Sequence[str]:
-        old = sa.select(avatars.c.id).where(
-            avatars.c.owed_since < processing_before, avatars.c.status == Status.PROCESSING
-        )
+        # SQLite, without statistics, would prefer the index of the status, and read every pending
+        # upload; it has none of an expression.
+        is_processing = avatars.c.status.concat("") == Status.PROCESSING
+        old = sa.select(avatars.c.id).where(avatars.c.owed_since < processing_before, is_processing)
         ids = connection.execute(_oldest(old, limit)).scalars().all()
         return [avatar_id for avatar_id in ids if _fail(connection, avatar_id, "lost", now)]
 

@@ -216,7 +216,8 @@ class MemoryProfileStore:
 
     async def stuck(self, *, sent_before: float, limit: int) -> Sequence[Avatar]:
         return self._owing(
-            lambda row, since: row.job_sent is not None and row.job_sent < sent_before, limit
+            lambda row, since: row.job_sent is not None and max(row.job_sent, since) < sent_before,
+            limit,
         )
 
     async def expire(self, *, processing_before: float, now: float, limit: int) -> Sequence[str]:

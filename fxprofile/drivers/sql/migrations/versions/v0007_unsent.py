@@ -1,0 +1,16 @@
+"""An index of the jobs that were not sent yet, whatever else is pending."""
+
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index("avatars_unsent", "avatars", ["job_sent", "owed_since"])
+
+
+def downgrade() -> None:
+    op.drop_index("avatars_unsent", "avatars")
