@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 
-import boto3
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from tests.integration import photos
 from tests.integration.client import PATIENCE, Client
+from tests.integration.cloud import BUCKETS, ENVIRON, Cloud
 from tests.integration.scene import PipelineCase
-from tests.support.servers.moto import ACCESS_KEY, SECRET_KEY, MotoServer
-
-QUEUES = ("jobs", "results", "dead", "results_dead", "events", "updates")
+from tests.support.servers.moto import MotoServer
 
 
 class AwsCase(PipelineCase):
@@ -27,48 +25,15 @@ class AwsCase(PipelineCase):
         super().setUp()
         self.server = server = MotoServer()
         self.addCleanup(server.stop)
-        self.keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
-        session = boto3.Session(region_name="us-east-1", **self.keys)
-        self.s3 = session.client("s3", endpoint_url=server.url)
-        self.sqs = session.client("sqs", endpoint_url=server.url)
-        for bucket in ("fxprofile-private", "fxprofile-public"):
-            self.s3.create_bucket(Bucket=bucket)
-        self.urls = {n: self.create_queue(n) for n in QUEUES}
-        for name, dead, times in (
-            ("jobs", "dead", self.max_receives),
-            ("results", "results_dead", 10),
-        ):
-            arn = self.sqs.get_queue_attributes(
-                QueueUrl=self.urls[dead], AttributeNames=["QueueArn"]
-            )["Attributes"]["QueueArn"]
-            policy = {"deadLetterTargetArn": arn, "maxReceiveCount": times}
-            self.sqs.set_queue_attributes(
-                QueueUrl=self.urls[name], Attributes={"RedrivePolicy": json.dumps(policy)}
-            )
-        self.sqs.set_queue_attributes(
-            QueueUrl=self.urls["jobs"], Attributes={"VisibilityTimeout": "4"}
-        )
-        self.scene.settings = {
-            "storage.driver": "s3",
-            "queue.driver": "sqs",
-            "queue.visibility_timeout": 4,
-            "aws.endpoint_url": server.url,
-            **{f"queue.{name}_url": url for name, url in self.urls.items()},
-        }
-        self.scene.environ = {
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    def create_queue(self, name: str) -> str:
-        known_as = {"dead": "jobs-dead", "results_dead": "results-dead"}.get(name, name)
-        return self.sqs.create_queue(QueueName=self.prefix + known_as)["QueueUrl"]
+        cloud = Cloud(server.url, prefix=self.prefix, max_receives=self.max_receives)
+        self.keys, self.s3, self.sqs, self.urls = cloud.keys, cloud.s3, cloud.sqs, cloud.urls
+        self.scene.settings = cloud.settings
+        self.scene.environ = ENVIRON
 
     def objects_in_thread(self) -> list[str]:
         return sorted(
             f"{bucket}/{item['Key']}"
-            for bucket in ("fxprofile-private", "fxprofile-public")
+            for bucket in BUCKETS
             for item in self.s3.list_objects_v2(Bucket=bucket).get("Contents", [])
         )
 
