@@ -7,7 +7,7 @@ SQLAlchemy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import KW_ONLY, dataclass, field
 from threading import Event
 from typing import Any, Final, Never, TypeVar
@@ -17,6 +17,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 
 from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.fair_queue import FairQueue
 from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.deferreds.tasks import sleep
@@ -87,10 +88,13 @@ class Database(Service):
     _active: int = field(init=False, default=0)
     _is_prepared: bool = field(init=False, default=False)
     _preparing: SingleFlight[None, None] = field(init=False, default_factory=SingleFlight)
+    _writes: FairQueue = field(init=False)
 
     def __post_init__(self) -> None:
         self.setName("database")
         self._url = parse_url(self.url)
+        # With two, the one writer thread of an embedded database always has work.
+        self._writes = FairQueue(2 if is_embedded(self._url) else self.threads)
 
     @property
     def dialect(self) -> str:
@@ -155,7 +159,13 @@ class Database(Service):
             await self._preparing.join(None, lambda: self._repeat(False, self._prepare))
             self._is_prepared = self._pools is not None
 
-    async def run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+    async def run(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        read_only: bool = False,
+        user: object = None,
+    ) -> T:
         """
         Run one transaction in a thread and commit it.
 
@@ -167,13 +177,15 @@ class Database(Service):
 
         :param work: is called in a thread with the connection; its value is returned.
         :param read_only: whether the work only reads.
+        :param user: the uid of the user who writes, if any.  Users who write are served in turn,
+            and the transactions of one user run one after the other.
         :raises StoreError: if the database is unreachable, refuses, or does not end the
             transaction in time.  After a timeout, or if the connection broke during the
             commit, the transaction may have been committed or not.
         :raises Exception: any other error of the work, which rolls the transaction back.
         """
         abandoned = Event()
-        running = Deferred.fromCoroutine(self._attempt(abandoned, work, read_only))
+        running = Deferred.fromCoroutine(self._attempt(abandoned, work, read_only, user))
         running.addTimeout(self.timeout, self.reactor, self._timed_out)
         self._active += 1
         try:
@@ -186,10 +198,16 @@ class Database(Service):
         raise StoreError(f"{self.dialect}: the transaction did not end in {seconds} s")
 
     async def _attempt(
-        self, abandoned: Event, work: Callable[[Connection], T], read_only: bool
+        self, abandoned: Event, work: Callable[[Connection], T], read_only: bool, user: object
     ) -> T:
         await self.ready()
-        return await self._repeat(read_only, lambda: self._transact(abandoned, work, read_only))
+
+        def attempts() -> Coroutine[Deferred[object], object, T]:
+            return self._repeat(read_only, lambda: self._transact(abandoned, work, read_only))
+
+        if read_only:
+            return await attempts()
+        return await self._writes.run(object() if user is None else user, attempts)
 
     async def _repeat(self, read_only: bool, call: Callable[[], T]) -> T:
         attempt = 1

@@ -68,7 +68,9 @@ def _transaction(work: _Work[P, T], *, read_only: bool = False) -> _Method[P, T]
     @wraps(work)
     async def method(self: SqlProfileStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.database.run(
-            lambda connection: work(self, connection, *args, **kwargs), read_only=read_only
+            lambda connection: work(self, connection, *args, **kwargs),
+            read_only=read_only,
+            user=kwargs.get("uid"),
         )
 
     return method

@@ -29,7 +29,9 @@ class InlineDatabase:
         self.engine = create_engine("sqlite://", poolclass=StaticPool)
         metadata.create_all(self.engine)
 
-    async def run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+    async def run(
+        self, work: Callable[[Connection], T], *, read_only: bool = False, user: object = None
+    ) -> T:
         with self.engine.begin() as connection:
             return work(connection)
 

@@ -165,6 +165,27 @@ class DatabaseContract(Backend):
         )
         self.assertEqual(count, 175)
 
+    async def test_users_are_served_in_turn(self) -> None:
+        """Many writes of one user run one by one, and do not delay a write of another user."""
+        database = self.open(self.empty_url())
+        await database.ready()
+        order: list[str] = []
+        running: list[str] = []
+
+        def write(uid: str) -> Deferred[None]:
+            def work(connection: Connection) -> None:
+                running.append(uid)
+                connection.execute(update(profiles).values(display_name=uid))
+                self.assertEqual(running.count(uid), 1)
+                running.remove(uid)
+                order.append(uid)
+
+            return Deferred.fromCoroutine(database.run(work, user=uid))
+
+        writes = [write("a") for _ in range(40)]
+        await gatherResults([*writes, write("b")])
+        self.assertLess(order.index("b"), 20)
+
     async def test_only_between_start_and_stop(self) -> None:
         """Before its start and after its stop, the database raises a StoreError."""
         database = Database(reactor, self.empty_url(), migrate=False)
