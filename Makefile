@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP = $(BIN)/python -m pip --disable-pip-version-check
 TESTS ?= $$($(BIN)/python -m tests.fast --all)
 # Tests wait more than they compute, so there are more workers than cores.
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
@@ -12,7 +12,7 @@ TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 .PHONY: help run test test-fast lint types check soak simulate chaos fuzz lock clean
 
 help:
-	@echo "make run        run the whole service here, with a page to try it on"
+	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
 	@echo "make test       run the tests in parallel (TESTS=tests.web JOBS=3)"
 	@echo "make test-fast  run the tests that start no other program"
 	@echo "make check      run the tests, the linters and the type checks"
@@ -29,28 +29,27 @@ SOURCES = $(shell find fxprofile twisted -type f ! -name '*.pyc' ! -name dropin.
 $(VENV)/ready: requirements.lock setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed; name one with PYTHON=…"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements.lock
+	@echo "Creating $(VENV), and installing what the service needs"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r requirements.lock
 	@touch $@
 
 $(VENV)/installed: $(VENV)/ready $(SOURCES)
-	rm -rf build
-	$(PIP) install --no-deps --force-reinstall .
+	@echo "Installing fxprofile"
+	@rm -rf build
+	@$(PIP) install --quiet --no-deps --force-reinstall .
 	@touch $@
 
 $(VENV)/ready-for-tests: requirements-dev.lock $(VENV)/ready | $(VENV)/installed
-	$(PIP) install -r requirements-dev.lock
+	@$(PIP) install -r requirements-dev.lock
 	@touch $@
 
+# With a PORT, the images and the metrics have the next ports, in the order of the defaults.
+run: listen = --set=$(1).listen=tcp:$$(($(PORT) + $(2))):interface=127.0.0.1
 run: $(VENV)/installed
-	@echo
-	@echo "  The playground:   http://127.0.0.1:1111/"
-	@echo "  The API:          http://127.0.0.1:1111/v1/profile   (tokens: alice, bob)"
-	@echo "  The images:       http://127.0.0.1:1112/a/{id}"
-	@echo "  The metrics:      http://127.0.0.1:1114/metrics"
-	@echo "  The data:         var/   (remove it to start afresh; Ctrl-C stops the service)"
-	@echo
-	$(BIN)/twistd -n fxprofile
+	@echo "The tokens of the accounts are alice and bob. All data is in var/. Ctrl-C stops the service."
+	$(BIN)/twistd -n fxprofile $(if $(PORT),$(call listen,web,0) $(call listen,images,1) \
+		$(call listen,admin,3)) $(ARGS)
 
 test: $(VENV)/ready-for-tests
 	$(TRIAL) $(TESTS)

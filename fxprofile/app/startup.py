@@ -28,6 +28,7 @@ from fxprofile.app.hardening import harden
 from fxprofile.app.roles import add_role
 from fxprofile.app.services import Services
 from fxprofile.model.errors import ConfigError, DriverError, StoreError
+from fxprofile.settings.endpoints import listener_url
 from fxprofile.settings.model import Role
 from fxprofile.telemetry.logs import StandardLibraryHandler, make_observer
 
@@ -139,12 +140,16 @@ class RoleService(MultiService):
         if self._settings.environment == "production" and os.geteuid() == 0:
             self._log.warn("Runs as root; give twistd --uid and --gid, or User= to systemd")
         self._log.info("{role} is ready: {where}", role=self._role, where=self._addresses())
+        if self._settings.environment == "development" and self._role in (Role.WEB, Role.COMBINED):
+            page = f"{self._settings.web.public_url}/"
+            self._log.info("To try it, open {page} in a browser", page=page)
 
     def _addresses(self) -> str:
+        admin = self._settings.admin_listen(self._role)
         addresses = {
             "API": (self._settings.web.public_url, (Role.WEB, Role.COMBINED)),
             "images": (self._settings.images.url, (Role.IMAGES, Role.COMBINED)),
-            "admin": (self._settings.admin_listen(self._role), tuple(Role)),
+            "admin": (listener_url(admin) or admin, tuple(Role)),
         }
         return ", ".join(f"{n} {at}" for n, (at, roles) in addresses.items() if self._role in roles)
 

@@ -21,12 +21,12 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource, InitSettingsSource
 
 from fxprofile.model.errors import ConfigError
+from fxprofile.settings.endpoints import is_loopback, listener_url
 from fxprofile.settings.model import (
     ENVIRONMENT_PREFIX,
     SOURCES,
     Role,
     Settings,
-    is_loopback,
     is_setting,
 )
 
@@ -180,6 +180,12 @@ def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
     # An images process has no queues; the identity and the cache belong to the web role, and
     # the URL of the cache may have a password that other roles are not given.
     if role in (Role.WEB, Role.COMBINED):
+        for key, section, url in (
+            ("web", settings.web, "public_url"),
+            ("images", settings.images, "url"),
+        ):
+            if url not in section.model_fields_set and listener_url(section.listen) is None:
+                yield f"{key}.listen: has no TCP port from 1 to 65535, so set {key}.{url}"
         if identity.driver == "dev":
             if production:
                 yield "identity.driver: dev is not for environment = production; use fxa"

@@ -36,6 +36,7 @@ from pydantic_settings import (
 )
 
 from fxprofile.settings.capacity import default_slots
+from fxprofile.settings.endpoints import listener_url
 
 ENVIRONMENT_PREFIX = "FXPROFILE_"
 
@@ -51,8 +52,6 @@ class Role(StrEnum):
     IMAGES = "images"
     COMBINED = "combined"
 
-
-_LOOPBACK = re.compile(r"127(\.\d{1,3}){3}|localhost|::1")
 
 #: The argument of :class:`Settings` that takes its sources; an earlier one takes precedence.
 SOURCES = "_sources"
@@ -172,9 +171,14 @@ class Section(BaseModel):
         return value
 
 
+def _own_url(validated: dict[str, object]) -> str:
+    # load() refuses a listener without a URL, where the URL is needed.
+    return listener_url(str(validated["listen"])) or "http://localhost"
+
+
 class WebSettings(Section):
     listen: str = "tcp:1111:interface=127.0.0.1"
-    public_url: HttpUrl = "http://127.0.0.1:1111"
+    public_url: HttpUrl = Field(default_factory=_own_url)
     client_address_depth: Annotated[int, Field(ge=0, le=10)] = 0
     cors_headers: HeaderNames = ()
     max_connections: Connections = 10_000
@@ -183,7 +187,7 @@ class WebSettings(Section):
 
 class ImagesSettings(Section):
     listen: str = "tcp:1112:interface=127.0.0.1"
-    url: ImageUrl = "http://127.0.0.1:1112/a/{id}"
+    url: ImageUrl = Field(default_factory=lambda validated: f"{_own_url(validated)}/a/{{id}}")
     max_age: Annotated[int, Field(ge=0)] = 86400
     max_stale: Annotated[int, Field(ge=0)] = 86400
     max_connections: Connections = 10_000
@@ -419,12 +423,3 @@ def is_setting(path: Sequence[str]) -> bool:
     """Return whether the first name of a path is a setting, or a section if more follow."""
     field = Settings.model_fields.get(path[0])
     return field is not None and (len(path) == 1 or isinstance(field.default, Section))
-
-
-def is_loopback(endpoint: str) -> bool:
-    """Return whether only this machine can reach the listener of a server endpoint string."""
-    interfaces = re.findall(r":interface=((?:\\.|[^:\\])*)", endpoint)
-    # If there are several, the last one counts; all of them must be loopback addresses.
-    return endpoint.startswith("unix:") or (
-        bool(interfaces) and all(_LOOPBACK.fullmatch(host.replace("\\", "")) for host in interfaces)
-    )

@@ -258,6 +258,7 @@ class StartTests(PipelineCase):
         await self.assert_one_line(
             r"web\.listen: cannot listen at tcp:99999:",
             web__listen="tcp:99999:interface=127.0.0.1",
+            web__public_url="http://127.0.0.1:1111",
         )
 
     async def test_unwritable_folder(self) -> None:

@@ -22,8 +22,11 @@ COMPUTED = {"crunch.processes": 2, "crunch.heic": False}
 def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Return each key of a model with its default."""
     keys: dict[str, Any] = {}
+    # Some defaults depend on the earlier ones.
+    earlier: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
+        default = field.get_default(call_default_factory=True, validated_data=earlier)
+        earlier[name] = default
         if isinstance(default, BaseModel):
             keys |= keys_of(type(default), f"{prefix}{name}.")
         else:

@@ -16,8 +16,9 @@ from sentry_sdk.utils import Dsn
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.model.errors import ConfigError
+from fxprofile.settings.endpoints import is_loopback, listener_url
 from fxprofile.settings.load import load, read
-from fxprofile.settings.model import Role, is_loopback
+from fxprofile.settings.model import Role
 
 
 def problem(*overrides: str, role: Role = Role.COMBINED, **environ: str) -> str:
@@ -308,6 +309,30 @@ class ProblemTests(SynchronousTestCase):
             line = problem(f"images.url=https://cdn/{path}")
             self.assertTrue(line.startswith("images.url: must contain {id}"), line)
 
+    def test_public_urls_follow_the_listeners(self) -> None:
+        """``web.public_url`` and ``images.url`` default to the addresses of the listeners."""
+        settings = load(environ={})
+        self.assertEqual(settings.web.public_url, "http://127.0.0.1:1111")
+        self.assertEqual(settings.images.url, "http://127.0.0.1:1112/a/{id}")
+        moved = ["web.listen=tcp:80:interface=127.0.0.2", "images.listen=tcp:81"]
+        settings = load(overrides=moved, environ={})
+        self.assertEqual(settings.web.public_url, "http://127.0.0.2:80")
+        self.assertEqual(settings.images.url, "http://127.0.0.1:81/a/{id}")
+        settings = load(overrides=[*moved, "web.public_url=https://api.example"], environ={})
+        self.assertEqual(settings.web.public_url, "https://api.example")
+
+    def test_a_listener_without_a_port_needs_a_url(self) -> None:
+        """The web role needs the URL of a listener that has no TCP port; others do not."""
+        for key, url in (("web", "public_url"), ("images", "url")):
+            for listen in ("unix:/run/x", "tcp:0:interface=127.0.0.1"):
+                self.assertEqual(
+                    problem(f"{key}.listen={listen}"),
+                    f"{key}.listen: has no TCP port from 1 to 65535, so set {key}.{url}",
+                )
+                load(overrides=[f"{key}.listen={listen}"], environ={}, role=Role.IMAGES)
+                known = f"{key}.{url}=https://host/{{id}}"
+                load(overrides=[f"{key}.listen={listen}", known], environ={})
+
     def test_doubts(self) -> None:
         """Missing dead-letter queues and a short visibility timeout are doubts of their roles."""
         sqs = ("queue.driver=sqs", "queue.jobs_url=http://q/j", "queue.results_url=http://q/r")
@@ -353,6 +378,26 @@ class ProblemTests(SynchronousTestCase):
     def test_heic_is_accepted_if_its_decoder_is_installed(self) -> None:
         """``crunch.heic`` is true by default exactly if pillow-heif is installed."""
         self.assertIs(load(environ={}).crunch.heic, find_spec("pillow_heif") is not None)
+
+    def test_listener_url(self) -> None:
+        """The URL of a listener has its port, and its last interface or the loopback address."""
+        for endpoint, url in {
+            "tcp:1111": "http://127.0.0.1:1111",
+            "tcp:80:interface=": "http://127.0.0.1:80",
+            "tcp:80:interface=0.0.0.0:backlog=5": "http://127.0.0.1:80",
+            "tcp:backlog=5:port=80:interface=10.0.0.1": "http://10.0.0.1:80",
+            "tcp:80:interface=10.0.0.1:interface=localhost": "http://localhost:80",
+            "tcp6:80": "http://[::1]:80",
+            r"tcp6:80:interface=\:\:": "http://[::1]:80",
+            r"tcp6:80:interface=fe80\:\:1": "http://[fe80::1]:80",
+            "ssl:443:privateKey=a.pem": "https://127.0.0.1:443",
+            "tcp:0": None,
+            "tcp:65536": None,
+            "tcp:http": None,
+            "unix:/run/80": None,
+            "systemd:domain=INET:index=0": None,
+        }.items():
+            self.assertEqual(listener_url(endpoint), url, endpoint)
 
     def test_is_loopback(self) -> None:
         """An endpoint is loopback only if every interface it names is, or it is a Unix socket."""

@@ -132,9 +132,7 @@ class Daemon:
         """Return the command line."""
         settings = {
             "web.listen": f"tcp:{self.ports.web}:interface=127.0.0.1",
-            "web.public_url": self.ports.web_url,
             "images.listen": f"tcp:{self.ports.images}:interface=127.0.0.1",
-            "images.url": f"{self.ports.images_url}/a/{{id}}",
             "admin.listen": f"tcp:{self.admin_url.rpartition(':')[2]}:interface=127.0.0.1",
             **self.settings,
         }

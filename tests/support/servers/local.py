@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import fcntl
 import os
 import pwd
-import random
 import shutil
 import signal
 import socket
@@ -19,7 +17,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 #: Seconds that a server may take to start or to stop.
 PATIENCE = 60
@@ -30,28 +28,25 @@ PASSWORD = "Tr0ub4dor-p4ssword"
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
-_port_locks: list[IO[bytes]] = []
+_reserved: list[socket.socket] = []
 
 
 def free_port() -> int:
     """
-    Return a free TCP port that no other test process is given while this one lives.
+    Return a TCP port of 127.0.0.1 that stays reserved while this process lives.
 
-    Ports come from below the range that the kernel gives to outgoing connections (32768
-    and up on Linux); a locked file per port keeps tests that run in parallel apart.
+    A socket stays bound to the port, without listening: the kernel gives the port to no other
+    process that asks for a free one, and to no outgoing connection.  A server that sets
+    SO_REUSEADDR, as servers do, can listen there, also again after a restart; until it does,
+    connections are refused.
     """
-    folder = Path(tempfile.gettempdir(), f"fxprofile-test-ports-{os.getuid()}")
-    folder.mkdir(exist_ok=True)
-    while True:
-        port = random.randrange(20_000, 32_000)
-        lock = open(folder / str(port), "wb")  # noqa: SIM115 - held until this process ends
-        with suppress(OSError), socket.socket() as listener:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-            _port_locks.append(lock)
-            return port
-        lock.close()
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    # Only after binding: before, the port could be one that another process has reserved so.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _reserved.append(holder)
+    port: int = holder.getsockname()[1]
+    return port
 
 
 def die_with_parent() -> None:
