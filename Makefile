@@ -9,7 +9,7 @@ TESTS ?= $$($(BIN)/python -m tests.fast --all)
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 
-.PHONY: help run test test-fast lint types check soak simulate chaos fuzz lock clean
+.PHONY: help run test test-fast lint types check soak simulate chaos load fuzz lock clean
 
 help:
 	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
@@ -19,6 +19,7 @@ help:
 	@echo "make soak       upload while processes are killed (UPLOADS=2000)"
 	@echo "make simulate   run many simulated worlds of the whole service (SEEDS=10000 FIRST=0)"
 	@echo "make chaos      inject faults between the service and its servers (CASES=S3=hang FAULT_SECONDS=10)"
+	@echo "make load       attack the service, and measure how long others wait (ATTACKS=monogram)"
 	@echo "make fuzz       fuzz the parsers, and crunch damaged images (TARGETS=png SECONDS=60 MUTANTS=100000)"
 	@echo "make lock       update the exact versions in requirements*.lock"
 	@echo "make clean      remove what these commands have made, except var/"
@@ -95,6 +96,9 @@ simulate: $(VENV)/ready-for-tests
 
 chaos: $(VENV)/ready-for-tests
 	$(BIN)/python -m benchmarks.chaos --seconds=$(or $(FAULT_SECONDS),10) $(or $(CASES),--write)
+
+load: $(VENV)/ready-for-tests
+	ulimit -n 20000; $(BIN)/python -m benchmarks.load $(or $(ATTACKS),--write)
 
 fuzz: TARGETS ?= sniff jpeg container webp stored result png other_formats
 fuzz: $(VENV)/ready-for-tests

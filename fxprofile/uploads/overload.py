@@ -123,6 +123,10 @@ class LoadShedder:
         self._uploads[upload] = None
         try:
             yield 1 if self._age > self.max_age / 4 else self.max_pending_per_user
+        except BaseException:
+            # It has left no row, and must not keep others out.
+            self._uploads.pop(upload, None)
+            raise
         finally:
             upload.ended = True
 

@@ -121,6 +121,19 @@ class BacklogTests(ShedderCase):
         self.next_look()
         self.admit()
 
+    def test_failed_upload_does_not_count(self) -> None:
+        """An upload that is refused after its admission no longer counts as pending."""
+        self.shedder = self.make(max_pending=1)
+
+        async def over_the_limit() -> None:
+            async with self.place():
+                raise TooManyRequests(retry_after=60)
+
+        for _ in range(3):
+            self.fails_now(over_the_limit(), TooManyRequests)
+        self.admit()
+        self.refused("pending")
+
     def test_slow_body_does_not_count(self) -> None:
         """An upload whose body takes long does not count as pending until it has ended."""
         self.shedder = self.make(max_pending=1)
