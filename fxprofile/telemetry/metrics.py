@@ -103,6 +103,11 @@ class Metrics:
     repairs = _counter("repairs", "Rows repaired, by repair loop.", "loop")
     dead_letters = _gauge("dead_letters", "Dead letters, by the queue they come from.", "queue")
     rows = _gauge("avatars", "Avatars that wait for a job or its result, by status.", "status")
+    autoscaling = _gauge(
+        "autoscaling_signal",
+        "Age of the oldest upload or deletion that is pending, in multiples of the time of a job; "
+        "0 except in the process that runs the repair loops.",
+    )
     leader = _gauge("repair_leader", "1 if this process runs the repair loops.")
     image_cache = _counter("image_cache", "Requests for images, by cache outcome.", "outcome")
     upstream_errors = _counter(

@@ -111,8 +111,9 @@ class Repair(Repeating):
             # If this fails, another process may have become the leader.
             self.metrics.leader.set(leads)
         if not leads:
+            self.metrics.autoscaling.set(0)
             return
-        steps: list[Callable[[], Awaitable[None]]] = [self.send_unsent]
+        steps: list[Callable[[], Awaitable[None]]] = [self.send_unsent, self.measure_wait]
         if now >= self._next_slow_run:
             self._next_slow_run = now + PERIOD
             steps += [self.send_stuck, self.expire, self.apply_dead_jobs]
@@ -236,6 +237,13 @@ class Repair(Repeating):
         self._log.warn("The dead-lettered result of avatar {id} was applied", id=result.id)
         self.metrics.repairs.labels("dead results").inc()
         return True
+
+    async def measure_wait(self) -> None:
+        """Set the signal for autoscaling: how long the backlog makes a job wait."""
+        since = (await self.store.backlog(limit=1, skip=0)).since
+        age = 0 if since is None else max(0, self.clock.seconds() - since)
+        # A job of no time would make any age infinite.
+        self.metrics.autoscaling.set(age / max(self.selection.job_seconds, 0.01))
 
     async def count(self) -> None:
         """Set the gauges of rows in progress and of dead letters."""

@@ -23,6 +23,9 @@ from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.outbox import Outbox
 
+#: Results over which the duration of a job is averaged.
+SMOOTHING = 20
+
 #: Seconds between two lookups of an upload whose result another process may apply.
 POLL = 0.5
 
@@ -39,6 +42,7 @@ class Selection:
     :meth:`handle` is the handler of the results queue.
 
     :param invalidator: invalidates the cached profiles of users whose avatar changes.
+    :ivar job_seconds: how long a worker works on an upload, by the latest results.
     """
 
     _log = Logger()
@@ -48,6 +52,7 @@ class Selection:
     invalidator: ProfileInvalidator
     metrics: Metrics
     clock: IReactorTime
+    job_seconds: float = field(init=False, default=1.0)
     # Notified when an avatar changes status; keyed by avatar id.
     _notifier: Notifier = field(init=False, default_factory=Notifier)
 
@@ -61,6 +66,9 @@ class Selection:
         result = Result.decode(message.body)
         await self.apply(result)
         self.metrics.results.labels(result.status.value).inc()
+        if result.timing:
+            seconds = sum(result.timing.values())
+            self.job_seconds += (seconds - self.job_seconds) / SMOOTHING
 
     async def apply(self, result: Result) -> None:
         """

@@ -12,7 +12,7 @@ from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
-from fxprofile.model.messages import Job, Op, ResultStatus
+from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.uploads.accept import IN_DOUBT_AGE
 from fxprofile.uploads.repair import (
     CONCURRENCY,
@@ -259,6 +259,41 @@ class IndependenceTests(RepairTestCase):
         self.run_after(0)
         value = self.metrics.registry.get_sample_value
         self.assertEqual(value("fxprofile_avatars", {"status": "processing"}), 1)
+
+
+class AutoscalingTests(RepairTestCase):
+    """The signal for autoscaling."""
+
+    def signal(self) -> float | None:
+        """Return the value of the gauge."""
+        return self.metrics.registry.get_sample_value("fxprofile_autoscaling_signal")
+
+    def result(self, avatar_id: str, seconds: float) -> Message:
+        """Return a result whose job took so many seconds."""
+        result = Result(avatar_id, ResultStatus.DELETED, timing={"get": 0, "crunch": seconds})
+        return Message("1", result.encode(), "", 1, 0)
+
+    def test_signal_is_the_age_of_the_oldest_upload_in_durations_of_a_job(self) -> None:
+        """The signal is the age of the oldest pending upload over the mean duration of a job."""
+        for _ in range(200):
+            self.run_now(self.selection.handle(self.result(make_id(1), 2.0)))
+        self.run_after(0)
+        self.assertEqual(self.signal(), 0)
+        self.upload()
+        self.clock.advance(30)
+        self.upload()
+        self.run_after(10)
+        self.assertAlmostEqual(self.signal() or 0, 20, places=2)
+
+    def test_only_the_leader_has_a_signal(self) -> None:
+        """A process that loses its lease sets the signal to 0."""
+        self.upload()
+        self.run_after(10)
+        self.assertGreater(self.signal() or 0, 0)
+        self.clock.advance(LEASE + 1)
+        self.run_now(self.store.leadership(owner="other", now=self.clock.seconds(), seconds=LEASE))
+        self.run_after(0)
+        self.assertEqual(self.signal(), 0)
 
 
 class LeaderTests(RepairTestCase):
