@@ -96,7 +96,7 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 async def run(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Do it all."""
-    async with Daemon(settings={"uploads.per_hour": 0}) as daemon:
+    async with Daemon(settings={"uploads.per_hour": 0, "limits.writes_per_minute": 0}) as daemon:
         port = daemon.ports.web
         quiet, busy = [], []
         for _ in range(options.rounds):

@@ -90,7 +90,12 @@ class Soak:
             for n in range(self.options.users)
         ]
         environ = {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": json.dumps(accounts)}
-        settings = {"uploads.per_hour": 0, "uploads.wait": 1, "queue.visibility_timeout": 5}
+        settings = {
+            "uploads.per_hour": 0,
+            "limits.writes_per_minute": 0,
+            "uploads.wait": 1,
+            "queue.visibility_timeout": 5,
+        }
         ports = Ports()
         for role in ROLES:
             daemon = Daemon(

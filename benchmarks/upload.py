@@ -67,7 +67,9 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         file.write(photo)
         file.flush()
-        async with Daemon(settings={"uploads.per_hour": 0}) as daemon:
+        async with Daemon(
+            settings={"uploads.per_hour": 0, "limits.writes_per_minute": 0}
+        ) as daemon:
             await deferToThread(upload, daemon.ports, photo)
             for _ in range(options.rounds):
                 ours.append(await deferToThread(upload, daemon.ports, photo))

@@ -116,6 +116,8 @@ def add_api(services: Services) -> None:
         clock=reactor,
         secret="" if secret is None else secret.get_secret_value(),
         cors_headers=settings.web.cors_headers,
+        writes=services.limiter("write", settings.limits.writes_per_minute, 60),
+        address_depth=settings.web.client_address_depth,
     )
     api.add(_uploads(services))
     api.add(

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
     from fxprofile.http_client.agent import HttpAgent
+    from fxprofile.web.limits import RateLimiter
     from fxprofile.web.upload import UploadAdmission
 
 #: Threads for work on files.
@@ -474,11 +475,19 @@ class Services:
         """Admits or refuses uploads, by rate limits and customs."""
         from fxprofile.web.upload import UploadAdmission
 
-        return UploadAdmission(
+        limiter = self.limiter("upload", self.settings.uploads.per_hour, 3600)
+        return UploadAdmission(limiter=limiter, customs=self.customs)
+
+    def limiter(self, name: str, limit: int, seconds: int) -> RateLimiter:
+        """Return a rate limit on calls of a kind."""
+        from fxprofile.web.limits import RateLimiter
+
+        return RateLimiter(
             windows=self.rate_windows,
-            customs=self.customs,
             metrics=self.metrics,
-            per_hour=self.settings.uploads.per_hour,
+            name=name,
+            limit=limit,
+            seconds=seconds,
         )
 
     @cached_property

@@ -471,13 +471,14 @@ WINDOW_SECONDS: Final = 3600
 
 
 class IRateWindows(Interface):
-    """Sliding windows of one hour, which count hits by key."""
+    """Sliding windows, which count hits by key."""
 
-    async def hit(*, limits: Mapping[str, int]) -> float:
+    async def hit(*, limits: Mapping[str, int], seconds: int = WINDOW_SECONDS) -> float:
         """
         Count one hit for each of several keys, or for none if one of them is at its limit.
 
         :param limits: the hits that a window may have, by key; each at least 1.
+        :param seconds: the length of the windows, always the same for a key, and at most an hour.
         :returns: 0 if the hit was counted, otherwise the seconds until it can be.
         :raises CacheError: if hits cannot be counted.
         """

@@ -319,6 +319,10 @@ class CustomsSettings(Section):
     url: HttpUrl | None = None
 
 
+class LimitsSettings(Section):
+    writes_per_minute: Annotated[int, Field(ge=0, le=1_000_000)] = 60
+
+
 class MonogramSettings(Section):
     enabled: bool = True
 
@@ -358,6 +362,7 @@ class Settings(BaseSettings):
     crunch: CrunchSettings = CrunchSettings()
     cache: CacheSettings = CacheSettings()
     customs: CustomsSettings = CustomsSettings()
+    limits: LimitsSettings = LimitsSettings()
     monogram: MonogramSettings = MonogramSettings()
     logging: LoggingSettings = LoggingSettings()
     sentry: SentrySettings = SentrySettings()

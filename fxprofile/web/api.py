@@ -50,6 +50,7 @@ from fxprofile.serving.conditional import matches
 from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
+from fxprofile.web.limits import RateLimiter, address_of
 from fxprofile.web.models import M, validated
 from fxprofile.web.operations import Operation
 
@@ -222,6 +223,8 @@ class Api(Resource):
     :param clock: the reactor.
     :param secret: the setting ``secret_bearer_token``; empty if it is unset.
     :param cors_headers: the setting ``web.cors_headers``.
+    :param writes: limits the writes of users; None: unlimited.
+    :param address_depth: the setting ``web.client_address_depth``.
     :ivar operations: the registered endpoints, by their ids.
     """
 
@@ -236,8 +239,12 @@ class Api(Resource):
         clock: IReactorTime,
         secret: str = "",
         cors_headers: Sequence[str] = (),
+        writes: RateLimiter | None = None,
+        address_depth: int = 0,
     ) -> None:
         super().__init__()
+        self._writes = writes
+        self._address_depth = address_depth
         self._identity = identity
         self._metrics = metrics
         self._clock = clock
@@ -315,6 +322,9 @@ class Api(Resource):
         request.uid = credentials.uid
         if operation.scopes and not _allows(credentials.scopes, *operation.scopes):
             raise Forbidden()
+        if operation.writes and self._writes is not None:
+            address = address_of(request, self._address_depth)
+            await self._writes.count(uid=credentials.uid, address=address)
         return ApiRequest(request, token, credentials)
 
     def _log_activity(self, event: str, call: ApiRequest) -> None:

@@ -101,6 +101,11 @@ class Operation:
         return handler
 
     @property
+    def writes(self) -> bool:
+        """Whether it changes data of the user of the token."""
+        return any(scope.endswith(":write") for scope in self.scopes or ())
+
+    @property
     def all_errors(self) -> frozenset[type[ApiError]]:
         """Every error that can occur."""
         kinds: set[type[ApiError]] = {

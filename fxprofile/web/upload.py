@@ -7,10 +7,7 @@ shedding, the rate limits, and the fraud and abuse server.
 
 from __future__ import annotations
 
-import math
-import re
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Annotated, Final
+from typing import Annotated
 
 import attrs
 from pydantic import Field
@@ -39,13 +36,13 @@ from fxprofile.model.errors import (
     UnsupportedMediaType,
 )
 from fxprofile.model.keys import image_url, is_id
-from fxprofile.model.ports import IIdentity, IProfileStore, IRateWindows
-from fxprofile.serving.connections import network_of
+from fxprofile.model.ports import IIdentity, IProfileStore
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.overload import LoadShedder
 from fxprofile.uploads.selection import Selection
 from fxprofile.web.api import ApiRequest, ApiResponse
+from fxprofile.web.limits import RateLimiter, address_of
 from fxprofile.web.models import ID, PLACEHOLDER, URL, AvatarId, UploadBody, UploadFailureBody
 from fxprofile.web.operations import Operation
 
@@ -67,15 +64,6 @@ MAX_WAIT = 30
 
 #: The length of a Prefer header that is read, in bytes.
 MAX_PREFER = 1024
-
-#: The rate limit of an address, as a multiple of a user's.
-USERS_PER_ADDRESS: Final = 10
-
-#: No address is longer, with its port.
-_MAX_ADDRESS: Final = 64
-
-# An IPv6 address in brackets or an IPv4 address, with a port; or any address without one.
-_ADDRESS: Final = re.compile(r'"?(?:\[([^]]+)\](?::\d+)?|([^:"]+):\d+|([^"]+))"?', re.ASCII)
 
 #: The token of an upload that took longer than this, in seconds, is verified again.
 SLOW = 1.0
@@ -102,47 +90,24 @@ class UploadAdmission:
     """
     Admits or refuses an upload by its user and its client address.
 
-    There is one sliding window per user and one per client address; an upload is refused if
-    either is full, and a refused upload is not counted.  If hits cannot be counted, uploads
-    are admitted: availability is worth more here than the limit.
-
-    :param windows: count the uploads.
+    :param limiter: counts the uploads.
     :param customs: the fraud and abuse server, or None.
-    :param per_hour: uploads per user and hour; 0: unlimited.
     """
 
-    _log = Logger()
-
-    _windows: IRateWindows
+    _limiter: RateLimiter
     _customs: Customs | None
-    _metrics: Metrics
-    _per_hour: int
 
     async def admit(self, *, uid: str, address: str | None) -> None:
         """
         Count an upload against the rate limits, and ask the fraud and abuse server.
 
-        :param address: as :func:`client_address` returns it.
+        :param address: as :func:`fxprofile.web.limits.client_address` returns it.
         :raises TooManyRequests: if a limit is reached; it says when to try again.
         :raises RequestBlocked: if the fraud and abuse server blocks the user.
         """
-        if self._per_hour:
-            await self._count(uid, address)
+        await self._limiter.count(uid=uid, address=address)
         if self._customs is not None:
             await self._customs.check(action="avatarUpload", address=address, uid=uid)
-
-    async def _count(self, uid: str, address: str | None) -> None:
-        limits = {f"user/{uid}": self._per_hour}
-        if address is not None:
-            limits[f"address/{network_of(address)}"] = self._per_hour * USERS_PER_ADDRESS
-        try:
-            wait = await self._windows.hit(limits=limits)
-        except DriverError as error:
-            self._metrics.upstream_errors.labels("limits").inc()
-            self._log.warn("Upload not counted; admitting it: {error}", error=str(error))
-            return
-        if wait > 0:
-            raise TooManyRequests(retry_after=math.ceil(wait))
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -195,11 +160,7 @@ class UploadEndpoints:
             length = self._length(call)
             _check_type(call)
             wait, applied = self._preference(call)
-            peer = getattr(call.request.getClientAddress(), "host", None)
-            # Each proxy appends an entry or a header: no earlier headers than these count.
-            hops = call.request.requestHeaders.getRawHeaders(b"X-Forwarded-For", [])
-            last = b",".join(hops[-self._address_depth :] if self._address_depth else [])
-            address = client_address(last.decode("latin-1"), peer, self._address_depth)
+            address = address_of(call.request, self._address_depth)
             async with self._shedder.admitted(uid=call.uid, length=length) as keep:
                 await self._admission.admit(uid=call.uid, address=address)
                 began = self._clock.seconds()
@@ -333,36 +294,3 @@ def _check_type(call: ApiRequest) -> None:
         raise UnsupportedMediaType(
             "The Content-Type must be image/jpeg, image/png, image/gif, image/webp or image/avif."
         )
-
-
-def client_address(forwarded_for: str, peer: str | None, depth: int) -> str | None:
-    """
-    Return the address that a request comes from.
-
-    Each trusted proxy appends the address of its own client to the X-Forwarded-For header;
-    entries further left may be forged by the client.  If an entry is not an address, the
-    entry of the next proxy is used.
-
-    :param forwarded_for: the X-Forwarded-For header; several are joined by commas.
-    :param peer: the address of the other end of the connection, if it has one.
-    :param depth: how many proxies to trust; 0 ignores the header.
-    :returns: an IPv4 or IPv6 address in its shortest form, without a port.
-    """
-    entries = forwarded_for.rsplit(",", depth)[-depth:] if depth > 0 else []
-    # A link-local peer address ends in the name of the interface.
-    for entry in [*entries, (peer or "").partition("%")[0]]:
-        address = _parse_address(entry.strip(" \t"))
-        if address is not None:
-            return str(address)
-    return None
-
-
-def _parse_address(text: str) -> IPv4Address | IPv6Address | None:
-    match = _ADDRESS.fullmatch(text) if len(text) <= _MAX_ADDRESS else None
-    if match is None or "%" in text:
-        return None
-    try:
-        address = ip_address(match[match.lastindex or 0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

@@ -45,6 +45,15 @@ class RateWindowsContract(_Base):
         self.assertEqual(await windows.hit(limits={"b": 2}), 0)
         self.assertGreater(await windows.hit(limits={"b": 2}), 0)
 
+    async def test_shorter_window(self) -> None:
+        """A window may be shorter than an hour."""
+        windows = await self.make_windows()
+        hits = [await windows.hit(limits={"a": 1}, seconds=60) for _ in range(2)]
+        self.assertEqual(hits[0], 0)
+        self.assertAlmostEqual(hits[1], 60, delta=30)
+        await self.pass_time(61)
+        self.assertEqual(await windows.hit(limits={"a": 1}, seconds=60), 0)
+
     async def test_wait_ends_with_the_oldest_hit(self) -> None:
         """The wait of a refused hit ends when the oldest counted hit leaves the window."""
         windows = await self.make_windows()

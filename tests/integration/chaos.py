@@ -243,6 +243,7 @@ class World:
             "cache.driver": "redis",
             "cache.url": self._proxied("Redis", self._redis.url()),
             "uploads.per_hour": 0,
+            "limits.writes_per_minute": 0,
         }
         del self.daemon.settings["aws.endpoint_url"]
         self.daemon.environ = {

@@ -37,7 +37,9 @@ class OverloadTests(PipelineCase):
         """
         After a flood the newest accepted upload of each user is selected; the others are deleted.
         """
-        daemon = await self.scene.daemon(uploads__per_hour=0, crunch__processes=1)
+        daemon = await self.scene.daemon(
+            uploads__per_hour=0, limits__writes_per_minute=0, crunch__processes=1
+        )
         clients = [Client(daemon, token) for token in ("alice", "bob")]
         newest = ["", ""]
         image = photos.jpeg(1600, 1200)

@@ -70,6 +70,7 @@ class StalledTests(PipelineCase):
         """Hundreds of stalled clients use little memory, do not block others and leave nothing."""
         daemon = await self.scene.daemon(
             uploads__per_hour=0,
+            limits__writes_per_minute=0,
             uploads__max_pending_per_user=1000,
             uploads__max_age=86400,
             uploads__wait=30,

@@ -32,6 +32,7 @@ from fxprofile.uploads.selection import Selection
 from fxprofile.web.api import Api
 from fxprofile.web.avatar import AvatarEndpoints
 from fxprofile.web.dockerflow import Dockerflow
+from fxprofile.web.limits import RateLimiter
 from fxprofile.web.openapi import OpenApi
 from fxprofile.web.profile import ProfileEndpoints
 from fxprofile.web.upload import UploadAdmission, UploadEndpoints
@@ -70,11 +71,13 @@ class ApiCase(TestCase):
     """
     A test of the API.
 
+    :cvar writes_per_minute: the setting.
     :cvar per_hour: and ``max_pending``, ``wait``, ``max_bytes``: settings of uploads.
     :cvar secret: the secret bearer token.
     """
 
     per_hour = 0
+    writes_per_minute = 0
     max_pending = 1000
     wait = 0.0
     max_bytes = 10_000
@@ -126,10 +129,7 @@ class ApiCase(TestCase):
             room=self.room,
         )
         admission = UploadAdmission(
-            windows=MemoryRateWindows(reactor),
-            customs=self.customs(),
-            metrics=self.metrics,
-            per_hour=self.per_hour,
+            limiter=self.limiter("upload", self.per_hour, 3600), customs=self.customs()
         )
         self.api = Api(
             identity=self.identity,
@@ -137,6 +137,8 @@ class ApiCase(TestCase):
             clock=reactor,
             secret=self.secret or "",
             cors_headers=("x-one", "x-two"),
+            writes=self.limiter("write", self.writes_per_minute, 60),
+            address_depth=1,
         )
         self.api.add(
             UploadEndpoints(
@@ -166,6 +168,15 @@ class ApiCase(TestCase):
         self.port = reactor.listenTCP(0, self.site, interface="127.0.0.1")
         self.addCleanup(self._close)
         self.url = f"http://127.0.0.1:{self.port.getHost().port}"
+
+    def limiter(self, name: str, limit: int, seconds: int) -> RateLimiter:
+        return RateLimiter(
+            windows=MemoryRateWindows(reactor),
+            metrics=self.metrics,
+            name=name,
+            limit=limit,
+            seconds=seconds,
+        )
 
     def customs(self) -> Customs | None:
         return None

@@ -15,7 +15,8 @@ from fxprofile.drivers.memory.expiring import MemoryRateWindows
 from fxprofile.model.errors import CacheError, TooManyRequests
 from fxprofile.model.ports import IRateWindows
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.web.upload import USERS_PER_ADDRESS, UploadAdmission, client_address
+from fxprofile.web.limits import USERS_PER_ADDRESS, RateLimiter, client_address
+from fxprofile.web.upload import UploadAdmission
 
 ALICE, BOB = "a11ce000" * 4, "b0b00000" * 4
 HERE, THERE = "192.0.2.1", "198.51.100.7"
@@ -24,7 +25,7 @@ HERE, THERE = "192.0.2.1", "198.51.100.7"
 class FailingWindows:
     """Rate windows that cannot count."""
 
-    async def hit(self, *, limits: Mapping[str, int]) -> float:
+    async def hit(self, *, limits: Mapping[str, int], seconds: int = 0) -> float:
         raise CacheError("Redis does not answer")
 
 
@@ -37,12 +38,14 @@ class RateLimitTests(TestCase):
         self.metrics = Metrics()
 
     def admission(self, per_hour: int = 2, windows: IRateWindows | None = None) -> UploadAdmission:
-        return UploadAdmission(
+        limiter = RateLimiter(
             windows=windows or MemoryRateWindows(self.clock),
-            customs=None,
             metrics=self.metrics,
-            per_hour=per_hour,
+            name="upload",
+            limit=per_hour,
+            seconds=3600,
         )
+        return UploadAdmission(limiter=limiter, customs=None)
 
     async def refused(self, admission: UploadAdmission, uid: str, address: str | None) -> int:
         """Return the Retry-After of an upload, which must be refused."""

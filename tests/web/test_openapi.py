@@ -251,7 +251,12 @@ class LiveTests(TestCase):
         response.
         """
         daemon = Daemon(
-            settings={"uploads.per_hour": 0, "uploads.wait": 1, "secret_bearer_token": "s3cret"}
+            settings={
+                "uploads.per_hour": 0,
+                "limits.writes_per_minute": 0,
+                "uploads.wait": 1,
+                "secret_bearer_token": "s3cret",
+            }
         )
         of_servers = "/v1/(cache|_display_name)/"
         async with daemon:

@@ -149,7 +149,7 @@ class World:
             role=Role.WEB,
         )
         services = self.services()
-        add_api(services, frozenset({"put"}))
+        add_api(services)
         images = make_site(
             bucket=self.bucket(self.settings.storage.public_bucket),
             max_age=60,

@@ -21,6 +21,7 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.profiles import Account, Credentials
+from fxprofile.web.limits import USERS_PER_ADDRESS
 from fxprofile.web.models import SetDisplayName, SetDisplayNameOfUser, validated
 from tests.web.service import ALICE, BOB, ApiCase, account
 
@@ -420,3 +421,39 @@ class DisplayNameRuleTests(SynchronousTestCase):
         with self.assertRaises(BadRequest) as caught:
             validated(SetDisplayNameOfUser, {"displayName": "Zo"})
         self.assertEqual(caught.exception.text, "name must be a string.")
+
+
+class WriteLimitTests(ApiCase):
+    """The limit on writes."""
+
+    writes_per_minute = 2
+
+    async def test_writes_per_user(self) -> None:
+        """
+        Writes of a user beyond the limit are 429 with Retry-After; reads and other users are not.
+        """
+        body = b'{"displayName": "A"}'
+        replies = [
+            await self.ask("POST", "/v1/display_name", body=body),
+            await self.ask("DELETE", "/v1/avatar/default"),
+            await self.ask("POST", "/v1/display_name", body=body),
+            await self.ask("DELETE", "/v1/avatar"),
+            await self.upload(),
+            await self.ask("GET", "/v1/profile"),
+            await self.ask("POST", "/v1/display_name", token="bob", body=body),
+        ]
+        self.assertEqual([reply.status for reply in replies], [200, 200, 429, 429, 429, 200, 200])
+        self.assertEqual(replies[2].json["errno"], 114)
+        self.assertIn(int(replies[2].header("Retry-After")), range(1, 61))
+        self.assertEqual(self.private.objects, {})
+
+    async def test_writes_per_address(self) -> None:
+        """Writes from one address beyond ten times the limit are 429, whoever writes."""
+        for number in range(USERS_PER_ADDRESS):
+            uid = f"{number:032x}"
+            for _ in range(2):
+                await self.api._writes.count(uid=uid, address="127.0.0.1")
+        reply = await self.ask("DELETE", "/v1/avatar")
+        self.assertEqual(reply.status, 429)
+        headers = {"X-Forwarded-For": "192.0.2.1"}
+        self.assertEqual((await self.ask("DELETE", "/v1/avatar", headers=headers)).status, 404)

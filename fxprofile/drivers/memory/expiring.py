@@ -125,14 +125,14 @@ class MemoryRateWindows:
     def __len__(self) -> int:
         return len(self._hits)
 
-    async def hit(self, *, limits: Mapping[str, int]) -> float:
+    async def hit(self, *, limits: Mapping[str, int], seconds: int = WINDOW_SECONDS) -> float:
         """See :meth:`fxprofile.model.ports.IRateWindows.hit`."""
         now = self._clock.seconds()
         windows = {
             key: deque(self._hits.get(key, ()), maxlen=limit) for key, limit in limits.items()
         }
         oldest = [hits[0] for hits in windows.values() if len(hits) == hits.maxlen]
-        wait = max(oldest, default=now - WINDOW_SECONDS) - (now - WINDOW_SECONDS)
+        wait = max(oldest, default=now - seconds) - (now - seconds)
         if wait <= 0:
             for key, hits in windows.items():
                 hits.append(now)

@@ -49,18 +49,18 @@ class RedisRateWindows:
     _connection: RedisConnection
     _local: IRateWindows
 
-    async def hit(self, *, limits: Mapping[str, int]) -> float:
+    async def hit(self, *, limits: Mapping[str, int], seconds: int = WINDOW_SECONDS) -> float:
         """See :meth:`fxprofile.model.ports.IRateWindows.hit`."""
         try:
             microseconds = await self._connection.script(
                 _HIT,
                 keys=[f"fxprofile:window:{key}" for key in limits],
-                arguments=[WINDOW_SECONDS, *limits.values()],
+                arguments=[seconds, *limits.values()],
             )
         except CacheError as error:
             self._log.warn("Rate limits of this process alone: {error}", error=str(error))
-            return await self._local.hit(limits=limits)
+            return await self._local.hit(limits=limits, seconds=seconds)
         wait = math.ceil(int(microseconds) / 1e6)
         if wait == 0:
-            await self._local.hit(limits=limits)
+            await self._local.hit(limits=limits, seconds=seconds)
         return wait
