@@ -51,6 +51,10 @@ def add_role(role: Role, services: Services) -> None:
 
 def add_admin(services: Services, role: Role) -> None:
     """Add the admin listener, which starts first and stops last."""
+    version = services.health.version
+    services.metrics.build.info(
+        {"version": version["version"], "commit": version["commit"], "role": role.value}
+    )
     resource = AdminResource(health=services.health, metrics=services.metrics)
     site = StreamingSite(resource, reactor=services.reactor)
     services.listen("admin.listen", services.settings.admin_listen(role), site)

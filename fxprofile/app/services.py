@@ -519,6 +519,7 @@ class Services:
                 metrics=self.metrics,
                 clock=self.reactor,
                 owner=self.new_id(),
+                queues=(self.jobs_queue, self.results_queue),
             )
         )
 

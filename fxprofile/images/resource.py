@@ -169,6 +169,11 @@ class ImagesResource(Resource):
     def __attrs_pre_init__(self) -> None:
         super().__init__()
 
+    def __attrs_post_init__(self) -> None:
+        for method in ("GET", "HEAD"):
+            statuses = (200, 304, 404, 500, 503)
+            self._metrics.expect_requests("images", method, self._path, statuses)
+
     def render(self, request: StreamingRequest) -> int:
         for name, value in HEADERS.items():
             request.setHeader(name, value)

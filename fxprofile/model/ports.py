@@ -386,6 +386,9 @@ class IProfileStore(Interface):
     async def counts() -> Mapping[Status, int]:
         """Return how many rows are processing or being deleted, by status."""
 
+    async def pending_since(*, times: Sequence[float]) -> Sequence[int]:
+        """Return how many rows have waited for a job or its result since each of these times."""
+
     async def backlog(*, limit: int, skip: int) -> Backlog:
         """
         Return how much there is to do, in a time that does not depend on the number of users.

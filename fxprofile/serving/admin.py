@@ -12,7 +12,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.health import Health
-from fxprofile.telemetry.metrics import CONTENT_TYPE, Metrics
+from fxprofile.telemetry.metrics import Metrics
 
 
 class AdminResource(Resource):
@@ -34,8 +34,10 @@ class _Metrics(Resource):
         self._metrics = metrics
 
     def render_GET(self, request: StreamingRequest) -> bytes:
-        request.setHeader(b"Content-Type", CONTENT_TYPE.encode())
-        return self._metrics.render()
+        accept = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
+        figures, content_type = self._metrics.render(accept.decode("latin-1"))
+        request.setHeader("Content-Type", content_type)
+        return figures
 
 
 class _Json(Resource):

@@ -2,21 +2,34 @@
 The metrics of a process, as Prometheus scrapes them.
 
 The body of :class:`Metrics` is the table: attribute, type, exposed name, help text and
-labels.
+labels.  Counters with known label values exist from the start, at 0: otherwise Prometheus would
+not see their first increase.
 Each :class:`Metrics` has a registry of its own, so that a test sees only its own figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics import exposition as openmetrics
 
-#: The content type of :meth:`Metrics.render`.
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+from fxprofile.model.avatars import REASONS
+from fxprofile.model.messages import ResultStatus
 
 #: Upper bounds of the buckets of durations, in seconds.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -29,13 +42,21 @@ class _Row(Generic[M]):
     A row of the table: a class attribute that declares a metric of each instance.
 
     :param name: without the prefix ``fxprofile_``.
+    :ivar known: the values of its only label, if they are known.
     """
 
     def __init__(
-        self, kind: Callable[..., M], name: str, help_text: str, *labels: str, **options: object
+        self,
+        kind: Callable[..., M],
+        name: str,
+        help_text: str,
+        *labels: str,
+        known: Iterable[str] = (),
+        **options: object,
     ) -> None:
         #: Makes the metric in a registry.
         self.make = partial(kind, f"fxprofile_{name}", help_text, labels, **options)
+        self.known = tuple(known)
 
     def __get__(self, metrics: object, owner: type) -> M:
         # For the type checker.  The attribute that an instance sets takes precedence.
@@ -50,6 +71,7 @@ _histogram = partial(_Row, Histogram, buckets=SECONDS)
 class Metrics:
     """The counters, gauges and histograms of a process."""
 
+    build = _Row(Info, "build", "What runs here: version, commit and role.")
     requests = _counter("http_requests", "HTTP requests.", "listener", "method", "route", "status")
     request_seconds = _histogram(
         "http_request_seconds",
@@ -57,7 +79,10 @@ class Metrics:
         *("listener", "route"),
     )
     uploads = _counter(
-        "uploads", "Uploads by outcome: accepted, refused, aborted or failed.", "outcome"
+        "uploads",
+        "Uploads by outcome: accepted, refused, aborted or failed.",
+        "outcome",
+        known=("accepted", "refused", "aborted", "failed"),
     )
     upload_bytes = _counter("upload_bytes", "Bytes of accepted uploads.")
     shed = _counter(
@@ -65,6 +90,7 @@ class Metrics:
         "Uploads refused because of what is pending, by what there is too much of: pending, age, "
         "rate, user or storage.",
         "reason",
+        known=("pending", "age", "rate", "user", "storage"),
     )
     received = _counter("queue_received", "Messages received.", "queue")
     handled = _counter(
@@ -96,24 +122,54 @@ class Metrics:
         "crunched",
         "Crunch jobs, by outcome: ready, superseded, or the reason of the failure.",
         "outcome",
+        known=("ready", "superseded", *REASONS),
     )
     crunch_seconds = _histogram("crunch_seconds", "Seconds in a child process.")
-    results = _counter("results", "Results applied, by status.", "status")
-    account_events = _counter("account_events", "Account events applied, by event.", "event")
-    repairs = _counter("repairs", "Rows repaired, by repair loop.", "loop")
+    results = _counter("results", "Results applied, by status.", "status", known=ResultStatus)
+    account_events = _counter(
+        "account_events",
+        "Account events applied, by event.",
+        "event",
+        known=(
+            *("delete", "primaryEmailChanged", "profileDataChange", "profileDataChanged"),
+            *("passwordChange", "reset"),
+        ),
+    )
+    repairs = _counter(
+        "repairs",
+        "Rows repaired, by repair loop.",
+        "loop",
+        known=("outbox", "stuck", "expire", "purge", "dead", "clean up", "dead results"),
+    )
+    leader = _gauge("repair_leader", "1 if this process runs the repair loops.")
+    # These are of all processes together; only the process that runs the repair loops has them.
     dead_letters = _gauge("dead_letters", "Dead letters, by the queue they come from.", "queue")
+    depth = _gauge(
+        "queue_depth", "Messages on a queue, by state: visible or in_flight.", "queue", "state"
+    )
+    oldest = _gauge("queue_oldest_seconds", "Age of the oldest visible message.", "queue")
     rows = _gauge("avatars", "Avatars that wait for a job or its result, by status.", "status")
+    ages = _gauge(
+        "pending_avatars",
+        "Avatars that have waited for a job or its result for at least so many seconds.",
+        "older_than",
+    )
     autoscaling = _gauge(
         "autoscaling_signal",
         "Age of the oldest upload or deletion that is pending, in multiples of the time of a job; "
         "0 except in the process that runs the repair loops.",
     )
-    leader = _gauge("repair_leader", "1 if this process runs the repair loops.")
-    image_cache = _counter("image_cache", "Requests for images, by cache outcome.", "outcome")
+    image_cache = _counter(
+        "image_cache",
+        "Requests for images, by where they came from: default, memory, stale or bucket.",
+        "outcome",
+        known=("default", "memory", "stale", "bucket"),
+    )
     upstream_errors = _counter(
         "upstream_errors",
         "Failures of another server that did not fail the request, by server.",
         "upstream",
+        known=("cache", "customs", "database", "jwks", "limits", "revocations", "updates"),
     )
     unknown_fields = _counter(
         "unknown_account_fields",
@@ -123,10 +179,43 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        # The library has one switch for all registries.
+        disable_created_metrics()
         for attribute, row in vars(Metrics).items():
             if isinstance(row, _Row):
                 vars(self)[attribute] = row.make(registry=self.registry)
+                for value in row.known:
+                    vars(self)[attribute].labels(value)
 
-    def render(self) -> bytes:
-        """Return all figures in the text format of Prometheus."""
-        return generate_latest(self.registry)
+    def expect_requests(
+        self, listener: str, method: str, route: str, statuses: Iterable[int]
+    ) -> None:
+        """Have the counters of requests to a route exist, at 0."""
+        self.request_seconds.labels(listener, route)
+        for status in statuses:
+            self.requests.labels(listener, method, route, status)
+
+    def expect_messages(self, queue: str, outcomes: Iterable[str]) -> None:
+        """Have the counters of messages that are received from a queue exist, at 0."""
+        for metric in (self.received, self.receive_errors, self.conclude_errors, self.in_hand):
+            metric.labels(queue)
+        for outcome in outcomes:
+            self.handled.labels(queue, outcome)
+
+    def clear_totals(self) -> None:
+        """Remove the gauges that count rows and messages of all processes together."""
+        for gauge in (self.dead_letters, self.depth, self.oldest, self.rows, self.ages):
+            gauge.clear()
+        self.autoscaling.set(0)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """
+        Return all figures, and their content type: OpenMetrics or the text of Prometheus.
+
+        :param accept: the header ``Accept`` of the request.
+        """
+        if openmetrics.CONTENT_TYPE_LATEST.partition(";")[0] in accept.lower():
+            return openmetrics.generate_latest(self.registry), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -34,6 +34,12 @@ OUTBOX_AGE = 5
 #: Seconds between two runs of the other loops.
 PERIOD = 60
 
+#: Seconds between two counts of rows and messages, for metrics.
+COUNT_PERIOD = 15
+
+#: The ages by which pending rows are counted, in seconds.
+AGES = (0, 10, 60, 600, 3600)
+
 #: Seconds without a result after which a job is sent again.
 STUCK_AGE = 600
 
@@ -65,6 +71,7 @@ class Repair(Repeating):
 
     :param dead: the dead-letter queue of the jobs, if known.
     :param dead_results: the dead-letter queue of the results, if known.
+    :param queues: the queues whose messages are counted.
     :param owner: the name of this process.
     """
 
@@ -77,7 +84,9 @@ class Repair(Repeating):
     metrics: Metrics
     clock: IReactorTime
     owner: str
+    queues: Sequence[IQueue] = ()
     _next_slow_run: float = field(init=False, default=0.0)
+    _next_count: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         super().__init__(self.clock, OUTBOX_PERIOD, self.run, "repair")
@@ -110,14 +119,18 @@ class Repair(Repeating):
         finally:
             # If this fails, another process may have become the leader.
             self.metrics.leader.set(leads)
+            if not leads:
+                self.metrics.clear_totals()
         if not leads:
-            self.metrics.autoscaling.set(0)
             return
         steps: list[Callable[[], Awaitable[None]]] = [self.send_unsent, self.measure_wait]
         if now >= self._next_slow_run:
             self._next_slow_run = now + PERIOD
             steps += [self.send_stuck, self.expire, self.apply_dead_jobs]
-            steps += [self.apply_dead_results, self.count]
+            steps.append(self.apply_dead_results)
+        if now >= self._next_count:
+            self._next_count = now + COUNT_PERIOD
+            steps.append(self.count)
         for step in steps:
             # If a queue is unreachable, the steps that need only the database still run.
             try:
@@ -246,10 +259,20 @@ class Repair(Repeating):
         self.metrics.autoscaling.set(age / max(self.selection.job_seconds, 0.01))
 
     async def count(self) -> None:
-        """Set the gauges of rows in progress and of dead letters."""
+        """Set the gauges of pending rows, messages and dead letters."""
         counts = await self.store.counts()
         for status in (Status.PROCESSING, Status.DELETING):
             self.metrics.rows.labels(status.value).set(counts.get(status, 0))
+        now = self.clock.seconds()
+        numbers = await self.store.pending_since(times=[now - age for age in AGES])
+        for age, number in zip(AGES, numbers, strict=True):
+            self.metrics.ages.labels(age).set(number)
+        for queue in self.queues:
+            depth = await queue.depth()
+            self.metrics.depth.labels(queue.name, "visible").set(depth.visible)
+            self.metrics.depth.labels(queue.name, "in_flight").set(depth.in_flight)
+            if depth.oldest is not None or not depth.visible:
+                self.metrics.oldest.labels(queue.name).set(depth.oldest or 0)
         for name, dead in (("jobs", self.dead), ("results", self.dead_results)):
             if dead is not None:
                 depth = await dead.depth()

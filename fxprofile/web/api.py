@@ -279,6 +279,8 @@ class Api(Resource):
         if operation.id in self.operations or operation.route in self._klein.endpoints:
             raise ValueError(f"{operation.route} ({operation.id}) is registered twice")
         self.operations[operation.id] = operation
+        statuses = {operation.status, *(error.code for error in operation.all_errors)}
+        self._metrics.expect_requests("api", operation.method, operation.path, statuses)
 
         async def respond(request: StreamingRequest, arguments: Any) -> ApiResponse[object]:
             try:

@@ -126,6 +126,7 @@ class Poller(Service):
     def __post_init__(self) -> None:
         self.setName(f"poller of {self.queue.name}")
         self.first = min(self.first, self.visibility_timeout)
+        self.metrics.expect_messages(self.queue.name, Outcome)
 
     def startService(self) -> None:
         super().startService()

@@ -206,6 +206,15 @@ class UpkeepContract(StoreCase):
         counts = await store.counts()
         self.assertEqual((counts[Status.PROCESSING], counts[Status.DELETING]), (2, 1))
 
+    async def test_pending_rows_by_age(self) -> None:
+        """Rows with a pending job or result are counted by the time since which they wait."""
+        store = await self.make_store()
+        self.assertEqual(tuple(await store.pending_since(times=[1, 9])), (0, 0))
+        for now in (1, 2, 2, 5):
+            await self.upload(store, now=now)
+        await self.upload(store, uid=OTHER, status=Status.READY)
+        self.assertEqual(tuple(await store.pending_since(times=[0, 2, 9])), (0, 3, 4))
+
     async def test_lease_expires_or_is_released(self) -> None:
         """One process has the lease until it expires or is released."""
         store = await self.make_store()

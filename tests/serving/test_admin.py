@@ -30,9 +30,9 @@ class AdminTests(SynchronousTestCase):
         resource = AdminResource(health=self.health, metrics=self.metrics)
         self.site = StreamingSite(resource, reactor=self.clock)
 
-    def ask(self, path: str, method: str = "GET") -> Answer:
+    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
         connection = Connection(self.site)
-        connection.request(path, method)
+        connection.request(path, method, **headers)
         answer = connection.answer(method)
         connection.lose()
         return answer
@@ -44,6 +44,16 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual(answer.status, 200)
         self.assertIn("text/plain; version=", answer.header("Content-Type") or "")
         self.assertIn(b'fxprofile_repairs_total{loop="outbox"} 1.0', answer.body)
+
+    def test_openmetrics_on_request(self) -> None:
+        """The metrics come as OpenMetrics if the client asks for it."""
+        for accept, name in (
+            ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "openmetrics"),
+            ("text/plain;version=0.0.4", "text/plain"),
+        ):
+            answer = self.ask("/metrics", Accept=accept)
+            self.assertIn(name, answer.header("Content-Type") or "")
+            self.assertEqual(answer.body.endswith(b"# EOF\n"), name == "openmetrics")
 
     def test_dockerflow_paths(self) -> None:
         """The three Dockerflow paths return JSON that may not be cached."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Calls without an effect, which therefore cannot have a late one.
 READS = (
     *("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts"),
-    *("backlog", "pending_of"),
+    *("backlog", "pending_of", "pending_since"),
     "lookup",
 )
 

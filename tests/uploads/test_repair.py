@@ -15,6 +15,7 @@ from fxprofile.model.errors import QueueError, StoreError
 from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.uploads.accept import IN_DOUBT_AGE
 from fxprofile.uploads.repair import (
+    AGES,
     CONCURRENCY,
     EXPIRE_AGE,
     FAILED_AGE,
@@ -294,6 +295,41 @@ class AutoscalingTests(RepairTestCase):
         self.run_now(self.store.leadership(owner="other", now=self.clock.seconds(), seconds=LEASE))
         self.run_after(0)
         self.assertEqual(self.signal(), 0)
+
+
+class CountTests(RepairTestCase):
+    """The gauges of rows and messages."""
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"fxprofile_{name}", labels)
+
+    def test_pending_rows_by_age(self) -> None:
+        """The rows that wait for a job or its result are counted by age."""
+        self.upload()
+        self.clock.advance(100)
+        self.upload()
+        self.run_after(10)
+        ages = {age: self.value("pending_avatars", older_than=str(age)) for age in AGES}
+        self.assertEqual(ages, {0: 2, 10: 2, 60: 1, 600: 0, 3600: 0})
+
+    def test_messages_on_queues(self) -> None:
+        """The messages on each queue are counted, with the age of the oldest one."""
+        repair = self.make("one", queues=(self.jobs,))
+        self.run_after(0, repair)
+        self.assertEqual(self.value("queue_oldest_seconds", queue="jobs"), 0)
+        self.upload()
+        self.run_after(30, repair)
+        for name, value in (("visible", 1), ("in_flight", 0)):
+            self.assertEqual(self.value("queue_depth", queue="jobs", state=name), value)
+        self.assertEqual(self.value("queue_oldest_seconds", queue="jobs"), 30)
+
+    def test_counts_of_a_former_leader(self) -> None:
+        """A process that no longer leads has no counts, which would become wrong."""
+        self.run_after(0)
+        self.assertEqual(self.value("avatars", status="processing"), 0)
+        self.store.fail("leadership", StoreError("down"))
+        self.failureResultOf(Deferred.fromCoroutine(self.repair.run()), StoreError)
+        self.assertIsNone(self.value("avatars", status="processing"))
 
 
 class LeaderTests(RepairTestCase):

@@ -324,6 +324,12 @@ class SqlProfileStore:
         return pending
 
     @_read
+    def pending_since(self, connection: Connection, *, times: Sequence[float]) -> Sequence[int]:
+        owed_since = avatars.c.owed_since
+        numbers = [sa.func.count(sa.case((owed_since <= time, 1))) for time in times]
+        return tuple(connection.execute(sa.select(*numbers).where(owed_since.is_not(None))).one())
+
+    @_read
     def backlog(self, connection: Connection, *, limit: int, skip: int) -> Backlog:
         # Three reads of an index, the first of which is bounded.
         is_pending = avatars.c.owed_since.is_not(None)

@@ -149,6 +149,7 @@ class Walk:
         self.both("unsent", before=self.now - age, limit=limit)
         self.both("stuck", sent_before=self.now - age, limit=limit)
         self.both("counts")
+        self.both("pending_since", times=[self.now - age, self.now])
         self.both("latest", uid=uid)
         self.profiles[uid] = self.both("profile", uid=uid)
 

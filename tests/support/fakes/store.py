@@ -262,6 +262,10 @@ class MemoryProfileStore:
         owing = [row.status for row in self.rows.values() if row.owed_since is not None]
         return {status: owing.count(status) for status in (P, D, S)}
 
+    async def pending_since(self, *, times: Sequence[float]) -> Sequence[int]:
+        since = [row.owed_since for row in self.rows.values() if row.owed_since is not None]
+        return tuple(sum(owed <= time for owed in since) for time in times)
+
     async def backlog(self, *, limit: int, skip: int) -> Backlog:
         since = sorted(r.owed_since for r in self.rows.values() if r.owed_since is not None)
         newest = max((row.seq for row in self.rows.values()), default=0)
