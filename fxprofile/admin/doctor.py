@@ -335,6 +335,8 @@ def _server_version(connection: Connection) -> str:
 
 
 async def _queue(tools: Tools, name: str) -> str:
+    if tools.is_in_memory(name):
+        return "in the memory of the combined process"
     queue = tools.queue(name)
     if queue is None:
         return ""

@@ -9,7 +9,7 @@ import click
 
 from fxprofile.admin.shared.commands import AdminCommand, Answer, line, with_tools
 from fxprofile.admin.shared.output import Members, listing
-from fxprofile.admin.shared.tools import Tools
+from fxprofile.admin.shared.tools import IN_MEMORY, Tools
 from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model.errors import QueueError
 from fxprofile.model.ports import IQueue
@@ -30,19 +30,22 @@ async def queues(tools: Tools) -> Answer:
     The numbers of SQS are approximate, and SQS does not report the age of the oldest
     message: that is CloudWatch's ApproximateAgeOfOldestMessage.
     """
-    if tools.settings.queue.driver == "database":
+    if tools.settings.queue.driver != "sqs":
         await tools.open_database()
     depths = [await _depth(name, queue) for name, queue in _all(tools)]
+    note = IN_MEMORY if tools.is_in_memory("jobs") else None
+    rows = ({"queue": depth["name"], **depth} for depth in depths)
+    text = listing(rows, "queue", *_NUMBERS) if depths else ""
     return Answer(
-        {"queues": depths},
-        listing(({"queue": depth["name"], **depth} for depth in depths), "queue", *_NUMBERS),
+        {"queues": depths, "note": note},
+        "\n".join(filter(None, (text, note))),
         errors=[depth["error"] for depth in depths if depth["error"]],
     )
 
 
 def _all(tools: Tools) -> Iterator[tuple[str, IQueue]]:
     for name in QUEUES:
-        queue = tools.queue(name)
+        queue = None if tools.is_in_memory(name) else tools.queue(name)
         if queue is not None:
             yield name.replace("_", "-"), queue
         if name == "events" and isinstance(queue, DatabaseQueue):

@@ -37,10 +37,12 @@ def add_role(role: Role, services: Services) -> None:
     :raises ConfigError: if a setting cannot be used.
     """
     add_admin(services, role)
+    if role in (Role.WEB, Role.COMBINED):
+        # Results are applied until the worker has stopped, which stops first.
+        add_web_loops(services)
     if role in (Role.WORKER, Role.COMBINED):
         add_worker(services)
     if role in (Role.WEB, Role.COMBINED):
-        add_web_loops(services)
         add_api(services)
         _add_api_checks(services, bucket_rights(services.settings, role)["private"])
     if role in (Role.IMAGES, Role.COMBINED):

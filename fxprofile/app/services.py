@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.application.service import Service
 from twisted.internet.endpoints import serverFromString
@@ -54,8 +54,10 @@ if TYPE_CHECKING:
     from fxprofile.drivers.aws.client.client import AwsClient
     from fxprofile.drivers.filesystem.space import DiskSpace
     from fxprofile.drivers.fxa.customs import Customs
+    from fxprofile.drivers.memory.queue import MemoryQueue
     from fxprofile.drivers.redis.connection import RedisConnection
     from fxprofile.drivers.sql.engine import Database
+    from fxprofile.drivers.sql.queue import DatabaseQueue
     from fxprofile.http_client.agent import HttpAgent
     from fxprofile.web.limits import RateLimiter
     from fxprofile.web.upload import UploadAdmission
@@ -76,6 +78,9 @@ ORIGINALS_EXPIRE = 30 * 86400
 #: outlast a short outage of the database.
 RESULTS_VISIBILITY = 30
 RESULTS_MAX_RECEIVES = 10
+
+#: Seconds until a result in memory that could not be applied is retried, by its receive count.
+MEMORY_RETRY_DELAYS = (1, 2, 5, 10)
 
 #: Seconds for a transaction: a client that waits for it gets an error within ten seconds.
 DATABASE_TIMEOUT = 5.0
@@ -163,7 +168,7 @@ class Services:
 
     @cached_property
     def database(self) -> Database:
-        """The database of the store and, with ``queue.driver = database``, of the queues."""
+        """The database of the store and, unless they are on SQS or in memory, of the queues."""
         from fxprofile.drivers.sql.engine import Database
 
         url = self.settings.database.url.get_secret_value()
@@ -284,11 +289,11 @@ class Services:
         return self._optional_queue("updates", self.settings.queue.updates_url)
 
     def _dead_letters(self, name: str, url: str | None, source: IQueue) -> IQueue | None:
-        if self.settings.queue.driver == "database":
-            from fxprofile.drivers.sql.queue import dead_name
-
-            url = dead_name(source.name)
-        return self._optional_queue(name, url)
+        if self.settings.queue.driver == "sqs":
+            return self._optional_queue(name, url)
+        # Each driver of this service has one; a test may wrap it.
+        dead: IQueue = cast("MemoryQueue | DatabaseQueue", source).dead
+        return dead
 
     def _optional_queue(self, name: str, url: str | None) -> IQueue | None:
         return None if url is None else self._queue(name, url)
@@ -307,14 +312,21 @@ class Services:
                     self.settings, self.aws, name=name, url=url, visibility_timeout=visibility
                 )
             )
+        # The end of its URL, if it has one.
+        title = (url or name).rpartition("/")[2]
+        limit = max_receives or self.settings.queue.max_receives
+        if self.settings.queue.driver == "memory" and name in ("jobs", "results"):
+            from fxprofile.drivers.memory.queue import MemoryQueue
+
+            until_deleted = name == "results"
+            return MemoryQueue(title, visibility, limit, self.reactor, until_deleted=until_deleted)
         from fxprofile.drivers.sql.queue import DatabaseQueue
 
         return DatabaseQueue(
             self.database,
-            # The end of its URL, if it has one.
-            name=(url or name).rpartition("/")[2],
+            name=title,
             visibility_timeout=visibility,
-            max_receives=max_receives or self.settings.queue.max_receives,
+            max_receives=limit,
             clock=self.reactor,
         )
 
@@ -516,6 +528,7 @@ class Services:
                 intake=self.intake,
                 dead=self.dead_jobs_queue,
                 dead_results=self.dead_results_queue,
+                resend=self.settings.queue.driver == "memory",
                 metrics=self.metrics,
                 clock=self.reactor,
                 owner=self.new_id(),
@@ -537,7 +550,11 @@ class Services:
     @cached_property
     def results_poller(self) -> Poller:
         """Receives the results of jobs."""
-        return self._poller(self.results_queue, self.selection.handle)
+        retries = self.retry_delays
+        if self.settings.queue.driver == "memory":
+            # A job in progress waits until its result was handled.
+            retries = MEMORY_RETRY_DELAYS
+        return self._poller(self.results_queue, self.selection.handle, retry_delays=retries)
 
     @cached_property
     def events_poller(self) -> Poller | None:
@@ -560,6 +577,7 @@ class Services:
         slots: int | None = None,
         visibility_timeout: float = RESULTS_VISIBILITY,
         ready: Callable[[], Awaitable[object]] | None = None,
+        retry_delays: tuple[float, ...] | None = None,
     ) -> Poller:
         return self.started(
             Poller(
@@ -570,7 +588,7 @@ class Services:
                 metrics=self.metrics,
                 clock=self.reactor,
                 chance=self.chance,
-                retry_delays=self.retry_delays,
+                retry_delays=retry_delays or self.retry_delays,
                 ready=ready,
             )
         )

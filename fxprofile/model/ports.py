@@ -350,8 +350,13 @@ class IProfileStore(Interface):
         :returns: whether the letter was stored.
         """
 
-    async def unsent(*, before: float, limit: int) -> Sequence[Avatar]:
-        """Return the oldest rows whose job has been pending since before this time."""
+    async def forget_jobs() -> None:
+        """Make the jobs of all rows that wait for one pending again: no message has survived."""
+
+    async def unsent(*, before: float, limit: int, newest_first: bool = False) -> Sequence[Avatar]:
+        """
+        Return the oldest rows, or the newest, whose job has been pending since before this time.
+        """
 
     async def stuck(*, sent_before: float, limit: int) -> Sequence[Avatar]:
         """

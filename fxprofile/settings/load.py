@@ -90,6 +90,8 @@ def read(
         for layer, invalid in product(layers, errors):
             layer.pop(str(invalid["loc"][0]), None)
         settings, _ = _validate(layers)
+    if settings is not None:
+        settings = settings.for_role(role)
     if settings is not None and from_file is not None:
         problems += _impossible_combinations(settings, role)
     return problems, None if problems else settings
@@ -206,6 +208,11 @@ def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
     crunches = role in (Role.WORKER, Role.COMBINED)
     if crunches and settings.crunch.heic and find_spec("pillow_heif") is None:
         yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
+    if settings.queue.driver == "memory" and role in (Role.WEB, Role.WORKER):
+        yield (
+            "queue.driver: memory is for the combined role only;"
+            " processes of other roles share database or sqs"
+        )
     if role is not Role.IMAGES:
         yield from _unusable_queues(settings)
 
@@ -225,7 +232,7 @@ def _unusable_queues(settings: Settings) -> Iterator[str]:
         names |= {"dead": queue.dead_url, "results_dead": queue.results_dead_url}
     used: dict[str, str] = {}
     for name, url in (names | optional).items():
-        if queue.driver == "database":
+        if queue.driver != "sqs":
             # A queue in the database has a name only; see fxprofile.app.services.
             url = (url or (name if name in names else "")).rpartition("/")[2]
             if url.endswith("-dead"):

@@ -259,7 +259,7 @@ class StorageSettings(Section):
 
 
 class QueueSettings(Section):
-    driver: Literal["database", "sqs"] = "database"
+    driver: Literal["memory", "database", "sqs"] | None = None
     jobs_url: HttpUrl | None = None
     results_url: HttpUrl | None = None
     events: Literal["none"] | None = None
@@ -374,6 +374,14 @@ class Settings(BaseSettings):
             "strict" if self.environment == "production" else "best-effort"
         )
 
+    def for_role(self, role: Role) -> Settings:
+        """Return these settings with the defaults that depend on the role."""
+        if self.queue.driver is not None:
+            return self
+        # fxprofile-admin reads the settings as the images role does, which has no queues.
+        driver = "database" if role in (Role.WEB, Role.WORKER) else "memory"
+        return self.model_copy(update={"queue": self.queue.model_copy(update={"driver": driver})})
+
     def admin_listen(self, role: Role) -> str:
         """``admin.listen``, or its default for this role."""
         return self.admin.listen or f"tcp:{ADMIN_PORTS[role]}:interface=127.0.0.1"
@@ -382,12 +390,14 @@ class Settings(BaseSettings):
         """Return the settings of a role that tie it to one machine, as one would write them."""
         web = role in (Role.WEB, Role.COMBINED)
         queues = self.queue.driver == "database" and role is not Role.IMAGES
+        memory = self.queue.driver == "memory" and role is Role.COMBINED
         sqlite = self.database.url.get_secret_value().startswith("sqlite:")
         drivers = {
             "storage.driver = filesystem": self.storage.driver == "filesystem",
             "database.url = sqlite": sqlite and (web or queues),
             # The queues of a database server serve any number of machines.
             "queue.driver = database": sqlite and queues,
+            "queue.driver = memory": memory,
             "cache.driver = memory": web and self.cache.driver == "memory",
         }
         return [setting for setting, is_single_host in drivers.items() if is_single_host]

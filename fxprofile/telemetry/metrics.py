@@ -139,7 +139,7 @@ class Metrics:
         "repairs",
         "Rows repaired, by repair loop.",
         "loop",
-        known=("outbox", "stuck", "expire", "purge", "dead", "clean up", "dead results"),
+        known=("start", "outbox", "stuck", "expire", "purge", "dead", "clean up", "dead results"),
     )
     leader = _gauge("repair_leader", "1 if this process runs the repair loops.")
     # These are of all processes together; only the process that runs the repair loops has them.

@@ -8,6 +8,7 @@ after a failure starts a run at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class Repair(Repeating):
     :param dead: the dead-letter queue of the jobs, if known.
     :param dead_results: the dead-letter queue of the results, if known.
     :param queues: the queues whose messages are counted.
+    :param resend: whether the jobs of all pending rows are sent when this starts, because the
+        queues are in memory.
     :param owner: the name of this process.
     """
 
@@ -85,6 +88,8 @@ class Repair(Repeating):
     clock: IReactorTime
     owner: str
     queues: Sequence[IQueue] = ()
+    resend: bool = False
+    _has_leftovers: bool = field(init=False, default=False)
     _next_slow_run: float = field(init=False, default=0.0)
     _next_count: float = field(init=False, default=0.0)
 
@@ -111,6 +116,9 @@ class Repair(Repeating):
 
         :raises DriverError: if it is unknown who is the leader.
         """
+        if self.resend:
+            await self.send_lost()
+            self.resend, self._has_leftovers = False, True
         await self.intake.resolve_in_doubt()
         now = self.clock.seconds()
         leads = False
@@ -124,6 +132,8 @@ class Repair(Repeating):
         if not leads:
             return
         steps: list[Callable[[], Awaitable[None]]] = [self.send_unsent, self.measure_wait]
+        if self._has_leftovers:
+            steps.append(self.delete_leftovers)
         if now >= self._next_slow_run:
             self._next_slow_run = now + PERIOD
             steps += [self.send_stuck, self.expire, self.apply_dead_jobs]
@@ -138,6 +148,23 @@ class Repair(Repeating):
             except DriverError as error:
                 name = step.__name__
                 self._log.warn("Repair step {step} failed: {error}", step=name, error=error)
+
+    async def send_lost(self) -> None:
+        """Send the jobs of all pending rows, those of the newest first."""
+        await self.store.forget_jobs()
+        while rows := await self.store.unsent(before=math.inf, limit=LIMIT, newest_first=True):
+            await self._send(rows, "start")
+
+    async def delete_leftovers(self) -> None:
+        """Delete the originals of ready avatars: an earlier process ended before it did."""
+        private, after = self.intake.private, ""
+        while page := await private.list(prefix="", after=after, limit=LIMIT):
+            after = page[-1].key
+            for info in page:
+                avatar = await self.store.avatar(avatar_id=info.key)
+                if avatar is not None and avatar.status is Status.READY:
+                    await private.delete(keys=[info.key])
+        self._has_leftovers = False
 
     async def send_unsent(self) -> None:
         """Send jobs that have been pending for a while, as long as the lease allows."""

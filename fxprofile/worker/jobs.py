@@ -7,6 +7,8 @@ idempotent: the same original gives the same pictures under the same keys.  A pr
 that dies at any point leaves a message that is delivered again, and the job is repeated.
 The original is deleted only after the result is on its queue, so a missing original
 with all pictures present means that the job was done before.
+
+The jobs of one avatar run one after the other, so that nothing is put after a delete job.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import struct
 import tempfile
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO
 
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -53,6 +56,8 @@ class JobRunner:
     threads: Threads
     metrics: Metrics
     clock: IReactorTime
+    # By avatar id.
+    _locks: dict[str, DeferredLock] = field(init=False, default_factory=dict)
 
     async def handle(self, message: Message) -> None:
         """
@@ -63,10 +68,17 @@ class JobRunner:
             be run again.
         """
         job = Job.decode(message.body)
-        if job.op is Op.DELETE:
-            await self._delete(job.id)
-        else:
-            await self._crunch(job.id)
+        lock = self._locks.setdefault(job.id, DeferredLock())
+        await lock.acquire()
+        try:
+            if job.op is Op.DELETE:
+                await self._delete(job.id)
+            else:
+                await self._crunch(job.id)
+        finally:
+            lock.release()
+            if not lock.locked:
+                self._locks.pop(job.id, None)
 
     async def _delete(self, avatar_id: str) -> None:
         await self.public.delete(keys=public_keys(avatar_id))

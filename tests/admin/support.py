@@ -163,6 +163,7 @@ class AdminCase(TestCase):
         settings = {
             "database.url": f"sqlite:///{self.directory}/var/profile.db",
             "storage.directory": self.directory / "var/buckets",
+            "queue.driver": "database",
             **self.settings,
         }
         return [f"{key}={value}" for key, value in settings.items()]

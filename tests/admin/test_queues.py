@@ -36,3 +36,15 @@ class QueuesTests(AdminCase):
             [row["name"] for row in ran.json["queues"]],
             ["jobs", "results", "results-dead", "dead", "events", "events-dead"],
         )
+
+    async def test_queues_in_memory_are_out_of_reach(self) -> None:
+        """With queues in memory, one line says so, and only the events queue is shown."""
+        await self.admin("migrate")
+        memory = ("--set=queue.driver=memory", "--set=queue.events_url=http://x/events")
+        ran = await self.admin("queues", *memory)
+        *_, note = lines = ran.output.splitlines()
+        self.assertEqual([line.split()[0] for line in lines[1:3]], ["events", "events-dead"])
+        self.assertTrue(note.startswith("queue.driver is memory"), note)
+        for command in (("dead", "list"), ("dead", "redrive", "--all")):
+            line = await self.error(*command, memory[0], status=2)
+            self.assertIn("queue.driver is memory", line)

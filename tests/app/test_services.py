@@ -13,6 +13,7 @@ from fxprofile.app.services import Services
 from fxprofile.drivers.aws.s3 import S3Bucket
 from fxprofile.drivers.aws.sqs import SqsQueue
 from fxprofile.drivers.filesystem.bucket import FilesystemBucket
+from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.drivers.sql.queue import DatabaseQueue
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import Settings
@@ -48,6 +49,11 @@ class DriverTests(SynchronousTestCase):
     def test_queues_are_chosen_by_queue_driver(self) -> None:
         """``queue.driver`` chooses the driver of the queues."""
         self.assertIsInstance(services().jobs_queue, DatabaseQueue)
+        made = services(queue={"driver": "memory", "events_url": "http://q/1/events"})
+        for queue in (made.jobs_queue, made.results_queue):
+            self.assertIsInstance(queue, MemoryQueue)
+            self.assertIs(made._dead_letters("dead", None, queue), queue.dead)
+        self.assertIsInstance(made.events_queue, DatabaseQueue)
         urls = {"jobs_url": "http://q/1/jobs", "results_url": "http://q/1/results"}
         made = services(queue={"driver": "sqs", **urls})
         self.assertIsInstance(made.jobs_queue, SqsQueue)

@@ -4,6 +4,7 @@ The contract of profile stores: queries of the repair loops.
 
 from __future__ import annotations
 
+import math
 from itertools import count
 from typing import Any
 
@@ -72,6 +73,29 @@ class UpkeepContract(StoreCase):
         self.assertEqual([avatar.id for avatar in found], [rows[1], rows[2]])
         found = await store.unsent(before=9, limit=2)
         self.assertEqual([avatar.id for avatar in found], [rows[1], rows[2]])
+
+    async def test_unsent_newest_first(self) -> None:
+        """Pending jobs of any age are returned newest first on request, up to the limit."""
+        store = await self.make_store()
+        rows = [(await self.upload(store, now=now)).id for now in (3, 1, 2, 2)]
+        found = await store.unsent(before=math.inf, limit=3, newest_first=True)
+        self.assertEqual([avatar.id for avatar in found], [rows[0], rows[3], rows[2]])
+
+    async def test_forgotten_jobs_are_pending_again(self) -> None:
+        """Jobs that were sent and have no result are pending again once they are forgotten."""
+        store = await self.make_store()
+        rows = {
+            status: (await self.upload(store, uid=f"{number:032x}", status=status)).id
+            for number, status in enumerate(Status, 1)
+        }
+        for status, avatar_id in rows.items():
+            await store.job_sent(avatar_id=avatar_id, status=status, now=7)
+        await store.forget_jobs()
+        waiting = {rows[s] for s in (Status.PROCESSING, Status.REPLACED, Status.DELETING)}
+        found = await store.unsent(before=math.inf, limit=10, newest_first=True)
+        self.assertEqual({avatar.id for avatar in found} & set(rows.values()), waiting)
+        ready = await store.avatar(avatar_id=rows[Status.READY])
+        self.assertEqual(ready.job_sent, 7)
 
     async def test_unsent_since_the_transition(self) -> None:
         """A delete job is pending since the deletion, not since the upload."""

@@ -56,6 +56,9 @@ REPLACEMENT = ("store.ready 2", "jobs_queue.send 3", "store.job_sent 3", "store.
 #: half of them; make soak has all.
 MOMENTS = ("before", "after") if os.environ.get("FXPROFILE_CRASHES") == "all" else ("after",)
 
+#: Steps between which the queues in the database have what those in memory have not.
+ON_THE_DATABASE = ("jobs_queue.send", "results_queue.send", "private_bucket.delete")
+
 #: Crashes at one time.
 AT_ONE_TIME = 6
 
@@ -74,12 +77,14 @@ class Crash:
     A daemon that dies at a crash point, and is started again without it.
 
     :param then: what follows the upload: ``nothing``, ``delete`` or ``replace``.
+    :param queue: the setting ``queue.driver``.
     :ivar accepted: the last upload that was answered with 201, if one was.
     """
 
-    def __init__(self, case: TestCase, step: str, moment: str, *, then: str) -> None:
+    def __init__(self, case: TestCase, step: str, moment: str, *, then: str, queue: str) -> None:
         self._case = case
         self._scene = Scene(case)
+        self._scene.settings = {"queue.driver": queue}
         self._at = point(step, moment)
         self._then = then
         self.accepted: str | None = None
@@ -164,10 +169,12 @@ class CrashTests(TestCase):
 
     timeout = 9 * PATIENCE
 
-    async def all_of(self, steps: Iterable[str], *, then: str = "nothing") -> None:
+    async def all_of(
+        self, steps: Iterable[str], *, then: str = "nothing", queue: str = "memory"
+    ) -> None:
         first, *_ = steps = list(steps)
         points = dict.fromkeys([(first, "before"), *itertools.product(steps, MOMENTS)])
-        crashes = [Crash(self, step, moment, then=then) for step, moment in points]
+        crashes = [Crash(self, step, moment, then=then, queue=queue) for step, moment in points]
         running = DeferredSemaphore(AT_ONE_TIME)
         await gatherResults(
             [running.run(Deferred.fromCoroutine, crash.run()) for crash in crashes],
@@ -193,3 +200,7 @@ class CrashTests(TestCase):
     async def test_a_crash_around_a_replacement(self) -> None:
         """A daemon that is killed around any step of a replacement loses nothing."""
         await self.all_of(REPLACEMENT, then="replace")
+
+    async def test_a_crash_with_queues_in_the_database(self) -> None:
+        """With queues in the database, a daemon that is killed around a job loses nothing."""
+        await self.all_of(ON_THE_DATABASE, queue="database")

@@ -271,6 +271,19 @@ class ProblemTests(SynchronousTestCase):
         line = problem("queue.driver=sqs", role=Role.WORKER)
         self.assertTrue(line.startswith("queue.jobs_url: "), line)
 
+    def test_queues_in_memory_are_for_one_process(self) -> None:
+        """The combined role has its queues in memory by default, and no other role may."""
+        for role, driver in (
+            (Role.COMBINED, "memory"),
+            (Role.WEB, "database"),
+            (Role.WORKER, "database"),
+        ):
+            self.assertEqual(load(environ={}, role=role).queue.driver, driver)
+        for role in (Role.WEB, Role.WORKER):
+            line = problem("queue.driver=memory", role=role)
+            self.assertTrue(line.startswith("queue.driver: memory "), line)
+        load(overrides=["queue.driver=memory"], environ={}, role=Role.IMAGES)
+
     def test_impossible_combinations(self) -> None:
         """Values that are valid by themselves are refused in an impossible combination."""
         sqs = ("queue.driver=sqs", "queue.jobs_url=http://q/j", "queue.results_url=http://q/r")
@@ -355,12 +368,15 @@ class ProblemTests(SynchronousTestCase):
         server = "database.url=mysql+pymysql://u:p@db/fxprofile"
         spread = ("storage.driver=s3", "cache.driver=redis", "cache.url=redis://cache")
         sqlite = ["database.url = sqlite", "queue.driver = database"]
+        memory = "queue.driver = memory"
         for role, overrides, expected in (
             (Role.WEB, (), ["storage.driver = filesystem", *sqlite, "cache.driver = memory"]),
             (Role.WORKER, (), ["storage.driver = filesystem", *sqlite]),
             (Role.IMAGES, (), ["storage.driver = filesystem"]),
-            (Role.COMBINED, spread, sqlite),
-            (Role.COMBINED, (*spread, server), []),
+            (Role.COMBINED, spread, [sqlite[0], memory]),
+            (Role.COMBINED, (*spread, "queue.driver=database"), sqlite),
+            (Role.COMBINED, (*spread, server), [memory]),
+            (Role.COMBINED, (*spread, server, "queue.driver=database"), []),
         ):
             settings = load(overrides=overrides, environ={}, role=role)
             self.assertEqual(settings.single_host_drivers(role), expected)

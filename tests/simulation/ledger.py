@@ -66,6 +66,7 @@ class Ledger:
     :ivar uploads: committed uploads, by id.
     :ivar marks: by uid, the number of the newest upload that was selected, or deleted
         together with everything: no older one may be selected from then on.
+    :ivar buried: the dead letters of queues in memory, which no operator can redrive.
     :ivar gone: the uids of deleted accounts: none of their data may be written any more.
     """
 
@@ -75,6 +76,7 @@ class Ledger:
         self.marks: dict[str, int] = {}
         self.selected: dict[str, str | None] = {}
         self.gone: set[str] = set()
+        self.buried: list[str] = []
         self._newest: dict[str, int] = {}
         # A worker that is suspended for longer than its lease may put an image before it
         # learns that, after other workers have finished the job and even the delete job; or a
@@ -229,7 +231,8 @@ class Ledger:
             self.fail(f"{upload.id} is no image, and is {row.status}")
 
     def _is_dead(self, upload: Upload) -> bool:
-        return upload.dropped or any(upload.id in e.body for e in self._world.dead_jobs.entries)
+        dead = [entry.body for entry in self._world.dead_jobs.entries] + self.buried
+        return upload.dropped or any(upload.id in body for body in dead)
 
     def _check_public(self) -> None:
         known = {
@@ -262,7 +265,7 @@ class Ledger:
             self.fail(f"the public bucket is wrong about {sorted(odd)}")
         for avatar_id in self._world.private.objects:
             upload = self.uploads.get(avatar_id)
-            if upload is None or upload.deleted or not upload.dropped:
+            if upload is None or upload.deleted or not self._is_dead(upload):
                 self.fail(f"the original of {avatar_id} is still there")
 
 

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from fxprofile.app.roles import add_web_loops, add_worker
 from fxprofile.app.services import Services
+from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
 from fxprofile.settings.model import Settings
 from fxprofile.telemetry.metrics import Metrics
@@ -39,10 +40,18 @@ _ERRORS: dict[str, type[DriverError]] = {
 
 
 @cache
-def settings(slots: int) -> Settings:
-    """Return the settings of a process that crunches this many images at the same time."""
+def settings(slots: int, driver: str) -> Settings:
+    """
+    Return the settings of a process.
+
+    :param slots: how many images it crunches at the same time.
+    :param driver: of its queues.
+    """
     return Settings(
-        images={"url": IMAGES}, monogram={"enabled": False}, crunch={"processes": slots}
+        images={"url": IMAGES},
+        monogram={"enabled": False},
+        crunch={"processes": slots},
+        queue={"driver": driver},
     )
 
 
@@ -73,6 +82,7 @@ class Process:
 
     kind = "process"
     services_used: tuple[str, ...] = ()
+    queue_driver = "database"
     services: Services
 
     def __init__(self, world: World, name: str) -> None:
@@ -90,7 +100,7 @@ class Process:
         """Build the services of this process as the daemon does, with simulated drivers."""
         world = self.world
         services = Services(
-            settings(slots),
+            settings(slots, self.queue_driver),
             self.clock,
             metrics=world.metrics,
             new_id=lambda: f"{world.rng.getrandbits(128):032x}",
@@ -169,6 +179,59 @@ class Worker(Process):
             files=InlineThreads(),
         )
         add_worker(self.services)
+
+
+class BuryingQueue(MemoryQueue):
+    """A queue in memory that lists its dead letters."""
+
+    buried: list[str]
+
+    def _bury(self, entry: Any) -> None:
+        super()._bury(entry)
+        self.buried.append(entry.message.body)
+
+
+class Combined(Head):
+    """A combined process without its HTTP: its queues are in its memory, and die with it."""
+
+    kind = "combined"
+    services_used = (*Head.services_used, *Worker.services_used)
+    queue_driver = "memory"
+
+    def __init__(self, world: World, name: str) -> None:
+        Process.__init__(self, world, name)
+        slots = world.rng.choice((1, 2, 4))
+        most = world.weather.most_receives
+        jobs = BuryingQueue("jobs", JOBS_VISIBILITY, most, self.clock)
+        jobs.buried = world.ledger.buried
+        results = MemoryQueue("results", RESULTS_VISIBILITY, 10, self.clock, until_deleted=True)
+        queues = {
+            "jobs_queue": jobs,
+            "results_queue": results,
+            "dead_jobs_queue": jobs.dead,
+            "dead_results_queue": results.dead,
+        }
+        self.services = self.build(
+            slots=slots,
+            store=self.driver("store"),
+            private_bucket=self.driver("private"),
+            public_bucket=self.driver("public"),
+            cache=self.driver("cache"),
+            identity=world.identity,
+            result_slots=world.rng.choice((1, 3, 10)),
+            cruncher=SimCruncher(self, slots),
+            files=InlineThreads(),
+            # A call of one cannot fail, but the process may die around it.
+            **{
+                name: SimDriver(self, f"{q.name} in memory", q, QueueError)
+                for name, q in queues.items()
+            },
+        )
+        add_web_loops(self.services)
+        add_worker(self.services)
+        self.profiles = self.services.profiles
+        self.selection = self.services.selection
+        self.intake = self.services.intake
 
 
 #: Shared by all simulations: no test reads these metrics, and they are slow to make.

@@ -18,6 +18,9 @@ from tests.simulation.world import World
 #: Worlds of a test run; ``make simulate`` has more.
 SEEDS = 250
 
+#: Worlds of a test run with one combined process.
+COMBINED_SEEDS = 60
+
 #: Worlds of a test run on the store that the service has.
 SQL_SEEDS = 20
 
@@ -33,6 +36,13 @@ class WorldTests(SynchronousTestCase):
         failed = failures(0, SEEDS)
         if failed:
             lines = [f"{text}\n  {how_to_replay(seed)}" for seed, text in failed.items()]
+            self.fail("\n".join([f"{len(failed)} worlds went wrong:", *lines]))
+
+    def test_guarantees_hold_with_queues_in_memory(self) -> None:
+        """The same holds if one process has both roles, and its queues die with it."""
+        failed = failures(0, COMBINED_SEEDS, combined=True)
+        if failed:
+            lines = [f"{text}\n  {how_to_replay(seed, True)}" for seed, text in failed.items()]
             self.fail("\n".join([f"{len(failed)} worlds went wrong:", *lines]))
 
     def test_a_dead_job_is_pending_until_it_is_repaired(self) -> None:

@@ -98,7 +98,7 @@ class Weather:
         if rng.random() < self._slow:
             before = rng.expovariate(1 / self._seconds)
             after = rng.expovariate(1 / self._seconds)
-        if rng.random() >= self.rates[driver]:
+        if rng.random() >= self.rates.get(driver, 0):
             return Fate(before, after) if before else FINE
         error = rng.choice(("before", "after", "hangs"))
         return self._hangs(driver) if error == "hangs" else Fate(before, after, error)

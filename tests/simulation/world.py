@@ -38,6 +38,7 @@ from tests.simulation.processes import (
     JOBS_VISIBILITY,
     METRICS,
     RESULTS_VISIBILITY,
+    Combined,
     Head,
     Process,
     Worker,
@@ -82,6 +83,7 @@ class World:
     :param seed: of its random numbers.
     :param state: its store; one in memory by default.
     :param mistakes: careless classes, by the service of its processes that they replace.
+    :param combined: whether one process has both roles, with its queues in memory.
     :param trace: a list to which every call is appended.
     :ivar violations: the invariants that were broken.
     :ivar kept_may_be_old: whether a process died, or a call had an unknown outcome, between a
@@ -95,11 +97,13 @@ class World:
         *,
         state: State | None = None,
         mistakes: Mapping[str, type] | None = None,
+        combined: bool = False,
         trace: list[str] | None = None,
     ) -> None:
         self.seed = seed
         self.state = state or MemoryState()
         self.mistakes = mistakes or {}
+        self._combined = combined
         self.rng = rng = Random(seed)
         self.clock = Clock()
         self.clock.advance(BIRTH)
@@ -168,10 +172,13 @@ class World:
 
     def _begin(self) -> None:
         rng = self.rng
-        for _ in range(rng.choice((1, 2, 3))):
-            self._start(Head)
-        for _ in range(rng.choice((1, 1, 2))):
-            self._start(Worker)
+        if self._combined:
+            self._start(Combined)
+        else:
+            for _ in range(rng.choice((1, 2, 3))):
+                self._start(Head)
+            for _ in range(rng.choice((1, 1, 2))):
+                self._start(Worker)
         for _ in range(rng.choice((1, 1, 2, 3))):
             user = User(self, self.new_uid())
             living = Deferred.fromCoroutine(user.live(rng.randint(1, 8)))
@@ -180,7 +187,7 @@ class World:
             self.clock.callLater(when, self._pause, seconds)
         for _ in range(rng.choice((0, 0, 1, 3))):
             self.clock.callLater(rng.uniform(0, self.weather.end), self._replace)
-        for queue in (self.jobs, self.results):
+        for queue in () if self._combined else (self.jobs, self.results):
             if rng.random() < 0.1:
                 self.clock.callLater(rng.uniform(0, self.weather.end), queue.put, rng.choice(JUNK))
             if rng.random() < 0.1:
@@ -206,9 +213,17 @@ class World:
             process = self.rng.choice(living)
             self.note(process.name, "", "is asked to end", {}, None)
             self.kept_may_be_old = True
-            self._start(type(process))
+            if not self._combined:
+                self._start(type(process))
             stopping = process.stop()
-            stopping.addBoth(lambda _: setattr(process, "dead", True))
+            stopping.addBoth(lambda _: self._stopped(process))
+
+    def _stopped(self, process: Process) -> None:
+        if not process.dead:
+            process.dead = True
+            if self._combined:
+                # Two would not see each other's queues.
+                self._start(type(process))
 
     def _purge(self, queue: SimQueue) -> None:
         """Lose the messages of pending uploads that have not been received yet."""

@@ -78,6 +78,57 @@ class RepairTestCase(CoreTestCase):
         return self.upload().id
 
 
+class StartTests(RepairTestCase):
+    """The first run of a process whose queues are in its memory."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.repair = self.make("two", resend=True)
+
+    def test_every_pending_job_is_sent_at_the_start(self) -> None:
+        """The jobs of all pending rows are sent at once, newest first, although they were sent."""
+        deleted, *uploads = [self.upload().id for _ in range(LIMIT + 5)]
+        self.clock.advance(1)
+        self.run_now(self.selection.delete(uid=ALICE, avatar_id=deleted))
+        self.sent()
+        self.run_after(0)
+        sent = self.sent()
+        self.assertEqual(
+            sent[:CONCURRENCY],
+            [("delete", deleted)]
+            + [("crunch", avatar_id) for avatar_id in uploads[:-CONCURRENCY:-1]],
+        )
+        self.assertEqual(len(sent), LIMIT + 5)
+        self.run_after(60)
+        self.assertEqual(self.sent(), [])
+        self.assertEqual(self.repaired("start"), LIMIT + 5)
+
+    def test_the_start_waits_for_no_lease(self) -> None:
+        """A killed process that still holds the lease does not delay the jobs."""
+        upload = self.upload()
+        self.sent()
+        self.run_now(self.store.leadership(owner="killed", now=self.clock.seconds(), seconds=LEASE))
+        self.run_after(0)
+        self.assertEqual(self.sent(), [("crunch", upload.id)])
+
+    def test_the_start_is_repeated_after_an_error(self) -> None:
+        """If the database is down at the start, the jobs are sent as soon as it works."""
+        upload = self.upload()
+        self.sent()
+        self.store.fail("forget_jobs", StoreError("down"))
+        self.failureResultOf(Deferred.fromCoroutine(self.repair.run()), StoreError)
+        self.run_after(0)
+        self.assertEqual(self.sent(), [("crunch", upload.id)])
+
+    def test_originals_of_ready_avatars_are_deleted(self) -> None:
+        """An original that a killed process left behind is deleted once its avatar is ready."""
+        ready, pending = self.upload(), self.upload(uid="b" * 32)
+        self.ready(ready.id)
+        self.run_after(0)
+        left = self.run_now(self.private.list(prefix="", after="", limit=9))
+        self.assertEqual([info.key for info in left], [pending.id])
+
+
 class UnsentTests(RepairTestCase):
     """Pending jobs."""
 

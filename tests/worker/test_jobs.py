@@ -4,7 +4,10 @@ Tests of :mod:`fxprofile.worker.jobs`: crunch and delete jobs that succeed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+from twisted.internet.defer import CancelledError
 
 from fxprofile.deferreds.bodies import Body, BytesBody
 from fxprofile.model.errors import StorageError
@@ -126,10 +129,32 @@ class CrunchingTests(JobsTestCase):
         """
         held = self.cruncher.hold()
         first = self.run_job()
+        # Within one process, they would run one after the other.
+        self.runner = replace(self.runner)
         self.successResultOf(self.run_job())
         held.callback(None)
         self.successResultOf(first)
         self.assert_done()
+
+    def test_jobs_of_one_avatar_run_one_after_the_other(self) -> None:
+        """A delete job waits until the crunch job of its avatar has put its last picture."""
+        held = self.cruncher.hold()
+        crunching, deleting = self.run_job(), self.run_job(Op.DELETE)
+        self.assertNoResult(deleting)
+        held.callback(None)
+        self.successResultOf(crunching)
+        self.successResultOf(deleting)
+        self.assertEqual(self.public_objects.objects, {})
+
+    def test_a_cancelled_job_does_not_wait(self) -> None:
+        """A job that is cancelled while it waits for another ends, and the next one runs."""
+        held = self.cruncher.hold()
+        crunching, waiting = self.run_job(), self.run_job(Op.DELETE)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        held.callback(None)
+        self.successResultOf(crunching)
+        self.successResultOf(self.run_job(Op.DELETE))
 
 
 class WithoutOriginalTests(JobsTestCase):

@@ -9,26 +9,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from tempfile import TemporaryFile
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, Final, TypeVar, cast
 
 from sqlalchemy import ColumnElement, select
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+from twisted.internet.interfaces import IReactorTime
 
 from fxprofile.admin.shared.output import moment
 from fxprofile.app.services import Services
 from fxprofile.crunch.helper_connection import START_TIMEOUT
 from fxprofile.crunch.pool import CrunchPool
+from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.drivers.sql.connect import file_of, is_embedded, parse_url
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.migrate import current
 from fxprofile.drivers.sql.schema import REVISION, avatars
 from fxprofile.model.errors import ConfigError, ObjectNotFound, StoreError
+from fxprofile.model.keys import private_key, public_keys
+from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import IBucket, IQueue, ObjectInfo
 from fxprofile.settings.model import Settings
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+#: Why no command sees the jobs and results of a combined process.
+IN_MEMORY: Final = (
+    "queue.driver is memory, the default of the combined role: jobs, results and their dead letters"
+    " are in that process, and its metrics count them; if web and worker are apart, set"
+    " queue.driver = database"
+)
+
+
+class LocalDeletions(MemoryQueue):
+    """
+    Deletes objects itself, in place of a worker whose jobs queue is in its own memory.
+
+    A row stays in ``deleting`` until the worker repeats that.
+    """
+
+    def __init__(self, clock: IReactorTime, *, private: IBucket, public: IBucket) -> None:
+        super().__init__("jobs", 0, None, clock)
+        self._private, self._public = private, public
+
+    async def send(self, *, body: str) -> None:
+        job = Job.decode(body)
+        if job.op is Op.DELETE:
+            await self._public.delete(keys=public_keys(job.id))
+            await self._private.delete(keys=[private_key(job.id)])
 
 
 class NotMigrated(StoreError):
@@ -81,8 +112,25 @@ class Tools(Services):
         """Return the ``private`` or the ``public`` bucket."""
         return self.private_bucket if which == "private" else self.public_bucket
 
+    @cached_property
+    def jobs_queue(self) -> IQueue:
+        """Jobs for workers; one in the memory of another process is out of reach."""
+        if self.settings.queue.driver != "memory":
+            return super().jobs_queue
+        return LocalDeletions(self.reactor, private=self.private_bucket, public=self.public_bucket)
+
+    def is_in_memory(self, name: str) -> bool:
+        """Return whether only the combined process can see a queue, by its name."""
+        return self.settings.queue.driver == "memory" and name not in ("events", "updates")
+
     def queue(self, name: str) -> IQueue | None:
-        """Return a queue by its name in the settings; None if it is not configured."""
+        """
+        Return a queue by its name in the settings; None if it is not configured.
+
+        :raises ConfigError: if it is in the memory of another process.
+        """
+        if self.is_in_memory(name):
+            raise ConfigError(IN_MEMORY)
         queues: dict[str, Callable[[], IQueue | None]] = {
             "jobs": lambda: self.jobs_queue,
             "results": lambda: self.results_queue,

@@ -1,5 +1,8 @@
 """
-Queues in memory, for the combined role: a restart sends the jobs of pending rows again.
+Queues in memory, for the combined role.
+
+Messages do not survive the process, so nothing may depend on them: at its start the process sends
+the jobs of all pending rows, and a job waits until its result was handled.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from functools import cached_property, partial
 from itertools import count
 
 import attrs
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
@@ -22,11 +26,16 @@ from fxprofile.model.ports import BATCH, IQueue
 #: Seconds between two checks for messages that have become visible again.
 POLL = 0.25
 
+#: Dead letters that a queue keeps; more push the oldest ones out.
+MAX_DEAD = 1000
+
 
 @attrs.define(eq=False)
 class _Entry:
     message: Message
     visible_at: float
+    # Fires when the message is deleted.
+    deleted: Deferred[None] = attrs.field(factory=Deferred)
 
     def order(self) -> tuple[float, int]:
         return self.visible_at, int(self.message.message_id)
@@ -42,12 +51,15 @@ class MemoryQueue:
     :param visibility_timeout: seconds.
     :param max_receives: the number of receives after which a message is dead-lettered; None
         for no limit.
+    :param until_deleted: whether :meth:`send` waits until the message has been received and
+        deleted: the process may be killed until then, and its caller has to repeat its work.
     """
 
     name: str
     _visibility_timeout: float
     _max_receives: int | None
     _clock: IReactorTime
+    _until_deleted: bool = attrs.field(default=False, kw_only=True)
     _notifier: Notifier = attrs.field(factory=Notifier, init=False)
     _numbers: Iterator[int] = attrs.field(factory=partial(count, 1), init=False)
     # By message id.
@@ -63,7 +75,10 @@ class MemoryQueue:
 
     async def send(self, *, body: str) -> None:
         now = self._clock.seconds()
-        self._add(Message(str(next(self._numbers)), body, "", 0, now), now)
+        entry = _Entry(Message(str(next(self._numbers)), body, "", 0, now), now)
+        self._add(entry)
+        if self._until_deleted:
+            await entry.deleted
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None
@@ -93,8 +108,11 @@ class MemoryQueue:
         entry.message = replace(entry.message, receive_count=message.receive_count - 1)
 
     async def delete(self, *, message: Message) -> None:
-        if self._leased(message) is not None:
+        entry = self._leased(message)
+        if entry is not None:
             del self._entries[message.message_id]
+            if not entry.deleted.called:
+                entry.deleted.callback(None)
 
     async def depth(self) -> QueueDepth:
         now = self._clock.seconds()
@@ -108,9 +126,19 @@ class MemoryQueue:
     async def check(self) -> None:
         pass
 
-    def _add(self, message: Message, now: float) -> None:
-        self._entries[message.message_id] = _Entry(message, now)
+    def _add(self, entry: _Entry) -> None:
+        self._entries[entry.message.message_id] = entry
         self._notifier.notify(self.name)
+
+    def _bury(self, entry: _Entry) -> None:
+        """Move a message to the dead-letter queue, visible at once."""
+        del self._entries[entry.message.message_id]
+        entry.message = replace(entry.message, receipt_handle="", receive_count=0)
+        entry.visible_at = self._clock.seconds()
+        dead = self.dead
+        dead._add(entry)
+        if len(dead._entries) > MAX_DEAD:
+            del dead._entries[next(iter(dead._entries))]
 
     def _take(self, limit: int, hidden: float) -> list[Message]:
         now = self._clock.seconds()
@@ -120,8 +148,7 @@ class MemoryQueue:
                 break
             received = entry.message.receive_count
             if self._max_receives is not None and received >= self._max_receives:
-                del self._entries[entry.message.message_id]
-                self.dead._add(replace(entry.message, receipt_handle="", receive_count=0), now)
+                self._bury(entry)
                 continue
             entry.message = replace(
                 entry.message, receipt_handle=secrets.token_hex(16), receive_count=received + 1

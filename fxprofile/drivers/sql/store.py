@@ -9,6 +9,7 @@ then avatars.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import wraps
@@ -258,9 +259,24 @@ class SqlProfileStore:
 
     # Repair loops.
 
+    @_transaction
+    def forget_jobs(self, connection: Connection) -> None:
+        is_pending = avatars.c.owed_since.is_not(None)
+        connection.execute(sa.update(avatars).where(is_pending).values(job_sent=None))
+
     @_read
-    def unsent(self, connection: Connection, *, before: float, limit: int) -> Sequence[Avatar]:
-        unsent = _AVATAR.where(avatars.c.owed_since < before, avatars.c.job_sent.is_(None))
+    def unsent(
+        self, connection: Connection, *, before: float, limit: int, newest_first: bool = False
+    ) -> Sequence[Avatar]:
+        unsent = _AVATAR.where(
+            avatars.c.owed_since.is_not(None)
+            if before == math.inf  # MySQL has no such number.
+            else avatars.c.owed_since < before,
+            avatars.c.job_sent.is_(None),
+        )
+        if newest_first:
+            newest = unsent.order_by(avatars.c.owed_since.desc(), avatars.c.seq.desc())
+            return _avatars(connection, newest.limit(limit))
         return _avatars(connection, _oldest(unsent, limit))
 
     @_read

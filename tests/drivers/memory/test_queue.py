@@ -4,10 +4,11 @@ Tests of :mod:`fxprofile.drivers.memory.queue`.
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from fxprofile.drivers.memory.queue import MemoryQueue
+from fxprofile.drivers.memory.queue import MAX_DEAD, MemoryQueue
 from tests.contracts.queue import QueueContract
 
 
@@ -22,6 +23,30 @@ class MemoryQueueTests(QueueContract, TestCase):
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.pump([0.25] * int(seconds / 0.25))
+
+    async def test_send_waits_for_the_deletion(self) -> None:
+        """A queue that is asked to returns from a send when the message was handled."""
+        queue = MemoryQueue("results", 60, 1, self.clock, until_deleted=True)
+        for source in (queue, queue.dead):
+            sending = Deferred.fromCoroutine(queue.send(body="x"))
+            (message,) = await self.receive(queue)
+            if source is queue.dead:
+                await queue.extend(message=message, visibility=0)
+                await self.receive(queue)
+                (message,) = await self.receive(queue.dead)
+            self.assertFalse(sending.called)
+            await source.delete(message=message)
+            await sending
+
+    async def test_dead_letters_are_bounded(self) -> None:
+        """The dead-letter queue keeps the newest dead letters, up to a limit."""
+        queue = MemoryQueue("jobs", 60, 0, self.clock)
+        for number in range(MAX_DEAD + 2):
+            await queue.send(body=str(number))
+        await self.receive(queue)
+        (oldest,) = await self.receive(queue.dead, 1)
+        depth = await queue.dead.depth()
+        self.assertEqual((oldest.body, depth.visible), ("2", MAX_DEAD - 1))
 
     async def test_finished_receive_leaves_no_timer(self) -> None:
         """A receive that has ended leaves no timer."""

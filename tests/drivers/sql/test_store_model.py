@@ -6,6 +6,7 @@ a failure prints.
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import asdict
 from typing import Any
@@ -147,6 +148,7 @@ class Walk:
 
     def look(self, uid: str, age: float, limit: int) -> None:
         self.both("unsent", before=self.now - age, limit=limit)
+        self.both("unsent", before=math.inf, limit=limit, newest_first=True)
         self.both("stuck", sent_before=self.now - age, limit=limit)
         self.both("counts")
         self.both("pending_since", times=[self.now - age, self.now])

@@ -211,8 +211,19 @@ class MemoryProfileStore:
         user.monogram = letter
         return True
 
-    async def unsent(self, *, before: float, limit: int) -> Sequence[Avatar]:
-        return self._owing(lambda row, since: row.job_sent is None and since < before, limit)
+    async def forget_jobs(self) -> None:
+        for row in self.rows.values():
+            if row.owed_since is not None:
+                row.job_sent = None
+
+    async def unsent(
+        self, *, before: float, limit: int, newest_first: bool = False
+    ) -> Sequence[Avatar]:
+        found = self._owing(
+            lambda row, since: row.job_sent is None and since < before,
+            10**9 if newest_first else limit,
+        )
+        return found[::-1][:limit] if newest_first else found
 
     async def stuck(self, *, sent_before: float, limit: int) -> Sequence[Avatar]:
         return self._owing(
