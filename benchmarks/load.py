@@ -112,7 +112,9 @@ class Target:
         async def one() -> None:
             while reactor.seconds() < until:
                 attacker = await self.connect(data, again=True)
-                reactor.callLater(until - reactor.seconds(), attacker.transport.abortConnection)
+                reactor.callLater(
+                    max(0, until - reactor.seconds()), attacker.transport.abortConnection
+                )
                 await attacker.gone
 
         await gatherResults([Deferred.fromCoroutine(one()) for _ in range(clients)])

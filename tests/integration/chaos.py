@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -202,9 +203,80 @@ class Load:
         return found
 
 
-class World:
+class Service:
     """
-    A daemon in the combined role, its servers, and a proxy before each.
+    A daemon in the combined role.
+
+    :ivar tokens: of its users.
+    """
+
+    daemon: Daemon
+    tokens: Sequence[str]
+
+    async def start(self) -> None:
+        """Start it."""
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """Stop everything."""
+        raise NotImplementedError
+
+    async def load(self) -> Load:
+        """Return a load that runs, after its first requests have succeeded."""
+        client = Client(self.daemon, self.tokens[0])
+        status, answer = await client.upload(photos.jpeg(160, 120), Prefer="wait=30")
+        assert (status, answer["status"]) == (201, "ready"), (status, answer)
+        # Nobody replaces this one.
+        load = Load(self.daemon, self.tokens[1:], answer["url"])
+        load.start()
+        await deferLater(reactor, QUIET)
+        return load
+
+    async def run(self, fault: AbstractAsyncContextManager[None], seconds: float) -> Outcome:
+        """
+        Inject a fault under load, and return what happened.
+
+        :param seconds: that it lasts.
+        """
+        load = await self.load()
+        began = reactor.seconds()
+        async with fault:
+            await deferLater(reactor, seconds)
+        ended = reactor.seconds()
+        well, settled = await self._recover(load, ended)
+        await load.stop()
+        deadline = reactor.seconds() + PATIENCE
+        while load.pending and reactor.seconds() < deadline:
+            await load.settle(list(load.pending))
+            await deferLater(reactor, 0.2)
+        return Outcome(
+            [a for a in load.answers if a.ended > began and a.began < ended],
+            well,
+            settled,
+            sorted(load.pending),
+            load.failed,
+            await load.wrong(),
+        )
+
+    async def _recover(self, load: Load, ended: float) -> tuple[float, float]:
+        """Return the seconds until no request fails, and until the uploads are settled."""
+        left, settled, deadline = set(load.pending), 0.0, ended + PATIENCE
+        well = 0.0
+        while reactor.seconds() < deadline:
+            if left:
+                left = await load.settle(left)
+                settled = reactor.seconds() - ended
+            bad = [a.ended for a in load.answers if not a.is_good]
+            well = max(0.0, max(bad, default=ended) - ended)
+            if not left and reactor.seconds() - ended > well + QUIET:
+                break
+            await deferLater(reactor, 0.2)
+        return well, settled
+
+
+class World(Service):
+    """
+    A daemon, its servers, and a proxy before each.
 
     :param database: the module of the database server.
     :ivar proxies: by the name of the service.
@@ -271,62 +343,13 @@ class World:
             self.proxies[name].start()
         return url.replace(f":{port}", f":{self.proxies[name].port}")
 
-    async def load(self) -> Load:
-        """Return a load that runs, after its first requests have succeeded."""
-        client = Client(self.daemon, self.tokens[0])
-        status, answer = await client.upload(photos.jpeg(160, 120), Prefer="wait=30")
-        assert (status, answer["status"]) == (201, "ready"), (status, answer)
-        # Nobody replaces this one.
-        load = Load(self.daemon, self.tokens[1:], answer["url"])
-        load.start()
-        await deferLater(reactor, QUIET)
-        return load
-
-    async def run(self, faults: Mapping[str, Fault], seconds: float) -> Outcome:
-        """
-        Inject faults under load, and return what happened.
-
-        :param faults: by the name of the service.
-        :param seconds: that they last.
-        """
-        load = await self.load()
-        began = reactor.seconds()
-        await gatherResults(
-            [
-                Deferred.fromCoroutine(self.proxies[name].begin(fault))
-                for name, fault in faults.items()
-            ]
-        )
-        await deferLater(reactor, seconds)
-        for name in faults:
-            self.proxies[name].end()
-        ended = reactor.seconds()
-        well, settled = await self._recover(load, ended)
-        await load.stop()
-        deadline = reactor.seconds() + PATIENCE
-        while load.pending and reactor.seconds() < deadline:
-            await load.settle(list(load.pending))
-            await deferLater(reactor, 0.2)
-        return Outcome(
-            [a for a in load.answers if a.ended > began and a.began < ended],
-            well,
-            settled,
-            sorted(load.pending),
-            load.failed,
-            await load.wrong(),
-        )
-
-    async def _recover(self, load: Load, ended: float) -> tuple[float, float]:
-        """Return the seconds until no request fails, and until the uploads are settled."""
-        left, settled, deadline = set(load.pending), 0.0, ended + PATIENCE
-        well = 0.0
-        while reactor.seconds() < deadline:
-            if left:
-                left = await load.settle(left)
-                settled = reactor.seconds() - ended
-            bad = [a.ended for a in load.answers if not a.is_good]
-            well = max(0.0, max(bad, default=ended) - ended)
-            if not left and reactor.seconds() - ended > well + QUIET:
-                break
-            await deferLater(reactor, 0.2)
-        return well, settled
+    @asynccontextmanager
+    async def faults(self, faults: Mapping[str, Fault]) -> AsyncIterator[None]:
+        """Inject faults, by the name of the service."""
+        for name, fault in faults.items():
+            await self.proxies[name].begin(fault)
+        try:
+            yield
+        finally:
+            for name in faults:
+                self.proxies[name].end()

@@ -43,7 +43,7 @@ class ChaosTests(TestCase):
         self.addCleanup(world.stop)
         await world.start()
         for faults in FAULTS:
-            outcome = await world.run(faults, SECONDS)
+            outcome = await world.run(world.faults(faults), SECONDS)
             statuses = {a.status for a in outcome.answers}
             self.assertLessEqual(statuses, {*GOOD.values(), 503}, faults)
             self.assertEqual((outcome.lost, outcome.failed, outcome.wrong), ([], [], []), faults)
