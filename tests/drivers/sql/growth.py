@@ -52,27 +52,29 @@ class CountingDatabase(InlineDatabase):
     """
     A database that counts.
 
+    :ivar counts: whether it counts now.
     :ivar steps: the instructions of all transactions so far.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.counts = True
         self.steps = 0
 
-    async def run(self, work: Callable[[Connection], T], *, read_only: bool = False) -> T:
+    async def run(self, work: Callable[[Connection], T], **options: Any) -> T:
         def count() -> int:
             self.steps += GRAIN
             return 0
 
         def counted(connection: Connection) -> T:
             sqlite: Any = connection.connection.driver_connection
-            sqlite.set_progress_handler(count, GRAIN)
+            sqlite.set_progress_handler(count if self.counts else None, GRAIN)
             try:
                 return work(connection)
             finally:
                 sqlite.set_progress_handler(None, 0)
 
-        return await super().run(counted, read_only=read_only)
+        return await super().run(counted, **options)
 
 
 class OneUpload:
