@@ -68,7 +68,7 @@ async def deployed(stack: AsyncExitStack, workers: int, processes: int) -> int:
         for n in range(USERS)
     ]
     environ = {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": json.dumps(accounts)}
-    settings = {"uploads.per_hour": 0, "crunch.processes": processes}
+    settings = {"uploads.per_hour": 0, "limits.writes_per_minute": 0, "crunch.processes": processes}
     ports = Ports()
     for role in ("web", *["worker"] * workers):
         daemon = Daemon(directory, role=role, settings=settings, environ=environ, ports=ports)

@@ -21,6 +21,8 @@ from fxprofile.crunch.sandbox import landlock, seccomp
 from tests.crunch import bpf
 from tests.crunch.attacks import ATTACKS, EXECUTE
 
+ROOT = Path(__file__).parents[3]
+
 EVERYTHING = {*ATTACKS, EXECUTE}
 NOBODY = 65534
 #: The errors of system calls that are missing or forbidden.
@@ -255,6 +257,33 @@ class PoolOnSystemsTests(SynchronousTestCase):
         self.assertIsNone(answer["reason"], answer["detail"])
         self.assertIn("rlimits", answer["layers"])
         self.assertNotIn("no_new_privs", answer["layers"])
+
+
+#: Lowers the priority, and prints the policy, nice value and slice that the kernel then reports.
+LOWER_AND_PRINT = """
+import ctypes, struct
+from fxprofile.crunch.sandbox import libc, process
+number = {"x86_64": 315, "aarch64": 275}[process.platform.machine()]
+assert process.lower_priority()
+attributes = ctypes.create_string_buffer(48)
+libc.call("syscall", number, 0, ctypes.addressof(attributes), 48, 0)
+_, policy, _, nice, _, slice_ns, _, _ = struct.unpack("=IIQiIQQQ", attributes.raw)
+print(policy, nice, slice_ns)
+"""
+
+
+class PriorityTests(SynchronousTestCase):
+    """The layer ``priority``."""
+
+    def test_children_are_preempted_at_once(self) -> None:
+        """A child keeps a share of a busy processor, and has the longest slice of time."""
+        ours = os.nice(0)
+        printed = subprocess.check_output([sys.executable, "-c", LOWER_AND_PRINT], cwd=ROOT)
+        policy, nice, slice_ns = map(int, printed.split())
+        self.assertEqual((policy, nice), (os.SCHED_OTHER, min(ours + 10, 19)))
+        if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 12):
+            raise SkipTest("slices are ignored before Linux 6.12")
+        self.assertEqual(slice_ns, 100_000_000)
 
 
 class EnoughTests(SynchronousTestCase):
