@@ -335,6 +335,28 @@ class ThreadsTests(TestCase):
         self.assertEqual(done, [1])
         await calling
 
+    async def test_threads_can_be_started_again(self) -> None:
+        """Calls run after a restart, even if the threads were still stopping at that time."""
+        threads = self.make(1)
+        first = threads.run(divmod, 7, 2)
+        stopping = threads.stopService()
+        threads.startService()
+        second = threads.run(divmod, 8, 2)
+        self.assertEqual([await first, await second], [(3, 1), (4, 0)])
+        await stopping
+        await threads.stopService()
+
+    async def test_a_call_is_counted(self) -> None:
+        """The number of calls is counted, whatever their outcome."""
+        threads = self.make()
+        await threads.run(len, "x")
+        calling = threads.run(divmod, 1, 0)
+        calling.cancel()
+        with self.assertRaises(CancelledError):
+            await calling
+        self.assertEqual(threads.calls, 2)
+        await threads.stopService()
+
     async def test_unused_threads_stop(self) -> None:
         """Threads that were never used can be stopped."""
         await self.make().stopService()
