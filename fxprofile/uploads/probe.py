@@ -18,7 +18,7 @@ from fxprofile.model.ports import IBucket
 from fxprofile.settings.model import Role, Settings
 
 #: Seconds between two probes of a bucket that works.
-INTERVAL: Final = 60.0
+INTERVAL: Final = 10.0
 
 #: The pieces of a probe object.
 _PIECE: Final = b"probe of fxprofile\n" * 2000

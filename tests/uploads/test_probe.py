@@ -78,7 +78,7 @@ class UploadProbeTests(SynchronousTestCase):
         return Deferred.fromCoroutine(self.probe.check())
 
     def test_a_working_bucket_is_probed_once_a_minute(self) -> None:
-        """A probe object is put once a minute, and removed if the rights allow it."""
+        """A probe object is put once in an interval, and removed if the rights allow it."""
         for _ in range(3):
             self.successResultOf(self.check())
         self.assertEqual((self.puts(), self.bucket.objects), (1, {}))
