@@ -9,7 +9,7 @@ TESTS ?= $$($(BIN)/python -m tests.fast --all)
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 
-.PHONY: help run test test-fast lint types check soak simulate chaos load fuzz lock clean
+.PHONY: help run test test-fast lint types check soak simulate chaos load fuzz lock dist clean
 
 help:
 	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
@@ -21,7 +21,8 @@ help:
 	@echo "make chaos      inject faults between the service and its servers (CASES=S3=hang FAULT_SECONDS=10)"
 	@echo "make load       attack the service, and measure how long others wait (ATTACKS=monogram)"
 	@echo "make fuzz       fuzz the parsers, and crunch damaged images (TARGETS=png SECONDS=60 MUTANTS=100000)"
-	@echo "make lock       update the exact versions in requirements*.lock"
+	@echo "make lock       update the exact versions and their hashes in requirements*.lock"
+	@echo "make dist       build the wheel and the sdist in dist/, and try the wheel"
 	@echo "make clean      remove what these commands have made, except var/"
 
 # The files of an installation: a change to any of them installs the package again.
@@ -68,23 +69,24 @@ types: $(VENV)/ready-for-tests
 
 check: test lint types
 
-lock: requirements.lock.new requirements-dev.lock.new
-	mv requirements.lock.new requirements.lock
-	mv requirements-dev.lock.new requirements-dev.lock
-
-requirements.lock.new: EXTRAS = mysql,postgresql,redis,fast
-requirements-dev.lock.new: EXTRAS = dev,heic
-requirements%lock.new: FORCE
+# Every file that the package index has of a version is accepted, by its hash.
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(VENV).lock/bin/pip-compile --quiet --upgrade \
+	--generate-hashes --allow-unsafe --strip-extras --no-annotate --no-emit-options setup.py
+lock:
 	rm -rf $(VENV).lock && $(PYTHON) -m venv $(VENV).lock
-	$(VENV).lock/bin/python -m pip install --quiet '.[$(EXTRAS)]'
-	{ echo "# Exact versions, written by \"make lock\"."; \
-	  $(VENV).lock/bin/python -m pip freeze --exclude fxprofile; } > $@
+	$(VENV).lock/bin/python -m pip install --quiet pip-tools
+	$(COMPILE) --extra=s3,sqs,mysql,postgresql,redis,fast --output-file=requirements.lock
+	$(COMPILE) --extra=dev,heic --constraint=requirements.lock --output-file=requirements-dev.lock
 	rm -rf $(VENV).lock
 
-FORCE:
+dist: $(VENV)/ready-for-tests
+	rm -rf build dist
+	$(BIN)/python -m build --sdist --wheel
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m tests.wheel dist/*.whl
 
 clean:
-	rm -rf $(VENV) build *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
 
 # These take minutes to hours: they do more of what "make test" does a little of.
 soak: $(VENV)/ready-for-tests

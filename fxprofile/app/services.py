@@ -193,10 +193,8 @@ class Services:
         url = self.settings.cache.url
         if self.settings.cache.driver != "redis" or url is None:
             return None
-        try:
-            from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
-        except ImportError as error:
-            raise ConfigError(f"cache.driver: redis needs fxprofile[redis]: {error}") from None
+        from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
+
         address = RedisAddress.parse(url.get_secret_value())
         return self.started(RedisConnection(self.reactor, address))
 

@@ -205,16 +205,33 @@ def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
             yield 'queue.events_url: must not be set when queue.events is "none"'
         if settings.cache.driver == "redis" and settings.cache.url is None:
             yield "cache.url: must be set when cache.driver is redis"
-    crunches = role in (Role.WORKER, Role.COMBINED)
-    if crunches and settings.crunch.heic and find_spec("pillow_heif") is None:
-        yield "crunch.heic: needs the package pillow-heif; pip install 'fxprofile[heic]'"
     if settings.queue.driver == "memory" and role in (Role.WEB, Role.WORKER):
         yield (
             "queue.driver: memory is for the combined role only;"
             " processes of other roles share database or sqs"
         )
+    yield from _missing_packages(settings, role)
     if role is not Role.IMAGES:
         yield from _unusable_queues(settings)
+
+
+def _missing_packages(settings: Settings, role: Role) -> Iterator[str]:
+    """Optional packages that the settings of a role need and that are not installed."""
+    web = role in (Role.WEB, Role.COMBINED)
+    crunches = role in (Role.WORKER, Role.COMBINED)
+    queues = role is not Role.IMAGES
+    database = settings.database.url.get_secret_value().partition("+")[0]
+    uses_database = web or (queues and settings.queue.driver == "database")
+    for key, used, extra, module in (
+        ("storage.driver", settings.storage.driver == "s3", "s3", "botocore"),
+        ("queue.driver", queues and settings.queue.driver == "sqs", "sqs", "botocore"),
+        ("cache.driver", web and settings.cache.driver == "redis", "redis", "txredisapi"),
+        ("database.url", uses_database and database == "mysql", "mysql", "pymysql"),
+        ("database.url", uses_database and database == "postgresql", "postgresql", "psycopg"),
+        ("crunch.heic", crunches and settings.crunch.heic, "heic", "pillow_heif"),
+    ):
+        if used and find_spec(module) is None:
+            yield f"{key}: needs the package {module}; pip install 'fxprofile[{extra}]'"
 
 
 def _unusable_queues(settings: Settings) -> Iterator[str]:

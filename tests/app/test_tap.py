@@ -4,8 +4,12 @@ What the command line makes of twistd's own options.
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from fxprofile import __version__
 from fxprofile.tap import Options
 
 #: What twistd has when its own options have been read.
@@ -44,3 +48,15 @@ class NamesTests(SynchronousTestCase):
     def test_syslog_needs_no_file(self) -> None:
         """A process that logs to syslog has no log file."""
         self.assertEqual(self.names(syslog=1), ("fxprofile-combined.pid", None))
+
+
+class VersionTests(SynchronousTestCase):
+    """``twistd fxprofile --version``."""
+
+    def test_version_is_that_of_fxprofile(self) -> None:
+        """``--version`` prints the version of fxprofile, not that of Twisted, and exits with 0."""
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            ended = self.assertRaises(SystemExit, Options().parseOptions, ["--version"])
+        self.assertEqual(printed.getvalue(), f"fxprofile {__version__}\n")
+        self.assertIs(ended.code, None)

@@ -381,15 +381,32 @@ class ProblemTests(SynchronousTestCase):
             settings = load(overrides=overrides, environ={}, role=role)
             self.assertEqual(settings.single_host_drivers(role), expected)
 
-    def test_heic_needs_its_decoder_where_images_are_crunched(self) -> None:
-        """``crunch.heic`` without pillow-heif stops a worker but not a web process."""
+    def test_a_missing_package_is_named_with_its_extra(self) -> None:
+        """A role whose drivers need a package that is not installed does not start."""
         self.patch(sys, "path", [])
-        # Another test may have it loaded already.
-        decoder = sys.modules.pop("pillow_heif", None)
-        if decoder is not None:
-            self.addCleanup(sys.modules.__setitem__, "pillow_heif", decoder)
-        self.assertTrue(problem("crunch.heic=true", role=Role.WORKER).startswith("crunch.heic: "))
-        self.assertTrue(load(overrides=["crunch.heic=true"], environ={}, role=Role.WEB).crunch.heic)
+        for module in ("botocore", "pillow_heif", "psycopg", "pymysql", "txredisapi"):
+            # Another test may have it loaded already.
+            if module in sys.modules:
+                self.addCleanup(sys.modules.__setitem__, module, sys.modules.pop(module))
+        load(overrides=["crunch.heic=true"], environ={}, role=Role.WEB)
+        sqs = ("queue.driver=sqs", "queue.jobs_url=http://q/j", "queue.results_url=http://q/r")
+        redis = ("cache.driver=redis", "cache.url=redis://h")
+        for role, spared, extra, package, overrides in (
+            (Role.IMAGES, None, "s3", "botocore", ("storage.driver=s3",)),
+            (Role.WORKER, Role.IMAGES, "sqs", "botocore", sqs),
+            (Role.WEB, Role.WORKER, "redis", "txredisapi", redis),
+            (Role.WEB, Role.IMAGES, "mysql", "pymysql", ("database.url=mysql+pymysql://h/d",)),
+            (
+                *(Role.WORKER, Role.IMAGES, "postgresql", "psycopg"),
+                ("database.url=postgresql+psycopg://h/d",),
+            ),
+            (Role.WORKER, None, "heic", "pillow_heif", ("crunch.heic=true",)),
+        ):
+            key = overrides[0].partition("=")[0]
+            line = f"{key}: needs the package {package}; pip install 'fxprofile[{extra}]'"
+            self.assertEqual(problem(*overrides, role=role), line)
+            if spared is not None:
+                load(overrides=("crunch.heic=false", *overrides), environ={}, role=spared)
 
     def test_heic_is_accepted_if_its_decoder_is_installed(self) -> None:
         """``crunch.heic`` is true by default exactly if pillow-heif is installed."""
