@@ -63,6 +63,7 @@ setup(
     package_data={
         "fxprofile": ["py.typed"],
         "fxprofile.web": ["playground/*"],
+        "fxprofile.serving": ["status_page/*"],
         "fxprofile.admin": ["samples/sample.*"],
         "fxprofile.images": ["default/*.png"],
         "fxprofile.drivers.sql": ["migrations/*.py", "migrations/versions/*.py"],

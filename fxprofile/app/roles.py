@@ -17,6 +17,7 @@ from fxprofile.model.ports import IBucket
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.connections import ConnectionLimits
+from fxprofile.serving.status import StatusPage
 from fxprofile.settings.model import ImagesSettings, Role, WebSettings
 from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
@@ -57,7 +58,8 @@ def add_admin(services: Services, role: Role) -> None:
     services.metrics.build.info(
         {"version": version["version"], "commit": version["commit"], "role": role.value}
     )
-    resource = AdminResource(health=services.health, metrics=services.metrics)
+    page = StatusPage.read()
+    resource = AdminResource(health=services.health, metrics=services.metrics, page=page)
     site = StreamingSite(resource, reactor=services.reactor)
     services.listen("admin.listen", services.settings.admin_listen(role), site)
 

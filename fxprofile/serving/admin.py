@@ -1,4 +1,4 @@
-"""The admin listener: Prometheus metrics, and the Dockerflow paths."""
+"""The admin listener: the status page, Prometheus metrics, and the Dockerflow paths."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.health import Health
+from fxprofile.serving.status import StatusPage
 from fxprofile.telemetry.metrics import Metrics
 
 
 class AdminResource(Resource):
     """The root of the admin listener."""
 
-    def __init__(self, *, health: Health, metrics: Metrics) -> None:
+    def __init__(self, *, health: Health, metrics: Metrics, page: StatusPage) -> None:
         super().__init__()
+        self.putChild(b"", page)
+        self.putChild(b"status.json", _Json(health.status))
         self.putChild(b"metrics", _Metrics(metrics))
         self.putChild(b"__heartbeat__", _Json(health.heartbeat))
         self.putChild(b"__lbheartbeat__", _Json(health.load_balancer_heartbeat))

@@ -31,6 +31,9 @@ TIMEOUT = 3
 #: How long the results of the checks are reused, in seconds.
 FRESH = 1
 
+#: The length of an error that the status page shows, in characters.
+MAX_ERROR = 300
+
 Check = Callable[[], Awaitable[object]]
 
 
@@ -50,6 +53,22 @@ class VersionBody(TypedDict):
     build: str
 
 
+class CheckBody(TypedDict):
+    """A check: its result, its last error, and when that was, in seconds since the epoch."""
+
+    name: str
+    result: str
+    error: NotRequired[str]
+    at: NotRequired[float]
+
+
+class StatusBody(TypedDict):
+    """What the status page shows of the checks."""
+
+    status: str
+    checks: list[CheckBody]
+
+
 class Health(Service):
     """
     Whether a process can do its work.
@@ -67,6 +86,7 @@ class Health(Service):
         self.stopping = False
         self._clock = clock
         self._checks: dict[str, Check] = {}
+        self._errors: dict[str, tuple[str, float]] = {}
         self._last: tuple[float, dict[str, str]] | None = None
         self._flights: SingleFlight[str, dict[str, str]] = SingleFlight()
 
@@ -92,6 +112,16 @@ class Health(Service):
         passed = not {"fail", "low", "stopping"} & set(checks.values())
         return 200 if passed else 503, {"status": "ok" if passed else "fail", "checks": checks}
 
+    async def status(self) -> tuple[int, StatusBody]:
+        """Check each dependency, and return the results with their last errors, for operators."""
+        _, body = await self.heartbeat()
+        checks: list[CheckBody] = []
+        for name, result in body.get("checks", {}).items():
+            checks.append({"name": name, "result": result})
+            if name in self._errors:
+                checks[-1]["error"], checks[-1]["at"] = self._errors[name]
+        return 200, {"status": body["status"], "checks": checks}
+
     async def _results(self) -> dict[str, str]:
         if self._last is not None and self._clock.seconds() - self._last[0] < FRESH:
             return self._last[1]
@@ -113,11 +143,16 @@ class Health(Service):
             result = await checked.addTimeout(TIMEOUT, self._clock)
             if isinstance(result, str):
                 return result
-            return "fail" if result is False else "ok"
+            if result is not False:
+                return "ok"
+            # What has failed is logged where it failed.
+            self._errors[name] = ("it is not healthy", self._clock.seconds())
+            return "fail"
         except DeferredTimeout:
             problem: object = f"no response in {TIMEOUT} s"
         except Exception as error:
             problem = error
+        self._errors[name] = (str(problem)[:MAX_ERROR], self._clock.seconds())
         self._log.warn("Health check {name} failed: {error}", name=name, error=problem)
         return "fail"
 

@@ -82,10 +82,14 @@ class BrowserTestCase(TestCase):
             daemon = _daemons[type(self)] = Daemon(role=self.role, settings=self.settings)
             atexit.register(daemon.close)
             await daemon.start()
-        for token in ("alice", "bob"):
-            await deferToThread(_call, daemon, token, "DELETE", "/v1/avatar")
-            await deferToThread(_call, daemon, token, "POST", "/v1/display_name", UNNAMED)
+        await deferToThread(self.reset, daemon)
         return daemon
+
+    def reset(self, daemon: Daemon) -> None:
+        """Remove what the test before has left."""
+        for token in ("alice", "bob"):
+            _call(daemon, token, "DELETE", "/v1/avatar")
+            _call(daemon, token, "POST", "/v1/display_name", UNNAMED)
 
     def open(self) -> None:
         """Open the page in a new tab without the storage of the test before."""

@@ -4,6 +4,9 @@ Tests of :mod:`fxprofile.serving.admin`.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health, HealthBody
+from fxprofile.serving.status import StatusPage
 from fxprofile.telemetry.metrics import Metrics
 from tests.serving.wire import Answer, Connection
 
@@ -27,7 +31,8 @@ class AdminTests(SynchronousTestCase):
         self.clock = Clock()
         self.health = Health(self.clock)
         self.metrics = Metrics()
-        resource = AdminResource(health=self.health, metrics=self.metrics)
+        self.page = StatusPage("<style></style><script></script>", script="go()", style="p {}")
+        resource = AdminResource(health=self.health, metrics=self.metrics, page=self.page)
         self.site = StreamingSite(resource, reactor=self.clock)
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
@@ -76,6 +81,38 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual((answer.status, answer.json["checks"]), (503, {"bucket": "fail"}))
         self.assertEqual(self.ask("/__lbheartbeat__").status, 200)
 
+    def test_status_page(self) -> None:
+        """The status page is one document, whose policy allows only its own script and style."""
+        answer = self.ask("/")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.body, b"<style>p {}</style><script>go()</script>")
+        policy = answer.header("Content-Security-Policy") or ""
+        digest = base64.b64encode(hashlib.sha256(b"go()").digest()).decode()
+        self.assertIn(f"script-src 'sha256-{digest}';", policy)
+        self.assertIn("default-src 'none';", policy)
+        self.assertNotIn("unsafe", policy)
+
+    def test_last_errors(self) -> None:
+        """The status for operators has the last error of each check, also when it passes again."""
+        broken: list[Exception] = [OSError("no route to host")]
+
+        async def check() -> bool:
+            if broken:
+                raise broken.pop()
+            return True
+
+        async def idle() -> bool:
+            return False
+
+        self.health.add("bucket", check)
+        self.health.add("poller", idle)
+        for result in ("fail", "ok"):
+            bucket, poller = self.ask("/status.json").json["checks"]
+            error = {"error": "no route to host", "at": 0}
+            self.assertEqual(bucket, {"name": "bucket", "result": result, **error})
+            self.assertEqual((poller["result"], poller["error"]), ("fail", "it is not healthy"))
+            self.clock.advance(2)
+
     def test_stopping_process(self) -> None:
         """A stopping process answers both heartbeats with 503."""
         self.health.stopping = True
@@ -99,7 +136,8 @@ class AdminTests(SynchronousTestCase):
 
     def test_bug_is_500(self) -> None:
         """A bug in the heartbeat is a 500 without details, and is logged."""
-        resource = AdminResource(health=BrokenHealth(self.clock), metrics=self.metrics)
+        health = BrokenHealth(self.clock)
+        resource = AdminResource(health=health, metrics=self.metrics, page=self.page)
         self.site = StreamingSite(resource, reactor=self.clock)
         answer = self.ask("/__heartbeat__")
         self.assertEqual(answer.status, 500)
@@ -108,6 +146,6 @@ class AdminTests(SynchronousTestCase):
 
     def test_other_paths_are_404(self) -> None:
         """Any other path is 404, and any other method is 405."""
-        for path in ("/", "/metric", "/__version__x"):
+        for path in ("//", "/metric", "/__version__x"):
             self.assertEqual(self.ask(path).status, 404)
         self.assertEqual(self.ask("/metrics", "POST").status, 405)
