@@ -130,12 +130,10 @@ class JobRunner:
         async with aclosing(body):
             if not info.length:
                 return None
-            # The file has no name, so the kernel removes it even after a kill -9.
-            file = await self.threads.run(tempfile.TemporaryFile)
+            file = await self.threads.run(_temporary_file, await anext(aiter(body), b""))
             try:
                 async for piece in body:
-                    await self.threads.run(file.write, piece)
-                await self.threads.run(file.flush)
+                    await self.threads.run(_append, file, piece)
             except BaseException:
                 file.close()
                 raise
@@ -169,6 +167,19 @@ class JobRunner:
 
     async def _report(self, result: Result) -> None:
         await self.results.send(body=result.encode())
+
+
+def _temporary_file(first: bytes) -> IO[bytes]:
+    """Return a file with these bytes; this blocks."""
+    # It has no name, so the kernel removes it even after a kill -9.
+    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+    _append(file, first)
+    return file
+
+
+def _append(file: IO[bytes], piece: bytes) -> None:
+    file.write(piece)
+    file.flush()
 
 
 async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mapping[str, Variant]:

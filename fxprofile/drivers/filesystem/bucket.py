@@ -98,15 +98,19 @@ class FilesystemBucket(Service):
         writer = ObjectWriter(self.folder, key_parts(key), self._clock.seconds)
         call = f"put {key}"
         try:
-            received = 0
+            received, last = 0, b""
             async for piece in body:
                 received += len(piece)
                 if received > length:
                     raise BodyMismatch(f"{call}: more than {length} bytes")
-                await self.run(call, partial(writer.write, piece))
+                if received == length:
+                    # It is written and published in one call.
+                    last += piece
+                else:
+                    await self.run(call, partial(writer.write, piece))
             if received < length:
                 raise BodyMismatch(f"{call}: {received} of {length} bytes")
-            await self.run(call, writer.publish)
+            await self.run(call, partial(writer.publish, last))
         except BaseException as error:
             aborting = detached(self._abort(key, writer))
             if not isinstance(error, GeneratorExit):  # A closed coroutine cannot wait.

@@ -154,14 +154,19 @@ class Folder:
 
         :param keys: the parts of each key.
         """
-        for parts in keys:
-            with _ignore_missing(), self.opened(parts[:-1]) as folder:
-                os.unlink(parts[-1], dir_fd=folder)
-                _sync(folder)
+        names: dict[tuple[str, ...], list[str]] = {}
+        for key in keys:
+            names.setdefault(tuple(key[:-1]), []).append(key[-1])
+        for parts, here in names.items():
+            with _ignore_missing(), self.opened(parts) as folder:
+                removed = [_unlink(name, folder) for name in here]
+                if any(removed):
+                    # One call makes the removal of all of them durable.
+                    _sync(folder)
             # A folder that another process has put something in stays.  A put whose folder was
             # removed creates it again.
             with suppress(OSError):
-                for end in range(len(parts) - 1, 0, -1):
+                for end in range(len(parts), 0, -1):
                     with self.opened(parts[: end - 1]) as above:
                         os.rmdir(parts[end - 1], dir_fd=above)
 
@@ -284,18 +289,26 @@ class ObjectWriter:
     def write(self, piece: bytes) -> None:
         """Append to the file."""
         with self._lock:
-            file = self._opened()
-            # An empty object, as for a superseded upload, fits on a full disk.
-            if piece and self._folder.space is not None:
-                self._folder.space.require(len(piece))
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(file, view) :]
+            self._append(piece)
 
-    def publish(self) -> None:
-        """Make the file durable, and rename it to its key in place of an older file."""
+    def _append(self, piece: bytes) -> int:
+        file = self._opened()
+        # An empty object, as for a superseded upload, fits on a full disk.
+        if piece and self._folder.space is not None:
+            self._folder.space.require(len(piece))
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(file, view) :]
+        return file
+
+    def publish(self, last: bytes = b"") -> None:
+        """
+        Make the file durable, and rename it to its key in place of an older file.
+
+        :param last: is appended before.
+        """
         with self._lock:
-            file = self._opened()
+            file = self._append(last)
             try:
                 replaced = self._folder.stat(self._parts).st_mtime_ns
             except OSError as error:
@@ -386,6 +399,14 @@ def object_info(key: str, status: os.stat_result) -> ObjectInfo:
         etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
         modified=status.st_mtime_ns / 1e9,
     )
+
+
+def _unlink(name: str, folder: int) -> bool:
+    """Remove a file, and return whether it existed."""
+    with _ignore_missing():
+        os.unlink(name, dir_fd=folder)
+        return True
+    return False
 
 
 @contextmanager

@@ -145,7 +145,7 @@ class FailureTests(FolderCase):
         gate: Deferred[None] = Deferred()
         putting = Deferred.fromCoroutine(
             self.bucket.put(
-                key="k", body=ScriptedBody(b"a", gate), length=1, content_type="image/png"
+                key="k", body=ScriptedBody(b"a", gate, b"b"), length=2, content_type="image/png"
             )
         )
         shutil.rmtree(self.path)

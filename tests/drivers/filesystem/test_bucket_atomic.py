@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import stat
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +108,6 @@ class AtomicityTests(SynchronousTestCase):
             putting = Deferred.fromCoroutine(
                 bucket.put(key="k", body=BytesBody(b"ab"), length=2, content_type="image/png")
             )
-            threads.step()
             if older == 0 and between == b"older":
                 threads.step()
                 self.successResultOf(putting)
@@ -164,3 +165,43 @@ class AtomicityTests(SynchronousTestCase):
         self.assertNotEqual(descriptors(), before)
         del got
         self.assertEqual(descriptors(), before)
+
+
+class CostTests(SynchronousTestCase):
+    """How many calls in threads, and how many syncs, an operation costs."""
+
+    def test_calls_and_syncs(self) -> None:
+        """
+        A small object is put in one call and two syncs; objects of one folder are deleted in one
+        call and one sync.
+        """
+        synced: list[bool] = []
+        sync = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+            sync(descriptor)
+
+        self.patch(os, "fsync", fsync)
+        threads = SteppedThreads()
+        bucket = FilesystemBucket(threads, Path(self.mktemp()), Clock())
+
+        def cost(work: Coroutine[Any, Any, None]) -> tuple[int, list[bool]]:
+            synced.clear()
+            running = Deferred.fromCoroutine(work)
+            calls = 0
+            while threads.step():
+                calls += 1
+            self.successResultOf(running)
+            return calls, list(synced)
+
+        keys, costs = ["a/1", "a/2", "a/3"], []
+        for key in keys:
+            body = BytesBody(b"abc")
+            put = bucket.put(key=key, body=body, length=3, content_type="image/png")
+            costs.append(cost(put))
+        # The first one has made the folder.
+        self.assertEqual(costs[1:], [(1, [False, True])] * 2)
+        # The folder itself is removed, too.
+        self.assertEqual(cost(bucket.delete(keys=keys)), (1, [True]))
+        self.assertEqual(cost(bucket.delete(keys=keys)), (1, []))

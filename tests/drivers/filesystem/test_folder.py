@@ -194,7 +194,7 @@ class CleaningTests(FolderCase):
         gate: Deferred[None] = Deferred()
         putting = Deferred.fromCoroutine(
             self.bucket.put(
-                key="k", body=ScriptedBody(b"a", gate), length=1, content_type="image/png"
+                key="k", body=ScriptedBody(b"a", gate, b"b"), length=2, content_type="image/png"
             )
         )
         self.result(self.make_bucket().clean())
