@@ -159,14 +159,15 @@ class RoleService(MultiService):
             yield
         except ConfigError as error:
             self._report(error)
-            # This is what twistd does when a start fails, except for its traceback.
+            # This is what twistd does when a start fails, except for its traceback; but the pid
+            # file is gone before the parent ends.
+            if self._twistd.get("pidfile"):
+                with suppress(OSError):
+                    os.unlink(self._twistd["pidfile"])
             if self._twistd.get("statusPipe") is not None:
                 # The parent of this daemon reads at most 100 bytes, and prints them.
                 line = f"1 {self._problem}".encode("ascii", "backslashreplace")[:100]
                 os.write(self._twistd["statusPipe"], line)
-            if self._twistd.get("pidfile"):
-                with suppress(OSError):
-                    os.unlink(self._twistd["pidfile"])
             # SystemExit would wait for the threads of services that have started.
             self._exit_if_failed()
 
