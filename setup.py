@@ -64,7 +64,7 @@ setup(
         "fxprofile": ["py.typed"],
         "fxprofile.web": ["playground/*"],
         "fxprofile.serving": ["status_page/*"],
-        "fxprofile.admin": ["samples/sample.*"],
+        "fxprofile.admin": ["samples/*"],
         "fxprofile.images": ["default/*.png"],
         "fxprofile.drivers.sql": ["migrations/*.py", "migrations/versions/*.py"],
         "twisted.plugins": ["fxprofile_plugin.py"],

@@ -6,6 +6,7 @@ import click
 
 from fxprofile import __version__
 from fxprofile.admin.avatar import avatar
+from fxprofile.admin.capacity import capacity
 from fxprofile.admin.check_config import check_config
 from fxprofile.admin.crunch import crunch
 from fxprofile.admin.dead import dead
@@ -23,6 +24,7 @@ from fxprofile.admin.user import user
     cls=AdminGroup,
     commands=[
         avatar,
+        capacity,
         check_config,
         crunch,
         dead,
