@@ -5,7 +5,7 @@ Uploads from end to end: how many a second, how long they take, and what grows.
 
 - *rate*: one web process and one or two workers with one or two crunch processes each, on files and
   SQLite.  In turn, so many clients upload a photo and wait until it is ready.  It prints the median
-  of the rounds, and the ratio to one worker with one process.
+  of the rounds, the ratio to one worker with one process, and the processor time of an upload.
 - *latency*: one worker with two crunch processes.  Uploads arrive at 10 to 90 % of the rate that it
   sustained just before, whether or not earlier ones have ended.
 - *growth*: the transactions of an upload, a read and the repair loops in a database of 1,000 to a
@@ -22,11 +22,12 @@ import argparse
 import http.client
 import itertools
 import json
+import os
 import statistics
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def asks(photo: bytes) -> list[Ask]:
     ]
 
 
-async def deployed(stack: AsyncExitStack, workers: int, processes: int) -> int:
-    """Start a web process and workers; return the port of the API."""
+async def deployed(stack: AsyncExitStack, workers: int, processes: int) -> list[Daemon]:
+    """Start a web process and workers."""
     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fxprofile-pipeline-"))
     accounts = [
         {"token": f"user{n}", "uid": f"{n:032x}", "email": f"user{n}@example.com"}
@@ -70,10 +71,27 @@ async def deployed(stack: AsyncExitStack, workers: int, processes: int) -> int:
     environ = {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": json.dumps(accounts)}
     settings = {"uploads.per_hour": 0, "limits.writes_per_minute": 0, "crunch.processes": processes}
     ports = Ports()
+    daemons = []
     for role in ("web", *["worker"] * workers):
         daemon = Daemon(directory, role=role, settings=settings, environ=environ, ports=ports)
-        await stack.enter_async_context(daemon)
-    return ports.web
+        daemons.append(await stack.enter_async_context(daemon))
+    return daemons
+
+
+def processor_seconds(daemon: Daemon) -> tuple[float, float]:
+    """Return what a process and its helpers have used (``proc_pid_stat(5)``)."""
+    used: dict[int, float] = {}
+    parents: dict[int, int] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = file.read_text().rpartition(")")[2].split()
+            pid = int(file.parent.name)
+            parents[pid] = int(fields[1])
+            # User and system time, of itself and of its children that have ended.
+            used[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    assert daemon.pid is not None
+    helpers = [pid for pid, parent in parents.items() if parent == daemon.pid]
+    return used[daemon.pid], sum(used[pid] for pid in helpers)
 
 
 def timed(port: int, ask: Ask) -> float:
@@ -114,23 +132,33 @@ def latencies(port: int, photo: bytes, each_second: float, seconds: float) -> li
 async def compare_rates(options: argparse.Namespace, photo: bytes) -> None:
     """Print the rate of each layout."""
     async with AsyncExitStack() as stack:
-        ports = {layout: await deployed(stack, *layout) for layout in LAYOUTS}
+        started = {layout: await deployed(stack, *layout) for layout in LAYOUTS}
         found: dict[tuple[int, int], list[float]] = {layout: [] for layout in LAYOUTS}
+        one = started[LAYOUTS[0]]
+        before = [processor_seconds(daemon) for daemon in one]
         for _ in range(options.rounds):
-            for layout, port in ports.items():
-                figures = (port, photo, options.clients, options.seconds)
+            for layout, daemons in started.items():
+                figures = (daemons[0].ports.web, photo, options.clients, options.seconds)
                 found[layout].append(await deferToThread(rate, *figures))
+        after = [processor_seconds(daemon) for daemon in one]
     print(f"{'workers':>8}{'processes':>11}{'uploads a second':>18}{'ratio':>8}")
     for layout, rates in found.items():
         ratio = statistics.median(a / b for a, b in zip(rates, found[LAYOUTS[0]], strict=True))
         print(f"{layout[0]:8}{layout[1]:11}{statistics.median(rates):18.1f}{ratio:8.2f}")
+    uploads = sum(found[LAYOUTS[0]]) * options.seconds
+    (web, _), (worker, children) = (
+        [(b - a) * 1000 / uploads for a, b in zip(*pair, strict=True)]
+        for pair in zip(before, after, strict=True)
+    )
+    print(f"processor ms of an upload: web {web:.0f}, worker {worker:.0f}, children {children:.0f}")
 
 
 async def compare_latencies(options: argparse.Namespace, photo: bytes) -> None:
     """Print how long uploads take at shares of the rate."""
     found: dict[float, list[float]] = {share: [] for share in SHARES}
     async with AsyncExitStack() as stack:
-        port = await deployed(stack, 1, 2)
+        web, _ = await deployed(stack, 1, 2)
+        port = web.ports.web
         for _ in range(options.rounds):
             # The machine may be slower or faster now than in another round.
             most = await deferToThread(rate, port, photo, options.clients, options.seconds)
