@@ -95,11 +95,13 @@ class Check:
     :ivar look: returns what was found if all is well, empty for no finding; raises
         :class:`Flaw`, or an error of a driver, which is a problem.
     :ivar advice: for that problem.
+    :ivar level: of that problem: a warning if the service works without what is tried.
     """
 
     name: str
     look: Callable[[], Coroutine[Any, Any, str]]
     advice: str
+    level: Level = Level.PROBLEM
 
 
 @click.command(cls=AdminCommand)
@@ -141,9 +143,9 @@ async def _run(clock: IReactorTime, check: Check) -> Finding:
     except Flaw as flaw:
         return Finding(name, flaw.level, str(flaw), flaw.advice)
     except DeferredTimeout:
-        return Finding(name, Level.PROBLEM, f"no response in {TIMEOUT:.0f} s", advice)
+        return Finding(name, check.level, f"no response in {TIMEOUT:.0f} s", advice)
     except (AwsError, errors.ConfigError, errors.DriverError) as error:
-        return Finding(name, Level.PROBLEM, " ".join(str(error).split()), advice)
+        return Finding(name, check.level, " ".join(str(error).split()), advice)
 
 
 def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
@@ -173,7 +175,7 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         if settings.identity.driver == "dev":
             yield Check("identity", _development_accounts, "")
         advice = "check cache.url; without it the service works, but slower"
-        yield Check("cache", partial(_cache, tools), advice)
+        yield Check("cache", partial(_cache, tools), advice, Level.WARNING)
 
 
 async def _settings(settings: Settings, role: Role) -> str:
@@ -182,9 +184,6 @@ async def _settings(settings: Settings, role: Role) -> str:
         f" {version('Twisted')}, for {settings.environment}"
     )
     doubts = settings.doubts(role)
-    if settings.environment == "production" and (local := settings.single_host_drivers(role)):
-        several = "several hosts need s3, sqs, redis and a database server"
-        doubts.append(f"{', '.join(local)}: suitable for a single host; {several}")
     if doubts:
         raise Flaw(f"{text}; {'; '.join(doubts)}", "change these settings, unless that is intended")
     return text

@@ -193,8 +193,11 @@ class Services:
         url = self.settings.cache.url
         if self.settings.cache.driver != "redis" or url is None:
             return None
-        from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
-
+        try:
+            from fxprofile.drivers.redis.connection import RedisAddress, RedisConnection
+        except ImportError as error:
+            # fxprofile-admin reads the settings as the images role does, which has no cache.
+            raise ConfigError(f"cache.driver: redis needs fxprofile[redis]: {error}") from None
         address = RedisAddress.parse(url.get_secret_value())
         return self.started(RedisConnection(self.reactor, address))
 

@@ -132,9 +132,6 @@ class RoleService(MultiService):
         for ready in self._services.readiness:
             await ready()
         self._services.health.starting = False
-        local = self._settings.single_host_drivers(self._role)
-        if self._settings.environment == "production" and local:
-            self._log.warn("Single-host drivers in production: {local}", local=", ".join(local))
         for doubt in self._settings.doubts(self._role):
             self._log.warn("Doubtful setting: {doubt}", doubt=doubt)
         if self._settings.environment == "production" and os.geteuid() == 0:

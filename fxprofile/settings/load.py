@@ -224,7 +224,7 @@ def _missing_packages(settings: Settings, role: Role) -> Iterator[str]:
     uses_database = web or (queues and settings.queue.driver == "database")
     for key, used, extra, module in (
         ("storage.driver", settings.storage.driver == "s3", "s3", "botocore"),
-        ("queue.driver", queues and settings.queue.driver == "sqs", "sqs", "botocore"),
+        ("queue.driver", settings.queue.driver == "sqs", "sqs", "botocore"),
         ("cache.driver", web and settings.cache.driver == "redis", "redis", "txredisapi"),
         ("database.url", uses_database and database == "mysql", "mysql", "pymysql"),
         ("database.url", uses_database and database == "postgresql", "postgresql", "psycopg"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -404,7 +404,10 @@ class Settings(BaseSettings):
 
     def doubts(self, role: Role) -> list[str]:
         """Return what is probably a mistake in the settings of a role, in one line each."""
-        queue, found = self.queue, []
+        queue = self.queue
+        found: list[str] = []
+        if self.environment == "production":
+            found += self._production_doubts(role)
         if role in (Role.WEB, Role.COMBINED) and queue.driver == "sqs":
             effects = {
                 "dead_url": "uploads whose job is dead stay in processing for a day",
@@ -424,6 +427,19 @@ class Settings(BaseSettings):
                 " other workers repeat jobs"
             )
         return found
+
+    def _production_doubts(self, role: Role) -> Iterator[str]:
+        for setting in self.single_host_drivers(role):
+            key, _, driver = setting.partition(" = ")
+            yield f"{key}: {driver} serves a single host only"
+        if role not in (Role.WEB, Role.COMBINED):
+            return
+        if self.secret_bearer_token is None:
+            yield "secret_bearer_token: is not set, so the auth server's own endpoints answer 404"
+        if "public_url" not in self.web.model_fields_set:
+            yield "web.public_url: is not set, so clients get the address of web.listen"
+        if "accounts" in self.identity.dev.model_fields_set:
+            yield "identity.dev.accounts: are for development; remove them and their tokens"
 
     @classmethod
     def settings_customise_sources(

@@ -103,10 +103,12 @@ class DoctorTests(AdminCase):
             f"--set=cache.url=redis://:{PASSWORD}@127.0.0.1:{free_port()}",
             status=1,
         )
-        for name in ("database", "jobs queue", "oauth server", "auth server", "cache"):
+        for name in ("database", "jobs queue", "oauth server", "auth server"):
             self.assertEqual(found[name]["level"], "problem", name)
             self.assertTrue(found[name]["advice"], name)
         self.assertEqual(found["codecs"]["level"], "ok")
+        self.assertEqual(found["cache"]["level"], "warning", "the service works without it")
+        self.assertIn("slower", found["cache"]["advice"])
         self.assertNotIn(PASSWORD, str(found))
 
     async def test_identity_servers_that_answer_are_ok(self) -> None:
@@ -144,7 +146,7 @@ class DoctorTests(AdminCase):
         """In production, single-host drivers are a warning that names them."""
         found = await self.findings("--role=images", "--set=environment=production")
         self.assertEqual(found["settings"]["level"], "warning")
-        self.assertIn("storage.driver = filesystem", found["settings"]["text"])
+        self.assertIn("storage.driver: filesystem serves a single host", found["settings"]["text"])
 
     async def test_a_doubtful_setting_is_a_warning(self) -> None:
         """The finding about the settings is a warning that names each doubtful setting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,7 +166,10 @@ class AwsProvisionTests(AwsCase):
         """The text output shows the plan, asks for confirmation, and prints the settings to use."""
         ran = await self.admin("provision", "--only=queues", answers="y\n", **KEYS)
         self.assertIn("create  queue fxprofile-jobs", ran.output)
-        self.assertIn('[queue] jobs_url = "http', ran.output)
+        lines = tomllib.loads(ran.output.partition("Settings to use:\n")[2])
+        self.assertEqual(
+            set(lines["queue"]), {"jobs_url", "results_url", "dead_url", "results_dead_url"}
+        )
         self.assertIn("Apply this plan?", ran.errors)
 
     async def test_what_has_drifted_is_corrected(self) -> None:

@@ -290,4 +290,7 @@ class StartTests(PipelineCase):
     async def test_production_warns_of_single_host_drivers(self) -> None:
         """In production, single-host drivers are logged as a warning."""
         images = await self.scene.daemon("images", environment="production")
-        self.assertIn("in production: storage.driver = filesystem\n", images.output)
+        self.assertIn(
+            "Doubtful setting: storage.driver: filesystem serves a single host only\n",
+            images.output,
+        )

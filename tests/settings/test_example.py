@@ -36,7 +36,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 def documented() -> dict[str, Any]:
     """Return each key of the example with its value, as if none were commented out."""
-    text = re.sub(r"^#(?=[a-z_]+ = |\[\[)", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=[a-z_.]+ = |    \{|\])", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     keys: dict[str, Any] = {}
 
     def walk(members: dict[str, Any], prefix: str) -> None:

@@ -363,6 +363,34 @@ class ProblemTests(SynchronousTestCase):
             doubts = load(overrides=overrides, environ={}, role=role).doubts(role)
             self.assertEqual([doubt.partition(":")[0] for doubt in doubts], expected)
 
+    def test_doubts_of_production(self) -> None:
+        """In production, what suits development only is a doubt of the roles that use it."""
+        overrides = ["environment=production", "identity.driver=fxa", "queue.events=none"]
+        account = '[{"token": "t", "uid": "u", "email": "e"}]'
+        for role, more, expected in (
+            (
+                *(Role.WEB, []),
+                {
+                    *("storage.driver", "database.url", "queue.driver", "cache.driver"),
+                    *("secret_bearer_token", "web.public_url"),
+                },
+            ),
+            (
+                Role.WEB,
+                [
+                    *("storage.driver=s3", "secret_bearer_token=x", "web.public_url=https://a"),
+                    *("cache.driver=redis", "cache.url=redis://h"),
+                    "database.url=mysql+pymysql://h/d",
+                    f"identity.dev.accounts={account}",
+                ],
+                {"identity.dev.accounts"},
+            ),
+            (Role.IMAGES, [], {"storage.driver"}),
+        ):
+            settings = load(overrides=[*overrides, *more], environ={}, role=role)
+            doubts = settings.doubts(role)
+            self.assertEqual({doubt.partition(":")[0] for doubt in doubts}, expected)
+
     def test_single_host_drivers(self) -> None:
         """The single-host drivers that a role uses are listed as the settings that select them."""
         server = "database.url=mysql+pymysql://u:p@db/fxprofile"
@@ -393,7 +421,7 @@ class ProblemTests(SynchronousTestCase):
         redis = ("cache.driver=redis", "cache.url=redis://h")
         for role, spared, extra, package, overrides in (
             (Role.IMAGES, None, "s3", "botocore", ("storage.driver=s3",)),
-            (Role.WORKER, Role.IMAGES, "sqs", "botocore", sqs),
+            (Role.WORKER, None, "sqs", "botocore", sqs),
             (Role.WEB, Role.WORKER, "redis", "txredisapi", redis),
             (Role.WEB, Role.IMAGES, "mysql", "pymysql", ("database.url=mysql+pymysql://h/d",)),
             (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,7 +10,7 @@ import click
 
 from fxprofile.admin.provision.plan import Plan
 from fxprofile.admin.shared import commands
-from fxprofile.admin.shared.output import listing, printable
+from fxprofile.admin.shared.output import listing
 from fxprofile.admin.shared.tools import Tools, where
 from fxprofile.drivers.sql.migrate import current, upgrade
 from fxprofile.drivers.sql.schema import REVISION
@@ -65,8 +66,8 @@ async def provision(
     if plan.settings:
         text += "\nSettings to use:"
     for name, value in plan.settings.items():
-        section, _, key = name.partition(".")
-        text += f'\n  [{section}] {key} = "{printable(value)}"'
+        # JSON's strings are TOML's.
+        text += f"\n{name} = {json.dumps(value)}"
     # Applying a step may find what needs attention.
     steps = plan.members()
     needs_attention = any(step["action"] == "attention" for step in steps)
