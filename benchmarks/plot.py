@@ -10,7 +10,7 @@ from pathlib import Path
 #: The points of a line.
 Points = Sequence[tuple[float, float]]
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 640, 360, 70, 40, 60
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 360, 70, 90, 40, 60
 _COLOURS = ("#0060df", "#d7264c", "#008787", "#b07a00")
 
 
@@ -30,7 +30,7 @@ def chart(
     def place(x: float, y: float) -> tuple[float, float]:
         across = (along(x) - low) / ((high - low) or 1)
         rise = y / top * (_HEIGHT - _TOP - _BOTTOM)
-        return _LEFT + across * (_WIDTH - 2 * _LEFT), _HEIGHT - _BOTTOM - rise
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - rise
 
     def text(x: float, y: float, words: str, anchor: str = "middle", more: str = "") -> str:
         return f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="{anchor}" {more}>{escape(words)}</text>'
