@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from math import inf
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as WaitTimeout
@@ -107,8 +108,8 @@ class Intake:
         try:
             return await self.store.accept(avatar_id=avatar_id, uid=uid, now=now, keep=keep)
         except AccountUnknown:
-            # There is no row, so the original is deleted.
-            self._in_doubt[avatar_id] = self.clock.seconds()
+            # There is no doubt: there is no row, and the next repair deletes the original.
+            self._in_doubt[avatar_id] = -inf
             raise
         except StoreError:
             # The commit may still have happened: then the upload is accepted.
