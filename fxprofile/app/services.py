@@ -41,6 +41,7 @@ from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
 from fxprofile.serving.listener import Listener
 from fxprofile.settings.model import Settings
+from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.outbox import Outbox
@@ -163,6 +164,7 @@ class Services:
                 self.files,
                 self.settings.aws.region,
                 user_agent=f"fxprofile/{__version__}",
+                headers=traces.headers,
             )
         )
 

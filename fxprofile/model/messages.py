@@ -70,10 +70,15 @@ class QueueDepth:
 
 @dataclass(frozen=True)
 class Job:
-    """A message on the jobs queue."""
+    """
+    A message on the jobs queue.
+
+    :ivar traceparent: the trace of the request that it follows from (W3C Trace Context).
+    """
 
     op: Op
     id: str
+    traceparent: str | None = None
 
     def encode(self, sent: float) -> str:
         """
@@ -81,14 +86,15 @@ class Job:
 
         :param sent: seconds since the epoch.
         """
-        return json.dumps(
-            {
-                "v": MESSAGE_VERSION,
-                "op": self.op,
-                "id": self.id,
-                "sent": datetime.fromtimestamp(sent, UTC).isoformat().replace("+00:00", "Z"),
-            }
-        )
+        message = {
+            "v": MESSAGE_VERSION,
+            "op": self.op,
+            "id": self.id,
+            "sent": datetime.fromtimestamp(sent, UTC).isoformat().replace("+00:00", "Z"),
+        }
+        if self.traceparent is not None:
+            message["traceparent"] = self.traceparent
+        return json.dumps(message)
 
     @classmethod
     def decode(cls, text: str) -> Job:
@@ -102,7 +108,7 @@ class Job:
             op = Op(message.get("op", ""))
         except ValueError:
             raise MalformedMessage(f"op is {message.get('op')!r:.40}") from None
-        return cls(op=op, id=message["id"])
+        return cls(op=op, id=message["id"], traceparent=_traceparent(message))
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class Result:
     :ivar reason: a key of :data:`REASONS`, if failed.
     :ivar placeholder: see :data:`BLURHASH`, if ready and known.
     :ivar timing: seconds that each step took, by name; for operators.
+    :ivar traceparent: the trace of the job (W3C Trace Context).
     """
 
     id: str
@@ -122,6 +129,7 @@ class Result:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     placeholder: str | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
+    traceparent: str | None = None
 
     def encode(self) -> str:
         """Return the JSON text."""
@@ -133,6 +141,8 @@ class Result:
         if self.placeholder is not None:
             message["placeholder"] = self.placeholder
         message["timing"] = {name: round(s, 4) for name, s in self.timing.items()}
+        if self.traceparent is not None:
+            message["traceparent"] = self.traceparent
         return json.dumps(message)
 
     @classmethod
@@ -171,7 +181,21 @@ class Result:
             variants=variants,
             placeholder=placeholder,
             timing={k: v for k, v in timing.items() if type(v) in (int, float)},
+            traceparent=_traceparent(message),
         )
+
+
+def traceparent_of(text: str) -> str | None:
+    """Return the trace that a job or a result continues; None if it has none, or is malformed."""
+    try:
+        return _traceparent(_members(text))
+    except MalformedMessage:
+        return None
+
+
+def _traceparent(members: Mapping[str, Any]) -> str | None:
+    value = members.get("traceparent")
+    return value if isinstance(value, str) else None
 
 
 def _members(text: str) -> dict[str, Any]:

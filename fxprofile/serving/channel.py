@@ -272,7 +272,8 @@ class StreamingRequest(Request):
     :ivar body: the body, as it arrives.
     :ivar started_at: when its headers had arrived.
     :ivar route: the path template of its endpoint.  Logs and metrics use it, as well as
-        ``request_id``, ``uid`` (empty without a user) and ``errno`` (0 if there was no error).
+        ``request_id``, ``trace_id``, ``uid`` (empty without a user) and ``errno`` (0 if there
+        was no error).
     """
 
     defaultContentType = None
@@ -282,6 +283,7 @@ class StreamingRequest(Request):
     started_at = 0.0
     route = "-"
     request_id = ""
+    trace_id = ""
     uid = ""
     errno = 0
     _early = False

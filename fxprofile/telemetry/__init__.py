@@ -1,5 +1,5 @@
 """
-Level 1. Metrics, logs and error reports.
+Level 1. Metrics, logs, error reports and traces.
 
 Every folder may count and log with it; it decides nothing.  Libraries: prometheus_client,
 sentry_sdk.

@@ -15,6 +15,7 @@ import socket
 from typing import IO, Any
 
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
@@ -23,8 +24,10 @@ from twisted.logger import (
     LogLevelFilterPredicate,
     eventAsText,
     formatEvent,
-    textFileLogObserver,
+    formatEventAsClassicLogText,
 )
+
+from fxprofile.telemetry import traces
 
 #: The severities of syslog (RFC 5424, section 6.2.1).
 _SEVERITY = {
@@ -37,7 +40,16 @@ _SEVERITY = {
 
 #: The members of events, by their type, that become mozlog's ``Fields``.
 _FIELDS = {
-    "request.summary": ("method", "route", "status", "errno", "ms", "uid_hash", "request_id"),
+    "request.summary": (
+        "method",
+        "route",
+        "status",
+        "errno",
+        "ms",
+        "uid_hash",
+        "request_id",
+        "trace_id",
+    ),
     "activityEvent": ("event", "uid", "agent", "client_id"),
 }
 
@@ -49,12 +61,22 @@ def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver
     :param format_name: the setting ``logging.format``.
     :param level: the setting ``logging.level``; events below it are dropped.
     """
-    observer: Any = _Mozlog(output) if format_name == "mozlog" else textFileLogObserver(output)
+    observer: Any
+    observer = _Mozlog(output) if format_name == "mozlog" else FileLogObserver(output, _text)
     predicate = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
     # These log the start and the stop of every port and client connection.
     for namespace in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
         predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [predicate])
+
+
+def _text(event: LogEvent) -> str | None:
+    """Return an event as text; if it belongs to a trace, the first line ends with its id."""
+    text, trace_id = formatEventAsClassicLogText(event), traces.trace_id()
+    if text is None or trace_id is None or "trace_id" in event:
+        return text
+    first, *others = text.split("\n", 1)
+    return "\n".join((f"{first} trace={trace_id}", *others))
 
 
 class StandardLibraryHandler(logging.Handler):
@@ -92,6 +114,8 @@ class _Mozlog:
             fields = {name: event.get(name) for name in names}
         else:
             fields["msg"] = formatEvent(event)
+            if (trace_id := traces.trace_id()) is not None:
+                fields["trace_id"] = trace_id
             if "log_failure" in event:
                 fields["traceback"] = eventAsText(
                     event, includeTimestamp=False, includeSystem=False

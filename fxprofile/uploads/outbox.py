@@ -10,7 +10,7 @@ finds the row and sends the job: each job is sent at least once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -21,6 +21,7 @@ from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError, QueueError
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import IProfileStore, IQueue
+from fxprofile.telemetry import traces
 
 _OPS = {
     Status.PROCESSING: Op.CRUNCH,
@@ -69,6 +70,7 @@ class Outbox:
         :raises QueueError: if it could not be sent.
         """
         try:
+            job = replace(job, traceparent=traces.traceparent())
             await self.jobs.send(body=job.encode(self.clock.seconds()))
         except QueueError:
             self._failed = True

@@ -48,6 +48,7 @@ from fxprofile.profiles.scopes import allows
 from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
 from fxprofile.serving.conditional import matches
 from fxprofile.serving.connections import ConnectionLimits
+from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
 from fxprofile.web.limits import RateLimiter, address_of
@@ -382,6 +383,15 @@ class Api(Resource):
         for name, value in SECURITY_HEADERS.items():
             request.setHeader(name, value)
         request.setHeader("X-Request-Id", request.request_id)
+        # Several headers are as good as none.
+        values = request.requestHeaders.getRawHeaders(b"traceparent", ())
+        traceparent = values[0].decode("latin-1") if len(values) == 1 else None
+        trace = traces.continued(traceparent, request.request_id)
+        request.trace_id = trace.trace_id
+        with traces.active(trace):
+            return self._render(request)
+
+    def _render(self, request: StreamingRequest) -> Any:
         request.notifyFinish().addBoth(self._finished, request)
         if request.method == b"OPTIONS":
             ApiResponse(204, None, self._preflight).write_head(request)
@@ -402,7 +412,7 @@ class Api(Resource):
     def _finished(self, outcome: object, request: StreamingRequest) -> None:
         status, seconds = request.count(outcome, self._metrics, "api", _METHODS)
         self._log.info(
-            "{method} {route} {status} {ms} ms {request_id}",
+            "{method} {route} {status} {ms} ms {request_id} trace={trace_id}",
             log_type="request.summary",
             method=request.method.decode("ascii", "replace"),
             route=request.route,
@@ -411,6 +421,7 @@ class Api(Resource):
             ms=round(seconds * 1000),
             uid_hash=hashlib.sha256(request.uid.encode()).hexdigest()[:16] if request.uid else "",
             request_id=request.request_id,
+            trace_id=request.trace_id,
         )
 
 

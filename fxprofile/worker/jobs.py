@@ -17,7 +17,7 @@ import struct
 import tempfile
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO
 
 from twisted.internet.defer import DeferredLock
@@ -31,6 +31,7 @@ from fxprofile.model.errors import ChildFailed, CrunchError, ObjectNotFound, Sto
 from fxprofile.model.keys import FORMATS, VARIANTS, private_key, public_key, public_keys
 from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.model.ports import IBucket, ICruncher, IQueue
+from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 
 #: Length in bytes of a PNG's signature and the first fields of IHDR, up to the height
@@ -166,7 +167,9 @@ class JobRunner:
         return Result(id=avatar_id, status=ResultStatus.READY, variants=variants)
 
     async def _report(self, result: Result) -> None:
+        result = replace(result, traceparent=traces.traceparent())
         await self.results.send(body=result.encode())
+        self._log.info("Avatar {id} is {status}", id=result.id, status=result.status.value)
 
 
 def _temporary_file(first: bytes) -> IO[bytes]:

@@ -29,8 +29,9 @@ from fxprofile.deferreds.backoff import Backoff
 from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.model.errors import CruncherUnavailable, DriverError, LeaseLost, MalformedMessage
-from fxprofile.model.messages import Message
+from fxprofile.model.messages import Message, traceparent_of
 from fxprofile.model.ports import BATCH, Handler, IQueue
+from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 
 #: Seconds of a long poll, which is the maximum of Amazon SQS.
@@ -213,7 +214,8 @@ class Poller(Service):
         delivery = Delivery(message, self.queue, self.clock, self.first, self.visibility_timeout)
         self._in_flight[delivery] = None
         self.metrics.in_hand.labels(name).inc()
-        handled = Deferred.fromCoroutine(self._handle(delivery))
+        with traces.active(traces.continued(traceparent_of(message.body))):
+            handled = Deferred.fromCoroutine(self._handle(delivery))
         handled.addErrback(
             lambda failure: self._log.failure("Handling a message failed", failure=failure)
         )

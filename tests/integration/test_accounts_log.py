@@ -22,7 +22,7 @@ MEMBERS = {
     "Fields": dict,
 }
 
-SUMMARY = {"method", "route", "status", "errno", "ms", "uid_hash", "request_id"}
+SUMMARY = {"method", "route", "status", "errno", "ms", "uid_hash", "request_id", "trace_id"}
 
 #: Part of every secret that is sent here.
 MARK = "5e4re7"

@@ -16,12 +16,20 @@ from twisted.trial.unittest import SynchronousTestCase
 from fxprofile.model.avatars import REASONS, Variant
 from fxprofile.model.errors import MalformedMessage
 from fxprofile.model.keys import VARIANTS
-from fxprofile.model.messages import MAX_MESSAGE_CHARACTERS, Job, Op, Result, ResultStatus
+from fxprofile.model.messages import (
+    MAX_MESSAGE_CHARACTERS,
+    Job,
+    Op,
+    Result,
+    ResultStatus,
+    traceparent_of,
+)
 
 ID = "0123456789abcdef0123456789abcdef"
 VARIANT = {"width": 1, "height": 2, "bytes": 3}
 
 ids = st.text("0123456789abcdef", min_size=32, max_size=32)
+traceparents = st.none() | st.text(max_size=60)
 positive = st.integers(1, 1 << 40)
 variants = st.fixed_dictionaries({n: st.builds(Variant, *[positive] * 3) for n in VARIANTS})
 timings = st.dictionaries(st.sampled_from(["get", "crunch", "put"]), st.floats(0, 1000))
@@ -33,6 +41,7 @@ results = st.one_of(
         variants=variants,
         placeholder=st.none() | st.just("LEHV6nWB2yk8pyo0adR*.7kCMdnj"),
         timing=timings,
+        traceparent=traceparents,
     ),
     st.builds(Result, ids, st.just(ResultStatus.FAILED), st.sampled_from(list(REASONS))),
     st.builds(Result, ids, st.just(ResultStatus.DELETED)),
@@ -73,7 +82,7 @@ class JobTests(SynchronousTestCase):
 
     message = Job(Op.CRUNCH, ID).encode(0)
 
-    @given(st.builds(Job, st.sampled_from(Op), ids), st.floats(0, 4e9))
+    @given(st.builds(Job, st.sampled_from(Op), ids, traceparents), st.floats(0, 4e9))
     def test_job_round_trip(self, job: Job, sent: float) -> None:
         """A job is decoded as it was encoded."""
         self.assertEqual(Job.decode(job.encode(sent)), job)
@@ -111,6 +120,15 @@ class JobTests(SynchronousTestCase):
     def test_unknown_members_are_ignored(self) -> None:
         """Members that a later version may add are ignored."""
         self.assertEqual(Job.decode(changed(self.message, trace="x")), Job(Op.CRUNCH, ID))
+
+    def test_traceparent_that_is_no_text_is_ignored(self) -> None:
+        """A message whose traceparent is not a text is as valid as one without it."""
+        for value in (None, 1, [], {}):
+            text = changed(self.message, traceparent=value)
+            self.assertEqual(Job.decode(text), Job(Op.CRUNCH, ID))
+            self.assertIsNone(traceparent_of(text))
+        self.assertIsNone(traceparent_of("{"))
+        self.assertEqual(traceparent_of(changed(self.message, traceparent="00")), "00")
 
     @given(json_values)
     def test_any_json_is_decoded_or_malformed(self, value: Any) -> None:

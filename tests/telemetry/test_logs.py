@@ -91,6 +91,7 @@ class MozlogTests(_Case):
             "ms": 12,
             "uid_hash": "0123456789abcdef",
             "request_id": "fedcba9876543210",
+            "trace_id": "0123456789abcdef" * 2,
         }
         self.log.info("{method}", log_type="request.summary", token="secret", **summary)
         self.assertEqual(self.line()["Type"], "request.summary")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.logger import capturedLogs
+
 from fxprofile.web.api import SECURITY_HEADERS
 from tests.web.service import ApiCase
 
@@ -32,6 +34,20 @@ class EveryEndpointTests(ApiCase):
                 "private, no-cache, no-store, must-revalidate",
             )
             self.assertEqual(reply.header("Server"), "fxprofile")
+
+    async def test_trace_is_continued_or_new(self) -> None:
+        """The log line of a request has the trace of its header, or a new one if it has none."""
+        lines = []
+        for number in (0, 1, 2):
+            headers = "Host: x\r\nConnection: close\r\n"
+            headers += f"traceparent: 00-{'a' * 32}-{'b' * 16}-01\r\n" * number
+            with capturedLogs() as events:
+                await self.raw(f"GET /v1/uid HTTP/1.1\r\n{headers}\r\n".encode())
+            lines += [e for e in events if e.get("log_type") == "request.summary"]
+        none, one, two = (line["trace_id"] for line in lines)
+        self.assertEqual(one, "a" * 32)
+        self.assertEqual(len({none, one, two}), 3)
+        self.assertEqual((len(none), len(two)), (32, 32))
 
     async def test_unknown_path_is_404(self) -> None:
         """An unknown path is a JSON 404 with errno 101."""

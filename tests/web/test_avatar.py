@@ -120,7 +120,8 @@ class AvatarTests(ApiCase):
         reply = await self.ask("DELETE", f"/v1/avatar/{avatar_id}")
         self.assertEqual((reply.status, reply.json), (200, {}))
         self.assertEqual((await self.avatar()).json["id"], DEFAULT_AVATAR_ID)
-        self.assertEqual(await self.drain(), [Job(op=Op.DELETE, id=avatar_id)])
+        jobs = [(job.op, job.id) for job in await self.drain()]
+        self.assertEqual(jobs, [(Op.DELETE, avatar_id)])
 
     async def test_delete_without_id(self) -> None:
         """A delete without an id deletes the current avatar and an upload in progress."""

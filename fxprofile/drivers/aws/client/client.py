@@ -9,7 +9,7 @@ https://docs.aws.amazon.com/sdkref/latest/guide/feature-retry-behavior.html
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -180,6 +180,7 @@ class AwsClient(Service):
     :param threads: where credentials are searched and service descriptions are read.
     :param region: of the services.
     :param user_agent: sent with every request.
+    :param headers: returns further headers of a request, which are not signed.
     :ivar quota: limits retries across all calls, so that AWS does not receive several times
         the load while everything fails.
     :ivar skew: seconds that AWS's clock is ahead of ours.
@@ -193,6 +194,7 @@ class AwsClient(Service):
     _threads: Threads
     region: str
     user_agent: str = "twisted-aws"
+    headers: Callable[[], Mapping[str, str]] = dict
     quota: RetryQuota = attrs.field(factory=RetryQuota, init=False)
     skew: float = attrs.field(default=0.0, init=False)
     _protocols: dict[str, WireProtocol] = attrs.field(factory=dict, init=False)
@@ -435,18 +437,19 @@ class ServiceCall:
             progress=self._timeout,
             total=inf if is_streamed else left,
         )
+        headers = (*request.headers.items(), *client.headers().items())
         with _aws_errors():
             response = await client.agent.send(
                 request.method.encode(),
                 request.url.encode(),
-                [(_bytes(name), _bytes(value)) for name, value in request.headers.items()],
+                [(_bytes(name), _bytes(value)) for name, value in headers],
                 IterableBody(payload, payload.length) if payload else request.body or b"",
                 deadlines=deadlines,
                 # Calls are retried, whatever their method.
                 idempotent=True,
             )
-        headers = {name.decode(): value.decode("latin-1") for name, value in response.raw_headers}
-        return RawResponse(response.status, headers, response)
+        received = {name.decode(): value.decode("latin-1") for name, value in response.raw_headers}
+        return RawResponse(response.status, received, response)
 
     async def _read(self, response: RawResponse) -> bytes:
         try:
