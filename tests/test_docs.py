@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import fxprofile
 
 ROOT = Path(fxprofile.__file__).parent.parent
-DOCS = (*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+DOCS = (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("[A-Z]*.md"))
 
 #: The folders that a path may begin at: docs/architecture.md leaves out ``fxprofile/``, and
 #: docs/crunching.md ``fxprofile/crunch/``.
