@@ -27,6 +27,8 @@ MAX_PIXELS = 50_000_000
 #: The timeout of Chromium for one picture, in seconds.
 PATIENCE = 10
 
+_PAGE = "about:blank"
+
 _DECODE = """
 const [data, type, patience, done] = arguments;
 const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -67,7 +69,11 @@ def claimed_pixels(data: bytes) -> int | None:
 def by_chromium(data: bytes, media_type: str) -> Image.Image | None:
     """Return the picture that Chromium draws on a canvas; None if it shows none."""
     arguments = (b64encode(data).decode(), media_type, PATIENCE)
-    drawn: Any = chromium.shared().execute_async_script(_DECODE, *arguments)
+    browser = chromium.shared()
+    if browser.current_url != _PAGE:
+        # The policy of another test's page may forbid pictures from memory.
+        browser.get(_PAGE)
+    drawn: Any = browser.execute_async_script(_DECODE, *arguments)
     return None if drawn is None else Image.open(io.BytesIO(b64decode(drawn))).convert("RGBA")
 
 
