@@ -57,7 +57,7 @@ class CustomsTests(TestCase):
         (seen,) = self.server.seen
         self.assertEqual((seen.method, seen.path), ("POST", "/checkAuthenticated"))
         self.assertEqual(seen.members, {"action": "avatarUpload", "ip": "192.0.2.1", "uid": ALICE})
-        self.assertIsNone(self.survived)
+        self.assertFalse(self.survived)
 
     async def test_request_without_an_address(self) -> None:
         """A request without a client address sends an empty one."""
