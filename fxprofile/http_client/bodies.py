@@ -11,10 +11,12 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from fxprofile.deferreds.producer import StreamProducer
+
 
 @implementer(IBodyProducer)
 @attrs.define(eq=False, slots=False)
-class IterableBody:
+class IterableBody(StreamProducer):
     """
     Sends an asynchronous iterable as fast as the server accepts it, and reads no piece before.
 
@@ -25,7 +27,6 @@ class IterableBody:
     _pieces: AsyncIterable[bytes]
     length: int
     _stopped: bool = attrs.field(default=False, init=False)
-    _paused: Deferred[None] | None = attrs.field(default=None, init=False)
     _running: Deferred[None] | None = attrs.field(default=None, init=False)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
@@ -43,17 +44,7 @@ class IterableBody:
     async def _produce(self, consumer: IConsumer) -> None:
         async for piece in self._pieces:
             consumer.write(piece)
-            while self._paused is not None:
-                await self._paused
-
-    def pauseProducing(self) -> None:
-        if self._paused is None:
-            self._paused = Deferred()
-
-    def resumeProducing(self) -> None:
-        paused, self._paused = self._paused, None
-        if paused is not None:
-            paused.callback(None)
+            await self.writable()
 
     def stopProducing(self) -> None:
         self._stopped = True

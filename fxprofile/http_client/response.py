@@ -9,13 +9,14 @@ from typing import Any, Final, Protocol, cast
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import IProtocol, ITransport
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IClientRequest, IResponse
 from zope.interface import implementer
 
+from fxprofile.deferreds.producer import StreamProducer
 from fxprofile.http_client.errors import HttpError, MalformedResponse, ResponseTooLong
 
 #: Bytes of a body that are buffered before the server has to wait.
@@ -205,34 +206,23 @@ class Response:
             waiter.callback(None)
 
 
-@implementer(IPushProducer)
-class _Delivery:
+class _Delivery(StreamProducer):
     """Passes a body to a protocol, whose transport it is."""
 
     disconnecting = False
 
     def __init__(self, response: Response) -> None:
         self._response = response
-        self._paused: Deferred[None] | None = None
 
     async def run(self, protocol: IProtocol) -> None:
         try:
             async for piece in self._response:
                 protocol.dataReceived(piece)
-                while self._paused is not None:
-                    await self._paused
+                await self.writable()
             reason = Failure(ResponseDone())
         except HttpError as error:
             reason = Failure(ResponseFailed([Failure(error)]))
         protocol.connectionLost(reason)
-
-    def pauseProducing(self) -> None:
-        self._paused = self._paused or Deferred()
-
-    def resumeProducing(self) -> None:
-        paused, self._paused = self._paused, None
-        if paused is not None:
-            paused.callback(None)
 
     def stopProducing(self) -> None:
         self._response.abort()

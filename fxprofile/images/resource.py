@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 from cachetools import TTLCache
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
@@ -24,8 +24,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
-from zope.interface import implementer
 
+from fxprofile.deferreds.producer import StreamProducer
 from fxprofile.images.memory_cache import ObjectCache, OpenObject, read_default_avatar
 from fxprofile.model.errors import (
     ApiError,
@@ -273,34 +273,6 @@ class ImagesResource(Resource):
             for name, value in error.headers.items():
                 request.setHeader(name, value)
             request.finish_json(error.code, error.body)
-
-
-@implementer(IPushProducer)
-class StreamProducer:
-    """
-    The producer of a response, which the transport pauses and resumes.
-
-    The end of the request cancels a caller that waits.
-    """
-
-    _paused: Deferred[None] | None = None
-
-    async def writable(self) -> None:
-        """Wait until the client can take more."""
-        if self._paused is not None:
-            await self._paused
-
-    def pauseProducing(self) -> None:
-        if self._paused is None:
-            self._paused = Deferred()
-
-    def resumeProducing(self) -> None:
-        paused, self._paused = self._paused, None
-        if paused is not None:
-            paused.callback(None)
-
-    def stopProducing(self) -> None:
-        pass
 
 
 def _error_of(failure: Failure, path: bytes) -> ApiError:

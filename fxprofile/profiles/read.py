@@ -169,10 +169,9 @@ class Profiles:
     ) -> ProfileView:
         account: Account = await self._identity.account(token=token, credentials=credentials)
         profile = await self._store.profile(uid=credentials.uid)
-        names = {"displayName": profile.display_name, "email": account.get("email")}
         known: dict[str, object] = {
             **account,
-            **names,
+            "displayName": profile.display_name,
             "uid": credentials.uid,
             "sub": credentials.uid,
             "avatarId": profile.avatar_id or DEFAULT_AVATAR_ID,

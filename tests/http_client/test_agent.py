@@ -11,7 +11,6 @@ from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
-from twisted.trial.unittest import TestCase
 from twisted.web.client import FileBodyProducer, ResponseDone, ResponseFailed
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface.verify import verifyObject
@@ -32,6 +31,7 @@ from fxprofile.http_client.response import BUFFER
 from tests.contracts.bucket import ScriptedBody
 from tests.drivers.aws.server import ScriptedServer, answer
 from tests.drivers.aws.tls import make_certificate, trust_in
+from tests.http_client.case import HttpCase, settle
 from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import FakeOAuth
 from tests.support.servers.hostile import Connection, Hostile
@@ -57,33 +57,11 @@ def says(*pieces: bytes, close: bool = False) -> Callable[[Connection], None]:
     return react
 
 
-async def settle(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds; the timeout of the test is the limit."""
-    while not condition():
-        await deferLater(reactor, 0.005)
-
-
-class AgentCase(TestCase):
-    """An agent, and servers in this process."""
-
-    timeout = 20
-
-    def setUp(self) -> None:
-        self.agent = HttpAgent(reactor)
-        self.addCleanup(lambda: self.agent.stopService())
+class AgentCase(HttpCase):
+    """Requests of an agent."""
 
     def serve(self, react: Callable[[Connection], None]) -> tuple[Hostile, bytes]:
-        server = Hostile(reactor, react)
-        port, url = server.listen()
-
-        async def close() -> None:
-            await port.stopListening()
-            for connection in server.connections:
-                if not connection.lost:
-                    connection.abort()
-            await settle(lambda: server.open == 0)
-
-        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
+        server, url = self.serve_hostile(react)
         return server, url.encode() + b"/path"
 
     async def get(self, url: bytes, method: bytes = b"GET", **options: Any) -> tuple[int, bytes]:

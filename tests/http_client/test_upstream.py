@@ -9,10 +9,10 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.drivers.fxa.identity import FxaIdentity
-from fxprofile.http_client.agent import MAX_CONNECTIONS, HttpAgent
+from fxprofile.http_client.agent import MAX_CONNECTIONS
 from fxprofile.http_client.upstream import (
     MAX_BYTES,
     Upstream,
@@ -25,48 +25,23 @@ from fxprofile.model.errors import AuthUnavailable, OAuthUnavailable
 from fxprofile.model.profiles import Credentials
 from fxprofile.settings.model import IdentitySettings
 from fxprofile.telemetry.metrics import Metrics
+from tests.http_client.case import HttpCase, settle
 from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import ALICE, FakeFxa, FakeOAuth, Said, listen
 from tests.support.servers import hostile
-from tests.support.servers.hostile import Connection, Hostile
+from tests.support.servers.hostile import Connection
 
 #: Short, to keep the tests fast; no result depends on it.
 TIMEOUT = 0.3
 
 
-async def settle(condition: Any) -> None:
-    """Wait until a condition holds; the timeout of the test is the limit."""
-    while not condition():
-        await deferLater(reactor, 0.005)
-
-
-class RealCase(TestCase):
+class RealCase(HttpCase):
     """Base of tests with real connections to servers in this process."""
-
-    timeout = 20
-
-    def setUp(self) -> None:
-        self.agent = HttpAgent(reactor)
-        self.addCleanup(self.agent.stopService)
 
     def serve(self, resource: Any) -> str:
         port, url = listen(reactor, resource)
         self.addCleanup(port.stopListening)
         return url
-
-    def serve_hostile(self, react: Any) -> tuple[Hostile, str]:
-        server = Hostile(reactor, react)
-        port, url = server.listen()
-
-        async def close() -> None:
-            await port.stopListening()
-            for connection in server.connections:
-                if not connection.lost:
-                    connection.abort()
-            await settle(lambda: server.open == 0)
-
-        self.addCleanup(lambda: Deferred.fromCoroutine(close()))
-        return server, url
 
     def upstream(self, *, retry: bool = True, timeout: float = TIMEOUT) -> Upstream:
         return Upstream("the server", self.agent, timeout=timeout, retry=retry)
