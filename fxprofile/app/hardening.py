@@ -1,5 +1,5 @@
 """
-What a running role gives up, because it holds secrets: privileges, and legible memory.
+What a running role gives up to protect its secrets: privileges, and memory that others can read.
 
 No library does this without a C extension of its own; the calls are those of
 :mod:`fxprofile.crunch.sandbox.process`, with which a child locks itself.

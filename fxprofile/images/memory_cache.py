@@ -4,7 +4,7 @@ A memory cache of small public objects, in front of the bucket, and the default 
 Concurrent requests for an object share one ``get``.  After :data:`FRESH_SECONDS` a cached
 object is revalidated by a ``head``, so a deleted avatar is served from memory for at most that
 long, and a popular one costs its bucket one ``head`` in that time.  A missing object is not
-cached.  While the bucket fails or hangs, a cached object is served all the same for a limited
+cached.  While the bucket fails or hangs, a cached object is still served for a limited
 time (stale-if-error, RFC 5861), and the number of requests that wait for the bucket is limited.
 
 A longer object is in memory only while clients read it, once for all of them, so that a crowd

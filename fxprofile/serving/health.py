@@ -99,7 +99,7 @@ class Health(Service):
         Add a dependency.
 
         :param check: raises or returns False if the dependency cannot be used; returns a text
-            if there is something else to say, of which "low" counts as a failure.
+            if the heartbeat is to show it; "low" counts as a failure.
         """
         self._checks[name] = check
 

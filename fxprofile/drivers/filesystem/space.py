@@ -1,4 +1,4 @@
-"""The room on a disk, of which uploads leave a reserve."""
+"""The free space of a disk, less a reserve that uploads may not use."""
 
 from __future__ import annotations
 

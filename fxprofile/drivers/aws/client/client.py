@@ -445,7 +445,7 @@ class ServiceCall:
                 [(_bytes(name), _bytes(value)) for name, value in headers],
                 IterableBody(payload, payload.length) if payload else request.body or b"",
                 deadlines=deadlines,
-                # Calls are retried, whatever their method.
+                # Calls of every method are retried.
                 idempotent=True,
             )
         received = {name.decode(): value.decode("latin-1") for name, value in response.raw_headers}

@@ -1,4 +1,4 @@
-"""An index of the jobs that were not sent yet, whatever else is pending."""
+"""An index of jobs that are not sent yet, which does not grow with those that are."""
 
 from alembic import op
 
