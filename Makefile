@@ -9,13 +9,14 @@ TESTS ?= $$($(BIN)/python -m tests.fast --all)
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 
-.PHONY: help run test test-fast lint types check soak simulate chaos load fuzz lock dist clean
+.PHONY: help run test test-fast lint types docs check soak simulate chaos load fuzz lock dist clean
 
 help:
 	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
 	@echo "make test       run the tests in parallel (TESTS=tests.web JOBS=3)"
 	@echo "make test-fast  run the tests that start no other program"
-	@echo "make check      run the tests, the linters and the type checks"
+	@echo "make check      run the tests, the linters, the type checks and make docs"
+	@echo "make docs       build the documentation as a site, in site/"
 	@echo "make soak       upload while processes are killed (UPLOADS=2000)"
 	@echo "make simulate   run many simulated worlds of the whole service (SEEDS=10000 FIRST=0)"
 	@echo "make chaos      inject faults between the service and its servers (CASES=S3=hang FAULT_SECONDS=10)"
@@ -67,7 +68,11 @@ lint: $(VENV)/ready-for-tests
 types: $(VENV)/ready-for-tests
 	$(BIN)/mypy
 
-check: test lint types
+# The variable silences a notice about the next major versions of the tools.
+docs: $(VENV)/ready-for-tests
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: test lint types docs
 
 # Every file that the package index has of a version is accepted, by its hash.
 COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(VENV).lock/bin/pip-compile --quiet --upgrade \
@@ -86,7 +91,7 @@ dist: $(VENV)/ready-for-tests
 	$(BIN)/python -m tests.wheel dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
 
 # These take minutes to hours: they do more of what "make test" does a little of.
 soak: $(VENV)/ready-for-tests

