@@ -70,7 +70,7 @@ types: $(VENV)/ready-for-tests
 
 # The variable silences a notice about the next major versions of the tools.
 docs: $(VENV)/ready-for-tests
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 check: test lint types docs
 

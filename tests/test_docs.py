@@ -7,12 +7,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
+import click
 from twisted.trial.unittest import SynchronousTestCase
 
 import fxprofile
+from fxprofile.admin.main import cli
+from fxprofile.settings.model import ENVIRONMENT_PREFIX, Settings
+from fxprofile.tap import Options
+from tests.settings.test_example import keys_of
+from tests.test_monitoring import known
 
 ROOT = Path(fxprofile.__file__).parent.parent
 DOCS = (*(ROOT / "docs").rglob("*.md"), *ROOT.glob("[A-Z]*.md"))
@@ -26,11 +33,26 @@ _PATH = re.compile(rf"(?<![\w./~-])(?:{'|'.join(map(re.escape, TOPS))})/[\w./@-]
 _MODULE = re.compile(
     r"(?:python -m |trial |TESTS=|`)((?:fxprofile(?!\.toml)|tests|benchmarks)(?:\.[a-z_]+)+)"
 )
+#: In code font, and no settings.
+FILE_NAMES = {"web.env", "web.json", "worker.json", "images.json"}
+
+#: Variables that are not settings of the service.
+OTHER_VARIABLES = {
+    "FXPROFILE_SECTION__KEY",
+    "FXPROFILE_KEY",
+    "FXPROFILE_CRASHES",
+    "FXPROFILE_MUTANTS",
+}
+
+_SETTING = re.compile(r"`((?:[a-z]+\.)+[a-z_]+)(?: = [^`]+|=[^`]+)?`")
+_VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+\b")
+_ENDPOINT = re.compile(r"\b(GET|POST|DELETE) (/v1/[\w/{}:.-]*|/__\w+__|/openapi\.json)")
+_COMMAND = re.compile(r"\bfxprofile-admin ((?:[a-z][a-z-]*[ \n]?|--[a-z-]+(?:=\S+)? ?)+)")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
 class DocumentedPathsTests(SynchronousTestCase):
-    """``docs/``, ``README.md`` and ``CONTRIBUTING.md``."""
+    """Files and modules that ``docs/``, ``README.md`` and ``CONTRIBUTING.md`` name."""
 
     def found(self, pattern: re.Pattern[str]) -> Iterator[tuple[Path, str]]:
         """Yield each match of a pattern, with the document that it is in."""
@@ -62,6 +84,108 @@ class DocumentedPathsTests(SynchronousTestCase):
         self.assertGreater(len(links), 8)
         for document, target in links:
             self.assertTrue((document.parent / target).exists(), f"{document.name}: {target}")
+
+
+def hook() -> ModuleType:
+    """Return the hook of MkDocs that writes the reference."""
+    spec = spec_from_file_location("reference", ROOT / "docs/hooks/reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class DocumentedNamesTests(SynchronousTestCase):
+    """Settings, endpoints, commands, metrics, errors and log fields that the pages name."""
+
+    def found(self, pattern: re.Pattern[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield the groups of each match of a pattern, with the name of the document."""
+        for document in DOCS:
+            for match in pattern.finditer(document.read_text()):
+                yield document.name, match.groups() or (match[0],)
+
+    def test_settings_exist(self) -> None:
+        """Every setting in code font is a setting, and every variable is that of one."""
+        settings = set(keys_of(Settings))
+        # A section is named where all of its settings are meant.
+        sections = {key.rpartition(".")[0] for key in settings}
+        named = [
+            (document, key)
+            for document, (key,) in self.found(_SETTING)
+            if key.partition(".")[0] in sections and key not in FILE_NAMES
+        ]
+        self.assertGreater(len(named), 100)
+        self.assertEqual([pair for pair in named if pair[1] not in settings], [])
+        variables = {ENVIRONMENT_PREFIX + key.upper().replace(".", "__") for key in settings}
+        for document, (name,) in self.found(_VARIABLE):
+            if name not in OTHER_VARIABLES:
+                self.assertIn(name, variables, document)
+
+    def test_endpoints_exist(self) -> None:
+        """Every endpoint that a page names is in the OpenAPI document."""
+        template = re.compile(r"\{\w+\}|<\w+>|\bID\b|\bUID\b|(?<=/)[0-9a-f]{32}\b|\{c\}")
+        endpoints = {
+            (operation.method, template.sub("{}", operation.path))
+            for operation in hook().operations()
+        }
+        named = list(self.found(_ENDPOINT))
+        self.assertGreater(len(named), 25)
+        for document, (method, path) in named:
+            self.assertIn((method, template.sub("{}", path.rstrip(".:"))), endpoints, document)
+
+    def test_commands_exist(self) -> None:
+        """Every ``fxprofile-admin`` command that a page names exists, with its options."""
+        named = list(self.found(_COMMAND))
+        self.assertGreater(len(named), 25)
+        for document, (text,) in named:
+            command: click.Command = cli
+            options: set[str] = {"--help"}
+            for word in text.split():
+                options |= {name for option in command.params for name in option.opts}
+                if word.startswith("--"):
+                    self.assertIn(word.partition("=")[0], options, f"{document}: {text}")
+                elif word in getattr(command, "commands", {}):
+                    command = command.commands[word]
+                else:
+                    # Further words belong to the sentence, or are arguments.
+                    self.assertIsNot(command, cli, f"{document}: {text}")
+                    break
+
+    def test_make_targets_exist(self) -> None:
+        """Every ``make`` command in a code block or in code font has a target in the Makefile."""
+        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        named = list(self.found(re.compile(r"(?:`|^ {4}|^)make ([a-z-]+)", re.MULTILINE)))
+        self.assertGreater(len(named), 10)
+        for document, (target,) in named:
+            self.assertIn(target, targets, document)
+
+    def test_options_of_the_daemon_exist(self) -> None:
+        """Every ``twistd fxprofile`` command has options that exist."""
+        options = {f"--{name}" for name in Options().longOpt} | {"--no-save"}
+        options |= {name.rstrip("=") for name in options}
+        named = list(self.found(re.compile(r"\btwistd(?: -n)? fxprofile((?:[ \t]+--\S+)*)")))
+        self.assertGreater(len(named), 5)
+        for document, (arguments,) in named:
+            for word in re.findall(r"--[a-z]+", arguments):
+                self.assertIn(word, options, document)
+
+    def test_metrics_exist(self) -> None:
+        """Every metric that a page names exists."""
+        for document, (name,) in self.found(re.compile(r"\bfxprofile_[a-z_]+\b")):
+            self.assertIn(name, known(), document)
+
+    def test_shell_blocks_are_shell(self) -> None:
+        """Every block that is marked ``sh`` is accepted by a shell."""
+        for document in DOCS:
+            for indent, block in re.findall(
+                r"^( *)```sh\n(.*?)^ *```$", document.read_text(), re.MULTILINE | re.DOTALL
+            ):
+                text = re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
+                done = subprocess.run(
+                    ["sh", "-n"], input=text, capture_output=True, text=True, check=False
+                )
+                self.assertEqual(done.returncode, 0, f"{document.name}: {done.stderr}{block}")
 
 
 class SiteTests(SynchronousTestCase):
