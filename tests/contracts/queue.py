@@ -201,6 +201,16 @@ class QueueContract:
             await queue.release(message=first)
         self.assertEqual(await self.receive(queue), [])
 
+    async def test_released_message_reaches_a_waiting_receive(self) -> None:
+        """A waiting receive returns a released message with the receive count of before."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        (first,) = await self.receive_all(queue, 1)
+        waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=10))
+        await queue.release(message=first)
+        (second,) = await waiting
+        self.assertEqual(second.receive_count, 1 if self.undoes_receives else 2)
+
     async def test_extend_with_an_expired_receipt(self) -> None:
         """Extending a message that is visible again or deleted raises LeaseLost."""
         queue = await self.make_queue()

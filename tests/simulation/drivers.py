@@ -14,7 +14,13 @@ from zope.interface import implementer
 from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.model.avatars import Crunched
-from fxprofile.model.errors import ChildFailed, DriverError, ImageRefused, LeaseLost
+from fxprofile.model.errors import (
+    ChildFailed,
+    CruncherUnavailable,
+    DriverError,
+    ImageRefused,
+    LeaseLost,
+)
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.ports import ICruncher, IQueue
 from tests.simulation.weather import TIMEOUT
@@ -71,6 +77,9 @@ class SimDriver:
             await self._wait(fate.before, method, arguments)
         if fate.error == "before":
             raise self._error(f"{method}: refused")
+        writes = method.startswith("put") or (self.name == "store" and method not in READS)
+        if writes and not world.weather.has_room(self.name, world.age):
+            raise self._error(f"{method}: no room")
         if fate.error == "hangs":
             await self._hang(fate.late, method, arguments)
         result = await getattr(self._inner, method)(**arguments)
@@ -206,6 +215,9 @@ class SimQueue:
 
     async def release(self, *, message: Message) -> None:
         await self.extend(message=message, visibility=0)
+        entry = self._find(message)
+        if entry is not None:
+            entry.receive_count -= 1
 
     async def delete(self, *, message: Message) -> None:
         entry = self._find(message)
@@ -243,7 +255,7 @@ class SimQueue:
                     self.dead.put(entry.body)
                 continue
             entry.receive_count += 1
-            entry.receipts.append(f"{entry.message_id}/{entry.receive_count}")
+            entry.receipts.append(f"{entry.message_id}/{len(entry.receipts)}")
             entry.visible_at = now + hidden
             messages.append(
                 Message(
@@ -274,13 +286,15 @@ class SimCruncher:
     """
     The crunch children of one worker.
 
-    The outcome depends on the text of the original; see :mod:`tests.simulation.users`.
+    The outcome depends on the text of the original; see :mod:`tests.simulation.users`.  Its helper
+    may die; until another is there, no image is tried.
     """
 
     def __init__(self, process: Process, slots: int) -> None:
         self.slots = slots
         self._process = process
         self._world = process.world
+        self._ready_at = 0.0
 
     async def crunch(self, *, original: IO[bytes]) -> Crunched:
         world = self._world
@@ -292,6 +306,8 @@ class SimCruncher:
             await sleep(world.clock, world.rng.choice((0.1, 1, 12)))
         if self._process.dead and not world.over:
             await world.grave(DriverError)
+        self._ready_at = max(self._ready_at, world.clock.seconds() + world.weather.helper_dies())
+        await self.check()
         if b"corrupt" in data:
             raise ImageRefused("corrupt")
         if b"fatal" in data:
@@ -303,7 +319,9 @@ class SimCruncher:
         return Crunched({"png": pictures_of(data)}, PLACEHOLDER)
 
     async def when_ready(self) -> None:
-        pass
+        while (seconds := self._ready_at - self._world.clock.seconds()) > 0:
+            await sleep(self._world.clock, seconds)
 
     async def check(self) -> None:
-        pass
+        if self._world.clock.seconds() < self._ready_at:
+            raise CruncherUnavailable("its helper died")

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from fxprofile.app.roles import add_web_loops, add_worker
 from fxprofile.app.services import Services
+from fxprofile.deferreds.steady import SteadyClock
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.model.errors import CacheError, DriverError, QueueError, StorageError, StoreError
 from fxprofile.settings.model import Settings
@@ -56,14 +57,18 @@ def settings(slots: int, driver: str) -> Settings:
 
 
 class OwnClock:
-    """The clock of one machine, which differs from the others."""
+    """
+    The clock of a process, which follows that of its machine as the daemon's does.
+
+    :param error: of the machine's clock, in seconds.
+    """
 
     def __init__(self, clock: Any, error: float) -> None:
         self._clock = clock
-        self._error = error
-
-    def seconds(self) -> float:
-        return float(self._clock.seconds() + self._error)
+        self.error = error
+        self.seconds = SteadyClock(
+            monotonic=clock.seconds, wall=lambda: float(clock.seconds() + self.error)
+        )
 
     def callLater(self, delay: float, call: Any, *args: Any, **kwargs: Any) -> IDelayedCall:
         later: IDelayedCall = self._clock.callLater(delay, call, *args, **kwargs)
@@ -76,6 +81,7 @@ class Process:
 
     :cvar kind: its name in traces.
     :cvar services_used: the services of its role that can be given a mistake.
+    :ivar clock: its own.
     :ivar dead: whether it was killed: none of its calls returns.
     :ivar stopping: whether it was asked to stop.
     """
@@ -85,12 +91,12 @@ class Process:
     queue_driver = "database"
     services: Services
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, clock_error: float = 0) -> None:
         self.world = world
         self.name = name
         self.dead = False
         self.stopping = False
-        self.clock: Any = OwnClock(world.clock, world.rng.uniform(-2, 2))
+        self.clock = OwnClock(world.clock, clock_error)
 
     def driver(self, name: str) -> Any:
         """Return a driver of this process, with faults."""
@@ -140,8 +146,8 @@ class Head(Process):
     kind = "head"
     services_used = ("selection", "intake", "invalidator", "repair", "results_poller")
 
-    def __init__(self, world: World, name: str) -> None:
-        super().__init__(world, name)
+    def __init__(self, world: World, name: str, clock_error: float = 0) -> None:
+        super().__init__(world, name, clock_error)
         self.services = self.build(
             slots=1,
             store=self.driver("store"),
@@ -166,8 +172,8 @@ class Worker(Process):
     kind = "worker"
     services_used = ("job_runner", "jobs_poller")
 
-    def __init__(self, world: World, name: str) -> None:
-        super().__init__(world, name)
+    def __init__(self, world: World, name: str, clock_error: float = 0) -> None:
+        super().__init__(world, name, clock_error)
         slots = world.rng.choice((1, 2, 4))
         self.services = self.build(
             slots=slots,
@@ -198,8 +204,8 @@ class Combined(Head):
     services_used = (*Head.services_used, *Worker.services_used)
     queue_driver = "memory"
 
-    def __init__(self, world: World, name: str) -> None:
-        Process.__init__(self, world, name)
+    def __init__(self, world: World, name: str, clock_error: float = 0) -> None:
+        Process.__init__(self, world, name, clock_error)
         slots = world.rng.choice((1, 2, 4))
         most = world.weather.most_receives
         jobs = BuryingQueue("jobs", JOBS_VISIBILITY, most, self.clock)

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.model.avatars import Avatar, Crunched, Variant
+from fxprofile.model.errors import ChildFailed, CruncherUnavailable
 from fxprofile.model.keys import VARIANTS
 from fxprofile.model.messages import Job, Op, Result, ResultStatus
 from fxprofile.profiles.invalidation import ProfileInvalidator
@@ -58,6 +59,16 @@ class SoftRunner(JobRunner):
     async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
         crunched: Crunched = await self.cruncher.crunch(original=original)
         return crunched
+
+
+class BlamingRunner(JobRunner):
+    """Blames the image if this worker cannot crunch."""
+
+    async def _crunch_with_retry(self, avatar_id: str, original: Any) -> Crunched:
+        try:
+            return await super()._crunch_with_retry(avatar_id, original)
+        except CruncherUnavailable as error:
+            raise ChildFailed("crashed") from error
 
 
 class BlindRunner(JobRunner):
@@ -187,7 +198,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_images_without_a_row_are_found(self) -> None:
         """A selection that ignores images of a deleted avatar leaves images without a row."""
-        self.finds("pictures that nobody knows", first=400, selection=ForgetfulSelection)
+        self.finds("pictures that nobody knows", first=180, selection=ForgetfulSelection)
 
     def test_selected_avatar_without_images_is_found(self) -> None:
         """A worker that reports before it publishes leaves a selected avatar without images."""
@@ -201,6 +212,10 @@ class CarelessTests(SynchronousTestCase):
         """A worker that gives up when its first child fails lets a good image fail."""
         self.finds("is good", job_runner=SoftRunner)
 
+    def test_image_that_is_blamed_for_a_dead_helper_is_found(self) -> None:
+        """A worker that blames an image when its own helper died lets a good image fail."""
+        self.finds("is good", job_runner=BlamingRunner)
+
     def test_crunched_superseded_upload_is_found(self) -> None:
         """A worker that crunches a superseded upload is found."""
         self.finds("after it was emptied", job_runner=BlindRunner)
@@ -211,7 +226,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_accepted_upload_without_its_original_is_found(self) -> None:
         """An intake that deletes the original of an in-doubt upload loses an accepted upload."""
-        self.finds("accepted without its original", first=400, within=300, intake=HastyIntake)
+        self.finds("accepted without its original", first=80, intake=HastyIntake)
 
     def test_unsent_job_is_found(self) -> None:
         """A repair that sends no job leaves an upload unprocessed."""

@@ -22,6 +22,9 @@ TIMEOUT = 30
 #: Seconds after such an error within which the call may still have its effect.
 LATE = 5
 
+#: Seconds by which the clock of a machine is set wrong.
+CLOCK_STEP = 3600
+
 
 @dataclass(frozen=True)
 class Fate:
@@ -56,6 +59,8 @@ class Weather:
     :ivar most_receives: receives after which a message is a dead letter.
     :ivar retry_delays: of the pollers, in seconds.
     :ivar haste: the probability that a user acts again at once.
+    :ivar pauses: when the whole simulation is suspended, and for how many seconds.
+    :ivar clock_steps: when the clock of a machine is set, and by how many seconds.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -75,10 +80,38 @@ class Weather:
         self.most_receives = rng.choice((1, 2, 3, 5))
         self.retry_delays = rng.choice(((10, 30, 120, 600), (10, 20), (10,)))
         self.haste = rng.choice((0.0, 0.5, 0.9))
-        #: When the whole simulation is suspended, and for how many seconds.
         self.pauses = [
             (rng.uniform(0, self.end), rng.uniform(1, 150)) for _ in range(rng.choice((0, 0, 1, 2)))
         ]
+        self.clock_steps = [
+            (rng.uniform(0, self.end), rng.choice((-CLOCK_STEP, CLOCK_STEP)))
+            for _ in range(rng.choice((0, 0, 1, 2)))
+        ]
+        # When the disk has room for pictures and rows but not for originals, and when for neither.
+        self._low = self._span(rng.choice((0, 0, 0, 1)))
+        self._full = self._span(rng.choice((0, 0, 0, 1)))
+        self._helpers_die = rng.choice((0.0, 0.0, 0.1, 0.5))
+
+    def _span(self, times: int) -> tuple[float, float]:
+        """Return the begin and the end of something that happens once, or never."""
+        begin = self._rng.uniform(0, self.end)
+        return begin, begin + times * self._rng.expovariate(0.01)
+
+    def has_room(self, driver: str, now: float) -> bool:
+        """
+        Return whether the disk has room for what a driver writes.
+
+        :param now: seconds since the simulation began.
+        """
+        if self.calm:
+            return True
+        is_low = self._low[0] <= now < self._low[1]
+        is_full = self._full[0] <= now < self._full[1]
+        return not is_full and not (is_low and driver == "private")
+
+    def helper_dies(self) -> float:
+        """Return for how many seconds a worker cannot crunch from now on; mostly 0."""
+        return self._rng.expovariate(0.1) if self.happens(self._helpers_die) else 0
 
     def fate(self, driver: str, now: float) -> Fate:
         """

@@ -185,6 +185,8 @@ class World:
             living.addErrback(self.unexpected)
         for when, seconds in self.weather.pauses:
             self.clock.callLater(when, self._pause, seconds)
+        for when, seconds in self.weather.clock_steps:
+            self.clock.callLater(when, self._set_a_clock, seconds)
         for _ in range(rng.choice((0, 0, 1, 3))):
             self.clock.callLater(rng.uniform(0, self.weather.end), self._replace)
         for queue in () if self._combined else (self.jobs, self.results):
@@ -193,10 +195,12 @@ class World:
             if rng.random() < 0.1:
                 self.clock.callLater(rng.uniform(0, self.weather.end), self._purge, queue)
 
-    def _start(self, kind: type[Process]) -> None:
+    def _start(self, kind: type[Process], clock_error: float | None = None) -> None:
         if self.over:
             return
-        process = kind(self, f"{kind.kind} {self.next_number()}")
+        if clock_error is None:
+            clock_error = self.rng.uniform(-2, 2)
+        process = kind(self, f"{kind.kind} {self.next_number()}", clock_error)
         self.processes.append(process)
         process.start()
 
@@ -204,7 +208,8 @@ class World:
         """Replace a killed process after a while."""
         self.note(process.name, "", "died", {}, None)
         self.kept_may_be_old = True
-        self.clock.callLater(self.rng.expovariate(0.1), self._start, type(process))
+        error = process.clock.error
+        self.clock.callLater(self.rng.expovariate(0.1), self._start, type(process), error)
 
     def _replace(self) -> None:
         """Stop a process in an orderly way, and start another."""
@@ -227,6 +232,8 @@ class World:
 
     def _purge(self, queue: SimQueue) -> None:
         """Lose the messages of pending uploads that have not been received yet."""
+        if self.over:
+            return
         self.note("", queue.name, "is purged", {}, None)
         for row in self.state.rows():
             for entry in list(queue.entries):
@@ -240,6 +247,12 @@ class World:
         self.note("", "", f"stands still for {seconds:.0f} s", {}, None)
         self.clock.rightNow += seconds
         self.stood_still_until = self.clock.seconds()
+
+    def _set_a_clock(self, seconds: float) -> None:
+        """Set the clock of a machine wrong, or right again."""
+        process = self.rng.choice(self.processes)
+        self.note(process.name, "", f"has its clock set by {seconds} s", {}, None)
+        process.clock.error += seconds
 
     def _clear_up(self) -> None:
         """End the faults."""

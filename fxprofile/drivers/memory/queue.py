@@ -95,17 +95,16 @@ class MemoryQueue:
         )
 
     async def extend(self, *, message: Message, visibility: float) -> None:
-        entry = self._leased(message)
-        if entry is None:
-            raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
+        entry = self._require_leased(message)
         entry.visible_at = self._clock.seconds() + visibility
         if visibility <= 0:
             self._notifier.notify(self.name)
 
     async def release(self, *, message: Message) -> None:
-        await self.extend(message=message, visibility=0)
-        entry = self._entries[message.message_id]
+        entry = self._require_leased(message)
+        # Before anything receives it again.
         entry.message = replace(entry.message, receive_count=message.receive_count - 1)
+        await self.extend(message=message, visibility=0)
 
     async def delete(self, *, message: Message) -> None:
         entry = self._leased(message)
@@ -156,6 +155,12 @@ class MemoryQueue:
             entry.visible_at = now + hidden
             messages.append(entry.message)
         return messages
+
+    def _require_leased(self, message: Message) -> _Entry:
+        entry = self._leased(message)
+        if entry is None:
+            raise LeaseLost(f"{self.name}: the lease of message {message.message_id} is lost")
+        return entry
 
     def _leased(self, message: Message) -> _Entry | None:
         entry = self._entries.get(message.message_id)
