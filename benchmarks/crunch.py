@@ -5,7 +5,7 @@ Ours is measured as the pool's caller sees it, with the fork of the child and it
 The rounds of all ways are interleaved, so that a busy machine affects all of them; trust the
 ratios.  A second table shows what WebP and AVIF besides the PNGs cost and save.
 
-    python -m benchmarks.crunch [--rounds 5] [--only JPEG] [--plot crunch.png]
+    python -m benchmarks.crunch [--rounds 5] [--only JPEG] [--fit cover] [--plot crunch.png]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from twisted.internet.task import react
 from benchmarks.crunch_cases import Case, cases
 from benchmarks.crunch_rivals import run
 from fxprofile.crunch.codec.placeholder import blurhash
-from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.limits import Fit, Limits
 from fxprofile.crunch.pool import CrunchPool
 from tests.crunch.quality import natural, psnr, reference, ssim
 
@@ -99,7 +99,7 @@ async def measure_case(
             await measure_ours(reactor, pool, file, 3, found[OURS])
             for name in options.rivals:
                 rounds = 1 if name == "gm" else 3
-                answer = run(name, file.name, rounds)
+                answer = run(name, file.name, rounds, options.fit)
                 if answer is not None:
                     rival = found.setdefault(name, Measured())
                     rival.add(answer["wall"], answer["cpu"], answer["resident"])
@@ -107,10 +107,10 @@ async def measure_case(
     return found
 
 
-def quality(data: bytes, pictures: dict[str, bytes]) -> tuple[float, float, float]:
+def quality(data: bytes, fit: Fit, pictures: dict[str, bytes]) -> tuple[float, float, float]:
     """Return the least and the mean PSNR, and the least SSIM, of the three sizes."""
     decibels, likeness = [], []
-    for name, wanted in reference(data).items():
+    for name, wanted in reference(data, fit).items():
         picture = Image.open(io.BytesIO(pictures[name])).convert("RGB")
         if picture.size != wanted.size:
             wanted = wanted.resize(picture.size, Image.Resampling.LANCZOS)
@@ -206,7 +206,9 @@ def row(case: Case, found: dict[str, Measured], names: Sequence[str]) -> str:
     return f"{case.name:26}{''.join(times)}{wall:7.0f}{''.join(ratios)}{size}{''.join(peak)}"
 
 
-def summary(results: Sequence[tuple[Case, dict[str, Measured]]]) -> list[tuple[str, float, str]]:
+def summary(
+    results: Sequence[tuple[Case, dict[str, Measured]]], fit: Fit
+) -> list[tuple[str, float, str]]:
     """Return the figures that have targets: name, value and target."""
     both = [(c, f) for c, f in results if "gm" in f]
     lines = []
@@ -235,7 +237,7 @@ def summary(results: Sequence[tuple[Case, dict[str, Measured]]]) -> list[tuple[s
     ]
     if jpegs:
         lines.append(("MiB at most, baseline JPEG", max(jpegs), "<= 75"))
-    near = [quality(c.make(), f[OURS].pictures) for c, f in results if c.opaque_photo]
+    near = [quality(c.make(), fit, f[OURS].pictures) for c, f in results if c.opaque_photo]
     if near:
         lines.append(("dB at least, opaque photos", min(q[0] for q in near), ">= 47"))
         lines.append(("dB in the mean", statistics.mean(q[1] for q in near), ">= 53"))
@@ -275,7 +277,8 @@ def plot(
 
 async def main(reactor: Any, options: argparse.Namespace) -> None:
     names = (OURS, *options.rivals)
-    pool = CrunchPool(reactor, processes=1, limits=LIMITS, mode="best-effort")
+    limits = replace(LIMITS, fit=options.fit)
+    pool = CrunchPool(reactor, processes=1, limits=limits, mode="best-effort")
     pool.startService()
     layers = await pool.when_ready()
     print("layers:", ", ".join(layer for layer, held in layers.items() if held))
@@ -289,7 +292,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
             results.append((case, found))
             print(row(case, found, names), flush=True)
     await pool.stopService()
-    lines = summary(results)
+    lines = summary(results, options.fit)
     if not options.only:
         load = [case.make() for case in cases() for _ in range(case.weight)]
         speeds = {1: [], 2: []}  # type: dict[int, list[float]]
@@ -320,6 +323,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5, help="times that all ways take turns")
     parser.add_argument("--only", default="", help="only cases whose names contain this")
     parser.add_argument("--rivals", nargs="*", default=list(RIVALS), choices=RIVALS)
+    parser.add_argument("--fit", default="inside", choices=("inside", "cover"))
     parser.add_argument("--plot", help="where to draw the times")
     parser.add_argument("--json", help="where to write the figures")
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
 """
 Other ways to make three PNGs of an image, for the crunch benchmark.
 
-As a program, it measures one way with one image and prints the result as JSON.
+As a program, it measures one way with one image and prints the result as JSON.  Each way takes
+the path of the image, and whether to show only the square in its centre.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any
 BOXES = {"large": 600, "default": 200, "small": 100}
 
 
-def pillow(path: str) -> dict[str, bytes]:
-    """Plain Pillow: decode, orient, one thumbnail per size, save."""
+def pillow(path: str, cover: bool) -> dict[str, bytes]:
+    """Plain Pillow: decode, orient, crop, one thumbnail per size, save."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as image:
@@ -30,6 +31,8 @@ def pillow(path: str) -> dict[str, bytes]:
         upright = ImageOps.exif_transpose(image)
     if upright.mode not in ("L", "LA", "RGB", "RGBA"):
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+    if cover:
+        upright = upright.crop(_centre(*upright.size))
     found = {}
     for name, box in BOXES.items():
         picture = upright.copy()
@@ -40,7 +43,14 @@ def pillow(path: str) -> dict[str, bytes]:
     return found
 
 
-def vips(path: str) -> dict[str, bytes]:
+def _centre(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the edges of the square in the centre."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def vips(path: str, cover: bool) -> dict[str, bytes]:
     """libvips: shrink on load, each size from the one before, filters chosen by row."""
     import pyvips
 
@@ -49,7 +59,12 @@ def vips(path: str) -> dict[str, bytes]:
     header = pyvips.Image.new_from_buffer(data, "")
     if "icc-profile-data" in header.get_fields() or header.interpretation == "cmyk":
         options["output_profile"] = "srgb"
-    picture = pyvips.Image.thumbnail_buffer(data, 600, **options).copy_memory()
+    side = 600
+    if cover:
+        options["crop"] = "centre"
+        # A larger box would leave a smaller picture as it is, uncropped.
+        side = options["height"] = min(side, header.width, header.height)
+    picture = pyvips.Image.thumbnail_buffer(data, side, **options).copy_memory()
     found = {}
     for name, box in BOXES.items():
         if max(picture.width, picture.height) > box:
@@ -59,34 +74,40 @@ def vips(path: str) -> dict[str, bytes]:
     return found
 
 
-def graphicsmagick(path: str) -> dict[str, bytes]:
+def graphicsmagick(path: str, cover: bool) -> dict[str, bytes]:
     """As the original service did: identify and convert in a process each, for each size."""
     found = {}
     for name, box in BOXES.items():
-        subprocess.run(["gm", "identify", path], check=True, capture_output=True)
+        identify = ["gm", "identify", "-format", "%w %h\n", path]
+        said = subprocess.run(identify, check=True, capture_output=True).stdout
+        crop = []
+        if cover:
+            left, top, right, bottom = _centre(*map(int, said.split()[:2]))
+            crop = ["-crop", f"{right - left}x{bottom - top}+{left}+{top}"]
+        resize = [*crop, "-resize", f"{box}x{box}>", "+profile", "*", "png:-"]
         done = subprocess.run(
-            ["gm", "convert", f"{path}[0]", "-resize", f"{box}x{box}>", "+profile", "*", "png:-"],
-            check=True,
-            capture_output=True,
+            ["gm", "convert", f"{path}[0]", *resize], check=True, capture_output=True
         )
         found[name] = done.stdout
     return found
 
 
-WAYS: dict[str, Callable[[str], dict[str, bytes]]] = {
+Way = Callable[[str, bool], dict[str, bytes]]
+
+WAYS: dict[str, Way] = {
     "pillow": pillow,
     "vips": vips,
     "gm": graphicsmagick,
 }
 
 
-def measured(way: Callable[[str], dict[str, bytes]], path: str, rounds: int) -> dict[str, Any]:
+def measured(way: Way, path: str, rounds: int, cover: bool) -> dict[str, Any]:
     """Return the cost of each round, after one that does not count."""
-    pictures = way(path)
+    pictures = way(path, cover)
     walls, cpus = [], []
     for _ in range(rounds):
         wall, cpu = time.perf_counter(), _cpu()
-        pictures = way(path)
+        pictures = way(path, cover)
         walls.append(time.perf_counter() - wall)
         cpus.append(_cpu() - cpu)
     if way is graphicsmagick:
@@ -110,11 +131,11 @@ def _cpu() -> float:
     )
 
 
-def run(name: str, path: str, rounds: int) -> dict[str, Any] | None:
+def run(name: str, path: str, rounds: int, fit: str) -> dict[str, Any] | None:
     """Measure a way in a process of its own; None if it fails."""
     environment = {**os.environ, "VIPS_CONCURRENCY": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.crunch_rivals", name, path, str(rounds)],
+        [sys.executable, "-m", "benchmarks.crunch_rivals", name, path, str(rounds), fit],
         env=environment,
         capture_output=True,
         check=False,
@@ -132,4 +153,5 @@ if __name__ == "__main__":
         import pyvips
 
         pyvips.cache_set_max(0)
-    print(json.dumps(measured(WAYS[sys.argv[1]], sys.argv[2], int(sys.argv[3]))))
+    name, path, rounds, fit = sys.argv[1:]
+    print(json.dumps(measured(WAYS[name], path, int(rounds), fit == "cover")))

@@ -55,8 +55,8 @@ async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> comma
     Crunch files as the worker would, and show the results.
 
     A dash is standard input. Each file is decoded in a sandboxed child process of its own,
-    with the limits of the settings. Nothing is stored. The status is 1 if a file would be
-    refused.
+    with the limits of the settings; add --set=crunch.fit=cover to see squares. Nothing is
+    stored. The status is 1 if a file would be refused.
     """
     for path in files:
         if path != _STDIN and not path.is_file():
@@ -69,7 +69,12 @@ async def crunch(tools: Tools, files: Sequence[Path], out: Path | None) -> comma
     about = await gathered(lambda path: _examined(tools, pool, path, out), files, pool.slots)
     layers, versions = pool.layers, dict(pool.versions)
     return commands.Answer(
-        {"layers": layers, "versions": versions, "files": about},
+        {
+            "fit": tools.settings.crunch.fit,
+            "layers": layers,
+            "versions": versions,
+            "files": about,
+        },
         _text(about, layers, versions),
         status=1 if any(one["outcome"] != "ready" for one in about) else 0,
     )

@@ -221,6 +221,7 @@ def _playground(services: Services) -> Playground | None:
         public_url=settings.web.public_url,
         image_template=settings.images.url,
         max_bytes=settings.uploads.max_bytes,
+        fit=settings.crunch.fit,
         files=read_files(),
     )
 

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from fxprofile.crunch.commands import CrunchCommand, ForkFailed, HelperConfig
 from fxprofile.crunch.helper_connection import START_TIMEOUT, HelperConnection
+from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.result import CrunchOutcome, InvalidResult, Report, decode, judge
 from fxprofile.crunch.sandbox import LAYERS, is_enough
 from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff
@@ -190,7 +191,7 @@ class Helpers:
                     # The helper is gone, hangs, or did not understand the command.
                     helper.kill()
                     raise HelperFailed(repr(error), ended=True) from None
-                written = await self._threads.run(_read, output, limits.max_result)
+                written = await self._threads.run(_read, output, limits)
         finally:
             helper.jobs -= 1
         if end["ended"] == "unlocked":
@@ -292,9 +293,9 @@ def unnamed_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _read(output: IO[bytes], limit: int) -> CrunchOutcome | str:
+def _read(output: IO[bytes], limits: Limits) -> CrunchOutcome | str:
     """Return a child's result, or what is wrong with it; runs in a thread."""
     try:
-        return decode(os.pread(output.fileno(), limit + 1, 0))
+        return decode(os.pread(output.fileno(), limits.max_result + 1, 0), limits.fit)
     except InvalidResult as problem:
         return str(problem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from fxprofile.model.keys import VARIANTS
 
@@ -30,10 +30,14 @@ MAX_RESULT: Final = 3 << 20
 SIZES: Final = tuple(sorted(VARIANTS, key=lambda name: -VARIANTS[name][1]))
 
 
+#: How a picture is fitted into its box: whole, or as the square in its centre.
+Fit = Literal["inside", "cover"]
+
+
 @dataclass(frozen=True)
 class Limits:
     """
-    The limits of one image; the settings of the same names in ``crunch``.
+    The limits of one image, and how it is crunched; the settings of the same names in ``crunch``.
 
     :ivar timeout: wall clock, in seconds.
     :ivar cpu: processor time, in seconds.
@@ -45,6 +49,7 @@ class Limits:
     :ivar max_scans: of a progressive JPEG.
     :ivar heic: whether HEIC is decoded too.  Its decoder, an optional package, always starts
         a thread; only a child whose image is HEIC may.
+    :ivar fit: how pictures are fitted into their boxes.
     :ivar formats: the output formats besides PNG, of :data:`fxprofile.model.keys.FORMATS`.
     """
 
@@ -57,6 +62,7 @@ class Limits:
     max_side: int = 16384
     max_scans: int = 100
     heic: bool = False
+    fit: Fit = "inside"
     formats: tuple[str, ...] = ()
 
     @property

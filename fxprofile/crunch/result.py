@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fxprofile.crunch.commands import ChildExit
-from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Limits
+from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Fit, Limits
 from fxprofile.crunch.signature import MEDIA_TYPES, webp_sides
 from fxprofile.model.avatars import BLURHASH, Pictures, Variant
 from fxprofile.model.keys import FORMATS, VARIANTS
@@ -162,10 +162,11 @@ def _death(end: ChildExit, limits: Limits) -> CrunchOutcome:
     return CrunchOutcome("crashed", f"{name} {stderr}".strip())
 
 
-def decode(data: bytes) -> CrunchOutcome:
+def decode(data: bytes, fit: Fit = "inside") -> CrunchOutcome:
     """
     Read and check a result file.
 
+    :param fit: with ``cover``, every picture must be square.
     :raises InvalidResult: if anything in it differs from what
         :mod:`fxprofile.crunch.codec.job` writes.
     """
@@ -182,6 +183,9 @@ def decode(data: bytes) -> CrunchOutcome:
     if not isinstance(placeholder, str) or (placeholder and not BLURHASH.fullmatch(placeholder)):
         raise InvalidResult("the placeholder is not a BlurHash")
     pictures = _pictures(header.get("pictures"), bodies)
+    if fit == "cover":
+        sides = ((v.width, v.height) for made in pictures.values() for v, _ in made.values())
+        _require(all(width == height for width, height in sides), "a picture is not square")
     return replace(outcome, placeholder=placeholder, pictures=pictures)
 
 

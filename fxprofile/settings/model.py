@@ -305,6 +305,7 @@ class CrunchSettings(Section):
     max_side: Annotated[int, Field(ge=1)] = 16384
     max_scans: Annotated[int, Field(ge=1)] = 100
     formats: Formats = ("png",)
+    fit: Literal["inside", "cover"] = "inside"
     heic: bool = Field(default_factory=lambda: find_spec("pillow_heif") is not None)
     sandbox: Literal["strict", "best-effort", "off"] | None = None
 

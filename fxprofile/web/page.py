@@ -45,6 +45,7 @@ class Playground:
     :param public_url: the setting ``web.public_url``, the origin of monograms.
     :param image_template: the setting ``images.url``.
     :param max_bytes: the setting ``uploads.max_bytes``.
+    :param fit: the setting ``crunch.fit``.
     :param files: see :func:`read_files`.
     """
 
@@ -52,6 +53,7 @@ class Playground:
     _public_url: str
     _image_template: str
     _max_bytes: int
+    _fit: str
     _files: Mapping[str, bytes]
 
     def page(self) -> ApiResponse[Never]:
@@ -76,7 +78,7 @@ class Playground:
     @Operation("GET /playground/accounts.json", documented=False)
     async def get_accounts(self, call: ApiRequest) -> ApiResponse[dict[str, object]]:
         """
-        Return the accounts that the page can act as, and the size limit of an upload.
+        Return the accounts that the page can act as, and the settings that it explains.
 
         :raises NotFound: if the request comes from another origin, or was sent to a foreign
             host name that resolves to this machine (DNS rebinding).
@@ -88,7 +90,7 @@ class Playground:
             {"token": account.token.get_secret_value(), "email": account.email}
             for account in self._accounts
         ]
-        body = {"accounts": accounts, "maxBytes": self._max_bytes}
+        body = {"accounts": accounts, "maxBytes": self._max_bytes, "fit": self._fit}
         return ApiResponse(200, body, {"Cache-Control": "no-store", **self._same_origin})
 
     @property

@@ -100,6 +100,14 @@ class CrunchTests(AdminCase):
         await self.admin("crunch", "good.png", "--out=a/b", answers="y\n")
         self.assertEqual(check_png(place.read_bytes()), (2, 2))
 
+    async def test_the_fit_of_the_settings_applies(self) -> None:
+        """Pictures are whole with crunch.fit=inside, and the square in the centre with cover."""
+        (self.directory / "wide.png").write_bytes(png(800, 400))
+        for fit, sides in (("inside", (600, 300)), ("cover", (400, 400))):
+            ran = await self.admin("crunch", "--json", "wide.png", f"--set=crunch.fit={fit}")
+            large = ran.json["files"][0]["pictures"]["large"]
+            self.assertEqual((ran.json["fit"], large["width"], large["height"]), (fit, *sides))
+
     async def test_other_formats_are_shown_and_written(self) -> None:
         """The pictures in the other formats of crunch.formats are shown and written."""
         wanted = '--set=crunch.formats=["png", "webp"]'

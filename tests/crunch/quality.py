@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fxprofile.crunch.codec.pixels import fitted
+from fxprofile.crunch.limits import Fit
 from fxprofile.model.keys import VARIANTS
 from tests.corpus.drawing import grain
 
@@ -48,9 +49,18 @@ def _means(plane: Plane, size: int = 8) -> Plane:
     return whole / size**2
 
 
-def reference(data: bytes) -> dict[str, Image.Image]:
-    """Return each size, made by a full decode and one Lanczos resize."""
+def squared(image: Image.Image) -> Image.Image:
+    """Return the square in the centre of a picture."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def reference(data: bytes, fit: Fit = "inside") -> dict[str, Image.Image]:
+    """Return each size, made by a full decode, perhaps a crop, and one Lanczos resize."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
+    if fit == "cover":
+        image = squared(image)
     return {
         name: image.resize(fitted(*image.size, box), Image.Resampling.LANCZOS)
         for name, (_, box) in VARIANTS.items()

@@ -19,6 +19,7 @@ from fxprofile.crunch.result import Report
 from fxprofile.model.keys import VARIANTS
 from tests.corpus import Entry, avif, entries, gif, heic, jpeg, others, png, tolerated, webp
 from tests.corpus.drawing import STORED, drawing, exif, saved, shows
+from tests.crunch.quality import psnr
 
 #: The timeout is generous, since the machine may be busy.
 LIMITS = Limits(timeout=120)
@@ -36,24 +37,47 @@ class CorpusCase(TestCase):
         self.pool.startService()
         self.addCleanup(self.pool.stopService)
 
-    async def report(self, data: bytes) -> Report:
+    async def report(self, data: bytes, pool: CrunchPool | None = None) -> Report:
         with tempfile.TemporaryFile() as original:
             original.write(data)
             original.flush()
-            return await self.pool.examine(original=original)
+            return await (pool or self.pool).examine(original=original)
+
+    async def problems(self, entry: Entry) -> list[str]:
+        return problems_of(entry, await self.report(entry.make()))
 
     async def check_all(self, wanted: Iterable[Entry]) -> None:
-        if self.mode == "off" or self.limits.formats:
+        if self.mode == "off" or self.limits != LIMITS:
             wanted = [entry for entry in wanted if not entry.slow]
         slots = DeferredSemaphore(2)
         problems: list[str] = []
 
         async def one(entry: Entry) -> None:
-            report = await self.report(entry.make())
-            problems.extend(f"{entry.name}: {problem}" for problem in problems_of(entry, report))
+            problems.extend(f"{entry.name}: {problem}" for problem in await self.problems(entry))
 
         await gatherResults([slots.run(Deferred.fromCoroutine, one(e)) for e in wanted])
         self.assertEqual(problems, [])
+
+
+def opened(report: Report) -> dict[str, Image.Image]:
+    """Return the decoded PNGs of a report."""
+    made = report.outcome.pictures["png"].items()
+    return {name: Image.open(io.BytesIO(body), formats=("PNG",)) for name, (_, body) in made}
+
+
+def likeness(square: Image.Image, whole: Image.Image) -> float:
+    """Return the PSNR of a square and the centre of a whole picture, both reduced, in decibels."""
+    side = min(whole.size)
+    left, top = (whole.width - side) / 2, (whole.height - side) / 2
+    # Of a few pixels, the two may choose neighbours.
+    sides = (min(64, side // 4),) * 2
+    if side < 16:
+        return 99.0
+    box = (left, top, left + side, top + side)
+    return psnr(
+        square.convert("RGBA").resize(sides, Image.Resampling.BOX),
+        whole.convert("RGBA").resize(sides, Image.Resampling.BOX, box),
+    )
 
 
 def problems_of(entry: Entry, report: Report) -> list[str]:
@@ -145,6 +169,33 @@ class FormatsCorpusTests(CorpusTests):
     """The outcomes are the same if pictures are made in other formats too."""
 
     limits = replace(LIMITS, formats=("webp", "avif"))
+
+
+class CoverCorpusTests(CorpusTests):
+    """With ``cover``, the outcomes are the same, and the pictures are the squares in the centre."""
+
+    limits = replace(LIMITS, fit="cover")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.whole = CrunchPool(reactor, processes=2, limits=LIMITS, mode=self.mode)
+        self.whole.startService()
+        self.addCleanup(self.whole.stopService)
+
+    async def problems(self, entry: Entry) -> list[str]:
+        data = entry.make()
+        report, whole = await self.report(data), await self.report(data, self.whole)
+        outcome = report.outcome
+        if outcome.reason is not None or whole.outcome.reason is not None:
+            wanted = whole.outcome.reason
+            return [] if outcome.reason == wanted else [f"{outcome.reason}, not {wanted}"]
+        problems = []
+        for name, picture in opened(report).items():
+            side = min(*outcome.sides, VARIANTS[name][1])
+            if picture.size != (side, side):
+                problems.append(f"{name} is {picture.size}, not {side} pixels wide and high")
+        seen = likeness(opened(report)["large"], opened(whole)["large"])
+        return [*problems, f"{seen:.0f} dB"] if seen < 25 else problems
 
 
 class RepeatTests(CorpusCase):

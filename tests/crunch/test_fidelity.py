@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import statistics
+from dataclasses import replace
 
 from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.crunch.codec import decoders, pixels
-from fxprofile.crunch.limits import Limits
-from tests.corpus.drawing import grain, saved
-from tests.crunch.quality import natural, psnr, reference, ssim
+from fxprofile.crunch.limits import Fit, Limits
+from tests.corpus.drawing import exif, grain, saved
+from tests.crunch.quality import natural, psnr, reference, squared, ssim
 
 LIMITS = Limits()
 decoders.prepare(LIMITS)
@@ -40,11 +41,16 @@ class QualityTests(SynchronousTestCase):
 class FidelityTests(SynchronousTestCase):
     """Decoding once at a fraction of the size, and making each size from the one before."""
 
+    fit: Fit = "inside"
+
+    def setUp(self) -> None:
+        self.limits = replace(LIMITS, fit=self.fit)
+
     def near(self, data: bytes, where: str) -> list[float]:
         """Check that each size is close to one resize; return the PSNR of each."""
-        _, pictures = pixels.reduced(data, LIMITS)
+        _, pictures = pixels.reduced(data, self.limits)
         decibels = []
-        for name, wanted in reference(data).items():
+        for name, wanted in reference(data, self.fit).items():
             found = pictures[name]
             self.assertEqual(found.size, wanted.size)
             decibels.append(psnr(found, wanted))
@@ -82,16 +88,17 @@ class FidelityTests(SynchronousTestCase):
     def test_small_images_are_unchanged(self) -> None:
         """The pixels of an image that fits every box are unchanged."""
         image = natural(90, 60, 7)
-        _, pictures = pixels.reduced(saved(image, "PNG"), LIMITS)
+        _, pictures = pixels.reduced(saved(image, "PNG"), self.limits)
+        wanted = squared(image) if self.fit == "cover" else image
         for picture in pictures.values():
-            self.assertEqual(picture.tobytes(), image.tobytes())
+            self.assertEqual(picture.tobytes(), wanted.tobytes())
 
     def test_transparent_pixels_do_not_bleed(self) -> None:
         """The colour of transparent pixels does not bleed into others, in images of any size."""
         for width, height in ((1000, 700), (5000, 3500)):
             image = Image.new("RGBA", (width, height), (255, 0, 0, 0))
             image.paste((0, 0, 255, 255), (0, 0, width // 2, height))
-            _, pictures = pixels.reduced(saved(image, "PNG", compress_level=1), LIMITS)
+            _, pictures = pixels.reduced(saved(image, "PNG", compress_level=1), self.limits)
             for name, picture in pictures.items():
                 for _, pixel in picture.convert("RGBA").getcolors(1 << 20) or []:
                     self.assertTrue(pixel[3] == 0 or pixel[0] <= 2, f"{name}: {pixel}")
@@ -100,8 +107,9 @@ class FidelityTests(SynchronousTestCase):
         """Averaging a picture with alpha in strips is close to one resize of the whole."""
         image = natural(4100, 3077, 3).convert("RGBA")
         image.putalpha(Image.linear_gradient("L").resize(image.size))
-        _, pictures = pixels.reduced(saved(image, "PNG", compress_level=1), LIMITS)
+        _, pictures = pixels.reduced(saved(image, "PNG", compress_level=1), self.limits)
         found = pictures["large"]
+        image = squared(image) if self.fit == "cover" else image
         wanted = image.resize(found.size, Image.Resampling.LANCZOS)
         for channel in "RGB":
             # Differences in almost transparent pixels are invisible.
@@ -110,12 +118,15 @@ class FidelityTests(SynchronousTestCase):
             self.assertGreater(psnr(*pair), 47)
         self.assertGreater(psnr(found.getchannel("A"), wanted.getchannel("A")), 55)
 
-    def test_every_shape_is_kept(self) -> None:
-        """Every shape is kept within one pixel, and never enlarged."""
+    def test_every_shape_fits_its_boxes(self) -> None:
+        """A picture keeps its shape within one pixel, or is a square, and is never enlarged."""
         for width, height in ((601, 599), (1201, 7), (3, 1999), (700, 1), (199, 201), (5, 5)):
             image = grain(width, height, 50).convert("RGB")
-            _, pictures = pixels.reduced(saved(image, "PNG"), LIMITS)
+            _, pictures = pixels.reduced(saved(image, "PNG"), self.limits)
             for name, box in (("large", 600), ("default", 200), ("small", 100)):
+                if self.fit == "cover":
+                    self.assertEqual(pictures[name].size, (min(width, height, box),) * 2)
+                    continue
                 scale = min(1, box / max(width, height))
                 for side, original in zip(pictures[name].size, (width, height), strict=True):
                     self.assertLessEqual(abs(side - max(1, original * scale)), 1)
@@ -144,3 +155,22 @@ class FidelityTests(SynchronousTestCase):
         red, green, blue = pictures["default"].getpixel((9, 9))
         self.assertGreater(red, 240)
         self.assertLess(max(green, blue), 20)
+
+
+class CoverFidelityTests(FidelityTests):
+    """The same with ``cover``: pictures of the square in the centre."""
+
+    fit = "cover"
+
+    def test_the_centre_is_exact(self) -> None:
+        """The square is the centre of the image, wherever a scaled JPEG puts its pixels."""
+        for width, height in ((2417, 1201), (1203, 2419), (5001, 3307)):
+            for orientation in (1, 6, 8):
+                image = natural(width, height, 11)
+                data = saved(image, "JPEG", quality=92, exif=exif(orientation))
+                _, pictures = pixels.reduced(data, self.limits)
+                wanted = reference(data, "cover")["large"]
+                if orientation != 1:
+                    turn = {6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+                    wanted = wanted.transpose(turn[orientation])
+                self.assertGreater(psnr(pictures["large"], wanted), 47)

@@ -56,6 +56,16 @@ class DecodeTests(SynchronousTestCase):
         with self.assertRaises(InvalidResult):
             decode(data)
 
+    def test_pictures_must_be_square_if_they_cover_their_box(self) -> None:
+        """With ``cover``, a picture that is not square is refused."""
+        self.assertEqual(decode(GOOD, "cover"), decode(GOOD))
+        for name, side in SIDES.items():
+            images = {n: photo(s, s) for n, s in SIDES.items()} | {name: photo(side, side - 1)}
+            data = encoded({"png": encode_sizes(images, "png")})
+            self.assertEqual(len(decode(data).pictures["png"]), 3)
+            with self.assertRaisesRegex(InvalidResult, "not square"):
+                decode(data, "cover")
+
     def test_a_result_is_decoded_as_it_was_encoded(self) -> None:
         """A result file decodes to the outcome that the child has encoded."""
         outcome = decode(GOOD)

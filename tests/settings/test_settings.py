@@ -189,6 +189,7 @@ class ProblemTests(SynchronousTestCase):
             ("uploads.per_hour=-1", "uploads.per_hour"),
             ("crunch.memory=1MiB", "crunch.memory"),
             ("crunch.sandbox=loose", "crunch.sandbox"),
+            ("crunch.fit=fill", "crunch.fit"),
             ("crunch.formats=webp", "crunch.formats"),
             ("crunch.formats=png,png", "crunch.formats"),
             ("crunch.formats=png,gif", "crunch.formats"),

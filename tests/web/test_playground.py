@@ -44,6 +44,7 @@ class PageCase(SynchronousTestCase):
             public_url="https://API.example/",
             image_template="https://images.example/a/{id}",
             max_bytes=1234,
+            fit="cover",
             files=read_files(),
         )
         clock = Clock()
@@ -147,7 +148,7 @@ class AccountsTests(PageCase):
     path = "/playground/accounts.json"
 
     def test_accounts_for_the_page(self) -> None:
-        """The page gets its accounts and the size limit of an upload."""
+        """The page gets its accounts, the size limit of an upload, and how pictures are fitted."""
         answer = self.ask(self.path)
         self.assertEqual(answer.status, 200)
         self.assertEqual(
@@ -158,6 +159,7 @@ class AccountsTests(PageCase):
                     {"token": "bob", "email": "bob@example.com"},
                 ],
                 "maxBytes": 1234,
+                "fit": "cover",
             },
         )
         self.assertEqual(answer.header("Cache-Control"), "no-store")

@@ -10,6 +10,7 @@ least 47 dB.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -17,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from fxprofile.crunch.codec import colour
+from fxprofile.crunch.codec.containers.contents import Box as WholeBox
 from fxprofile.crunch.codec.containers.contents import Buffer, Contents
 from fxprofile.crunch.codec.decoders import decode, open_contents, open_image, refusal
-from fxprofile.crunch.limits import SIZES, Limits
+from fxprofile.crunch.limits import SIZES, Fit, Limits
 from fxprofile.model.keys import VARIANTS
 
 #: The least ratio of a picture's sides to its box after the decoder has scaled it or its
@@ -62,15 +64,19 @@ def reduced(data: Buffer, limits: Limits) -> tuple[Contents, Mapping[str, Image.
     """
     contents = open_contents(data, limits)
     try:
-        image, part = _loaded(contents, _GAP)
-        target = fitted(*contents.shown, VARIANTS[SIZES[0]][1])
-        is_scaled = part is not None and image.size != contents.canvas
-        if is_scaled and _is_too_sharp(image, target):
-            image, part = _loaded(contents, _SHARP_GAP)
-        large = _finished(image, contents, target, part)
+        image, part = _loaded(contents, limits.fit, _GAP)
+        # Computed after that: the decoder of HEIC sets the canvas.
+        box = _visible(contents, limits.fit)
+        sides = _sides(box)
+        target = fitted(*sides, VARIANTS[SIZES[0]][1])
+        if part is not None and image.size != contents.canvas:
+            seen = _around(_on_picture(box, contents.canvas, part))
+            if _is_too_sharp(image, seen, target):
+                image, part = _loaded(contents, limits.fit, _SHARP_GAP)
+        large = _finished(image, contents, box, target, part)
     except Exception as error:
         raise refusal(error, contents, limits) from error
-    return contents, dict(_sizes(large, *contents.shown))
+    return contents, dict(_sizes(large, *sides))
 
 
 def fitted(width: int, height: int, box: int) -> tuple[int, int]:
@@ -79,6 +85,20 @@ def fitted(width: int, height: int, box: int) -> tuple[int, int]:
     if longer <= box:
         return width, height
     return max(1, round(width * box / longer)), max(1, round(height * box / longer))
+
+
+def _visible(contents: Contents, fit: Fit) -> WholeBox:
+    """Return the part of the canvas to show: with ``cover``, the square in its centre."""
+    left, top, right, bottom = contents.crop or (0, 0, *contents.canvas)
+    if fit == "inside":
+        return left, top, right, bottom
+    side = min(right - left, bottom - top)
+    left, top = left + (right - left - side) // 2, top + (bottom - top - side) // 2
+    return left, top, left + side, top + side
+
+
+def _sides(box: WholeBox) -> tuple[int, int]:
+    return box[2] - box[0], box[3] - box[1]
 
 
 def _sizes(large: Image.Image, width: int, height: int) -> Iterator[tuple[str, Image.Image]]:
@@ -94,7 +114,7 @@ def _sizes(large: Image.Image, width: int, height: int) -> Iterator[tuple[str, I
         yield name, picture
 
 
-def _loaded(contents: Contents, gap: float) -> tuple[Image.Image, Box | None]:
+def _loaded(contents: Contents, fit: Fit, gap: float) -> tuple[Image.Image, Box | None]:
     """
     Decode an image, at a fraction of its size if its decoder supports that.
 
@@ -104,7 +124,7 @@ def _loaded(contents: Contents, gap: float) -> tuple[Image.Image, Box | None]:
     """
     image = open_image(contents)
     # Computed from the exact sides: rounded ones can miss a fraction by one pixel.
-    scale = gap * min(1.0, VARIANTS[SIZES[0]][1] / max(image.size))
+    scale = gap * min(1.0, VARIANTS[SIZES[0]][1] / max(_sides(_visible(contents, fit))))
     drafted = image.draft(None, (int(image.width * scale) or 1, int(image.height * scale) or 1))
     decode(image, contents)
     # The last column and row of a scaled picture may represent less than a whole one.
@@ -112,22 +132,43 @@ def _loaded(contents: Contents, gap: float) -> tuple[Image.Image, Box | None]:
 
 
 def _finished(
-    image: Image.Image, contents: Contents, target: tuple[int, int], part: Box | None
+    image: Image.Image,
+    contents: Contents,
+    box: WholeBox,
+    target: tuple[int, int],
+    part: Box | None,
 ) -> Image.Image:
     """
     Return the picture cropped, downscaled, in sRGB, and oriented.
 
+    :param box: the part of the canvas to show.
     :param target: width and height before it is oriented.
     """
     picture = _on_canvas(_without_opaque_alpha(_plain(image, contents)), contents)
-    if contents.crop is not None:
-        picture = picture.crop(contents.crop)
-    picture = _shrunk(picture, target, part or (0, 0, *picture.size))
+    part = part or (0, 0, *picture.size)
+    picture = _shrunk(picture, target, _on_picture(box, contents.canvas, part))
     picture = colour.to_srgb(picture, contents.colour)
     turn = _UPRIGHT.get(contents.orientation)
     if turn is not None:
         picture = picture.transpose(turn)
     return colour.without_hidden_colour(colour.without_false_colour(picture))
+
+
+def _on_picture(box: Box, canvas: tuple[int, int], part: Box) -> Box:
+    """
+    Return where a part of the canvas is in a picture that was decoded at a fraction of its size.
+
+    :param part: the part of the picture that shows the canvas.
+    """
+    across, down = part[2] / canvas[0], part[3] / canvas[1]
+    # Rounding must not lead out of the picture.
+    right, bottom = min(box[2] * across, part[2]), min(box[3] * down, part[3])
+    return box[0] * across, box[1] * down, right, bottom
+
+
+def _around(box: Box) -> WholeBox:
+    """Return the whole pixels around a part of a picture."""
+    return math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
 
 
 def _on_canvas(frame: Image.Image, contents: Contents) -> Image.Image:
@@ -140,22 +181,27 @@ def _on_canvas(frame: Image.Image, contents: Contents) -> Image.Image:
     return canvas
 
 
-def _is_too_sharp(picture: Image.Image, target: tuple[int, int]) -> bool:
-    """Return whether a scaled or averaged picture is so sharp that the loss is visible."""
-    left = max(side / to for side, to in zip(picture.size, target, strict=True))
-    return left < _MUCH and _sharpness(picture) > _SHARPEST * left
-
-
-def _sharpness(picture: Image.Image) -> float:
+def _is_too_sharp(picture: Image.Image, box: WholeBox, target: tuple[int, int]) -> bool:
     """
-    Return the mean absolute value of a Laplacian filter over some bands of rows.
+    Return whether a scaled or averaged picture is so sharp that the loss is visible.
+
+    :param box: the part of the picture to use.
+    """
+    ratio = max(side / to for side, to in zip(_sides(box), target, strict=True))
+    return ratio < _MUCH and _sharpness(picture, box) > _SHARPEST * ratio
+
+
+def _sharpness(picture: Image.Image, box: WholeBox) -> float:
+    """
+    Return the mean absolute value of a Laplacian filter over some bands of rows of a part.
 
     Its square would rate the few edges of a drawing like a sharp photo.
     """
     bands = []
+    left, above, right, below = box
     for number in range(_BANDS):
-        top = (picture.height - _BAND_ROWS) * (2 * number + 1) // (2 * _BANDS)
-        band = picture.crop((0, top, picture.width, top + _BAND_ROWS))
+        top = above + (below - above - _BAND_ROWS) * (2 * number + 1) // (2 * _BANDS)
+        band = picture.crop((left, top, right, top + _BAND_ROWS))
         # Green contributes most to the luminance.
         bands.append(np.asarray(band.getchannel(1) if len(picture.mode) > 1 else band))
     rows = np.stack(bands).astype(np.int16)
@@ -215,39 +261,48 @@ def _shrunk(
     image: Image.Image, target: tuple[int, int], box: Box, gap: float = _GAP
 ) -> Image.Image:
     """
-    Downscale a picture, with averaging as a first step if its loss is not visible.
+    Downscale a part of a picture, with averaging as a first step if its loss is not visible.
 
     :param target: width and height of the result.
     :param box: the part of the picture to use.
     :param gap: the least ratio of the averaged picture to the target.
     """
-    if image.size == target:
-        return image
-    across, down = (max(1, int(a / b / gap)) for a, b in zip(image.size, target, strict=True))
+    around = _around(box)
+    if _sides(around) == target:
+        return image if image.size == target else image.crop(around)
+    across, down = (max(1, int(a / b / gap)) for a, b in zip(_sides(around), target, strict=True))
     if across == down == 1:
         return image.resize(target, Image.Resampling.LANCZOS, box)
     has_alpha = image.mode in ("LA", "RGBA")
-    small = _averaged(image, across, down) if has_alpha else image.reduce((across, down))
-    if not has_alpha and _is_too_sharp(small, target):
+    reduce = _averaged if has_alpha else Image.Image.reduce
+    small = reduce(image, (across, down), around)
+    if not has_alpha and _is_too_sharp(small, (0, 0, *small.size), target):
         return _shrunk(image, target, box, _SHARP_GAP)
     # The last column and row may average fewer pixels than the others.
-    covered = (0, 0, box[2] / across, box[3] / down)
+    left, top = around[:2]
+    covered = (
+        (box[0] - left) / across,
+        (box[1] - top) / down,
+        (box[2] - left) / across,
+        (box[3] - top) / down,
+    )
     picture = small.resize(target, Image.Resampling.LANCZOS, covered)
     return picture.convert(image.mode) if has_alpha else picture
 
 
-def _averaged(image: Image.Image, across: int, down: int) -> Image.Image:
+def _averaged(image: Image.Image, factor: tuple[int, int], box: WholeBox) -> Image.Image:
     """
-    Average a picture with alpha by whole factors, in premultiplied colours.
+    Average a part of a picture with alpha by whole factors, in premultiplied colours.
 
     It works in strips: :meth:`Image.reduce` would premultiply the whole picture at once, and
     :meth:`Image.resize` ignores its `reducing_gap` for a picture with alpha.
     """
     mode = image.mode.replace("A", "a")
-    width, height = image.size
-    small = Image.new(mode, (-(-width // across), -(-height // down)))
+    left, top, right, bottom = box
+    across, down = factor
+    small = Image.new(mode, (-(-(right - left) // across), -(-(bottom - top) // down)))
     step = _STRIP * down
-    for top in range(0, height, step):
-        strip = image.crop((0, top, width, min(top + step, height))).convert(mode)
-        small.paste(strip.reduce((across, down)), (0, top // down))
+    for upper in range(top, bottom, step):
+        strip = image.crop((left, upper, right, min(upper + step, bottom))).convert(mode)
+        small.paste(strip.reduce(factor), (0, (upper - top) // down))
     return small
