@@ -31,7 +31,7 @@ TOPS = sorted({path.name for start in STARTS for path in start.iterdir() if path
 
 _PATH = re.compile(rf"(?<![\w./~-])(?:{'|'.join(map(re.escape, TOPS))})/[\w./@-]*\w")
 _MODULE = re.compile(
-    r"(?:python -m |trial |TESTS=|`)((?:fxprofile(?!\.toml)|tests|benchmarks)(?:\.[a-z_]+)+)"
+    r"(?:python -m |trial |TESTS=|`)((?:fxprofile(?!\.toml|\.conf)|tests|benchmarks)(?:\.[a-z_]+)+)"
 )
 #: In code font, and no settings.
 FILE_NAMES = {"web.env", "web.json", "worker.json", "images.json"}
@@ -94,6 +94,27 @@ def hook() -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+class FormTests(SynchronousTestCase):
+    """Pages that have a form of their own."""
+
+    def test_decisions(self) -> None:
+        """Each decision has its context, the choice, the alternatives and the consequence."""
+        decisions = list((ROOT / "docs/decisions").glob("0*.md"))
+        self.assertGreater(len(decisions), 6)
+        for path in decisions:
+            parts = re.findall(r"^## (\w+)$", path.read_text(), re.MULTILINE)
+            expected = ["Context", "Choice", "Alternatives", "Consequence"]
+            self.assertEqual(parts, expected, path.name)
+
+    def test_common_questions(self) -> None:
+        """There are at least 20 common questions, and each has a link to its answer."""
+        text = (ROOT / "docs/how-to/index.md").read_text()
+        rows = re.findall(r"^\| ([^|]+[?.]) \| (.+) \|$", text, re.MULTILINE)
+        self.assertGreaterEqual(len(rows), 20)
+        for question, answer in rows:
+            self.assertRegex(answer, r"\]\(\S+\)", question)
 
 
 class DocumentedNamesTests(SynchronousTestCase):
@@ -172,8 +193,10 @@ class DocumentedNamesTests(SynchronousTestCase):
 
     def test_metrics_exist(self) -> None:
         """Every metric that a page names exists."""
+        # A histogram may be named without the suffixes of its series.
+        names = {*known(), *(name.removesuffix("_bucket") for name in known())}
         for document, (name,) in self.found(re.compile(r"\bfxprofile_[a-z_]+\b")):
-            self.assertIn(name, known(), document)
+            self.assertIn(name, names, document)
 
     def test_shell_blocks_are_shell(self) -> None:
         """Every block that is marked ``sh`` is accepted by a shell."""

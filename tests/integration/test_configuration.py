@@ -30,6 +30,22 @@ def production_file() -> str:
     return (ROOT / "etc/fxprofile.toml").read_text() + textwrap.dedent(lines[1]) + "\n"
 
 
+class OneHostTests(TestCase):
+    """The settings file of docs/how-to/one-host.md."""
+
+    def test_it_serves_a_single_host(self) -> None:
+        """The combined role accepts it; all that it warns of is that drivers serve one host."""
+        text = (ROOT / "docs/how-to/one-host.md").read_text()
+        block = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
+        assert block is not None
+        path = Path(self.mktemp())
+        path.write_text(block[1])
+        environ = {"FXPROFILE_SECRET_BEARER_TOKEN": "token"}
+        settings = load(config=str(path), environ=environ, role=Role.COMBINED)
+        doubts = settings.doubts(Role.COMBINED)
+        self.assertEqual([d for d in doubts if "serves a single host only" not in d], [])
+
+
 class ConfiguredDaemon(Daemon):
     """A daemon that reads ``fxprofile.toml`` in its directory."""
 
