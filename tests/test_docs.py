@@ -44,10 +44,34 @@ OTHER_VARIABLES = {
     "FXPROFILE_MUTANTS",
 }
 
+#: What a block of shell may call.
+PROGRAMS = {
+    *("fxprofile-admin", "admin", "twistd", "pip", "make", "python3", "moto_server", "mkdocs"),
+    *(
+        "apt-get",
+        "cat",
+        "cd",
+        "cp",
+        "curl",
+        "echo",
+        "grep",
+        "id",
+        "install",
+        "kill",
+        "jobs",
+        "mkdir",
+    ),
+    *("nginx", "openssl", "runuser", "sed", "sleep", "sudo", "systemctl", "journalctl", "useradd"),
+    *("mariadb", "mariadb-admin", "mariadb-install-db", "mariadbd", "redis-server", "ssh", "chown"),
+    *("alias", "done", "export", "for", "set", "until", "wait", "true", ".", "&", "aws"),
+}
+
 _SETTING = re.compile(r"`((?:[a-z]+\.)+[a-z_]+)(?: = [^`]+|=[^`]+)?`")
 _VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+\b")
 _ENDPOINT = re.compile(r"\b(GET|POST|DELETE) (/v1/[\w/{}:.-]*|/__\w+__|/openapi\.json)")
-_COMMAND = re.compile(r"\bfxprofile-admin ((?:[a-z][a-z-]*[ \n]?|--[a-z-]+(?:=\S+)? ?)+)")
+_COMMAND = re.compile(
+    r"(?:\bfxprofile-admin|(?<=`)admin) ((?:[a-z][a-z-]*[ \n]?|--[a-z-]+(?:=\S+)? ?)+)"
+)
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -107,6 +131,18 @@ class FormTests(SynchronousTestCase):
             parts = re.findall(r"^## (\w+)$", path.read_text(), re.MULTILINE)
             expected = ["Context", "Choice", "Alternatives", "Consequence"]
             self.assertEqual(parts, expected, path.name)
+
+    def test_readme(self) -> None:
+        """README.md fits on a screen, and each of its figures is on the page that it links to."""
+        text = (ROOT / "README.md").read_text()
+        self.assertLess(len(text.splitlines()), 55)
+        points = re.findall(r"^- (.*?)\]\((\S+)\)", text, re.MULTILINE | re.DOTALL)
+        figures = [
+            (figure, page) for point, page in points for figure in re.findall(r"\d[\d.,]*\d", point)
+        ]
+        self.assertGreater(len(figures), 5)
+        for figure, page in figures:
+            self.assertRegex((ROOT / page).read_text(), rf"\b{re.escape(figure)}\b", page)
 
     def test_common_questions(self) -> None:
         """There are at least 20 common questions, and each has a link to its answer."""
@@ -198,17 +234,35 @@ class DocumentedNamesTests(SynchronousTestCase):
         for document, (name,) in self.found(re.compile(r"\bfxprofile_[a-z_]+\b")):
             self.assertIn(name, names, document)
 
-    def test_shell_blocks_are_shell(self) -> None:
-        """Every block that is marked ``sh`` is accepted by a shell."""
+    def blocks(self) -> Iterator[tuple[str, str]]:
+        """Yield each block that is marked ``sh``, with the name of its document."""
         for document in DOCS:
             for indent, block in re.findall(
                 r"^( *)```sh\n(.*?)^ *```$", document.read_text(), re.MULTILINE | re.DOTALL
             ):
-                text = re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
-                done = subprocess.run(
-                    ["sh", "-n"], input=text, capture_output=True, text=True, check=False
-                )
-                self.assertEqual(done.returncode, 0, f"{document.name}: {done.stderr}{block}")
+                yield document.name, re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
+
+    def test_shell_blocks_are_shell(self) -> None:
+        """Every block that is marked ``sh`` is accepted by a shell."""
+        for document, block in self.blocks():
+            done = subprocess.run(
+                ["sh", "-n"], input=block, capture_output=True, text=True, check=False
+            )
+            self.assertEqual(done.returncode, 0, f"{document}: {done.stderr}{block}")
+
+    def test_shell_blocks_have_known_commands(self) -> None:
+        """Every command in a block that is marked ``sh`` is one of the system or of the service."""
+        for document, block in self.blocks():
+            whole = re.sub(
+                r"<<'?(\w+)'?(.*?)\n.*?\n\1$", r"\2", block, flags=re.MULTILINE | re.DOTALL
+            )
+            whole = re.sub(r"\\\n|'[^']*'|\"[^\"]*\"", " ", whole)
+            for line in re.split(r"\n|;|&&|\|\|?|\bdo\b|\$\(", whole):
+                words = [word for word in line.split() if "=" not in word]
+                if not words or words[0].startswith(("#", "-")):
+                    continue
+                name = words[0].strip(")").removeprefix("/opt/fxprofile/bin/")
+                self.assertIn(name.removeprefix(".venv/bin/"), PROGRAMS, f"{document}: {line}")
 
 
 class SiteTests(SynchronousTestCase):

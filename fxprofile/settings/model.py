@@ -45,7 +45,7 @@ YEAR = 365 * 86400
 
 
 class Role(StrEnum):
-    """What a process is for; ``README.md`` says what each does."""
+    """What a process is for; ``docs/operations.md`` says what each does."""
 
     WEB = "web"
     WORKER = "worker"

@@ -25,7 +25,7 @@ WEB_ENVIRONMENT = {
 def production_file() -> str:
     """Return ``etc/fxprofile.toml`` with the lines that docs/operations.md adds to it."""
     text = (ROOT / "docs/operations.md").read_text()
-    lines = re.search(r"\n\n( +environment = .*?)\n\n", text, re.DOTALL)
+    lines = re.search(r"```toml\n( +environment = .*?)\n *```", text, re.DOTALL)
     assert lines is not None
     return (ROOT / "etc/fxprofile.toml").read_text() + textwrap.dedent(lines[1]) + "\n"
 
