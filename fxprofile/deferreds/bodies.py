@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import IO, Protocol, runtime_checkable
 
 
 class Body(Protocol):
@@ -20,6 +20,14 @@ class Body(Protocol):
 
     async def aclose(self) -> None:
         """Discard the rest and release all resources.  Repeated calls have no effect."""
+
+
+@runtime_checkable
+class FileBody(Body, Protocol):
+    """A body that is a file of this machine."""
+
+    def take(self) -> IO[bytes]:
+        """Return the file, which the caller closes, instead of reading the body."""
 
 
 class BytesBody:

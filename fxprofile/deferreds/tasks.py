@@ -1,12 +1,12 @@
-"""Sleep on a clock, run work that outlives its waiter, and mark errors that are expected."""
+"""Sleep on a clock, run work together or detached, and mark errors that are expected."""
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.defer import TimeoutError as WaitTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -56,6 +56,21 @@ def detached(work: Coroutine[Deferred[object], object, T]) -> Deferred[T]:
         lambda failure: _log.failure("The callback of detached work failed", failure=failure)
     )
     return waiter
+
+
+async def all_done(works: Iterable[Coroutine[Deferred[object], object, object]]) -> None:
+    """
+    Run works at the same time, and wait until all of them have ended.
+
+    Twisted's ``gatherResults`` returns at the first failure, while others still run.
+
+    :raises Exception: the error of the first one that failed, in their order.
+    """
+    running = [Deferred.fromCoroutine(work) for work in works]
+    # Cancelling the list cancels each of them.
+    for succeeded, outcome in await DeferredList(running, consumeErrors=True):
+        if not succeeded and isinstance(outcome, Failure):
+            outcome.raiseException()
 
 
 async def briefly(

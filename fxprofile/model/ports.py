@@ -36,6 +36,15 @@ class ObjectInfo:
     modified: float
 
 
+@dataclass(frozen=True)
+class NewObject:
+    """An object in memory that is to be put into a bucket."""
+
+    key: str
+    data: bytes
+    content_type: str
+
+
 class IBucket(Interface):
     """A flat object store; :mod:`fxprofile.model.keys` makes the keys."""
 
@@ -52,10 +61,22 @@ class IBucket(Interface):
         :raises Exception: any error of the body.
         """
 
-    async def get(*, key: str) -> tuple[ObjectInfo, Body]:
+    async def put_all(*, objects: Sequence[NewObject]) -> None:
+        """
+        Store objects at the same time, each as :meth:`put` does.
+
+        When this returns or raises, none is being stored any more.  If it fails or is cancelled,
+        any of them may be stored; repeating it stores the same.
+
+        :raises StorageError: if one of them could not be stored.
+        """
+
+    async def get(*, key: str, as_file: bool = False) -> tuple[ObjectInfo, Body]:
         """
         Open an object.  The caller closes the body.
 
+        :param as_file: whether the caller needs a file: if the object is one, the body is a
+            :class:`fxprofile.deferreds.bodies.FileBody`.
         :raises ObjectNotFound: if there is none.
         :raises StorageError: if it cannot be read; the body may raise it, too.
         """
@@ -222,6 +243,19 @@ class Accepted:
 
 
 @dataclass(frozen=True)
+class Applied:
+    """
+    A ready result that was applied.
+
+    :ivar avatar: the row after this, or None if there is none.
+    :ivar replaced: the previously selected avatar, if this result has replaced it.
+    """
+
+    avatar: Avatar | None
+    replaced: Avatar | None = None
+
+
+@dataclass(frozen=True)
 class Backlog:
     """
     The rows of all users that wait for a job or its result.
@@ -265,8 +299,13 @@ class IProfileStore(Interface):
     async def profile(*, uid: str) -> Profile:
         """Return the profile of a user; an empty one if the user is unknown."""
 
-    async def job_sent(*, avatar_id: str, status: Status, now: float) -> None:
-        """Record that the job of a row was sent, if it still has this status."""
+    async def job_sent(*, avatar_id: str, status: Status, now: float, lazy: bool = False) -> None:
+        """
+        Record that the job of a row was sent, if it still has this status.
+
+        :param lazy: whether this may wait up to a second, to be recorded together with other
+            changes.
+        """
 
     async def ready(
         *,
@@ -274,15 +313,13 @@ class IProfileStore(Interface):
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
-    ) -> Avatar | None:
+    ) -> Applied:
         """
         Apply a ready result to a row that is processing or failed.
 
         If no newer upload of the user was ever selected, the row becomes ``ready`` and
         selected, and the previously selected one ``replaced``; otherwise the row itself
         becomes ``replaced``.  A replaced row has a pending delete job.  This is idempotent.
-
-        :returns: the row after this, or None if there is none.
         """
 
     async def failed(*, avatar_id: str, reason: str, now: float) -> Avatar | None:

@@ -4,7 +4,8 @@ The transactional outbox: send the jobs that rows have pending.
 A row in ``processing`` has a pending crunch job, one in ``deleting`` or ``replaced`` a
 pending delete job.  The row is committed first and is the source of truth; the job is sent
 next, and then ``job_sent`` records it.  If the process dies in between, the repair loop
-finds the row and sends the job: each job is sent at least once.
+finds the row and sends the job: each job is sent at least once.  A client does not wait for the
+record.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.tasks import briefly
+from fxprofile.deferreds.tasks import briefly, detached
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import DriverError, QueueError
 from fxprofile.model.messages import Job, Op
@@ -56,12 +57,31 @@ class Outbox:
         :raises QueueError: if it could not be sent.
         :raises StoreError: if it could not be recorded; it will be sent again.
         """
+        if await self._send(avatar):
+            await self._record(avatar, lazy=False)
+
+    async def _send(self, avatar: Avatar) -> bool:
+        """Send the pending job of a row, and return whether it has one."""
         op = _OPS.get(avatar.status)
         if op is None:
-            return
+            return False
         await self.send_job(Job(op=op, id=avatar.id))
+        return True
+
+    async def _record(self, avatar: Avatar, *, lazy: bool) -> None:
         now = self.clock.seconds()
-        await self.store.job_sent(avatar_id=avatar.id, status=avatar.status, now=now)
+        await self.store.job_sent(avatar_id=avatar.id, status=avatar.status, now=now, lazy=lazy)
+
+    async def _try_to_record(self, avatar: Avatar) -> None:
+        try:
+            await self._record(avatar, lazy=True)
+        except DriverError as error:
+            self._log.warn(
+                "Cannot record that the job of avatar {id} was sent; the repair loop will send it"
+                " again: {error}",
+                id=avatar.id,
+                error=error,
+            )
 
     async def send_job(self, job: Job) -> None:
         """
@@ -87,13 +107,14 @@ class Outbox:
         After :data:`SEND_WAIT` seconds this returns, and sending goes on.
         """
 
-        async def send() -> None:
-            try:
-                await self.send(avatar)
-            except DriverError as error:
-                self._log_failed(avatar.id, error)
+        await briefly(self._try_to_send(avatar), SEND_WAIT, self.clock)
 
-        await briefly(send(), SEND_WAIT, self.clock)
+    async def _try_to_send(self, avatar: Avatar) -> None:
+        try:
+            if await self._send(avatar):
+                detached(self._try_to_record(avatar))
+        except DriverError as error:
+            self._log_failed(avatar.id, error)
 
     async def try_to_send_by_id(self, *avatar_ids: str) -> None:
         """Send the pending jobs of rows; the same as :meth:`try_to_send`."""
@@ -104,7 +125,7 @@ class Outbox:
             try:
                 avatar = await self.store.avatar(avatar_id=avatar_id)
                 if avatar is not None:
-                    await self.send(avatar)
+                    await self._try_to_send(avatar)
             except DriverError as error:
                 self._log_failed(avatar_id, error)
 

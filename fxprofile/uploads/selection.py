@@ -29,6 +29,9 @@ SMOOTHING = 20
 #: Seconds between two lookups of an upload whose result another process may apply.
 POLL = 0.5
 
+#: Rows that are kept in memory for the requests that wait for them.
+MAX_APPLIED = 1000
+
 
 class NotTheOwner(Exception):
     """The avatar belongs to another user."""
@@ -55,6 +58,8 @@ class Selection:
     job_seconds: float = field(init=False, default=1.0)
     # Notified when an avatar changes status; keyed by avatar id.
     _notifier: Notifier = field(init=False, default_factory=Notifier)
+    # The rows after the latest results; keyed by avatar id.
+    _applied: dict[str, Avatar] = field(init=False, default_factory=dict)
 
     async def handle(self, message: Message) -> None:
         """
@@ -83,30 +88,36 @@ class Selection:
             avatar = await self.store.failed(
                 avatar_id=result.id, reason=result.reason or "crashed", now=now
             )
-            self._notifier.notify(result.id)
+            self._notify(result.id, avatar)
             await self._delete_again(result.id, avatar)
         else:
             await self.store.deleted(avatar_id=result.id, now=now)
             self._notifier.notify(result.id)
 
     async def _ready(self, result: Result, now: float) -> None:
-        before = await self.store.avatar(avatar_id=result.id)
-        previous = None
-        if before is not None:
-            previous = (await self.store.profile(uid=before.uid)).avatar_id
-        avatar = await self.store.ready(
+        applied = await self.store.ready(
             avatar_id=result.id,
             variants=result.variants,
             placeholder=result.placeholder,
             now=now,
         )
-        self._notifier.notify(result.id)
+        avatar = applied.avatar
+        self._notify(result.id, avatar)
         if avatar is not None and avatar.status is Status.READY:
             await self.invalidator.profile_changed(avatar.uid)
-            if previous is not None and previous != avatar.id:
-                await self.outbox.try_to_send_by_id(previous)
+            if applied.replaced is not None:
+                await self.outbox.try_to_send(applied.replaced)
         else:
             await self._delete_again(result.id, avatar)
+
+    def _notify(self, avatar_id: str, avatar: Avatar | None) -> None:
+        """Wake the requests that wait for a result."""
+        if avatar is not None:
+            self._applied.pop(avatar_id, None)
+            self._applied[avatar_id] = avatar
+            if len(self._applied) > MAX_APPLIED:
+                del self._applied[next(iter(self._applied))]
+        self._notifier.notify(avatar_id)
 
     async def clean_up(self, avatar_id: str) -> bool:
         """
@@ -154,10 +165,18 @@ class Selection:
 
         :returns: the row at the end of the wait, whose status may still be ``processing``.
         """
-        latest = avatar
+        latest, looks = avatar, False
 
         async def has_result() -> bool:
-            nonlocal latest
+            nonlocal latest, looks
+            applied = self._applied.pop(avatar.id, None)
+            if applied is not None:
+                latest = applied
+                return latest.status is not Status.PROCESSING
+            if not looks:
+                # The row was just read.
+                looks = True
+                return latest.status is not Status.PROCESSING
             try:
                 row = await self.store.avatar(avatar_id=avatar.id)
                 # A row that is gone was deleted by another request of its owner.

@@ -24,13 +24,13 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.deferreds.bodies import FileBody
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.avatars import Crunched, Variant
 from fxprofile.model.errors import ChildFailed, CrunchError, ObjectNotFound, StorageError
 from fxprofile.model.keys import FORMATS, VARIANTS, private_key, public_key, public_keys
 from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
-from fxprofile.model.ports import IBucket, ICruncher, IQueue
+from fxprofile.model.ports import IBucket, ICruncher, IQueue, NewObject
 from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 
@@ -126,11 +126,13 @@ class JobRunner:
         await self.private.delete(keys=[private_key(avatar_id)])
 
     async def _download(self, avatar_id: str) -> IO[bytes] | None:
-        """Return the original in a temporary file; None if it is empty."""
-        info, body = await self.private.get(key=private_key(avatar_id))
+        """Return the original in a file; None if it is empty."""
+        info, body = await self.private.get(key=private_key(avatar_id), as_file=True)
         async with aclosing(body):
             if not info.length:
                 return None
+            if isinstance(body, FileBody):
+                return body.take()
             file = await self.threads.run(_temporary_file, await anext(aiter(body), b""))
             try:
                 async for piece in body:
@@ -192,15 +194,14 @@ async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mappin
     :returns: the PNG pictures, by the name of the variant.
     :raises StorageError: if a put failed.
     """
-    # The PNGs are put last: if they exist, the other formats do.
-    for form, pictures in sorted(crunched.pictures.items(), key=lambda item: item[0] == "png"):
+    objects: dict[bool, list[NewObject]] = {False: [], True: []}
+    for form, pictures in crunched.pictures.items():
         for name, (_, data) in pictures.items():
-            await public.put(
-                key=public_key(avatar_id, name, form),
-                body=BytesBody(data),
-                length=len(data),
-                content_type=FORMATS[form][1],
-            )
+            key = public_key(avatar_id, name, form)
+            objects[form == "png"].append(NewObject(key, data, FORMATS[form][1]))
+    # The PNGs are put last: if they exist, the other formats do.
+    for some in filter(None, objects.values()):
+        await public.put_all(objects=some)
     return {name: variant for name, (variant, _) in crunched.pictures["png"].items()}
 
 

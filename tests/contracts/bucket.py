@@ -11,9 +11,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
-from fxprofile.deferreds.bodies import BytesBody, read_all
+from fxprofile.deferreds.bodies import BytesBody, FileBody, read_all
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
-from fxprofile.model.ports import IBucket, ObjectInfo
+from fxprofile.model.ports import IBucket, NewObject, ObjectInfo
 
 INVALID_KEYS = [
     "",
@@ -116,11 +116,61 @@ class BucketContract:
             self.assertEqual(await read_all(body, 1 << 24), data)
             self.assertEqual((info.key, info.length), ("a/object", length))
 
+    async def test_several_objects_are_put_at_once(self) -> None:
+        """Objects that are put together are read back as they are; again, they are the same."""
+        objects = [
+            NewObject(key, hashlib.shake_128(key.encode()).digest(length), "image/png")
+            for key, length in (("a/1", 0), ("a/2", 70_000), ("more/1", 5), ("single", 1))
+        ]
+        for some in (objects[:2], objects, []):
+            await self.bucket.put_all(objects=some)
+            for each in some:
+                self.assertEqual(await self.bytes_of(each.key), each.data)
+        self.assertEqual(await self.keys(), ["a/1", "a/2", "more/1", "single"])
+
+    async def test_one_of_several_objects_cannot_be_put(self) -> None:
+        """If one of several objects cannot be put, that is an error, and a repetition works."""
+        objects = [NewObject(key, b"data", "image/png") for key in ("a/1", "..", "a/2")]
+        await self.rejected(StorageError, self.bucket.put_all(objects=objects))
+        await self.bucket.put_all(objects=[objects[0], objects[2]])
+        self.assertEqual(await self.keys(), ["a/1", "a/2"])
+
+    async def test_a_cancelled_put_of_several_has_ended(self) -> None:
+        """When a put of several objects is cancelled, none of them appears any more."""
+        objects = [NewObject(f"a/{n}", b"data" * 1000, "image/png") for n in range(3)]
+        putting = Deferred.fromCoroutine(self.bucket.put_all(objects=objects))
+        putting.cancel()
+        try:
+            await putting
+        except CancelledError:
+            keys = await self.keys()
+            await self.bucket.delete(keys=["a/0"])
+            self.assertLessEqual(set(await self.keys()), set(keys))
+
     async def test_a_body_has_pieces_of_any_size(self) -> None:
         """The pieces of a body may have any size, and be empty."""
         body = ScriptedBody(b"ab", b"", b"c", b"d" * 100_000)
         await self.bucket.put(key="k", body=body, length=100_003, content_type="image/png")
         self.assertEqual(await self.bytes_of("k"), b"abc" + b"d" * 100_000)
+
+    async def test_an_object_is_a_file_if_possible(self) -> None:
+        """An object that is opened as a file has the same bytes, whether the body is one or not."""
+        for length in (0, 1, 100_000):
+            data = hashlib.shake_128(b"%d" % length).digest(length)
+            await self.put("a/object", data)
+            info, body = await self.bucket.get(key="a/object", as_file=True)
+            self.assertEqual(info.length, length)
+            if length and isinstance(body, FileBody):
+                with body.take() as file:
+                    await body.aclose()
+                    self.assertEqual(file.read(), data)
+                _, body = await self.bucket.get(key="a/object", as_file=True)
+            self.assertEqual(await read_all(body, 1 << 24), data)
+        await self.put("a/object", b"x" * 100_000)
+        _, body = await self.bucket.get(key="a/object", as_file=True)
+        await body.aclose()
+        with self.assertRaises(ObjectNotFound):
+            await self.bucket.get(key="none", as_file=True)
 
     async def test_a_large_object_is_read_in_pieces(self) -> None:
         """A large object is read in pieces of at most 64 KiB."""

@@ -84,7 +84,7 @@ class DeletionsContract(StoreCase):
         store = await self.make_store()
         failed = await self.upload(store, status=Status.FAILED)
         await store.delete_current(uid=UID, now=5)
-        late = await store.ready(avatar_id=failed.id, variants=PICTURES, now=6)
+        late = (await store.ready(avatar_id=failed.id, variants=PICTURES, now=6)).avatar
         self.assertEqual(late.status, Status.REPLACED)
         self.assertIsNone(await self.selected(store))
         new = await self.upload(store, now=7, status=Status.READY)
@@ -134,10 +134,10 @@ class DeletionsContract(StoreCase):
         store = await self.make_store()
         avatar = await self.upload(store)
         await store.delete_user(uid=UID, now=5)
-        late = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=6)
+        late = (await store.ready(avatar_id=avatar.id, variants=PICTURES, now=6)).avatar
         self.assertEqual(late.status, Status.DELETING)
         await store.deleted(avatar_id=avatar.id, now=7)
-        self.assertIsNone(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=8))
+        self.assertIsNone((await store.ready(avatar_id=avatar.id, variants=PICTURES, now=8)).avatar)
         self.assertIsNone(await self.selected(store))
 
     async def test_writes_concurrent_with_delete_user(self) -> None:
@@ -165,7 +165,7 @@ class DeletionsContract(StoreCase):
         self.assertIsNone(await store.deleted(avatar_id=avatar.id, now=2))
         self.assertIsNone(await store.avatar(avatar_id=avatar.id))
         self.assertIsNone(await store.deleted(avatar_id=avatar.id, now=3))
-        self.assertIsNone(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=4))
+        self.assertIsNone((await store.ready(avatar_id=avatar.id, variants=PICTURES, now=4)).avatar)
         self.assertIs(await store.redelete(avatar_id=avatar.id), False)
 
     async def test_deleted_keeps_a_replaced_row(self) -> None:

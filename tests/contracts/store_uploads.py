@@ -10,7 +10,7 @@ from zope.interface.verify import verifyObject
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import StoreError
 from fxprofile.model.keys import new_id
-from fxprofile.model.ports import IProfileStore
+from fxprofile.model.ports import Applied, IProfileStore
 from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
 
@@ -92,7 +92,7 @@ class UploadsContract(StoreCase):
         old = await self.upload(store)
         await store.accept(avatar_id=new_id(), uid=UID, now=2, keep=1)
         await store.failed(avatar_id=old.id, reason="corrupt", now=3)
-        late = await store.ready(avatar_id=old.id, variants=PICTURES, now=3)
+        late = (await store.ready(avatar_id=old.id, variants=PICTURES, now=3)).avatar
         self.assertEqual(late.status, Status.REPLACED)
         self.assertIsNone(await self.selected(store))
         await store.deleted(avatar_id=old.id, now=4)
@@ -117,7 +117,7 @@ class UploadsContract(StoreCase):
         self.assertIsNone(await store.latest(uid=UID))
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
         await store.job_sent(avatar_id=gone, status=Status.PROCESSING, now=1)
-        self.assertIsNone(await store.ready(avatar_id=gone, variants=PICTURES, now=1))
+        self.assertIsNone((await store.ready(avatar_id=gone, variants=PICTURES, now=1)).avatar)
         self.assertIsNone(await store.failed(avatar_id=gone, reason="corrupt", now=1))
         self.assertIs(await store.delete(avatar_id=gone, uid=UID, now=1), False)
         self.assertEqual(await store.delete_current(uid=UID, now=1), [])
@@ -144,7 +144,7 @@ class UploadsContract(StoreCase):
         store = await self.make_store()
         avatar = await self.upload(store)
         self.assertIsNone(await self.selected(store))
-        done = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=5)
+        done = (await store.ready(avatar_id=avatar.id, variants=PICTURES, now=5)).avatar
         self.assertEqual((done.status, done.error), (Status.READY, None))
         self.assertEqual(
             await store.profile(uid=UID), Profile(uid=UID, avatar_id=avatar.id, changed_at=5)
@@ -157,12 +157,13 @@ class UploadsContract(StoreCase):
         avatar = await self.upload(store)
         self.assertIsNone(avatar.placeholder)
         text = "L%HV6nWB2yk8pyo0'd?*.7kCMd:j".replace("'", "#")
-        done = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=5, placeholder=text)
+        ready = {"avatar_id": avatar.id, "variants": PICTURES, "now": 5}
+        done = (await store.ready(**ready, placeholder=text)).avatar
         self.assertEqual(done.placeholder, text)
         self.assertEqual((await store.avatar(avatar_id=avatar.id)).placeholder, text)
         self.assertEqual((await store.latest(uid=UID)).placeholder, text)
         other = await self.upload(store)
-        done = await store.ready(avatar_id=other.id, variants=PICTURES, now=6)
+        done = (await store.ready(avatar_id=other.id, variants=PICTURES, now=6)).avatar
         self.assertIsNone(done.placeholder)
 
     async def test_newer_upload_replaces_the_selected_avatar(self) -> None:
@@ -174,9 +175,12 @@ class UploadsContract(StoreCase):
         await store.job_sent(avatar_id=old.id, status=Status.READY, now=1)
         new = await self.upload(store, now=2)
         self.assertEqual(await self.selected(store), old.id)
-        await store.ready(avatar_id=new.id, variants=PICTURES, now=3)
+        applied = await store.ready(avatar_id=new.id, variants=PICTURES, now=3)
         self.assertEqual(await self.selected(store), new.id)
         replaced = await store.avatar(avatar_id=old.id)
+        self.assertEqual(applied.replaced, replaced)
+        again = await store.ready(avatar_id=new.id, variants=PICTURES, now=3)
+        self.assertEqual(again, Applied(applied.avatar))
         self.assertEqual((replaced.status, replaced.job_sent), (Status.REPLACED, None))
         self.assertEqual(await self.unsent(store), [old.id])
 
@@ -186,7 +190,7 @@ class UploadsContract(StoreCase):
         old, new = await self.upload(store), await self.upload(store)
         await store.job_sent(avatar_id=old.id, status=Status.PROCESSING, now=2)
         await store.ready(avatar_id=new.id, variants=PICTURES, now=3)
-        late = await store.ready(avatar_id=old.id, variants=PICTURES, now=4)
+        late = (await store.ready(avatar_id=old.id, variants=PICTURES, now=4)).avatar
         self.assertEqual((late.status, late.job_sent), (Status.REPLACED, None))
         self.assertEqual(
             await store.profile(uid=UID), Profile(uid=UID, avatar_id=new.id, changed_at=3)
@@ -227,11 +231,11 @@ class UploadsContract(StoreCase):
         store = await self.make_store()
         first = await self.upload(store, status=Status.READY)
         before = await store.profile(uid=UID)
-        again = await store.ready(avatar_id=first.id, variants=PICTURES, now=9)
+        again = (await store.ready(avatar_id=first.id, variants=PICTURES, now=9)).avatar
         self.assertEqual(again, first)
         self.assertEqual(await store.profile(uid=UID), before)
         await self.upload(store, now=10, status=Status.READY)
-        again = await store.ready(avatar_id=first.id, variants=PICTURES, now=11)
+        again = (await store.ready(avatar_id=first.id, variants=PICTURES, now=11)).avatar
         self.assertEqual(again.status, Status.REPLACED)
         self.assertNotEqual(await self.selected(store), first.id)
 
@@ -239,7 +243,7 @@ class UploadsContract(StoreCase):
         """A failed upload whose job was sent again can become ready."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.FAILED)
-        done = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=2)
+        done = (await store.ready(avatar_id=avatar.id, variants=PICTURES, now=2)).avatar
         self.assertEqual((done.status, done.error), (Status.READY, None))
         self.assertEqual(await self.selected(store), avatar.id)
 
@@ -247,7 +251,8 @@ class UploadsContract(StoreCase):
         """A ready result of a row that is being deleted changes nothing."""
         store = await self.make_store()
         avatar = await self.upload(store, status=Status.DELETING)
-        self.assertEqual(await store.ready(avatar_id=avatar.id, variants=PICTURES, now=2), avatar)
+        applied = await store.ready(avatar_id=avatar.id, variants=PICTURES, now=2)
+        self.assertEqual(applied, Applied(avatar))
         self.assertIsNone(await self.selected(store))
 
     async def test_failed_upload_has_its_reason(self) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
-from fxprofile.deferreds.tasks import sleep
+from fxprofile.deferreds.tasks import all_done, sleep
 from fxprofile.model.avatars import Crunched
 from fxprofile.model.errors import (
     ChildFailed,
@@ -22,8 +22,9 @@ from fxprofile.model.errors import (
     LeaseLost,
 )
 from fxprofile.model.messages import Message, QueueDepth
-from fxprofile.model.ports import ICruncher, IQueue
+from fxprofile.model.ports import ICruncher, IQueue, NewObject
 from tests.simulation.weather import TIMEOUT
+from tests.support.fakes.bucket import put_one
 from tests.support.fakes.cruncher import PLACEHOLDER, pictures_of
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class SimDriver:
 
         setattr(self, method, call)
         return call
+
+    async def put_all(self, *, objects: Sequence[NewObject]) -> None:
+        """Each object has a fate of its own."""
+        await all_done(put_one(self, each) for each in objects)
 
     async def _call(self, method: str, arguments: dict[str, Any]) -> Any:
         world, process = self._world, self._process

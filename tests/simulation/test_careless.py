@@ -15,6 +15,7 @@ from fxprofile.model.avatars import Avatar, Crunched, Variant
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable
 from fxprofile.model.keys import VARIANTS
 from fxprofile.model.messages import Job, Op, Result, ResultStatus
+from fxprofile.model.ports import Applied
 from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.uploads.accept import Intake
 from fxprofile.uploads.repair import Repair
@@ -124,7 +125,7 @@ class FrailPoller(Poller):
 class ForgetfulStore(MemoryProfileStore):
     """Selects the upload whose result arrives last."""
 
-    async def ready(self, *, avatar_id: str, **rest: Any) -> Avatar | None:
+    async def ready(self, *, avatar_id: str, **rest: Any) -> Applied:
         for user in self.users.values():
             user.selected_seq = 0
         return await super().ready(avatar_id=avatar_id, **rest)

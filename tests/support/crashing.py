@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -20,6 +20,7 @@ from twisted.python.usage import UsageError
 
 from fxprofile import tap
 from fxprofile.app.services import Services
+from fxprofile.model.ports import NewObject
 
 _POINT = re.compile(r"([a-z_]+)\.([a-z_]+):(before|after)(?::([1-9]\d*))?")
 
@@ -49,6 +50,20 @@ class CrashPoint:
         """Wrap the driver."""
         return CrashingDriver(driver, self)
 
+    async def put_all(self, driver: Any, objects: Sequence[NewObject]) -> None:
+        """
+        Put objects, and kill this process if its time comes between two of them: each of them
+        counts as a call of ``put``.
+        """
+        calls = self._calls_left - (self.moment == "before")
+        if calls > len(objects) or self._calls_left <= 0:
+            self._calls_left -= len(objects)
+            await driver.put_all(objects=objects)
+            return
+        await driver.put_all(objects=objects[:calls])
+        self._calls_left = 0
+        self._kill_in_time()
+
     async def call(self, method: Callable[..., Awaitable[object]], arguments: Any) -> object:
         """Call the method, and kill this process if its time has come."""
         self._calls_left -= 1
@@ -75,6 +90,8 @@ class CrashingDriver:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._driver, name)
+        if (name, self._point.method) == ("put_all", "put"):
+            return self._put_all
         if name != self._point.method:
             return found
 
@@ -82,6 +99,9 @@ class CrashingDriver:
             return await self._point.call(found, arguments)
 
         return guarded
+
+    async def _put_all(self, *, objects: Sequence[NewObject]) -> None:
+        await self._point.put_all(self._driver, objects)
 
 
 class Options(tap.Options):

@@ -10,7 +10,7 @@ from fxprofile.model.avatars import Status
 from fxprofile.model.errors import QueueError, StoreError
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.messages import ResultStatus
-from fxprofile.uploads.selection import POLL, NotTheOwner
+from fxprofile.uploads.selection import MAX_APPLIED, POLL, NotTheOwner
 from tests.support.core import ALICE, BOB, CoreTestCase, make_id, result
 
 
@@ -328,6 +328,24 @@ class WaitTests(CoreTestCase):
                 self.assertEqual(self.successResultOf(waiting).status, status)
         self.assert_clean()
 
+    def test_result_before_the_wait_ends_it(self) -> None:
+        """A result that this process applied before the wait ends it, without a lookup."""
+        self.ready(self.avatar.id)
+        self.store.calls.clear()
+        self.assertEqual(self.successResultOf(self.wait()).status, Status.READY)
+        self.assertEqual(self.store.calls, [])
+        self.assert_clean()
+
+    def test_rows_for_waits_are_bounded(self) -> None:
+        """Only the latest rows are kept for waiting uploads; any other is looked up."""
+        self.ready(self.avatar.id)
+        for _ in range(MAX_APPLIED):
+            self.ready(self.upload(uid=BOB).id)
+        waiting = self.wait()
+        self.assertNoResult(waiting)
+        self.clock.advance(POLL)
+        self.assertEqual(self.successResultOf(waiting).status, Status.READY)
+
     def test_result_in_another_process_is_polled(self) -> None:
         """A result that another process applies is found by polling."""
         waiting = self.wait()
@@ -358,7 +376,9 @@ class WaitTests(CoreTestCase):
         self.run_now(self.selection.delete(uid=ALICE, avatar_id=self.avatar.id))
         self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
         self.apply(self.avatar.id, ResultStatus.DELETED)
-        self.assertEqual(self.successResultOf(self.wait()).status, Status.DELETING)
+        waiting = self.wait()
+        self.clock.advance(POLL)
+        self.assertEqual(self.successResultOf(waiting).status, Status.DELETING)
         self.assert_clean()
 
     def test_deletion_wakes_the_wait_before_its_job_is_sent(self) -> None:
@@ -402,6 +422,7 @@ class WaitTests(CoreTestCase):
         """A result that arrives while the row is being read is not missed."""
         held = self.store.hold("avatar", after=True)
         waiting = self.wait()
+        self.clock.advance(POLL)
         self.ready(self.avatar.id)
         held.callback(None)
         self.assertEqual(self.successResultOf(waiting).status, Status.READY)

@@ -175,7 +175,7 @@ class _BrokenBody:
         self._pieces = iter([b"first"])
         self.closed = False
 
-    async def get(self, *, key: str) -> Any:
+    async def get(self, *, key: str, as_file: bool) -> Any:
         return ObjectInfo(key, len(ORIGINAL), "etag", 0), self
 
     def __aiter__(self) -> _BrokenBody:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.deferreds.tasks import all_done
 from fxprofile.drivers.aws.client.client import AwsClient, AwsResponse, AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, PayloadLengthError
 from fxprofile.drivers.aws.client.payload import SignedPayload, StreamPayload, TrailerPayload
@@ -25,7 +26,7 @@ from fxprofile.http_client.errors import HttpError
 from fxprofile.http_client.response import Response
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.model.keys import PROBE, check_key_prefix, key_parts
-from fxprofile.model.ports import Body, IBucket, ObjectInfo
+from fxprofile.model.ports import Body, IBucket, NewObject, ObjectInfo
 from fxprofile.settings.model import Settings
 
 #: S3's limit on the objects of one delete or list.
@@ -123,6 +124,18 @@ class S3Bucket:
                 _log.error("Cannot remove a damaged object: {error}", error=error)
             raise StorageError(f"s3:PutObject {self._bucket}/{key}: S3 reports a different digest")
 
+    async def put_all(self, *, objects: Sequence[NewObject]) -> None:
+        """Put objects on connections of their own; S3 has no request for several puts."""
+        await all_done(
+            self.put(
+                key=each.key,
+                body=BytesBody(each.data),
+                length=len(each.data),
+                content_type=each.content_type,
+            )
+            for each in objects
+        )
+
     def _stream(self, body: Body, length: int) -> StreamPayload:
         kind = self._payload
         if kind == "auto":
@@ -131,7 +144,7 @@ class S3Bucket:
             kind = "trailer" if by_kms else "unsigned"
         return PAYLOADS[kind](body, length)
 
-    async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
+    async def get(self, *, key: str, as_file: bool = False) -> tuple[ObjectInfo, Body]:
         key_parts(key)
         with _storage_errors():
             response = await self._call(

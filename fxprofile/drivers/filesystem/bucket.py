@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import IO, Final, TypeVar
 
 import attrs
 from twisted.application.service import Service
@@ -28,11 +28,12 @@ from fxprofile.drivers.filesystem.folder import (
     ObjectFile,
     ObjectWriter,
     object_info,
+    publish,
 )
 from fxprofile.drivers.filesystem.space import DiskSpace
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound, StorageError
 from fxprofile.model.keys import check_key_prefix, key_parts
-from fxprofile.model.ports import Body, IBucket, ObjectInfo
+from fxprofile.model.ports import Body, IBucket, NewObject, ObjectInfo
 
 #: Seconds from one clean-up to the next.
 CLEANING_PERIOD: Final = 3600.0
@@ -95,7 +96,7 @@ class FilesystemBucket(Service):
 
         The caller closes the body.
         """
-        writer = ObjectWriter(self.folder, key_parts(key), self._clock.seconds)
+        writer = self._writer(key)
         call = f"put {key}"
         try:
             received, last = 0, b""
@@ -110,23 +111,42 @@ class FilesystemBucket(Service):
                     await self.run(call, partial(writer.write, piece))
             if received < length:
                 raise BodyMismatch(f"{call}: {received} of {length} bytes")
-            await self.run(call, partial(writer.publish, last))
+            await self.run(call, partial(publish, {writer: last}))
         except BaseException as error:
-            aborting = detached(self._abort(key, writer))
+            aborting = detached(self._abort(call, writer))
             if not isinstance(error, GeneratorExit):  # A closed coroutine cannot wait.
                 await aborting
             raise
 
-    async def _abort(self, key: str, writer: ObjectWriter) -> None:
+    async def put_all(self, *, objects: Sequence[NewObject]) -> None:
+        """Write the objects in one call of a thread, and sync each folder once."""
+        files = {self._writer(each.key): each.data for each in objects}
+        call = f"put {', '.join(each.key for each in objects)}"
         try:
-            await self._threads.run(writer.abort)
+            await self.run(call, partial(publish, files))
+        except BaseException as error:
+            aborting = detached(self._abort(call, *files))
+            if not isinstance(error, GeneratorExit):  # A closed coroutine cannot wait.
+                await aborting
+            raise
+
+    def _writer(self, key: str) -> ObjectWriter:
+        return ObjectWriter(self.folder, key_parts(key), self._clock.seconds)
+
+    async def _abort(self, call: str, *writers: ObjectWriter) -> None:
+        def abort() -> None:
+            for writer in writers:
+                writer.abort()
+
+        try:
+            await self._threads.run(abort)
         except OSError:
             # The next clean-up tries again.
-            _log.failure("Cannot remove the unfinished file of {key}", key=key)
+            _log.failure("Cannot remove the unfinished files of {call}", call=call)
 
-    async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
+    async def get(self, *, key: str, as_file: bool = False) -> tuple[ObjectInfo, Body]:
         """Open an object, and read its first 64 KiB in the same call of a thread."""
-        opening = partial(self.folder.open_object, key_parts(key))
+        opening = partial(self.folder.open_object, key_parts(key), read=not as_file)
         file, first = await self.run(f"get {key}", opening, ObjectNotFound)
         return object_info(key, file.status), _FileBody(self, key, file, first)
 
@@ -217,6 +237,13 @@ class _FileBody:
             if not isinstance(error, GeneratorExit):  # A closed coroutine cannot wait.
                 await closing
             raise
+
+    def take(self) -> IO[bytes]:
+        """Return the file, which the caller closes."""
+        file, self._file = self._file, None
+        if file is None:
+            raise ValueError("the body is closed")
+        return file.take()
 
     async def aclose(self) -> None:
         file, self._file = self._file, None

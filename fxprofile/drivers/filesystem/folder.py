@@ -15,11 +15,11 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import attrs
 
@@ -121,10 +121,11 @@ class Folder:
                 path.mkdir()
                 path.chmod(self._folder_mode)
 
-    def open_object(self, parts: Sequence[str]) -> tuple[ObjectFile, bytes]:
+    def open_object(self, parts: Sequence[str], *, read: bool) -> tuple[ObjectFile, bytes]:
         """
         Open an object, and return it with its first piece.
 
+        :param read: whether to read the piece; it is empty otherwise.
         :raises OSError: with one of :data:`NO_SUCH_FILE` if there is none.
         """
         with self.opened(parts[:-1]) as folder:
@@ -137,7 +138,8 @@ class Folder:
             os.close(descriptor)
             raise
         file = ObjectFile(descriptor, status)
-        return file, file.read()
+        # At the end of an empty object the file is closed.
+        return file, file.read() if read or not file.remaining else b""
 
     def stat(self, parts: Sequence[str]) -> os.stat_result:
         """
@@ -260,6 +262,11 @@ class ObjectFile:
                 self._file.close()
             return piece
 
+    def take(self) -> IO[bytes]:
+        """Return the file, which the caller closes."""
+        self.remaining = 0
+        return self._file
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -277,51 +284,59 @@ class ObjectWriter:
     :param seconds: returns the time.
     """
 
-    _folder: Folder
-    _parts: Sequence[str]
+    folder: Folder
+    parts: Sequence[str]
     _seconds: Callable[[], float]
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+    lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
     _file: int | None = attrs.field(default=None, init=False)
     _name: str = attrs.field(default="", init=False)
     _aborted: bool = attrs.field(default=False, init=False)
+    _replaces: bool = attrs.field(default=False, init=False)
     _published: tuple[int, int] | None = attrs.field(default=None, init=False)
 
     def write(self, piece: bytes) -> None:
         """Append to the file."""
-        with self._lock:
+        with self.lock:
             self._append(piece)
 
     def _append(self, piece: bytes) -> int:
         file = self._opened()
         # An empty object, as for a superseded upload, fits on a full disk.
-        if piece and self._folder.space is not None:
-            self._folder.space.require(len(piece))
+        if piece and self.folder.space is not None:
+            self.folder.space.require(len(piece))
         view = memoryview(piece)
         while view:
             view = view[os.write(file, view) :]
         return file
 
-    def publish(self, last: bytes = b"") -> None:
+    def finish(self, last: bytes) -> None:
         """
-        Make the file durable, and rename it to its key in place of an older file.
+        Make the file durable, under its temporary name; its lock is held.
 
         :param last: is appended before.
         """
-        with self._lock:
-            file = self._append(last)
-            try:
-                replaced = self._folder.stat(self._parts).st_mtime_ns
-            except OSError as error:
-                if error.errno not in NO_SUCH_FILE:
-                    raise
-                replaced = 0
-            timestamp = self._folder.timestamp(self._seconds(), replaced)
-            os.utime(file, ns=(timestamp, timestamp))
-            os.fsync(file)
-            self._rename(keep=bool(replaced))
-            if not replaced:
-                self._published = _identity(os.fstat(file))
-            self._close()
+        file = self._append(last)
+        try:
+            replaced = self.folder.stat(self.parts).st_mtime_ns
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE:
+                raise
+            replaced = 0
+        self._replaces = bool(replaced)
+        timestamp = self.folder.timestamp(self._seconds(), replaced)
+        os.utime(file, ns=(timestamp, timestamp))
+        os.fsync(file)
+
+    def rename(self, incoming: int, folder: int) -> None:
+        """
+        Rename a file that is finished to its key; its lock is held.
+
+        :param incoming: the open folder of unfinished files.
+        :param folder: the open folder of the key.
+        """
+        os.rename(self._name, self.parts[-1], src_dir_fd=incoming, dst_dir_fd=folder)
+        if not self._replaces and self._file is not None:
+            self._published = _identity(os.fstat(self._file))
 
     def abort(self) -> None:
         """
@@ -330,65 +345,79 @@ class ObjectWriter:
         A file that has replaced an older one stays, because the older one is gone and a whole
         object is better than none.  So does a file that another put has published since.
         """
-        with self._lock:
+        with self.lock:
             self._aborted = True
             if self._file is not None:
                 try:
-                    with suppress(FileNotFoundError), self._folder.opened([INCOMING]) as incoming:
+                    with suppress(FileNotFoundError), self.folder.opened([INCOMING]) as incoming:
                         os.unlink(self._name, dir_fd=incoming)
                 finally:
-                    self._close()
+                    self.close()
             if self._published is not None:
                 with suppress(FileNotFoundError):
-                    if _identity(self._folder.stat(self._parts)) == self._published:
-                        self._folder.remove([self._parts])
+                    if _identity(self.folder.stat(self.parts)) == self._published:
+                        self.folder.remove([self.parts])
 
     def _opened(self) -> int:
         if self._aborted:
             raise OSError(errno.ECANCELED, "the upload was cancelled")
         if self._file is not None:
             return self._file
-        mode = self._folder.file_mode
+        mode = self.folder.file_mode
         for _ in range(_ATTEMPTS):
             self._name = secrets.token_hex(16)
-            with self._folder.opened([INCOMING], make=True) as incoming:
+            with self.folder.opened([INCOMING], make=True) as incoming:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS
                 self._file = os.open(self._name, flags, mode, dir_fd=incoming)
             os.fchmod(self._file, mode)
             if _lock(self._file) and os.fstat(self._file).st_nlink:
                 return self._file
             # A sweep locked the file first, and removes it.
-            self._close()
+            self.close()
         raise OSError(errno.EAGAIN, "another process keeps removing the unfinished file")
 
-    def _rename(self, keep: bool) -> None:
-        """
-        :param keep: whether the file stays if its new name cannot be made durable; see abort.
-        """
-        name = self._parts[-1]
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                with (
-                    self._folder.opened([INCOMING]) as incoming,
-                    self._folder.opened(self._parts[:-1], make=True) as folder,
-                ):
-                    os.rename(self._name, name, src_dir_fd=incoming, dst_dir_fd=folder)
-                    try:
-                        _sync(folder)
-                    except OSError:
-                        if not keep:
-                            os.unlink(name, dir_fd=folder)
-                        raise
-                return
-            except FileNotFoundError:
-                # A delete may remove the empty folder after it was opened.
-                if attempt == _ATTEMPTS:
-                    raise
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the file."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+
+def publish(files: Mapping[ObjectWriter, bytes]) -> None:
+    """
+    Make files of one bucket durable, and rename them to their keys in place of older files.
+
+    Each folder is synced once.  If this fails, each of them has to be aborted.
+
+    :param files: what is appended to each of them before.
+    """
+    with ExitStack() as locks:
+        folders: dict[tuple[str, ...], list[ObjectWriter]] = {}
+        for writer, last in files.items():
+            locks.enter_context(writer.lock)
+            writer.finish(last)
+            folders.setdefault(tuple(writer.parts[:-1]), []).append(writer)
+        for parts, writers in folders.items():
+            _rename(parts, writers)
+        for writer in files:
+            writer.close()
+
+
+def _rename(parts: Sequence[str], writers: Sequence[ObjectWriter]) -> None:
+    """Rename files to keys in one folder, and sync it."""
+    bucket, left = writers[0].folder, list(writers)
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with bucket.opened([INCOMING]) as incoming, bucket.opened(parts, make=True) as folder:
+                while left:
+                    left[-1].rename(incoming, folder)
+                    left.pop()
+                _sync(folder)
+                return
+        except FileNotFoundError:
+            # A delete may remove the empty folder after it was opened.
+            if attempt == _ATTEMPTS:
+                raise
 
 
 def object_info(key: str, status: os.stat_result) -> ObjectInfo:

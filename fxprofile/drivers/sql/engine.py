@@ -7,7 +7,7 @@ SQLAlchemy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from threading import Event
 from typing import Any, Final, Never, TypeVar
@@ -31,6 +31,7 @@ from fxprofile.drivers.sql.connect import (
     parse_url,
 )
 from fxprofile.drivers.sql.failures import FAILURES, TransientError, store_error
+from fxprofile.drivers.sql.group import MAX_GROUP, GroupCommit
 from fxprofile.drivers.sql.migrate import ensure_schema
 from fxprofile.model.errors import StoreError
 
@@ -47,11 +48,16 @@ _STOP_POLL: Final = 0.01
 
 @dataclass(frozen=True)
 class _Pools:
-    """The connections and the threads of a running database."""
+    """
+    The connections and the threads of a running database.
+
+    :ivar group: commits the transactions of an embedded database; None if there is a server.
+    """
 
     engine: Engine
     readers: Threads
     writers: Threads
+    group: GroupCommit | None
 
 
 @dataclass(eq=False, repr=False)
@@ -63,7 +69,8 @@ class Database(Service):
     :meth:`ready`, opens the database and ensures its schema.
 
     An embedded database has several reader threads and one writer thread: SQLite allows
-    one writer at a time, and would make the others poll for their turn.
+    one writer at a time, and would make the others poll for their turn.  The transactions that
+    have gathered while one is being committed share a commit.
 
     :param reactor: provides the time and receives the results of threads.
     :param url: an SQLAlchemy URL, ``sqlite:///…``, ``mysql+pymysql://…`` or
@@ -93,8 +100,7 @@ class Database(Service):
     def __post_init__(self) -> None:
         self.setName("database")
         self._url = parse_url(self.url)
-        # With two, the one writer thread of an embedded database always has work.
-        self._writes = FairQueue(2 if is_embedded(self._url) else self.threads)
+        self._writes = FairQueue(MAX_GROUP if is_embedded(self._url) else self.threads)
 
     @property
     def dialect(self) -> str:
@@ -123,7 +129,10 @@ class Database(Service):
         engine = make_engine(self._url, connections=connections, timeout=self.timeout)
         for threads in {readers, writers}:
             threads.startService()
-        self._pools = _Pools(engine, readers, writers)
+        group = None
+        if is_embedded(self._url):
+            group = GroupCommit(self.reactor, writers, engine, self._store_error)
+        self._pools = _Pools(engine, readers, writers, group)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -136,6 +145,8 @@ class Database(Service):
     async def _stop(self) -> None:
         deadline = self.reactor.seconds() + self.timeout
         while self._active and self.reactor.seconds() < deadline:
+            if self._pools is not None and self._pools.group is not None:
+                self._pools.group.flush()
             await sleep(self.reactor, _STOP_POLL)
         pools, self._pools = self._pools, None
         self._is_prepared = False
@@ -156,7 +167,9 @@ class Database(Service):
             tries again.
         """
         if not self._is_prepared:
-            await self._preparing.join(None, lambda: self._repeat(False, self._prepare))
+            await self._preparing.join(
+                None, lambda: self._repeat(lambda pools: pools.writers.run(self._prepare))
+            )
             self._is_prepared = self._pools is not None
 
     async def run(
@@ -165,6 +178,8 @@ class Database(Service):
         *,
         read_only: bool = False,
         user: object = None,
+        synced: bool = True,
+        lazy: bool = False,
     ) -> T:
         """
         Run one transaction in a thread and commit it.
@@ -185,7 +200,8 @@ class Database(Service):
         :raises Exception: any other error of the work, which rolls the transaction back.
         """
         abandoned = Event()
-        running = Deferred.fromCoroutine(self._attempt(abandoned, work, read_only, user))
+        call = self._call(abandoned, work, read_only, synced, lazy)
+        running = Deferred.fromCoroutine(self._attempt(call, read_only or lazy, user))
         running.addTimeout(self.timeout, self.reactor, self._timed_out)
         self._active += 1
         try:
@@ -197,24 +213,39 @@ class Database(Service):
     def _timed_out(self, outcome: object, seconds: float) -> Never:
         raise StoreError(f"{self.dialect}: the transaction did not end in {seconds} s")
 
+    def _call(
+        self,
+        abandoned: Event,
+        work: Callable[[Connection], T],
+        read_only: bool,
+        synced: bool,
+        lazy: bool,
+    ) -> Callable[[_Pools], Deferred[T]]:
+        """Return a call that runs the transaction once."""
+
+        def call(pools: _Pools) -> Deferred[T]:
+            if read_only or pools.group is None:
+                threads = pools.readers if read_only else pools.writers
+                return threads.run(self._transact, abandoned, work, read_only)
+            return pools.group.run(work, abandoned, synced=synced, lazy=lazy)
+
+        return call
+
     async def _attempt(
-        self, abandoned: Event, work: Callable[[Connection], T], read_only: bool, user: object
+        self, call: Callable[[_Pools], Deferred[T]], at_once: bool, user: object
     ) -> T:
         await self.ready()
+        if at_once:
+            return await self._repeat(call)
+        return await self._writes.run(
+            object() if user is None else user, lambda: self._repeat(call)
+        )
 
-        def attempts() -> Coroutine[Deferred[object], object, T]:
-            return self._repeat(read_only, lambda: self._transact(abandoned, work, read_only))
-
-        if read_only:
-            return await attempts()
-        return await self._writes.run(object() if user is None else user, attempts)
-
-    async def _repeat(self, read_only: bool, call: Callable[[], T]) -> T:
+    async def _repeat(self, call: Callable[[_Pools], Deferred[T]]) -> T:
         attempt = 1
         while True:
-            pools = self._started()
             try:
-                return await (pools.readers if read_only else pools.writers).run(call)
+                return await call(self._started())
             except TransientError:
                 if attempt == ATTEMPTS:
                     raise
@@ -243,13 +274,11 @@ class Database(Service):
                 connection.commit()
                 return value
         except FAILURES as error:
-            raise store_error(error, self._url, committing=committing) from None
+            raise self._store_error(error, committing) from None
 
     def _begin(self, connection: Connection, read_only: bool) -> None:
         if self.dialect == "sqlite":
-            # A deferred transaction that reads and then writes fails at once if another one
-            # wrote in between, even with a busy timeout; so a writer takes the lock first.
-            connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+            connection.exec_driver_sql("BEGIN")
         elif read_only and self.dialect == "postgresql":
             connection.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
         else:
@@ -261,4 +290,7 @@ class Database(Service):
             may_upgrade = self.migrate or is_embedded(self._url)
             ensure_schema(self._started().engine, migrate=may_upgrade)
         except FAILURES as error:
-            raise store_error(error, self._url) from None
+            raise self._store_error(error, False) from None
+
+    def _store_error(self, error: BaseException, committing: bool) -> StoreError:
+        return store_error(error, self._url, committing=committing)

@@ -26,7 +26,7 @@ from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import AccountUnknown, StoreError
 from fxprofile.model.keys import initial
-from fxprofile.model.ports import Accepted, Backlog, IProfileStore
+from fxprofile.model.ports import Accepted, Applied, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
 
 T = TypeVar("T")
@@ -63,15 +63,19 @@ _Work: TypeAlias = "Callable[Concatenate[SqlProfileStore, Connection, P], T]"
 _Method: TypeAlias = "Callable[Concatenate[SqlProfileStore, P], Coroutine[Any, Any, T]]"
 
 
-def _transaction(work: _Work[P, T], *, read_only: bool = False) -> _Method[P, T]:
-    """Make a method run as one transaction in a database thread."""
+def _transaction(work: _Work[P, T], **options: bool) -> _Method[P, T]:
+    """
+    Make a method run as one transaction in a database thread.
+
+    :param options: of :meth:`fxprofile.drivers.sql.engine.Database.run`.
+    """
 
     @wraps(work)
     async def method(self: SqlProfileStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.database.run(
             lambda connection: work(self, connection, *args, **kwargs),
-            read_only=read_only,
             user=kwargs.get("uid"),
+            **options,
         )
 
     return method
@@ -80,6 +84,14 @@ def _transaction(work: _Work[P, T], *, read_only: bool = False) -> _Method[P, T]
 def _read(work: _Work[P, T]) -> _Method[P, T]:
     """Make a method run as one read-only transaction in a database thread."""
     return _transaction(work, read_only=True)
+
+
+def _repeatable(work: _Work[P, T]) -> _Method[P, T]:
+    """
+    Make a method run as one transaction whose loss in a power failure only repeats work that may
+    be repeated.
+    """
+    return _transaction(work, synced=False)
 
 
 @implementer(IProfileStore)
@@ -151,11 +163,15 @@ class SqlProfileStore:
         superseded = [] if keep is None else _supersede(connection, uid, keep, now)
         return Accepted(avatar, superseded)
 
-    @_transaction
-    def job_sent(
-        self, connection: Connection, *, avatar_id: str, status: Status, now: float
+    async def job_sent(
+        self, *, avatar_id: str, status: Status, now: float, lazy: bool = False
     ) -> None:
-        _change_avatar(connection, avatar_id, (status,), job_sent=now)
+        # If this is lost, the job is sent again.
+        await self.database.run(
+            lambda c: _change_avatar(c, avatar_id, (status,), job_sent=now),
+            synced=False,
+            lazy=lazy,
+        )
 
     @_transaction
     def ready(
@@ -166,7 +182,7 @@ class SqlProfileStore:
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
-    ) -> Avatar | None:
+    ) -> Applied:
         return make_ready(connection, avatar_id, variants, now, placeholder)
 
     @_transaction
@@ -236,7 +252,7 @@ class SqlProfileStore:
         connection.execute(sa.update(profiles).where(profiles.c.uid == uid).values(**removed))
         return ids
 
-    @_transaction
+    @_repeatable
     def deleted(self, connection: Connection, *, avatar_id: str, now: float) -> Avatar | None:
         avatar = find_avatar(connection, avatar_id)
         if avatar is None:
@@ -479,11 +495,11 @@ def make_ready(
     variants: Mapping[str, Variant],
     now: float,
     placeholder: str | None,
-) -> Avatar | None:
+) -> Applied:
     """Apply a ready result, see :meth:`fxprofile.model.ports.IProfileStore.ready`."""
     avatar = find_avatar(connection, avatar_id)
     if avatar is None or avatar.status not in _BEFORE_READY:
-        return avatar
+        return Applied(avatar)
     profile = lock_or_create_profile(connection, avatar.uid)
     is_newest = avatar.seq > profile.selected_seq
     status = {"status": Status.READY, "owed_since": None}
@@ -497,11 +513,13 @@ def make_ready(
         placeholder=placeholder,
         **(status if is_newest else _pending_delete(Status.REPLACED, now)),
     )
+    replaced = None
     if became_ready and is_newest:
         if profile.avatar_id is not None:
             replace_avatar(connection, profile.avatar_id, now)
+            replaced = find_avatar(connection, profile.avatar_id)
         change_profile(connection, profile, now, avatar_id=avatar_id, selected_seq=avatar.seq)
-    return find_avatar(connection, avatar_id)
+    return Applied(find_avatar(connection, avatar_id), replaced)
 
 
 def replace_avatar(connection: Connection, avatar_id: str, now: float) -> None:

@@ -14,6 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.deferreds.bodies import BytesBody, read_all
 from fxprofile.drivers.filesystem.bucket import FilesystemBucket
+from fxprofile.model.errors import StorageError
+from fxprofile.model.ports import NewObject
 from tests.contracts.bucket import ScriptedBody
 from tests.drivers.filesystem.folder_case import (
     InlineThreads,
@@ -51,7 +53,7 @@ class AtomicityTests(SynchronousTestCase):
             self.assertEqual(descriptors(), before, f"{how} after {moment} steps")
             yield path
             moment += 1
-        self.assertGreater(moment, 2)
+        self.assertGreater(moment, 1)
 
     def _cancel_after(
         self, moment: int, coroutine: Any, threads: SteppedThreads, twice: bool
@@ -97,6 +99,26 @@ class AtomicityTests(SynchronousTestCase):
             self.assertEqual(left.pop(), ["a/k"])
             self.assertEqual([files for files in left if files], [])
             self.assertEqual((path / "a/k").read_bytes(), b"abcd")
+
+    def test_a_cancelled_put_of_several_leaves_nothing(self) -> None:
+        """A put of several objects that is cancelled leaves nothing; a finished one leaves all."""
+        objects = [NewObject(f"a/{n}", b"x", "image/png") for n in range(3)]
+        for how in ("cancel", "twice", "close"):
+            *cancelled, done = self.interrupted(lambda b: b.put_all(objects=objects), how)
+            left = [files_below(path) if path.exists() else [] for path in cancelled]
+            self.assertEqual([files for files in left if files], [])
+            self.assertEqual(files_below(done), ["a/0", "a/1", "a/2"])
+
+    def test_a_failed_put_of_several_leaves_nothing_new(self) -> None:
+        """If one of several objects cannot be put, only one that existed before is there."""
+        path = Path(self.mktemp())
+        bucket = FilesystemBucket(InlineThreads(), path, Clock())
+        old = [NewObject(key, b"old", "image/png") for key in ("a/1", "b")]
+        self.successResultOf(Deferred.fromCoroutine(bucket.put_all(objects=old)))
+        new = [NewObject(key, b"new", "image/png") for key in ("a/1", "a/2", "b/3")]
+        putting = Deferred.fromCoroutine(bucket.put_all(objects=new))
+        self.failureResultOf(putting, StorageError)
+        self.assertEqual(files_below(path), ["a/1", "b"])
 
     def cancelled_while_publishing(self, between: bytes | None = None) -> Path:
         """Cancel a put whose object is already visible; another put may precede the clean-up."""
@@ -172,8 +194,9 @@ class CostTests(SynchronousTestCase):
 
     def test_calls_and_syncs(self) -> None:
         """
-        A small object is put in one call and two syncs; objects of one folder are deleted in one
-        call and one sync.
+        A small object is put in one call and two syncs, and several of one folder in one call that
+        syncs each file and the folder once; objects of one folder are deleted in one call and one
+        sync.
         """
         synced: list[bool] = []
         sync = os.fsync
@@ -202,6 +225,8 @@ class CostTests(SynchronousTestCase):
             costs.append(cost(put))
         # The first one has made the folder.
         self.assertEqual(costs[1:], [(1, [False, True])] * 2)
+        objects = [NewObject(key, b"abcd", "image/png") for key in keys]
+        self.assertEqual(cost(bucket.put_all(objects=objects)), (1, [False] * 3 + [True]))
         # The folder itself is removed, too.
         self.assertEqual(cost(bucket.delete(keys=keys)), (1, [True]))
         self.assertEqual(cost(bucket.delete(keys=keys)), (1, []))

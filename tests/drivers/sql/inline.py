@@ -30,7 +30,7 @@ class InlineDatabase:
         metadata.create_all(self.engine)
 
     async def run(
-        self, work: Callable[[Connection], T], *, read_only: bool = False, user: object = None
+        self, work: Callable[[Connection], T], *, read_only: bool = False, **options: object
     ) -> T:
         with self.engine.begin() as connection:
             return work(connection)

@@ -5,18 +5,26 @@ A memory bucket with planned failures.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.deferreds.tasks import all_done
 from fxprofile.model.errors import BodyMismatch, ObjectNotFound
 from fxprofile.model.keys import check_key_prefix, key_parts
-from fxprofile.model.ports import Body, IBucket, ObjectInfo
+from fxprofile.model.ports import Body, IBucket, NewObject, ObjectInfo
 
 #: Called with the operation (``put``, ``get``, …), ``before`` or ``after`` its effect, and
 #: the keys it is about.  It may raise, or return something to wait for.
 Interruption = Callable[[str, str, Sequence[str]], Awaitable[None] | None]
+
+
+async def put_one(bucket: Any, each: NewObject) -> None:
+    """Put one of several objects."""
+    body, length = BytesBody(each.data), len(each.data)
+    await bucket.put(key=each.key, body=body, length=length, content_type=each.content_type)
 
 
 @implementer(IBucket)
@@ -71,7 +79,10 @@ class MemoryBucket:
         )
         await self._moment("put", "after", [key])
 
-    async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
+    async def put_all(self, *, objects: Sequence[NewObject]) -> None:
+        await all_done(put_one(self, each) for each in objects)
+
+    async def get(self, *, key: str, as_file: bool = False) -> tuple[ObjectInfo, Body]:
         key_parts(key)
         await self._moment("get", "before", [key])
         info = self._info(key)

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import inspect
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import directlyProvides, providedBy
+
+from fxprofile.deferreds.tasks import all_done
+from fxprofile.model.ports import NewObject
+from tests.support.fakes.bucket import put_one
 
 _Plan = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -68,6 +72,10 @@ class Flaky:
     def called(self, method: str) -> list[dict[str, Any]]:
         """Return the arguments of the calls of a method."""
         return [arguments for name, arguments in self.calls if name == method]
+
+    async def put_all(self, *, objects: Sequence[NewObject]) -> None:
+        """Each object has a plan of its own, that of ``put``."""
+        await all_done(put_one(self, each) for each in objects)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self.inner, name)

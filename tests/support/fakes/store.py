@@ -16,7 +16,7 @@ from zope.interface import implementer
 from fxprofile.model.avatars import Avatar, Status, Variant
 from fxprofile.model.errors import AccountUnknown, StoreError
 from fxprofile.model.keys import initial
-from fxprofile.model.ports import Accepted, Backlog, IProfileStore
+from fxprofile.model.ports import Accepted, Applied, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
 
 TICK = 0.001
@@ -116,7 +116,9 @@ class MemoryProfileStore:
         user = self.users.get(uid, User(uid))
         return Profile(uid, user.display_name, user.avatar_id, user.changed_at, user.monogram)
 
-    async def job_sent(self, *, avatar_id: str, status: Status, now: float) -> None:
+    async def job_sent(
+        self, *, avatar_id: str, status: Status, now: float, lazy: bool = False
+    ) -> None:
         row = self.rows.get(avatar_id)
         if row and row.status is status:
             row.job_sent = now
@@ -128,8 +130,9 @@ class MemoryProfileStore:
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
-    ) -> Avatar | None:
+    ) -> Applied:
         row = self.rows.get(avatar_id)
+        replaced = None
         if row and row.status in (P, F):
             user = self.users[row.uid]
             row.error, row.variants, row.placeholder = None, dict(variants), placeholder
@@ -137,11 +140,12 @@ class MemoryProfileStore:
                 row.status, row.owed_since, row.updated = R, None, now
                 if user.avatar_id is not None:
                     self.rows[user.avatar_id].owe(S, now)
+                    replaced = self.rows[user.avatar_id].avatar()
                 user.avatar_id, user.selected_seq = avatar_id, row.seq
                 user.change(now)
             else:
                 row.owe(S, now)
-        return row and row.avatar()
+        return Applied(row and row.avatar(), replaced)
 
     async def failed(self, *, avatar_id: str, reason: str, now: float) -> Avatar | None:
         row = self.rows.get(avatar_id)
