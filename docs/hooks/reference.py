@@ -260,7 +260,8 @@ def operations() -> Iterator[Operation]:
 
 
 def _endpoint(title: str, operation: Json) -> str:
-    lines = [f"### {title}\n", f"{operation['summary']}. {operation.get('description', '')}\n"]
+    about = f"{operation['summary']}. {operation.get('description', '')}"
+    lines = [f"### `{title}`\n", f"{about}\n"]
     if operation["security"] == [{"secret": []}]:
         lines.append("Needs the secret bearer token, `secret_bearer_token`.\n")
     if parameters := operation["parameters"]:
