@@ -142,3 +142,9 @@ class AlertTests(SynchronousTestCase):
             page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
             self.assertEqual((page, anchor), ("docs/operations.md", rule["alert"].lower()))
             self.assertIn(rule["alert"], headings)
+
+    def test_table_of_alerts(self) -> None:
+        """The table of alerts in ``docs/operations.md`` has each alert with its severity."""
+        rows = re.findall(r"^\| \[(\w+)\]\(#\w+\) \| (\w+) \|", OPERATIONS, re.MULTILINE)
+        severities = {rule["alert"]: rule["labels"]["severity"] for rule in ALERTS}
+        self.assertEqual(dict(rows), severities)
