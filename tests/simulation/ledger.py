@@ -300,7 +300,7 @@ class PrivateBucket(MemoryBucket):
         if not length:
             self._ledger.emptied(key)
 
-    async def get(self, *, key: str) -> tuple[ObjectInfo, Body]:
+    async def get(self, *, key: str, as_file: bool = False) -> tuple[ObjectInfo, Body]:
         info, body = await super().get(key=key)
         self._ledger.read(key, info.length)
         return info, body
