@@ -227,7 +227,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_accepted_upload_without_its_original_is_found(self) -> None:
         """An intake that deletes the original of an in-doubt upload loses an accepted upload."""
-        self.finds("accepted without its original", first=80, intake=HastyIntake)
+        self.finds("accepted without its original", first=340, intake=HastyIntake)
 
     def test_unsent_job_is_found(self) -> None:
         """A repair that sends no job leaves an upload unprocessed."""
