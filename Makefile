@@ -96,7 +96,8 @@ clean:
 # These take minutes to hours: they do more of what "make test" does a little of.
 soak: $(VENV)/ready-for-tests
 	$(BIN)/python -m benchmarks.soak --uploads=$(or $(UPLOADS),2000)
-	FXPROFILE_CRASHES=all $(BIN)/python -m twisted.trial tests.integration.test_crashes
+	FXPROFILE_CRASHES=all FXPROFILE_CORPUS=all $(BIN)/python -m twisted.trial \
+		tests.integration.test_crashes tests.crunch.test_corpus
 
 simulate: $(VENV)/ready-for-tests
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
