@@ -78,7 +78,7 @@ def add_images(services: Services) -> None:
         formats=settings.crunch.formats,
         clock=services.reactor,
         metrics=services.metrics,
-        limits=_limits(services, settings.images),
+        limits=_limits(services, "images", settings.images),
     )
     services.listen("images.listen", settings.images.listen, site)
 
@@ -151,7 +151,8 @@ def add_api(services: Services) -> None:
     api.add(Dockerflow(health=services.health, playground=playground))
     # Building the document takes tens of milliseconds, and the reactor does not run yet.
     _ = open_api.encoded
-    services.listen("web.listen", settings.web.listen, api.site(_limits(services, settings.web)))
+    site = api.site(_limits(services, "api", settings.web))
+    services.listen("web.listen", settings.web.listen, site)
 
 
 def _uploads(services: Services) -> UploadEndpoints:
@@ -174,11 +175,15 @@ def _uploads(services: Services) -> UploadEndpoints:
     )
 
 
-def _limits(services: Services, section: WebSettings | ImagesSettings) -> ConnectionLimits:
+def _limits(
+    services: Services, listener: str, section: WebSettings | ImagesSettings
+) -> ConnectionLimits:
     """Return the limits of a listener; behind a proxy all connections are of one address."""
     behind_proxy = services.settings.web.client_address_depth > 0
     return ConnectionLimits(
         clock=services.reactor,
+        metrics=services.metrics,
+        listener=listener,
         maximum=section.max_connections,
         per_address=0 if behind_proxy else section.max_connections_per_address,
     )

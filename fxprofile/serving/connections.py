@@ -12,6 +12,8 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.telemetry.metrics import Metrics
+
 #: Descriptors that connections may not use: files, databases and other servers need them.
 RESERVE = 64
 
@@ -42,6 +44,7 @@ class ConnectionLimits:
     """
     The open connections of a listener, and whether it accepts another.
 
+    :param listener: its label in metrics.
     :param maximum: connections in all; 0: unlimited.
     :param per_address: connections of one peer address, or IPv6 /64; 0: unlimited.
     :param left: returns how many descriptors can still be opened.
@@ -51,13 +54,21 @@ class ConnectionLimits:
     _log = Logger()
 
     _clock: IReactorTime
+    _metrics: Metrics
+    _listener: str
     _maximum: int = 0
     _per_address: int = 0
     _left: Callable[[], int] = descriptors_left
     pause: Callable[[], object] = attrs.field(init=False, default=lambda: None)
+    _total: int = attrs.field(init=False, default=0)
     _open: Counter[str] = attrs.field(init=False, factory=Counter)
     _refused: int = attrs.field(init=False, default=0)
     _logged: float = attrs.field(init=False, default=float("-inf"))
+
+    def __attrs_post_init__(self) -> None:
+        self._metrics.connections.labels(self._listener)
+        for reason in ("descriptors", "total", "address"):
+            self._metrics.refused_connections.labels(self._listener, reason)
 
     def admit(self, host: str | None) -> bool:
         """
@@ -68,12 +79,13 @@ class ConnectionLimits:
         key = _key(host)
         if self._left() < RESERVE:
             self.pause()
-            return self._refuse("file descriptors run low")
-        if self._maximum and self._open.total() >= self._maximum:
-            return self._refuse(f"{self._maximum} are open")
+            return self._refuse("descriptors", "file descriptors run low")
+        if self._maximum and self._total >= self._maximum:
+            return self._refuse("total", f"{self._maximum} are open")
         if key and self._per_address and self._open[key] >= self._per_address:
-            return self._refuse(f"{self._per_address} of {host} are open")
+            return self._refuse("address", f"{self._per_address} of {host} are open")
         self._open[key] += 1
+        self._count(1)
         return True
 
     def released(self, host: str | None) -> None:
@@ -82,15 +94,21 @@ class ConnectionLimits:
         self._open[key] -= 1
         if self._open[key] <= 0:
             del self._open[key]
+        self._count(-1)
 
-    def _refuse(self, reason: str) -> bool:
+    def _count(self, change: int) -> None:
+        self._total += change
+        self._metrics.connections.labels(self._listener).set(self._total)
+
+    def _refuse(self, reason: str, detail: str) -> bool:
+        self._metrics.refused_connections.labels(self._listener, reason).inc()
         self._refused += 1
         now = self._clock.seconds()
         if now - self._logged >= LOG_EVERY:
             self._log.warn(
                 "Connections refused since the last message: {count}; {reason}",
                 count=self._refused,
-                reason=reason,
+                reason=detail,
             )
             self._logged, self._refused = now, 0
         return False

@@ -78,6 +78,12 @@ class Metrics:
         "Seconds from the headers of a request to the end of its response.",
         *("listener", "route"),
     )
+    connections = _gauge("connections", "Open connections.", "listener")
+    refused_connections = _counter(
+        "connections_refused",
+        "Connections refused, by reason: descriptors, total or address.",
+        *("listener", "reason"),
+    )
     uploads = _counter(
         "uploads",
         "Uploads by outcome: accepted, refused, aborted or failed.",

@@ -16,6 +16,7 @@ from fxprofile.serving.connections import (
     ConnectionLimits,
     descriptors_left,
 )
+from fxprofile.telemetry.metrics import Metrics
 from tests.serving.resources import Handled, read_all
 from tests.serving.wire import Connection
 
@@ -25,6 +26,7 @@ HERE, THERE = "192.0.2.1", "198.51.100.7"
 class ConnectionLimitsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
+        self.metrics = Metrics()
         self.left = RESERVE
         self.paused = 0
         self.events: list[LogEvent] = []
@@ -32,7 +34,13 @@ class ConnectionLimitsTests(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
 
     def limits(self, **limits: int) -> ConnectionLimits:
-        made = ConnectionLimits(clock=self.clock, left=lambda: self.left, **limits)
+        made = ConnectionLimits(
+            clock=self.clock,
+            metrics=self.metrics,
+            listener="api",
+            left=lambda: self.left,
+            **limits,
+        )
         made.pause = self.pause
         return made
 
@@ -74,6 +82,30 @@ class ConnectionLimitsTests(SynchronousTestCase):
         self.assertFalse(limits.admit(HERE))
         self.assertEqual(self.paused, 1)
 
+    def test_connections_are_counted(self) -> None:
+        """Open connections are a gauge, and refused ones are counted by reason, from 0 on."""
+        limits = self.limits(maximum=2, per_address=1)
+
+        def figures() -> list[float | None]:
+            value = self.metrics.registry.get_sample_value
+            refused = "fxprofile_connections_refused_total"
+            return [
+                value("fxprofile_connections", {"listener": "api"}),
+                *(
+                    value(refused, {"listener": "api", "reason": reason})
+                    for reason in ("descriptors", "total", "address")
+                ),
+            ]
+
+        self.assertEqual(figures(), [0, 0, 0, 0])
+        for host in (HERE, HERE, THERE, "203.0.113.1"):
+            limits.admit(host)
+        self.assertEqual(figures(), [2, 0, 1, 1])
+        self.left = 0
+        limits.admit(HERE)
+        limits.released(HERE)
+        self.assertEqual(figures(), [1, 1, 1, 1])
+
     def test_descriptors_are_counted(self) -> None:
         """An open file leaves one descriptor less."""
         before = descriptors_left()
@@ -100,7 +132,7 @@ class SiteTests(SynchronousTestCase):
 
     def test_refused_connection_is_closed(self) -> None:
         """A connection above the limit gets no protocol, and one that ends makes room."""
-        limits = ConnectionLimits(clock=Clock(), per_address=2)
+        limits = ConnectionLimits(clock=Clock(), metrics=Metrics(), listener="api", per_address=2)
         site = StreamingSite(Handled(read_all), reactor=Clock(), limits=limits)
         peer = IPv4Address("TCP", HERE, 1)
         first, second = Connection(site), Connection(site)

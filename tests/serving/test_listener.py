@@ -14,6 +14,7 @@ from fxprofile.model.errors import ConfigError
 from fxprofile.serving.channel import StreamingRequest, StreamingSite
 from fxprofile.serving.connections import RESERVE, ConnectionLimits
 from fxprofile.serving.listener import GRACE, PAUSE, Listener
+from fxprofile.telemetry.metrics import Metrics
 from tests.serving.resources import Handled, Handler, read_all
 from tests.serving.sockets import Client, LoopbackCase, until
 
@@ -141,10 +142,13 @@ class ListenerTests(LoopbackCase):
         await until(lambda: not self.site.channels)
         await self.stop()
 
+    def limits(self, **more: Any) -> ConnectionLimits:
+        return ConnectionLimits(clock=self.clock, metrics=Metrics(), listener="api", **more)
+
     async def test_accepting_pauses(self) -> None:
         """While descriptors run low, connections wait, and are accepted a second later."""
         left = RESERVE
-        limits = ConnectionLimits(clock=self.clock, left=lambda: left)
+        limits = self.limits(left=lambda: left)
         client = await self.start(read_all, limits)
         left = 0
         refused = await self.connect_again()
@@ -160,7 +164,7 @@ class ListenerTests(LoopbackCase):
 
     async def test_stop_while_paused(self) -> None:
         """A listener that stops while accepting is paused leaves no timer."""
-        limits = ConnectionLimits(clock=self.clock)
+        limits = self.limits()
         await self.start(read_all, limits)
         timers = len(self.clock.getDelayedCalls())
         for _ in range(2):
