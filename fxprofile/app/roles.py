@@ -227,6 +227,8 @@ def _playground(services: Services) -> Playground | None:
         image_template=settings.images.url,
         max_bytes=settings.uploads.max_bytes,
         fit=settings.crunch.fit,
+        max_side=settings.crunch.max_side,
+        heic=settings.crunch.heic,
         files=read_files(),
     )
 

@@ -1,5 +1,5 @@
 """
-The playground: a page on which developers try the API in a browser.
+The playground: a page on which developers try the API, and see what users would see of it.
 
 It exposes the tokens of the development accounts, so it is for loopback listeners only.
 Because any web site can send a developer's browser there, its files and tokens are readable
@@ -46,6 +46,8 @@ class Playground:
     :param image_template: the setting ``images.url``.
     :param max_bytes: the setting ``uploads.max_bytes``.
     :param fit: the setting ``crunch.fit``.
+    :param max_side: the setting ``crunch.max_side``.
+    :param heic: the setting ``crunch.heic``.
     :param files: see :func:`read_files`.
     """
 
@@ -54,6 +56,8 @@ class Playground:
     _image_template: str
     _max_bytes: int
     _fit: str
+    _max_side: int
+    _heic: bool
     _files: Mapping[str, bytes]
 
     def page(self) -> ApiResponse[Never]:
@@ -90,7 +94,13 @@ class Playground:
             {"token": account.token.get_secret_value(), "email": account.email}
             for account in self._accounts
         ]
-        body = {"accounts": accounts, "maxBytes": self._max_bytes, "fit": self._fit}
+        body = {
+            "accounts": accounts,
+            "maxBytes": self._max_bytes,
+            "maxSide": self._max_side,
+            "heic": self._heic,
+            "fit": self._fit,
+        }
         return ApiResponse(200, body, {"Cache-Control": "no-store", **self._same_origin})
 
     @property

@@ -18,6 +18,9 @@ from tests.support.servers.local import die_with_parent
 #: Seconds that the page gets to do what it should.
 PATIENCE = 30
 
+#: Whether it logs responses with the status of an error.
+LOGS_STATUSES = True
+
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 _FLAGS = (
@@ -33,6 +36,9 @@ _FLAGS = (
     # It ends when its driver does, however that comes about.
     "--remote-debugging-pipe",
     "--window-size=1280,900",
+    # A camera that sends a moving pattern, and may be used.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 )
 
 
@@ -71,6 +77,34 @@ def complaints(browser: webdriver.Chrome) -> list[str]:
     """Return the errors and violations that the browser logged since the last call."""
     entries: list[dict[str, Any]] = browser.get_log("browser")
     return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def set_offline(browser: webdriver.Chrome, offline: bool) -> None:
+    """Disconnect the current tab from the network, or connect it again."""
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd(
+        "Network.emulateNetworkConditions",
+        {"offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1},
+    )
+
+
+def resize(browser: webdriver.Chrome, width: int, height: int) -> None:
+    """Give the page this size, in CSS pixels."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+    )
+
+
+def prefer(browser: webdriver.Chrome, feature: str, value: str) -> None:
+    """Set a preference of the user that style sheets can ask for; empty: none."""
+    features = [{"name": feature, "value": value}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def bring_to_front(browser: webdriver.Chrome) -> None:
+    """Show the current tab."""
+    browser.execute_cdp_cmd("Page.bringToFront", {})
 
 
 def _which(*names: str) -> str | None:

@@ -45,6 +45,8 @@ class PageCase(SynchronousTestCase):
             image_template="https://images.example/a/{id}",
             max_bytes=1234,
             fit="cover",
+            max_side=16384,
+            heic=True,
             files=read_files(),
         )
         clock = Clock()
@@ -148,7 +150,7 @@ class AccountsTests(PageCase):
     path = "/playground/accounts.json"
 
     def test_accounts_for_the_page(self) -> None:
-        """The page gets its accounts, the size limit of an upload, and how pictures are fitted."""
+        """The page gets its accounts, the limits of an upload, and how pictures are fitted."""
         answer = self.ask(self.path)
         self.assertEqual(answer.status, 200)
         self.assertEqual(
@@ -159,6 +161,8 @@ class AccountsTests(PageCase):
                     {"token": "bob", "email": "bob@example.com"},
                 ],
                 "maxBytes": 1234,
+                "maxSide": 16384,
+                "heic": True,
                 "fit": "cover",
             },
         )

@@ -2,7 +2,7 @@
  * Calls of the API; each returns its response and an equivalent curl command.
  */
 
-/** A failed call, described for a person. */
+/** A call that failed. */
 export class Problem extends Error {
   /** @param {string} message @param {Exchange} [exchange] the response, if there is one. */
   constructor(message, exchange) {
@@ -23,10 +23,8 @@ export class Problem extends Error {
  * @property {string} reason the phrase of the status.
  * @property {any} body the parsed JSON, or null.
  * @property {number} milliseconds the duration.
+ * @property {?string} retryAfter
  */
-
-const UNREACHABLE = "The service cannot be reached. Is it still running?";
-const BROKEN_OFF = "The upload failed. Is the service still running, and does the file still exist?";
 
 /**
  * Call the API.
@@ -34,11 +32,12 @@ const BROKEN_OFF = "The upload failed. Is the service still running, and does th
  * @param {string} token
  * @param {string} method
  * @param {string} path
- * @param {{json?: object, signal?: AbortSignal}} [options]
+ * @param {{json?: object, signal?: AbortSignal, keepalive?: boolean}} [options]
+ *     keepalive: whether the call outlives the page.
  * @returns {Promise<Exchange>}
  * @throws {Problem}
  */
-export async function call(token, method, path, { json, signal } = {}) {
+export async function call(token, method, path, { json, signal, keepalive } = {}) {
   const headers = { Authorization: `Bearer ${token}` };
   const body = json && JSON.stringify(json);
   if (body) headers["Content-Type"] = "application/json";
@@ -47,11 +46,11 @@ export async function call(token, method, path, { json, signal } = {}) {
   let response;
   let text;
   try {
-    response = await fetch(path, { method, headers, body, signal, cache: "no-store" });
+    response = await fetch(path, { method, headers, body, signal, keepalive, cache: "no-store" });
     text = await response.text();
   } catch (error) {
     signal?.throwIfAborted();
-    throw new Problem(UNREACHABLE);
+    throw new Problem("The service cannot be reached.");
   }
   return checked({
     curl: command,
@@ -88,7 +87,7 @@ export function upload(token, file, { signal, sent }) {
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => event.lengthComputable && sent(event.loaded / event.total);
     request.upload.onload = () => sent(1);
-    request.onerror = () => reject(new Problem(BROKEN_OFF));
+    request.onerror = () => reject(new Problem("The upload was interrupted."));
     request.onabort = () => reject(signal.reason);
     request.onload = () => {
       try {
@@ -114,10 +113,7 @@ export function upload(token, file, { signal, sent }) {
 
 function checked(exchange) {
   if (exchange.status < 400) return exchange;
-  let message = exchange.body?.message ?? `The service responded with ${exchange.status}.`;
-  if (exchange.status === 429 && exchange.retryAfter) {
-    message += ` The next try is worth it in ${exchange.retryAfter} seconds.`;
-  }
+  const message = exchange.body?.message ?? `The service responded with ${exchange.status}.`;
   throw new Problem(message, exchange);
 }
 

@@ -1,14 +1,16 @@
 /**
- * The playground: the accounts, the profile, and the display name.
+ * The page: the accounts, the profile, the display name, and other tabs.
  */
 
 import { call } from "./api.js";
-import { $, fail, record, say } from "./page.js";
+import { $, element, record, remember, remembered, say } from "./page.js";
 import { Picture } from "./picture.js";
+import { explain } from "./words.js";
 
-const REMEMBERED = "fxprofile account";
+const REMEMBERED = "account";
 
-const picture = new Picture({ changed: refresh });
+const picture = new Picture({ changed });
+const tabs = new BroadcastChannel("fxprofile");
 let account = null;
 
 async function start() {
@@ -21,33 +23,37 @@ async function start() {
     notice("The accounts cannot be read. Open this page at its loopback address.");
     return;
   }
-  picture.maxBytes = known.maxBytes;
-  $("file-hint").textContent += `, up to ${Math.floor(known.maxBytes / (1 << 20))} MiB`;
+  picture.rules = known;
+  describeRules(known);
   if (!known.accounts.length) {
     notice("There are no accounts: set identity.dev.accounts.");
     return;
   }
-  const last = known.accounts.findIndex(({ email }) => email === remembered());
+  const last = known.accounts.findIndex(({ email }) => email === remembered(REMEMBERED));
   $("accounts").append(...known.accounts.map(choice));
   $("accounts").querySelectorAll("input")[Math.max(0, last)].click();
+}
+
+function describeRules({ heic, fit }) {
+  if (heic) $("file-hint").textContent = "JPEG, PNG, GIF, WebP, AVIF or HEIC";
+  $("fit").hidden = fit !== "cover";
+  $("fit").textContent = "Every picture becomes square.";
 }
 
 function choice(candidate, index) {
   const label = document.createElement("label");
   const input = document.createElement("input");
-  const text = document.createElement("span");
   input.type = "radio";
   input.name = "account";
   input.value = index;
-  text.textContent = candidate.email;
-  label.append(input, text);
+  label.append(input, element("span", candidate.email));
   input.addEventListener("change", () => use(candidate));
   return label;
 }
 
 async function use(chosen) {
   account = chosen;
-  remember(chosen.email);
+  remember(REMEMBERED, chosen.email);
   picture.use(chosen);
   say($("name-status"), "");
   notice("");
@@ -62,8 +68,14 @@ async function use(chosen) {
     if (chosen !== account) return;
     describe({ email: chosen.email });
     $("name-field").value = "";
-    fail(shownNotice(), error);
+    notice(trouble(error));
   }
+}
+
+/** Show the profile after a change, and let other tabs follow. */
+async function changed() {
+  tabs.postMessage(account.email);
+  await refresh();
 }
 
 /** Show the current profile. */
@@ -73,6 +85,16 @@ async function refresh() {
   if (asker !== account) return;
   describe(body);
   await showAvatar(body);
+}
+
+/** Show what another tab, or another program, has changed meanwhile. */
+async function look() {
+  if (!account || picture.isBusy) return;
+  try {
+    await refresh();
+  } catch {
+    // The next look or the next action shows what is wrong.
+  }
 }
 
 async function showAvatar(profile) {
@@ -87,9 +109,6 @@ function describe(profile) {
   $("name").textContent = profile.displayName ?? "No name yet";
   $("name").classList.toggle("unset", !profile.displayName);
   $("email").textContent = profile.email ?? "";
-  $("portrait").alt = profile.avatar ? "Your avatar" : "";
-  if (profile.avatar) $("portrait").src = profile.avatar;
-  else $("portrait").removeAttribute("src");
   const facts = {
     uid: profile.uid,
     locale: profile.locale,
@@ -102,13 +121,6 @@ function describe(profile) {
       .filter(([, value]) => value !== undefined)
       .flatMap(([term, value]) => [element("dt", term, term), element("dd", value, term)]),
   );
-}
-
-function element(name, text, className = "") {
-  const made = document.createElement(name);
-  made.className = className;
-  made.textContent = text;
-  return made;
 }
 
 async function setName(name) {
@@ -124,11 +136,11 @@ async function setName(name) {
     record(exchange);
     field.value = name;
     say($("name-status"), name ? "Saved." : "Removed.", "good");
-    await refresh();
+    await changed();
   } catch (error) {
     if (asker !== account) return;
     field.setAttribute("aria-invalid", "true");
-    fail($("name-status"), error);
+    say($("name-status"), trouble(error), "bad");
   }
 }
 
@@ -138,31 +150,19 @@ $("name-form").addEventListener("submit", (event) => {
 });
 $("name-clear").addEventListener("click", () => setName(""));
 
-function shownNotice() {
-  $("notice").hidden = false;
-  return $("notice");
+tabs.addEventListener("message", ({ data }) => data === account?.email && look());
+addEventListener("focus", look);
+document.addEventListener("visibilitychange", () => document.hidden || look());
+
+/** Record a failed call, and return what is wrong in words. */
+function trouble(error) {
+  if (error.exchange) record(error.exchange);
+  return error.exchange ? explain(error) : `${error.message} Try again in a moment.`;
 }
 
 function notice(text) {
   say($("notice"), text, text && "bad");
   $("notice").hidden = !text;
-}
-
-// If storage is forbidden, the first account is selected.
-function remembered() {
-  try {
-    return localStorage.getItem(REMEMBERED);
-  } catch {
-    return null;
-  }
-}
-
-function remember(email) {
-  try {
-    localStorage.setItem(REMEMBERED, email);
-  } catch {
-    // Storage is forbidden.
-  }
 }
 
 start();

@@ -9,13 +9,24 @@ export const $ = (id) => document.getElementById(id);
  * Show a status beside the controls; screen readers announce it.
  *
  * @param {HTMLElement} where
- * @param {string} text
+ * @param {string | (string | Node)[]} words
  * @param {"" | "good" | "bad"} kind
  */
-export function say(where, text, kind = "") {
-  where.textContent = text;
+export function say(where, words, kind = "") {
+  where.replaceChildren(...[words].flat());
   where.dataset.kind = kind;
 }
+
+/** Return a new element with this text. */
+export function element(name, text, className = "") {
+  const made = document.createElement(name);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+/** Return a name that a user chose, isolated so that its direction changes nothing around it. */
+export const isolated = (name) => element("bdi", name);
 
 /**
  * Show the last call as a command, with its response.
@@ -31,18 +42,6 @@ export function record(exchange) {
   $("answer").textContent = exchange.body === null ? "" : JSON.stringify(exchange.body, null, 2);
 }
 
-/**
- * Show a failure, unless it is a cancellation.
- *
- * @param {HTMLElement} where
- * @param {unknown} error
- */
-export function fail(where, error) {
-  if (error?.name === "AbortError") return;
-  if (error?.exchange) record(error.exchange);
-  say(where, error?.message ?? String(error), "bad");
-}
-
 /** Wait, unless the signal aborts. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
@@ -53,6 +52,24 @@ export function pause(milliseconds, signal) {
       reject(signal.reason);
     });
   });
+}
+
+/** Read what the browser remembers; null if there is nothing, or storage is forbidden. */
+export function remembered(key) {
+  try {
+    return JSON.parse(localStorage.getItem(`fxprofile ${key}`));
+  } catch {
+    return null;
+  }
+}
+
+/** Have the browser remember a value, if storage is allowed. */
+export function remember(key, value) {
+  try {
+    localStorage.setItem(`fxprofile ${key}`, JSON.stringify(value));
+  } catch {
+    // Storage is forbidden.
+  }
 }
 
 $("copy").addEventListener("click", async () => {

@@ -1,20 +1,18 @@
 /**
- * The avatar: select an image, follow its upload, see its sizes, delete it.
+ * The avatar: choose a picture, crop it, follow its upload, delete it.
  */
 
-import { call, upload } from "./api.js";
-import { draw } from "./blurhash.js";
-import { $, fail, pause, record, say } from "./page.js";
-
-/** The suffix of each size's URL, and its size on this page. */
-const SIZES = [
-  { name: "small", suffix: "_small", side: 100 },
-  { name: "default", suffix: "", side: 200 },
-  { name: "large", suffix: "_large", side: 600 },
-];
-
-const FIRST_PAUSE = 200;
-const LONGEST_PAUSE = 3000;
+import { call } from "./api.js";
+import { hasCamera, takePhoto } from "./camera.js";
+import { Editor } from "./editor.js";
+import { remind, showHistory } from "./history.js";
+import { identify } from "./kinds.js";
+import { $, isolated, record, say } from "./page.js";
+import { Removal } from "./removal.js";
+import { measure, MOST_PIXELS, Pyramid } from "./render.js";
+import { isUploaded, showPortrait, showSizes } from "./sizes.js";
+import { follow, idle, send } from "./transfer.js";
+import { explain, failed, Refusal, tooManyBytes, tooManyPixels, tooWide, unsupported } from "./words.js";
 
 export class Picture {
   /**
@@ -24,28 +22,53 @@ export class Picture {
   constructor({ changed }) {
     this.changed = changed;
     this.account = null;
-    this.maxBytes = Infinity;
+    this.avatar = null;
+    /** What the service accepts: see ``Playground.get_accounts``. */
+    this.rules = {};
     /** The current upload; aborting it stops sending and polling. */
     this.task = null;
-    this.figures = SIZES.map(figure);
-    $("sizes").append(...this.figures.map(({ element }) => element));
+    /** Whether leaving the page would lose an upload. */
+    this.isSending = false;
+    this.editor = new Editor();
+    this.removal = new Removal({
+      removed: (account, options) => this.remove(account, options),
+      kept: () => this.show(this.avatar),
+    });
     this.listen();
+  }
+
+  /** Whether something goes on that a refresh of the page's data would disturb. */
+  get isBusy() {
+    return this.task !== null || this.removal.isPending || document.querySelector("dialog[open]");
   }
 
   listen() {
     $("file").addEventListener("change", () => {
       const [file] = $("file").files;
-      if (file) this.send(file);
       // Otherwise selecting the same file again would not be a change.
       $("file").value = "";
+      if (file) this.choose(file);
     });
-    $("cancel").addEventListener("click", () => {
-      this.stop();
-      say($("picture-status"), "Cancelled.");
-      $("file").focus();
+    $("camera-open").hidden = !hasCamera();
+    $("camera-open").addEventListener("click", async () => {
+      const photo = await takePhoto();
+      if (photo) this.choose(photo);
     });
-    $("delete").addEventListener("click", () => this.remove());
+    for (const id of ["cancel", "give-up"]) $(id).addEventListener("click", () => this.cancel());
+    $("delete").addEventListener("click", async () => {
+      if (await this.removal.ask(this.account)) this.show(this.avatar);
+    });
+    addEventListener("beforeunload", (event) => this.isSending && event.preventDefault());
+    addEventListener("paste", (event) => {
+      const [file] = event.clipboardData?.files ?? [];
+      if (!file) return;
+      event.preventDefault();
+      this.choose(file);
+    });
+    this.listenForDrops();
+  }
 
+  listenForDrops() {
     let inside = 0;
     const over = (by) => {
       inside = by === 0 ? 0 : inside + by;
@@ -59,21 +82,17 @@ export class Picture {
       event.preventDefault();
       over(0);
       const [file] = event.dataTransfer.files;
-      if (file) this.send(file);
-    });
-    addEventListener("paste", (event) => {
-      const [file] = event.clipboardData?.files ?? [];
-      if (!file) return;
-      event.preventDefault();
-      this.send(file);
+      if (file) this.choose(file);
     });
   }
 
   /** Select another account, and stop everything of the one before. */
   use(account) {
+    this.removal.finish();
     this.stop();
     this.account = account;
     say($("picture-status"), "");
+    showHistory(account);
     this.show(null);
   }
 
@@ -81,83 +100,115 @@ export class Picture {
   stop() {
     this.task?.abort();
     this.task = null;
-    this.idle();
+    this.isSending = false;
+    idle();
   }
 
-  /** @param {File} file */
-  async send(file) {
-    if (!this.account) return;
+  cancel() {
+    const { name } = this.task ?? {};
     this.stop();
-    preview(file);
-    if (file.size > this.maxBytes) {
-      const sizes = `${megabytes(file.size)}; at most ${megabytes(this.maxBytes)} are allowed`;
-      say($("picture-status"), `“${file.name}” has ${sizes}.`, "bad");
-      return;
-    }
+    if (name) remind(this.account, name, "Cancelled");
+    say($("picture-status"), "Cancelled.");
+    this.show(this.avatar);
+    $("file").focus();
+  }
+
+  /** Crop a picture, and upload it. @param {File} chosen */
+  async choose(chosen) {
+    if (!this.account || document.querySelector("dialog[open]")) return;
+    await this.removal.finish();
+    this.stop();
     const task = (this.task = new AbortController());
-    const { token } = this.account;
-    say($("picture-status"), `Uploading “${file.name}”…`);
-    this.busy(0);
+    task.name = chosen.name;
+    say($("picture-status"), ["Opening ", isolated(chosen.name), "…"]);
     try {
-      const sent = (share) => {
-        if (task.signal.aborted) return;
-        this.busy(share);
-        if (share === 1) say($("picture-status"), "Processing…");
-      };
-      const exchange = await upload(token, file, { signal: task.signal, sent });
-      task.signal.throwIfAborted();
-      record(exchange);
-      await this.follow(exchange.body, task.signal);
+      const file = await this.prepare(chosen);
+      if (!task.signal.aborted && file) await this.upload(file, task);
+      else if (!task.signal.aborted) say($("picture-status"), "Nothing was changed.");
     } catch (error) {
-      if (!task.signal.aborted) fail($("picture-status"), error);
+      if (!task.signal.aborted) this.refuse(error, task.name);
     } finally {
-      if (this.task === task) this.stop();
+      if (this.task === task) this.finish();
     }
   }
 
-  /** Poll the status of an upload until it has ended. */
-  async follow({ id, status }, signal) {
-    const { token } = this.account;
-    let wait = FIRST_PAUSE;
-    let outcome = { status };
-    while (outcome.status === "processing") {
-      this.busy(1);
-      await pause(wait, signal);
-      wait = Math.min(wait * 1.5, LONGEST_PAUSE);
-      try {
-        const exchange = await call(token, "GET", `/v1/avatar/upload/${id}`, { signal });
-        outcome = exchange.body;
-        if (outcome.status !== "processing") record(exchange);
-        say($("picture-status"), "Processing…");
-      } catch (error) {
-        if (!error.passing) throw error;
-        fail($("picture-status"), error);
-      }
-    }
-    if (outcome.status === "ready") {
-      say($("picture-status"), "This is your avatar now.", "good");
-      await this.changed();
-    } else if (outcome.status === "replaced") {
-      say($("picture-status"), "A newer upload has taken its place.");
-      await this.changed();
-    } else {
-      say($("picture-status"), outcome.error?.message ?? "The image could not be processed.", "bad");
-    }
-  }
-
-  async remove() {
-    const { account } = this;
+  finish() {
     this.stop();
+    this.show(this.avatar);
+  }
+
+  refuse(error, name) {
+    if (error.exchange) record(error.exchange);
+    say($("picture-status"), explain(error), "bad");
+    remind(this.account, name, explain(error));
+  }
+
+  /**
+   * Let the user crop a picture.  What the browser cannot decode is uploaded as it is.
+   *
+   * @returns {Promise<?File>} null if the user cancels.
+   * @throws {Refusal} if neither the browser nor the service can open it.
+   */
+  async prepare(chosen) {
+    const { maxBytes, maxSide, heic, fit } = this.rules;
+    const { name, type } = await identify(chosen);
+    const sides = await measure(chosen);
+    const wide = sides && tooWide(sides, maxSide);
+    if (wide) throw new Refusal(wide);
+    if (sides && sides.width * sides.height > MOST_PIXELS) {
+      throw new Refusal(tooManyPixels(sides, MOST_PIXELS));
+    }
+    const pyramid = await Pyramid.decode(chosen).catch(() => null);
+    const accepted = type && (heic || name !== "HEIC");
+    if (pyramid) {
+      // Only an accepted file may be uploaded as it is.
+      const most = accepted ? maxBytes : 0;
+      return this.editor.edit(named(chosen, type), pyramid, { maxBytes, most, square: fit === "cover" });
+    }
+    if (!accepted) throw new Refusal(unsupported(name, heic));
+    if (chosen.size > maxBytes) throw new Refusal(tooManyBytes(chosen.size, maxBytes));
+    this.whole = `This browser cannot show ${name} files, so the whole picture was sent.`;
+    return named(chosen, type);
+  }
+
+  async upload(file, task) {
+    const { account } = this;
+    const whole = this.whole ?? "";
+    this.whole = "";
+    this.isSending = true;
+    if (!whole) showPortrait(null, file);
+    const exchange = await send(account.token, file, task.name, task.signal);
+    task.signal.throwIfAborted();
+    this.isSending = false;
+    record(exchange);
+    await this.conclude(await follow(account.token, exchange.body, task.signal), task.name, whole);
+  }
+
+  /** Show how an upload has ended. */
+  async conclude({ status, error }, name, whole = "") {
+    const { account } = this;
+    const [words, kind, outcome] = {
+      ready: ["This is your picture now.", "good", "Saved"],
+      replaced: ["A newer upload has taken its place.", "", "Replaced by a newer upload"],
+    }[status] ?? [failed(error), "bad", failed(error)];
+    say($("picture-status"), `${words} ${whole}`.trim(), kind);
+    if (name) remind(account, name, outcome);
+    if (kind !== "bad") await this.changed();
+  }
+
+  /** Delete the avatar; called when it can no longer be undone. */
+  async remove(account, { keepalive }) {
     say($("picture-status"), "Deleting…");
     try {
-      record(await call(account.token, "DELETE", "/v1/avatar"));
+      record(await call(account.token, "DELETE", "/v1/avatar", { keepalive }));
       if (account !== this.account) return;
-      say($("picture-status"), "Your avatar is deleted.", "good");
-      // The button is about to be disabled, and would lose the focus.
-      $("file").focus();
+      say($("picture-status"), "Your picture is deleted.", "good");
       await this.changed();
     } catch (error) {
-      if (account === this.account) fail($("picture-status"), error);
+      if (account !== this.account) return;
+      if (error.exchange) record(error.exchange);
+      say($("picture-status"), `Your picture was not deleted. ${explain(error)}`, "bad");
+      this.show(this.avatar);
     }
   }
 
@@ -168,123 +219,29 @@ export class Picture {
    *     pending?: object}} avatar
    */
   show(avatar) {
-    $("delete").disabled = !avatar || !isUploaded(avatar);
-    $("source").textContent = avatar ? source(avatar) : "\u00a0";
-    for (const figure of this.figures) figure.show(avatar);
-    showPlaceholder(avatar?.placeholder);
+    this.avatar = avatar;
+    const shown = this.removal.isPending ? null : avatar;
+    $("delete").disabled = !shown || !isUploaded(shown);
+    showSizes(shown);
+    if (!this.isSending) showPortrait(shown);
     if (!avatar?.pending || this.task) return;
     // An upload from before this page was opened.
     const task = (this.task = new AbortController());
+    const { pending, ...rest } = avatar;
+    this.avatar = rest;
     say($("picture-status"), "Processing an earlier upload…");
-    this.follow(avatar.pending, task.signal)
-      .catch((error) => task.signal.aborted || fail($("picture-status"), error))
-      .finally(() => this.task === task && this.stop());
-  }
-
-  /** @param {number} share of the bytes that have been sent. */
-  busy(share) {
-    $("picture").setAttribute("aria-busy", "true");
-    $("work").hidden = false;
-    // A complete upload cannot be cancelled.
-    if (share === 1 && document.activeElement === $("cancel")) $("file").focus();
-    $("cancel").hidden = share === 1;
-    $("percent").textContent = share < 1 ? `${Math.floor(share * 100)} %` : "";
-    if (share < 1) $("progress").value = share;
-    else $("progress").removeAttribute("value");
-  }
-
-  idle() {
-    $("picture").removeAttribute("aria-busy");
-    $("work").hidden = true;
+    follow(this.account.token, pending, task.signal)
+      .then((outcome) => this.conclude(outcome))
+      .catch((error) => task.signal.aborted || say($("picture-status"), explain(error), "bad"))
+      .finally(() => this.task === task && this.finish());
   }
 }
 
-function figure({ name, suffix, side }) {
-  const element = document.createElement("figure");
-  element.className = name;
-  const link = document.createElement("a");
-  const image = new Image();
-  const caption = document.createElement("figcaption");
-  const title = document.createElement("strong");
-  const sides = document.createElement("span");
-  title.textContent = name;
-  caption.append(title, sides);
-  link.target = "_blank";
-  link.rel = "noopener";
-  image.className = "size";
-  image.alt = "";
-  link.append(image);
-  element.append(link, caption);
-  image.addEventListener("load", () => {
-    const drawing = element.classList.contains("drawing");
-    sides.textContent = drawing ? "" : `${image.naturalWidth} × ${image.naturalHeight}`;
-    element.classList.remove("broken");
-  });
-  image.addEventListener("error", () => {
-    sides.textContent = "cannot be loaded";
-    element.classList.add("broken");
-  });
-  const show = (avatar) => {
-    if (!avatar) {
-      sides.textContent = "";
-      image.removeAttribute("src");
-      link.removeAttribute("href");
-      return;
-    }
-    const address = variant(avatar, suffix);
-    if (image.getAttribute("src") === address) return;
-    element.classList.toggle("drawing", isLetter(avatar));
-    sides.textContent = `at most ${side}`;
-    link.href = address;
-    link.setAttribute("aria-label", `Open the ${name} size`);
-    image.alt = `Your avatar, ${name}`;
-    image.src = address;
-  };
-  return { element, show };
-}
-
-/** Return the URL of one size of an avatar: its suffix follows the id. */
-function variant({ id, url }, suffix) {
-  const at = url.lastIndexOf(id);
-  return at < 0 ? url : url.slice(0, at + id.length) + suffix + url.slice(at + id.length);
-}
-
-/** Return whether this is a picture of the user, and neither a monogram nor the default one. */
-function isUploaded({ id }) {
-  return !/^0+$/.test(id);
-}
-
-/** Return whether this is a monogram, which the API draws for users without an avatar. */
-function isLetter(avatar) {
-  return !isUploaded(avatar) && !avatar.avatarDefault;
-}
-
-function showPlaceholder(hash) {
-  $("placeholder").hidden = !hash;
-  $("blurhash").textContent = hash ?? "";
-  if (hash) draw($("blur"), hash);
-}
-
-function source(avatar) {
-  const { origin } = new URL(avatar.url);
-  if (isLetter(avatar)) return "No avatar yet: the API draws this letter instead.";
-  if (avatar.avatarDefault) return `No avatar yet: this is the default picture from ${origin}.`;
-  return `From ${origin}, an origin of its own.`;
-}
-
-function preview(file) {
-  const image = $("preview-image");
-  if (image.src) URL.revokeObjectURL(image.src);
-  // Only if the browser can show it; the service decides whether it is an image.
-  image.hidden = true;
-  image.onload = () => (image.hidden = false);
-  image.src = URL.createObjectURL(file);
+/** Return the file with the media type that its bytes show. */
+function named(file, type = file.type) {
+  return new File([file], file.name, { type });
 }
 
 function hasFiles(event) {
   return event.dataTransfer?.types.includes("Files") ?? false;
-}
-
-function megabytes(bytes) {
-  return `${(bytes / (1 << 20)).toLocaleString("en", { maximumFractionDigits: 1 })} MiB`;
 }

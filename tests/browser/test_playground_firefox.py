@@ -1,0 +1,27 @@
+"""The page in Firefox."""
+
+from __future__ import annotations
+
+from tests.browser import firefox
+from tests.browser.case import BrowserTestCase
+from tests.browser.flows.profile import ProfileFlows
+from tests.browser.flows.state import RoleFlows, StateFlows
+
+
+class FirefoxTestCase(BrowserTestCase):
+    """The page in Firefox."""
+
+    engine = firefox
+    skip = firefox.missing()
+
+
+class FirefoxPageTests(ProfileFlows, FirefoxTestCase):
+    """The page of a service in one process."""
+
+
+class FirefoxStateTests(StateFlows, FirefoxTestCase):
+    """The page of a service that is slow or unreachable."""
+
+
+class FirefoxRoleTests(RoleFlows, FirefoxTestCase):
+    """The page of a service of several processes."""
