@@ -193,6 +193,7 @@ def messages() -> str:
             reason="corrupt" if status is ResultStatus.FAILED else None,
             variants=variants if status is ResultStatus.READY else {},
             placeholder="LEHV6nWB2yk8pyo0adR*.7kCMdnj" if status is ResultStatus.READY else None,
+            pixels=_ID * 2 if status is ResultStatus.READY else None,
             timing={"get": 0.0121, "crunch": 0.0402, "put": 0.0183},
             traceparent=trace,
         )

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fxprofile.drivers.sql.engine import Database
     from fxprofile.drivers.sql.queue import DatabaseQueue
     from fxprofile.http_client.agent import HttpAgent
+    from fxprofile.uploads.cdn import CdnPurge
     from fxprofile.web.limits import RateLimiter
     from fxprofile.web.upload import UploadAdmission
 
@@ -411,6 +412,23 @@ class Services:
     # Use cases.
 
     @cached_property
+    def cdn(self) -> CdnPurge | None:
+        """Purges pictures from a CDN, if configured."""
+        images = self.settings.images
+        if images.purge_url is None:
+            return None
+        from fxprofile.uploads.cdn import CdnPurge
+
+        token = images.purge_token
+        return CdnPurge(
+            self.http,
+            self.metrics,
+            images.purge_url,
+            template=images.url,
+            token=None if token is None else token.get_secret_value(),
+        )
+
+    @cached_property
     def outbox(self) -> Outbox:
         """Sends the jobs of avatars."""
         return Outbox(jobs=self.jobs_queue, store=self.store, clock=self.reactor)
@@ -437,6 +455,7 @@ class Services:
             invalidator=self.invalidator,
             metrics=self.metrics,
             clock=self.reactor,
+            cdn=self.cdn,
         )
 
     @cached_property

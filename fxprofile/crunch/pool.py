@@ -136,7 +136,7 @@ class CrunchPool(Service):
         report = await self.examine(original=original)
         outcome = report.outcome
         if outcome.reason is None:
-            return Crunched(outcome.pictures, outcome.placeholder or None)
+            return Crunched(outcome.pictures, outcome.placeholder or None, outcome.pixels or None)
         error = ImageRefused if report.permanent else ChildFailed
         raise error(outcome.reason, outcome.detail)
 

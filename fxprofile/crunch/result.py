@@ -23,7 +23,7 @@ from typing import Any, Final
 from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Fit, Limits
 from fxprofile.crunch.signature import MEDIA_TYPES, webp_sides
-from fxprofile.model.avatars import BLURHASH, Pictures, Variant
+from fxprofile.model.avatars import BLURHASH, DIGEST, Pictures, Variant
 from fxprofile.model.keys import FORMATS, VARIANTS
 
 #: The length of the header, at the beginning of a result file.
@@ -77,6 +77,8 @@ class CrunchOutcome:
     :ivar sides: of the source, in pixels; 0 if unknown.
     :ivar peak: the peak of the child's address space, in bytes; 0 if unknown.
     :ivar placeholder: a BlurHash of the picture; empty if there is none.
+    :ivar pixels: the digest of the largest picture's pixels, as the child reports it; empty if
+        there is a reason.
     :ivar pictures: by format, PNG first, then by the names of
         :data:`fxprofile.model.keys.VARIANTS`; empty if there is a reason.
     """
@@ -87,6 +89,7 @@ class CrunchOutcome:
     sides: tuple[int, int] = (0, 0)
     peak: int = 0
     placeholder: str = ""
+    pixels: str = ""
     pictures: Mapping[str, Pictures] = field(default_factory=dict)
 
 
@@ -182,11 +185,14 @@ def decode(data: bytes, fit: Fit = "inside") -> CrunchOutcome:
         return replace(outcome, reason=reason, detail=ascii(detail[:MAX_DETAIL])[1:-1])
     if not isinstance(placeholder, str) or (placeholder and not BLURHASH.fullmatch(placeholder)):
         raise InvalidResult("the placeholder is not a BlurHash")
+    pixels = header.get("pixels")
+    if not isinstance(pixels, str) or not DIGEST.fullmatch(pixels):
+        raise InvalidResult("the digest of the pixels is not a SHA-256 in hex")
     pictures = _pictures(header.get("pictures"), bodies)
     if fit == "cover":
         sides = ((v.width, v.height) for made in pictures.values() for v, _ in made.values())
         _require(all(width == height for width, height in sides), "a picture is not square")
-    return replace(outcome, placeholder=placeholder, pictures=pictures)
+    return replace(outcome, placeholder=placeholder, pixels=pixels, pictures=pictures)
 
 
 def _require(condition: bool, problem: str) -> None:

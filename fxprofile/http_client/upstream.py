@@ -88,7 +88,7 @@ class Upstream:
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        body: Mapping[str, str] | None = None,
+        body: Mapping[str, object] | None = None,
     ) -> JsonResponse:
         """
         Send a request.

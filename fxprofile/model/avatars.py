@@ -20,7 +20,14 @@ REASONS: Final = {
     "crashed": "The image could not be processed.",
     "lost": "The upload was lost; please upload the image again.",
     "dead": "The image could not be processed after several tries.",
+    "quarantined": "This picture is blocked here; please choose another one.",
 }
+
+#: The reason of an upload whose bytes or pixels an operator has quarantined.
+QUARANTINED: Final = "quarantined"
+
+#: The form of a digest: SHA-256 in hex.
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 #: The form of a placeholder, which a page shows until the picture is loaded: a BlurHash of
 #: 4 x 3 components, in 28 digits of base 83
@@ -59,10 +66,13 @@ class Crunched:
 
     :ivar pictures: by format, a name of :data:`fxprofile.model.keys.FORMATS`; always with PNG.
     :ivar placeholder: see :data:`BLURHASH`; None if there is none.
+    :ivar pixels: the digest of the largest picture's pixels, see :data:`DIGEST`; None if
+        unknown.
     """
 
     pictures: Mapping[str, Pictures]
     placeholder: str | None = None
+    pixels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Avatar:
     :ivar created: when the upload was accepted, in seconds since the epoch.
     :ivar error: a key of :data:`REASONS` if the status is failed.
     :ivar placeholder: see :data:`BLURHASH`; None until the avatar is ready.
+    :ivar source_digest: of the upload's bytes, see :data:`DIGEST`; None if unknown.
     """
 
     id: str
@@ -86,3 +97,25 @@ class Avatar:
     created: float
     error: str | None = None
     placeholder: str | None = None
+    source_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class QuarantineEntry:
+    """
+    A picture that may not be uploaded again, and the audit record of that decision.
+
+    An upload matches by either digest.
+
+    :ivar created_by: the operator.
+    :ivar reason: why, for other operators.
+    :ivar source_digest: of an upload's bytes, see :data:`DIGEST`; None if unknown.
+    :ivar pixels_digest: of the largest picture's pixels, likewise.
+    :ivar avatar_id: the avatar that was taken down, if one was named.
+    """
+
+    created_by: str
+    reason: str
+    source_digest: str | None = None
+    pixels_digest: str | None = None
+    avatar_id: str | None = None

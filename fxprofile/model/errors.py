@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import ClassVar
 
 from fxprofile.deferreds.tasks import ExpectedError
-from fxprofile.model.avatars import REASONS
+from fxprofile.model.avatars import QUARANTINED, REASONS
 
 
 class DriverError(ExpectedError):
@@ -109,6 +109,13 @@ class CrunchError(Exception):
 
 class ImageRefused(CrunchError):
     """The image is at fault: a retry would fail in the same way."""
+
+
+class Quarantined(ImageRefused):
+    """An operator has quarantined this picture, by its bytes or its pixels."""
+
+    def __init__(self) -> None:
+        super().__init__(QUARANTINED)
 
 
 class ChildFailed(CrunchError):

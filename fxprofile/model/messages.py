@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from fxprofile.model.avatars import BLURHASH, REASONS, Variant
+from fxprofile.model.avatars import BLURHASH, DIGEST, REASONS, Variant
 from fxprofile.model.errors import MalformedMessage
 from fxprofile.model.keys import VARIANTS, is_id
 
@@ -119,6 +120,8 @@ class Result:
     :ivar variants: by name of :data:`fxprofile.model.keys.VARIANTS`, if ready.
     :ivar reason: a key of :data:`REASONS`, if failed.
     :ivar placeholder: see :data:`BLURHASH`, if ready and known.
+    :ivar pixels: the digest of the picture's pixels, if ready and known, see
+        :data:`fxprofile.model.avatars.DIGEST`.
     :ivar timing: seconds that each step took, by name; for operators.
     :ivar traceparent: the trace of the job (W3C Trace Context).
     """
@@ -128,6 +131,7 @@ class Result:
     reason: str | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)
     placeholder: str | None = None
+    pixels: str | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
     traceparent: str | None = None
 
@@ -140,6 +144,8 @@ class Result:
             message["variants"] = {name: asdict(v) for name, v in self.variants.items()}
         if self.placeholder is not None:
             message["placeholder"] = self.placeholder
+        if self.pixels is not None:
+            message["pixels"] = self.pixels
         message["timing"] = {name: round(s, 4) for name, s in self.timing.items()}
         if self.traceparent is not None:
             message["traceparent"] = self.traceparent
@@ -163,14 +169,11 @@ class Result:
             reason = error.get("reason") if isinstance(error, dict) else None
             if not isinstance(reason, str) or reason not in REASONS:
                 raise MalformedMessage("a failed result has no known reason")
-        variants, placeholder = {}, None
+        variants, placeholder, pixels = {}, None, None
         if status is ResultStatus.READY:
             variants = _variants(message.get("variants"))
-            placeholder = message.get("placeholder")
-            if placeholder is not None and not (
-                isinstance(placeholder, str) and BLURHASH.fullmatch(placeholder)
-            ):
-                raise MalformedMessage("the placeholder is not a BlurHash")
+            placeholder = _matching(message, "placeholder", BLURHASH)
+            pixels = _matching(message, "pixels", DIGEST)
         timing = message.get("timing")
         if not isinstance(timing, dict):
             timing = {}
@@ -180,6 +183,7 @@ class Result:
             reason=reason,
             variants=variants,
             placeholder=placeholder,
+            pixels=pixels,
             timing={k: v for k, v in timing.items() if type(v) in (int, float)},
             traceparent=_traceparent(message),
         )
@@ -213,6 +217,14 @@ def _members(text: str) -> dict[str, Any]:
     if not is_id(message.get("id")):
         raise MalformedMessage("id is not an avatar id")
     return message
+
+
+def _matching(members: Mapping[str, Any], name: str, form: re.Pattern[str]) -> str | None:
+    """Return an optional member of a fixed form."""
+    value = members.get(name)
+    if value is None or (isinstance(value, str) and form.fullmatch(value)):
+        return value
+    raise MalformedMessage(f"{name} has not the form {form.pattern}")
 
 
 def _variants(members: object) -> dict[str, Variant]:

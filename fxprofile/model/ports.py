@@ -16,7 +16,7 @@ from typing import IO, Final
 from zope.interface import Attribute, Interface
 
 from fxprofile.deferreds.bodies import Body as Body
-from fxprofile.model.avatars import Avatar, Crunched, Status, Variant
+from fxprofile.model.avatars import Avatar, Crunched, QuarantineEntry, Status, Variant
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.profiles import Account, Credentials, Profile
 
@@ -280,14 +280,23 @@ class IProfileStore(Interface):
     effect.  Times are seconds since the epoch.
     """
 
-    async def accept(*, avatar_id: str, uid: str, now: float, keep: int | None = None) -> Accepted:
+    async def accept(
+        *,
+        avatar_id: str,
+        uid: str,
+        now: float,
+        keep: int | None = None,
+        source_digest: str | None = None,
+    ) -> Accepted:
         """
         Add a row in ``processing``.  When this returns, the upload is accepted.
 
         :param keep: how many of the user's newest uploads, this one included, may stay in
             ``processing``.  Older ones are superseded: they become ``replaced``, and their
             crunch job counts as their delete job.
+        :param source_digest: SHA-256 of the upload's bytes.
         :raises AccountUnknown: if the account was deleted.
+        :raises Quarantined: if these bytes are quarantined.
         """
 
     async def avatar(*, avatar_id: str) -> Avatar | None:
@@ -313,6 +322,7 @@ class IProfileStore(Interface):
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
+        pixels_digest: str | None = None,
     ) -> Applied:
         """
         Apply a ready result to a row that is processing or failed.
@@ -320,6 +330,10 @@ class IProfileStore(Interface):
         If no newer upload of the user was ever selected, the row becomes ``ready`` and
         selected, and the previously selected one ``replaced``; otherwise the row itself
         becomes ``replaced``.  A replaced row has a pending delete job.  This is idempotent.
+
+        :param pixels_digest: of the picture's pixels, as its child reported it.
+        :raises Quarantined: if the picture is quarantined, by its bytes or its pixels, or the
+            row has failed for that reason; nothing has changed.
         """
 
     async def failed(*, avatar_id: str, reason: str, now: float) -> Avatar | None:
@@ -327,6 +341,26 @@ class IProfileStore(Interface):
         Make a row that is processing ``failed``.
 
         :returns: the row after this, or None if there is none.
+        """
+
+    async def quarantine(*, entry: QuarantineEntry, now: float) -> int:
+        """
+        Refuse a picture from now on; avatars that show it already are left as they are.
+
+        :returns: the number of the entry.
+        """
+
+    async def lift(*, number: int, by: str, reason: str, now: float) -> bool:
+        """
+        End a quarantine; its entry stays as a record.
+
+        :returns: whether there was such an entry that was in force.
+        """
+
+    async def quarantined(*, since: float, limit: int) -> Sequence[Avatar]:
+        """
+        Return avatars whose pictures are, or may become, public although entries that were made
+        since a time quarantine them: by a digest, or because the entry names them.
         """
 
     async def delete(*, avatar_id: str, uid: str, now: float) -> bool:

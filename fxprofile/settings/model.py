@@ -190,6 +190,8 @@ class ImagesSettings(Section):
     url: ImageUrl = Field(default_factory=lambda validated: f"{_own_url(validated)}/a/{{id}}")
     max_age: Annotated[int, Field(ge=0)] = 86400
     max_stale: Annotated[int, Field(ge=0)] = 86400
+    purge_url: HttpUrl | None = None
+    purge_token: BearerToken | None = None
     max_connections: Connections = 10_000
     max_connections_per_address: Connections = 256
 

@@ -145,7 +145,10 @@ class Metrics:
         "repairs",
         "Rows repaired, by repair loop.",
         "loop",
-        known=("start", "outbox", "stuck", "expire", "purge", "dead", "clean up", "dead results"),
+        known=(
+            *("start", "outbox", "stuck", "expire", "purge", "dead", "clean up", "dead results"),
+            "quarantine",
+        ),
     )
     leader = _gauge("repair_leader", "1 if this process runs the repair loops.")
     # These are of all processes together; only the process that runs the repair loops has them.
@@ -175,7 +178,7 @@ class Metrics:
         "upstream_errors",
         "Failures of another server that did not fail the request, by server.",
         "upstream",
-        known=("cache", "customs", "database", "jwks", "limits", "revocations", "updates"),
+        known=("cache", "cdn", "customs", "database", "jwks", "limits", "revocations", "updates"),
     )
     unknown_fields = _counter(
         "unknown_account_fields",

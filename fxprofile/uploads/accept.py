@@ -12,6 +12,7 @@ a worker that finds an empty original crunches nothing and deletes it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -26,7 +27,13 @@ from fxprofile.crunch.signature import SIGNATURE_BYTES, name_of_unsupported, sni
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.deferreds.tasks import briefly
 from fxprofile.model.avatars import Avatar
-from fxprofile.model.errors import AccountUnknown, DriverError, ImageRefused, StoreError
+from fxprofile.model.errors import (
+    AccountUnknown,
+    DriverError,
+    ImageRefused,
+    Quarantined,
+    StoreError,
+)
 from fxprofile.model.keys import new_id, private_key
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import Accepted, Body, IBucket, IProfileStore
@@ -73,18 +80,19 @@ class Intake:
         :returns: the row.  From here on the upload must not be lost.
         :raises ImageRefused: if the body does not begin with the signature of an image.
         :raises DriverError: if the upload could not be stored; nothing remains.
+        :raises Quarantined: if an operator has quarantined these bytes; nothing remains.
         :raises AccountUnknown: if the account was deleted meanwhile; nothing remains.
         :raises Exception: any error of the body; nothing remains.
         """
-        avatar_id = self.new_id()
+        avatar_id, digest = self.new_id(), hashlib.sha256()
         async with aclosing(body):
             await self.private.put(
                 key=private_key(avatar_id),
-                body=_images_only(body, self.heic),
+                body=_hashed(_images_only(body, self.heic), digest.update),
                 length=length,
                 content_type=ORIGINAL_TYPE,
             )
-        accepted = await self._add_row(avatar_id, uid, keep)
+        accepted = await self._add_row(avatar_id, uid, keep, digest.hexdigest())
         await self.outbox.try_to_send(accepted.avatar)
         if accepted.superseded:
             await briefly(self._empty_all(accepted.superseded), SEND_WAIT, self.clock)
@@ -103,11 +111,13 @@ class Intake:
             # It is crunched in vain, and then deleted.
             self._log.warn("Superseded upload {id} not emptied: {error}", id=avatar_id, error=error)
 
-    async def _add_row(self, avatar_id: str, uid: str, keep: int | None) -> Accepted:
+    async def _add_row(self, avatar_id: str, uid: str, keep: int | None, digest: str) -> Accepted:
         now = self.clock.seconds()
         try:
-            return await self.store.accept(avatar_id=avatar_id, uid=uid, now=now, keep=keep)
-        except AccountUnknown:
+            return await self.store.accept(
+                avatar_id=avatar_id, uid=uid, now=now, keep=keep, source_digest=digest
+            )
+        except (AccountUnknown, Quarantined):
             # There is no doubt: there is no row, and the next repair deletes the original.
             self._in_doubt[avatar_id] = -inf
             raise
@@ -153,6 +163,16 @@ class Intake:
             count = len(self._in_doubt)
             self._log.warn("{count} uploads are in doubt: {error}", count=count, error=error)
         return len(self._in_doubt)
+
+
+async def _hashed(
+    body: AsyncGenerator[bytes, None], update: Callable[[bytes], None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces of a body; pass each to a hash first."""
+    async with aclosing(body):
+        async for piece in body:
+            update(piece)
+            yield piece
 
 
 async def _images_only(body: Body, heic: bool) -> AsyncGenerator[bytes, None]:

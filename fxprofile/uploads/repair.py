@@ -55,6 +55,10 @@ REPLACED_AGE = 86400
 #: valid, any request lasts, and any queue keeps a message (14 days for SQS).
 TOMBSTONE_AGE = 30 * 86400
 
+#: Seconds since a quarantine for which avatars are searched that show its picture: an upload or a
+#: result may have been in flight, or the command may not have taken down all of them.
+QUARANTINE_AGE = 3600
+
 #: Rows or messages of one run; the outbox loop has no such limit.
 LIMIT = 100
 
@@ -137,7 +141,7 @@ class Repair(Repeating):
         if now >= self._next_slow_run:
             self._next_slow_run = now + PERIOD
             steps += [self.send_stuck, self.expire, self.apply_dead_jobs]
-            steps.append(self.apply_dead_results)
+            steps += [self.apply_dead_results, self.take_down]
         if now >= self._next_count:
             self._next_count = now + COUNT_PERIOD
             steps.append(self.count)
@@ -277,6 +281,16 @@ class Repair(Repeating):
         self._log.warn("The dead-lettered result of avatar {id} was applied", id=result.id)
         self.metrics.repairs.labels("dead results").inc()
         return True
+
+    async def take_down(self) -> None:
+        """Start to delete avatars that show a picture that was quarantined lately."""
+        since = self.clock.seconds() - QUARANTINE_AGE
+        for avatar in await self.store.quarantined(since=since, limit=LIMIT):
+            if await self.selection.delete(uid=avatar.uid, avatar_id=avatar.id):
+                self._log.warn("Avatar {id} is quarantined, and taken down", id=avatar.id)
+                self.metrics.repairs.labels("quarantine").inc()
+                if self.selection.cdn is not None:
+                    await self.selection.cdn.purge([avatar.id])
 
     async def measure_wait(self) -> None:
         """Set the signal for autoscaling: how long the backlog makes a job wait."""

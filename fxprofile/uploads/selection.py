@@ -14,13 +14,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.deferreds.notifier import Notifier
-from fxprofile.model.avatars import Avatar, Status
-from fxprofile.model.errors import DriverError
+from fxprofile.deferreds.tasks import detached
+from fxprofile.model.avatars import QUARANTINED, Avatar, Status
+from fxprofile.model.errors import DriverError, Quarantined
 from fxprofile.model.keys import DEFAULT_AVATAR_ID
 from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.model.ports import IProfileStore
 from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
+from fxprofile.uploads.cdn import CdnPurge
 from fxprofile.uploads.outbox import Outbox
 
 #: Results over which the duration of a job is averaged.
@@ -45,6 +47,7 @@ class Selection:
     :meth:`handle` is the handler of the results queue.
 
     :param invalidator: invalidates the cached profiles of users whose avatar changes.
+    :param cdn: purges quarantined pictures from a CDN, if configured.
     :ivar job_seconds: how long a worker works on an upload, by the latest results.
     """
 
@@ -55,6 +58,7 @@ class Selection:
     invalidator: ProfileInvalidator
     metrics: Metrics
     clock: IReactorTime
+    cdn: CdnPurge | None = None
     job_seconds: float = field(init=False, default=1.0)
     # Notified when an avatar changes status; keyed by avatar id.
     _notifier: Notifier = field(init=False, default_factory=Notifier)
@@ -91,16 +95,24 @@ class Selection:
             self._notify(result.id, avatar)
             await self._delete_again(result.id, avatar)
         else:
-            await self.store.deleted(avatar_id=result.id, now=now)
+            avatar = await self.store.deleted(avatar_id=result.id, now=now)
             self._notifier.notify(result.id)
+            if avatar is not None and avatar.error == QUARANTINED and self.cdn is not None:
+                # Its pictures were public for a moment, under a URL that its owner has.
+                detached(self.cdn.purge([avatar.id]))
 
     async def _ready(self, result: Result, now: float) -> None:
-        applied = await self.store.ready(
-            avatar_id=result.id,
-            variants=result.variants,
-            placeholder=result.placeholder,
-            now=now,
-        )
+        try:
+            applied = await self.store.ready(
+                avatar_id=result.id,
+                variants=result.variants,
+                placeholder=result.placeholder,
+                pixels_digest=result.pixels,
+                now=now,
+            )
+        except Quarantined:
+            await self._refuse(result.id, now)
+            return
         avatar = applied.avatar
         self._notify(result.id, avatar)
         if avatar is not None and avatar.status is Status.READY:
@@ -109,6 +121,21 @@ class Selection:
                 await self.outbox.try_to_send(applied.replaced)
         else:
             await self._delete_again(result.id, avatar)
+
+    async def _refuse(self, avatar_id: str, now: float) -> None:
+        """
+        Fail an upload that is quarantined, and have the pictures that were made of it deleted.
+
+        The delete job comes first: if this process dies before the row has failed, the result is
+        delivered again, or the upload is crunched again, and both lead here.
+        """
+        await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
+        avatar = await self.store.failed(avatar_id=avatar_id, reason=QUARANTINED, now=now)
+        self._notify(avatar_id, avatar)
+        self._log.warn("Avatar {id} is quarantined", id=avatar_id)
+        if avatar is not None and avatar.status is Status.READY:
+            # The result of a repeated job, which lacks the digest, came before this one.
+            await self.delete(uid=avatar.uid, avatar_id=avatar_id)
 
     def _notify(self, avatar_id: str, avatar: Avatar | None) -> None:
         """Wake the requests that wait for a result."""

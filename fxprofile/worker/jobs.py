@@ -114,6 +114,7 @@ class JobRunner:
                 status=ResultStatus.READY,
                 variants=await publish(self.public, avatar_id, crunched),
                 placeholder=crunched.placeholder,
+                pixels=crunched.pixels,
                 timing={
                     "get": downloaded - started,
                     "crunch": done - downloaded,

@@ -23,7 +23,7 @@ from fxprofile.crunch.commands import JOB
 from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.pool import CrunchPool
 from fxprofile.crunch.sandbox import process
-from fxprofile.model.avatars import BLURHASH
+from fxprofile.model.avatars import BLURHASH, DIGEST
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable, ImageRefused
 from fxprofile.model.ports import ICruncher
 from tests.crunch import without_fork
@@ -113,6 +113,7 @@ class CrunchPoolTests(PoolCase):
         crunched = await self.crunch(pool, picture(1200, 800, "JPEG"))
         self.assertEqual(set(crunched.pictures), {"png"})
         self.assertRegex(crunched.placeholder, BLURHASH)
+        self.assertRegex(crunched.pixels, DIGEST)
         sides = {}
         for name, (variant, body) in crunched.pictures["png"].items():
             image = Image.open(io.BytesIO(body))

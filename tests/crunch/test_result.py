@@ -20,6 +20,7 @@ from fxprofile.crunch.result import CrunchOutcome, InvalidResult, decode, judge
 from fxprofile.model.avatars import REASONS, Pictures
 from tests.corpus.drawing import photo
 
+DIGEST = "0123456789abcdef" * 4
 SIDES = {"large": 60, "default": 20, "small": 10}
 
 
@@ -31,7 +32,10 @@ def pictures(form: str = "png") -> Pictures:
 
 def encoded(formats: Mapping[str, Pictures]) -> bytes:
     """Return a result file with these pictures."""
-    return encode_result(CrunchOutcome(kind="png", sides=(80, 80), peak=1 << 27, pictures=formats))
+    outcome = CrunchOutcome(
+        kind="png", sides=(80, 80), peak=1 << 27, pixels=DIGEST, pictures=formats
+    )
+    return encode_result(outcome)
 
 
 GOOD = encoded({"png": pictures()})
@@ -71,6 +75,7 @@ class DecodeTests(SynchronousTestCase):
         outcome = decode(GOOD)
         self.assertEqual(outcome.pictures, {"png": pictures()})
         self.assertEqual((outcome.kind, outcome.sides, outcome.reason), ("png", (80, 80), None))
+        self.assertEqual(outcome.pixels, DIGEST)
 
     def test_a_detail_cannot_break_a_log(self) -> None:
         """The detail of a refusal is shortened, and control characters in it are escaped."""
@@ -113,6 +118,11 @@ class DecodeTests(SynchronousTestCase):
             {"placeholder": "<script>"},
             {"placeholder": "L" * 27},
             {"placeholder": None},
+            {"pixels": None},
+            {"pixels": ""},
+            {"pixels": DIGEST.upper()},
+            {"pixels": DIGEST + "\n"},
+            {"pixels": int(DIGEST, 16)},
             {"peak": -1},
             {"peak": 10**30},
             {"reason": "corrupt"},

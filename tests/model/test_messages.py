@@ -40,6 +40,7 @@ results = st.one_of(
         st.just(ResultStatus.READY),
         variants=variants,
         placeholder=st.none() | st.just("LEHV6nWB2yk8pyo0adR*.7kCMdnj"),
+        pixels=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
         timing=timings,
         traceparent=traceparents,
     ),

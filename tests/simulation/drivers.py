@@ -4,6 +4,7 @@ The drivers of a simulated process, which have faults, and the queues and crunch
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
@@ -321,7 +322,8 @@ class SimCruncher:
         if data not in world.unlucky and world.weather.happens(world.weather.rates["crunch"]):
             world.unlucky.add(data)
             raise ChildFailed("timeout")
-        return Crunched({"png": pictures_of(data)}, PLACEHOLDER)
+        digest = hashlib.sha256(data).hexdigest()
+        return Crunched({"png": pictures_of(data)}, PLACEHOLDER, digest)
 
     async def when_ready(self) -> None:
         while (seconds := self._ready_at - self._world.clock.seconds()) > 0:

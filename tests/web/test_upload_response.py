@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from fxprofile.model.avatars import REASONS
+from fxprofile.model.avatars import REASONS, QuarantineEntry
 from fxprofile.model.errors import StoreError
-from tests.web.service import ApiCase
+from tests.web.service import JPEG, ApiCase
 from tests.web.upload_case import BEARER, IMAGE, UPLOAD
 
 
@@ -81,6 +83,21 @@ class WaitTests(ApiCase):
         await failing
         self.assertEqual((reply.status, reply.json["errno"]), (422, 103))
         self.assertEqual(reply.json["reason"], "too_many_pixels")
+
+    async def test_quarantined_upload_is_422(self) -> None:
+        """A quarantined picture is 422, whether its bytes or its pixels are known."""
+        digest = hashlib.sha256(JPEG).hexdigest()
+        entry = QuarantineEntry("moderator", "not allowed", source_digest=digest)
+        number = await self.store.quarantine(entry=entry, now=1)
+        replies = [await self.upload()]
+        await self.store.lift(number=number, by="moderator", reason="a mistake", now=2)
+        failing = self.when_accepted(lambda i: self.fail(i, "quarantined"))
+        replies.append(await self.upload())
+        await failing
+        for reply in replies:
+            self.assertEqual((reply.status, reply.json["errno"]), (422, 103))
+            self.assertEqual(reply.json["reason"], "quarantined")
+            self.assertIn("blocked", reply.json["message"])
 
     async def test_respond_async_does_not_wait(self) -> None:
         """An upload with Prefer: respond-async gets its response at once."""

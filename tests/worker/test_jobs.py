@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 
 from fxprofile.deferreds.bodies import Body, BytesBody
+from fxprofile.model.avatars import DIGEST
 from fxprofile.model.errors import StorageError
 from fxprofile.model.keys import FORMATS, VARIANTS, public_key, public_keys
 from fxprofile.model.messages import Op, Result, ResultStatus
@@ -81,11 +82,12 @@ class CrunchingTests(JobsTestCase):
         self.successResultOf(self.run_job(Op.DELETE))
         self.assertEqual(self.public_objects.objects, {})
 
-    def test_result_has_the_placeholder(self) -> None:
-        """The ready result has the placeholder."""
+    def test_result_has_the_placeholder_and_the_digest(self) -> None:
+        """The ready result has the placeholder and the digest of the pixels."""
         self.successResultOf(self.run_job())
         (result,) = self.reported()
         self.assertEqual(result.placeholder, PLACEHOLDER)
+        self.assertRegex(result.pixels or "", DIGEST)
 
     def test_order_of_the_steps(self) -> None:
         """

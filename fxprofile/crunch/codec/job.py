@@ -6,6 +6,7 @@ This runs in a fresh locked process, which has the descriptors below and cannot 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -67,8 +68,19 @@ def crunch(data: Buffer, limits: Limits) -> CrunchOutcome:
         sides=contents.shown,
         peak=_peak(),
         placeholder=blurhash(images[SIZES[-1]]),
+        pixels=digest(images[SIZES[0]]),
         pictures=pictures,
     )
+
+
+def digest(image: Image.Image) -> str:
+    """
+    Return the SHA-256 of a picture's sides and its pixels in RGBA, in hex.
+
+    It is the same for every file that decodes to these pixels, whatever its format and metadata.
+    """
+    data = b"%d %d\n" % image.size + image.convert("RGBA").tobytes()
+    return hashlib.sha256(data).hexdigest()
 
 
 def encode_sizes(images: Mapping[str, Image.Image], form: str) -> Pictures:
@@ -113,6 +125,7 @@ def encode_result(outcome: CrunchOutcome) -> bytes:
         header |= {"reason": outcome.reason, "detail": outcome.detail[:MAX_DETAIL]}
     else:
         header["placeholder"] = outcome.placeholder
+        header["pixels"] = outcome.pixels
         header["pictures"] = {
             form: {name: [v.width, v.height, v.bytes] for name, (v, _) in made.items()}
             for form, made in outcome.pictures.items()
@@ -162,6 +175,7 @@ def warm_up(limits: Limits) -> None:
         _, images = pixels.reduced(file.getvalue(), allowed)
         for image in images.values():
             blurhash(image)
+            digest(image)
             for form in ("png", *limits.formats):
                 encode(image, form)
     png.encode(Image.radial_gradient("L").convert("RGB"))

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.mysql import MEDIUMTEXT, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 #: The revision of the schema that this version of the service needs.
-REVISION: Final = "0007"
+REVISION: Final = "0008"
 
 
 class _Utf8Bytes(sa.TypeDecorator[str]):
@@ -57,7 +57,8 @@ metadata = sa.MetaData()
 #: ``owed_since`` is the time since which the row has waited for a job and its result, or
 #: None if it does not; a ``replaced`` row with None has no objects any more.  ``updated``
 #: is when the status last changed.  ``variants`` is the worker's description of the
-#: pictures, in JSON; ``placeholder`` is their BlurHash.
+#: pictures, in JSON; ``placeholder`` is their BlurHash.  ``source_digest`` is the SHA-256 of the
+#: upload, ``pixels_digest`` that of the largest picture's pixels, in hex; None if unknown.
 avatars = sa.Table(
     "avatars",
     metadata,
@@ -72,11 +73,15 @@ avatars = sa.Table(
     sa.Column("error", sa.String(32)),
     sa.Column("variants", sa.Text),
     sa.Column("placeholder", sa.String(64)),
+    sa.Column("source_digest", _exact(64)),
+    sa.Column("pixels_digest", _exact(64)),
     sa.Index("avatars_id", "id", unique=True),
     sa.Index("avatars_uid", "uid"),
     sa.Index("avatars_owed_since", "owed_since"),
     sa.Index("avatars_unsent", "job_sent", "owed_since"),
     sa.Index("avatars_status", "status", "updated"),
+    sa.Index("avatars_source_digest", "source_digest"),
+    sa.Index("avatars_pixels_digest", "pixels_digest"),
     **_OPTIONS,
 )
 
@@ -97,6 +102,26 @@ profiles = sa.Table(
     sa.Column("removed_at", sa.Double),
     sa.Column("monogram", sa.String(8)),
     sa.Index("profiles_removed_at", "removed_at"),
+    **_OPTIONS,
+)
+
+#: One row per decision to refuse a picture, which is in force until ``lifted``.  Rows are never
+#: removed: they are the record of who decided what, when and why.  They hold no data of a user.
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("seq", Serial, primary_key=True, autoincrement=True),
+    sa.Column("source_digest", _exact(64)),
+    sa.Column("pixels_digest", _exact(64)),
+    sa.Column("avatar_id", _exact(32)),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("created_by", sa.String(255), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("lifted", sa.Double),
+    sa.Column("lifted_by", sa.String(255)),
+    sa.Column("lift_reason", sa.Text),
+    sa.Index("quarantine_source_digest", "source_digest"),
+    sa.Index("quarantine_pixels_digest", "pixels_digest"),
     **_OPTIONS,
 )
 

@@ -22,9 +22,16 @@ from zope.interface import implementer
 
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.now import DatabaseNow
+from fxprofile.drivers.sql.quarantine import (
+    insert_entry,
+    is_public,
+    lift_entry,
+    recent_pictures,
+    refuse_quarantined,
+)
 from fxprofile.drivers.sql.schema import avatars, leases, profiles
-from fxprofile.model.avatars import Avatar, Status, Variant
-from fxprofile.model.errors import AccountUnknown, StoreError
+from fxprofile.model.avatars import QUARANTINED, Avatar, QuarantineEntry, Status, Variant
+from fxprofile.model.errors import AccountUnknown, Quarantined, StoreError
 from fxprofile.model.keys import initial
 from fxprofile.model.ports import Accepted, Applied, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
@@ -156,10 +163,12 @@ class SqlProfileStore:
         uid: str,
         now: float,
         keep: int | None = None,
+        source_digest: str | None = None,
     ) -> Accepted:
         # The lock makes the order of the sequence numbers that of the commits.
         _refuse_deleted(lock_or_create_profile(connection, uid))
-        avatar = insert_avatar(connection, uid, avatar_id, now)
+        refuse_quarantined(connection, source_digest=source_digest)
+        avatar = insert_avatar(connection, uid, avatar_id, now, source_digest)
         superseded = [] if keep is None else _supersede(connection, uid, keep, now)
         return Accepted(avatar, superseded)
 
@@ -182,8 +191,9 @@ class SqlProfileStore:
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
+        pixels_digest: str | None = None,
     ) -> Applied:
-        return make_ready(connection, avatar_id, variants, now, placeholder)
+        return make_ready(connection, avatar_id, variants, now, placeholder, pixels_digest)
 
     @_transaction
     def failed(
@@ -217,6 +227,26 @@ class SqlProfileStore:
             this = profiles.c.uid == profile.uid
             connection.execute(sa.update(profiles).where(this).values(monogram=letter))
         return is_current
+
+    # Quarantine.
+
+    @_transaction
+    def quarantine(self, connection: Connection, *, entry: QuarantineEntry, now: float) -> int:
+        return insert_entry(connection, entry, now)
+
+    @_transaction
+    def lift(
+        self, connection: Connection, *, number: int, by: str, reason: str, now: float
+    ) -> bool:
+        return lift_entry(connection, number, by, reason, now)
+
+    @_read
+    def quarantined(self, connection: Connection, *, since: float, limit: int) -> Sequence[Avatar]:
+        found: dict[str, Avatar] = {}
+        for shows_picture in recent_pictures(connection, since, limit):
+            rows = _AVATAR.where(shows_picture, is_public()).order_by(avatars.c.seq).limit(limit)
+            found |= {avatar.id: avatar for avatar in _avatars(connection, rows)}
+        return list(found.values())[:limit]
 
     # Deletion.
 
@@ -450,9 +480,12 @@ def insert_if_absent(connection: Connection, table: sa.Table, *rows: Mapping[str
     connection.execute(statement, list(rows))
 
 
-def insert_avatar(connection: Connection, uid: str, avatar_id: str, now: float) -> Avatar:
+def insert_avatar(
+    connection: Connection, uid: str, avatar_id: str, now: float, source_digest: str | None = None
+) -> Avatar:
     """Add a row in ``processing``, with a pending job, and return it."""
     row = {"id": avatar_id, "uid": uid, "status": Status.PROCESSING, "created": now}
+    row["source_digest"] = source_digest
     result = connection.execute(sa.insert(avatars).values(**row, owed_since=now, updated=now))
     return Avatar(
         id=avatar_id,
@@ -461,6 +494,7 @@ def insert_avatar(connection: Connection, uid: str, avatar_id: str, now: float) 
         status=Status.PROCESSING,
         job_sent=None,
         created=now,
+        source_digest=source_digest,
     )
 
 
@@ -495,10 +529,19 @@ def make_ready(
     variants: Mapping[str, Variant],
     now: float,
     placeholder: str | None,
+    pixels_digest: str | None = None,
 ) -> Applied:
     """Apply a ready result, see :meth:`fxprofile.model.ports.IProfileStore.ready`."""
     avatar = find_avatar(connection, avatar_id)
-    if avatar is None or avatar.status not in _BEFORE_READY:
+    if avatar is None or avatar.status not in (*_BEFORE_READY, Status.READY):
+        return Applied(avatar)
+    if avatar.error == QUARANTINED:
+        # Its pictures have been deleted, even if the quarantine was lifted since.
+        raise Quarantined
+    # The result of a job that was repeated lacks the digest, and may come first.
+    digests = {"source_digest": avatar.source_digest, "pixels_digest": pixels_digest}
+    refuse_quarantined(connection, **digests)
+    if avatar.status is Status.READY:
         return Applied(avatar)
     profile = lock_or_create_profile(connection, avatar.uid)
     is_newest = avatar.seq > profile.selected_seq
@@ -511,6 +554,7 @@ def make_ready(
         updated=now,
         variants=json.dumps({name: asdict(variant) for name, variant in variants.items()}),
         placeholder=placeholder,
+        pixels_digest=pixels_digest,
         **(status if is_newest else _pending_delete(Status.REPLACED, now)),
     )
     replaced = None

@@ -7,12 +7,55 @@ import io
 from PIL import Image
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.crunch.codec.job import encode
+from fxprofile.crunch.codec.job import crunch, encode
+from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.result import CHECKS
 from fxprofile.model.keys import FORMATS
 from tests.corpus.drawing import photo, saved
 from tests.corpus.jpeg import srgb
 from tests.crunch.quality import natural, psnr
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest of the pixels of a file."""
+    outcome = crunch(data, Limits())
+    assert outcome.reason is None
+    return outcome.pixels
+
+
+class DigestTests(SynchronousTestCase):
+    """The digest of a picture's pixels."""
+
+    def test_files_with_the_same_pixels(self) -> None:
+        """Files that decode to the same pixels have the same digest, whatever their bytes are."""
+        image = natural(900, 700, 5)
+        exif = Image.Exif()
+        exif[0x010E] = "221B Baker Street"
+        opaque = image.convert("RGBA")
+        files = [
+            saved(image, "PNG"),
+            saved(image, "PNG", compress_level=1, exif=exif.tobytes()),
+            saved(opaque, "PNG"),
+            saved(image, "WEBP", lossless=True),
+        ]
+        self.assertEqual(len(set(files)), 4)
+        self.assertEqual(len({digest_of(data) for data in files}), 1)
+
+    def test_other_pixels(self) -> None:
+        """Another pixel, another side and another alpha make another digest."""
+        image = photo(40, 30)
+        changed, clear = image.copy(), image.convert("RGBA")
+        changed.putpixel((3, 4), (1, 2, 3))
+        clear.putpixel((3, 4), (*image.getpixel((3, 4)), 254))
+        files = [image, changed, clear, image.resize((30, 40)), photo(40, 31)]
+        self.assertEqual(len({digest_of(saved(each, "PNG")) for each in files}), len(files))
+
+    def test_the_published_picture_has_the_digest_of_its_source(self) -> None:
+        """The largest published PNG of a photo has the digest of the photo itself."""
+        for data in (saved(natural(1500, 900, 6), "JPEG"), saved(photo(50, 70), "GIF")):
+            outcome = crunch(data, Limits())
+            self.assertEqual(digest_of(outcome.pictures["png"]["large"][1]), outcome.pixels)
+
 
 FORMS = tuple(FORMATS.keys() - {"png"})
 

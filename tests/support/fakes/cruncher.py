@@ -67,7 +67,8 @@ class FakeCruncher:
             await planned
         elif planned is not None:
             raise planned
-        return Crunched({form: pictures_of(data, form) for form in self.formats}, PLACEHOLDER)
+        pictures = {form: pictures_of(data, form) for form in self.formats}
+        return Crunched(pictures, PLACEHOLDER, hashlib.sha256(data).hexdigest())
 
     async def when_ready(self) -> None:
         pass

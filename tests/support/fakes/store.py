@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from zope.interface import implementer
 
-from fxprofile.model.avatars import Avatar, Status, Variant
-from fxprofile.model.errors import AccountUnknown, StoreError
+from fxprofile.model.avatars import QUARANTINED, Avatar, QuarantineEntry, Status, Variant
+from fxprofile.model.errors import AccountUnknown, Quarantined, StoreError
 from fxprofile.model.keys import initial
 from fxprofile.model.ports import Accepted, Applied, Backlog, IProfileStore
 from fxprofile.model.profiles import Profile
@@ -38,6 +38,8 @@ class Row:
     error: str | None = None
     variants: Mapping[str, Variant] | None = None
     placeholder: str | None = None
+    source_digest: str | None = None
+    pixels_digest: str | None = None
 
     def owe(self, status: Status, now: float) -> None:
         self.status, self.job_sent, self.owed_since, self.updated = status, None, now, now
@@ -52,7 +54,16 @@ class Row:
             created=self.created,
             error=self.error,
             placeholder=self.placeholder,
+            source_digest=self.source_digest,
         )
+
+    def matches(self, entry: QuarantineEntry) -> bool:
+        pairs = (
+            (self.id, entry.avatar_id),
+            (self.source_digest, entry.source_digest),
+            (self.pixels_digest, entry.pixels_digest),
+        )
+        return any(value is not None and value == other for value, other in pairs)
 
 
 @dataclass
@@ -80,24 +91,35 @@ class MemoryProfileStore:
 
     :ivar rows: the avatars, by id.
     :ivar users: the profiles, by uid.
+    :ivar entries: of the quarantine: each with its time, and whether it is in force.
     :ivar time: what its clock shows.
     """
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
         self.users: dict[str, User] = {}
+        self.entries: list[tuple[QuarantineEntry, float, bool]] = []
         self.time = 0.0
         self._seq = 0
         self._leader: tuple[str, float] | None = None
 
     async def accept(
-        self, *, avatar_id: str, uid: str, now: float, keep: int | None = None
+        self,
+        *,
+        avatar_id: str,
+        uid: str,
+        now: float,
+        keep: int | None = None,
+        source_digest: str | None = None,
     ) -> Accepted:
-        self.users.setdefault(uid, User(uid)).refuse_deleted()
+        self.users.get(uid, User(uid)).refuse_deleted()
+        self._refuse_quarantined(source_digest, None)
+        self.users.setdefault(uid, User(uid))
         if avatar_id in self.rows:
             raise StoreError("there is an avatar with this id")
         self._seq += 1
-        self.rows[avatar_id] = Row(avatar_id, uid, self._seq, now, now, now)
+        row = Row(avatar_id, uid, self._seq, now, now, now, source_digest=source_digest)
+        self.rows[avatar_id] = row
         processing = [row for row in reversed(self._of(uid)) if row.status is P]
         superseded = [] if keep is None else processing[keep:]
         for row in superseded:
@@ -130,11 +152,17 @@ class MemoryProfileStore:
         variants: Mapping[str, Variant],
         now: float,
         placeholder: str | None = None,
+        pixels_digest: str | None = None,
     ) -> Applied:
         row = self.rows.get(avatar_id)
         replaced = None
+        if row and row.status in (P, F, R):
+            if row.error == QUARANTINED:
+                raise Quarantined
+            self._refuse_quarantined(row.source_digest, pixels_digest)
         if row and row.status in (P, F):
             user = self.users[row.uid]
+            row.pixels_digest = pixels_digest
             row.error, row.variants, row.placeholder = None, dict(variants), placeholder
             if row.seq > user.selected_seq:
                 row.status, row.owed_since, row.updated = R, None, now
@@ -152,6 +180,27 @@ class MemoryProfileStore:
         if row and row.status is P:
             row.status, row.error, row.owed_since, row.updated = F, reason, None, now
         return row and row.avatar()
+
+    async def quarantine(self, *, entry: QuarantineEntry, now: float) -> int:
+        self.entries.append((entry, now, True))
+        return len(self.entries)
+
+    async def lift(self, *, number: int, by: str, reason: str, now: float) -> bool:
+        if not 0 < number <= len(self.entries):
+            return False
+        entry, created, was_in_force = self.entries[number - 1]
+        self.entries[number - 1] = entry, created, False
+        return was_in_force
+
+    async def quarantined(self, *, since: float, limit: int) -> Sequence[Avatar]:
+        recent = [entry for entry, created, holds in self.entries if holds and created >= since]
+        found = [
+            row.avatar()
+            for row in self.rows.values()
+            if (row.status in (P, R) or (row.status is S and row.owed_since is not None))
+            and any(row.matches(entry) for entry in recent)
+        ]
+        return found[:limit]
 
     async def delete(self, *, avatar_id: str, uid: str, now: float) -> bool:
         row = self.rows.get(avatar_id)
@@ -302,6 +351,12 @@ class MemoryProfileStore:
 
     async def check(self) -> float:
         return self.time
+
+    def _refuse_quarantined(self, source: str | None, pixels: str | None) -> None:
+        for entry, _, is_in_force in self.entries:
+            same = {(source, entry.source_digest), (pixels, entry.pixels_digest)}
+            if is_in_force and any(a is not None and a == b for a, b in same):
+                raise Quarantined
 
     def _of(self, uid: str) -> list[Row]:
         rows = [row for row in self.rows.values() if row.uid == uid]
