@@ -70,7 +70,7 @@ _SETTING = re.compile(r"`((?:[a-z]+\.)+[a-z_]+)(?: = [^`]+|=[^`]+)?`")
 _VARIABLE = re.compile(rf"\b{ENVIRONMENT_PREFIX}[A-Z_]+\b")
 _ENDPOINT = re.compile(r"\b(GET|POST|DELETE) (/v1/[\w/{}:.-]*|/__\w+__|/openapi\.json)")
 _COMMAND = re.compile(
-    r"(?:\bfxprofile-admin|(?<=`)admin) ((?:[a-z][a-z-]*[ \n]?|--[a-z-]+(?:=\S+)? ?)+)"
+    r"(?:\bfxprofile-admin|(?<=`)admin) ((?:[a-z][a-z-]*[ \n]?|--[a-z0-9-]+(?:=\S+)? ?)+)"
 )
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 

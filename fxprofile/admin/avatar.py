@@ -1,4 +1,7 @@
-"""``fxprofile-admin avatar``: show one avatar's row and objects, and what is wrong with them."""
+"""
+``fxprofile-admin avatar``: show an avatar's row and objects, and what is wrong with them; list
+the avatars of a user; take an avatar down and refuse its picture.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,51 @@ from collections.abc import Iterator, Mapping
 
 import click
 
-from fxprofile.admin.shared.commands import AdminGroup, Answer, Problem, with_tools
-from fxprofile.admin.shared.output import Members, duration, moment, pairs, size
-from fxprofile.admin.shared.tools import AvatarRecord, Tools, avatar_record, head, record_members
+from fxprofile.admin.quarantine import by_option, reason_option, take_down
+from fxprofile.admin.shared.commands import (
+    AdminGroup,
+    Answer,
+    Problem,
+    uid_argument,
+    with_tools,
+    yes_option,
+)
+from fxprofile.admin.shared.output import Members, duration, listing, moment, pairs, size
+from fxprofile.admin.shared.tools import (
+    AvatarRecord,
+    Tools,
+    avatar_record,
+    avatar_records,
+    head,
+    record_members,
+)
+from fxprofile.drivers.sql.schema import avatars
 from fxprofile.model import keys
-from fxprofile.model.avatars import REASONS, Status
+from fxprofile.model.avatars import DIGEST, REASONS, QuarantineEntry, Status
 from fxprofile.model.ports import ObjectInfo
 from fxprofile.uploads.repair import STUCK_AGE
 
 
-def _avatar_id(_: click.Context, __: click.Parameter, value: str) -> str:
+def _avatar_id(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     """Return the avatar id in an argument: an id, or the URL of a picture."""
+    if value is None:
+        return None
     image = value.partition("?")[0].rstrip("/").rpartition("/")[2]
     if not keys.is_image_name(image):
         raise click.BadParameter(f"{value!r} is neither an avatar id nor the URL of one")
     return image.partition("_")[0]
 
 
+def _digest(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Return the SHA-256 in an option."""
+    if value is None or DIGEST.fullmatch(value.lower()):
+        return value and value.lower()
+    raise click.BadParameter(f"{value!r} is not a SHA-256 in hex")
+
+
 @click.group(cls=AdminGroup)
 def avatar() -> None:
-    """Inspect an avatar."""
+    """Inspect avatars, and take them down."""
 
 
 @avatar.command()
@@ -64,6 +92,56 @@ async def show(tools: Tools, avatar_id: str) -> Answer:
         "problems": list(_problems(record, selected, original, pictures, now)),
     }
     return Answer(about, _text(about), status=1 if about["problems"] else 0)
+
+
+@avatar.command(name="list")
+@uid_argument
+@with_tools
+async def list_avatars(tools: Tools, uid: str) -> Answer:
+    """List the avatars of a user, the newest first; the status is 1 if there are none."""
+    await tools.open_database()
+    records = await avatar_records(tools, avatars.c.uid == uid, order=avatars.c.seq.desc())
+    if not records:
+        raise Problem(f"user {uid} has no avatars")
+    selected = (await tools.store.profile(uid=uid)).avatar_id
+    template = tools.settings.images.url
+    found = [
+        {
+            **record_members(record),
+            "selected": record.id == selected,
+            "url": keys.image_url(template, record.id),
+        }
+        for record in records
+    ]
+    names = ("id", "status", "error", "created", "selected", "url")
+    return Answer({"avatars": found}, listing(found, *names))
+
+
+@avatar.command()
+@click.argument("avatar_id", metavar="[ID]", required=False, callback=_avatar_id)
+@click.option("--sha256", metavar="HEX", callback=_digest, help="Of the bytes of an upload.")
+@reason_option
+@by_option
+@yes_option
+@with_tools
+async def quarantine(
+    tools: Tools, avatar_id: str | None, sha256: str | None, reason: str, by: str
+) -> Answer:
+    """
+    Take a picture down, and refuse it in future.
+
+    ID may also be the URL of a picture. Every avatar with the same bytes or the same pixels is
+    deleted, of every user; its pictures are removed at once if this host may do that, and else by
+    the worker; then the CDN is purged through images.purge_url. From now on an upload of the same
+    bytes, or of a file that decodes to the same pixels, is refused. Who decided this, when and
+    why stays on record.
+    """
+    if (avatar_id is None) == (sha256 is None):
+        raise click.UsageError("Give the ID of an avatar, or else --sha256.")
+    if avatar_id == keys.DEFAULT_AVATAR_ID:
+        raise Problem("this is the default avatar, which is part of the service")
+    entry = QuarantineEntry(by, reason, source_digest=sha256)
+    return await take_down(tools, avatar_id, entry)
 
 
 def _problems(

@@ -15,6 +15,7 @@ from fxprofile.admin.import_fxa.command import import_fxa
 from fxprofile.admin.migrate import migrate
 from fxprofile.admin.orphans import orphans
 from fxprofile.admin.provision.command import provision
+from fxprofile.admin.quarantine import quarantine
 from fxprofile.admin.queues import queues
 from fxprofile.admin.shared.commands import AdminGroup
 from fxprofile.admin.user import user
@@ -33,6 +34,7 @@ from fxprofile.admin.user import user
         migrate,
         orphans,
         provision,
+        quarantine,
         queues,
         user,
     ],

@@ -11,22 +11,13 @@ from fxprofile.admin.shared.tools import Tools, avatar_records, record_members
 from fxprofile.drivers.sql.schema import avatars, profiles
 
 
-def _checked(_: click.Context, __: click.Parameter, value: str) -> str:
-    if not 0 < len(value) <= 64 or not value.isprintable():
-        raise click.BadParameter(f"{value!r} is not a uid")
-    return value
-
-
-_uid_argument = click.argument("uid", callback=_checked)
-
-
 @click.group(cls=commands.AdminGroup)
 def user() -> None:
     """Inspect or delete a user."""
 
 
 @user.command()
-@_uid_argument
+@commands.uid_argument
 @commands.with_tools
 async def show(tools: Tools, uid: str) -> commands.Answer:
     """Show the profile and the avatars of a user; the status is 1 if there are none."""
@@ -37,7 +28,7 @@ async def show(tools: Tools, uid: str) -> commands.Answer:
 
 
 @user.command()
-@_uid_argument
+@commands.uid_argument
 @commands.yes_option
 @commands.with_tools
 async def delete(tools: Tools, uid: str) -> commands.Answer:

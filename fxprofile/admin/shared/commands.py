@@ -156,6 +156,16 @@ role_option = partial(
 limit_option = partial(click.option, "--limit", type=click.IntRange(min=1), default=100)
 
 
+def _uid(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not 0 < len(value) <= 64 or not value.isprintable():
+        raise click.BadParameter(f"{value!r} is not a uid")
+    return value
+
+
+#: The user that a command works on.
+uid_argument = click.argument("uid", callback=_uid)
+
+
 class _WithCommonOptions(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

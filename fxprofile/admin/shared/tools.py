@@ -205,6 +205,8 @@ class AvatarRecord:
     :ivar updated: when the status last changed; all times are seconds since the epoch.
     :ivar job_sent: when its pending job was sent, None if that is still to do.
     :ivar owed_since: since when it has a pending job, None if it has none.
+    :ivar source_digest: of the upload, :data:`fxprofile.model.avatars.DIGEST`; None if unknown.
+    :ivar pixels_digest: of the largest picture's pixels, likewise.
     """
 
     id: str
@@ -216,6 +218,8 @@ class AvatarRecord:
     updated: float
     job_sent: float | None
     owed_since: float | None
+    source_digest: str | None
+    pixels_digest: str | None
 
 
 #: Members of the JSON of a record that are times.
