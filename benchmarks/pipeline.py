@@ -35,8 +35,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
+from benchmarks.latency import Clients
 from benchmarks.plot import chart
-from benchmarks.reads import Clients
 from tests.drivers.sql.growth import CountingDatabase, OneUpload, fill
 from tests.integration import photos
 from tests.support.daemon import Daemon, Ports

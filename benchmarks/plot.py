@@ -56,3 +56,26 @@ def chart(
         f'font-family="sans-serif" font-size="12">\n'
         f'<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'
     )
+
+
+def bars(path: Path, title: str, values: Mapping[str, float]) -> None:
+    """Write a chart with a horizontal bar for each value, from 0 to the largest one."""
+    top, step, left = max(values.values()), 24, 190
+    height = _TOP + step * len(values) + 10
+    parts = [
+        f'<text x="{_WIDTH / 2:.0f}" y="22" text-anchor="middle" font-weight="bold">'
+        f"{escape(title)}</text>"
+    ]
+    for number, (name, value) in enumerate(values.items()):
+        y, width = _TOP + number * step, value / top * (_WIDTH - left - _RIGHT)
+        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<rect x="{left}" y="{y}" width="{width:.1f}" height="18" fill="{_COLOURS[0]}"/>'
+        )
+        parts.append(f'<text x="{left + width + 6:.1f}" y="{y + 14}">{value:,.0f}</text>')
+    body = "\n".join(parts)
+    path.write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+        f'font-family="sans-serif" font-size="12">\n'
+        f'<rect width="100%" height="100%" fill="#fff"/>\n{body}\n</svg>\n'
+    )

@@ -1,183 +1,244 @@
 """
-Reading profiles while images are crunched, against reading them while nothing else happens.
+Reads a second of one process, beside what the same machine does at best, in one run.
 
-    python -m benchmarks.reads [--seconds 3] [--rounds 9] [--readers 2] [--uploaders 4]
+    python -m benchmarks.reads [--seconds 0.3] [--rounds 30] [--original URL PID] [--plot FILE]
 
-One daemon with all roles, and readers of ``/v1/uid`` in a process of their own, which no other
-client delays.  In turn they read alone; while processes with the priority of the crunch children
-only compute, one per processor; and while clients upload a photo of 2 megapixels over and over.  Of
-each kind of round it prints the medians of the rounds: reads a second, and the time of a read that
-half, 95 and 99 in a hundred are below; then the median of the ratios to the same round alone.
+One daemon asks the OAuth server about every token, as by default; another one has the token cache.
+An nginx stands in for the OAuth and the auth server.  The floors are a bare Klein route, and a
+Klein route with one pooled treq call to that nginx (:mod:`benchmarks.read_floor`).  All take
+turns, and only one is asked at a time.  ``--original`` adds a running service with the same API.
 
-What computing costs is the scheduler's part; the rest of what uploads cost is the work of the
-daemon itself: bodies, files, transactions and thread switches.  Computing takes whole processors,
-so on a machine of two the reads have to share: what must not happen is that a read waits for an
-image.
+Of each it prints the median of the rounds: responses a second; responses for a second of the
+processor, which other processes of the machine disturb less; and the median of the ratios of the
+latter to those of the floor in the same round, with their range.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import os
+import shutil
+import socket
 import statistics
+import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from multiprocessing import get_context
-from subprocess import Popen
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import treq
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 from twisted.internet.threads import deferToThread
 
+from benchmarks.plot import bars
+from benchmarks.read_client import Load, load
+from benchmarks.report import table
 from tests.integration import photos
 from tests.support.daemon import Daemon
+from tests.support.servers.local import LocalServer, die_with_parent, free_port
 
-_KINDS = ("alone", "computing", "crunching")
-#: Seconds for which uploads have been going on before reads are measured.
-_LEAD = 0.5
-_COMPUTE = """
-from fxprofile.crunch.sandbox.process import lower_priority
-lower_priority()
-while True:
-    pass
-"""
-_READ = ("GET", "/v1/uid", None, {"Authorization": "Bearer alice"})
+TOKENS = 512
+CONNECTIONS = 32
+
+_NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+_VERIFIED = (
+    '{"user":"a11ce000a11ce000a11ce000a11ce000","client_id":"0123456789abcdef",'
+    '"scope":["profile","profile:write"],"profile_changed_at":1700000000000}'
+)
+_ACCOUNT = (
+    '{"email":"alice@example.com","locale":"en-US","authenticationMethods":["pwd","otp"],'
+    '"authenticatorAssuranceLevel":2}'
+)
 
 
-class Clients:
+@dataclass(frozen=True)
+class Row:
     """
-    Threads that each ask for the same thing, again and again, on one connection.
+    A row of the table.
 
-    :param ask: method, path, body and headers.
-    """
-
-    def __init__(self, port: int, number: int, ask: tuple[str, str, bytes | None, Any]) -> None:
-        self._port = port
-        self._ask = ask
-        self._until = 0.0
-        self.times: list[float] = []
-        self._threads = [threading.Thread(target=self._run) for _ in range(number)]
-
-    def start(self, seconds: float) -> None:
-        """Ask for so many seconds."""
-        self._until = time.monotonic() + seconds
-        for thread in self._threads:
-            thread.start()
-
-    def join(self) -> None:
-        """Wait until all of them have their last answer."""
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
-        while (began := time.monotonic()) < self._until:
-            connection.request(*self._ask)
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status not in (200, 201):
-                raise RuntimeError(f"{self._ask[1]} answers {answer.status}")
-            self.times.append(time.monotonic() - began)
-        connection.close()
-
-
-def read(port: int, readers: int, seconds: float) -> list[float]:
-    """Return how long each read takes; blocks.  In a process of its own."""
-    reads = Clients(port, readers, _READ)
-    reads.start(seconds)
-    reads.join()
-    return reads.times
-
-
-class Measurement:
-    """
-    The rounds with one daemon.
-
-    :param photo: what is uploaded.
+    :ivar server: and ``path``, what is asked.
+    :ivar floor: the row that it is compared with.
+    :ivar target: the ratio that it should have.
     """
 
-    def __init__(self, port: int, options: argparse.Namespace, photo: bytes) -> None:
-        self._port = port
-        self._options = options
-        headers = {"Authorization": "Bearer bob", "Content-Type": "image/jpeg", "Prefer": "wait=30"}
-        self._upload = ("POST", "/v1/avatar/upload", photo, headers)
-        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    name: str
+    server: str
+    path: str
+    floor: str = ""
+    target: float = 0.0
 
-    def round(self, kind: str) -> dict[str, float]:
-        """Return the figures of a round: ``alone``, ``computing`` or ``crunching``; blocks."""
-        seconds = self._options.seconds
-        uploads = Clients(self._port, self._options.uploaders, self._upload)
-        computing = []
-        if kind == "computing":
-            computing = [
-                Popen([sys.executable, "-c", _COMPUTE]) for _ in range(os.cpu_count() or 1)
-            ]
-        elif kind == "crunching":
-            uploads.start(_LEAD + seconds)
-        time.sleep(_LEAD)
-        try:
-            asked = (self._port, self._options.readers, seconds)
-            times = self._process.submit(read, *asked).result()
-        finally:
-            for process in computing:
-                process.kill()
-                process.wait()
-        if kind == "crunching":
-            uploads.join()
-        cuts = statistics.quantiles(times, n=100)
-        return {
-            "reads a second": len(times) / seconds,
-            "p50 ms": cuts[49] * 1000,
-            "p95 ms": cuts[94] * 1000,
-            "p99 ms": cuts[98] * 1000,
-            "uploads a second": len(uploads.times) / (_LEAD + seconds),
+
+BARE = "bare Klein route"
+CALL = "Klein + one treq call"
+ROWS = (
+    Row(BARE, "floor", "/bare"),
+    Row(CALL, "floor", "/treq"),
+    Row("/__lbheartbeat__", "service", "/__lbheartbeat__", BARE, 0.9),
+    Row("/v1/uid", "service", "/v1/uid", CALL, 1.4),
+    Row("/v1/profile", "service", "/v1/profile", CALL, 1.4),
+    Row("/v1/email", "service", "/v1/email", CALL, 0.8),
+    Row("/v1/avatar", "service", "/v1/avatar", CALL, 1.0),
+    Row("/v1/uid, token cache", "cached", "/v1/uid", BARE, 0.65),
+    Row("/v1/profile, token cache", "cached", "/v1/profile", BARE, 0.65),
+    Row("/v1/avatar, token cache", "cached", "/v1/avatar", BARE, 0.65),
+)
+
+
+class Upstream(LocalServer):
+    """An nginx that answers for the OAuth and the auth server."""
+
+    def __init__(self) -> None:
+        super().__init__("upstream")
+        temporary = "".join(
+            f"{name}_temp_path {self.directory}/{name};"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.directory / "nginx.conf").write_text(
+            "daemon off; master_process off; pid pid; error_log stderr;\n"
+            f"events {{}}\nhttp {{ access_log off; keepalive_requests 1000000000; {temporary}\n"
+            f"server {{ listen 127.0.0.1:{self.port}; default_type application/json;\n"
+            f"location = /v1/verify {{ return 200 '{_VERIFIED}'; }}\n"
+            f"location = /v1/account/profile {{ return 200 '{_ACCOUNT}'; }} }} }}\n"
+        )
+
+    def command(self) -> Sequence[str]:
+        """Return the command line."""
+        if _NGINX is None:
+            raise SystemExit("benchmarks.reads: install nginx, which stands in for the upstreams")
+        return [_NGINX, "-p", str(self.directory), "-c", "nginx.conf", "-e", "stderr"]
+
+    def answers(self) -> bool:
+        """Return whether it accepts connections."""
+        return _accepts(self.port)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+#: The port and the process of each server.
+Servers = Mapping[str, tuple[int, int]]
+
+
+def _start_floor(port: int, upstream: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.read_floor", str(port), upstream],
+        # It logs that clients disconnect at the end of a round.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+    )
+
+
+async def start(reactor: Any, stack: AsyncExitStack) -> dict[str, tuple[int, int]]:
+    """Start all servers; the user of the service has an avatar."""
+    upstream = Upstream()
+    upstream.start()
+    stack.callback(upstream.remove)
+    url, port = f"http://127.0.0.1:{upstream.port}/v1", free_port()
+    floor = _start_floor(port, f"{url}/verify")
+    stack.callback(floor.kill)
+    servers = {"floor": (port, floor.pid)}
+    photo = await deferToThread(photos.jpeg, 400, 300)
+    for name, seconds in (("service", 0), ("cached", 300)):
+        settings = {
+            "identity.driver": "fxa",
+            "identity.oauth_url": url,
+            "identity.auth_url": url,
+            "identity.token_cache_seconds": seconds,
+            "web.max_connections_per_address": 0,
         }
+        daemon = await stack.enter_async_context(Daemon(settings=settings))
+        headers = {"Authorization": f"Bearer {0:064x}", "Content-Type": "image/jpeg"}
+        response = await treq.post(
+            f"{daemon.web_url}/v1/avatar/upload",
+            photo,
+            headers={**headers, "Prefer": "wait=30"},
+            persistent=False,
+        )
+        if response.code != 201:
+            raise RuntimeError(f"the upload got {response.code}: {await response.text()}")
+        servers[name] = (daemon.ports.web, daemon.pid or 0)
+    while not await deferToThread(_accepts, port):
+        await deferLater(reactor, 0.1)
+    return servers
 
-    def close(self) -> None:
-        """End the process of the readers."""
-        self._process.shutdown()
+
+async def measure(
+    rows: Sequence[Row], servers: Servers, options: argparse.Namespace
+) -> dict[str, list[Load]]:
+    """Return the rounds of each row."""
+    rounds: dict[str, list[Load]] = {row.name: [] for row in rows}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        for number in range(options.rounds + 1):
+            for row in rows:
+                asked = (*servers[row.server], row.path, TOKENS, CONNECTIONS, options.seconds)
+                found = await deferToThread(process.submit(load, *asked).result)
+                # In the first round caches are filled.
+                if number:
+                    rounds[row.name].append(found)
+    return rounds
 
 
-async def run(options: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """Do it all."""
-    settings = {
-        "uploads.per_hour": 0,
-        "limits.writes_per_minute": 0,
-        "uploads.max_pending_per_user": 1000,
-    }
-    rounds: dict[str, list[dict[str, float]]] = {kind: [] for kind in _KINDS}
-    async with Daemon(settings=settings) as daemon:
-        photo = await deferToThread(photos.jpeg, 1633, 1225)
-        measurement = Measurement(daemon.ports.web, options, photo)
-        try:
-            for _ in range(options.rounds):
-                for kind, figures in rounds.items():
-                    figures.append(await deferToThread(measurement.round, kind))
-        finally:
-            measurement.close()
-    say(f"{'':18}{'alone':>10}" + "".join(f"{kind:>12}{'ratio':>8}" for kind in _KINDS[1:]))
-    for name in rounds["alone"][0]:
-        line = f"{name:18}{statistics.median(f[name] for f in rounds['alone']):10.1f}"
-        for kind in _KINDS[1:]:
-            pairs = list(zip(rounds[kind], rounds["alone"], strict=True))
-            line += f"{statistics.median(f[name] for f, _ in pairs):12.1f}"
-            ratios = [f[name] / alone[name] for f, alone in pairs if alone[name]]
-            line += f"{statistics.median(ratios):8.2f}" if ratios else f"{'':8}"
-        say(line)
+def report(rows: Sequence[Row], rounds: Mapping[str, Sequence[Load]]) -> str:
+    """Return the table."""
+    lines = []
+    for row in rows:
+        loads = rounds[row.name]
+        line = [
+            row.name,
+            f"{statistics.median(each.rate for each in loads):,.0f}",
+            f"{statistics.median(1 / each.cpu for each in loads):,.0f}",
+        ]
+        if row.floor:
+            pairs = zip(loads, rounds[row.floor], strict=True)
+            ratios = sorted(floor.cpu / each.cpu for each, floor in pairs)
+            line += [f"{row.target:.2f}" if row.target else "", row.floor]
+            line.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})")
+        lines.append([*line, *[""] * (6 - len(line))])
+    head = ("one process", "a second", "a CPU second", "target", "of", "ratio")
+    return table(head, lines)
+
+
+async def run(reactor: Any, options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Measure, and print the table."""
+    async with AsyncExitStack() as stack:
+        servers = await start(reactor, stack)
+        rows = list(ROWS)
+        if options.original:
+            url, pid = options.original
+            servers["original"] = (urlsplit(url).port or 80, int(pid))
+            rows += [
+                Row(f"original {row.path}", "original", row.path, row.floor)
+                for row in ROWS
+                if row.server == "service"
+            ]
+        rounds = await measure(rows, servers, options)
+    say(report(rows, rounds))
+    if options.plot:
+        values = {
+            name: statistics.median(1 / each.cpu for each in loads)
+            for name, loads in rounds.items()
+        }
+        bars(options.plot, "Responses for a second of the processor", values)
 
 
 def main(reactor: Any) -> Deferred[None]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reads", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--readers", type=int, default=2)
-    parser.add_argument("--uploaders", type=int, default=4)
-    return Deferred.fromCoroutine(run(parser.parse_args(), print))
+    parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--original", nargs=2, metavar=("URL", "PID"))
+    parser.add_argument("--plot", type=Path)
+    return Deferred.fromCoroutine(run(reactor, parser.parse_args(), print))
 
 
 if __name__ == "__main__":

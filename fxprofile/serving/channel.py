@@ -15,12 +15,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from http import HTTPStatus
-from io import BytesIO
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import attrs
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import (
@@ -35,6 +40,7 @@ from zope.interface import implementer
 from fxprofile.deferreds.notifier import Subscription
 from fxprofile.model.errors import ClientGone, RequestTimeout
 from fxprofile.serving.connections import ConnectionLimits
+from fxprofile.serving.head import BODILESS, PHRASES, StandardHeaders
 from fxprofile.telemetry.metrics import Metrics
 
 #: A client must send its headers within so many seconds after their first byte, and its body
@@ -76,8 +82,6 @@ _LENGTH = (b"content-length", b"transfer-encoding")
 
 # What a host and a port consist of (RFC 3986, section 3.2.2).
 _HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
-
-_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 def bad_request(headers: Mapping[str, str], body: bytes = b"", status: int = 400) -> bytes:
@@ -295,8 +299,6 @@ class StreamingRequest(Request):
 
     def begin(self, body: RequestBody, now: float) -> None:
         """Note that the headers have arrived, and when."""
-        # Twisted expects a file, which stays empty.
-        self.content = BytesIO()
         self.body, self.started_at = body, now
 
     def body_follows(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -318,6 +320,16 @@ class StreamingRequest(Request):
         self.path, self.args = target.partition(b"?")[0], {}
         self.process()
 
+    def process(self) -> None:
+        """Render the resource; unlike Twisted, without headers, which a response gets last."""
+        self.site = self.channel.site
+        self.prepath = []
+        self.postpath = list(map(unquote_to_bytes, self.path[1:].split(b"/")))
+        try:
+            self.render(self.site.getResourceFor(self))
+        except BaseException:
+            self.processingFailed(Failure())
+
     def handleContentChunk(self, data: bytes) -> None:
         self.body.received(data)
 
@@ -328,11 +340,42 @@ class StreamingRequest(Request):
 
     def write(self, data: bytes) -> None:
         if self.channel is not None and not self.startedWriting:
-            if not self.body.complete:
-                self.channel.persistent = False
-            if not self.channel.persistent:
+            self.setHeader(b"Server", b"fxprofile")
+            self.setHeader(b"Date", self.site.standard_headers.date)
+            if self._is_last:
                 self.setHeader(b"Connection", b"close")
         super().write(data)
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the connection is closed after the response, which is about to begin."""
+        if not self.body.complete:
+            self.channel.persistent = False
+        return not self.channel.persistent
+
+    def respond(self, code: int, headers: bytes, body: bytes = b"") -> None:
+        """
+        Write a whole response in one piece, and finish; do nothing if the client disconnected.
+
+        :param headers: the lines of :func:`fxprofile.serving.head.header_lines`.  Those of
+            ``Server``, ``Date``, ``Connection`` and ``Content-Length`` are added.
+        """
+        if self.channel is None or self._disconnected:
+            return
+        self.setResponseCode(code)
+        self.startedWriting = 1
+        parts = [b"%b %d %b\r\n" % (self.clientproto, code, self.code_message)]
+        parts += self.site.standard_headers.lines, headers
+        if self._is_last:
+            parts.append(b"Connection: close\r\n")
+        if code not in BODILESS:
+            parts.append(b"Content-Length: %d\r\n" % len(body))
+        parts.append(b"\r\n")
+        if self.method != b"HEAD" and code not in BODILESS:
+            parts.append(body)
+            self.sentLength = len(body)
+        self.channel.write(b"".join(parts))
+        self.finish()
 
     def finish_json(self, code: int, members: object) -> None:
         """Write a JSON response that may not be cached, and finish."""
@@ -357,20 +400,14 @@ class StreamingRequest(Request):
         status = 499 if isinstance(outcome, Failure) else self.code
         seconds = self.site.reactor.seconds() - self.started_at
         method = self.method.decode() if self.method in methods else "other"
-        metrics.requests.labels(listener, method, self.route, status).inc()
-        metrics.request_seconds.labels(listener, self.route).observe(seconds)
+        metrics.count_request(listener, method, self.route, status, seconds)
         return status, seconds
 
     def setResponseCode(self, code: int, message: bytes | None = None) -> None:
         # Twisted has no phrases for some statuses, 422 among them.
-        if message is None and code in _PHRASES:
-            message = _PHRASES[code]
+        if message is None:
+            message = PHRASES.get(code)
         super().setResponseCode(code, message)
-
-    def render(self, resource: IResource) -> None:
-        # Twisted's own header would reveal versions.
-        self.setHeader(b"Server", b"fxprofile")
-        super().render(resource)
 
     def getRequestHostname(self) -> bytes:
         # The Host header is untrusted, and nothing is routed by it.
@@ -392,6 +429,7 @@ class StreamingChannel(HTTPChannel):
     maxHeaders = 100
     site: StreamingSite
     transport: Any
+    timeOut: Any
     _networkProducer: Any
     _abortingCall: Any
     _dataBuffer: list[bytes]
@@ -402,6 +440,8 @@ class StreamingChannel(HTTPChannel):
     _host: str | None = None
     lingering = False
     _lingered = 0
+    _deadline: float | None = None
+    _timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -413,6 +453,9 @@ class StreamingChannel(HTTPChannel):
         if self.site.limits is not None:
             self.site.limits.released(self._host)
         super().connectionLost(reason)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def readConnectionLost(self) -> None:
         """
@@ -548,6 +591,36 @@ class StreamingChannel(HTTPChannel):
         self.setTimeout(IDLE)
         super().requestDone(request)
 
+    def setTimeout(self, period: float | None) -> float | None:
+        """
+        Set the time that the client has, or with None, let it have any; see TimeoutMixin.
+
+        Twisted's own starts and cancels a timer several times per request.  This one is left to
+        run out, and is then set to the deadline of that moment.
+        """
+        before: float | None = self.timeOut
+        self.timeOut = period
+        if period is None:
+            self._deadline = None
+            return before
+        self._deadline = self.site.reactor.seconds() + period
+        if self._timer is None:
+            self._timer = self.callLater(period, self._check_deadline)
+        elif self._timer.getTime() > self._deadline:
+            self._timer.reset(period)
+        return before
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        left = self._deadline - self.site.reactor.seconds()
+        if left > 0:
+            self._timer = self.callLater(left, self._check_deadline)
+        else:
+            self._deadline = None
+            self.timeoutConnection()
+
     def resetTimeout(self) -> None:
         """Keep the timer running: single bytes do not extend it."""
 
@@ -621,6 +694,7 @@ class StreamingSite(Site):
         default.
     :param limits: which connections are accepted; all by default.
     :ivar channels: the open connections.
+    :ivar standard_headers: of every response.
     """
 
     protocol: Any = StreamingChannel
@@ -650,6 +724,7 @@ class StreamingSite(Site):
         self.limits = limits
         self.stopping = False
         self.channels: set[StreamingChannel] = set()
+        self.standard_headers = StandardHeaders(reactor)
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return the protocol of a connection, or None to close it."""

@@ -188,6 +188,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._request_rows: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         # The library has one switch for all registries.
@@ -205,6 +206,19 @@ class Metrics:
         self.request_seconds.labels(listener, route)
         for status in statuses:
             self.requests.labels(listener, method, route, status)
+
+    def count_request(
+        self, listener: str, method: str, route: str, status: int, seconds: float
+    ) -> None:
+        """Count a request that took so many seconds."""
+        key = (listener, method, route, status)
+        rows = self._request_rows.get(key)
+        if rows is None:
+            # Looking up the rows takes longer than counting.
+            rows = (self.requests.labels(*key), self.request_seconds.labels(listener, route))
+            self._request_rows[key] = rows
+        rows[0].inc()
+        rows[1].observe(seconds)
 
     def expect_messages(self, queue: str, outcomes: Iterable[str]) -> None:
         """Have the counters of messages that are received from a queue exist, at 0."""

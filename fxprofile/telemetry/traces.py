@@ -8,7 +8,7 @@ log lines have the id, and it is sent on with jobs, results and requests to S3 a
 
 from __future__ import annotations
 
-import secrets
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,9 +50,10 @@ def continued(traceparent: str | None, span_id: str | None = None) -> Trace:
 
     :param span_id: of what is handled now; a new one by default.
     """
-    span_id = span_id or secrets.token_hex(8)
+    # Ids need not be unpredictable.
+    span_id = span_id or f"{random.getrandbits(64):016x}"
     trace = None if traceparent is None else _parsed(traceparent, span_id)
-    return trace or Trace(secrets.token_hex(16), span_id)
+    return trace or Trace(f"{random.getrandbits(128):032x}", span_id)
 
 
 def _parsed(text: str, span_id: str) -> Trace | None:

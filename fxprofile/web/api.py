@@ -12,8 +12,8 @@ import encodings.idna  # noqa: F401  (routing imports it, at worst when no descr
 import hashlib
 import hmac
 import json
+import random
 import re
-import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -48,6 +48,7 @@ from fxprofile.profiles.scopes import allows
 from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
 from fxprofile.serving.conditional import matches
 from fxprofile.serving.connections import ConnectionLimits
+from fxprofile.serving.head import header_lines
 from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.errors import translate
@@ -67,6 +68,8 @@ SECURITY_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Expose-Headers": "ETag, Last-Modified, Location, Retry-After",
 }
+
+_SECURITY_LINES = header_lines(SECURITY_HEADERS)
 
 #: Request headers that pages of other origins may send.  The last four trace requests: Sentry,
 #: the functional tests of Firefox Accounts, and W3C Trace Context.
@@ -95,6 +98,9 @@ _allows = lru_cache(maxsize=1024)(allows)
 _ANONYMOUS = Credentials(uid="", scopes=())
 _METHODS = (b"GET", b"HEAD", b"POST", b"DELETE", b"OPTIONS")
 
+# json.dumps would make one for each response.
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
 
 @dataclass(frozen=True)
 class ApiResponse(Generic[T_co]):
@@ -109,26 +115,24 @@ class ApiResponse(Generic[T_co]):
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> tuple[bytes, dict[str, str]]:
-        """Return the bytes of the body, and all headers of the response."""
+        """Return the bytes of the body, and the headers that are the response's own."""
         headers = dict(self.headers)
         if self.body is None:
-            body = b""
-        elif isinstance(self.body, bytes):
-            body = self.body
-        else:
-            headers.setdefault("Content-Type", "application/json; charset=utf-8")
-            body = json.dumps(self.body, ensure_ascii=False).encode()
-        if self.status not in (204, 304):
-            headers["Content-Length"] = str(len(body))
-        return body, headers
+            return b"", headers
+        if isinstance(self.body, bytes):
+            return self.body, headers
+        headers.setdefault("Content-Type", "application/json; charset=utf-8")
+        return _to_json(self.body).encode(), headers
 
-    def write_head(self, request: StreamingRequest) -> bytes:
-        """Set status and headers on a request, and return the body to write."""
+    def send(self, request: StreamingRequest) -> None:
+        """Respond to a request, with the common headers besides the response's own."""
         body, headers = self.encode()
-        request.setResponseCode(self.status)
-        for name, value in headers.items():
-            request.setHeader(name, value)
-        return body
+        headers["X-Request-Id"] = request.request_id
+        if SECURITY_HEADERS.keys().isdisjoint(headers):
+            lines = _SECURITY_LINES + header_lines(headers)
+        else:
+            lines = header_lines({**SECURITY_HEADERS, **headers})
+        request.respond(self.status, lines, body)
 
 
 @dataclass(frozen=True)
@@ -213,9 +217,21 @@ class ApiRequest:
 Handler = Callable[..., Coroutine[Any, Any, ApiResponse[object]]]
 
 
+class _Responded(Resource):
+    """Tells Klein that the response is sent."""
+
+    isLeaf = True
+
+    def render(self, request: object) -> int:
+        return NOT_DONE_YET
+
+
 class Api(Resource):
     """
     The endpoints of the API.
+
+    Paths without parameters are looked up in a table: Klein's routing takes as long as all else
+    that a short response needs.
 
     As a resource it adds the common headers to each response, and logs and counts each
     request.
@@ -256,6 +272,8 @@ class Api(Resource):
             "Access-Control-Max-Age": "86400",
         }
         self.operations: dict[str, Operation] = {}
+        # By method and path.
+        self._fixed: dict[tuple[bytes, bytes], Callable[[StreamingRequest], Deferred[None]]] = {}
         # Klein's types expect handlers that are methods of the class that holds it.
         self._klein: Any = Klein()
         self._klein.handle_errors(Exception)(self._unrouted)
@@ -283,7 +301,7 @@ class Api(Resource):
         statuses = {operation.status, *(error.code for error in operation.all_errors)}
         self._metrics.expect_requests("api", operation.method, operation.path, statuses)
 
-        async def respond(request: StreamingRequest, arguments: Any) -> ApiResponse[object]:
+        async def work(request: StreamingRequest, arguments: Any) -> ApiResponse[object]:
             try:
                 call = await self._authorize(operation, request)
                 if operation.body is not None:
@@ -297,19 +315,22 @@ class Api(Resource):
             except Exception as error:
                 return self._failed(request, error)
 
-        async def serve(request: StreamingRequest, **arguments: str) -> bytes:
+        def serve(request: StreamingRequest, **arguments: str) -> Deferred[None]:
             request.route = operation.path
-            work = respond(request, arguments)
+            working = work(request, arguments)
             # A client that disconnects cancels a read, but not a write.
-            answer = Deferred.fromCoroutine(work) if operation.method == "GET" else detached(work)
+            is_read = operation.method == "GET"
+            answer = Deferred.fromCoroutine(working) if is_read else detached(working)
             # The time that a client takes to send a body does not count.
-            if operation.body is None and not operation.accepts:
+            if not answer.called and operation.body is None and not operation.accepts:
                 answer.addTimeout(ANSWER_WITHIN, self._clock, _late)
-            response = await answer
-            return response.write_head(request)
+            return answer.addCallback(_send, request).addErrback(self._send_error, request)
 
         methods = [operation.method]
         self._klein.route(operation.path, methods=methods, endpoint=operation.route)(serve)
+        if "<" not in operation.path:
+            for method in {"GET": ("GET", "HEAD")}.get(operation.method, methods):
+                self._fixed[method.encode(), operation.path.encode()] = serve
 
     async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
         call = ApiRequest(request)
@@ -341,9 +362,18 @@ class Api(Resource):
             agent=call.header("User-Agent"),
         )
 
-    def _unrouted(self, request: Any, failure: Failure) -> bytes:
-        """Handle a request without an endpoint, and a read whose client disconnected."""
-        return self._failed(request, failure.value or InternalError()).write_head(request)
+    def _send_error(self, failure: Failure, request: StreamingRequest) -> None:
+        """Respond to a request that took too long, or whose response could not be sent."""
+        if request.channel is None:
+            # The client has disconnected.
+            failure.trap(CancelledError)
+        else:
+            self._failed(request, failure.value or InternalError()).send(request)
+
+    def _unrouted(self, request: Any, failure: Failure) -> Resource:
+        """Respond to a request without an endpoint."""
+        self._send_error(failure, request)
+        return _Responded()
 
     def _failed(self, request: StreamingRequest, error: BaseException) -> ApiResponse[object]:
         answer = translate(error)
@@ -379,10 +409,7 @@ class Api(Resource):
         )
 
     def render(self, request: StreamingRequest) -> Any:
-        request.request_id = secrets.token_hex(8)
-        for name, value in SECURITY_HEADERS.items():
-            request.setHeader(name, value)
-        request.setHeader("X-Request-Id", request.request_id)
+        request.request_id = _random_id()
         # Several headers are as good as none.
         values = request.requestHeaders.getRawHeaders(b"traceparent", ())
         traceparent = values[0].decode("latin-1") if len(values) == 1 else None
@@ -393,11 +420,15 @@ class Api(Resource):
 
     def _render(self, request: StreamingRequest) -> Any:
         request.notifyFinish().addBoth(self._finished, request)
+        serve = self._fixed.get((request.method, request.path))
+        if serve is not None:
+            answer = serve(request)
+            if not answer.called:
+                # As Klein does.
+                request.notifyFinish().addErrback(lambda _: answer.cancel())
+            return NOT_DONE_YET
         if request.method == b"OPTIONS":
-            ApiResponse(204, None, self._preflight).write_head(request)
-            # A returned body would get a Content-Length, which a 204 must not have (RFC 9110,
-            # section 8.6).
-            request.finish()
+            ApiResponse(204, None, self._preflight).send(request)
             return NOT_DONE_YET
         if request.method not in _METHODS:
             # Routing ignores case, and methods are case-sensitive (RFC 9110, section 9.1).
@@ -406,23 +437,37 @@ class Api(Resource):
             request.path.decode()
             b"/".join(request.postpath or ()).decode()
         except UnicodeDecodeError:
-            return self._failed(request, BadRequest("The path is not UTF-8.")).write_head(request)
+            self._failed(request, BadRequest("The path is not UTF-8.")).send(request)
+            return NOT_DONE_YET
         return self._routes.render(request)
 
     def _finished(self, outcome: object, request: StreamingRequest) -> None:
         status, seconds = request.count(outcome, self._metrics, "api", _METHODS)
+        method, ms = request.method.decode("ascii", "replace"), round(seconds * 1000)
+        request_id, trace_id = request.request_id, request.trace_id
         self._log.info(
-            "{method} {route} {status} {ms} ms {request_id} trace={trace_id}",
+            # One field: each one takes as long to format as all else of the line.
+            "{summary}",
+            summary=f"{method} {request.route} {status} {ms} ms {request_id} trace={trace_id}",
             log_type="request.summary",
-            method=request.method.decode("ascii", "replace"),
+            method=method,
             route=request.route,
             status=status,
             errno=request.errno,
-            ms=round(seconds * 1000),
+            ms=ms,
             uid_hash=hashlib.sha256(request.uid.encode()).hexdigest()[:16] if request.uid else "",
-            request_id=request.request_id,
-            trace_id=request.trace_id,
+            request_id=request_id,
+            trace_id=trace_id,
         )
+
+
+def _random_id() -> str:
+    """Return an id that is unique, and need not be unpredictable."""
+    return f"{random.getrandbits(64):016x}"
+
+
+def _send(response: ApiResponse[object], request: StreamingRequest) -> None:
+    response.send(request)
 
 
 def _late(outcome: object, seconds: float) -> Never:
@@ -455,5 +500,5 @@ def error_response(error: ApiError) -> ApiResponse[object]:
 
 def _refusal(error: ApiError) -> bytes:
     body, headers = error_response(error).encode()
-    headers = {**SECURITY_HEADERS, "X-Request-Id": secrets.token_hex(8), **headers}
+    headers = {**SECURITY_HEADERS, "X-Request-Id": _random_id(), **headers}
     return bad_request(headers, body, error.code)

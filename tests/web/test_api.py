@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from twisted.logger import capturedLogs
 
 from fxprofile.web.api import SECURITY_HEADERS
@@ -56,6 +58,19 @@ class EveryEndpointTests(ApiCase):
             {k: reply.json[k] for k in ("code", "errno", "error")},
             {"code": 404, "errno": 101, "error": "Not Found"},
         )
+
+    async def test_paths_of_the_table_and_of_the_router_respond_alike(self) -> None:
+        """A path that is looked up responds as its other spellings do, which are routed."""
+        for method in ("GET", "HEAD"):
+            responses = set()
+            for path in ("/v1/uid", "/v1/uid/", "/v1/%75id", "/v1/uid?x", "/v1/uid/?x"):
+                response = await self.raw(
+                    f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n"
+                    "Connection: close\r\n\r\n".encode()
+                )
+                responses.add(re.sub(rb"(Date|X-Request-Id): .*", b"", response))
+            (response,) = responses
+            self.assertTrue(response.startswith(b"HTTP/1.1 200 OK\r\n"), response)
 
     async def test_unsupported_method_is_405(self) -> None:
         """An unsupported method is 405, and Allow lists the supported ones."""
