@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from tests.browser.case import BrowserTestCase
+from tests.browser.flows.editor import EditorFlows
+from tests.browser.flows.layout import LayoutFlows
 from tests.browser.flows.profile import ProfileFlows
 from tests.browser.flows.state import RoleFlows, StateFlows
 
 
-class ChromiumPageTests(ProfileFlows, BrowserTestCase):
+class ChromiumPageTests(ProfileFlows, EditorFlows, LayoutFlows, BrowserTestCase):
     """The page of a service in one process."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.browser import firefox
 from tests.browser.case import BrowserTestCase
+from tests.browser.flows.editor import EditorFlows
+from tests.browser.flows.layout import LayoutFlows
 from tests.browser.flows.profile import ProfileFlows
 from tests.browser.flows.state import RoleFlows, StateFlows
 
@@ -15,7 +17,7 @@ class FirefoxTestCase(BrowserTestCase):
     skip = firefox.missing()
 
 
-class FirefoxPageTests(ProfileFlows, FirefoxTestCase):
+class FirefoxPageTests(ProfileFlows, EditorFlows, LayoutFlows, FirefoxTestCase):
     """The page of a service in one process."""
 
 

@@ -2,7 +2,7 @@
  * The dialog in which a photo is taken with a camera of the device.
  */
 
-import { $, say } from "./page.js";
+import { $, answer, say } from "./page.js";
 
 const WORDS = {
   NotAllowedError: "The camera is blocked. Allow it in the browser's address bar, or choose a file.",
@@ -20,11 +20,7 @@ export async function takePhoto() {
   say($("camera-status"), "Starting the camera…");
   $("camera-take").disabled = true;
   $("camera").showModal();
-  const decision = new Promise((resolve) => {
-    $("camera-take").onclick = () => resolve(true);
-    $("camera-cancel").onclick = () => resolve(false);
-    $("camera").onclose = () => resolve(false);
-  });
+  const decision = answer("camera", "camera-take", "camera-cancel");
   watch(ended.signal).catch((error) => say($("camera-status"), WORDS[error.name] ?? BROKEN, "bad"));
   try {
     return (await decision) ? await frame($("viewfinder")) : null;

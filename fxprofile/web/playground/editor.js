@@ -3,7 +3,7 @@
  */
 
 import { Crop } from "./crop.js";
-import { $ } from "./page.js";
+import { $, answer } from "./page.js";
 import { encode, LONGEST } from "./render.js";
 
 const STEP = 0.05;
@@ -46,7 +46,7 @@ export class Editor {
     this.announce("");
     $("stage").focus();
     try {
-      if (!(await this.decision())) return null;
+      if (!(await answer("editor", "editor-save", "editor-cancel"))) return null;
       const small = Math.max(pyramid.width, pyramid.height) <= LONGEST && file.size <= most;
       if (this.crop.untouched && small) return file;
       return await encode(pyramid, this.crop, { name: file.name, maxBytes });
@@ -55,14 +55,6 @@ export class Editor {
       this.pointers.clear();
       pyramid.close();
     }
-  }
-
-  decision() {
-    return new Promise((resolve) => {
-      $("editor-save").onclick = () => resolve(true);
-      $("editor-cancel").onclick = () => resolve(false);
-      $("editor").onclose = () => resolve(false);
-    });
   }
 
   listen() {

@@ -42,6 +42,23 @@ export function record(exchange) {
   $("answer").textContent = exchange.body === null ? "" : JSON.stringify(exchange.body, null, 2);
 }
 
+/**
+ * Wait for the answer to an open dialog.
+ *
+ * @param {string} dialog its id.
+ * @param {string} yes the id of one button.
+ * @param {string} no the id of the other; Escape means the same.
+ * @returns {Promise<boolean>}
+ */
+export function answer(dialog, yes, no) {
+  return new Promise((resolve) => {
+    $(yes).onclick = () => resolve(true);
+    $(no).onclick = () => resolve(false);
+    // The event of an earlier close may come after the dialog has opened again.
+    $(dialog).onclose = () => $(dialog).open || resolve(false);
+  });
+}
+
 /** Wait, unless the signal aborts. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {

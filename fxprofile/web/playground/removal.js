@@ -5,7 +5,7 @@
  * when the page is left before that.
  */
 
-import { $, say } from "./page.js";
+import { $, answer, say } from "./page.js";
 
 export class Removal {
   /**
@@ -32,13 +32,9 @@ export class Removal {
     $("question").showModal();
     // An Enter that opened the question does not answer it.
     $("question-keep").focus();
-    const answer = await new Promise((resolve) => {
-      $("question-delete").onclick = () => resolve(true);
-      $("question-keep").onclick = () => resolve(false);
-      $("question").onclose = () => resolve(false);
-    });
+    const wanted = await answer("question", "question-delete", "question-keep");
     $("question").close();
-    if (!answer) return false;
+    if (!wanted) return false;
     this.account = account;
     $("removal").hidden = false;
     say($("picture-status"), "Your picture will be deleted.");

@@ -88,7 +88,9 @@ function figure({ name, suffix, side }) {
     if (!avatar) {
       sides.textContent = "";
       image.removeAttribute("src");
+      image.alt = "";
       link.removeAttribute("href");
+      link.removeAttribute("aria-label");
       return;
     }
     const address = variant(avatar, suffix);
