@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -59,7 +60,8 @@ class Options(usage.Options):
             roles = ", ".join(Role)
             raise usage.UsageError(f"--role: {self['role']!r} must be one of {roles}")
         self["role"] = role = Role(self["role"])
-        self.settings = load(config=self["config"], overrides=self["set"], role=role)
+        self.read = partial(load, config=self["config"], overrides=self["set"], role=role)
+        self.settings = self.read()
         if self.parent is not None:
             name_files(role, self.parent)
 
@@ -78,4 +80,5 @@ def makeService(options: Options) -> IService:
 
     # The reactor is an object; type checkers take it for a module.
     vars(reactor)["seconds"] = SteadyClock()
-    return make_role(options["role"], Services(options.settings, reactor), options.parent or {})
+    services = Services(options.settings, reactor)
+    return make_role(options["role"], services, options.parent or {}, options.read)

@@ -9,7 +9,7 @@ neither database nor queues.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 from fxprofile.app.services import Services
@@ -78,7 +78,7 @@ def add_images(services: Services) -> None:
         formats=settings.crunch.formats,
         clock=services.reactor,
         metrics=services.metrics,
-        limits=_limits(services, "images", settings.images),
+        limits=_limits(services, "images"),
     )
     services.listen("images.listen", settings.images.listen, site)
 
@@ -124,9 +124,10 @@ def add_api(services: Services) -> None:
         clock=reactor,
         secret="" if secret is None else secret.get_secret_value(),
         cors_headers=settings.web.cors_headers,
-        writes=services.limiter("write", settings.limits.writes_per_minute, 60),
+        writes=services.limiter("write", "limits.writes_per_minute", 60),
         address_depth=settings.web.client_address_depth,
     )
+    services.follow("secret_bearer_token", api.change_secret)
     api.add(_uploads(services))
     api.add(
         AvatarEndpoints(
@@ -151,7 +152,7 @@ def add_api(services: Services) -> None:
     api.add(Dockerflow(health=services.health, playground=playground))
     # Building the document takes tens of milliseconds, and the reactor does not run yet.
     _ = open_api.encoded
-    site = api.site(_limits(services, "api", settings.web))
+    site = api.site(_limits(services, "web"))
     services.listen("web.listen", settings.web.listen, site)
 
 
@@ -159,7 +160,7 @@ def _uploads(services: Services) -> UploadEndpoints:
     """The endpoints that accept uploads."""
     from fxprofile.web.upload import UploadEndpoints
 
-    return UploadEndpoints(
+    endpoints = UploadEndpoints(
         intake=services.intake,
         selection=services.selection,
         store=services.store,
@@ -173,20 +174,27 @@ def _uploads(services: Services) -> UploadEndpoints:
         image_template=services.settings.images.url,
         address_depth=services.settings.web.client_address_depth,
     )
+    for name in ("max_bytes", "wait"):
+        services.follow(f"uploads.{name}", partial(setattr, endpoints, name))
+    return endpoints
 
 
-def _limits(
-    services: Services, listener: str, section: WebSettings | ImagesSettings
-) -> ConnectionLimits:
+def _limits(services: Services, name: Literal["web", "images"]) -> ConnectionLimits:
     """Return the limits of a listener; behind a proxy all connections are of one address."""
+    section: WebSettings | ImagesSettings = getattr(services.settings, name)
     behind_proxy = services.settings.web.client_address_depth > 0
-    return ConnectionLimits(
+    limits = ConnectionLimits(
         clock=services.reactor,
         metrics=services.metrics,
-        listener=listener,
+        listener="api" if name == "web" else name,
         maximum=section.max_connections,
         per_address=0 if behind_proxy else section.max_connections_per_address,
     )
+    services.follow(f"{name}.max_connections", partial(setattr, limits, "maximum"))
+    if not behind_proxy:
+        key = f"{name}.max_connections_per_address"
+        services.follow(key, partial(setattr, limits, "per_address"))
+    return limits
 
 
 def _add_api_checks(services: Services, rights: frozenset[str]) -> None:

@@ -11,7 +11,8 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.application.service import Service
@@ -89,6 +90,9 @@ DATABASE_TIMEOUT = 5.0
 
 S = TypeVar("S", bound=Service)
 
+#: Applies a new value of a setting; returns False if that needs a restart.
+Follower = Callable[[Any], object]
+
 
 class Services:
     """
@@ -105,6 +109,7 @@ class Services:
     :ivar on_disk: what must exist before the reactor runs: a setting, and a blocking call that
         creates what it names.
     :ivar readiness: calls that return when the process can work, or raise.
+    :ivar followers: what applies a new value, by the key of the setting.
     """
 
     #: Makes the id of an upload.
@@ -131,6 +136,7 @@ class Services:
         self.listeners: list[Listener] = []
         self.on_disk: list[tuple[str, Callable[[], None]]] = []
         self.readiness: list[Callable[[], Awaitable[object]]] = []
+        self.followers: dict[str, list[Follower]] = {}
         self._read_only = read_only
         if unknown := replacements.keys() - vars(Services).keys():
             raise TypeError(f"no such service: {unknown}")
@@ -141,6 +147,14 @@ class Services:
         """Have a service started and stopped with the process."""
         service.setServiceParent(self.stack)
         return service
+
+    def follow(self, key: str, apply: Follower) -> None:
+        """
+        Have a setting take effect when the settings are read again.
+
+        :param apply: takes the new value; returns False if that needs a restart.
+        """
+        self.followers.setdefault(key, []).append(apply)
 
     # What drivers share.
 
@@ -400,6 +414,7 @@ class Services:
         from fxprofile.crunch.pool import pool_from_settings
 
         pool = self.started(pool_from_settings(self.reactor, self.settings))
+        self.follow("crunch.processes", pool.resize)
 
         async def ready() -> None:
             layers = await pool.when_ready()
@@ -474,7 +489,7 @@ class Services:
     def shedder(self) -> LoadShedder:
         """Refuses uploads while there is too much to do."""
         uploads = self.settings.uploads
-        return LoadShedder(
+        shedder = LoadShedder(
             store=self.store,
             metrics=self.metrics,
             clock=self.reactor,
@@ -483,6 +498,9 @@ class Services:
             max_age=uploads.max_age,
             room=None if self.disk_space is None else self.disk_space.available,
         )
+        for name in ("max_pending", "max_pending_per_user", "max_age"):
+            self.follow(f"uploads.{name}", partial(setattr, shedder, name))
+        return shedder
 
     @cached_property
     def profiles(self) -> Profiles:
@@ -509,20 +527,26 @@ class Services:
         """Admits or refuses uploads, by rate limits and customs."""
         from fxprofile.web.upload import UploadAdmission
 
-        limiter = self.limiter("upload", self.settings.uploads.per_hour, 3600)
+        limiter = self.limiter("upload", "uploads.per_hour", 3600)
         return UploadAdmission(limiter=limiter, customs=self.customs)
 
-    def limiter(self, name: str, limit: int, seconds: int) -> RateLimiter:
-        """Return a rate limit on calls of a kind."""
+    def limiter(self, name: str, key: str, seconds: int) -> RateLimiter:
+        """
+        Return a rate limit on calls of a kind.
+
+        :param key: the setting that is the limit.
+        """
         from fxprofile.web.limits import RateLimiter
 
-        return RateLimiter(
+        limiter = RateLimiter(
             windows=self.rate_windows,
             metrics=self.metrics,
             name=name,
-            limit=limit,
+            limit=attrgetter(key)(self.settings),
             seconds=seconds,
         )
+        self.follow(key, partial(setattr, limiter, "limit"))
+        return limiter
 
     @cached_property
     def job_runner(self) -> JobRunner:
@@ -561,13 +585,15 @@ class Services:
     @cached_property
     def jobs_poller(self) -> Poller:
         """Receives jobs, as many at the same time as images can be crunched."""
-        return self._poller(
+        poller = self._poller(
             self.jobs_queue,
             self.job_runner.handle,
             slots=self.settings.crunch.processes,
             visibility_timeout=self.settings.queue.visibility_timeout,
             ready=self.cruncher.when_ready,
         )
+        self.follow("crunch.processes", partial(setattr, poller, "slots"))
+        return poller
 
     @cached_property
     def results_poller(self) -> Poller:

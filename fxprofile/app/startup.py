@@ -11,8 +11,9 @@ import atexit
 import logging
 import os
 import resource
+import signal
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import IO, Any
 
@@ -25,12 +26,18 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from fxprofile.app.hardening import harden
+from fxprofile.app.reload import Reloader, on_signal
 from fxprofile.app.roles import add_role
 from fxprofile.app.services import Services
 from fxprofile.model.errors import ConfigError, DriverError, StoreError
 from fxprofile.settings.endpoints import listener_url
-from fxprofile.settings.model import Role
-from fxprofile.telemetry.logs import StandardLibraryHandler, make_observer
+from fxprofile.settings.model import LoggingSettings, Role, Settings
+from fxprofile.telemetry.logs import (
+    LevelFilter,
+    RotatedLogFile,
+    StandardLibraryHandler,
+    make_observer,
+)
 
 #: twistd's own options, such as ``nodaemon``.
 TwistdOptions = MutableMapping[str, Any]
@@ -49,17 +56,20 @@ def name_files(role: Role, twistd: TwistdOptions) -> None:
         twistd["logfile"] = f"fxprofile-{role}.log"
 
 
-def make_role(role: Role, services: Services, twistd: TwistdOptions) -> RoleService:
+def make_role(
+    role: Role, services: Services, twistd: TwistdOptions, read: Callable[[], Settings]
+) -> RoleService:
     """
     Return the service that runs a role.
 
+    :param read: returns the settings; called again when they are to be reloaded.
     :raises SystemExit: with one line, if a setting cannot be used.
     """
     try:
         add_role(role, services)
     except ConfigError as error:
         raise SystemExit(f"fxprofile: {error}") from None
-    made = RoleService(role, services, twistd)
+    made = RoleService(role, services, twistd, read)
     services.stack.setServiceParent(made)
     return made
 
@@ -69,12 +79,20 @@ class RoleService(MultiService):
 
     _log = Logger()
 
-    def __init__(self, role: Role, services: Services, twistd: TwistdOptions) -> None:
+    def __init__(
+        self,
+        role: Role,
+        services: Services,
+        twistd: TwistdOptions,
+        read: Callable[[], Settings],
+    ) -> None:
         super().__init__()
         self._role = role
         self._services = services
         self._settings = services.settings
         self._twistd = twistd
+        self._reloader = Reloader(read, services)
+        self._output: IO[str] | LogFile | None = None
         self._problem = ""
 
     def setServiceParent(self, parent: Any) -> None:
@@ -83,12 +101,17 @@ class RoleService(MultiService):
         atexit.register(self._exit_if_failed)
         if isinstance(parent, Componentized):
             logging.getLogger().addHandler(StandardLibraryHandler())
+            on_signal(signal.SIGHUP, self._services.reactor, self._reload)
+            on_signal(signal.SIGUSR1, self._services.reactor, self._reopen_log)
             if not self._twistd.get("syslog"):
                 parent.setComponent(ILogObserver, self._observer())
 
     def _observer(self) -> ILogObserver:
         config, dsn = self._settings.logging, self._settings.sentry.dsn
-        observer = make_observer(config.format, config.level, _log_file(self._twistd))
+        levels = LevelFilter(config.level)
+        self._services.follow("logging.level", levels.set_level)
+        self._output = _log_output(self._twistd, config)
+        observer = make_observer(config.format, levels, self._output)
         if dsn is None:
             return observer
         from fxprofile.telemetry.sentry import ErrorReports
@@ -98,6 +121,26 @@ class RoleService(MultiService):
         )
         atexit.register(reports.close)
         return LogPublisher(observer, reports)
+
+    def _reload(self) -> None:
+        Deferred.fromCoroutine(self._reloader.reload()).addErrback(
+            lambda failure: self._log.failure("Cannot reload the settings", failure=failure)
+        )
+
+    def _reopen_log(self) -> None:
+        if not isinstance(self._output, LogFile):
+            self._log.info("The log is not in a file, so it was not opened again")
+            return
+        try:
+            self._output.reopen()
+        except OSError as error:
+            self._log.error("Cannot open the log file again: {error}", error=error)
+
+    def _check_rotation(self) -> None:
+        log = self._output
+        if isinstance(log, LogFile) and log.rotateLength and not os.access(log.directory, os.W_OK):
+            problem = "The log is not rotated, because {folder} cannot be written to"
+            self._log.warn(problem, folder=log.directory)
 
     def privilegedStartService(self) -> None:
         # twistd is still root here, if it is to become another user: ports below 1024 open.
@@ -134,6 +177,7 @@ class RoleService(MultiService):
         self._services.health.starting = False
         for doubt in self._settings.doubts(self._role):
             self._log.warn("Doubtful setting: {doubt}", doubt=doubt)
+        self._check_rotation()
         if self._settings.environment == "production" and os.geteuid() == 0:
             self._log.warn("Runs as root; give twistd --uid and --gid, or User= to systemd")
         self._log.info("{role} is ready: {where}", role=self._role, where=self._addresses())
@@ -189,9 +233,17 @@ class RoleService(MultiService):
             os._exit(1)
 
 
-def _log_file(twistd: TwistdOptions) -> IO[str]:
+def _log_output(twistd: TwistdOptions, config: LoggingSettings) -> IO[str] | LogFile:
     name = twistd.get("logfile")
     if name == "-" or (not name and twistd.get("nodaemon", True)):
         return sys.stdout
-    file: IO[str] = LogFile.fromFullPath(name or "twistd.log")
+    file: LogFile = RotatedLogFile.fromFullPath(
+        name or "twistd.log",
+        rotateLength=int(config.rotate_bytes),
+        maxRotatedFiles=config.rotate_keep,
+    )
+    # The process may be root, and become this user later.
+    owner = [-1 if twistd.get(key) is None else twistd[key] for key in ("uid", "gid")]
+    if owner != [-1, -1]:
+        os.chown(file.path, *owner)
     return file

@@ -94,6 +94,17 @@ class CrunchPool(Service):
         """Return the process ids of the helpers that are ready."""
         return [helper.pid for helper in self._helpers.ready() if helper.pid is not None]
 
+    def resize(self, processes: int) -> None:
+        """Change how many images it works on at one time; those in flight go on."""
+        added = processes - self.slots
+        self.slots = processes
+        if added > 0:
+            self._free.limit += added
+            self._give(added)
+        else:
+            # These are never given back.
+            detached(self._take(-added))
+
     def startService(self) -> None:
         super().startService()
         if self._mode != "off":

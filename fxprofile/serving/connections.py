@@ -56,8 +56,8 @@ class ConnectionLimits:
     _clock: IReactorTime
     _metrics: Metrics
     _listener: str
-    _maximum: int = 0
-    _per_address: int = 0
+    maximum: int = 0
+    per_address: int = 0
     _left: Callable[[], int] = descriptors_left
     pause: Callable[[], object] = attrs.field(init=False, default=lambda: None)
     _total: int = attrs.field(init=False, default=0)
@@ -80,10 +80,10 @@ class ConnectionLimits:
         if self._left() < RESERVE:
             self.pause()
             return self._refuse("descriptors", "file descriptors run low")
-        if self._maximum and self._total >= self._maximum:
-            return self._refuse("total", f"{self._maximum} are open")
-        if key and self._per_address and self._open[key] >= self._per_address:
-            return self._refuse("address", f"{self._per_address} of {host} are open")
+        if self.maximum and self._total >= self.maximum:
+            return self._refuse("total", f"{self.maximum} are open")
+        if key and self.per_address and self._open[key] >= self.per_address:
+            return self._refuse("address", f"{self.per_address} of {host} are open")
         self._open[key] += 1
         self._count(1)
         return True

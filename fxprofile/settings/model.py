@@ -333,6 +333,8 @@ class MonogramSettings(Section):
 class LoggingSettings(Section):
     format: Literal["text", "mozlog"] = "text"
     level: Literal["debug", "info", "warn", "error", "critical"] = "info"
+    rotate_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(10 << 20)
+    rotate_keep: Annotated[int, Field(ge=1, le=1000)] = 10
 
 
 class SentrySettings(Section):
@@ -457,3 +459,13 @@ def is_setting(path: Sequence[str]) -> bool:
     """Return whether the first name of a path is a setting, or a section if more follow."""
     field = Settings.model_fields.get(path[0])
     return field is not None and (len(path) == 1 or isinstance(field.default, Section))
+
+
+def values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield each setting with its value, such as ``("logging.level", "info")``."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from values(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from twisted.logger import (
     FileLogObserver,
@@ -26,6 +26,8 @@ from twisted.logger import (
     formatEvent,
     formatEventAsClassicLogText,
 )
+from twisted.python import threadable
+from twisted.python.logfile import LogFile
 
 from fxprofile.telemetry import traces
 
@@ -54,20 +56,66 @@ _FIELDS = {
 }
 
 
-def make_observer(format_name: str, level: str, output: IO[str]) -> ILogObserver:
+class LevelFilter(LogLevelFilterPredicate):
+    """
+    Drops events below a level.
+
+    :param level: the setting ``logging.level``.
+    """
+
+    def __init__(self, level: str) -> None:
+        super().__init__(defaultLogLevel=LogLevel.levelWithName(level))
+        # These log the start and the stop of every port and client connection.
+        for name in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
+            self.setLogLevelForNamespace(name, LogLevel.warn)
+
+    def set_level(self, level: str) -> None:
+        """Change the level."""
+        self.setLogLevelForNamespace("", LogLevel.levelWithName(level))
+
+
+def make_observer(
+    format_name: str, level: str | LevelFilter, output: IO[str] | LogFile
+) -> ILogObserver:
     """
     Return the observer that writes the log.
 
     :param format_name: the setting ``logging.format``.
-    :param level: the setting ``logging.level``; events below it are dropped.
+    :param level: the setting ``logging.level``, or the filter that can change it.
     """
     observer: Any
-    observer = _Mozlog(output) if format_name == "mozlog" else FileLogObserver(output, _text)
-    predicate = LogLevelFilterPredicate(defaultLogLevel=LogLevel.levelWithName(level))
-    # These log the start and the stop of every port and client connection.
-    for namespace in ("twisted.internet.protocol", "twisted.web.client", "twisted.protocols.amp"):
-        predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
-    return FilteringLogObserver(observer, [predicate])
+    observer = (
+        _Mozlog(output)
+        if format_name == "mozlog"
+        else FileLogObserver(cast(IO[str], output), _text)
+    )
+    return FilteringLogObserver(observer, [LevelFilter(level) if isinstance(level, str) else level])
+
+
+class RotatedLogFile(LogFile):
+    """
+    A log file that is rotated by its size.
+
+    Twisted's own would be closed for good if it could not be opened again.
+
+    :param rotateLength: the setting ``logging.rotate_bytes``.
+    :param maxRotatedFiles: the setting ``logging.rotate_keep``.
+    """
+
+    synchronized = ["reopen"]  # noqa: RUF012
+
+    def reopen(self) -> None:
+        """
+        Open the file of this name, which another program may have moved or removed.
+
+        :raises OSError: if it cannot be opened; the log goes on in the old file.
+        """
+        old = self._file
+        self._openFile()
+        old.close()
+
+
+threadable.synchronize(RotatedLogFile)
 
 
 def _text(event: LogEvent) -> str | None:
@@ -103,7 +151,7 @@ class StandardLibraryHandler(logging.Handler):
 class _Mozlog:
     """Writes each event as a line of JSON."""
 
-    def __init__(self, output: IO[str]) -> None:
+    def __init__(self, output: IO[str] | LogFile) -> None:
         self._output = output
         self._hostname = socket.gethostname()
 

@@ -21,9 +21,10 @@ from typing import Any, Generic, Never, TypeVar
 from urllib.parse import parse_qs
 
 from klein import Klein
+from pydantic import SecretStr
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -100,6 +101,9 @@ _METHODS = (b"GET", b"HEAD", b"POST", b"DELETE", b"OPTIONS")
 
 # json.dumps would make one for each response.
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+#: Requests that are logged as debug: load balancers send them every few seconds.
+HEALTH_CHECKS = ("/__heartbeat__", "/__lbheartbeat__")
 
 
 @dataclass(frozen=True)
@@ -281,6 +285,14 @@ class Api(Resource):
         self._klein.url_map.merge_slashes = False
         self._routes = self._klein.resource()
 
+    def change_secret(self, secret: SecretStr | None) -> bool:
+        """Take another secret bearer token; return False if there was none, or is none now."""
+        new = b"" if secret is None else secret.get_secret_value().encode()
+        if not (new and self._secret):
+            return False
+        self._secret = new
+        return True
+
     def add(self, group: object) -> None:
         """
         Register every method of an object that is decorated with an operation.
@@ -445,7 +457,8 @@ class Api(Resource):
         status, seconds = request.count(outcome, self._metrics, "api", _METHODS)
         method, ms = request.method.decode("ascii", "replace"), round(seconds * 1000)
         request_id, trace_id = request.request_id, request.trace_id
-        self._log.info(
+        self._log.emit(
+            LogLevel.debug if request.route in HEALTH_CHECKS else LogLevel.info,
             # One field: each one takes as long to format as all else of the line.
             "{summary}",
             summary=f"{method} {request.route} {status} {ms} ms {request_id} trace={trace_id}",

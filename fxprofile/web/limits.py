@@ -46,7 +46,7 @@ class RateLimiter:
     _windows: IRateWindows
     _metrics: Metrics
     _name: str
-    _limit: int
+    limit: int
     _seconds: int
 
     async def count(self, *, uid: str, address: str | None) -> None:
@@ -56,12 +56,12 @@ class RateLimiter:
         :param address: as :func:`client_address` returns it.
         :raises TooManyRequests: if a limit is reached; it says when to try again.
         """
-        if not self._limit:
+        if not self.limit:
             return
-        limits = {f"{self._name}/user/{uid}": self._limit}
+        limits = {f"{self._name}/user/{uid}": self.limit}
         if address is not None:
             network = network_of(address)
-            limits[f"{self._name}/address/{network}"] = self._limit * USERS_PER_ADDRESS
+            limits[f"{self._name}/address/{network}"] = self.limit * USERS_PER_ADDRESS
         try:
             wait = await self._windows.hit(limits=limits, seconds=self._seconds)
         except DriverError as error:

@@ -132,8 +132,8 @@ class UploadEndpoints:
     _admission: UploadAdmission
     _metrics: Metrics
     _clock: IReactorTime
-    _max_bytes: int
-    _wait: float
+    max_bytes: int
+    wait: float
     _image_template: str
     _address_depth: int
 
@@ -252,9 +252,9 @@ class UploadEndpoints:
         if text is None:
             raise LengthRequired("Send a Content-Length header.")
         length = int(text)
-        if length > self._max_bytes:
+        if length > self.max_bytes:
             raise PayloadTooLarge(
-                f"An image may have at most {self._max_bytes} bytes.", maxBytes=self._max_bytes
+                f"An image may have at most {self.max_bytes} bytes.", maxBytes=self.max_bytes
             )
         if length == 0:
             raise BadRequest("The body is empty; send the bytes of an image.")
@@ -278,7 +278,7 @@ class UploadEndpoints:
                 return seconds, f"wait={seconds}"
         if "respond-async" in preferences:
             return 0, "respond-async"
-        return self._wait, None
+        return self.wait, None
 
 
 def _check_type(call: ApiRequest) -> None:

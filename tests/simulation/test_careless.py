@@ -27,7 +27,6 @@ from tests.simulation.state import MemoryState
 from tests.simulation.world import World
 from tests.support.fakes.store import MemoryProfileStore, Row
 
-
 #: Worlds in which a mistake has to be found.
 WORLDS = 500
 

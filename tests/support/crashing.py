@@ -128,4 +128,4 @@ def makeService(options: Options) -> IService:
     services = Services(options.settings, reactor)
     driver = getattr(services, options.point.driver)
     setattr(services, options.point.driver, options.point.guard(driver))
-    return make_role(options["role"], services, options.parent or {})
+    return make_role(options["role"], services, options.parent or {}, options.read)

@@ -62,6 +62,7 @@ class Daemon:
     :param environ: further environment.
     :param ports: those of other roles of the same service.
     :param crash_at: where it kills itself; see :mod:`tests.support.crashing`.
+    :param config: a settings file.
     :param preloaded: whether it is forked from a process that has its modules loaded.
     :ivar exit_status: of its last run, once that is known to have ended: see :meth:`stop`.
     """
@@ -76,6 +77,7 @@ class Daemon:
         ports: Ports | None = None,
         crash_at: str | None = None,
         preloaded: bool = False,
+        config: Path | None = None,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="fxprofile-daemon-"))
@@ -86,6 +88,7 @@ class Daemon:
         self.admin_url = f"http://127.0.0.1:{free_port()}"
         self.crash_at = crash_at
         self.exit_status: int | None = None
+        self.config = config
         self._preloaded = preloaded
         self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
@@ -143,6 +146,7 @@ class Daemon:
         return [
             *(sys.executable, str(twistd), "-n", *plugin, f"--role={self.role}"),
             *(f"--set={name}={value}" for name, value in settings.items()),
+            *([f"--config={self.config}"] if self.config is not None else []),
         ]
 
     async def start(self) -> None:
@@ -192,6 +196,28 @@ class Daemon:
         :raises RuntimeError: with its output, if it does not end.
         """
         return await self._end(signal.SIGTERM)
+
+    def send_signal(self, number: int) -> None:
+        """
+        Send a signal to the daemon.
+
+        :raises RuntimeError: if it is not running.
+        """
+        if self._process is None:
+            raise RuntimeError("the daemon is not running")
+        self._process.send_signal(number)
+
+    async def until_output(self, text: str, count: int = 1) -> None:
+        """
+        Wait until its output has a text so many times.
+
+        :raises RuntimeError: with its output, if it does not.
+        """
+
+        async def has_text() -> bool:
+            return self.output.count(text) >= count
+
+        await self._until(has_text, f"did not write {text!r}")
 
     async def kill(self) -> None:
         """Send SIGKILL to the daemon, and wait until it has ended."""

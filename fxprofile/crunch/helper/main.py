@@ -123,7 +123,7 @@ def main(text: str) -> None:
     :param text: a :class:`fxprofile.crunch.commands.HelperConfig` in JSON.
     """
     config = commands.HelperConfig.decode(text)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         # They are sent to the whole process group: the pool decides when this ends.
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
