@@ -90,6 +90,11 @@ class SqsQueue(Service):
     _polls: set[Deferred[list[Message]]] = attrs.field(factory=set, init=False)
 
     @cached_property
+    def _sends(self) -> Batcher:
+        options = {"max_attempts": SEND_ATTEMPTS}
+        return Batcher(self._service, "SendMessageBatch", self._url, SEND_TIMEOUT, options)
+
+    @cached_property
     def _deletes(self) -> Batcher:
         return Batcher(self._service, "DeleteMessageBatch", self._url, TIMEOUT)
 
@@ -104,13 +109,17 @@ class SqsQueue(Service):
     async def _stop(self) -> None:
         # Cancelling the list cancels the polls.
         await DeferredList(list(self._polls)).addTimeout(STOP_GRACE, self._service.client.clock)
+        await self._sends.drain()
         await self._extensions.drain()
         await self._deletes.drain()
 
     async def send(self, *, body: str) -> None:
-        result = await self._call("SendMessage", {"MessageBody": body}, SEND_TIMEOUT, SEND_ATTEMPTS)
+        try:
+            result = await self._sends.add({"MessageBody": body})
+        except AwsError as error:
+            raise QueueError(str(error)) from error
         if result.get("MD5OfMessageBody") != _md5(body):
-            raise QueueError(f"sqs:SendMessage {self._url}: SQS reports another body's MD5")
+            raise QueueError(f"sqs:SendMessageBatch {self._url}: SQS reports another body's MD5")
 
     async def receive(
         self, *, max_messages: int, wait: float, visibility: float | None = None

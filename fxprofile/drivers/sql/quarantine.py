@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
@@ -21,12 +22,16 @@ def refuse_quarantined(connection: Connection, **digests: str | None) -> None:
     :param digests: those that are known, by the name of their column.
     :raises Quarantined: if an entry in force has one of them.
     """
-    same = _same(quarantine, digests)
-    if not same:
-        return
-    found = sa.select(quarantine.c.seq).where(_IN_FORCE, sa.or_(*same)).limit(1)
-    if connection.execute(found).first() is not None:
+    known = {name: digest for name, digest in digests.items() if digest is not None}
+    if known and connection.execute(_entry(tuple(known)), known).first() is not None:
         raise Quarantined
+
+
+@cache
+def _entry(names: tuple[str, ...]) -> sa.Select[tuple[int]]:
+    """Return the query of an entry in force with one of some digests; built once."""
+    same = [quarantine.c[name] == sa.bindparam(name) for name in names]
+    return sa.select(quarantine.c.seq).where(_IN_FORCE, sa.or_(*same)).limit(1)
 
 
 def insert_entry(connection: Connection, entry: QuarantineEntry, now: float) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from zope.interface import implementer
 
+from fxprofile.drivers.sql import statements
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.now import DatabaseNow
 from fxprofile.drivers.sql.quarantine import (
@@ -61,7 +62,9 @@ _WITH_DELETE_JOB: Final = (Status.DELETING, Status.REPLACED)
 #: The name of the lease on the repair loops.
 _REPAIR: Final = "repair"
 
-_AVATAR = sa.select(*(avatars.c[field.name] for field in fields(Avatar)))
+#: The position of the status in the row of an avatar.
+_STATUS: Final = [field.name for field in fields(Avatar)].index("status")
+
 _PROFILE = sa.select(*(profiles.c[field.name] for field in fields(Profile)))
 
 
@@ -133,7 +136,7 @@ class SqlProfileStore:
     @_read
     def latest(self, connection: Connection, *, uid: str) -> Avatar | None:
         newest = (
-            _AVATAR.where(avatars.c.uid == uid, avatars.c.status != Status.DELETING)
+            statements.AVATAR.where(avatars.c.uid == uid, avatars.c.status != Status.DELETING)
             .order_by(avatars.c.seq.desc())
             .limit(1)
         )
@@ -244,7 +247,11 @@ class SqlProfileStore:
     def quarantined(self, connection: Connection, *, since: float, limit: int) -> Sequence[Avatar]:
         found: dict[str, Avatar] = {}
         for shows_picture in recent_pictures(connection, since, limit):
-            rows = _AVATAR.where(shows_picture, is_public()).order_by(avatars.c.seq).limit(limit)
+            rows = (
+                statements.AVATAR.where(shows_picture, is_public())
+                .order_by(avatars.c.seq)
+                .limit(limit)
+            )
             found |= {avatar.id: avatar for avatar in _avatars(connection, rows)}
         return list(found.values())[:limit]
 
@@ -288,20 +295,18 @@ class SqlProfileStore:
         if avatar is None:
             return None
         lock_profile(connection, avatar.uid)
-        removed = connection.execute(
-            sa.delete(avatars).where(avatars.c.id == avatar_id, avatars.c.status == Status.DELETING)
-        )
-        if removed.rowcount:
+        this = {"this": avatar_id}
+        if connection.execute(statements.REMOVE_DELETING, this).rowcount:
             return None
-        pending = avatars.c.owed_since.is_not(None)
         done = {"owed_since": None, "job_sent": now}
-        _change_avatar(connection, avatar_id, (Status.REPLACED,), pending, **done)
+        connection.execute(statements.CLEAR_REPLACED, {**this, **done})
         return find_avatar(connection, avatar_id)
 
     @_transaction
     def redelete(self, connection: Connection, *, avatar_id: str) -> bool:
         pending = {"job_sent": None, "owed_since": avatars.c.updated}
-        return _change_avatar(connection, avatar_id, _WITH_DELETE_JOB, **pending)
+        again = statements.transition(_WITH_DELETE_JOB).values(**pending)
+        return connection.execute(again, {"this": avatar_id}).rowcount > 0
 
     # Repair loops.
 
@@ -314,7 +319,7 @@ class SqlProfileStore:
     def unsent(
         self, connection: Connection, *, before: float, limit: int, newest_first: bool = False
     ) -> Sequence[Avatar]:
-        unsent = _AVATAR.where(
+        unsent = statements.AVATAR.where(
             avatars.c.owed_since.is_not(None)
             if before == math.inf  # MySQL has no such number.
             else avatars.c.owed_since < before,
@@ -329,7 +334,7 @@ class SqlProfileStore:
     def stuck(self, connection: Connection, *, sent_before: float, limit: int) -> Sequence[Avatar]:
         # The first condition bounds how much of the index is read.
         is_old = avatars.c.owed_since < sent_before
-        stuck = _AVATAR.where(is_old, avatars.c.job_sent < sent_before)
+        stuck = statements.AVATAR.where(is_old, avatars.c.job_sent < sent_before)
         return _avatars(connection, _oldest(stuck, limit))
 
     @_transaction
@@ -394,20 +399,15 @@ class SqlProfileStore:
     @_read
     def backlog(self, connection: Connection, *, limit: int, skip: int) -> Backlog:
         # Three reads of an index, the first of which is bounded.
-        is_pending = avatars.c.owed_since.is_not(None)
-        some = sa.select(avatars.c.owed_since).where(is_pending).limit(limit).subquery()
-        oldest = sa.select(avatars.c.owed_since).where(is_pending).order_by(avatars.c.owed_since)
         return Backlog(
-            rows=connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one(),
-            since=connection.execute(oldest.offset(skip).limit(1)).scalar(),
-            accepted=connection.execute(sa.select(sa.func.max(avatars.c.seq))).scalar() or 0,
+            rows=connection.execute(statements.PENDING, {"most": limit}).scalar_one(),
+            since=connection.execute(statements.PENDING_SINCE, {"skip": skip}).scalar(),
+            accepted=connection.execute(statements.NEWEST).scalar() or 0,
         )
 
     @_read
     def pending_of(self, connection: Connection, *, uid: str) -> int:
-        is_pending = (avatars.c.uid == uid, avatars.c.owed_since.is_not(None))
-        number = sa.select(sa.func.count()).select_from(avatars).where(*is_pending)
-        return connection.execute(number).scalar_one()
+        return int(connection.execute(statements.PENDING_OF, {"this": uid}).scalar_one())
 
     @_transaction
     def leadership(self, connection: Connection, *, owner: str, now: float, seconds: float) -> bool:
@@ -428,14 +428,18 @@ class SqlProfileStore:
 
 def find_avatar(connection: Connection, avatar_id: str) -> Avatar | None:
     """Return one avatar, or None if it has no row."""
-    return next(iter(_avatars(connection, _AVATAR.where(avatars.c.id == avatar_id))), None)
+    row = connection.execute(statements.AVATAR_BY_ID, {"this": avatar_id}).one_or_none()
+    return None if row is None else _avatar(row)
+
+
+def _avatar(row: AnyRow) -> Avatar:
+    values = list(row)
+    values[_STATUS] = Status(values[_STATUS])
+    return Avatar(*values)
 
 
 def _avatars(connection: Connection, query: sa.Select[Any]) -> list[Avatar]:
-    return [
-        Avatar(**{**row._asdict(), "status": Status(row.status)})
-        for row in connection.execute(query)
-    ]
+    return [_avatar(row) for row in connection.execute(query)]
 
 
 def _oldest(query: sa.Select[Any], limit: int) -> sa.Select[Any]:
@@ -450,8 +454,7 @@ def lock_profile(connection: Connection, uid: str) -> AnyRow | None:
     the transitions of one user are serialized, and those of two users never wait for each
     other.
     """
-    query = sa.select(profiles).where(profiles.c.uid == uid).with_for_update()
-    return connection.execute(query).one_or_none()
+    return connection.execute(statements.LOCK_PROFILE, {"this": uid}).one_or_none()
 
 
 def lock_or_create_profile(connection: Connection, uid: str) -> AnyRow:
@@ -485,8 +488,8 @@ def insert_avatar(
 ) -> Avatar:
     """Add a row in ``processing``, with a pending job, and return it."""
     row = {"id": avatar_id, "uid": uid, "status": Status.PROCESSING, "created": now}
-    row["source_digest"] = source_digest
-    result = connection.execute(sa.insert(avatars).values(**row, owed_since=now, updated=now))
+    row |= {"source_digest": source_digest, "owed_since": now, "updated": now}
+    result = connection.execute(statements.ADD_AVATAR, row)
     return Avatar(
         id=avatar_id,
         uid=uid,
@@ -500,12 +503,7 @@ def insert_avatar(
 
 def _supersede(connection: Connection, uid: str, keep: int, now: float) -> Sequence[str]:
     """Replace all uploads of a user in ``processing`` but the newest; return their ids."""
-    processing = (
-        sa.select(avatars.c.id)
-        .where(avatars.c.uid == uid, avatars.c.status == Status.PROCESSING)
-        .order_by(avatars.c.seq.desc())
-    )
-    older = connection.execute(processing).scalars().all()[keep:]
+    older = connection.execute(statements.PROCESSING, {"this": uid}).scalars().all()[keep:]
     # A crunch job that was sent ends as a delete job, so ``job_sent`` stays.
     replaced = {"status": Status.REPLACED, "owed_since": now, "updated": now}
     return [i for i in older if _change_avatar(connection, i, (Status.PROCESSING,), **replaced)]
@@ -519,7 +517,7 @@ def change_profile(connection: Connection, row: AnyRow, now: float, **values: ob
     """
     changed_at = max(now, row.changed_at + TICK)
     connection.execute(
-        sa.update(profiles).where(profiles.c.uid == row.uid).values(changed_at=changed_at, **values)
+        statements.CHANGE_PROFILE, {"this": row.uid, "changed_at": changed_at, **values}
     )
 
 
@@ -552,7 +550,7 @@ def make_ready(
         _BEFORE_READY,
         error=None,
         updated=now,
-        variants=json.dumps({name: asdict(variant) for name, variant in variants.items()}),
+        variants=json.dumps({name: vars(variant) for name, variant in variants.items()}),
         placeholder=placeholder,
         pixels_digest=pixels_digest,
         **(status if is_newest else _pending_delete(Status.REPLACED, now)),
@@ -584,12 +582,10 @@ def _change_avatar(
 
     :returns: whether the avatar was in one of these statuses.
     """
-    result = connection.execute(
-        sa.update(avatars)
-        .where(avatars.c.id == avatar_id, avatars.c.status.in_(statuses), *conditions)
-        .values(**values)
-    )
-    return result.rowcount > 0
+    change = statements.transition(statuses)
+    if conditions:
+        change = change.where(*conditions)
+    return connection.execute(change, {"this": avatar_id, **values}).rowcount > 0
 
 
 def _fail(connection: Connection, avatar_id: str, reason: str, now: float) -> bool:

@@ -25,7 +25,7 @@ RIGHTS = {
     "DeleteObject": "s3:DeleteObject",
     "DeleteObjects": "s3:DeleteObject",
     "ListObjectsV2": "s3:ListBucket",
-    "SendMessage": "sqs:SendMessage",
+    "SendMessageBatch": "sqs:SendMessage",
     "ReceiveMessage": "sqs:ReceiveMessage",
     "DeleteMessageBatch": "sqs:DeleteMessage",
     "ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
@@ -34,6 +34,7 @@ RIGHTS = {
 
 #: Actions that some servers require for batches, in place of the single actions.
 BATCHES = {
+    "sqs:SendMessageBatch": "sqs:SendMessage",
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
 }

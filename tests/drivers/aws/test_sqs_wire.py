@@ -135,15 +135,38 @@ class SendTests(QueueCase):
     def test_a_send_verifies_the_stored_body(self) -> None:
         """A send succeeds only if SQS reports the MD5 of its body."""
         sending = self.start(self.queue.send(body="hello"))
+        entries = [{"Id": "0", "MessageBody": "hello"}]
         self.assertEqual(
-            self.service.calls[0][:2], ("SendMessage", {"QueueUrl": URL, "MessageBody": "hello"})
+            self.service.calls[0][:2], ("SendMessageBatch", {"QueueUrl": URL, "Entries": entries})
         )
-        self.service.answer(MessageId="1", MD5OfMessageBody=md5("hello"))
+        self.service.answer(Successful=[{"Id": "0", "MD5OfMessageBody": md5("hello")}])
         self.successResultOf(sending)
         for members in ({}, {"MD5OfMessageBody": md5("hell")}):
             sending = self.start(self.queue.send(body="hello"))
-            self.service.answer(**members)
+            self.service.answer(Successful=[{"Id": "0", **members}])
             self.failureResultOf(sending, QueueError)
+
+    def test_sends_are_batched(self) -> None:
+        """Sends of one moment are one call, and each has its own outcome."""
+        sending = [Deferred.fromCoroutine(self.queue.send(body=body)) for body in "abc"]
+        self.clock.advance(0)
+        [(_, parameters, _)] = self.service.calls
+        self.assertEqual([each["MessageBody"] for each in parameters["Entries"]], list("abc"))
+        self.service.answer(
+            Successful=[
+                {"Id": id, "MD5OfMessageBody": md5(b)} for id, b in (("0", "a"), ("2", "c"))
+            ],
+            Failed=[{"Id": "1", "SenderFault": True, "Code": "InvalidMessageContents"}],
+        )
+        self.successResultOf(sending[0])
+        self.failureResultOf(sending[1], QueueError)
+        self.successResultOf(sending[2])
+
+    def test_a_failed_call_of_a_send_is_a_queue_error(self) -> None:
+        """A send whose call fails raises QueueError."""
+        sending = self.start(self.queue.send(body="hello"))
+        self.service.fail(AwsError("down", code="X"))
+        self.failureResultOf(sending, QueueError)
 
     def test_a_send_fails_within_ten_seconds(self) -> None:
         """The attempts of a send time out within ten seconds, because a client may wait."""
@@ -191,18 +214,20 @@ class WireTests(TestCase):
 
     async def test_requests_have_the_json_protocol(self) -> None:
         """A request has the JSON protocol, and is signed for the region of the queue."""
-        server, queue = self.serve(
-            json_answer(json.dumps({"MessageId": "1", "MD5OfMessageBody": md5("hello")}))
-        )
+        sent = {"Id": "0", "MessageId": "1", "MD5OfMessageBody": md5("hello")}
+        server, queue = self.serve(json_answer(json.dumps({"Successful": [sent]})))
         await queue.send(body="hello")
         [seen] = server.seen
         self.assertEqual((seen.method, seen.uri), ("POST", "/"))
-        self.assertEqual(seen.headers["x-amz-target"], "AmazonSQS.SendMessage")
+        self.assertEqual(seen.headers["x-amz-target"], "AmazonSQS.SendMessageBatch")
         self.assertEqual(seen.headers["content-type"], "application/x-amz-json-1.0")
         self.assertIn("/us-east-1/sqs/aws4_request", seen.headers["authorization"])
         self.assertEqual(
             json.loads(seen.body),
-            {"QueueUrl": f"{server.url}/123456789012/jobs", "MessageBody": "hello"},
+            {
+                "QueueUrl": f"{server.url}/123456789012/jobs",
+                "Entries": [{"Id": "0", "MessageBody": "hello"}],
+            },
         )
 
     async def test_errors_have_codes_and_request_ids(self) -> None:

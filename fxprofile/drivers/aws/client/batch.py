@@ -6,8 +6,8 @@ botocore and boto3 leave batching to their callers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList
@@ -20,8 +20,8 @@ from fxprofile.drivers.aws.client.client import AwsService
 from fxprofile.drivers.aws.client.errors import AwsError, AwsRefused
 from fxprofile.drivers.aws.client.wire import Members
 
-#: SQS's limit on the entries of a batch.  Ten receipt handles, of at most 1024 characters each,
-#: are far below its limit on the bytes.
+#: SQS's limit on the entries of a batch.  Ten receipt handles, of at most 1024 characters each, or
+#: ten messages of this service are far below its limit on the bytes.
 MAX_ENTRIES: Final = 10
 
 #: Seconds that an entry waits at most for others while a batch is in flight.
@@ -29,6 +29,9 @@ LINGER: Final = 0.2
 
 #: Attempts of an entry that AWS failed to process.
 ATTEMPTS: Final = 3
+
+#: Whether AWS has processed an entry, and its part of the result.
+_Outcome: TypeAlias = tuple[bool, Members]
 
 _log = Logger()
 
@@ -50,24 +53,26 @@ class Batcher:
     :param operation: a batch operation, by AWS's name.
     :param url: of the queue.
     :param timeout: seconds without progress after which a batch fails.
+    :param options: further options of the calls.
     """
 
     _service: AwsService
     _operation: str
     _url: str
     _timeout: float
-    # Entries to be sent, each with its part of the result: None if it was processed.
-    _waiting: list[tuple[Members, Deferred[Members | None]]] = attrs.field(factory=list, init=False)
+    _options: Mapping[str, Any] = attrs.field(factory=dict)
+    # Entries to be sent, each with its part of the result.
+    _waiting: list[tuple[Members, Deferred[_Outcome]]] = attrs.field(factory=list, init=False)
     _deliveries: set[Deferred[None]] = attrs.field(factory=set, init=False)
     _in_flight: int = attrs.field(default=0, init=False)
     _timer: IDelayedCall | None = attrs.field(default=None, init=False)
 
-    def add(self, members: Members) -> Deferred[None]:
+    def add(self, members: Members) -> Deferred[Members]:
         """
         Send an entry.  Cancelling stops the waiting and not the entry.
 
-        :returns: fires when AWS has processed it; fails with :class:`EntryRefused`, or with
-            the :class:`AwsError` of the whole batch.
+        :returns: fires with its part of the result when AWS has processed it; fails with
+            :class:`EntryRefused`, or with the :class:`AwsError` of the whole batch.
         """
         return detached(self._deliver(members))
 
@@ -77,26 +82,28 @@ class Batcher:
             self._flush()
             await DeferredList(list(self._deliveries))
 
-    async def _deliver(self, members: Members) -> None:
+    async def _deliver(self, members: Members) -> Members:
         ended: Deferred[None] = Deferred()
         self._deliveries.add(ended)
         try:
-            for attempt in range(1, ATTEMPTS + 1):
-                failed = await self._enqueue(members)
-                if failed is None:
-                    return
-                if failed.get("SenderFault") or attempt == ATTEMPTS:
-                    code = str(failed.get("Code", "NoResult"))
+            attempt = 0
+            while True:
+                attempt += 1
+                succeeded, result = await self._enqueue(members)
+                if succeeded:
+                    return result
+                if result.get("SenderFault") or attempt == ATTEMPTS:
+                    code = str(result.get("Code", "NoResult"))
                     name = f"sqs:{self._operation} {self._url}"
-                    text = f"{name}: {code}: {failed.get('Message', '')}"
+                    text = f"{name}: {code}: {result.get('Message', '')}"
                     raise EntryRefused(text, code=code)
                 await deferLater(self._service.client.clock, LINGER * 2**attempt)
         finally:
             self._deliveries.discard(ended)
             ended.callback(None)
 
-    def _enqueue(self, members: Members) -> Deferred[Members | None]:
-        outcome: Deferred[Members | None] = Deferred()
+    def _enqueue(self, members: Members) -> Deferred[_Outcome]:
+        outcome: Deferred[_Outcome] = Deferred()
         self._waiting.append((members, outcome))
         if len(self._waiting) >= MAX_ENTRIES:
             self._flush()
@@ -113,14 +120,16 @@ class Batcher:
             batch, self._waiting = self._waiting[:MAX_ENTRIES], self._waiting[MAX_ENTRIES:]
             Deferred.fromCoroutine(self._process(batch))
 
-    async def _process(self, batch: Sequence[tuple[Members, Deferred[Members | None]]]) -> None:
+    async def _process(self, batch: Sequence[tuple[Members, Deferred[_Outcome]]]) -> None:
         self._in_flight += 1
         try:
             entries = [{"Id": str(number), **entry} for number, (entry, _) in enumerate(batch)]
             parameters = {"QueueUrl": self._url, "Entries": entries}
-            response = await self._service.call(self._operation, parameters, timeout=self._timeout)
+            response = await self._service.call(
+                self._operation, parameters, timeout=self._timeout, **self._options
+            )
             result = response.members
-            succeeded = {entry.get("Id") for entry in result.get("Successful", ())}
+            succeeded = {entry.get("Id"): entry for entry in result.get("Successful", ())}
             failed = {entry.get("Id"): entry for entry in result.get("Failed", ())}
         except Exception as error:
             if not isinstance(error, AwsError):
@@ -132,7 +141,8 @@ class Batcher:
             for number, (_, outcome) in enumerate(batch):
                 # An entry that the result does not mention has failed too.
                 key = str(number)
-                outcome.callback(None if key in succeeded else failed.get(key, {}))
+                entry = succeeded.get(key)
+                outcome.callback((False, failed.get(key, {})) if entry is None else (True, entry))
         self._in_flight -= 1
         if self._waiting and not self._in_flight:
             self._flush()

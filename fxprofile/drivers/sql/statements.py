@@ -1,0 +1,81 @@
+"""
+The statements of an upload, each built once.
+
+Building a statement takes SQLAlchemy several times as long as executing it.  Parameters of an
+UPDATE that are named after columns are the new values; ``this`` is the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+
+from fxprofile.drivers.sql.schema import avatars, profiles
+from fxprofile.model.avatars import Avatar, Status
+
+AVATAR: Final = sa.select(*(avatars.c[field.name] for field in fields(Avatar)))
+
+AVATAR_BY_ID: Final = AVATAR.where(avatars.c.id == bindparam("this"))
+
+ADD_AVATAR: Final = sa.insert(avatars)
+
+#: The uploads of a user in ``processing``, the newest first.
+PROCESSING: Final = (
+    sa.select(avatars.c.id)
+    .where(avatars.c.uid == bindparam("this"), avatars.c.status == Status.PROCESSING)
+    .order_by(avatars.c.seq.desc())
+)
+
+LOCK_PROFILE: Final = (
+    sa.select(profiles).where(profiles.c.uid == bindparam("this")).with_for_update()
+)
+
+CHANGE_PROFILE: Final = sa.update(profiles).where(profiles.c.uid == bindparam("this"))
+
+REMOVE_DELETING: Final = sa.delete(avatars).where(
+    avatars.c.id == bindparam("this"), avatars.c.status == Status.DELETING
+)
+
+#: Clears the pending job of a replaced avatar.
+CLEAR_REPLACED: Final = sa.update(avatars).where(
+    avatars.c.id == bindparam("this"),
+    avatars.c.status == Status.REPLACED,
+    avatars.c.owed_since.is_not(None),
+)
+
+#: How many rows of a user wait for a job or its result.
+PENDING_OF: Final = (
+    sa.select(sa.func.count())
+    .select_from(avatars)
+    .where(avatars.c.uid == bindparam("this"), avatars.c.owed_since.is_not(None))
+)
+
+_IS_PENDING = avatars.c.owed_since.is_not(None)
+
+#: The number of pending rows, up to a limit.
+PENDING: Final = sa.select(sa.func.count()).select_from(
+    sa.select(avatars.c.owed_since).where(_IS_PENDING).limit(bindparam("most")).subquery()
+)
+
+#: Since when the oldest row but some has waited.
+PENDING_SINCE: Final = (
+    sa.select(avatars.c.owed_since)
+    .where(_IS_PENDING)
+    .order_by(avatars.c.owed_since)
+    .offset(bindparam("skip"))
+    .limit(1)
+)
+
+NEWEST: Final = sa.select(sa.func.max(avatars.c.seq))
+
+
+@cache
+def transition(statuses: tuple[Status, ...]) -> sa.Update:
+    """Return the UPDATE of an avatar in one of these statuses."""
+    # The values of IN would be written into the statement at each execution.
+    is_in = sa.or_(*(avatars.c.status == status for status in statuses))
+    return sa.update(avatars).where(avatars.c.id == bindparam("this"), is_in)
