@@ -59,9 +59,11 @@ PROGRAMS = {
         "install",
         "kill",
         "jobs",
+        "ln",
         "mkdir",
     ),
     *("nginx", "openssl", "runuser", "sed", "sleep", "sudo", "systemctl", "journalctl", "useradd"),
+    *("mariadb-dump", "pg_dump", "psql", "sqlite3", "rsync", "docker", "podman", "rclone"),
     *("mariadb", "mariadb-admin", "mariadb-install-db", "mariadbd", "redis-server", "ssh", "chown"),
     *("alias", "done", "export", "for", "set", "until", "wait", "true", ".", "&", "aws"),
 }
@@ -261,8 +263,8 @@ class DocumentedNamesTests(SynchronousTestCase):
                 words = [word for word in line.split() if "=" not in word]
                 if not words or words[0].startswith(("#", "-")):
                     continue
-                name = words[0].strip(")").removeprefix("/opt/fxprofile/bin/")
-                self.assertIn(name.removeprefix(".venv/bin/"), PROGRAMS, f"{document}: {line}")
+                name = re.sub(r"^(/opt/fxprofile[^/]*|\.venv)/bin/", "", words[0].strip(")"))
+                self.assertIn(name, PROGRAMS, f"{document}: {line}")
 
 
 class SiteTests(SynchronousTestCase):

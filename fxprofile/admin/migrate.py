@@ -6,7 +6,7 @@ import click
 
 from fxprofile.admin.shared.commands import AdminCommand, Answer, with_tools
 from fxprofile.admin.shared.tools import Tools, where
-from fxprofile.drivers.sql.migrate import current, upgrade
+from fxprofile.drivers.sql.migrate import current, is_usable, upgrade
 from fxprofile.drivers.sql.schema import REVISION
 
 
@@ -18,7 +18,16 @@ async def migrate(tools: Tools, check: bool) -> Answer:
     Create or upgrade the database schema.
 
     Nothing happens if it is up to date. Several processes may run this at the same time.
-    Stop older versions of the service first, unless the release notes say otherwise.
+
+    \b
+    The order of an upgrade:
+    1. Back up the database and the buckets.
+    2. Install the new version beside the old one, which keeps running.
+    3. Run migrate of the new version.
+    4. Restart the processes one at a time with the new version.
+
+    The previous version works with the schema of the new one, so a rollback installs the previous
+    version, restarts the processes, and leaves the schema as it is.
     """
     url = tools.database_url
     place = where(url)
@@ -26,8 +35,14 @@ async def migrate(tools: Tools, check: bool) -> Answer:
         before, after = await tools.files.run(current, url), REVISION
     else:
         before, after = await tools.files.run(upgrade, url)
-    up_to_date = before == after
-    if up_to_date:
+    up_to_date = is_usable(before)
+    if up_to_date and before != REVISION:
+        after = before or after
+        text = (
+            f"The schema of {place} is {before}: newer than {REVISION}, and this version works"
+            " with it."
+        )
+    elif up_to_date:
         text = f"The schema of {place} is up to date: {after}."
     elif check:
         text = f"The schema of {place} is {before or 'missing'}; this version needs {after}."

@@ -12,7 +12,7 @@ from fxprofile.admin.provision.plan import Plan
 from fxprofile.admin.shared import commands
 from fxprofile.admin.shared.output import listing
 from fxprofile.admin.shared.tools import Tools, where
-from fxprofile.drivers.sql.migrate import current, upgrade
+from fxprofile.drivers.sql.migrate import current, is_usable, upgrade
 from fxprofile.drivers.sql.schema import REVISION
 
 _PARTS = ("storage", "queues", "database")
@@ -114,6 +114,7 @@ async def _plan_folder(tools: Tools, plan: Plan, which: str) -> None:
 async def _plan_database(tools: Tools, plan: Plan) -> None:
     url = tools.database_url
     found = await tools.files.run(current, url)
-    detail = REVISION if found in (None, REVISION) else f"{found} to {REVISION}"
-    apply = None if found == REVISION else partial(tools.files.run, upgrade, url)
+    up_to_date = is_usable(found)
+    detail = f"{found} to {REVISION}" if found and not up_to_date else found or REVISION
+    apply = None if up_to_date else partial(tools.files.run, upgrade, url)
     plan.add(f"schema of {where(url)}", detail, apply, exists=found is not None)

@@ -24,7 +24,7 @@ from fxprofile.crunch.pool import CrunchPool
 from fxprofile.drivers.memory.queue import MemoryQueue
 from fxprofile.drivers.sql.connect import file_of, is_embedded, parse_url
 from fxprofile.drivers.sql.engine import Database
-from fxprofile.drivers.sql.migrate import current
+from fxprofile.drivers.sql.migrate import current, is_usable
 from fxprofile.drivers.sql.schema import REVISION, avatars
 from fxprofile.model.errors import ConfigError, ObjectNotFound, StoreError
 from fxprofile.model.keys import private_key, public_keys
@@ -91,7 +91,7 @@ class Tools(Services):
                 f"{where(self.database_url)} does not exist or is empty: check database.url, or run"
                 " fxprofile-admin migrate"
             )
-        if found != REVISION:
+        if not is_usable(found):
             raise NotMigrated(
                 f"the schema of {where(self.database_url)} is {found}, but this version needs"
                 f" {REVISION}: run fxprofile-admin migrate of the newer version"

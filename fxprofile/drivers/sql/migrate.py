@@ -4,6 +4,7 @@ Check the schema revision of a database, and upgrade it with Alembic.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,10 @@ _LOCK_SECONDS = 60
 
 #: Seconds that reading the revision may take.  Migrations have no limit.
 _READ_SECONDS = 10.0
+
+#: The id of a revision to which the versions of the service work whose own revision is at least
+#: the second number, such as ``0009_from_0008``.
+_REVISION_FORM = re.compile(r"(\d+)_from_(\d+)")
 
 # Alembic's context is a module global, so a process runs one migration at a time.
 _migration_lock = Lock()
@@ -102,19 +107,35 @@ def _check_encoding(connection: Connection) -> None:
             )
 
 
+def is_usable(found: str | None) -> bool:
+    """
+    Return whether this version works with a schema.
+
+    It works with its own, and with a newer one whose revision says so: the processes of the
+    previous version work on while a release is rolled out, and again if it is rolled back.
+
+    :param found: the revision of the schema, or None if there is none.
+    """
+    if found == REVISION:
+        return True
+    newer = _REVISION_FORM.fullmatch(found or "")
+    own = int(REVISION.partition("_")[0])
+    return newer is not None and int(newer[2]) <= own < int(newer[1])
+
+
 def ensure_schema(engine: Engine, *, migrate: bool) -> None:
     """
-    Ensure that a database has the schema that this version requires.
+    Ensure that a database has a schema with which this version works.
 
     Several processes may run this at the same time, and the next one continues the
     migration of one that was killed.
 
     :param migrate: whether to create or upgrade the schema.
     :raises SchemaMismatch: if the schema is of another version and may not be changed, or
-        of a newer version.
+        of a newer version whose schema this version does not know how to use.
     """
     found = _read_revision(engine)
-    if found == REVISION:
+    if is_usable(found):
         return
     if not migrate:
         _check_known(found)
@@ -131,7 +152,7 @@ def upgrade(url: str, target: str = REVISION) -> tuple[str | None, str]:
 
     :param url: as in :class:`fxprofile.drivers.sql.engine.Database`.
     :param target: the revision to upgrade to.
-    :returns: the revision before and after.
+    :returns: the revision before and after; a newer one that this version works with stays.
     :raises SchemaMismatch: if the database comes from a newer version.
     :raises StoreError: if the upgrade failed.
     """
@@ -213,6 +234,8 @@ def _upgrade(engine: Engine, target: str) -> tuple[str | None, str]:
     with _migration_lock, engine.connect() as connection, connection.begin(), _locked(connection):
         config.attributes["connection"] = connection
         before = revision(connection)
+        if before is not None and before != REVISION and is_usable(before):
+            return before, before
         _check_known(before)
         command.upgrade(config, target)
         return before, revision(connection) or target
@@ -220,7 +243,9 @@ def _upgrade(engine: Engine, target: str) -> tuple[str | None, str]:
 
 def known_revisions() -> set[str]:
     """Return the revisions that this version has; each file is named after its revision."""
-    return {path.name[1:].partition("_")[0] for path in (SCRIPTS / "versions").glob("v*.py")}
+    form = re.compile(r"v(\d+(?:_from_\d+)?)_")
+    names = (form.match(path.name) for path in (SCRIPTS / "versions").glob("v*.py"))
+    return {name[1] for name in names if name}
 
 
 def _check_known(found: str | None) -> None:

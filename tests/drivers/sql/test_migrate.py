@@ -1,5 +1,5 @@
 """
-Tests of the schema and its migrations.
+Tests of the schema and its migrations; :mod:`tests.drivers.sql.test_upgrade` has two versions on one.
 """
 
 from __future__ import annotations
@@ -313,22 +313,6 @@ class SqliteMigrationTests(SqliteBackend, MigrationContract):
         self.execute(url, "DROP INDEX queue_messages_visible")
         upgrade(url)
         self.assertEqual(self.difference(url), [])
-
-    def test_revisions_only_expand(self) -> None:
-        """A revision keeps all columns and adds optional ones, so the version before it works."""
-        before: dict[str, set[str]] = {}
-        for revision in revisions():
-            url = self.fresh_url()
-            upgrade(url, revision)
-            engine = create_engine(url)
-            found = {table: inspect(engine).get_columns(table) for table in self.tables(url)}
-            engine.dispose()
-            for table, names in before.items():
-                self.assertLessEqual(names, {column["name"] for column in found[table]})
-                for column in found[table]:
-                    if column["name"] not in names:
-                        self.assertTrue(column["nullable"], (table, column))
-            before = {table: {column["name"] for column in found[table]} for table in found}
 
     async def test_embedded_database_is_always_upgraded(self) -> None:
         """An embedded database is upgraded without a setting."""
