@@ -10,6 +10,7 @@ command line or a setting is wrong.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -156,14 +157,15 @@ role_option = partial(
 limit_option = partial(click.option, "--limit", type=click.IntRange(min=1), default=100)
 
 
-def _uid(_: click.Context, __: click.Parameter, value: str) -> str:
+def checked_uid(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Return an argument that may be a uid."""
     if not 0 < len(value) <= 64 or not value.isprintable():
         raise click.BadParameter(f"{value!r} is not a uid")
     return value
 
 
 #: The user that a command works on.
-uid_argument = click.argument("uid", callback=_uid)
+uid_argument = click.argument("uid", callback=checked_uid)
 
 
 class _WithCommonOptions(click.Command):
@@ -256,6 +258,11 @@ def with_tools(
 def _on_signals(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file for :func:`open`, so that only its owner can read it."""
+    return os.open(path, flags, 0o600)
 
 
 def require_yes() -> None:
