@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import fxprofile
 from fxprofile.admin.main import cli
-from fxprofile.settings.model import ENVIRONMENT_PREFIX, Settings
+from fxprofile.settings.load import read
+from fxprofile.settings.model import ENVIRONMENT_PREFIX, Role, Settings
 from fxprofile.tap import Options
 from tests.settings.test_example import keys_of
 from tests.test_monitoring import known
@@ -236,13 +237,22 @@ class DocumentedNamesTests(SynchronousTestCase):
         for document, (name,) in self.found(re.compile(r"\bfxprofile_[a-z_]+\b")):
             self.assertIn(name, names, document)
 
-    def blocks(self) -> Iterator[tuple[str, str]]:
-        """Yield each block that is marked ``sh``, with the name of its document."""
-        for document in DOCS:
-            for indent, block in re.findall(
-                r"^( *)```sh\n(.*?)^ *```$", document.read_text(), re.MULTILINE | re.DOTALL
-            ):
-                yield document.name, re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)
+    def blocks(self, language: str = "sh") -> Iterator[tuple[str, str]]:
+        """Yield each block that is marked as of a language, with the name of its document."""
+        block = re.compile(rf"^( *)```{language}\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+        for document, (indent, text) in self.found(block):
+            yield document, re.sub(rf"^{indent}", "", text, flags=re.MULTILINE)
+
+    def test_settings_blocks_are_valid(self) -> None:
+        """Every block that is marked ``toml`` has settings that exist, with valid values."""
+        blocks = list(self.blocks("toml"))
+        self.assertGreater(len(blocks), 3)
+        for document, block in blocks:
+            path = Path(self.mktemp())
+            path.write_text(block)
+            # The images role needs no other setting.
+            problems, _ = read(config=str(path), environ={}, role=Role.IMAGES)
+            self.assertEqual(problems, [], document)
 
     def test_shell_blocks_are_shell(self) -> None:
         """Every block that is marked ``sh`` is accepted by a shell."""
