@@ -9,7 +9,7 @@ TESTS ?= $$($(BIN)/python -m tests.fast --all)
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 
-.PHONY: help run test test-fast lint types docs check soak simulate chaos load fuzz lock dist clean
+.PHONY: help run test test-fast lint types docs screenshots check soak simulate chaos load fuzz lock dist clean
 
 help:
 	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
@@ -22,6 +22,7 @@ help:
 	@echo "make chaos      inject faults between the service and its servers (CASES=S3=hang FAULT_SECONDS=10)"
 	@echo "make load       attack the service, and measure how long others wait (ATTACKS=monogram)"
 	@echo "make fuzz       fuzz the parsers, and crunch damaged images (TARGETS=png SECONDS=60 MUTANTS=100000)"
+	@echo "make screenshots  take the pictures of the page in docs/images"
 	@echo "make lock       update the exact versions and their hashes in requirements*.lock"
 	@echo "make dist       build the wheel and the sdist in dist/, and try the wheel"
 	@echo "make clean      remove what these commands have made, except var/"
@@ -92,6 +93,9 @@ dist: $(VENV)/ready-for-tests
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis
+
+screenshots: $(VENV)/ready-for-tests
+	$(BIN)/python -m tests.browser.screenshots
 
 # These take minutes to hours: they do more of what "make test" does a little of.
 soak: $(VENV)/ready-for-tests

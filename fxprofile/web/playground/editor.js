@@ -111,8 +111,8 @@ export class Editor {
   }
 
   wheel(event) {
-    event.preventDefault();
     if (this.crop.whole) return;
+    event.preventDefault();
     const pixels = event.deltaY * (event.deltaMode ? PIXELS_PER_LINE : 1);
     const factor = Math.exp(-pixels * ZOOM_PER_PIXEL);
     this.crop.zoomTo(this.crop.zoom * factor, ...this.point(event));

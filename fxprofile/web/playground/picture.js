@@ -12,7 +12,9 @@ import { Removal } from "./removal.js";
 import { measure, MOST_PIXELS, Pyramid } from "./render.js";
 import { isUploaded, showPortrait, showSizes } from "./sizes.js";
 import { follow, idle, send } from "./transfer.js";
-import { explain, failed, Refusal, tooManyBytes, tooManyPixels, tooWide, unsupported } from "./words.js";
+import {
+  explain, failed, Refusal, sentWhole, tooManyBytes, tooWide, unsupported,
+} from "./words.js";
 
 export class Picture {
   /**
@@ -122,8 +124,8 @@ export class Picture {
     task.name = chosen.name;
     say($("picture-status"), ["Opening ", isolated(chosen.name), "…"]);
     try {
-      const file = await this.prepare(chosen);
-      if (!task.signal.aborted && file) await this.upload(file, task);
+      const prepared = await this.prepare(chosen);
+      if (!task.signal.aborted && prepared) await this.upload(prepared, task);
       else if (!task.signal.aborted) say($("picture-status"), "Nothing was changed.");
     } catch (error) {
       if (!task.signal.aborted) this.refuse(error, task.name);
@@ -146,7 +148,8 @@ export class Picture {
   /**
    * Let the user crop a picture.  What the browser cannot decode is uploaded as it is.
    *
-   * @returns {Promise<?File>} null if the user cancels.
+   * @returns {Promise<?{file: File, note: string}>} what to upload, and what the user should
+   *     know about it; null if the user cancels.
    * @throws {Refusal} if neither the browser nor the service can open it.
    */
   async prepare(chosen) {
@@ -155,45 +158,43 @@ export class Picture {
     const sides = await measure(chosen);
     const wide = sides && tooWide(sides, maxSide);
     if (wide) throw new Refusal(wide);
-    if (sides && sides.width * sides.height > MOST_PIXELS) {
-      throw new Refusal(tooManyPixels(sides, MOST_PIXELS));
-    }
-    const pyramid = await Pyramid.decode(chosen).catch(() => null);
+    const many = sides && sides.width * sides.height > MOST_PIXELS;
+    const pyramid = many ? null : await Pyramid.decode(chosen).catch(() => null);
     const accepted = type && (heic || name !== "HEIC");
     if (pyramid) {
       // Only an accepted file may be uploaded as it is.
       const most = accepted ? maxBytes : 0;
-      return this.editor.edit(named(chosen, type), pyramid, { maxBytes, most, square: fit === "cover" });
+      const options = { maxBytes, most, square: fit === "cover" };
+      const file = await this.editor.edit(named(chosen, type), pyramid, options);
+      return file && { file, note: "" };
     }
     if (!accepted) throw new Refusal(unsupported(name, heic));
     if (chosen.size > maxBytes) throw new Refusal(tooManyBytes(chosen.size, maxBytes));
-    this.whole = `This browser cannot show ${name} files, so the whole picture was sent.`;
-    return named(chosen, type);
+    return { file: named(chosen, type), note: sentWhole(many ? "" : name) };
   }
 
-  async upload(file, task) {
+  async upload({ file, note }, task) {
     const { account } = this;
-    const whole = this.whole ?? "";
-    this.whole = "";
     this.isSending = true;
-    if (!whole) showPortrait(null, file);
+    if (!note) showPortrait(null, file);
     const exchange = await send(account.token, file, task.name, task.signal);
     task.signal.throwIfAborted();
     this.isSending = false;
     record(exchange);
-    await this.conclude(await follow(account.token, exchange.body, task.signal), task.name, whole);
+    await this.conclude(await follow(account.token, exchange.body, task.signal), task.name, note);
   }
 
   /** Show how an upload has ended. */
-  async conclude({ status, error }, name, whole = "") {
+  async conclude({ status, error }, name, note = "") {
     const { account } = this;
     const [words, kind, outcome] = {
       ready: ["This is your picture now.", "good", "Saved"],
       replaced: ["A newer upload has taken its place.", "", "Replaced by a newer upload"],
     }[status] ?? [failed(error), "bad", failed(error)];
-    say($("picture-status"), `${words} ${whole}`.trim(), kind);
+    say($("picture-status"), `${words} ${note}`.trim(), kind);
     if (name) remind(account, name, outcome);
-    if (kind !== "bad") await this.changed();
+    // If this fails, the upload has succeeded all the same; the next look at the page shows it.
+    if (kind !== "bad") await this.changed().catch(() => {});
   }
 
   /** Delete the avatar; called when it can no longer be undone. */

@@ -11,7 +11,7 @@ export const LONGEST = 1200;
 /** The pixels that a tab can decode without running out of memory. */
 export const MOST_PIXELS = 200e6;
 
-const QUALITY = 0.92;
+const QUALITY = 0.9;
 
 /**
  * Read the sides of a picture without decoding its pixels.

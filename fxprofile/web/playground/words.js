@@ -18,6 +18,7 @@ const REASONS = {
   memory: `This picture is too complex. ${EXPORT}`,
   crashed: `This picture could not be processed. ${EXPORT}`,
   dead: `This picture could not be processed. ${EXPORT}`,
+  quarantined: "This picture is blocked here. Choose another one.",
   lost: "The upload was lost on its way. Choose the picture again.",
 };
 
@@ -46,12 +47,10 @@ export function tooWide({ width, height }, limit) {
   );
 }
 
-export function tooManyPixels({ width, height }, limit) {
-  const found = `${number((width * height) / 1e6)} megapixels`;
-  return (
-    `This picture has ${found}, which is more than the ${number(limit / 1e6)} that can be cropped here. ` +
-    "Export it in a smaller size."
-  );
+/** @param {string} name of the type that the browser cannot show; empty: it is too large. */
+export function sentWhole(name) {
+  const why = name ? `This browser cannot show ${name} files` : "It is too large to be cropped here";
+  return `${why}, so the whole picture was sent.`;
 }
 
 export function tooManyBytes(size, limit) {

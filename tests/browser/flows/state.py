@@ -201,10 +201,10 @@ class StateFlows:
 
 
 class RoleFlows:
-    """The page of a service whose roles are separate processes that start and stop."""
+    """The page of a service of several processes, which start and stop, and of square pictures."""
 
     role = "web"
-    settings = {"uploads.wait": 0}  # noqa: RUF012
+    settings = {"uploads.wait": 0, "crunch.fit": "cover"}  # noqa: RUF012
 
     async def start(self, role: str) -> None:
         """Start another role of the same service."""
@@ -217,7 +217,10 @@ class RoleFlows:
 
         def upload() -> None:
             self.unfold()
-            self.upload(self.photo())
+            self.assertEqual(self.text("fit"), "Every picture becomes square.")
+            self.edit(self.photo())
+            self.assertFalse(self.element("shapes").is_displayed())
+            self.element("editor-save").click()
             self.says("picture-status", "Processing…")
             self.says("outcome", "201 Created")
             self.browser.refresh()
@@ -227,7 +230,7 @@ class RoleFlows:
 
         def see() -> None:
             self.says("picture-status", READY)
-            self.shows_sizes(*WHOLE)
+            self.shows_sizes(*SQUARE)
             self.nothing_to_complain_of()
 
         await deferToThread(upload)
