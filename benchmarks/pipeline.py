@@ -61,19 +61,23 @@ def asks(photo: bytes) -> list[Ask]:
     ]
 
 
-async def deployed(stack: AsyncExitStack, workers: int, processes: int) -> list[Daemon]:
-    """Start a web process and workers."""
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fxprofile-pipeline-"))
-    accounts = [
+def accounts() -> dict[str, str]:
+    """Return the environment of a daemon that knows the users."""
+    known = [
         {"token": f"user{n}", "uid": f"{n:032x}", "email": f"user{n}@example.com"}
         for n in range(USERS)
     ]
-    environ = {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": json.dumps(accounts)}
+    return {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": json.dumps(known)}
+
+
+async def deployed(stack: AsyncExitStack, workers: int, processes: int) -> list[Daemon]:
+    """Start a web process and workers."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fxprofile-pipeline-"))
     settings = {"uploads.per_hour": 0, "limits.writes_per_minute": 0, "crunch.processes": processes}
     ports = Ports()
     daemons = []
     for role in ("web", *["worker"] * workers):
-        daemon = Daemon(directory, role=role, settings=settings, environ=environ, ports=ports)
+        daemon = Daemon(directory, role=role, settings=settings, environ=accounts(), ports=ports)
         daemons.append(await stack.enter_async_context(daemon))
     return daemons
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
+from tests.integration.cloud import ENVIRON, Cloud
+from tests.support.aws_costs import CountedAwsUploads
 from tests.support.costs import Costs, costs_of
+from tests.support.servers.moto import MotoServer
 
 
 class CostTests(TestCase):
@@ -34,3 +39,26 @@ class CostTests(TestCase):
         photo = b"\xff\xd8\xff" + bytes(4 * 65536 - 3)
         costs = await costs_of(reactor, self.directory, photo, 3, self.patch)
         self.assertEqual(costs, [Costs(transactions=3, syncs=10, hops=14)] * 3)
+
+    async def test_calls_to_s3_and_sqs(self) -> None:
+        """An upload takes 16 calls to S3 and SQS, besides those that receive messages."""
+        self.patch(os, "environ", {**os.environ, **ENVIRON})
+        server = MotoServer()
+        self.addCleanup(server.stop)
+        uploads = CountedAwsUploads(reactor, self.directory, Cloud(server.url))
+        await uploads.start()
+        self.addCleanup(uploads.stop)
+        photo = b"\xff\xd8\xff" + bytes(47_000)
+        await uploads.upload(photo)
+        for _ in range(2):
+            uploads.calls.clear()
+            await uploads.upload(photo)
+            expected = {
+                "PutObject": 4,
+                "GetObject": 1,
+                "DeleteObject": 2,
+                "DeleteObjects": 1,
+                "SendMessageBatch": 4,
+                "DeleteMessageBatch": 4,
+            }
+            self.assertEqual(uploads.calls, Counter(expected))

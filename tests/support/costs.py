@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 
 from fxprofile.app.services import Services
 from fxprofile.deferreds.bodies import BytesBody
+from fxprofile.drivers.filesystem.bucket import FilesystemBucket
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.settings.model import Settings
 from tests.support.fakes.cruncher import FakeCruncher
@@ -52,16 +53,18 @@ class CountedUploads:
 
     :param reactor: runs.
     :param directory: an empty folder.
+    :param sections: of the settings.
     """
 
-    def __init__(self, reactor: Any, directory: Path) -> None:
+    def __init__(self, reactor: Any, directory: Path, **sections: Mapping[str, object]) -> None:
         self._reactor = reactor
         self._file = directory / "profile.db"
-        settings = Settings(
-            storage={"directory": directory / "buckets"},
-            database={"url": f"sqlite:///{self._file}"},
-            queue={"driver": "memory"},
-        )
+        embedded = {
+            "storage": {"directory": directory / "buckets"},
+            "queue": {"driver": "memory"},
+        }
+        database = {"url": f"sqlite:///{self._file}"}
+        settings = Settings(database=database, **{**embedded, **sections})
         self._services = Services(settings, reactor, cruncher=FakeCruncher())
         self._counted = Costs()
         self._is_synced = True
@@ -71,7 +74,10 @@ class CountedUploads:
         services: Any = self._services
         _ = services.results_poller, services.jobs_poller
         for bucket in (services.private_bucket, services.public_bucket):
-            bucket.make_folder()
+            if isinstance(bucket, FilesystemBucket):
+                bucket.make_folder()
+                # Its clean-up calls threads when it likes.
+                bucket.disownServiceParent()
         services.stack.startService()
         await services.database.ready()
         assert services.database._pools is not None
@@ -129,9 +135,13 @@ class CountedUploads:
         queues: Any = (self._services.jobs_queue, self._services.results_queue)
         if any(queue._entries for queue in queues):
             return False
+        return not self._pending()
+
+    def _pending(self) -> int:
+        """Return how many rows are pending."""
         with closing(sqlite3.connect(self._file)) as connection:
             pending = "SELECT count(*) FROM avatars WHERE owed_since IS NOT NULL"
-            return not connection.execute(pending).fetchone()[0]
+            return connection.execute(pending).fetchone()[0]
 
 
 async def costs_of(
