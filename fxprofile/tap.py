@@ -9,6 +9,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from fxprofile import __version__
+from fxprofile.app.tls import leave_out_tls, uses_tls
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
@@ -54,14 +55,16 @@ class Options(usage.Options):
             raise SystemExit(f"fxprofile: {error}") from None
 
     def postOptions(self) -> None:
-        from fxprofile.app.startup import name_files
-
         if self["role"] not in list(Role):
             roles = ", ".join(Role)
             raise usage.UsageError(f"--role: {self['role']!r} must be one of {roles}")
         self["role"] = role = Role(self["role"])
         self.read = partial(load, config=self["config"], overrides=self["set"], role=role)
         self.settings = self.read()
+        if not uses_tls(self.settings, role):
+            leave_out_tls()
+        from fxprofile.app.startup import name_files
+
         if self.parent is not None:
             name_files(role, self.parent)
 

@@ -19,7 +19,6 @@ from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.serving.status import StatusPage
 from fxprofile.settings.model import ImagesSettings, Role, WebSettings
-from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
 if TYPE_CHECKING:
     from fxprofile.web.page import Playground
@@ -45,7 +44,7 @@ def add_role(role: Role, services: Services) -> None:
         add_worker(services)
     if role in (Role.WEB, Role.COMBINED):
         add_api(services)
-        _add_api_checks(services, bucket_rights(services.settings, role)["private"])
+        _add_api_checks(services, role)
     if role in (Role.IMAGES, Role.COMBINED):
         add_images(services)
     # It starts last and stops first: the heartbeats turn red before anything else stops.
@@ -197,13 +196,12 @@ def _limits(services: Services, name: Literal["web", "images"]) -> ConnectionLim
     return limits
 
 
-def _add_api_checks(services: Services, rights: frozenset[str]) -> None:
-    """
-    Add what the heartbeat of the web role checks.
+def _add_api_checks(services: Services, role: Role) -> None:
+    """Add what the heartbeat of the web role checks."""
+    from fxprofile.uploads.probe import UploadProbe, bucket_rights
 
-    :param rights: what the process may do with objects of the private bucket.
-    """
     health = services.health
+    rights = bucket_rights(services.settings, role)["private"]
     health.add("database", partial(_check_database, services))
     uploads = UploadProbe(bucket=services.private_bucket, rights=rights, clock=services.reactor)
     health.add("private bucket", uploads.check)

@@ -1,7 +1,7 @@
 """
 The object graph of a process: every driver and every use case, made from the settings.
 
-This is the only module that chooses a driver.  Drivers are imported where they are made, so
+This is the only module that chooses a driver.  Services are imported where they are made, so
 that a process loads only what its role uses.
 """
 
@@ -34,23 +34,12 @@ from fxprofile.model.ports import (
     IRateWindows,
     IRevocations,
 )
-from fxprofile.profiles.account_events import AccountEvents
-from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
-from fxprofile.profiles.monogram import Monograms
-from fxprofile.profiles.read import Profiles
 from fxprofile.serving.channel import StreamingSite
 from fxprofile.serving.health import Health
 from fxprofile.serving.listener import Listener
 from fxprofile.settings.model import Settings
 from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.uploads.accept import Intake
-from fxprofile.uploads.outbox import Outbox
-from fxprofile.uploads.overload import LoadShedder
-from fxprofile.uploads.repair import Repair
-from fxprofile.uploads.selection import Selection
-from fxprofile.worker.jobs import JobRunner
-from fxprofile.worker.poller import RETRY_DELAYS, Poller
 
 if TYPE_CHECKING:
     from fxprofile.drivers.aws.client.client import AwsClient
@@ -61,9 +50,18 @@ if TYPE_CHECKING:
     from fxprofile.drivers.sql.engine import Database
     from fxprofile.drivers.sql.queue import DatabaseQueue
     from fxprofile.http_client.agent import HttpAgent
+    from fxprofile.profiles.invalidation import ProfileInvalidator
+    from fxprofile.profiles.read import Profiles
+    from fxprofile.uploads.accept import Intake
     from fxprofile.uploads.cdn import CdnPurge
+    from fxprofile.uploads.outbox import Outbox
+    from fxprofile.uploads.overload import LoadShedder
+    from fxprofile.uploads.repair import Repair
+    from fxprofile.uploads.selection import Selection
     from fxprofile.web.limits import RateLimiter
     from fxprofile.web.upload import UploadAdmission
+    from fxprofile.worker.jobs import JobRunner
+    from fxprofile.worker.poller import Poller
 
 #: Threads for work on files.
 FILE_THREADS = 16
@@ -118,8 +116,8 @@ class Services:
     chance = staticmethod(random.random)
     #: Results and account events that a process handles at the same time.
     result_slots = 10
-    #: See :class:`fxprofile.worker.poller.Poller`.
-    retry_delays = RETRY_DELAYS
+    #: See :data:`fxprofile.worker.poller.RETRY_DELAYS`, the default.
+    retry_delays: tuple[float, ...] | None = None
 
     def __init__(
         self,
@@ -446,11 +444,15 @@ class Services:
     @cached_property
     def outbox(self) -> Outbox:
         """Sends the jobs of avatars."""
+        from fxprofile.uploads.outbox import Outbox
+
         return Outbox(jobs=self.jobs_queue, store=self.store, clock=self.reactor)
 
     @cached_property
     def invalidator(self) -> ProfileInvalidator:
         """Invalidates cached profiles and notifies other services."""
+        from fxprofile.profiles.invalidation import RETRIES, ProfileInvalidator
+
         return self.started(
             ProfileInvalidator(
                 cache=self.cache,
@@ -464,6 +466,8 @@ class Services:
     @cached_property
     def selection(self) -> Selection:
         """Applies results, selects and deletes avatars."""
+        from fxprofile.uploads.selection import Selection
+
         return Selection(
             store=self.store,
             outbox=self.outbox,
@@ -476,6 +480,8 @@ class Services:
     @cached_property
     def intake(self) -> Intake:
         """Accepts uploads."""
+        from fxprofile.uploads.accept import Intake
+
         return Intake(
             private=self.private_bucket,
             store=self.store,
@@ -488,6 +494,8 @@ class Services:
     @cached_property
     def shedder(self) -> LoadShedder:
         """Refuses uploads while there is too much to do."""
+        from fxprofile.uploads.overload import LoadShedder
+
         uploads = self.settings.uploads
         shedder = LoadShedder(
             store=self.store,
@@ -505,6 +513,9 @@ class Services:
     @cached_property
     def profiles(self) -> Profiles:
         """Reads profiles."""
+        from fxprofile.profiles.monogram import Monograms
+        from fxprofile.profiles.read import Profiles
+
         monograms = Monograms(
             store=self.store,
             invalidator=self.invalidator,
@@ -551,6 +562,8 @@ class Services:
     @cached_property
     def job_runner(self) -> JobRunner:
         """Runs the jobs of a worker."""
+        from fxprofile.worker.jobs import JobRunner
+
         return JobRunner(
             private=self.private_bucket,
             public=self.public_bucket,
@@ -566,6 +579,8 @@ class Services:
     @cached_property
     def repair(self) -> Repair:
         """The loops that resend, expire and clean up."""
+        from fxprofile.uploads.repair import Repair
+
         return self.started(
             Repair(
                 store=self.store,
@@ -609,6 +624,8 @@ class Services:
         """Receives account events, if configured."""
         if self.events_queue is None:
             return None
+        from fxprofile.profiles.account_events import AccountEvents
+
         events = AccountEvents(
             selection=self.selection,
             invalidator=self.invalidator,
@@ -627,6 +644,8 @@ class Services:
         ready: Callable[[], Awaitable[object]] | None = None,
         retry_delays: tuple[float, ...] | None = None,
     ) -> Poller:
+        from fxprofile.worker.poller import RETRY_DELAYS, Poller
+
         return self.started(
             Poller(
                 queue=queue,
@@ -636,7 +655,7 @@ class Services:
                 metrics=self.metrics,
                 clock=self.reactor,
                 chance=self.chance,
-                retry_delays=retry_delays or self.retry_delays,
+                retry_delays=retry_delays or self.retry_delays or RETRY_DELAYS,
                 ready=ready,
             )
         )

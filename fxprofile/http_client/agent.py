@@ -16,7 +16,6 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web.client import URI
 from twisted.web.http_headers import Headers
@@ -62,6 +61,9 @@ class HostEndpoints:
         endpoint = HostnameEndpoint(self._reactor, host, uri.port)
         if uri.scheme == b"http":
             return endpoint
+        # Imported here: a process that calls no server over TLS does without it.
+        from twisted.internet.ssl import optionsForClientTLS
+
         options = optionsForClientTLS(host, trustRoot=self._trust_root)
         wrapped: IStreamClientEndpoint = wrapClientTLS(options, endpoint)
         return wrapped

@@ -10,7 +10,6 @@ lacks it; that is cached for a while, so that the bucket is not asked for it eac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 import attrs
@@ -22,8 +21,6 @@ from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import parse_accept_header
 
 from fxprofile.deferreds.producer import StreamProducer
 from fxprofile.images.memory_cache import ObjectCache, OpenObject, read_default_avatar
@@ -59,9 +56,6 @@ MAX_ABSENT: Final = 20_000
 
 #: The length of an Accept header that is parsed, in bytes; with a longer one PNG is sent.
 MAX_ACCEPT: Final = 512
-
-#: The smallest files first, for clients that accept several formats equally.
-_ORDER: Final = ("avif", "webp")
 
 _ID_LENGTH: Final = len(DEFAULT_AVATAR_ID)
 _VARIANTS: Final = {suffix: variant for variant, (suffix, _) in VARIANTS.items()}
@@ -129,22 +123,6 @@ def parse_path(path: bytes, template: str = "/a/{id}") -> tuple[str, str] | None
     return name[:_ID_LENGTH], _VARIANTS[name[_ID_LENGTH:]]
 
 
-@lru_cache(maxsize=256)
-def preferred_formats(accept: str, formats: tuple[str, ...]) -> Sequence[str]:
-    """
-    Return the formats to try, the most preferred first and PNG last.
-
-    :param accept: the Accept header; empty if there is none.
-    :param formats: names of :data:`fxprofile.model.keys.FORMATS`.
-    """
-    accepted = parse_accept_header(accept, MIMEAccept)
-    png = accepted.quality(FORMATS["png"][1])
-    named = {media_type.lower(): quality for media_type, quality in accepted}
-    quality = {form: named.get(FORMATS[form][1], 0.0) for form in _ORDER if form in formats}
-    wanted = [form for form, value in quality.items() if value > 0 and value >= png]
-    return (*sorted(wanted, key=lambda form: -quality[form]), "png")
-
-
 @attrs.define(kw_only=True, eq=False, slots=False)
 class ImagesResource(Resource):
     """
@@ -170,6 +148,11 @@ class ImagesResource(Resource):
         super().__init__()
 
     def __attrs_post_init__(self) -> None:
+        if len(self._formats) > 1:
+            # Its parser takes 2 MB, which a process that serves only PNGs does without.
+            from fxprofile.images.negotiation import preferred_formats
+
+            self._preferred_formats = preferred_formats
         for method in ("GET", "HEAD"):
             statuses = (200, 304, 404, 500, 503)
             self._metrics.expect_requests("images", method, self._path, statuses)
@@ -197,7 +180,7 @@ class ImagesResource(Resource):
             if named[0] != DEFAULT_AVATAR_ID:
                 accept = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
                 if len(accept) <= MAX_ACCEPT:
-                    formats = preferred_formats(accept.decode("latin-1"), self._formats)
+                    formats = self._preferred_formats(accept.decode("latin-1"), self._formats)
         absent = {}
         for form in formats:
             key = public_key(*named, form)

@@ -9,6 +9,7 @@ cached profile and sends delete jobs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -22,8 +23,10 @@ from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.model.ports import IProfileStore
 from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.telemetry.metrics import Metrics
-from fxprofile.uploads.cdn import CdnPurge
 from fxprofile.uploads.outbox import Outbox
+
+if TYPE_CHECKING:
+    from fxprofile.uploads.cdn import CdnPurge
 
 #: Results over which the duration of a job is averaged.
 SMOOTHING = 20

@@ -7,7 +7,7 @@ shedding, the rate limits, and the fraud and abuse server.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import attrs
 from pydantic import Field
@@ -15,7 +15,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from werkzeug.http import parse_list_header
 
-from fxprofile.drivers.fxa.customs import Customs
 from fxprofile.model.avatars import REASONS, Avatar, Status
 from fxprofile.model.errors import (
     AccountUnknown,
@@ -45,6 +44,9 @@ from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.limits import RateLimiter, address_of
 from fxprofile.web.models import ID, PLACEHOLDER, URL, AvatarId, UploadBody, UploadFailureBody
 from fxprofile.web.operations import Operation
+
+if TYPE_CHECKING:
+    from fxprofile.drivers.fxa.customs import Customs
 
 #: The accepted values of Content-Type.  The actual type is determined from the bytes.
 TYPES = (

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fxprofile.images.resource import ABSENT_SECONDS, MAX_ABSENT, ImagesResource, preferred_formats
+from fxprofile.images.negotiation import preferred_formats
+from fxprofile.images.resource import ABSENT_SECONDS, MAX_ABSENT, ImagesResource
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, public_key
 from tests.images.listener import AVATAR, Listener
 from tests.serving.wire import Answer

@@ -21,7 +21,6 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from txredisapi import RedisError, RedisProtocol, ResponseError
 
@@ -88,7 +87,11 @@ class RedisAddress:
         if self.path:
             return UNIXClientEndpoint(reactor, self.path)
         plain = HostnameEndpoint(reactor, self.host, self.port)
-        return wrapClientTLS(optionsForClientTLS(self.host), plain) if self.tls else plain
+        if not self.tls:
+            return plain
+        from twisted.internet.ssl import optionsForClientTLS
+
+        return wrapClientTLS(optionsForClientTLS(self.host), plain)
 
 
 @attrs.define(eq=False, slots=False, repr=False)

@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from zope.interface import implementer
 
 from fxprofile.drivers.sql import statements
@@ -475,8 +475,12 @@ def insert_if_absent(connection: Connection, table: sa.Table, *rows: Mapping[str
     if dialect == "sqlite":
         statement = sqlite.insert(table).on_conflict_do_nothing()
     elif dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
         statement = postgresql.insert(table).on_conflict_do_nothing()
     else:
+        from sqlalchemy.dialects import mysql
+
         # INSERT IGNORE would also truncate a value that is too long.
         key = next(iter(table.primary_key))
         statement = mysql.insert(table).on_duplicate_key_update({key.name: key})

@@ -1,5 +1,5 @@
 """
-Tests of the schema and its migrations; :mod:`tests.drivers.sql.test_upgrade` has two versions on one.
+Tests of the schema and its migrations; :mod:`tests.drivers.sql.test_upgrade` has two versions.
 """
 
 from __future__ import annotations
@@ -153,6 +153,16 @@ class MigrationContract(Backend):
             self.assertEqual(upgrade(url), (revision, REVISION))
             self.assertEqual(self.difference(url), [])
 
+    def test_new_schema_equals_a_migrated_one(self) -> None:
+        """A new database has the columns, indexes and revision of one that was migrated."""
+        schemas = []
+        for first in (REVISION, revisions()[0]):
+            url = self.fresh_url()
+            upgrade(url, first)
+            upgrade(url)
+            schemas.append(self.schema(url))
+        self.assertEqual(*schemas)
+
     def test_difference_is_detected(self) -> None:
         """The comparison detects an additional column."""
         url = self.fresh_url()
@@ -266,6 +276,24 @@ class MigrationContract(Backend):
         except Stopped:
             return True
         return False
+
+    def schema(self, url: str) -> dict[str, object]:
+        """Return what the database says about each table."""
+        engine = create_engine(url)
+        found = inspect(engine)
+        described: dict[str, object] = {
+            table: (
+                sorted(str(sorted(column.items())) for column in found.get_columns(table)),
+                sorted(str(sorted(index.items())) for index in found.get_indexes(table)),
+                found.get_pk_constraint(table)["constrained_columns"],
+            )
+            for table in found.get_table_names()
+        }
+        with engine.connect() as connection:
+            rows = connection.execute(text("SELECT version_num FROM alembic_version"))
+            described["revision"] = rows.scalar_one()
+        engine.dispose()
+        return described
 
     def tables(self, url: str) -> list[str]:
         """Return the names of all tables."""
