@@ -9,7 +9,7 @@ TESTS ?= $$($(BIN)/python -m tests.fast --all)
 JOBS ?= $(shell echo $$(($$(nproc) + 1)))
 TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
 
-.PHONY: help run test test-fast lint types docs screenshots check soak simulate chaos load fuzz lock dist clean
+.PHONY: help run test test-fast lint types docs screenshots check soak simulate chaos load fuzz lock dist compose-check clean
 
 help:
 	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
@@ -25,6 +25,7 @@ help:
 	@echo "make screenshots  take the pictures of the page in docs/images"
 	@echo "make lock       update the exact versions and their hashes in requirements*.lock"
 	@echo "make dist       build the wheel and the sdist in dist/, and try the wheel"
+	@echo "make compose-check  start what etc/containers/compose.yaml describes as plain processes, and upload a picture"
 	@echo "make clean      remove what these commands have made, except var/"
 
 # The files of an installation: a change to any of them installs the package again.
@@ -83,6 +84,7 @@ lock:
 	$(VENV).lock/bin/python -m pip install --quiet pip-tools
 	$(COMPILE) --extra=s3,sqs,mysql,postgresql,redis,fast --output-file=requirements.lock
 	$(COMPILE) --extra=dev,heic --constraint=requirements.lock --output-file=requirements-dev.lock
+	$(COMPILE) --only-build-deps --build-deps-for=wheel --output-file=requirements-build.lock
 	rm -rf $(VENV).lock
 
 dist: $(VENV)/ready-for-tests
@@ -90,6 +92,9 @@ dist: $(VENV)/ready-for-tests
 	$(BIN)/python -m build --sdist --wheel
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m tests.wheel dist/*.whl
+
+compose-check: $(VENV)/ready-for-tests
+	$(BIN)/python -m tests.support.compose
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info _trial_temp* .mypy_cache .ruff_cache .hypothesis

