@@ -127,7 +127,14 @@ class Poller(Service):
     def __post_init__(self) -> None:
         self.setName(f"poller of {self.queue.name}")
         self.first = min(self.first, self.visibility_timeout)
-        self.metrics.expect_messages(self.queue.name, Outcome)
+        name, metrics = self.queue.name, self.metrics
+        metrics.expect_messages(name, Outcome)
+        # Looking a label up takes as long as several increments.
+        self._received = metrics.received.labels(name)
+        self._receive_count = metrics.receive_count.labels(name)
+        self._message_age = metrics.message_age.labels(name)
+        self._in_hand = metrics.in_hand.labels(name)
+        self._handle_seconds = metrics.handle_seconds.labels(name)
 
     def startService(self) -> None:
         super().startService()
@@ -207,13 +214,12 @@ class Poller(Service):
         return 0 if messages else asked + EMPTY_PAUSE - self._last_receive
 
     def _start(self, message: Message) -> None:
-        name = self.queue.name
-        self.metrics.received.labels(name).inc()
-        self.metrics.receive_count.labels(name).observe(message.receive_count)
-        self.metrics.message_age.labels(name).observe(max(0, self.clock.seconds() - message.sent))
+        self._received.inc()
+        self._receive_count.observe(message.receive_count)
+        self._message_age.observe(max(0, self.clock.seconds() - message.sent))
         delivery = Delivery(message, self.queue, self.clock, self.first, self.visibility_timeout)
         self._in_flight[delivery] = None
-        self.metrics.in_hand.labels(name).inc()
+        self._in_hand.inc()
         with traces.active(traces.continued(traceparent_of(message.body))):
             handled = Deferred.fromCoroutine(self._handle(delivery))
         handled.addErrback(
@@ -225,7 +231,7 @@ class Poller(Service):
         if delivery not in self._in_flight:
             return
         del self._in_flight[delivery]
-        self.metrics.in_hand.labels(self.queue.name).dec()
+        self._in_hand.dec()
         self._notifier.notify(_SLOT_FREED)
 
     async def _handle(self, delivery: Delivery) -> None:
@@ -240,7 +246,7 @@ class Poller(Service):
         if outcome is Outcome.DONE:
             self._failures = 0
         self.metrics.handled.labels(self.queue.name, outcome).inc()
-        self.metrics.handle_seconds.labels(self.queue.name).observe(self.clock.seconds() - started)
+        self._handle_seconds.observe(self.clock.seconds() - started)
         await self._settle(delivery.message, outcome)
 
     async def _run_handler(self, delivery: Delivery) -> Outcome:

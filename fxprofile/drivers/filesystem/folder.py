@@ -72,24 +72,41 @@ class Folder:
         :param make: whether to create the missing folders.
         :raises OSError: if there is no such folder.
         """
-        if make:
-            self._make_root()
         with ExitStack() as stack:
-            current = os.open(self.path, _FOLDER)
+            try:
+                current = os.open(self.path, _FOLDER)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                self._make_root()
+                current = os.open(self.path, _FOLDER)
             stack.callback(os.close, current)
             for part in parts:
-                made = False
-                if make:
-                    with suppress(FileExistsError):
-                        os.mkdir(part, self._folder_mode, dir_fd=current)
-                        made = True
-                above, current = current, os.open(part, _FOLDER | _NO_LINKS, dir_fd=current)
+                try:
+                    current = os.open(part, _FOLDER | _NO_LINKS, dir_fd=current)
+                except FileNotFoundError:
+                    if not make:
+                        raise
+                    current = self._make_below(current, part)
                 stack.callback(os.close, current)
-                if made:
-                    # The mode of mkdir is subject to the umask.
-                    os.fchmod(current, self._folder_mode)
-                    _sync(above)
             yield current
+
+    def _make_below(self, above: int, part: str) -> int:
+        """Make a folder in an open one, unless another process just did, and open it."""
+        made = False
+        with suppress(FileExistsError):
+            os.mkdir(part, self._folder_mode, dir_fd=above)
+            made = True
+        folder = os.open(part, _FOLDER | _NO_LINKS, dir_fd=above)
+        try:
+            if made:
+                # The mode of mkdir is subject to the umask.
+                os.fchmod(folder, self._folder_mode)
+                _sync(above)
+        except BaseException:
+            os.close(folder)
+            raise
+        return folder
 
     def make(self) -> None:
         """
