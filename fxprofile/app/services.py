@@ -486,6 +486,7 @@ class Services:
             private=self.private_bucket,
             store=self.store,
             outbox=self.outbox,
+            invalidator=self.invalidator,
             clock=self.reactor,
             heic=self.settings.crunch.heic,
             new_id=self.new_id,
@@ -531,7 +532,14 @@ class Services:
             clock=self.reactor,
             image_template=self.settings.images.url,
             monograms=monograms if self.settings.monogram.enabled else None,
+            caches_avatars=self._sees_every_change,
         )
+
+    @property
+    def _sees_every_change(self) -> bool:
+        """Whether the cache is that of every web process, or there is one web process alone."""
+        settings = self.settings
+        return settings.cache.driver == "redis" or settings.queue.driver == "memory"
 
     @cached_property
     def admission(self) -> UploadAdmission:

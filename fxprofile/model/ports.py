@@ -271,6 +271,21 @@ class Backlog:
     accepted: int
 
 
+@dataclass(frozen=True)
+class CurrentAvatar:
+    """
+    What the API shows of a user's avatar.
+
+    :ivar profile: an empty one if the user is unknown.
+    :ivar placeholder: of the selected avatar, if it has one.
+    :ivar pending: the id of the newest upload that is not being deleted, if it is processing.
+    """
+
+    profile: Profile
+    placeholder: str | None = None
+    pending: str | None = None
+
+
 class IProfileStore(Interface):
     """
     Profiles and avatars in a database.
@@ -307,6 +322,9 @@ class IProfileStore(Interface):
 
     async def profile(*, uid: str) -> Profile:
         """Return the profile of a user; an empty one if the user is unknown."""
+
+    async def current_avatar(*, uid: str) -> CurrentAvatar:
+        """Return all that the API shows of a user's avatar, from one statement."""
 
     async def job_sent(*, avatar_id: str, status: Status, now: float, lazy: bool = False) -> None:
         """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,10 +22,15 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.deferreds.single_flight import SingleFlight
-from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import AccountUnknown, CacheError, UpstreamRefused
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url
-from fxprofile.model.ports import CacheLookup, IIdentity, IProfileCache, IProfileStore
+from fxprofile.model.ports import (
+    CacheLookup,
+    CurrentAvatar,
+    IIdentity,
+    IProfileCache,
+    IProfileStore,
+)
 from fxprofile.model.profiles import ACCOUNT_FIELDS, Account, Credentials, Profile
 from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.profiles.monogram import NAMES, Monograms
@@ -45,6 +50,11 @@ FIELD_SCOPES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
+#: Seconds that a cached avatar is served.  This bounds how long a change remains unseen that did
+#: not invalidate it: one that ``fxprofile-admin`` made while the cache is in memory, or one that a
+#: process had no time to follow up.
+AVATAR_AGE: Final = 60
+
 _FOR_ALL: Final = {field for field, needed in FIELD_SCOPES.items() if not needed}
 
 
@@ -60,6 +70,12 @@ def profile_variant(credentials: Credentials) -> str:
     fields = visible_fields(credentials.scopes)
     client = f"@{credentials.client_id or ''}" if "subscriptions" in fields else ""
     return ",".join(fields) + client
+
+
+def avatar_variant(fields: Collection[str]) -> str:
+    """Return the key of a user's avatar, as a token that may see these fields sees it."""
+    # No profile has this key: it is no list of fields.
+    return "avatar/" + ",".join(sorted(NAMES.intersection(fields)))
 
 
 def entity_tag(value: object) -> str:
@@ -89,6 +105,8 @@ class Profiles:
 
     :param image_template: the setting ``images.url``.
     :param monograms: None disables monograms.
+    :param caches_avatars: whether the cache is invalidated by every upload and result of any web
+        process: only then :meth:`avatar` uses it.
     """
 
     _log = Logger()
@@ -101,6 +119,7 @@ class Profiles:
     _clock: IReactorTime
     _image_template: str
     _monograms: Monograms | None
+    _caches_avatars: bool = True
     # Keyed by user, variant and generation.
     _reads: SingleFlight[tuple[str, str, str], ProfileView] = attrs.field(
         factory=SingleFlight, init=False
@@ -154,15 +173,15 @@ class Profiles:
         self, token: str, credentials: Credentials, fields: tuple[str, ...], generation: str
     ) -> ProfileView:
         view = await self._read(token, credentials, fields)
-        with self._without_cache():
-            if self._invalidator.is_current(credentials.uid) and self._is_settled(view, fields):
-                await self._cache.store(
-                    uid=credentials.uid,
-                    variant=profile_variant(credentials),
-                    value=json.dumps(asdict(view)),
-                    generation=generation,
-                )
+        if self._is_settled(view.fields, fields):
+            text = json.dumps(asdict(view))
+            await self._cache_text(credentials.uid, profile_variant(credentials), text, generation)
         return view
+
+    async def _cache_text(self, uid: str, variant: str, text: str, generation: str) -> None:
+        with self._without_cache():
+            if self._invalidator.is_current(uid):
+                await self._cache.store(uid=uid, variant=variant, value=text, generation=generation)
 
     async def _read(
         self, token: str, credentials: Credentials, fields: tuple[str, ...]
@@ -186,9 +205,9 @@ class Profiles:
             modified=max(profile.changed_at, (credentials.profile_changed_at or 0) / 1000),
         )
 
-    def _is_settled(self, view: ProfileView, fields: tuple[str, ...]) -> bool:
+    def _is_settled(self, shown: Mapping[str, object], fields: tuple[str, ...]) -> bool:
         """Return whether no letter that another token shows can replace a default avatar."""
-        has_default = self._monograms is not None and view.fields.get("avatarDefault")
+        has_default = self._monograms is not None and shown.get("avatarDefault")
         return not has_default or NAMES.issubset(fields)
 
     async def _picture(
@@ -234,29 +253,46 @@ class Profiles:
 
     async def avatar(
         self, *, token: str, credentials: Credentials
-    ) -> tuple[dict[str, Any], Avatar | None]:
+    ) -> tuple[dict[str, Any], str | None]:
         """
-        Return the selected avatar of a user, as the API shows it, and the latest upload.
+        Return the selected avatar of a user, as the API shows it, and the id of a pending upload.
+
+        It is cached only while no upload is pending, and for at most :data:`AVATAR_AGE` seconds.
 
         :raises DriverError: if they could not be read.
         """
-        profile = await self._store.profile(uid=credentials.uid)
-        selected = latest = await self._store.latest(uid=credentials.uid)
-        fields, email = visible_fields(credentials.scopes), None
+        fields, now = visible_fields(credentials.scopes), self._clock.seconds()
+        variant = avatar_variant(fields)
+        lookup = await self._lookup(credentials, variant) if self._caches_avatars else None
+        cached = None if lookup is None else _decode_avatar(lookup.value, now)
+        if cached is not None:
+            return cached, None
+        current = await self._store.current_avatar(uid=credentials.uid)
+        shown = await self._show_avatar(current, token, credentials, fields)
+        if lookup is not None and current.pending is None and self._is_settled(shown, fields):
+            text = json.dumps({"avatar": shown, "read": now})
+            await self._cache_text(credentials.uid, variant, text, lookup.generation)
+        return shown, current.pending
+
+    async def _show_avatar(
+        self,
+        current: CurrentAvatar,
+        token: str,
+        credentials: Credentials,
+        fields: tuple[str, ...],
+    ) -> dict[str, Any]:
+        profile, email = current.profile, None
         if self._monograms is not None and self._monograms.needs_email(profile, fields):
             email = await self.email(token=token, credentials=credentials)
         picture = await self._picture(profile, fields, email)
-        shown: dict[str, Any] = {
+        shown = {
             "id": profile.avatar_id or DEFAULT_AVATAR_ID,
             **picture,
             "url": picture["avatar"],
         }
-        if profile.avatar_id is not None:
-            if latest is None or latest.id != profile.avatar_id:
-                selected = await self._store.avatar(avatar_id=profile.avatar_id)
-            if selected is not None and selected.placeholder:
-                shown["placeholder"] = selected.placeholder
-        return shown, latest
+        if current.placeholder:
+            shown["placeholder"] = current.placeholder
+        return shown
 
     async def display_name(self, uid: str) -> str | None:
         """Return the display name of a user."""
@@ -274,4 +310,14 @@ def _decode(value: str | None) -> ProfileView | None:
     try:
         return None if value is None else ProfileView(**json.loads(value))
     except (ValueError, TypeError):
+        return None
+
+
+def _decode_avatar(value: str | None, now: float) -> dict[str, Any] | None:
+    """Read a cached avatar; None if it is too old, or stored by another version."""
+    try:
+        entry = json.loads(value or "null")
+        is_new = 0 <= now - entry["read"] < AVATAR_AGE
+        return entry["avatar"] if is_new and isinstance(entry["avatar"], dict) else None
+    except (ValueError, TypeError, KeyError):
         return None

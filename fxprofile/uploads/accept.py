@@ -37,6 +37,7 @@ from fxprofile.model.errors import (
 from fxprofile.model.keys import new_id, private_key
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import Accepted, Body, IBucket, IProfileStore
+from fxprofile.profiles.invalidation import ProfileInvalidator
 from fxprofile.uploads.outbox import SEND_WAIT, Outbox
 
 #: Originals are never served, so they have no specific type.
@@ -56,6 +57,7 @@ class Intake:
     Accepts uploads.
 
     :param private: the bucket of the originals.
+    :param invalidator: invalidates what is cached of the avatars of users who upload.
     :param heic: whether HEIC images are accepted: the setting ``crunch.heic``.
     :param new_id: returns the id of a new upload.
     """
@@ -65,6 +67,7 @@ class Intake:
     private: IBucket
     store: IProfileStore
     outbox: Outbox
+    invalidator: ProfileInvalidator
     clock: IReactorTime
     heic: bool = False
     new_id: Callable[[], str] = new_id
@@ -93,6 +96,7 @@ class Intake:
                 content_type=ORIGINAL_TYPE,
             )
         accepted = await self._add_row(avatar_id, uid, keep, digest.hexdigest())
+        await briefly(self.invalidator.invalidate(uid), SEND_WAIT, self.clock)
         await self.outbox.try_to_send(accepted.avatar)
         if accepted.superseded:
             await briefly(self._empty_all(accepted.superseded), SEND_WAIT, self.clock)

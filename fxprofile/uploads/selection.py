@@ -95,7 +95,7 @@ class Selection:
             avatar = await self.store.failed(
                 avatar_id=result.id, reason=result.reason or "crashed", now=now
             )
-            self._notify(result.id, avatar)
+            await self._follow_failure(result.id, avatar)
             await self._delete_again(result.id, avatar)
         else:
             avatar = await self.store.deleted(avatar_id=result.id, now=now)
@@ -134,7 +134,7 @@ class Selection:
         """
         await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
         avatar = await self.store.failed(avatar_id=avatar_id, reason=QUARANTINED, now=now)
-        self._notify(avatar_id, avatar)
+        await self._follow_failure(avatar_id, avatar)
         self._log.warn("Avatar {id} is quarantined", id=avatar_id)
         if avatar is not None and avatar.status is Status.READY:
             # The result of a repeated job, which lacks the digest, came before this one.
@@ -185,9 +185,16 @@ class Selection:
         avatar = await self.store.avatar(avatar_id=avatar_id)
         if avatar is None or avatar.status is not Status.PROCESSING:
             return False
-        await self.store.failed(avatar_id=avatar_id, reason=reason, now=self.clock.seconds())
-        self._notifier.notify(avatar_id)
+        now = self.clock.seconds()
+        avatar = await self.store.failed(avatar_id=avatar_id, reason=reason, now=now)
+        await self._follow_failure(avatar_id, avatar)
         return True
+
+    async def _follow_failure(self, avatar_id: str, avatar: Avatar | None) -> None:
+        self._notify(avatar_id, avatar)
+        if avatar is not None:
+            # It is no pending upload any more.
+            await self.invalidator.invalidate(avatar.uid)
 
     async def wait(self, avatar: Avatar, seconds: float) -> Avatar:
         """

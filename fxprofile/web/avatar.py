@@ -63,12 +63,12 @@ class AvatarEndpoints:
     )
     async def get_avatar(self, call: ApiRequest) -> ApiResponse[AvatarBody]:
         """Return the avatar."""
-        body, latest = await self._profiles.avatar(token=call.token, credentials=call.credentials)
+        body, pending = await self._profiles.avatar(token=call.token, credentials=call.credentials)
         headers = {"ETag": f'"{body["id"]}"'}
         # The letter may have changed, and the id has not.
         is_monogram = body["id"] == DEFAULT_AVATAR_ID and not body["avatarDefault"]
-        if latest is not None and latest.status is Status.PROCESSING:
-            body["pending"] = {"id": latest.id, "status": latest.status.value}
+        if pending is not None:
+            body["pending"] = {"id": pending, "status": Status.PROCESSING.value}
         elif not is_monogram and call.has_current(body["id"]):
             return ApiResponse(304, None, headers)
         return ApiResponse(200, cast(AvatarBody, body), headers)

@@ -10,7 +10,7 @@ from zope.interface.verify import verifyObject
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.model.errors import StoreError
 from fxprofile.model.keys import new_id
-from fxprofile.model.ports import Applied, IProfileStore
+from fxprofile.model.ports import Applied, CurrentAvatar, IProfileStore
 from fxprofile.model.profiles import Profile
 from tests.contracts.store_case import OTHER, PICTURES, UID, StoreCase
 
@@ -282,6 +282,38 @@ class UploadsContract(StoreCase):
         await self.upload(store, uid=OTHER)
         await self.upload(store, status=Status.DELETING)
         self.assertEqual(await store.latest(uid=UID), failed)
+
+    async def test_current_avatar(self) -> None:
+        """The current avatar is the profile, the placeholder and the newest pending upload."""
+        store = await self.make_store()
+        text = "L" * 28
+
+        async def current() -> CurrentAvatar:
+            found = await store.current_avatar(uid=UID)
+            self.assertEqual(found.profile, await store.profile(uid=UID))
+            return found
+
+        self.assertEqual(await current(), CurrentAvatar(Profile(uid=UID)))
+        await store.set_display_name(uid=UID, name="Alice", now=1)
+        self.assertEqual((await current()).profile.display_name, "Alice")
+        await self.upload(store, uid=OTHER)
+        first = await self.upload(store)
+        self.assertEqual((await current()).pending, first.id)
+        await store.ready(avatar_id=first.id, variants=PICTURES, placeholder=text, now=2)
+        found = await current()
+        self.assertEqual((found.profile.avatar_id, found.placeholder), (first.id, text))
+        self.assertIsNone(found.pending)
+        second, third = await self.upload(store), await self.upload(store)
+        found = await current()
+        self.assertEqual((found.placeholder, found.pending), (text, third.id))
+        await store.delete(avatar_id=third.id, uid=UID, now=3)
+        self.assertEqual((await current()).pending, second.id)
+        await store.failed(avatar_id=second.id, reason="corrupt", now=4)
+        found = await current()
+        self.assertEqual((found.placeholder, found.pending), (text, None))
+        await store.delete_current(uid=UID, now=5)
+        found = await current()
+        self.assertEqual((found.profile.avatar_id, found.placeholder), (None, None))
 
     async def test_unset_name_is_a_change(self) -> None:
         """Unsetting a display name is a change of the profile."""

@@ -257,14 +257,14 @@ class AvatarUrlTests(ProfilesTestCase):
                 self.name(name)
                 self.assertEqual(url("profile:avatar", scope), expected, (name, scope))
 
-    def test_latest_upload_is_returned_too(self) -> None:
-        """The latest upload is returned besides the selected avatar."""
+    def test_pending_upload_is_returned_too(self) -> None:
+        """The id of a pending upload is returned besides the selected avatar."""
         first = self.upload()
         self.ready(first.id)
         second = self.upload()
         credentials = self.credentials("profile:avatar")
-        answer, latest = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
-        self.assertEqual((answer["id"], latest.id), (first.id, second.id))
+        answer, pending = self.run_now(self.profiles.avatar(token="t", credentials=credentials))
+        self.assertEqual((answer["id"], pending), (first.id, second.id))
         self.assertEqual(answer["url"], answer["avatar"])
         self.assertEqual(self.reads(), 0)
 

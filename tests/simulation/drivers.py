@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 
 #: Calls without an effect, which therefore cannot have a late one.
 READS = (
-    *("get", "head", "list", "avatar", "latest", "profile", "unsent", "stuck", "counts"),
+    *(
+        "get",
+        "head",
+        "list",
+        "avatar",
+        "latest",
+        "profile",
+        "current_avatar",
+        "unsent",
+        "stuck",
+        "counts",
+    ),
     *("backlog", "pending_of", "pending_since"),
     "lookup",
 )

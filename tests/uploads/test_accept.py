@@ -78,7 +78,11 @@ class AcceptTests(CoreTestCase):
     def test_ids_are_random(self) -> None:
         """The default ids are 32 random hex digits."""
         intake = Intake(
-            private=self.private, store=self.store, outbox=self.outbox, clock=self.clock
+            private=self.private,
+            store=self.store,
+            outbox=self.outbox,
+            invalidator=self.invalidator,
+            clock=self.clock,
         )
         ids = {
             self.run_now(intake.accept(uid=ALICE, body=BytesBody(JPEG), length=len(JPEG))).id

@@ -21,6 +21,7 @@ class ResultTests(CoreTestCase):
         """A ready avatar is selected, and the cached profile is invalidated."""
         avatar = self.upload()
         self.sent()
+        self.cache.calls.clear()
         self.ready(avatar.id)
         self.assertEqual(self.status(avatar.id), Status.READY)
         self.assertEqual(self.selected(), avatar.id)
@@ -117,6 +118,7 @@ class ResultTests(CoreTestCase):
         """A result repeated after a crash invalidates the cached profile again."""
         avatar = self.upload()
         self.run_now(self.rows.ready(avatar_id=avatar.id, variants={}, now=1_000_000))
+        self.cache.calls.clear()
         self.ready(avatar.id)
         self.assertEqual(self.cache.called("invalidate"), [{"uid": ALICE}])
 

@@ -101,7 +101,13 @@ class ApiCase(TestCase):
             metrics=self.metrics,
             clock=reactor,
         )
-        self.intake = Intake(private=self.private, store=self.store, outbox=outbox, clock=reactor)
+        self.intake = Intake(
+            private=self.private,
+            store=self.store,
+            outbox=outbox,
+            invalidator=invalidator,
+            clock=reactor,
+        )
         self.identity = self.make_identity()
         self.health = Health(reactor)
         profiles = Profiles(

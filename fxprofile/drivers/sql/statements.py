@@ -1,5 +1,5 @@
 """
-The statements of an upload, each built once.
+The statements of an upload and of frequent reads, each built once.
 
 Building a statement takes SQLAlchemy several times as long as executing it.  Parameters of an
 UPDATE that are named after columns are the new values; ``this`` is the row.
@@ -16,10 +16,37 @@ from sqlalchemy import bindparam
 
 from fxprofile.drivers.sql.schema import avatars, profiles
 from fxprofile.model.avatars import Avatar, Status
+from fxprofile.model.profiles import Profile
 
 AVATAR: Final = sa.select(*(avatars.c[field.name] for field in fields(Avatar)))
 
 AVATAR_BY_ID: Final = AVATAR.where(avatars.c.id == bindparam("this"))
+
+_PROFILE_COLUMNS = [profiles.c[field.name] for field in fields(Profile)]
+
+PROFILE: Final = sa.select(*_PROFILE_COLUMNS).where(profiles.c.uid == bindparam("this"))
+
+_selected, _newest = avatars.alias("selected"), avatars.alias("newest")
+
+#: A profile, the placeholder of its avatar, and the id of a pending upload; every user with an
+#: avatar has a profile.
+CURRENT_AVATAR: Final = (
+    sa.select(
+        *_PROFILE_COLUMNS,
+        _selected.c.placeholder,
+        sa.case((_newest.c.status == Status.PROCESSING, _newest.c.id)).label("pending"),
+    )
+    .select_from(profiles)
+    .outerjoin(_selected, _selected.c.id == profiles.c.avatar_id)
+    .outerjoin(
+        _newest,
+        _newest.c.seq
+        == sa.select(sa.func.max(avatars.c.seq))
+        .where(avatars.c.uid == bindparam("this"), avatars.c.status != Status.DELETING)
+        .scalar_subquery(),
+    )
+    .where(profiles.c.uid == bindparam("this"))
+)
 
 ADD_AVATAR: Final = sa.insert(avatars)
 

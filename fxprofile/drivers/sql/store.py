@@ -34,7 +34,7 @@ from fxprofile.drivers.sql.schema import avatars, leases, profiles
 from fxprofile.model.avatars import QUARANTINED, Avatar, QuarantineEntry, Status, Variant
 from fxprofile.model.errors import AccountUnknown, Quarantined, StoreError
 from fxprofile.model.keys import initial
-from fxprofile.model.ports import Accepted, Applied, Backlog, IProfileStore
+from fxprofile.model.ports import Accepted, Applied, Backlog, CurrentAvatar, IProfileStore
 from fxprofile.model.profiles import Profile
 
 T = TypeVar("T")
@@ -64,8 +64,6 @@ _REPAIR: Final = "repair"
 
 #: The position of the status in the row of an avatar.
 _STATUS: Final = [field.name for field in fields(Avatar)].index("status")
-
-_PROFILE = sa.select(*(profiles.c[field.name] for field in fields(Profile)))
 
 
 #: The body of a transaction, and the method of the store that runs it.
@@ -144,8 +142,16 @@ class SqlProfileStore:
 
     @_read
     def profile(self, connection: Connection, *, uid: str) -> Profile:
-        row = connection.execute(_PROFILE.where(profiles.c.uid == uid)).one_or_none()
+        row = connection.execute(statements.PROFILE, {"this": uid}).one_or_none()
         return Profile(uid=uid) if row is None else Profile(**row._asdict())
+
+    @_read
+    def current_avatar(self, connection: Connection, *, uid: str) -> CurrentAvatar:
+        row = connection.execute(statements.CURRENT_AVATAR, {"this": uid}).one_or_none()
+        if row is None:
+            return CurrentAvatar(Profile(uid=uid))
+        *profile, placeholder, pending = row
+        return CurrentAvatar(Profile(*profile), placeholder, pending)
 
     @_transaction
     def check(self, connection: Connection) -> float:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from fxprofile.model.avatars import QUARANTINED, Avatar, QuarantineEntry, Status, Variant
 from fxprofile.model.errors import AccountUnknown, Quarantined, StoreError
 from fxprofile.model.keys import initial
-from fxprofile.model.ports import Accepted, Applied, Backlog, IProfileStore
+from fxprofile.model.ports import Accepted, Applied, Backlog, CurrentAvatar, IProfileStore
 from fxprofile.model.profiles import Profile
 
 TICK = 0.001
@@ -137,6 +137,15 @@ class MemoryProfileStore:
     async def profile(self, *, uid: str) -> Profile:
         user = self.users.get(uid, User(uid))
         return Profile(uid, user.display_name, user.avatar_id, user.changed_at, user.monogram)
+
+    async def current_avatar(self, *, uid: str) -> CurrentAvatar:
+        profile, latest = await self.profile(uid=uid), await self.latest(uid=uid)
+        selected = self.rows.get(profile.avatar_id or "")
+        return CurrentAvatar(
+            profile,
+            placeholder=None if selected is None else selected.placeholder,
+            pending=latest.id if latest is not None and latest.status is P else None,
+        )
 
     async def job_sent(
         self, *, avatar_id: str, status: Status, now: float, lazy: bool = False
