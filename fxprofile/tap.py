@@ -28,6 +28,7 @@ class Options(usage.Options):
     optParameters = [  # noqa: RUF012
         ["role", "r", "combined", "web, worker, images or combined."],
         ["config", "c", None, "The TOML file to read settings from."],
+        ["inherit", None, None, "Used by the service itself, to start its further processes."],
     ]
 
     def __init__(self) -> None:
@@ -68,6 +69,11 @@ class Options(usage.Options):
         if self.parent is not None:
             name_files(role, self.parent)
 
+    def arguments(self) -> list[str]:
+        """Return these options as arguments."""
+        config = [] if self["config"] is None else [f"--config={self['config']}"]
+        return [f"--role={self['role']}", *config, *(f"--set={s}" for s in self["set"])]
+
 
 def makeService(options: Options) -> IService:
     """
@@ -78,10 +84,14 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from fxprofile.app.services import Services
-    from fxprofile.app.startup import make_role
+    from fxprofile.app.startup import inherit, make_role
     from fxprofile.deferreds.steady import SteadyClock
 
     # The reactor is an object; type checkers take it for a module.
     vars(reactor)["seconds"] = SteadyClock()
     services = Services(options.settings, reactor)
-    return make_role(options["role"], services, options.parent or {}, options.read)
+    if options["inherit"] is not None:
+        inherit(services, options["inherit"])
+    return make_role(
+        options["role"], services, options.parent or {}, options.read, options.arguments()
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -16,6 +16,15 @@ from twisted.logger import Logger
 from fxprofile.app.services import Services
 from fxprofile.model.errors import ConfigError
 from fxprofile.settings.model import Settings, values
+
+if TYPE_CHECKING:
+    from fxprofile.app.processes import Supervisor
+
+#: What the supervisor of several processes applies at its own start only.
+SUPERVISED = (
+    *("web.listen", "web.processes", "images.listen", "images.processes"),
+    *("admin.listen", "logging.format", "logging.rotate"),
+)
 
 _log = Logger()
 
@@ -31,9 +40,16 @@ class Reloader:
 
     :param read: returns the settings, or raises :class:`ConfigError`; it may block.
     :param services: of the process.
+    :param supervisor: of further processes, which are replaced by ones with the new settings.
     """
 
-    def __init__(self, read: Callable[[], Settings], services: Services) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Settings],
+        services: Services,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        self._supervisor = supervisor
         self._read = read
         self._services = services
         self._values = dict(values(services.settings))
@@ -48,6 +64,8 @@ class Reloader:
             if value == self._values[key]:
                 continue
             results = [apply(value) for apply in self._services.followers.get(key, ())]
+            if self._supervisor is not None:
+                results.append(not key.startswith(SUPERVISED))
             if not results or False in results:
                 waiting.append(key)
             else:
@@ -56,6 +74,8 @@ class Reloader:
         _log.info("Settings reloaded; changed: {keys}", keys=", ".join(applied) or "none")
         if waiting:
             _log.warn("Changed settings that need a restart: {keys}", keys=", ".join(waiting))
+        if self._supervisor is not None:
+            await self._supervisor.reload()
 
 
 async def read_again(reactor: Any, read: Callable[[], Settings]) -> Settings | None:

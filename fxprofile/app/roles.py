@@ -8,11 +8,15 @@ neither database nor queues.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
+from twisted.web.resource import Resource
+
 from fxprofile.app.services import Services
+from fxprofile.deferreds.services import Repeating
 from fxprofile.model.ports import IBucket
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
@@ -21,6 +25,7 @@ from fxprofile.serving.status import StatusPage
 from fxprofile.settings.model import ImagesSettings, Role, WebSettings
 
 if TYPE_CHECKING:
+    from fxprofile.app.processes import Supervisor
     from fxprofile.web.page import Playground
     from fxprofile.web.upload import UploadEndpoints
 
@@ -61,6 +66,38 @@ def add_admin(services: Services, role: Role) -> None:
     resource = AdminResource(health=services.health, metrics=services.metrics, page=page)
     site = StreamingSite(resource, reactor=services.reactor)
     services.listen("admin.listen", services.settings.admin_listen(role), site)
+
+
+def add_supervisor(role: Role, services: Services, arguments: Sequence[str]) -> Supervisor:
+    """
+    Add the processes of a role instead of the role, and the admin listener for all of them.
+
+    :param arguments: of ``twistd fxprofile`` for each of them.
+    """
+    from fxprofile.app.processes import LOOK_AFTER, Supervisor
+    from fxprofile.app.together import AllHealth, AllMetrics
+
+    settings, count = services.settings, services.settings.processes(role)
+    services.health = health = AllHealth(services.reactor, count)
+    key, section = (
+        ("web.listen", settings.web) if role is Role.WEB else ("images.listen", settings.images)
+    )
+    # It has no connections.
+    site = StreamingSite(Resource(), reactor=services.reactor)
+    supervisor = Supervisor(
+        reactor=services.reactor, arguments=arguments, count=count, listener=None
+    )
+    health.supervisor = supervisor
+    resource = AdminResource(health=health, metrics=AllMetrics(supervisor), page=StatusPage.read())
+    admin = StreamingSite(resource, reactor=services.reactor)
+    services.listen("admin.listen", settings.admin_listen(role), admin)
+    services.started(supervisor)
+    services.started(Repeating(services.reactor, LOOK_AFTER, supervisor.watch, "check processes"))
+    # It closes first, so that no connection waits for processes that end.
+    supervisor.listener = services.listen(key, section.listen, site)
+    services.readiness.append(supervisor.ready)
+    services.started(health)
+    return supervisor
 
 
 def add_images(services: Services) -> None:

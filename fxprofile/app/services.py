@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.application.service import Service
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 
 from fxprofile import __version__
 from fxprofile.deferreds.services import Stack
@@ -42,6 +42,7 @@ from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from fxprofile.app.processes import Inherited
     from fxprofile.drivers.aws.client.client import AwsClient
     from fxprofile.drivers.filesystem.space import DiskSpace
     from fxprofile.drivers.fxa.customs import Customs
@@ -107,6 +108,7 @@ class Services:
     :ivar on_disk: what must exist before the reactor runs: a setting, and a blocking call that
         creates what it names.
     :ivar readiness: calls that return when the process can work, or raise.
+    :ivar inherited: the socket of the role, if another process has opened it.
     :ivar followers: what applies a new value, by the key of the setting.
     """
 
@@ -134,6 +136,7 @@ class Services:
         self.listeners: list[Listener] = []
         self.on_disk: list[tuple[str, Callable[[], None]]] = []
         self.readiness: list[Callable[[], Awaitable[object]]] = []
+        self.inherited: Inherited | None = None
         self.followers: dict[str, list[Follower]] = {}
         self._read_only = read_only
         if unknown := replacements.keys() - vars(Services).keys():
@@ -355,7 +358,11 @@ class Services:
             return RedisProfileCache(self.redis, ttl=self.settings.cache.ttl)
         from fxprofile.drivers.memory.expiring import MemoryProfileCache
 
-        return MemoryProfileCache(self.reactor, ttl=self.settings.cache.ttl)
+        ttl = self.settings.cache.ttl
+        if self.settings.web.processes > 1:
+            # Another process may change a profile, so none is kept.
+            return MemoryProfileCache(self.reactor, ttl=ttl, max_bytes=0)
+        return MemoryProfileCache(self.reactor, ttl=ttl)
 
     @cached_property
     def revocations(self) -> IRevocations | None:
@@ -670,7 +677,7 @@ class Services:
 
     # Listeners.
 
-    def listen(self, key: str, description: str, site: StreamingSite) -> None:
+    def listen(self, key: str, description: str, site: StreamingSite) -> Listener:
         """
         Add a listener.
 
@@ -678,14 +685,12 @@ class Services:
         :param description: as :func:`twisted.internet.endpoints.serverFromString` reads it.
         :raises ConfigError: if it describes no endpoint.
         """
-        backlog = ""
-        if description.startswith(_HAVE_BACKLOG) and ":backlog=" not in description:
-            backlog = f":backlog={BACKLOG}"
-        try:
-            endpoint = serverFromString(self.reactor, description + backlog)
-        except Exception as error:
-            # Each kind of endpoint has its own parser, and some read certificates.
-            raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None
+        inherited = self.inherited
+        if inherited is not None and key != "admin.listen":
+            descriptor, family = inherited.descriptor, inherited.family
+            endpoint = AdoptedStreamServerEndpoint(self.reactor, descriptor, family)
+        else:
+            endpoint = self._endpoint(key, description)
         listener = Listener(
             endpoint=endpoint,
             site=site,
@@ -694,3 +699,14 @@ class Services:
             description=description,
         )
         self.listeners.append(self.started(listener))
+        return listener
+
+    def _endpoint(self, key: str, description: str) -> Any:
+        backlog = ""
+        if description.startswith(_HAVE_BACKLOG) and ":backlog=" not in description:
+            backlog = f":backlog={BACKLOG}"
+        try:
+            return serverFromString(self.reactor, description + backlog)
+        except Exception as error:
+            # Each kind of endpoint has its own parser, and some read certificates.
+            raise ConfigError(f"{key}: {description!r} is no endpoint: {error}") from None

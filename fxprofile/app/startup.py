@@ -13,9 +13,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
@@ -27,8 +27,9 @@ from twisted.python.logfile import LogFile
 
 from fxprofile.app.hardening import harden
 from fxprofile.app.reload import Reloader, on_signal
-from fxprofile.app.roles import add_role
+from fxprofile.app.roles import add_role, add_supervisor
 from fxprofile.app.services import Services
+from fxprofile.crunch.sandbox import process
 from fxprofile.model.errors import ConfigError, DriverError, StoreError
 from fxprofile.settings.endpoints import listener_url
 from fxprofile.settings.model import LoggingSettings, Role, Settings
@@ -38,6 +39,9 @@ from fxprofile.telemetry.logs import (
     StandardLibraryHandler,
     make_observer,
 )
+
+if TYPE_CHECKING:
+    from fxprofile.app.processes import Supervisor
 
 #: twistd's own options, such as ``nodaemon``.
 TwistdOptions = MutableMapping[str, Any]
@@ -56,20 +60,47 @@ def name_files(role: Role, twistd: TwistdOptions) -> None:
         twistd["logfile"] = f"fxprofile-{role}.log"
 
 
+def inherit(services: Services, option: str) -> None:
+    """
+    Have this process be one of several, which ends with its supervisor.
+
+    :param option: an :class:`~fxprofile.app.processes.Inherited` as text.
+    :raises SystemExit: with one line, if it is invalid.
+    """
+    from fxprofile.app.processes import Inherited
+
+    try:
+        services.inherited = Inherited.parse(option)
+    except ValueError:
+        raise SystemExit("fxprofile: --inherit: is for the service itself") from None
+    process.die_with(services.inherited.parent)
+    # It is sent to the whole process group: the supervisor decides when this ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def make_role(
-    role: Role, services: Services, twistd: TwistdOptions, read: Callable[[], Settings]
+    role: Role,
+    services: Services,
+    twistd: TwistdOptions,
+    read: Callable[[], Settings],
+    arguments: Sequence[str] = (),
 ) -> RoleService:
     """
     Return the service that runs a role.
 
     :param read: returns the settings; called again when they are to be reloaded.
+    :param arguments: of ``twistd fxprofile``, for the further processes of the role.
     :raises SystemExit: with one line, if a setting cannot be used.
     """
+    supervisor = None
     try:
-        add_role(role, services)
+        if services.inherited is None and services.settings.processes(role) > 1:
+            supervisor = add_supervisor(role, services, arguments)
+        else:
+            add_role(role, services)
     except ConfigError as error:
         raise SystemExit(f"fxprofile: {error}") from None
-    made = RoleService(role, services, twistd, read)
+    made = RoleService(role, services, twistd, read, supervisor)
     services.stack.setServiceParent(made)
     return made
 
@@ -85,13 +116,15 @@ class RoleService(MultiService):
         services: Services,
         twistd: TwistdOptions,
         read: Callable[[], Settings],
+        supervisor: Supervisor | None = None,
     ) -> None:
         super().__init__()
+        self._supervisor = supervisor
         self._role = role
         self._services = services
         self._settings = services.settings
         self._twistd = twistd
-        self._reloader = Reloader(read, services)
+        self._reloader = Reloader(read, services, supervisor)
         self._output: IO[str] | LogFile | None = None
         self._problem = ""
 
@@ -111,6 +144,8 @@ class RoleService(MultiService):
         levels = LevelFilter(config.level)
         self._services.follow("logging.level", levels.set_level)
         self._output = _log_output(self._twistd, config)
+        if self._supervisor is not None and isinstance(self._output, LogFile):
+            self._supervisor.output = self._output
         observer = make_observer(config.format, levels, self._output)
         if dsn is None:
             return observer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.python.failure import Failure
@@ -13,13 +13,19 @@ from twisted.web.server import NOT_DONE_YET
 from fxprofile.serving.channel import StreamingRequest
 from fxprofile.serving.health import Health
 from fxprofile.serving.status import StatusPage
-from fxprofile.telemetry.metrics import Metrics
+
+
+class IMetrics(Protocol):
+    """What renders the metrics of a process, or of several."""
+
+    def render(self, accept: str) -> Any:
+        """Return the figures and their content type, or a coroutine that does."""
 
 
 class AdminResource(Resource):
     """The root of the admin listener."""
 
-    def __init__(self, *, health: Health, metrics: Metrics, page: StatusPage) -> None:
+    def __init__(self, *, health: Health, metrics: IMetrics, page: StatusPage) -> None:
         super().__init__()
         self.putChild(b"", page)
         self.putChild(b"status.json", _Json(health.status))
@@ -32,15 +38,36 @@ class AdminResource(Resource):
 class _Metrics(Resource):
     isLeaf = True
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: IMetrics) -> None:
         super().__init__()
         self._metrics = metrics
 
-    def render_GET(self, request: StreamingRequest) -> bytes:
+    def render_GET(self, request: StreamingRequest) -> int:
         accept = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
-        figures, content_type = self._metrics.render(accept.decode("latin-1"))
-        request.setHeader("Content-Type", content_type)
-        return figures
+
+        def finish(rendered: tuple[bytes, str]) -> None:
+            figures, content_type = rendered
+            request.setHeader("Content-Type", content_type)
+            request.setHeader("Content-Length", str(len(figures)))
+            request.write(figures)
+            request.finish()
+
+        return _respond(request, lambda: self._metrics.render(accept.decode("latin-1")), finish)
+
+
+def _respond(
+    request: StreamingRequest, report: Callable[[], Any], finish: Callable[[Any], object]
+) -> int:
+    """Have a request finished with what a function returns or a coroutine resolves to."""
+
+    def failed(failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            request.processingFailed(failure)
+
+    answering = maybeDeferred(report)
+    request.notifyFinish().addErrback(lambda _: answering.cancel())
+    answering.addCallback(finish).addErrback(failed)
+    return NOT_DONE_YET
 
 
 class _Json(Resource):
@@ -53,11 +80,4 @@ class _Json(Resource):
         self._report = report
 
     def render_GET(self, request: StreamingRequest) -> int:
-        def failed(failure: Failure) -> None:
-            if not failure.check(CancelledError):
-                request.processingFailed(failure)
-
-        answering = maybeDeferred(self._report)
-        request.notifyFinish().addErrback(lambda _: answering.cancel())
-        answering.addCallback(lambda report: request.finish_json(*report)).addErrback(failed)
-        return NOT_DONE_YET
+        return _respond(request, self._report, lambda report: request.finish_json(*report))

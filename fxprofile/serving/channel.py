@@ -739,13 +739,18 @@ class StreamingSite(Site):
         """Offer only HTTP/1.1 over TLS; a proxy in front can speak HTTP/2."""
         return [b"http/1.1"]
 
-    def close_idle(self) -> None:
-        """Close the connections without a request, and the others after their response."""
+    def drain(self) -> None:
+        """Close each connection after its next response, or that of its request in flight."""
         self.stopping = True
-        for channel in list(self.channels):
+        for channel in self.channels:
             if channel.requests:
                 channel.persistent = False
-            elif not channel.lingering:
+
+    def close_idle(self) -> None:
+        """Close the connections without a request, and the others after their response."""
+        self.drain()
+        for channel in list(self.channels):
+            if not (channel.requests or channel.lingering):
                 channel.loseConnection()
 
     def abort_all(self) -> None:

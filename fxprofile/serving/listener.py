@@ -22,6 +22,9 @@ from fxprofile.serving.channel import StreamingSite
 #: How long accepting pauses when descriptors run low, in seconds.
 PAUSE = 1
 
+#: How long connections without a request stay open when the listener stops, in seconds.
+DRAIN = 1
+
 #: How long requests in flight may take when the listener stops, in seconds.
 GRACE = 20
 
@@ -69,6 +72,19 @@ class Listener(Service):
             reason = getattr(cause, "strerror", None) or cause
             where = f"{self.name}: cannot listen at {self._description}"
             raise ConfigError(f"{where}: {reason}") from None
+
+    def hold(self) -> tuple[int, int]:
+        """
+        Accept no connections: other processes do, which inherit the socket.
+
+        :returns: its descriptor, and its address family.
+        :raises ConfigError: if it is not open.
+        """
+        self.check()
+        if self._port is None:
+            raise ConfigError(f"{self.name}: is not open")
+        self._port.stopReading()
+        return self._port.fileno(), self._port.addressFamily
 
     def _pause(self) -> None:
         """Leave new connections to the kernel for a while."""
@@ -118,6 +134,10 @@ class Listener(Service):
             return
         await maybeDeferred(port.stopListening)
         deadline = self._clock.seconds() + GRACE
+        # A client may be sending a request on a connection that is idle as yet.
+        self._site.drain()
+        while self._site.channels and self._clock.seconds() < deadline - GRACE + DRAIN:
+            await sleep(self._clock, 0.05)
         self._site.close_idle()
         while self._site.channels and self._clock.seconds() < deadline:
             await sleep(self._clock, 0.05)

@@ -25,8 +25,10 @@ from fxprofile.settings.endpoints import is_loopback, listener_url
 from fxprofile.settings.model import (
     ENVIRONMENT_PREFIX,
     SOURCES,
+    ImagesSettings,
     Role,
     Settings,
+    WebSettings,
     is_setting,
 )
 
@@ -210,9 +212,28 @@ def _impossible_combinations(settings: Settings, role: Role) -> Iterator[str]:
             "queue.driver: memory is for the combined role only;"
             " processes of other roles share database or sqs"
         )
+    yield from _impossible_processes(settings, role)
     yield from _missing_packages(settings, role)
     if role is not Role.IMAGES:
         yield from _unusable_queues(settings)
+
+
+def _impossible_processes(settings: Settings, role: Role) -> Iterator[str]:
+    """Several processes where only one can be, or on a socket that they cannot share."""
+    for key, own in (("web", Role.WEB), ("images", Role.IMAGES)):
+        section: WebSettings | ImagesSettings = getattr(settings, key)
+        if section.processes == 1:
+            continue
+        if role is Role.COMBINED:
+            yield (
+                f"{key}.processes: must be 1 in the combined role, which is one process; start"
+                " the roles web, worker and images instead"
+            )
+        elif role is own and not re.match(r"tcp6?:|systemd:(?!.*domain=UNIX)", section.listen):
+            yield (
+                f"{key}.listen: must be a tcp, tcp6 or systemd endpoint when {key}.processes is"
+                " not 1"
+            )
 
 
 def _missing_packages(settings: Settings, role: Role) -> Iterator[str]:

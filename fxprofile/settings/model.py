@@ -35,7 +35,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from fxprofile.settings.capacity import default_slots
+from fxprofile.settings.capacity import default_slots, processors
 from fxprofile.settings.endpoints import listener_url
 
 ENVIRONMENT_PREFIX = "FXPROFILE_"
@@ -76,6 +76,10 @@ def _image_url(text: str) -> str:
     if not re.fullmatch(r"[\w.~/-]*\{id\}[\w.~/-]*", urlsplit(text).path, re.ASCII):
         raise ValueError("must contain {id} in its path, once, and else letters, digits and ._~-/")
     return text
+
+
+def _processes(value: object) -> object:
+    return processors() if value == "auto" else value
 
 
 def _matches(pattern: str, requirement: str) -> AfterValidator:
@@ -138,6 +142,7 @@ QueueUrl = Annotated[str, Field(pattern=r"^(https?://\S+|[a-z][a-z0-9-]{0,39})$"
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 BucketName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Seconds = Annotated[float, Field(gt=0, le=YEAR, allow_inf_nan=False)]
+Processes = Annotated[int, Field(ge=1, le=256), BeforeValidator(_processes)]
 Connections = Annotated[int, Field(ge=0, le=1_000_000)]
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 HeaderNames = Annotated[
@@ -178,6 +183,7 @@ def _own_url(validated: dict[str, object]) -> str:
 
 class WebSettings(Section):
     listen: str = "tcp:1111:interface=127.0.0.1"
+    processes: Processes = 1
     public_url: HttpUrl = Field(default_factory=_own_url)
     client_address_depth: Annotated[int, Field(ge=0, le=10)] = 0
     cors_headers: HeaderNames = ()
@@ -187,6 +193,7 @@ class WebSettings(Section):
 
 class ImagesSettings(Section):
     listen: str = "tcp:1112:interface=127.0.0.1"
+    processes: Processes = 1
     url: ImageUrl = Field(default_factory=lambda validated: f"{_own_url(validated)}/a/{{id}}")
     max_age: Annotated[int, Field(ge=0)] = 86400
     max_stale: Annotated[int, Field(ge=0)] = 86400
@@ -387,6 +394,11 @@ class Settings(BaseSettings):
         driver = "database" if role in (Role.WEB, Role.WORKER) else "memory"
         return self.model_copy(update={"queue": self.queue.model_copy(update={"driver": driver})})
 
+    def processes(self, role: Role) -> int:
+        """How many processes a role has on this machine, besides their supervisor."""
+        own = {Role.WEB: self.web.processes, Role.IMAGES: self.images.processes}
+        return own.get(role, 1)
+
     def admin_listen(self, role: Role) -> str:
         """``admin.listen``, or its default for this role."""
         return self.admin.listen or f"tcp:{ADMIN_PORTS[role]}:interface=127.0.0.1"
@@ -423,6 +435,8 @@ class Settings(BaseSettings):
                 for key, effect in effects.items()
                 if getattr(queue, key) is None
             ]
+        if role is Role.WEB and self.web.processes > 1 and self.cache.driver == "memory":
+            found += self._unshared_doubts()
         crunches = role in (Role.WORKER, Role.COMBINED)
         if crunches and queue.visibility_timeout < self.crunch.timeout:
             # The lease is extended, but one extension that fails then ends it.
@@ -432,6 +446,18 @@ class Settings(BaseSettings):
                 " other workers repeat jobs"
             )
         return found
+
+    def _unshared_doubts(self) -> Iterator[str]:
+        several = f"web.processes is {self.web.processes}"
+        yield (
+            f"cache.driver: memory is of one process, and {several}, so no profile is cached and"
+            " each process has its own rate limits; use redis"
+        )
+        if self.identity.token_cache_seconds:
+            yield (
+                f"identity.token_cache_seconds: {several} without a Redis, so a revoked token is"
+                " trusted for so long by the processes that did not receive the account event"
+            )
 
     def _production_doubts(self, role: Role) -> Iterator[str]:
         for setting in self.single_host_drivers(role):

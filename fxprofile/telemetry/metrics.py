@@ -9,7 +9,7 @@ Each :class:`Metrics` has a registry of its own, so that a test sees only its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -26,7 +26,10 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from fxprofile.model.avatars import REASONS
 from fxprofile.model.messages import ResultStatus
@@ -239,6 +242,48 @@ class Metrics:
 
         :param accept: the header ``Accept`` of the request.
         """
-        if openmetrics.CONTENT_TYPE_LATEST.partition(";")[0] in accept.lower():
-            return openmetrics.generate_latest(self.registry), openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        return _expose(self.registry, accept)
+
+
+class _Families(Collector):
+    """Metrics that were collected elsewhere."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = list(families)
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+def merge(texts: Mapping[str, str], accept: str = "") -> tuple[bytes, str]:
+    """
+    Return the figures of several processes, each with the label ``process``.
+
+    :param texts: what :meth:`Metrics.render` returns for each process, by the value of the label.
+    :returns: as :meth:`Metrics.render`.
+    """
+    families: dict[str, Metric] = {}
+    for process, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            merged = families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type)
+            )
+            for sample in family.samples:
+                labels = {"process": process, **sample.labels}
+                merged.samples.append(sample._replace(labels=labels))
+    registry = CollectorRegistry()
+    registry.register(_Families(families.values()))
+    return _expose(registry, accept)
+
+
+def process_metrics() -> str:
+    """Return the metrics of this process alone: memory, processor time and descriptors."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return generate_latest(registry).decode()
+
+
+def _expose(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+    if openmetrics.CONTENT_TYPE_LATEST.partition(";")[0] in accept.lower():
+        return openmetrics.generate_latest(registry), openmetrics.CONTENT_TYPE_LATEST
+    return generate_latest(registry), CONTENT_TYPE_LATEST
