@@ -17,6 +17,7 @@ help:
 	@echo "make test-fast  run the tests that start no other program"
 	@echo "make check      run the tests, the linters, the type checks and make docs"
 	@echo "make docs       build the documentation as a site, in site/"
+	@echo "make man        write the manual page of fxprofile-admin"
 	@echo "make soak       upload while processes are killed (UPLOADS=2000)"
 	@echo "make simulate   run many simulated worlds of the whole service (SEEDS=10000 FIRST=0)"
 	@echo "make chaos      inject faults between the service and its servers (CASES=S3=hang FAULT_SECONDS=10)"
@@ -73,6 +74,10 @@ types: $(VENV)/ready-for-tests
 # The variable silences a notice about the next major versions of the tools.
 docs: $(VENV)/ready-for-tests
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+.PHONY: man
+man: $(VENV)/ready-for-tests
+	PYTHONPATH=. $(BIN)/python etc/man/write.py
 
 check: test lint types docs
 

@@ -71,6 +71,7 @@ setup(
         "twisted.plugins": ["fxprofile_plugin.py"],
     },
     cmdclass={"build_py": BuildWithVersion},
+    data_files=[("share/man/man1", ["etc/man/fxprofile-admin.1"])],
     zip_safe=False,
     entry_points={"console_scripts": ["fxprofile-admin=fxprofile.admin.main:main"]},
     install_requires=[
@@ -92,6 +93,7 @@ setup(
         "joserfc>=1,<2",
         "cachetools>=5.5,<7",
         "click>=8.2,<9",
+        "rich>=14,<16",
     ],
     extras_require={
         "s3": AWS,

@@ -7,8 +7,8 @@ import math
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -216,8 +216,10 @@ async def _daemon(tools: Tools) -> AsyncIterator[Sequence[int]]:
     :raises Problem: with the end of its output, if it does not start.
     """
     process = _DaemonProcess()
-    with TemporaryDirectory(prefix="fxprofile-capacity-") as folder:
-        ports = _free_ports(3)
+    with (
+        TemporaryDirectory(prefix="fxprofile-capacity-") as folder,
+        _reserved_ports(3) as ports,
+    ):
         environ = {n: value for n, value in os.environ.items() if not n.startswith("FXPROFILE_")}
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         transport = tools.reactor.spawnProcess(
@@ -280,13 +282,21 @@ async def _is_ready(tools: Tools, port: int) -> bool:
     return False
 
 
-def _free_ports(number: int) -> Sequence[int]:
-    """Return ports that were free just now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+@contextmanager
+def _reserved_ports(number: int) -> Iterator[Sequence[int]]:
+    """
+    Reserve ports of 127.0.0.1, at which only a server that is told to can listen.
+
+    A socket stays bound to each without listening, so that the kernel gives it to no other process
+    that asks for a free one.  A server that sets SO_REUSEADDR, as Twisted's do, can listen there.
+    """
+    with ExitStack() as sockets:
+        holders = [sockets.enter_context(socket.socket()) for _ in range(number)]
+        for holder in holders:
+            holder.bind(("127.0.0.1", 0))
+            # Only after binding: before, the port could be one that is reserved in the same way.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield [holder.getsockname()[1] for holder in holders]
 
 
 class _DaemonProcess(ProcessProtocol):

@@ -8,6 +8,7 @@ from fxprofile import __version__
 from fxprofile.admin.avatar import avatar
 from fxprofile.admin.capacity import capacity
 from fxprofile.admin.check_config import check_config
+from fxprofile.admin.completion import completion
 from fxprofile.admin.crunch import crunch
 from fxprofile.admin.dead import dead
 from fxprofile.admin.doctor import doctor
@@ -27,6 +28,7 @@ from fxprofile.admin.user import user
         avatar,
         capacity,
         check_config,
+        completion,
         crunch,
         dead,
         doctor,

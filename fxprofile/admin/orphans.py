@@ -45,6 +45,9 @@ _COLUMNS: Final = {
     "broken": ("avatar", "uid", "missing", "updated"),
 }
 
+#: The length of the progress bar.
+_STEPS: Final = 1000
+
 #: Objects or rows of one page.
 PAGE: Final = 10_000
 
@@ -90,7 +93,8 @@ async def orphans(
         commands.require_yes()
     await tools.open_database()
     sweep = sweep_of(tools, grace=grace * 3600)
-    report = await sweep.find()
+    with commands.progress("Comparing", length=_STEPS) as bar:
+        report = await sweep.find(lambda share: bar.update(int(share * _STEPS) - bar.pos))
     about = _members(report, limit)
     number = len(report.orphans)
     allowed = most or math.ceil(report.avatars * SHARE)
@@ -254,9 +258,11 @@ class Sweep:
     grace: float
     page: int = PAGE
 
-    async def find(self) -> SweepReport:
+    async def find(self, progress: Callable[[float], object] = lambda share: None) -> SweepReport:
         """
         Compare, and change nothing.
+
+        :param progress: called with the share that is done, from 0 to 1.
 
         Check the figures before you delete: with the wrong database, every picture is an
         orphan.
@@ -266,6 +272,8 @@ class Sweep:
         before = self.clock.seconds() - self.grace
         report = SweepReport()
         async for found in self._avatars():
+            # Ids are random, and read in their order.
+            progress(int(found.id[:4], 16) / 0x10000)
             report.rows += found.row is not None
             report.originals += len(found.objects) > len(found.pictures)
             report.pictures += bool(found.pictures)
@@ -277,6 +285,7 @@ class Sweep:
                 # Pages are read at different times: the avatar may have been deleted since.
                 if applies and (len(kind) >= RECHECKED or await self._is_unchanged(found)):
                     kind.append(found)
+        progress(1)
         return report
 
     async def remove(self, report: SweepReport) -> int:

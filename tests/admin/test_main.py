@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import redirect_stderr
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,28 @@ class StartTests(AdminCase):
         self.assertEqual(ran.errors.count("\n"), 1)
 
     async def test_an_unknown_command_or_option_is_a_usage_error(self) -> None:
-        """An unknown command, option or argument is a usage error."""
-        for arguments in (["nothing"], ["queues", "--nothing"], ["queues", "more"]):
-            await self.admin(*arguments, status=2)
+        """
+        An unknown command, option or argument, or a missing or wrong one, is one line that names
+        the help to read.
+        """
+        for arguments, help_of in (
+            (["nothing"], "fxprofile-admin"),
+            (["queues", "--nothing"], "fxprofile-admin queues"),
+            (["queues", "more"], "fxprofile-admin queues"),
+            (["user", "show"], "fxprofile-admin user show"),
+            (["user", "nothing"], "fxprofile-admin user"),
+            (["avatar", "show", "x"], "fxprofile-admin avatar show"),
+            (["user", "delete", "a" * 32, "--json"], "fxprofile-admin user delete"),
+        ):
+            line = await self.error(*arguments, status=2)
+            self.assertTrue(line.startswith("fxprofile-admin: "), line)
+            self.assertTrue(line.endswith(f"; see {help_of} --help\n"), line)
+
+    async def test_a_group_alone_prints_its_help(self) -> None:
+        """A group without a command prints its help."""
+        for arguments in ([], ["user"]):
+            ran = await self.admin(*arguments, bare=True, status=2)
+            self.assertIn("Commands:", ran.output + ran.errors)
 
     async def test_the_version_is_printed(self) -> None:
         """--version prints the version of the package."""
@@ -82,6 +102,36 @@ class StartTests(AdminCase):
             ran = await self.admin(*name, "--help", bare=True)
             self.assertIn("--json", ran.output)
             self.assertIn("--config", ran.output)
+
+    async def test_shells_complete_commands(self) -> None:
+        """The script of each shell is printed, and asks the command for what may follow."""
+        for shell in ("bash", "zsh", "fish"):
+            ran = await self.admin("completion", shell, bare=True)
+            self.assertIn("_FXPROFILE_ADMIN_COMPLETE", ran.output)
+        words = {"COMP_WORDS": "fxprofile-admin qu", "COMP_CWORD": "1"}
+        asked = {"_FXPROFILE_ADMIN_COMPLETE": "bash_complete", **words}
+        ran = await self.admin(bare=True, **asked)
+        self.assertEqual(ran.output.split(), ["plain,quarantine", "plain,queues"])
+
+    async def test_bash_accepts_the_script(self) -> None:
+        """Bash reads the completion script without an error."""
+        ran = await self.admin("completion", "bash", bare=True)
+        done = await deferToThread(
+            subprocess.run, ["bash", "-n"], input=ran.output, capture_output=True, text=True
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_the_manual_page_is_that_of_the_commands(self) -> None:
+        """``make man`` has been run since the last change of a command."""
+        root = Path(fxprofile.__file__).parent.parent
+        spec = spec_from_file_location("write", root / "etc/man/write.py")
+        assert spec is not None
+        assert spec.loader is not None
+        write = module_from_spec(spec)
+        spec.loader.exec_module(write)
+        text = write.page()
+        self.assertEqual(write.PAGE.read_text(), text, "run make man")
+        self.assertIn(".SS avatar quarantine", text)
 
     def test_the_installed_command_refers_to_a_function(self) -> None:
         """The entry point in setup.py names a function that exists."""

@@ -57,6 +57,14 @@ class SweepTests(CoreTestCase):
     def find(self, page: int = 1000) -> SweepReport:
         return self.run_now(self.sweep(page).find())
 
+    def test_progress(self) -> None:
+        """The progress of a sweep never falls, and ends at 1."""
+        for number in (1, 2):
+            self.put_original(f"{number}fff{'0' * 28}")
+        shares: list[float] = []
+        self.run_now(self.sweep().find(shares.append))
+        self.assertEqual(shares, [0x1FFF / 0x10000, 0x2FFF / 0x10000, 1])
+
     def orphans(self, page: int = 1000) -> list[str]:
         return [found.id for found in self.find(page).orphans]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,12 +98,9 @@ async def import_fxa(
         parallel=parallel,
         dry_run=dry_run,
     )
-    hidden = commands.current_session().as_json or not sys.stderr.isatty()
     try:
         left = await importer.left()
-        with click.progressbar(
-            length=left, label="Importing", file=sys.stderr, hidden=hidden
-        ) as bar:
+        with commands.progress("Importing", length=left) as bar:
             await importer.run(bar.update)
     except DriverError as error:
         raise commands.Problem(f"{commands.line(error)}; run this again to continue") from None

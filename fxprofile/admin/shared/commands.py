@@ -13,13 +13,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial, wraps
-from typing import IO, Any, Concatenate, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
+from click.exceptions import NoArgsIsHelpError
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 from twisted.logger import (
@@ -38,6 +39,10 @@ from fxprofile.drivers.aws.client.errors import AwsError
 from fxprofile.model import errors
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
+
+if TYPE_CHECKING:
+    # click does not export the type.
+    from click._termui_impl import ProgressBar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +66,19 @@ class Problem(click.ClickException):
 
     def show(self, file: IO[str] | None = None) -> None:
         click.echo(f"fxprofile-admin: {printable(self.message)}", err=True)
+
+
+class WrongUsage(Problem):
+    """The command line is wrong; the exit status is 2."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, error: click.UsageError) -> WrongUsage:
+        """Return a usage error of click, in one line that names the help to read."""
+        path = "fxprofile-admin" if error.ctx is None else error.ctx.command_path
+        text = " ".join(error.format_message().split()).rstrip(".")
+        return cls(f"{text}; see {path} --help")
 
 
 class WrongSetting(Problem):
@@ -168,10 +186,30 @@ def checked_uid(_: click.Context, __: click.Parameter, value: str) -> str:
 uid_argument = click.argument("uid", callback=checked_uid)
 
 
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Replace a usage error of click, which has several lines, by one line."""
+    try:
+        yield
+    except NoArgsIsHelpError:
+        # Its message is the help.
+        raise
+    except click.UsageError as error:
+        raise WrongUsage.of(error) from None
+
+
 class _WithCommonOptions(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _one_line():
+            return super().invoke(ctx)
 
 
 class AdminCommand(_WithCommonOptions):
@@ -258,6 +296,16 @@ def with_tools(
 def _on_signals(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
+
+
+def progress(label: str, *, length: int) -> AbstractContextManager[ProgressBar[int]]:
+    """
+    Show how much is done and the time that is left, on a terminal; not with ``--json``.
+
+    :param length: of all that there is to do.
+    """
+    hidden = current_session().as_json or not sys.stderr.isatty()
+    return click.progressbar(length=length, label=label, file=sys.stderr, hidden=hidden)
 
 
 def private(path: str, flags: int) -> int:

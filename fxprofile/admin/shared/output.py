@@ -1,15 +1,31 @@
 """
 Text for people: tables, times and sizes.
 
-Tables are plain lines, without rich: it wraps and truncates cells where there is no terminal, and
-this output is also read with grep and awk.
+Tables are also read with grep and awk: a row is one line, never wrapped or truncated, and colours
+are only for a terminal.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from io import StringIO
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+#: Wider than any table.
+_WIDTH: Final = 1 << 16
+
+#: The colours of words.
+_STYLES: Final = {
+    **dict.fromkeys(("ok", "ready", "yes"), "green"),
+    **dict.fromkeys(("processing", "deleting", "warning"), "yellow"),
+    **dict.fromkeys(("failed", "problem", "PROBLEM"), "red"),
+}
 
 #: A JSON object.
 Members = dict[str, Any]
@@ -23,13 +39,17 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
     :param headings: the first line; empty for none.
     """
-    cells = [list(headings)] if headings else []
-    cells += [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
+    cells = [[_cell(value) for value in row] for row in rows]
+    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headings))
+    for name in headings or (cells[0] if cells else ()):
+        shown.add_column(Text(name), no_wrap=True)
+    for row in cells:
+        shown.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    output = StringIO()
+    # With colours only if the answer goes to a terminal, and NO_COLOR is not set.
+    coloured = sys.stdout.isatty()
+    Console(file=output, width=_WIDTH, force_terminal=coloured, highlight=False).print(shown)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 
 def listing(items: Iterable[Members], *names: str) -> str:
