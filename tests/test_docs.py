@@ -147,6 +147,21 @@ class FormTests(SynchronousTestCase):
         for figure, page in figures:
             self.assertRegex((ROOT / page).read_text(), rf"\b{re.escape(figure)}\b", page)
 
+    def test_extras(self) -> None:
+        """Every extra that README.md and the documentation name exists, and README.md names all."""
+        setup = (ROOT / "setup.py").read_text()
+        extras = set(
+            re.findall(r'^        "(\w+)": ', setup[setup.index("extras_require") :], re.M)
+        )
+        for document in DOCS:
+            for names in re.findall(r"(?:fxprofile|'\.)\[([a-z0-9,]+)\]", document.read_text()):
+                self.assertLessEqual(set(names.split(",")), extras, document.name)
+        (named, others) = re.findall(
+            r"'fxprofile\[(\S+)\]'\s+# others: (.*)$", (ROOT / "README.md").read_text(), re.M
+        )[0]
+        named = {*named.split(","), *others.split(", ")}
+        self.assertEqual(named, extras - {"dev", "fuzz"})
+
     def test_common_questions(self) -> None:
         """There are at least 20 common questions, and each has a link to its answer."""
         text = (ROOT / "docs/how-to/index.md").read_text()

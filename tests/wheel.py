@@ -6,6 +6,8 @@ Tries a wheel alone: it installs it into a new environment, and starts the servi
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,13 @@ import venv
 from pathlib import Path
 
 from tests.support.servers.local import free_port
+
+README = Path(__file__).parents[1] / "README.md"
+
+_VERSION_MEMBERS = {"source", "version", "commit", "build"}
+
+#: Nothing listens there; the service starts without its cache.
+_REDIS = "cache.url=redis://127.0.0.1:1/0"
 
 #: Seconds that the daemon may take to be ready.
 PATIENCE = 60
@@ -45,6 +54,23 @@ def main(wheel: str) -> None:
             "pip install 'fxprofile[mysql]'",
         }.items():
             _start(folder, scripts, line, setting)
+        _expect_version_file(folder)
+        _try_extras(folder, scripts, wheel)
+
+
+def _expect_version_file(folder: str) -> None:
+    (file,) = Path(folder).glob("lib/python*/site-packages/fxprofile/version.json")
+    found = json.loads(file.read_text())
+    _expect(str(found), "source, version, commit and build", set(found) == _VERSION_MEMBERS)
+
+
+def _try_extras(folder: str, scripts: Path, wheel: str) -> None:
+    """Install the extras as README.md does, and start with drivers that need them."""
+    extras = re.findall(r"pip install 'fxprofile(\[\S+\])'", README.read_text())
+    _expect(str(extras), "one command in README.md", len(extras) == 1)
+    path = f"{Path(wheel).resolve()}{extras[0]}"
+    _run(folder, scripts / "python", "-m", "pip", "install", "--quiet", path)
+    _start(folder, scripts, "is ready: ", "storage.driver=s3", "cache.driver=redis", _REDIS)
 
 
 def _run(folder: str, *command: object) -> str:
