@@ -29,6 +29,7 @@ from fxprofile.app.hardening import harden
 from fxprofile.app.reload import Reloader, on_signal
 from fxprofile.app.roles import add_role, add_supervisor
 from fxprofile.app.services import Services
+from fxprofile.app.systemd import ServiceManager
 from fxprofile.crunch.sandbox import process
 from fxprofile.model.errors import ConfigError, DriverError, StoreError
 from fxprofile.settings.endpoints import listener_url
@@ -125,6 +126,8 @@ class RoleService(MultiService):
         self._settings = services.settings
         self._twistd = twistd
         self._reloader = Reloader(read, services, supervisor)
+        self._manager = ServiceManager(services.reactor, os.environ)
+        self._manager.setServiceParent(self)
         self._output: IO[str] | LogFile | None = None
         self._problem = ""
 
@@ -158,9 +161,12 @@ class RoleService(MultiService):
         return LogPublisher(observer, reports)
 
     def _reload(self) -> None:
-        Deferred.fromCoroutine(self._reloader.reload()).addErrback(
+        self._manager.reloading()
+        reloaded = Deferred.fromCoroutine(self._reloader.reload())
+        reloaded.addErrback(
             lambda failure: self._log.failure("Cannot reload the settings", failure=failure)
         )
+        reloaded.addCallback(lambda _: self._manager.ready())
 
     def _reopen_log(self) -> None:
         if not isinstance(self._output, LogFile):
@@ -210,6 +216,7 @@ class RoleService(MultiService):
         for ready in self._services.readiness:
             await ready()
         self._services.health.starting = False
+        self._manager.ready()
         for doubt in self._settings.doubts(self._role):
             self._log.warn("Doubtful setting: {doubt}", doubt=doubt)
         self._check_rotation()
