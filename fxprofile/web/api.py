@@ -366,7 +366,9 @@ class Api(Resource):
     def _log_activity(self, event: str, call: ApiRequest) -> None:
         """Log what a user has done, with the members that the original service logs."""
         self._log.info(
-            "{event} of user {uid} by client {client_id}",
+            # One field, as in the line of a request.
+            "{summary}",
+            summary=f"{event} of user {call.uid} by client {call.credentials.client_id}",
             log_type="activityEvent",
             event=event,
             uid=call.uid,
