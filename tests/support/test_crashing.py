@@ -22,7 +22,16 @@ class Store:
     async def accept(self, *, number):
         print(number, flush=True)
 
+    async def put_all(self, *, objects):
+        print(*objects, flush=True)
+
+    put = put_all
+
 async def run():
+    if ".put" in sys.argv[1]:
+        store = CrashPoint(sys.argv[1]).guard(Store())
+        await store.put_all(objects="ab")
+        await store.put_all(objects="cd")
     store = CrashPoint(sys.argv[1]).guard(Store())
     for number in range(4):
         await store.accept(number=number)
@@ -69,6 +78,13 @@ class CrashPointTests(SynchronousTestCase):
         """With a number, the process is killed at that call of the method."""
         self.assertEqual(self.calls_before_the_crash("store.accept:before:3"), ["0", "1"])
         self.assertEqual(self.calls_before_the_crash("store.accept:after:3"), ["0", "1", "2"])
+
+    def test_objects_that_are_put_together_count_one_by_one(self) -> None:
+        """The process is killed when so many of the objects that are put together are there."""
+        for number, before, after in ((1, "", "a"), (2, "a", "ab"), (3, "ab", "abc")):
+            for moment, put in (("before", before), ("after", after)):
+                at = f"bucket.put:{moment}:{number}"
+                self.assertEqual("".join(self.calls_before_the_crash(at)), put)
 
     def test_other_attributes_are_those_of_the_driver(self) -> None:
         """Every other method and attribute is that of the wrapped driver."""
