@@ -21,14 +21,16 @@ _TAGS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-pr
 
 def barriers(browser: WebDriver) -> list[str]:
     """Return the barriers of the current page, each with the elements that have it."""
-    browser.execute_script(PATH.read_text() + "; window.axe = axe")
+    if not browser.execute_script("return Boolean(window.axe)"):
+        browser.execute_script(PATH.read_text() + "; window.axe = axe")
     found: list[dict[str, Any]] = browser.execute_async_script(
         "const done = arguments[arguments.length - 1];"
         # Colours are right only when their transitions have ended.
         "const finite = document.getAnimations().filter("
         "(each) => each.effect.getComputedTiming().endTime < Infinity);"
+        "const options = {runOnly: arguments[0], resultTypes: ['violations']};"
         "Promise.allSettled(finite.map((each) => each.finished))"
-        ".then(() => axe.run(document, {runOnly: arguments[0], resultTypes: ['violations']}))"
+        ".then(() => window.axe.run(document, options))"
         ".then(({violations}) => done(JSON.parse(JSON.stringify(violations))),"
         " (error) => done([{id: String(error), nodes: []}]));",
         _TAGS,

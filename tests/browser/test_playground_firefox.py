@@ -7,7 +7,7 @@ from tests.browser.case import BrowserTestCase
 from tests.browser.flows.editor import EditorFlows
 from tests.browser.flows.layout import LayoutFlows
 from tests.browser.flows.profile import ProfileFlows
-from tests.browser.flows.state import RoleFlows, StateFlows
+from tests.browser.flows.state import StateFlows
 
 
 class FirefoxTestCase(BrowserTestCase):
@@ -23,7 +23,3 @@ class FirefoxPageTests(ProfileFlows, EditorFlows, LayoutFlows, FirefoxTestCase):
 
 class FirefoxStateTests(StateFlows, FirefoxTestCase):
     """The page of a service that is slow or unreachable."""
-
-
-class FirefoxRoleTests(RoleFlows, FirefoxTestCase):
-    """The page of a service of several processes."""

@@ -210,6 +210,7 @@ class EditorFlows:
         )
         self.upload(self.halves())
         self.says("picture-status", READY)
+        self.until(lambda: "_large" in self.element("portrait").get_attribute("srcset"))
         self.until(lambda: "round" not in self.element("portrait").get_attribute("class"))
         self.assertEqual(self.browser.execute_script(script), ["18px", "contain", 3])
         self.upload(self.halves(), whole=False)

@@ -11,17 +11,28 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.browser.case import blocking, call_api
-from tests.browser.flows.profile import READY, SQUARE, WHOLE
+from tests.browser.flows.profile import READY, SQUARE
 from tests.support.daemon import Daemon
 
 #: The beginning of an AVIF file, which neither browsers nor services can decode.
 AVIF = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"
 
+#: Keeps the page from sending again just because some seconds have passed.
+NEVER_BY_TIME = (
+    "const later = window.setTimeout;"
+    "window.setTimeout = (call, time, ...rest) => time < 4000 ? later(call, time, ...rest) : 0"
+)
+
 
 class StateFlows:
-    """The page of a service that answers an upload before its result, without HEIC."""
+    """The page of a service that answers an upload before its result, crops, and has no HEIC."""
 
-    settings = {"uploads.wait": 0, "uploads.max_bytes": 9_000_000, "crunch.heic": False}  # noqa: RUF012
+    settings = {  # noqa: RUF012
+        "uploads.wait": 0,
+        "uploads.max_bytes": 9_000_000,
+        "crunch.heic": False,
+        "crunch.fit": "cover",
+    }
 
     def large(self) -> str:
         """Return the path of a file that is sent as it is, and fills every buffer on its way."""
@@ -48,9 +59,9 @@ class StateFlows:
     def test_page_polls_for_the_result(self) -> None:
         """The page polls until the upload is ready or has failed, and remembers how it ended."""
         self.unfold()
-        self.upload(self.photo(size=(600, 450)))
+        self.upload(self.photo(size=(800, 600)), whole=False)
         self.says("picture-status", READY)
-        self.shows_sizes(*WHOLE)
+        self.shows_sizes(*SQUARE)
         self.says("outcome", "200 OK")
         self.assertIn("/v1/avatar/upload/", self.text("curl"))
         portrait = self.portrait()
@@ -58,7 +69,7 @@ class StateFlows:
         self.element("file").send_keys(self.file("damaged.avif", AVIF + bytes(5000)))
         self.says("picture-status", "damaged or incomplete", "Export it again")
         self.says("answer", '"status": "failed"')
-        self.shows_sizes(*WHOLE)
+        self.shows_sizes(*SQUARE)
         self.assertEqual(self.portrait(), portrait)
         self.browser.refresh()
         self.says("email", "@")
@@ -67,6 +78,15 @@ class StateFlows:
         self.assertIn("damaged or incomplete", failed)
         self.assertRegex(saved, r"^photo\.jpg.*Saved$")
         self.nothing_to_complain_of()
+
+    @blocking
+    def test_service_that_crops_says_so(self) -> None:
+        """If every picture becomes square, the page says so, and offers no other shape."""
+        self.says("fit", "Every picture becomes square.")
+        self.edit(self.photo(size=(60, 40)))
+        self.assertFalse(self.element("shapes").is_displayed())
+        self.element("editor-save").click()
+        self.shows_sizes((40, 40), (40, 40), (40, 40))
 
     @blocking
     def test_refusals_have_a_way_out(self) -> None:
@@ -114,6 +134,7 @@ class StateFlows:
     def test_upload_continues_when_the_network_returns(self) -> None:
         """An upload without a network is kept, and sent by itself when the network returns."""
         self.edit(self.photo(size=(300, 300)))
+        self.browser.execute_script(NEVER_BY_TIME)
         self.engine.set_offline(self.browser, True)
         try:
             self.element("editor-save").click()
@@ -129,6 +150,7 @@ class StateFlows:
         """An upload to a service that is down is kept, and sent again with one click."""
         path = self.photo(size=(300, 300))
         await deferToThread(self.edit, path)
+        await deferToThread(self.browser.execute_script, NEVER_BY_TIME)
         await self.daemon.kill()
         await deferToThread(self.element("editor-save").click)
         await deferToThread(self.says, "picture-status", "cannot be reached")
@@ -201,10 +223,10 @@ class StateFlows:
 
 
 class RoleFlows:
-    """The page of a service of several processes, which start and stop, and of square pictures."""
+    """The page of a service whose roles are separate processes that start and stop."""
 
     role = "web"
-    settings = {"uploads.wait": 0, "crunch.fit": "cover"}  # noqa: RUF012
+    settings = {"uploads.wait": 0}  # noqa: RUF012
 
     async def start(self, role: str) -> None:
         """Start another role of the same service."""
@@ -217,10 +239,7 @@ class RoleFlows:
 
         def upload() -> None:
             self.unfold()
-            self.assertEqual(self.text("fit"), "Every picture becomes square.")
-            self.edit(self.photo())
-            self.assertFalse(self.element("shapes").is_displayed())
-            self.element("editor-save").click()
+            self.upload(self.photo(), whole=False)
             self.says("picture-status", "Processing…")
             self.says("outcome", "201 Created")
             self.browser.refresh()
