@@ -181,20 +181,22 @@ export class Picture {
     task.signal.throwIfAborted();
     this.isSending = false;
     record(exchange);
-    await this.conclude(await follow(account.token, exchange.body, task.signal), task.name, note);
+    const outcome = await follow(account.token, exchange.body, task.signal);
+    await this.conclude(outcome, task.signal, task.name, note);
   }
 
   /** Show how an upload has ended. */
-  async conclude({ status, error }, name, note = "") {
+  async conclude({ status, error }, signal, name = "", note = "") {
     const { account } = this;
     const [words, kind, outcome] = {
       ready: ["This is your picture now.", "good", "Saved"],
       replaced: ["A newer upload has taken its place.", "", "Replaced by a newer upload"],
     }[status] ?? [failed(error), "bad", failed(error)];
-    say($("picture-status"), `${words} ${note}`.trim(), kind);
     if (name) remind(account, name, outcome);
     // If this fails, the upload has succeeded all the same; the next look at the page shows it.
     if (kind !== "bad") await this.changed().catch(() => {});
+    signal.throwIfAborted();
+    say($("picture-status"), `${words} ${note}`.trim(), kind);
   }
 
   /** Delete the avatar; called when it can no longer be undone. */
@@ -232,7 +234,7 @@ export class Picture {
     this.avatar = rest;
     say($("picture-status"), "Processing an earlier upload…");
     follow(this.account.token, pending, task.signal)
-      .then((outcome) => this.conclude(outcome))
+      .then((outcome) => this.conclude(outcome, task.signal))
       .catch((error) => task.signal.aborted || say($("picture-status"), explain(error), "bad"))
       .finally(() => this.task === task && this.finish());
   }
