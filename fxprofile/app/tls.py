@@ -38,6 +38,9 @@ def uses_tls(settings: Settings, role: Role) -> bool:
     if role is Role.IMAGES:
         # It calls no other servers.
         return False
+    if role is not Role.WORKER and settings.cache.driver == "redis":
+        # txredisapi imports them, with TLS or without.
+        return True
     others: Any = {"web": {"public_url"}, "images": {"url"}, "sentry": True}
     texts = _texts(settings.model_dump(exclude=others))
     return any(text.startswith(_SECURE) for text in texts)

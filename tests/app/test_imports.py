@@ -116,6 +116,13 @@ class TlsTests(SynchronousTestCase):
         ):
             self.assertTrue(self.uses(Role.WEB, *overrides), overrides)
 
+    def test_redis_needs_it(self) -> None:
+        """A process with a Redis needs TLS, because txredisapi imports its libraries anyway."""
+        redis = ("cache.driver=redis", "cache.url=redis://127.0.0.1")
+        for role in Role:
+            has_cache = role in (Role.WEB, Role.COMBINED)
+            self.assertEqual(self.uses(role, *redis), has_cache, role)
+
     def test_the_images_role_calls_only_its_bucket(self) -> None:
         """The images role needs TLS for its bucket alone, whatever else the settings name."""
         others = ("customs.url=https://customs.example",)
