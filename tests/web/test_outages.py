@@ -104,11 +104,13 @@ def s3(request: Any) -> bytes:
 
 
 def sqs(request: Any) -> bytes:
-    """Respond as SQS to a send."""
+    """Respond as SQS to a batch of messages."""
     request.content.seek(0)
-    body = json.loads(request.content.read())["MessageBody"]
-    digest = hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
-    return json.dumps({"MessageId": "1", "MD5OfMessageBody": digest}).encode()
+    sent = []
+    for entry in json.loads(request.content.read())["Entries"]:
+        digest = hashlib.md5(entry["MessageBody"].encode(), usedforsecurity=False).hexdigest()
+        sent.append({"Id": entry["Id"], "MessageId": "1", "MD5OfMessageBody": digest})
+    return json.dumps({"Successful": sent, "Failed": []}).encode()
 
 
 class CapturedServices(Services):
