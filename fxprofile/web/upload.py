@@ -240,7 +240,8 @@ class UploadEndpoints:
         if avatar.placeholder is not None and status is Status.READY:
             described["placeholder"] = avatar.placeholder
         if avatar.status is Status.FAILED:
-            reason = avatar.error or "crashed"
+            # A row of a newer version may have a reason that is unknown here.
+            reason = avatar.error if avatar.error in REASONS else "crashed"
             described["error"] = UploadFailureBody(reason=reason, message=REASONS[reason])
         return described
 

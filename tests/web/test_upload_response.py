@@ -184,6 +184,13 @@ class StatusTests(ApiCase):
         self.assertEqual(reply.json["status"], "failed")
         self.assertEqual(reply.json["error"], {"reason": "corrupt", "message": REASONS["corrupt"]})
 
+    async def test_reason_of_a_newer_version_is_crashed(self) -> None:
+        """A reason that only a newer version of the service knows is shown as crashed."""
+        avatar_id = (await self.upload()).json["id"]
+        await self.fail(avatar_id, "too_new")
+        reply = await self.status(avatar_id)
+        self.assertEqual((reply.status, reply.json["error"]["reason"]), (200, "crashed"))
+
     async def test_upload_of_another_user_is_404(self) -> None:
         """Another user's upload is 404, like one that does not exist."""
         avatar_id = (await self.upload()).json["id"]

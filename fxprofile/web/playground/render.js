@@ -1,8 +1,8 @@
 /**
  * Decode a picture, draw its crop at any size, and encode it for the upload.
  *
- * The editor is drawn by hand: Cropper.js 2 has no keyboard steps, announces nothing, and scales
- * down with a single pass of the browser, which is visibly coarse for large photos.
+ * The editor is drawn by hand, because each of its steps has a key and is announced, and a large
+ * photo is scaled down in halves: in one pass, browsers make it visibly coarse.
  */
 
 /** The longest side of an upload, in pixels: twice that of the largest avatar. */
