@@ -7,6 +7,7 @@ botocore and boto3 leave batching to their callers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import copy_context
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -109,7 +110,9 @@ class Batcher:
             self._flush()
         elif self._timer is None:
             linger = LINGER if self._in_flight else 0
-            self._timer = self._service.client.clock.callLater(linger, self._flush)
+            # The request belongs to the trace of the first entry.
+            flush = copy_context().run
+            self._timer = self._service.client.clock.callLater(linger, flush, self._flush)
         return outcome
 
     def _flush(self) -> None:
