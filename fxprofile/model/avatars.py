@@ -84,7 +84,7 @@ class Avatar:
     :ivar job_sent: when the job of the current status was sent, in seconds since the epoch;
         None if it is pending.
     :ivar created: when the upload was accepted, in seconds since the epoch.
-    :ivar error: a key of :data:`REASONS` if the status is failed.
+    :ivar error: a key of :data:`REASONS` if the status is failed; see :attr:`failure`.
     :ivar placeholder: see :data:`BLURHASH`; None until the avatar is ready.
     :ivar source_digest: of the upload's bytes, see :data:`DIGEST`; None if unknown.
     """
@@ -98,6 +98,11 @@ class Avatar:
     error: str | None = None
     placeholder: str | None = None
     source_digest: str | None = None
+
+    @property
+    def failure(self) -> str:
+        """Why the upload failed; "crashed" for a reason that only a newer version knows."""
+        return self.error if self.error in REASONS else "crashed"
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,7 @@ class UnprocessableImage(ApiError):
         :param name: of an image type that is not supported, if it is a well-known one.
         """
         named = f"{name} images are not accepted; send a JPEG, PNG, GIF, WebP or AVIF image."
-        super().__init__(named if name else REASONS.get(reason), reason=reason)
+        super().__init__(named if name else REASONS[reason], reason=reason)
 
 
 class _Unavailable(ApiError):

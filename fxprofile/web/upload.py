@@ -187,7 +187,7 @@ class UploadEndpoints:
         if wait > 0:
             avatar = await self._selection.wait(avatar, wait)
         if avatar.status is Status.FAILED:
-            raise UnprocessableImage(avatar.error or "crashed")
+            raise UnprocessableImage(avatar.failure)
         headers = {"Location": f"/v1/avatar/upload/{avatar.id}"}
         if applied:
             headers["Preference-Applied"] = applied
@@ -240,8 +240,7 @@ class UploadEndpoints:
         if avatar.placeholder is not None and status is Status.READY:
             described["placeholder"] = avatar.placeholder
         if avatar.status is Status.FAILED:
-            # A row of a newer version may have a reason that is unknown here.
-            reason = avatar.error if avatar.error in REASONS else "crashed"
+            reason = avatar.failure
             described["error"] = UploadFailureBody(reason=reason, message=REASONS[reason])
         return described
 
