@@ -12,10 +12,9 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -27,7 +26,7 @@ from fxprofile.settings.capacity import processors
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
 from fxprofile.telemetry.metrics import Metrics, merge
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, until
 
 HEADERS = {"Authorization": "Bearer alice"}
 
@@ -107,16 +106,6 @@ class _Case(TestCase):
                 return error.read().decode()
 
         return await deferToThread(read)
-
-    async def until(self, condition: Any) -> None:
-        """Wait until a condition holds."""
-        from twisted.internet import reactor
-
-        for _ in range(600):
-            if condition():
-                return
-            await deferLater(reactor, 0.1)  # type: ignore[arg-type]
-        self.fail("it did not happen in time")
 
 
 class ReloadTests(_Case):
@@ -213,7 +202,7 @@ class SupervisorTests(_Case):
             with await deferToThread(urllib.request.urlopen, url) as response:
                 self.assertEqual(response.status, 200)
         await daemon.until_output("Process ended (process 1: signal 9)")
-        await self.until(lambda: len(children(daemon.pid)) == 2)
+        await until(lambda: len(children(daemon.pid)) == 2)
         self.assertIn(second, children(daemon.pid))
         self.assertNotIn(first, children(daemon.pid))
 
@@ -222,7 +211,7 @@ class SupervisorTests(_Case):
         daemon = await self.daemon("images")
         pids = children(daemon.pid)
         await daemon.kill()
-        await self.until(lambda: not running(pids))
+        await until(lambda: not running(pids))
 
     async def test_start_that_fails(self) -> None:
         """If a process cannot start, the supervisor ends with status 1 and one last line."""

@@ -13,10 +13,8 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
@@ -25,7 +23,7 @@ import fxprofile
 from fxprofile.app.reload import Reloader
 from fxprofile.app.services import Services
 from fxprofile.settings.load import load
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, until
 from tests.support.servers.local import free_port
 
 
@@ -191,7 +189,7 @@ class DaemonizedTests(TestCase):
         )
         pid = int((directory / "fxprofile-images.pid").read_text())
         self.addCleanup(self.end, pid)
-        await self.until(lambda: "images is ready" in self.log(directory))
+        await until(lambda: "images is ready" in self.log(directory), seconds=30)
         return directory, pid
 
     def end(self, pid: int) -> None:
@@ -203,23 +201,13 @@ class DaemonizedTests(TestCase):
         """Return its log."""
         return (directory / "fxprofile-images.log").read_text()
 
-    async def until(self, condition: Any) -> None:
-        """Wait until a condition holds."""
-        from twisted.internet import reactor
-
-        for _ in range(600):
-            if condition():
-                return
-            await deferLater(reactor, 0.05)  # type: ignore[arg-type]
-        self.fail("it did not happen in time")
-
     async def test_log_is_rotated_and_bounded(self) -> None:
         """The log of a daemon is rotated at its size, and the configured number is kept."""
         directory, pid = await self.start("logging.rotate_bytes=2000", "logging.rotate_keep=2")
         for _ in range(60):
             lines = self.log(directory)
             os.kill(pid, signal.SIGHUP)
-            await self.until(lambda lines=lines: self.log(directory) != lines)
+            await until(lambda lines=lines: self.log(directory) != lines, seconds=30)
         names = sorted(path.name for path in directory.glob("*.log*"))
         self.assertEqual(names, [f"fxprofile-images.log{end}" for end in ("", ".1", ".2")])
         for path in directory.glob("*.log*"):
@@ -231,9 +219,9 @@ class DaemonizedTests(TestCase):
         log = directory / "fxprofile-images.log"
         log.rename(directory / "moved")
         os.kill(pid, signal.SIGUSR1)
-        await self.until(log.exists)
+        await until(log.exists, seconds=30)
         os.kill(pid, signal.SIGHUP)
-        await self.until(lambda: "Settings reloaded" in log.read_text())
+        await until(lambda: "Settings reloaded" in log.read_text(), seconds=30)
         self.assertNotIn("Settings reloaded", (directory / "moved").read_text())
 
 

@@ -182,6 +182,23 @@ class BrowserTestCase(TestCase):
             *arguments,
         )
 
+    def refused_by_policy(self, attempts: str, number: int) -> list[str]:
+        """
+        Return the directives of the Content Security Policy that are violated, in their order.
+
+        :param attempts: a script; its function ``add(name, properties)`` appends an element.
+        :param number: of directives to wait for.
+        """
+        refused: list[str] = self.browser.execute_async_script(
+            "const done = arguments[arguments.length - 1], refused = new Set();"
+            "addEventListener('securitypolicyviolation', (event) => {"
+            " refused.add(event.effectiveDirective);"
+            f" if (refused.size === {number}) done([...refused].sort()); }});"
+            "const add = (name, what) =>"
+            " document.body.append(Object.assign(document.createElement(name), what));" + attempts
+        )
+        return refused
+
     def avatar(self) -> Image.Image:
         """Return the large size of the avatar that the page shows."""
         with urllib.request.urlopen(self.sizes()[2][0], timeout=chromium.PATIENCE) as response:

@@ -60,16 +60,11 @@ class CombinedStatusTests(StatusCase):
     @blocking
     def test_policy_is_enforced(self) -> None:
         """The page cannot run other scripts, apply other styles or contact other servers."""
-        refused = self.browser.execute_async_script(
-            "const done = arguments[arguments.length - 1], refused = new Set();"
-            "addEventListener('securitypolicyviolation', (event) => {"
-            " refused.add(event.effectiveDirective);"
-            " if (refused.size === 3) done([...refused].sort()); });"
-            "const add = (name, what) =>"
-            " document.body.append(Object.assign(document.createElement(name), what));"
+        refused = self.refused_by_policy(
             "add('script', {textContent: 'window.ran = true'});"
             "add('style', {textContent: 'p {color: red}'});"
-            "fetch('http://127.0.0.1:9/').catch(() => null);"
+            "fetch('http://127.0.0.1:9/').catch(() => null);",
+            3,
         )
         self.assertEqual(refused, ["connect-src", "script-src-elem", "style-src-elem"])
         self.assertGreaterEqual(len(chromium.complaints(self.browser)), 3)

@@ -7,7 +7,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from fxprofile.app.services import Services
 from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.model.avatars import Avatar
 from fxprofile.model.errors import CacheError
@@ -18,7 +17,7 @@ from fxprofile.profiles.read import AVATAR_AGE, Profiles, avatar_variant
 from fxprofile.settings.model import Settings
 from tests.contracts.cache import put
 from tests.profiles.test_read import ProfilesTestCase
-from tests.support.core import ALICE, BOB, JPEG, make_id
+from tests.support.core import ALICE, BOB, JPEG
 
 SCOPE = "profile:avatar"
 
@@ -168,16 +167,7 @@ class CachedAvatarTests(CachedAvatarCase):
             (Settings(queue={"driver": "database"}), False),
             (Settings(queue={"driver": "database"}, cache={"driver": "redis"}), True),
         ):
-            services = Services(
-                settings,
-                self.clock,
-                store=self.store,
-                cache=self.cache,
-                private_bucket=self.private,
-                jobs_queue=self.jobs,
-                updates_queue=self.updates,
-                identity=self.identity,
-            )
+            services = self.make_services(settings, identity=self.identity)
             self.show("profile", profiles=services.profiles)
             before = self.selects()
             for _ in range(3):
@@ -317,17 +307,7 @@ class TwoProcessesTests(CachedAvatarCase):
 
     def setUp(self) -> None:
         super().setUp()
-        number = iter(range(1000, 2000))
-        self.others = Services(
-            Settings(cache={"driver": "redis"}),
-            self.clock,
-            store=self.store,
-            private_bucket=self.private,
-            jobs_queue=self.jobs,
-            updates_queue=self.updates,
-            cache=self.cache,
-            new_id=lambda: make_id(next(number)),
-        )
+        self.others = self.make_services(Settings(cache={"driver": "redis"}), first_id=1000)
 
     def test_other_process_sees_each_change(self) -> None:
         """Whichever process accepts, applies or deletes, the other one shows it at once."""

@@ -59,17 +59,7 @@ class CoreTestCase(SynchronousTestCase):
         self.jobs = Flaky(self.jobs_queue, "jobs", self.diary)
         self.updates = Flaky(self.updates_queue)
         self.cache = Flaky(MemoryProfileCache(self.clock, ttl=3600))
-        ids = itertools.count(1)
-        self.services = Services(
-            Settings(),
-            self.clock,
-            store=self.store,
-            private_bucket=self.private,
-            jobs_queue=self.jobs,
-            updates_queue=self.updates,
-            cache=self.cache,
-            new_id=lambda: make_id(next(ids)),
-        )
+        self.services = self.make_services(Settings())
         self.metrics = self.services.metrics
         self.outbox = self.services.outbox
         self.invalidator = self.services.invalidator
@@ -78,6 +68,27 @@ class CoreTestCase(SynchronousTestCase):
         self.logged: list[str] = []
         globalLogPublisher.addObserver(self._log)
         self.addCleanup(globalLogPublisher.removeObserver, self._log)
+
+    def make_services(
+        self, settings: Settings, *, first_id: int = 1, **replacements: object
+    ) -> Services:
+        """
+        Return the services of a process that shares the drivers of this case.
+
+        :param first_id: the number of the first id of its uploads.
+        """
+        ids = itertools.count(first_id)
+        return Services(
+            settings,
+            self.clock,
+            store=self.store,
+            private_bucket=self.private,
+            jobs_queue=self.jobs,
+            updates_queue=self.updates,
+            cache=self.cache,
+            new_id=lambda: make_id(next(ids)),
+            **replacements,
+        )
 
     def _log(self, event: LogEvent) -> None:
         self.logged.append(formatEvent(event))

@@ -13,7 +13,7 @@ import sysconfig
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,21 @@ from tests.support.servers.local import die_with_parent, free_port
 
 #: Seconds that a daemon gets to start or to stop: a stop may wait 25 for work in flight.
 PATIENCE = 60
+
+
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """
+    Wait until a condition of a process or its files holds.
+
+    :raises AssertionError: if it does not in so many seconds.
+    """
+    from twisted.internet import reactor
+
+    for _ in range(int(seconds / 0.1)):
+        if condition():
+            return
+        await deferLater(reactor, 0.1)  # type: ignore[arg-type]
+    raise AssertionError("it did not happen in time")
 
 
 @dataclass(frozen=True)
