@@ -42,7 +42,7 @@ from fxprofile.model.errors import CruncherUnavailable, ObjectNotFound, StorageE
 from fxprofile.model.keys import public_key, public_keys
 
 #: Seconds to wait for a worker to remove pictures that this host may not remove, before the CDN is
-#: purged, and between two looks.
+#: purged, and between two polls.
 REMOVAL_WAIT, REMOVAL_POLL = 30.0, 1.0
 
 

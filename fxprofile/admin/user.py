@@ -18,7 +18,7 @@ from fxprofile.deferreds.tasks import sleep
 from fxprofile.drivers.sql.schema import avatars, profiles
 from fxprofile.uploads.repair import TOMBSTONE_AGE
 
-#: Seconds between two looks at whether a worker has removed the avatars.
+#: Seconds between two polls of whether a worker has removed the avatars.
 _POLL = 0.5
 
 _user_argument = click.argument("uid", metavar="USER", callback=commands.checked_uid)

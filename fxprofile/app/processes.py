@@ -46,11 +46,11 @@ _DESCRIPTOR: Final = 3
 READY_WITHIN: Final = 60
 STOP_WITHIN: Final = 40
 
-#: Seconds between two looks at the processes.
-_LOOK: Final = 0.1
+#: Seconds between two polls of the state of a process.
+_POLL: Final = 0.1
 
 #: Seconds between two checks of each process.
-LOOK_AFTER: Final = 5
+CHECK_EVERY: Final = 5
 
 #: Checks in a row that a process may leave without a response before it is killed.
 MAX_MISSED: Final = 3
@@ -98,7 +98,7 @@ class ProcessFailed(Exception):
     """A process did not become ready."""
 
 
-class Child(ProcessProtocol):
+class SupervisedProcess(ProcessProtocol):
     """
     A process that the supervisor has started.
 
@@ -171,8 +171,8 @@ class Supervisor(Service):
     _started: int = attrs.field(init=False, default=0)
     _problem: str = attrs.field(init=False, default="")
     _loops: list[Deferred[None]] = attrs.field(init=False, factory=list)
-    _all: set[Child] = attrs.field(init=False, factory=set)
-    _current: dict[int, Child] = attrs.field(init=False, factory=dict)
+    _all: set[SupervisedProcess] = attrs.field(init=False, factory=set)
+    _current: dict[int, SupervisedProcess] = attrs.field(init=False, factory=dict)
     _starting: set[int] = attrs.field(init=False, factory=set)
     _reloads: int = attrs.field(init=False, default=0)
 
@@ -186,7 +186,7 @@ class Supervisor(Service):
 
     def _ended_loop(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("A process is no longer supervised", failure=failure)
+            self._log.failure("The supervision of a process has ended", failure=failure)
 
     def stopService(self) -> Deferred[None]:
         """Stop all processes gracefully, at the same time."""
@@ -200,7 +200,7 @@ class Supervisor(Service):
         await self._agent.stopService()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def running_processes(self) -> list[Child]:
+    def running_processes(self) -> list[SupervisedProcess]:
         """Return the processes that are ready, in the order of their numbers."""
         return [c for _, c in sorted(self._current.items()) if not c.outcome]
 
@@ -213,11 +213,11 @@ class Supervisor(Service):
         while len(self._current) < self._count:
             if self._problem:
                 raise ConfigError(f"{self._problem}; see the lines above")
-            await sleep(self._reactor, _LOOK)
+            await sleep(self._reactor, _POLL)
 
-    async def fetch(self, child: Child, path: str) -> bytes:
+    async def fetch(self, child: SupervisedProcess, path: str) -> bytes:
         """
-        Return what the admin listener of a process responds, whatever its status.
+        Return the response body of a process's admin listener; any status is accepted.
 
         :raises HttpError: if it does not respond.
         """
@@ -254,13 +254,13 @@ class Supervisor(Service):
                     await self._replace(number)
                 self._log.info("All {count} processes have been replaced", count=self._count)
             except ProcessFailed as error:
-                problem = "Processes not replaced: {error}; those that run go on"
+                problem = "Processes not replaced: {error}; the running ones continue"
                 self._log.error(problem, error=error)
             self._reloads -= 1
 
     async def _replace(self, number: int) -> None:
         while number in self._starting:
-            await sleep(self._reactor, _LOOK)
+            await sleep(self._reactor, _POLL)
         new = await self._bring_up(number)
         old, self._current[number] = self._current.get(number), new
         if old is not None:
@@ -272,7 +272,7 @@ class Supervisor(Service):
         while self.running:
             child = self._current.get(number)
             if number in self._starting or (child is not None and not child.outcome):
-                await sleep(self._reactor, _LOOK)
+                await sleep(self._reactor, _POLL)
                 continue
             if failures or child is not None:
                 outcome = self._problem if child is None else f"process {number}: {child.outcome}"
@@ -287,7 +287,7 @@ class Supervisor(Service):
                 failures += 1
                 self._problem = str(error)
 
-    async def _bring_up(self, number: int) -> Child:
+    async def _bring_up(self, number: int) -> SupervisedProcess:
         """
         Start a process, and wait until it accepts requests.
 
@@ -303,21 +303,21 @@ class Supervisor(Service):
                 if self._reactor.seconds() > deadline:
                     child.kill(signal.SIGKILL)
                     raise ProcessFailed(f"process {number} was not ready in {READY_WITHIN} s")
-                await sleep(self._reactor, _LOOK)
+                await sleep(self._reactor, _POLL)
             return child
         finally:
             self._starting.discard(number)
 
-    async def _accepts(self, child: Child) -> bool:
+    async def _accepts(self, child: SupervisedProcess) -> bool:
         try:
             return b'"ok"' in await self.fetch(child, "/__lbheartbeat__")
         except HttpError:
             return False
 
-    def _spawn(self, number: int) -> Child:
+    def _spawn(self, number: int) -> SupervisedProcess:
         self._started += 1
         host = f"p{self._started}"
-        child = Child(number, host, self.output)
+        child = SupervisedProcess(number, host, self.output)
         if self.listener is None:
             raise ConfigError("the processes have no socket")
         descriptor, family = self.listener.hold()
@@ -340,7 +340,7 @@ class Supervisor(Service):
         )
         return child
 
-    async def _end(self, child: Child) -> None:
+    async def _end(self, child: SupervisedProcess) -> None:
         child.kill(signal.SIGTERM)
         deadline = self._reactor.seconds() + STOP_WITHIN
         while not child.outcome:
@@ -348,4 +348,4 @@ class Supervisor(Service):
                 self._log.error("Process {number} did not stop", number=child.number)
                 child.kill(signal.SIGKILL)
                 return
-            await sleep(self._reactor, _LOOK / 2)
+            await sleep(self._reactor, _POLL / 2)

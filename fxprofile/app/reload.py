@@ -36,7 +36,7 @@ def on_signal(number: signal.Signals, reactor: Any, action: Callable[[], object]
 
 class Reloader:
     """
-    Reads the settings again, and applies those that can change in a running process.
+    Reads the settings again, and applies the ones that can change in a running process.
 
     :param read: returns the settings, or raises :class:`ConfigError`; it may block.
     :param services: of the process.

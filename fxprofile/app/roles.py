@@ -74,7 +74,7 @@ def add_supervisor(role: Role, services: Services, arguments: Sequence[str]) -> 
 
     :param arguments: of ``twistd fxprofile`` for each of them.
     """
-    from fxprofile.app.processes import LOOK_AFTER, Supervisor
+    from fxprofile.app.processes import CHECK_EVERY, Supervisor
     from fxprofile.app.together import AllHealth, AllMetrics
 
     settings, count = services.settings, services.settings.processes(role)
@@ -92,7 +92,7 @@ def add_supervisor(role: Role, services: Services, arguments: Sequence[str]) -> 
     admin = StreamingSite(resource, reactor=services.reactor)
     services.listen("admin.listen", settings.admin_listen(role), admin)
     services.started(supervisor)
-    services.started(Repeating(services.reactor, LOOK_AFTER, supervisor.watch, "check processes"))
+    services.started(Repeating(services.reactor, CHECK_EVERY, supervisor.watch, "check processes"))
     # It closes first, so that no connection waits for processes that end.
     supervisor.listener = services.listen(key, section.listen, site)
     services.readiness.append(supervisor.ready)

@@ -1,5 +1,5 @@
 """
-What a process tells systemd: that it is ready, reloads, stops, and is alive (sd_notify(3)).
+Notify systemd that a process is ready, reloads, stops, and is alive (sd_notify(3)).
 
 The packages for this need libsystemd or send on a blocking socket; the protocol is one datagram.
 """

@@ -32,7 +32,7 @@ def uses_tls(settings: Settings, role: Role) -> bool:
     }[role]
     if not all(e.startswith(_PLAIN) for e in (settings.admin_listen(role), *listeners)):
         return True
-    # The servers of AWS, and those that give out credentials for it.
+    # The servers of AWS, including the ones that issue credentials.
     if settings.storage.driver == "s3" or settings.queue.driver == "sqs":
         return True
     if role is Role.IMAGES:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.app.processes import Child, Supervisor
+from fxprofile.app.processes import SupervisedProcess, Supervisor
 from fxprofile.http_client.errors import HttpError
 from fxprofile.serving.health import Health, HealthBody
 from fxprofile.telemetry.metrics import merge, process_metrics
@@ -71,7 +71,7 @@ class AllHealth(Health):
         self._last = (now, results)
         return results
 
-    async def _checks_of(self, child: Child) -> list[dict[str, Any]] | None:
+    async def _checks_of(self, child: SupervisedProcess) -> list[dict[str, Any]] | None:
         """Return the checks of a process; None if it does not respond."""
         try:
             status = json.loads(await self.supervisor.fetch(child, "/status.json"))

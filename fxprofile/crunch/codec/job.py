@@ -77,7 +77,7 @@ def digest(image: Image.Image) -> str:
     """
     Return the SHA-256 of a picture's sides and its pixels in RGBA, in hex.
 
-    It is the same for every file that decodes to these pixels, whatever its format and metadata.
+    Files that decode to the same pixels have the same digest; format and metadata do not matter.
     """
     data = b"%d %d\n" % image.size + image.convert("RGBA").tobytes()
     return hashlib.sha256(data).hexdigest()

@@ -19,7 +19,7 @@ def refuse_quarantined(connection: Connection, **digests: str | None) -> None:
     """
     Refuse a picture that is quarantined.
 
-    :param digests: those that are known, by the name of their column.
+    :param digests: by the name of their column; None if unknown.
     :raises Quarantined: if an entry in force has one of them.
     """
     known = {name: digest for name, digest in digests.items() if digest is not None}
@@ -62,7 +62,8 @@ def shows(**members: str | None) -> ColumnElement[bool]:
 
     :param members: some of ``id``, ``source_digest`` and ``pixels_digest``; any one suffices.
     """
-    return sa.or_(sa.false(), *_same(avatars, members))
+    same = [avatars.c[name] == value for name, value in members.items() if value is not None]
+    return sa.or_(sa.false(), *same)
 
 
 def recent_pictures(connection: Connection, since: float, limit: int) -> list[ColumnElement[bool]]:
@@ -71,7 +72,3 @@ def recent_pictures(connection: Connection, since: float, limit: int) -> list[Co
     recent = sa.select(*columns).where(_IN_FORCE, quarantine.c.created >= since)
     rows = connection.execute(recent.order_by(quarantine.c.seq.desc()).limit(limit))
     return [shows(id=named, source_digest=s, pixels_digest=p) for named, s, p in rows]
-
-
-def _same(table: sa.Table, members: dict[str, str | None]) -> list[ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in members.items() if value is not None]
