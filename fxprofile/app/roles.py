@@ -63,7 +63,7 @@ def add_admin(services: Services, role: Role) -> None:
         {"version": version["version"], "commit": version["commit"], "role": role.value}
     )
     page = StatusPage.read()
-    resource = AdminResource(health=services.health, metrics=services.metrics, page=page)
+    resource = AdminResource(health=services.health, metrics=services.metrics.render, page=page)
     site = StreamingSite(resource, reactor=services.reactor)
     services.listen("admin.listen", services.settings.admin_listen(role), site)
 
@@ -88,7 +88,8 @@ def add_supervisor(role: Role, services: Services, arguments: Sequence[str]) -> 
         reactor=services.reactor, arguments=arguments, count=count, listener=None
     )
     health.supervisor = supervisor
-    resource = AdminResource(health=health, metrics=AllMetrics(supervisor), page=StatusPage.read())
+    metrics = AllMetrics(supervisor).render
+    resource = AdminResource(health=health, metrics=metrics, page=StatusPage.read())
     admin = StreamingSite(resource, reactor=services.reactor)
     services.listen("admin.listen", settings.admin_listen(role), admin)
     services.started(supervisor)
@@ -264,16 +265,7 @@ def _playground(services: Services) -> Playground | None:
     settings = services.settings
     if settings.environment != "development" or settings.identity.driver != "dev":
         return None
-    return Playground(
-        accounts=settings.identity.dev.accounts,
-        public_url=settings.web.public_url,
-        image_template=settings.images.url,
-        max_bytes=settings.uploads.max_bytes,
-        fit=settings.crunch.fit,
-        max_side=settings.crunch.max_side,
-        heic=settings.crunch.heic,
-        files=read_files(),
-    )
+    return Playground(settings=settings, files=read_files())
 
 
 def _create_folder(services: Services, bucket: IBucket) -> None:

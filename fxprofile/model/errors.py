@@ -282,14 +282,9 @@ class TooManyRequests(ApiError):
     code, errno = 429, 114
     message = "Too many requests; try again later."
 
-    def __init__(self, message: str | None = None, *, retry_after: int, **details: object) -> None:
-        super().__init__(
-            message,
-            headers={"Retry-After": str(retry_after)},
-            # Older clients read it from the body.
-            retryAfter=retry_after,
-            **details,
-        )
+    def __init__(self, *, retry_after: int) -> None:
+        # Older clients read it from the body.
+        super().__init__(headers={"Retry-After": str(retry_after)}, retryAfter=retry_after)
 
 
 class UnprocessableImage(ApiError):

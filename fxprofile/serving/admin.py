@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.python.failure import Failure
@@ -15,17 +15,15 @@ from fxprofile.serving.health import Health
 from fxprofile.serving.status import StatusPage
 
 
-class IMetrics(Protocol):
-    """What renders the metrics of a process, or of several."""
-
-    def render(self, accept: str) -> Any:
-        """Return the figures and their content type, or a coroutine that does."""
-
-
 class AdminResource(Resource):
-    """The root of the admin listener."""
+    """
+    The root of the admin listener.
 
-    def __init__(self, *, health: Health, metrics: IMetrics, page: StatusPage) -> None:
+    :param metrics: returns the figures and their content type, or a coroutine that does, for the
+        header ``Accept`` of a request.
+    """
+
+    def __init__(self, *, health: Health, metrics: Callable[[str], Any], page: StatusPage) -> None:
         super().__init__()
         self.putChild(b"", page)
         self.putChild(b"status.json", _Json(health.status))
@@ -38,9 +36,9 @@ class AdminResource(Resource):
 class _Metrics(Resource):
     isLeaf = True
 
-    def __init__(self, metrics: IMetrics) -> None:
+    def __init__(self, render: Callable[[str], Any]) -> None:
         super().__init__()
-        self._metrics = metrics
+        self._render = render
 
     def render_GET(self, request: StreamingRequest) -> int:
         accept = b",".join(request.requestHeaders.getRawHeaders(b"Accept", []))
@@ -52,7 +50,7 @@ class _Metrics(Resource):
             request.write(figures)
             request.finish()
 
-        return _respond(request, lambda: self._metrics.render(accept.decode("latin-1")), finish)
+        return _respond(request, lambda: self._render(accept.decode("latin-1")), finish)
 
 
 def _respond(

@@ -297,10 +297,6 @@ class StreamingRequest(Request):
         """Whether its headers have arrived; those of invalid HTTP never do."""
         return hasattr(self, "body")
 
-    def begin(self, body: RequestBody, now: float) -> None:
-        """Note that the headers have arrived, and when."""
-        self.body, self.started_at = body, now
-
     def body_follows(self, command: bytes, path: bytes, version: bytes) -> None:
         """Render now: the headers have arrived, and a body follows."""
         self._early = True
@@ -493,8 +489,8 @@ class StreamingChannel(HTTPChannel):
         expect = request.requestHeaders.getRawHeaders(b"Expect", [b""])[0].lower()
         waits = expect == b"100-continue" and self._version == b"HTTP/1.1"
         clock, continue_ = self.site.reactor, self._send100Continue if waits else None
-        body = RequestBody(transport=self.transport, clock=clock, continue_=continue_)
-        request.begin(body, clock.seconds())
+        request.body = RequestBody(transport=self.transport, clock=clock, continue_=continue_)
+        request.started_at = clock.seconds()
         if self.length != 0:
             request.body_follows(self._command, self._path, self._version)
 

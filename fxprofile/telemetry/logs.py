@@ -83,12 +83,8 @@ def make_observer(
     :param format_name: the setting ``logging.format``.
     :param level: the setting ``logging.level``, or the filter that can change it.
     """
-    observer: Any
-    observer = (
-        _Mozlog(output)
-        if format_name == "mozlog"
-        else FileLogObserver(cast(IO[str], output), _text)
-    )
+    format_event = _mozlog if format_name == "mozlog" else _text
+    observer = FileLogObserver(cast(IO[str], output), format_event)
     return FilteringLogObserver(observer, [LevelFilter(level) if isinstance(level, str) else level])
 
 
@@ -148,36 +144,27 @@ class StandardLibraryHandler(logging.Handler):
         Logger(namespace=record.name).emit(level, "{text}", text=text)
 
 
-class _Mozlog:
-    """Writes each event as a line of JSON."""
-
-    def __init__(self, output: IO[str] | LogFile) -> None:
-        self._output = output
-        self._hostname = socket.gethostname()
-
-    def __call__(self, event: LogEvent) -> None:
-        fields: dict[str, Any] = {}
-        names = _FIELDS.get(event.get("log_type", ""))
-        if names is not None:
-            fields = {name: event.get(name) for name in names}
-        else:
-            fields["msg"] = formatEvent(event)
-            if (trace_id := traces.trace_id()) is not None:
-                fields["trace_id"] = trace_id
-            if "log_failure" in event:
-                fields["traceback"] = eventAsText(
-                    event, includeTimestamp=False, includeSystem=False
-                )
-        line = {
-            # In nanoseconds; a float of the current time resolves only microseconds.
-            "Timestamp": round(event.get("log_time", 0) * 1e6) * 1000,
-            "Type": event.get("log_type") or event.get("log_namespace") or "-",
-            "Logger": "fxprofile",
-            "Hostname": self._hostname,
-            "EnvVersion": "2.0",
-            "Severity": _SEVERITY.get(event.get("log_level", LogLevel.info), 6),
-            "Pid": os.getpid(),
-            "Fields": fields,
-        }
-        self._output.write(json.dumps(line, default=str) + "\n")
-        self._output.flush()
+def _mozlog(event: LogEvent) -> str:
+    """Return an event as a line of JSON."""
+    fields: dict[str, Any] = {}
+    names = _FIELDS.get(event.get("log_type", ""))
+    if names is not None:
+        fields = {name: event.get(name) for name in names}
+    else:
+        fields["msg"] = formatEvent(event)
+        if (trace_id := traces.trace_id()) is not None:
+            fields["trace_id"] = trace_id
+        if "log_failure" in event:
+            fields["traceback"] = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    line = {
+        # In nanoseconds; a float of the current time resolves only microseconds.
+        "Timestamp": round(event.get("log_time", 0) * 1e6) * 1000,
+        "Type": event.get("log_type") or event.get("log_namespace") or "-",
+        "Logger": "fxprofile",
+        "Hostname": socket.gethostname(),
+        "EnvVersion": "2.0",
+        "Severity": _SEVERITY.get(event.get("log_level", LogLevel.info), 6),
+        "Pid": os.getpid(),
+        "Fields": fields,
+    }
+    return json.dumps(line, default=str) + "\n"

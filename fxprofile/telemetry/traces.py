@@ -9,16 +9,18 @@ log lines have the id, and it is sent on with jobs, results and requests to S3 a
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-_HEX: Final = frozenset("0123456789abcdef")
-
-#: The length of a header of version 00, which every later version begins with.
-_LENGTH: Final = len("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+#: Version, trace id, parent id and flags; a later version than 00 may have further fields.
+_HEADER: Final = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +54,10 @@ def continued(traceparent: str | None, span_id: str | None = None) -> Trace:
     """
     # Ids need not be unpredictable.
     span_id = span_id or f"{random.getrandbits(64):016x}"
-    trace = None if traceparent is None else _parsed(traceparent, span_id)
-    return trace or Trace(f"{random.getrandbits(128):032x}", span_id)
-
-
-def _parsed(text: str, span_id: str) -> Trace | None:
-    if len(text) < _LENGTH or text[2:3] + text[35:36] + text[52:53] != "---":
-        return None
-    version, trace_id, parent_id, flags = text[:2], text[3:35], text[36:52], text[53:55]
-    # A later version may have further fields, after another hyphen.
-    if len(text) > _LENGTH and (version == "00" or text[_LENGTH] != "-"):
-        return None
-    if version == "ff" or not _HEX.issuperset(version + trace_id + parent_id + flags):
-        return None
-    if not trace_id.strip("0") or not parent_id.strip("0"):
-        return None
-    return Trace(trace_id, span_id, bool(int(flags, 16) & 1))
+    match = _HEADER.fullmatch(traceparent or "")
+    if match is None or (match[1] == "00" and match[4]):
+        return Trace(f"{random.getrandbits(128):032x}", span_id)
+    return Trace(match[2], span_id, sampled=bool(int(match[3], 16) & 1))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ by pages of its own origin only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Never
@@ -19,7 +19,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
 from fxprofile.model.errors import NotFound
-from fxprofile.settings.model import DevAccount
+from fxprofile.settings.model import Settings
 from fxprofile.web.api import ApiRequest, ApiResponse
 from fxprofile.web.operations import Operation
 
@@ -41,32 +41,19 @@ class Playground:
     """
     The page, its files, and its accounts.
 
-    :param accounts: the users that the page can act as.
-    :param public_url: the setting ``web.public_url``, the origin of monograms.
-    :param image_template: the setting ``images.url``.
-    :param max_bytes: the setting ``uploads.max_bytes``.
-    :param fit: the setting ``crunch.fit``.
-    :param max_side: the setting ``crunch.max_side``.
-    :param heic: the setting ``crunch.heic``.
+    :param settings: name the users that the page can act as, and what it explains.
     :param files: see :func:`read_files`.
     """
 
-    _accounts: Iterable[DevAccount]
-    _public_url: str
-    _image_template: str
-    _max_bytes: int
-    _fit: str
-    _max_side: int
-    _heic: bool
+    _settings: Settings
     _files: Mapping[str, bytes]
 
     def page(self) -> ApiResponse[Never]:
         """Answer ``GET /`` to a browser; :class:`Dockerflow` routes it here."""
+        public_url, image_template = self._settings.web.public_url, self._settings.images.url
         headers = {
             "Content-Type": _TYPES[".html"],
-            "Content-Security-Policy": content_security_policy(
-                self._public_url, self._image_template
-            ),
+            "Content-Security-Policy": content_security_policy(public_url, image_template),
             "Cross-Origin-Opener-Policy": "same-origin",
         }
         return ApiResponse(200, self._files[_PAGE], headers)
@@ -92,28 +79,28 @@ class Playground:
             raise NotFound()
         accounts = [
             {"token": account.token.get_secret_value(), "email": account.email}
-            for account in self._accounts
+            for account in self._settings.identity.dev.accounts
         ]
         body = {
             "accounts": accounts,
-            "maxBytes": self._max_bytes,
-            "maxSide": self._max_side,
-            "heic": self._heic,
-            "fit": self._fit,
+            "maxBytes": self._settings.uploads.max_bytes,
+            "maxSide": self._settings.crunch.max_side,
+            "heic": self._settings.crunch.heic,
+            "fit": self._settings.crunch.fit,
         }
         return ApiResponse(200, body, {"Cache-Control": "no-store", **self._same_origin})
 
     @property
     def _same_origin(self) -> dict[str, str]:
         return {
-            "Access-Control-Allow-Origin": _origin(self._public_url),
+            "Access-Control-Allow-Origin": _origin(self._settings.web.public_url),
             "Cross-Origin-Resource-Policy": "same-origin",
         }
 
     def _is_own_host(self, authority: str | None) -> bool:
         try:
             host = urlsplit(f"//{authority}").hostname or ""
-            own = ("localhost", urlsplit(self._public_url).hostname)
+            own = ("localhost", urlsplit(self._settings.web.public_url).hostname)
             return host in own or ip_address(host).is_loopback
         except ValueError:
             return False

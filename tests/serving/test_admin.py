@@ -32,7 +32,7 @@ class AdminTests(SynchronousTestCase):
         self.health = Health(self.clock)
         self.metrics = Metrics()
         self.page = StatusPage("<style></style><script></script>", script="go()", style="p {}")
-        resource = AdminResource(health=self.health, metrics=self.metrics, page=self.page)
+        resource = AdminResource(health=self.health, metrics=self.metrics.render, page=self.page)
         self.site = StreamingSite(resource, reactor=self.clock)
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
@@ -137,7 +137,7 @@ class AdminTests(SynchronousTestCase):
     def test_bug_is_500(self) -> None:
         """A bug in the heartbeat is a 500 without details, and is logged."""
         health = BrokenHealth(self.clock)
-        resource = AdminResource(health=health, metrics=self.metrics, page=self.page)
+        resource = AdminResource(health=health, metrics=self.metrics.render, page=self.page)
         self.site = StreamingSite(resource, reactor=self.clock)
         answer = self.ask("/__heartbeat__")
         self.assertEqual(answer.status, 500)

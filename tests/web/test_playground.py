@@ -9,13 +9,20 @@ from html.parser import HTMLParser
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ByteSize
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from fxprofile.drivers.dev.identity import DevIdentity
 from fxprofile.serving.health import Health
-from fxprofile.settings.model import DevSettings
+from fxprofile.settings.model import (
+    CrunchSettings,
+    ImagesSettings,
+    Settings,
+    UploadsSettings,
+    WebSettings,
+)
 from fxprofile.telemetry.metrics import Metrics
 from fxprofile.web.api import Api
 from fxprofile.web.dockerflow import Dockerflow
@@ -38,17 +45,14 @@ class PageCase(SynchronousTestCase):
     """An API that has a playground."""
 
     def setUp(self) -> None:
-        accounts = DevSettings().accounts
-        playground = Playground(
-            accounts=accounts,
-            public_url="https://API.example/",
-            image_template="https://images.example/a/{id}",
-            max_bytes=1234,
-            fit="cover",
-            max_side=16384,
-            heic=True,
-            files=read_files(),
+        settings = Settings(
+            web=WebSettings(public_url="https://API.example/"),
+            images=ImagesSettings(url="https://images.example/a/{id}"),
+            uploads=UploadsSettings(max_bytes=ByteSize(1234)),
+            crunch=CrunchSettings(fit="cover", heic=True),
         )
+        accounts = settings.identity.dev.accounts
+        playground = Playground(settings=settings, files=read_files())
         clock = Clock()
         api = Api(identity=DevIdentity(accounts), metrics=Metrics(), clock=clock)
         dockerflow = Dockerflow(health=Health(clock), playground=playground)

@@ -205,7 +205,7 @@ class BucketPlanner:
         # rclone takes every PUT to a bucket for its creation.
         if error.status not in (405, 501) and error.code not in _LACKING:
             raise error
-        self.plan.warning(what, f"this server does not support it: {error.code}")
+        self.plan.note("warning", what, f"this server does not support it: {error.code}")
 
 
 def _agrees(rule: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -280,13 +280,14 @@ class QueuePlanner:
             self.plan.settings[wanted.setting] = url
             if wanted.url is not None:
                 detail = f"is {url}, but {wanted.setting} is {wanted.url}"
-                self.plan.attention(f"queue {wanted.name}", detail)
+                self.plan.note("attention", f"queue {wanted.name}", detail)
 
     async def _look_at_events(self, url: str) -> None:
         what = f"queue {aws.name_of(url)}"
         try:
             await aws.attributes(self.tools, url)
         except AwsError as error:
-            self.plan.attention(what, f"belongs to the accounts and is not usable: {error}")
+            detail = f"belongs to the accounts and is not usable: {error}"
+            self.plan.note("attention", what, detail)
         else:
             self.plan.add(what, "belongs to the accounts and is usable", None)

@@ -50,13 +50,9 @@ class Plan:
         action = "ok" if apply is None else "change" if exists else "create"
         self.steps.append(Step(action, what, detail, apply))
 
-    def attention(self, what: str, detail: str) -> None:
-        """Add a step that only the operator can take."""
-        self.steps.append(Step("attention", what, detail))
-
-    def warning(self, what: str, detail: str) -> None:
-        """Add a step that the server does not support."""
-        self.steps.append(Step("warning", what, detail))
+    def note(self, action: str, what: str, detail: str) -> None:
+        """Add a step that cannot be applied."""
+        self.steps.append(Step(action, what, detail))
 
     def members(self) -> list[Members]:
         """Return the steps as JSON."""

@@ -99,8 +99,8 @@ class FxaIdentity:
 
     def __attrs_post_init__(self) -> None:
         settings = self._settings
-        self._oauth = self._upstream("OAuth server", settings.timeout)
-        self._auth = self._upstream("auth server", settings.timeout)
+        self._oauth = Upstream("OAuth server", self._agent, timeout=settings.timeout)
+        self._auth = Upstream("auth server", self._agent, timeout=settings.timeout)
         self._tokens = token_cache(self._clock, settings.token_cache_seconds)
         # A process that asks the server about every token need not know of revocations.
         if not settings.token_cache_seconds and settings.jwks_url is None:
@@ -108,7 +108,7 @@ class FxaIdentity:
         self._access_tokens = None
         if settings.jwks_url is not None:
             # Half of the time, so that there is some left to ask about the token.
-            jwks = self._upstream("JWKS", settings.timeout / 2)
+            jwks = Upstream("JWKS", self._agent, timeout=settings.timeout / 2)
             self._access_tokens = AccessTokens(
                 KeySet(jwks, settings.jwks_url, self._clock, self._metrics),
                 self._clock,
@@ -116,9 +116,6 @@ class FxaIdentity:
                 audience=settings.audience,
                 is_trusted=self._is_trusted,
             )
-
-    def _upstream(self, name: str, timeout: float) -> Upstream:
-        return Upstream(name, self._agent, timeout=timeout)
 
     async def verify(self, *, token: str) -> Credentials:
         """See :meth:`fxprofile.model.ports.IIdentity.verify`."""
