@@ -358,6 +358,9 @@ class IProfileStore(Interface):
         """
         Make a row that is processing ``failed``.
 
+        With the reason ``quarantined`` it then has a pending delete job, and so has one that had
+        failed before: a worker has put its pictures.
+
         :returns: the row after this, or None if there is none.
         """
 
@@ -408,14 +411,14 @@ class IProfileStore(Interface):
     async def deleted(*, avatar_id: str, now: float) -> Avatar | None:
         """
         Record that the objects of an avatar were removed: remove a row in ``deleting``, and
-        clear the pending job of one in ``replaced``, which stays for its owner to see.
+        clear the pending job of one in ``replaced`` or ``failed``, which stays for its owner.
 
         :returns: the row after this, or None if there is none.
         """
 
     async def redelete(*, avatar_id: str) -> bool:
         """
-        Make the delete job of a row that is being deleted pending again.
+        Make the delete job of a row that is deleting, replaced or quarantined pending again.
 
         :returns: whether there is such a row.
         """

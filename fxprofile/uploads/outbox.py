@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from fxprofile.deferreds.tasks import briefly, detached
-from fxprofile.model.avatars import Avatar, Status
+from fxprofile.model.avatars import QUARANTINED, Avatar, Status
 from fxprofile.model.errors import DriverError, QueueError
 from fxprofile.model.messages import Job, Op
 from fxprofile.model.ports import IProfileStore, IQueue
@@ -62,7 +62,7 @@ class Outbox:
 
     async def _send(self, avatar: Avatar) -> bool:
         """Send the pending job of a row, and return whether it has one."""
-        op = _OPS.get(avatar.status)
+        op = Op.DELETE if avatar.error == QUARANTINED else _OPS.get(avatar.status)
         if op is None:
             return False
         await self.send_job(Job(op=op, id=avatar.id))

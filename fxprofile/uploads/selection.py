@@ -128,17 +128,15 @@ class Selection:
     async def _refuse(self, avatar_id: str, now: float) -> None:
         """
         Fail an upload that is quarantined, and have the pictures that were made of it deleted.
-
-        The delete job comes first: if this process dies before the row has failed, the result is
-        delivered again, or the upload is crunched again, and both lead here.
         """
-        await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
         avatar = await self.store.failed(avatar_id=avatar_id, reason=QUARANTINED, now=now)
         await self._follow_failure(avatar_id, avatar)
         self._log.warn("Avatar {id} is quarantined", id=avatar_id)
         if avatar is not None and avatar.status is Status.READY:
             # The result of a repeated job, which lacks the digest, came before this one.
             await self.delete(uid=avatar.uid, avatar_id=avatar_id)
+        else:
+            await self._delete_again(avatar_id, avatar)
 
     def _notify(self, avatar_id: str, avatar: Avatar | None) -> None:
         """Wake the requests that wait for a result."""
@@ -153,23 +151,23 @@ class Selection:
         """
         Send a delete job for objects that a job without a result may have put.
 
-        :returns: whether the avatar is being deleted or was removed; for any other avatar
-            no job is sent.
+        :returns: whether the avatar is being deleted, was removed or failed as quarantined; for any
+            other avatar no job is sent.
         :raises DriverError: if the job could not be sent.
         """
         return await self._delete_again(avatar_id, await self.store.avatar(avatar_id=avatar_id))
 
     async def _delete_again(self, avatar_id: str, avatar: Avatar | None) -> bool:
         """
-        Send a delete job for an avatar that was deleted or replaced while it was crunched:
-        the worker may have put objects after an earlier delete job was done.
+        Send a delete job for an avatar that was deleted, replaced or quarantined while it was
+        crunched: the worker may have put objects after an earlier delete job was done.
 
         If this fails, the result has to be delivered again.  A pending job in the row is not
         enough: the result of the earlier delete job would clear it.
         """
         if avatar is None:
             await self.outbox.send_job(Job(op=Op.DELETE, id=avatar_id))
-        elif avatar.status in (Status.DELETING, Status.REPLACED):
+        elif avatar.status in (Status.DELETING, Status.REPLACED) or avatar.error == QUARANTINED:
             await self.store.redelete(avatar_id=avatar_id)
             await self.outbox.send(avatar)
         else:

@@ -120,10 +120,13 @@ class QuarantineContract(StoreCase):
         self.assertEqual(len(await store.quarantined(since=0, limit=2)), 2)
 
     async def test_avatars_without_public_pictures_are_not_found(self) -> None:
-        """Failed avatars, deleted ones, and replaced ones without objects are not found."""
+        """
+        Avatars that failed as quarantined, deleted ones, and replaced ones without objects are not
+        found.
+        """
         store = await self.make_store()
         failed, deleting, old = [await self.accepted(store) for _ in range(3)]
-        await store.failed(avatar_id=failed, reason="corrupt", now=2)
+        await store.failed(avatar_id=failed, reason=QUARANTINED, now=2)
         await store.delete(avatar_id=deleting, uid=UID, now=2)
         await self.ready(store, old)
         await self.upload(store, status=Status.READY)
@@ -132,3 +135,30 @@ class QuarantineContract(StoreCase):
         self.assertEqual(await self.found(store), {old})
         await store.deleted(avatar_id=old, now=11)
         self.assertEqual(await self.found(store), set())
+
+    async def test_failed_avatars_are_found(self) -> None:
+        """An upload that failed for another reason is found: its pictures may have been put."""
+        store = await self.make_store()
+        failed = await self.accepted(store)
+        await store.failed(avatar_id=failed, reason="dead", now=2)
+        await store.quarantine(entry=entry(source_digest=SOURCE), now=10)
+        self.assertEqual(await self.found(store), {failed})
+        self.assertTrue(await store.delete(avatar_id=failed, uid=UID, now=11))
+        self.assertEqual(await self.found(store), set())
+
+    async def test_a_quarantined_upload_has_a_delete_job(self) -> None:
+        """An upload that fails as quarantined has a pending delete job until that is done."""
+        store = await self.make_store()
+        processing, failed = await self.accepted(store), await self.accepted(store)
+        await store.failed(avatar_id=failed, reason="crashed", now=2)
+        for avatar_id in (processing, failed):
+            await store.failed(avatar_id=avatar_id, reason=QUARANTINED, now=3)
+        rows = await store.unsent(before=10, limit=10)
+        self.assertEqual({row.id for row in rows}, {processing, failed})
+        self.assertEqual({row.error for row in rows}, {QUARANTINED})
+        for avatar_id in (processing, failed):
+            row = await store.deleted(avatar_id=avatar_id, now=4)
+            self.assertIs(row.status, Status.FAILED)
+        self.assertEqual(list(await store.unsent(before=10, limit=10)), [])
+        self.assertIs(await store.redelete(avatar_id=failed), True)
+        self.assertEqual([row.id for row in await store.unsent(before=10, limit=10)], [failed])

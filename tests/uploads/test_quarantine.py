@@ -105,20 +105,30 @@ class UploadTests(QuarantineCase):
         self.assertEqual(self.cdn.purged, [avatar.id])
 
     def test_a_failure_between_the_steps(self) -> None:
-        """If the delete job or the failure cannot be stored, the result is delivered again."""
+        """If the failure cannot be stored or the delete job be sent, the result comes again."""
         self.quarantine(pixels_digest=PIXELS)
         avatar = self.upload()
         self.sent()
         ready = replace(result(avatar.id, ResultStatus.READY), pixels=PIXELS)
-        self.jobs.fail("send", QueueError("down"))
-        self.fails_now(self.selection.apply(ready), QueueError)
-        self.assertEqual(self.row(avatar.id), (Status.PROCESSING, None))
         self.store.fail("failed", StoreError("down"))
         self.fails_now(self.selection.apply(ready), StoreError)
         self.assertEqual(self.row(avatar.id), (Status.PROCESSING, None))
+        self.jobs.fail("send", QueueError("down"))
+        self.fails_now(self.selection.apply(ready), QueueError)
+        self.assertEqual(self.row(avatar.id), (Status.FAILED, QUARANTINED))
         self.shown(avatar.id)
         self.assertEqual(self.row(avatar.id), (Status.FAILED, QUARANTINED))
-        self.assertEqual(self.sent(), [("delete", avatar.id)] * 2)
+        self.assertEqual(self.sent(), [("delete", avatar.id)])
+
+    def test_an_upload_that_had_failed(self) -> None:
+        """An upload that had failed is quarantined if a repeated job makes it ready."""
+        self.quarantine(pixels_digest=PIXELS)
+        avatar = self.upload()
+        self.apply(avatar.id, ResultStatus.FAILED, "crashed")
+        self.sent()
+        self.shown(avatar.id)
+        self.assertEqual(self.row(avatar.id), (Status.FAILED, QUARANTINED))
+        self.assertEqual(self.sent(), [("delete", avatar.id)])
 
     def test_a_digest_that_comes_late(self) -> None:
         """An avatar that became ready without a digest is deleted when the digest arrives."""
@@ -156,6 +166,19 @@ class RepairTests(RepairTestCase, QuarantineCase):
         self.assertEqual(self.sent(), [("delete", avatar.id)])
         self.assertEqual((self.repaired("quarantine"), self.cdn.purged), (1, [avatar.id]))
         self.assertEqual(self.selected(BOB), other.id)
+
+    def test_pictures_are_deleted_although_a_delete_job_was_lost(self) -> None:
+        """The delete job of a quarantined upload is sent again until its result comes."""
+        self.quarantine(pixels_digest=PIXELS)
+        avatar = self.upload()
+        self.shown(avatar.id)
+        self.sent()
+        self.run_now(self.rows.forget_jobs())
+        self.run_after(PERIOD)
+        self.assertEqual(self.sent(), [("delete", avatar.id)])
+        self.apply(avatar.id, ResultStatus.DELETED)
+        self.assertIsNone(self.rows.rows[avatar.id].owed_since)
+        self.assertEqual(self.row(avatar.id), (Status.FAILED, QUARANTINED))
 
     def test_old_entries_are_not_searched(self) -> None:
         """Entries that are older than any upload in flight cost no search."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
 from fxprofile.drivers.sql.schema import avatars, quarantine
-from fxprofile.model.avatars import QuarantineEntry, Status
+from fxprofile.model.avatars import QUARANTINED, QuarantineEntry, Status
 from fxprofile.model.errors import Quarantined
 
 _IN_FORCE = quarantine.c.lifted.is_(None)
@@ -49,9 +49,15 @@ def lift_entry(connection: Connection, number: int, by: str, reason: str, now: f
 
 
 def is_public() -> ColumnElement[bool]:
-    """Return the condition that the pictures of a row are public, or may become so."""
+    """
+    Return the condition that the pictures of a row are public, or may become so.
+
+    An upload may fail after a worker has put its pictures; those of one that failed because it is
+    quarantined are deleted already.
+    """
     return sa.or_(
         avatars.c.status.in_((Status.PROCESSING, Status.READY)),
+        (avatars.c.status == Status.FAILED) & (avatars.c.error != QUARANTINED),
         (avatars.c.status == Status.REPLACED) & avatars.c.owed_since.is_not(None),
     )
 

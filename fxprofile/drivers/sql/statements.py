@@ -67,10 +67,10 @@ REMOVE_DELETING: Final = sa.delete(avatars).where(
     avatars.c.id == bindparam("this"), avatars.c.status == Status.DELETING
 )
 
-#: Clears the pending job of a replaced avatar.
-CLEAR_REPLACED: Final = sa.update(avatars).where(
+#: Clears the pending delete job of an avatar whose row stays.
+CLEAR_DELETE_JOB: Final = sa.update(avatars).where(
     avatars.c.id == bindparam("this"),
-    avatars.c.status == Status.REPLACED,
+    avatars.c.status.in_((Status.REPLACED, Status.FAILED)),
     avatars.c.owed_since.is_not(None),
 )
 

@@ -57,7 +57,7 @@ _BEFORE_READY: Final = (Status.PROCESSING, Status.FAILED)
 _DELETABLE: Final = (Status.PROCESSING, Status.READY, Status.FAILED, Status.REPLACED)
 
 #: The statuses with a delete job.
-_WITH_DELETE_JOB: Final = (Status.DELETING, Status.REPLACED)
+_WITH_DELETE_JOB: Final = (Status.DELETING, Status.REPLACED, Status.FAILED)
 
 #: The name of the lease on the repair loops.
 _REPAIR: Final = "repair"
@@ -305,13 +305,14 @@ class SqlProfileStore:
         if connection.execute(statements.REMOVE_DELETING, this).rowcount:
             return None
         done = {"owed_since": None, "job_sent": now}
-        connection.execute(statements.CLEAR_REPLACED, {**this, **done})
+        connection.execute(statements.CLEAR_DELETE_JOB, {**this, **done})
         return find_avatar(connection, avatar_id)
 
     @_transaction
     def redelete(self, connection: Connection, *, avatar_id: str) -> bool:
         pending = {"job_sent": None, "owed_since": avatars.c.updated}
-        again = statements.transition(_WITH_DELETE_JOB).values(**pending)
+        has_job = (avatars.c.status != Status.FAILED) | (avatars.c.error == QUARANTINED)
+        again = statements.transition(_WITH_DELETE_JOB).where(has_job).values(**pending)
         return connection.execute(again, {"this": avatar_id}).rowcount > 0
 
     # Repair loops.
@@ -599,8 +600,12 @@ def _change_avatar(
 
 
 def _fail(connection: Connection, avatar_id: str, reason: str, now: float) -> bool:
-    failed = {"status": Status.FAILED, "error": reason, "owed_since": None, "updated": now}
-    return _change_avatar(connection, avatar_id, (Status.PROCESSING,), **failed)
+    failed: dict[str, object] = {"status": Status.FAILED, "owed_since": None}
+    before: tuple[Status, ...] = (Status.PROCESSING,)
+    if reason == QUARANTINED:
+        # A worker has put its pictures, perhaps again.
+        failed, before = _pending_delete(Status.FAILED, now), _BEFORE_READY
+    return _change_avatar(connection, avatar_id, before, error=reason, updated=now, **failed)
 
 
 def _pending_delete(status: Status, now: float) -> dict[str, object]:

@@ -186,7 +186,10 @@ class MemoryProfileStore:
 
     async def failed(self, *, avatar_id: str, reason: str, now: float) -> Avatar | None:
         row = self.rows.get(avatar_id)
-        if row and row.status is P:
+        if row and reason == QUARANTINED and row.status in (P, F):
+            row.error = reason
+            row.owe(F, now)
+        elif row and row.status is P:
             row.status, row.error, row.owed_since, row.updated = F, reason, None, now
         return row and row.avatar()
 
@@ -206,7 +209,11 @@ class MemoryProfileStore:
         found = [
             row.avatar()
             for row in self.rows.values()
-            if (row.status in (P, R) or (row.status is S and row.owed_since is not None))
+            if (
+                row.status in (P, R)
+                or (row.status is F and row.error != QUARANTINED)
+                or (row.status is S and row.owed_since is not None)
+            )
             and any(row.matches(entry) for entry in recent)
         ]
         return found[:limit]
@@ -239,13 +246,13 @@ class MemoryProfileStore:
         if row and row.status is D:
             del self.rows[avatar_id]
             return None
-        if row and row.status is S and row.owed_since is not None:
+        if row and row.status in (S, F) and row.owed_since is not None:
             row.owed_since, row.job_sent = None, now
         return row and row.avatar()
 
     async def redelete(self, *, avatar_id: str) -> bool:
         row = self.rows.get(avatar_id)
-        if row is None or row.status not in (D, S):
+        if row is None or not (row.status in (D, S) or row.error == QUARANTINED):
             return False
         row.job_sent, row.owed_since = None, row.updated
         return True
