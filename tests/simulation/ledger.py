@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from fxprofile.model.avatars import Status
+from fxprofile.model.avatars import QUARANTINED, Status
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, image_url, public_key, public_keys
 from fxprofile.model.ports import Body, ObjectInfo
 from fxprofile.model.profiles import Credentials
@@ -67,6 +67,7 @@ class Ledger:
     :ivar marks: by uid, the number of the newest upload that was selected, or deleted
         together with everything: no older one may be selected from then on.
     :ivar buried: the dead letters of queues in memory, which no operator can redrive.
+    :ivar quarantined: the uploaded bytes that an operator has quarantined.
     :ivar gone: the uids of deleted accounts: none of their data may be written any more.
     """
 
@@ -76,6 +77,7 @@ class Ledger:
         self.marks: dict[str, int] = {}
         self.selected: dict[str, str | None] = {}
         self.gone: set[str] = set()
+        self.quarantined: list[bytes] = []
         self.buried: list[str] = []
         self._newest: dict[str, int] = {}
         # A worker that is suspended for longer than its lease may put an image before it
@@ -99,6 +101,8 @@ class Ledger:
                 self.fail(f"{avatar.id} was accepted without its original")
             else:
                 self.uploads[avatar.id] = Upload(avatar.id, avatar.uid, avatar.seq, data)
+                if data in self.quarantined:
+                    self.fail(f"{avatar.id} was accepted after its picture was quarantined")
             self._newest[avatar.uid] = avatar.seq
             for avatar_id in result.superseded:
                 self._supersede(self.uploads[avatar_id], arguments["keep"])
@@ -137,6 +141,8 @@ class Ledger:
                 self.fail(f"{avatar_id} was selected after it was superseded")
             if upload.deleted:
                 self.fail(f"{avatar_id} was selected after it was deleted")
+            if upload.data in self.quarantined:
+                self.fail(f"{avatar_id} was selected after it was quarantined")
             if upload.seq <= self.marks.get(uid, 0):
                 self.fail(f"{avatar_id} was selected after a newer one")
             self.marks[uid] = upload.seq
@@ -177,9 +183,11 @@ class Ledger:
         self._late.add(key[2:34])
 
     def removed(self, keys: Sequence[str]) -> None:
-        """Check that no image of a selected avatar is deleted."""
+        """Check that no image of a selected avatar is deleted, unless it is quarantined."""
         for avatar_id in self.selected.values():
-            if avatar_id is not None and set(keys).intersection(public_keys(avatar_id)):
+            if avatar_id is None or self.uploads[avatar_id].data in self.quarantined:
+                continue
+            if set(keys).intersection(public_keys(avatar_id)):
                 self.fail(f"pictures of {avatar_id} were deleted while it was selected")
 
     def check_quiet(self) -> None:
@@ -218,11 +226,15 @@ class Ledger:
         if row.status is Status.READY:
             if self.selected.get(upload.uid) != upload.id:
                 self.fail(f"{upload.id} is ready and not selected")
+            if upload.data in self.quarantined:
+                self.fail(f"{upload.id} is quarantined, and is still shown")
         elif row.status is Status.REPLACED:
             if upload.seq > mark and not upload.superseded:
                 self.fail(f"{upload.id} was replaced by nothing")
         elif row.status is not Status.FAILED:
             self.fail(f"{upload.id} is still {row.status}")
+        elif row.error == QUARANTINED and upload.data in self.quarantined:
+            pass
         elif upload.good and not (row.error == "dead" and self._is_dead(upload)):
             self.fail(f"{upload.id} is good, and failed: {row.error}")
         elif not upload.good and row.error not in ("corrupt", "crashed", "dead", "lost"):
@@ -244,7 +256,9 @@ class Ledger:
         forgiven = {
             upload.id
             for upload in self.uploads.values()
-            if not upload.deleted and self._world.state.row(upload.id).status is Status.FAILED
+            if not upload.deleted
+            and self._world.state.row(upload.id).status is Status.FAILED
+            and upload.data not in self.quarantined
         }
         found = {key[2:34] for key in self._world.public.objects}
         if orphans := found - known - forgiven - self._late:

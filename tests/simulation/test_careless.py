@@ -99,6 +99,13 @@ class IdleRepair(Repair):
         return
 
 
+class LenientRepair(Repair):
+    """Does not take down what shows a quarantined picture."""
+
+    async def take_down(self) -> None:
+        return
+
+
 class SilentInvalidator(ProfileInvalidator):
     """Invalidates nothing."""
 
@@ -238,6 +245,10 @@ class CarelessTests(SynchronousTestCase):
     def test_unsent_job_is_found(self) -> None:
         """A repair that sends no job leaves an upload unprocessed."""
         self.finds("something goes on for ever", repair=IdleRepair)
+
+    def test_quarantined_picture_that_is_shown_is_found(self) -> None:
+        """A repair that takes nothing down leaves a quarantined picture selected."""
+        self.finds("is still shown", repair=LenientRepair)
 
     def test_acknowledged_unfinished_message_is_found(self) -> None:
         """A poller that acknowledges a message before its work is done loses the work."""

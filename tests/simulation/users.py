@@ -11,13 +11,14 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from fxprofile.deferreds.tasks import sleep
-from fxprofile.model.avatars import Status
+from fxprofile.model.avatars import QUARANTINED, Status
 from fxprofile.model.errors import (
     AccountUnknown,
     BodyMismatch,
     ClientGone,
     DriverError,
     ImageRefused,
+    Quarantined,
 )
 from fxprofile.model.profiles import Credentials
 from fxprofile.uploads.selection import NotTheOwner
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 #: What users upload, with weights.
-KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2}
+KINDS = {"good": 14, "corrupt": 2, "fatal": 1, "no image": 1, "gone": 2, "quarantined": 2}
 
 #: What users do, with weights.
 ACTIONS = {
@@ -168,10 +169,16 @@ class User:
         signature = b"GIF87x" if kind == "no image" else b"GIF89a"
         word = kind if kind in ("corrupt", "fatal") else "good"
         data = signature + f" {world.next_number():06} {word} image {' ' * 40}".encode()
+        if kind == "quarantined" and world.ledger.quarantined:
+            data = world.rng.choice(world.ledger.quarantined)
         body = UserBody(data, gone=kind == "gone")
         try:
             keep = world.rng.choice(KEEP)
             avatar = await head.intake.accept(uid=self.uid, body=body, length=len(data), keep=keep)
+        except Quarantined:
+            if data in world.ledger.quarantined:
+                return
+            raise
         except (ImageRefused, ClientGone, BodyMismatch):
             if kind in ("no image", "gone"):
                 return
@@ -183,7 +190,8 @@ class User:
         self.ids.append(avatar.id)
         if world.rng.random() < 0.5:
             row = await head.selection.wait(avatar, 5)
-            if row.status is Status.FAILED and word == "good" and row.error != "dead":
+            expected = "dead", QUARANTINED if data in world.ledger.quarantined else ""
+            if row.status is Status.FAILED and word == "good" and row.error not in expected:
                 world.violations.append(f"{avatar.id} is good, and was called {row.error}")
 
 

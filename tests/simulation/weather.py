@@ -60,6 +60,7 @@ class Weather:
     :ivar retry_delays: of the pollers, in seconds.
     :ivar haste: the probability that a user acts again at once.
     :ivar pauses: when the whole simulation is suspended, and for how many seconds.
+    :ivar quarantines: when an operator quarantines a picture.
     :ivar clock_steps: when the clock of a machine is set, and by how many seconds.
     """
 
@@ -87,6 +88,7 @@ class Weather:
             (rng.uniform(0, self.end), rng.choice((-CLOCK_STEP, CLOCK_STEP)))
             for _ in range(rng.choice((0, 0, 1, 2)))
         ]
+        self.quarantines = [rng.uniform(0, self.end) for _ in range(rng.choice((0, 0, 1, 2)))]
         # When the disk has room for pictures and rows but not for originals, and when for neither.
         self._low = self._span(rng.choice((0, 0, 0, 1)))
         self._full = self._span(rng.choice((0, 0, 0, 1)))

@@ -13,6 +13,7 @@ repeated forever.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
@@ -25,7 +26,7 @@ from twisted.python.failure import Failure
 
 from fxprofile.admin.orphans import GRACE, Sweep
 from fxprofile.drivers.memory.expiring import MemoryProfileCache
-from fxprofile.model.avatars import Avatar, Status
+from fxprofile.model.avatars import Avatar, QuarantineEntry, Status
 from fxprofile.model.errors import DriverError
 from fxprofile.model.messages import Job
 from fxprofile.model.profiles import Account, Credentials
@@ -189,6 +190,8 @@ class World:
             self.clock.callLater(when, self._set_a_clock, seconds)
         for _ in range(rng.choice((0, 0, 1, 3))):
             self.clock.callLater(rng.uniform(0, self.weather.end), self._replace)
+        for when in self.weather.quarantines:
+            self.clock.callLater(when, self._quarantine)
         for queue in () if self._combined else (self.jobs, self.results):
             if rng.random() < 0.1:
                 self.clock.callLater(rng.uniform(0, self.weather.end), queue.put, rng.choice(JUNK))
@@ -253,6 +256,21 @@ class World:
         process = self.rng.choice(self.processes)
         self.note(process.name, "", f"has its clock set by {seconds} s", {}, None)
         process.clock.error += seconds
+
+    def _quarantine(self) -> None:
+        """Let an operator quarantine a picture that somebody has uploaded."""
+        uploads = [upload for upload in self.ledger.uploads.values() if upload.good]
+        if uploads and not self.over:
+            upload = self.rng.choice(uploads)
+            entry = QuarantineEntry(
+                created_by="operator",
+                reason="test",
+                source_digest=hashlib.sha256(upload.data).hexdigest(),
+                avatar_id=upload.id,
+            )
+            self.note("", "", "is quarantined", {"id": upload.id}, None)
+            self.ledger.quarantined.append(upload.data)
+            result_of(self.state.store.quarantine(entry=entry, now=self.clock.seconds()))
 
     def _clear_up(self) -> None:
         """End the faults."""
