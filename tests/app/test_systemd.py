@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from ctypes.util import find_library
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -20,9 +22,33 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 import fxprofile
 from fxprofile.app.systemd import ServiceManager
+from tests.integration.client import Client
+from tests.integration.photos import jpeg
+from tests.support import unit
 from tests.support.daemon import Daemon
 
 UNIT = Path(fxprofile.__file__).parent.parent / "etc/systemd/fxprofile@.service"
+
+ROOT = UNIT.parents[2]
+UNDER_UNIT = [sys.executable, "-m", "tests.support.unit", str(UNIT)]
+
+#: Tries what the unit denies, and prints the errors.
+FORBIDDEN = """
+import errno, socket
+from fxprofile.crunch.sandbox.libc import call
+for attempt in (
+    lambda: call("unshare", 0x04000000),  # CLONE_NEWUTS
+    lambda: call("ptrace", 0, 0, 0, 0),
+    lambda: socket.socket(socket.AF_NETLINK),
+    lambda: open("/etc/fxprofile-was-here", "w"),
+    lambda: open("/proc/1/status"),
+):
+    try:
+        attempt()
+        print("allowed")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
 
 #: The system calls with which a child locks itself, and with which children are made.
 SANDBOX_CALLS = {
@@ -118,7 +144,7 @@ class DaemonTests(TestCase):
         return subprocess.Popen(
             [sys.executable, "-c", ACTIVATED, str(listening.fileno()), *daemon.command()],
             cwd=daemon.directory,
-            env=os.environ | {"PYTHONPATH": str(UNIT.parents[2])},
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
             pass_fds=[listening.fileno()],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -156,18 +182,63 @@ class UnitTests(SynchronousTestCase):
         return done.stdout + done.stderr
 
     def test_exposure(self) -> None:
-        """``systemd-analyze security`` rates the exposure of the unit at most 2.5."""
+        """``systemd-analyze security`` rates the exposure of the unit at most 2.2."""
         output = self.analyze("security", "--offline=true", "--no-pager", str(UNIT))
         found = re.search(r"Overall exposure level for \S+: ([\d.]+)", output)
         self.assertTrue(found, output)
         assert found is not None
-        self.assertLessEqual(float(found[1]), 2.5)
+        self.assertLessEqual(float(found[1]), 2.2)
 
     def test_sandbox_may_use_its_system_calls(self) -> None:
-        """The unit denies no system call with which a child locks itself, and no namespace."""
+        """The unit denies no system call with which a child locks itself."""
         denied = re.search(r"^SystemCallFilter=~(.*)$", UNIT.read_text(), re.MULTILINE)
         assert denied is not None
         calls = set(self.analyze("syscall-filter", "--no-pager", *denied[1].split()).split())
         self.assertIn("ptrace", calls)
         self.assertFalse(calls & SANDBOX_CALLS)
-        self.assertNotIn("\nRestrictNamespaces=", UNIT.read_text())
+
+
+class RestrictedDaemon(Daemon):
+    """A daemon under the restrictions of the unit, as an ordinary user."""
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        os.chown(self.directory, unit.USER, unit.USER)
+        return [*UNDER_UNIT, str(self.directory), *super().command()]
+
+
+class RestrictedTests(TestCase):
+    """Processes under the restrictions of the unit."""
+
+    timeout = 180
+
+    def setUp(self) -> None:
+        if os.geteuid() != 0:
+            raise SkipTest("only root can restrict a process as systemd does")
+        if not shutil.which("systemd-analyze") or not find_library("seccomp"):
+            raise SkipTest("systemd-analyze or libseccomp is not installed")
+
+    def test_restrictions_are_in_force(self) -> None:
+        """The unit denies other namespaces, tracing, other sockets, files and processes."""
+        folder = tempfile.mkdtemp(prefix="fxprofile-unit-")
+        self.addCleanup(shutil.rmtree, folder)
+        command = [*UNDER_UNIT, folder, sys.executable, "-c", FORBIDDEN]
+        errors = subprocess.check_output(command, cwd=ROOT, text=True, timeout=60).split()
+        self.assertEqual(errors, ["EPERM", "EPERM", "EAFNOSUPPORT", "EROFS", "ENOENT"])
+
+    async def test_sandbox_has_all_its_layers(self) -> None:
+        """Under the unit, an upload is crunched under every layer that its user has without it."""
+        config = json.dumps({"mode": "strict", "user": unit.USER})
+        command = [sys.executable, "-m", "tests.crunch.outer", config]
+        alone = json.loads(await deferToThread(subprocess.check_output, command, cwd=ROOT))
+        daemon = RestrictedDaemon(settings={"crunch.sandbox": "strict", "uploads.wait": 30})
+        self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
+        await daemon.start()
+        status, answer = await Client(daemon).upload(jpeg())
+        self.assertEqual((status, answer["status"]), (201, "ready"), daemon.output)
+        with await deferToThread(urllib.request.urlopen, f"{daemon.admin_url}/metrics") as response:
+            metrics = response.read().decode()
+        layers = re.findall(
+            r'^fxprofile_sandbox_layer\{layer="(\w+)"\} 1\.0', metrics, re.MULTILINE
+        )
+        self.assertEqual(sorted(layers), alone["layers"])

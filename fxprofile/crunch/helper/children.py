@@ -84,6 +84,7 @@ class Child:
     layers: set[str] = attrs.field(init=False, factory=set)
     gone: Deferred[ChildExit] = attrs.field(init=False, factory=Deferred)
     _ended: str = attrs.field(init=False, default="")
+    _status: int = attrs.field(init=False, default=-1)
     _was_runnable: bool = attrs.field(init=False, default=False)
     _cleanup: ExitStack = attrs.field(init=False, factory=ExitStack)
 
@@ -141,7 +142,7 @@ class Child:
 
     def _time_out(self) -> None:
         # A child that waits for the processor or a disk, and not for anything of its own.
-        self._was_runnable = process.status(self._pid).get("State", "")[:1] in ("R", "D")
+        self._was_runnable = process.status(self._status).get("State", "")[:1] in ("R", "D")
         self.kill("timeout")
 
     def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> _Readable:
@@ -151,16 +152,20 @@ class Child:
         return reader
 
     def _read_report(self) -> None:
-        """Read the names of the child's layers, which it writes at once, and nothing more."""
+        """Read what the child sends at once: its status file, then its layers; nothing more."""
         try:
-            report = self._control.recv(_MAX_REPORT)
+            report, received, _, _ = socket.recv_fds(self._control, _MAX_REPORT, 1)
         except OSError:
-            report = b""
+            report, received = b"", []
+        if received:
+            (self._status,) = received
+            self._cleanup.callback(os.close, self._status)
+            return
         self._reporter.stopReading()
         if not report:
             # It is about to end.
             return
-        self.layers = sandbox.verified(report.decode("ascii", "replace").split(), self._pid)
+        self.layers = sandbox.verified(report.decode("ascii", "replace").split(), self._status)
         # The first child has no job, and defines what the others must have.
         if self._baseline is not None and not (
             self._baseline <= self.layers and sandbox.is_enough(self.layers, self._config.mode)
@@ -211,6 +216,7 @@ def _be_child(
         gc.disable()
         signal.set_wakeup_fd(-1)
         _keep_only(kept)
+        _send_status()
         data = _map_original()
         layers = sandbox.lock(parent=parent, limits=config.limits, mode=config.mode)
         os.write(CONTROL, " ".join(sorted(layers)).encode() or b" ")
@@ -237,6 +243,17 @@ def _keep_only(kept: tuple[int, int, int, int]) -> None:
     except OSError:
         os.dup2(os.open(os.devnull, os.O_RDONLY), STATUS)
     os.closerange(STATUS + 1, MAX_DESCRIPTORS)
+
+
+def _send_status() -> None:
+    """
+    Send the helper the file with this process's status.
+
+    The helper could not open it where ``/proc`` hides what a process may not trace (``hidepid``).
+    """
+    control = socket.socket(fileno=CONTROL)
+    socket.send_fds(control, [b"S"], [STATUS])
+    control.detach()
 
 
 def _map_original() -> Buffer:

@@ -90,14 +90,14 @@ def is_enough(layers: Collection[str], mode: Mode) -> bool:
     return "no_new_privs" in layers and ("seccomp" in layers or "landlock" in layers)
 
 
-def verified(layers: Collection[str], pid: int) -> set[str]:
+def verified(layers: Collection[str], descriptor: int) -> set[str]:
     """
     Return the layers that a child claims, except if the kernel denies them.
 
-    :param pid: the child, which waits before its job.
+    :param descriptor: of the status file of the child, which waits before its job.
     """
     confirmed = set(layers) & set(LAYERS)
-    status = process.status(pid)
+    status = process.status(descriptor)
     if status.get("NoNewPrivs") != "1":
         confirmed.discard("no_new_privs")
     if status.get("Seccomp") != "2":

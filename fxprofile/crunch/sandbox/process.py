@@ -38,6 +38,9 @@ _SLICE: Final = 100_000_000
 #: The number of ``sched_setattr(2)``, which the C library has since glibc 2.41.
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 
+#: More than ``/proc/PID/status`` has on a machine with thousands of processors.
+_MAX_STATUS: Final = 64 << 10
+
 P = ParamSpec("P")
 
 
@@ -190,15 +193,13 @@ def limit_resources(limits: Limits) -> bool:
     return in_force
 
 
-def status(pid: int) -> dict[str, str]:
-    """Return ``/proc/PID/status`` by field; empty if the kernel has none."""
+def status(descriptor: int) -> dict[str, str]:
+    """Return an open ``/proc/PID/status`` by field; empty if it cannot be read."""
     try:
-        with open(f"/proc/{pid}/status") as file:
-            return {
-                name: value.strip() for name, _, value in (line.partition(":") for line in file)
-            }
+        lines = os.pread(descriptor, _MAX_STATUS, 0).decode(errors="replace").splitlines()
     except OSError:
         return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def address_space() -> int:

@@ -304,13 +304,17 @@ class EnoughTests(SynchronousTestCase):
     def test_claims_that_the_kernel_denies_are_dropped(self) -> None:
         """A layer that a process claims but the kernel denies does not count."""
         claimed = {"no_new_privs", "seccomp", "landlock", "no such layer"}
-        self.assertEqual(sandbox.verified(claimed, os.getpid()) - {"landlock"}, set())
+        with open("/proc/self/status") as status:
+            found = sandbox.verified(claimed, status.fileno())
+        self.assertEqual(found - {"landlock"}, set())
 
     def test_claims_of_an_ended_process_are_dropped(self) -> None:
         """Layers that the kernel would confirm do not count for a process that has ended."""
-        gone = subprocess.Popen(["/bin/true"])
-        gone.wait()
-        self.assertEqual(sandbox.verified({"no_new_privs", "seccomp"}, gone.pid), set())
+        gone = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE)
+        with open(f"/proc/{gone.pid}/status") as status:
+            gone.communicate()
+            found = sandbox.verified({"no_new_privs", "seccomp"}, status.fileno())
+        self.assertEqual(found, set())
 
 
 class FilterTests(SynchronousTestCase):
