@@ -174,7 +174,6 @@ class Supervisor(Service):
     _all: set[SupervisedProcess] = attrs.field(init=False, factory=set)
     _current: dict[int, SupervisedProcess] = attrs.field(init=False, factory=dict)
     _starting: set[int] = attrs.field(init=False, factory=set)
-    _reloads: int = attrs.field(init=False, default=0)
 
     def startService(self) -> None:
         super().startService()
@@ -243,20 +242,14 @@ class Supervisor(Service):
 
     async def reload(self) -> None:
         """Replace the processes, one at a time, each when its successor is ready."""
-        self._reloads += 1
-        if self._reloads > 1:
-            # The call that is in progress begins again.
-            return
-        while self._reloads and self.running:
-            self._reloads = 1
-            try:
-                for number in range(1, self._count + 1):
-                    await self._replace(number)
-                self._log.info("All {count} processes have been replaced", count=self._count)
-            except ProcessFailed as error:
+        try:
+            for number in range(1, self._count + 1):
+                await self._replace(number)
+            self._log.info("All {count} processes have been replaced", count=self._count)
+        except ProcessFailed as error:
+            if self.running:
                 problem = "Processes not replaced: {error}; the running ones continue"
                 self._log.error(problem, error=error)
-            self._reloads -= 1
 
     async def _replace(self, number: int) -> None:
         while number in self._starting:
@@ -280,6 +273,9 @@ class Supervisor(Service):
                 problem = "Process ended ({outcome}); starting another in {delay:.1f} s"
                 self._log.error(problem, outcome=outcome, delay=delay)
                 await sleep(self._reactor, delay)
+                if number in self._starting or self._current.get(number) is not child:
+                    # A reload has replaced it.
+                    continue
             try:
                 self._current[number] = await self._bring_up(number)
                 failures = 0
@@ -315,6 +311,8 @@ class Supervisor(Service):
             return False
 
     def _spawn(self, number: int) -> SupervisedProcess:
+        if not self.running:
+            raise ProcessFailed("the supervisor stops")
         self._started += 1
         host = f"p{self._started}"
         child = SupervisedProcess(number, host, self.output)

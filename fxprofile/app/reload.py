@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import DeferredLock
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -53,9 +54,23 @@ class Reloader:
         self._read = read
         self._services = services
         self._values = dict(values(services.settings))
+        self._lock = DeferredLock()
+        self._requested = self._begun = 0
 
     async def reload(self) -> None:
-        """Read and check the settings; apply what can change, and log what needs a restart."""
+        """
+        Read and check the settings; apply what can change, and log what needs a restart.
+
+        Calls are run one after the other; all that wait share the next run.
+        """
+        self._requested += 1
+        request = self._requested
+        async with self._lock:
+            if self._begun < request:
+                self._begun = self._requested
+                await self._reload()
+
+    async def _reload(self) -> None:
         settings = await read_again(self._services.reactor, self._read)
         if settings is None:
             return

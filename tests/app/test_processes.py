@@ -8,13 +8,15 @@ import os
 import re
 import signal
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -26,9 +28,11 @@ from fxprofile.settings.capacity import processors
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
 from fxprofile.telemetry.metrics import Metrics, merge
+from tests.integration.photos import jpeg
 from tests.support.daemon import Daemon, until
 
 HEADERS = {"Authorization": "Bearer alice"}
+DEFAULT_AVATAR = "/a/00000000000000000000000000000000"
 
 
 class Load:
@@ -79,6 +83,27 @@ class Load:
         connection.close()
 
 
+class HalfUpload:
+    """An upload of which only the first half has been sent."""
+
+    def __init__(self, port: int) -> None:
+        self._body = jpeg()
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection.putrequest("POST", "/v1/avatar/upload")
+        for name, value in HEADERS.items():
+            self._connection.putheader(name, value)
+        self._connection.putheader("Content-Type", "image/jpeg")
+        self._connection.putheader("Content-Length", str(len(self._body)))
+        self._connection.endheaders(self._body[:1000])
+
+    def finish(self) -> int:
+        """Send the rest, and return the status of the response; this blocks."""
+        self._connection.send(self._body[1000:])
+        with self._connection.getresponse() as response:
+            response.read()
+            return response.status
+
+
 class _Case(TestCase):
     """A daemon whose role has several processes."""
 
@@ -117,7 +142,7 @@ class ReloadTests(_Case):
 
     async def test_reload_of_images_drops_no_request(self) -> None:
         """While SIGHUP replaces each images process, every request has its response."""
-        await self.reload_under_load("images", "/a/00000000000000000000000000000000")
+        await self.reload_under_load("images", DEFAULT_AVATAR)
 
     async def reload_under_load(self, role: str, path: str) -> None:
         """Replace the processes of a role while clients send requests."""
@@ -138,6 +163,72 @@ class ReloadTests(_Case):
         self.assertEqual(await daemon.stop(), -signal.SIGTERM)
         self.assertFalse(running(pids))
 
+    async def test_reloads_at_once(self) -> None:
+        """Several SIGHUPs at once drop no request, and end in two processes with the last file."""
+        daemon = await self.daemon("images")
+        before = set(children(daemon.pid))
+        assert daemon.config is not None
+        load = Load(daemon.ports.images, DEFAULT_AVATAR, 200)
+        try:
+            for age in range(1, 5):
+                daemon.config.write_text(f"images.max_age = {age}\n")
+                daemon.send_signal(signal.SIGHUP)
+                # The first one has begun.
+                await until(lambda: "Settings reloaded" in daemon.output)
+            await daemon.until_output("processes have been replaced", 2)
+        finally:
+            await deferToThread(load.stop)
+        self.assertEqual(load.errors, Counter())
+        self.assertEqual(daemon.output.count("processes have been replaced"), 2)
+        pids = set(children(daemon.pid))
+        self.assertEqual((len(pids), before & pids), (2, set()))
+        ages = {await self.max_age(daemon) for _ in range(20)}
+        self.assertEqual(ages, {"public, max-age=4"})
+
+    async def max_age(self, daemon: Daemon) -> str:
+        """Return the Cache-Control of a picture."""
+        url = daemon.images_url + DEFAULT_AVATAR
+        with await deferToThread(urllib.request.urlopen, url, timeout=20) as response:
+            return str(response.headers["Cache-Control"])
+
+    async def test_reload_while_a_process_is_started_again(self) -> None:
+        """A process that has ended and is to be replaced is started once."""
+        daemon = await self.daemon("images")
+        os.kill(children(daemon.pid)[0], signal.SIGKILL)
+        await daemon.until_output("Process ended (process 1: signal 9)")
+        daemon.send_signal(signal.SIGHUP)
+        await daemon.until_output("All 2 processes have been replaced")
+        # A third one would have been started by now.
+        await deferToThread(time.sleep, 2)
+        self.assertEqual(len(children(daemon.pid)), 2)
+
+    async def test_stop_during_a_reload(self) -> None:
+        """SIGTERM during a reload starts no process, and every request has its response."""
+        from twisted.internet import reactor
+
+        clock: Any = reactor
+        daemon = await self.daemon("web", **{"uploads.wait": 0})
+        uploads = [HalfUpload(daemon.ports.web) for _ in range(12)]
+        await until(lambda: children(daemon.pid) and daemon.output.count("is ready") >= 2)
+        daemon.send_signal(signal.SIGHUP)
+        # The first process that is replaced waits for its uploads.
+        await daemon.until_output("Received SIGTERM")
+        pids = set(children(daemon.pid))
+        daemon.send_signal(signal.SIGTERM)
+        await daemon.until_output("Received SIGTERM", 2)
+        *most, last = uploads
+        for upload in most:
+            self.assertEqual(await deferToThread(upload.finish), 201)
+        # Only one of the processes has to wait any longer.
+        await until(lambda: len(running(list(pids))) == 1)
+        self.assertEqual(len(children(daemon.pid)), 1)
+        self.assertEqual(await deferToThread(last.finish), 201)
+        while await daemon.runs():
+            self.assertLessEqual(set(children(daemon.pid)), pids)
+            await deferLater(clock, 0.02)
+        self.assertFalse(running(list(pids)))
+        self.assertNotIn("Processes not replaced", daemon.output)
+
     async def test_invalid_settings_replace_no_process(self) -> None:
         """SIGHUP with an invalid file replaces no process, and one line names the key."""
         daemon = await self.daemon("images")
@@ -152,9 +243,7 @@ class ReloadTests(_Case):
         daemon.send_signal(signal.SIGHUP)
         await daemon.until_output("All 2 processes have been replaced")
         self.assertIn("was not opened again", daemon.output)
-        url = f"{daemon.images_url}/a/00000000000000000000000000000000"
-        with await deferToThread(urllib.request.urlopen, url) as response:
-            self.assertEqual(response.headers["Cache-Control"], "public, max-age=7")
+        self.assertEqual(await self.max_age(daemon), "public, max-age=7")
 
 
 class SupervisorTests(_Case):
@@ -193,11 +282,20 @@ class SupervisorTests(_Case):
         self.assertEqual(checks["database"], "ok")
 
     async def test_ended_process_is_started_again(self) -> None:
-        """A process that ended or hangs is started again, and the other serves meanwhile."""
+        """A process that ended is started again, and the other serves meanwhile."""
+        await self.replaced(signal.SIGKILL)
+
+    async def test_hung_process_is_killed_and_started_again(self) -> None:
+        """A process that does not respond is killed and replaced; the other serves meanwhile."""
+        daemon = await self.replaced(signal.SIGSTOP)
+        self.assertIn("Process 1 does not respond: ", daemon.output)
+
+    async def replaced(self, number: signal.Signals) -> Daemon:
+        """Send the first process a signal, and wait until there is another one."""
         daemon = await self.daemon("images")
         first, second = children(daemon.pid)
-        os.kill(first, signal.SIGKILL)
-        url = f"{daemon.images_url}/a/00000000000000000000000000000000"
+        os.kill(first, number)
+        url = daemon.images_url + DEFAULT_AVATAR
         for _ in range(10):
             with await deferToThread(urllib.request.urlopen, url) as response:
                 self.assertEqual(response.status, 200)
@@ -205,6 +303,7 @@ class SupervisorTests(_Case):
         await until(lambda: len(children(daemon.pid)) == 2)
         self.assertIn(second, children(daemon.pid))
         self.assertNotIn(first, children(daemon.pid))
+        return daemon
 
     async def test_no_process_survives_its_supervisor(self) -> None:
         """If the supervisor is killed, its processes end."""

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
@@ -23,6 +24,7 @@ import fxprofile
 from fxprofile.app.reload import Reloader
 from fxprofile.app.services import Services
 from fxprofile.settings.load import load
+from fxprofile.settings.model import Settings
 from tests.support.daemon import Daemon, until
 from tests.support.servers.local import free_port
 
@@ -81,6 +83,28 @@ class ReloaderTests(TestCase):
         self.assertEqual(self.applied, [])
         self.assertEqual(len(lines), 1, lines)
         self.assertIn("Settings not reloaded, nothing has changed: cache.ttl: ", lines[0])
+
+    async def test_reloads_at_once(self) -> None:
+        """Reloads at the same time are run one after the other, and those that wait share one."""
+        from twisted.internet import reactor
+
+        levels = iter(["debug", "warn", "error"])
+        second = threading.Event()
+
+        def read() -> Settings:
+            level = next(levels)
+            if level == "debug":
+                second.wait(0.2)
+            else:
+                second.set()
+            return load(environ={}, overrides=[f"logging.level={level}"])
+
+        services = Services(load(environ={}), reactor)
+        applied: list[object] = []
+        services.follow("logging.level", applied.append)
+        reloader = Reloader(read, services)
+        await gatherResults([Deferred.fromCoroutine(reloader.reload()) for _ in range(3)])
+        self.assertEqual(applied, ["debug", "warn"])
 
 
 class _Case(TestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -138,6 +139,34 @@ class DaemonTests(TestCase):
         self.assertEqual(await deferToThread(received.next), "READY=1")
         await daemon.stop()
         self.assertEqual(await deferToThread(received.next), "STOPPING=1")
+
+    async def test_blocked_reactor_does_not_notify_the_watchdog(self) -> None:
+        """A daemon whose reactor is blocked does not notify the watchdog until it runs again."""
+        folder = tempfile.mkdtemp(prefix="fxprofile-notify-")
+        self.addCleanup(shutil.rmtree, folder)
+        received = _Received(f"{folder}/notify")
+        self.addCleanup(received.socket.close)
+        environ = {"NOTIFY_SOCKET": f"{folder}/notify", "WATCHDOG_USEC": "200000"}
+        daemon = Daemon(role="images", environ=environ)
+        self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
+        # Its log is a pipe: when that is full, the next line blocks the reactor.
+        log = daemon.directory / "images.log"
+        os.mkfifo(log)
+        reader = os.open(log, os.O_RDWR | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        await daemon.start()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(reader, b"x")
+        daemon.send_signal(signal.SIGUSR1)
+        received.socket.settimeout(2)
+        with self.assertRaises(TimeoutError):
+            await deferToThread(lambda: [received.next(watchdog=True) for _ in iter(int, 1)])
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.read(reader, 1 << 16)
+        received.socket.settimeout(60)
+        self.assertEqual(await deferToThread(received.next, watchdog=True), "WATCHDOG=1")
 
     def activate(self, daemon: Daemon, listening: socket.socket) -> subprocess.Popen[bytes]:
         """Start a daemon with a socket."""
