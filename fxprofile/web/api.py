@@ -365,14 +365,15 @@ class Api(Resource):
 
     def _log_activity(self, event: str, call: ApiRequest) -> None:
         """Log what a user has done, with the members that the original service logs."""
+        client = call.credentials.client_id
         self._log.info(
             # One field, as in the line of a request.
             "{summary}",
-            summary=f"{event} of user {call.uid} by client {call.credentials.client_id}",
+            summary=f"{event} of user {call.uid}" + (f" by client {client}" if client else ""),
             log_type="activityEvent",
             event=event,
             uid=call.uid,
-            client_id=call.credentials.client_id,
+            client_id=client,
             agent=call.header("User-Agent"),
         )
 

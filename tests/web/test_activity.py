@@ -11,12 +11,17 @@ from fxprofile.model.keys import new_id
 from fxprofile.model.profiles import Credentials
 from tests.web.service import ALICE, ApiCase
 
+CLIENT = "5882386c6d801776"
+
 
 class ClientIdentity(DevIdentity):
-    """Accounts whose tokens belong to a client."""
+    """Accounts whose tokens belong to a client, except those of :attr:`others`."""
+
+    others = ("bob",)
 
     async def verify(self, *, token: str) -> Credentials:
-        return replace(await super().verify(token=token), client_id="5882386c6d801776")
+        credentials = await super().verify(token=token)
+        return credentials if token in self.others else replace(credentials, client_id=CLIENT)
 
 
 class ActivityTests(ApiCase):
@@ -55,8 +60,18 @@ class ActivityTests(ApiCase):
             (logged,) = self.activity()
             members = {name: logged[name] for name in ("event", "uid", "agent", "client_id")}
             expected = {"event": event, "uid": ALICE, "agent": "Firefox/140"}
-            self.assertEqual(members, {**expected, "client_id": "5882386c6d801776"})
+            self.assertEqual(members, {**expected, "client_id": CLIENT})
             self.assertFalse([value for value in logged.values() if "alice@" in str(value)])
+
+    async def test_text_names_the_client(self) -> None:
+        """The text of an event names the client of the token, if it is known."""
+        texts = {}
+        for token in ("alice", "bob"):
+            await self.ask("GET", "/v1/display_name", token=token)
+            (event,) = self.activity()
+            texts[token] = event["summary"].replace(event["uid"], "U")
+        self.assertEqual(texts["alice"], f"displayName.get of user U by client {CLIENT}")
+        self.assertEqual(texts["bob"], "displayName.get of user U")
 
     async def test_refused_requests_are_no_activity(self) -> None:
         """A refused request and other endpoints log no such event."""
