@@ -55,12 +55,13 @@ class DiskSpaceTests(TestCase):
         self.assertEqual(await self.space(Disk(1 << 30, 4096), 0).available(), 4096)
 
     async def test_check(self) -> None:
-        """The check says "low" until more than the reserve is free."""
+        """The check fails until more than the reserve is free."""
         disk = Disk(1 << 30, 8192)
         space = self.space(disk, 8192)
-        self.assertEqual(await space.check(), "low")
+        with self.assertRaisesRegex(StorageError, "only the reserve is left"):
+            await space.check()
         disk.free += 4096
-        self.assertEqual(await space.check(), "ok")
+        await space.check()
 
     async def test_unreadable_disk(self) -> None:
         """A disk whose free space cannot be read raises StorageError."""
