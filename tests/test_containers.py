@@ -166,6 +166,14 @@ class ComposeTests(SynchronousTestCase):
             for port in service.get("ports", ()):
                 self.assertTrue(port.startswith("127.0.0.1:"), port)
 
+    def test_stand_in_of_aws_is_the_one_of_the_tests(self) -> None:
+        """The stand-in of S3 and SQS is of the minor version with which the tests are run."""
+        tested = re.search(
+            r"^moto==(\d+\.\d+)\.", (ROOT / "requirements-dev.lock").read_text(), re.M
+        )
+        assert tested is not None
+        self.assertIn(f"/moto:{tested[1]}.", self.services["aws"]["image"])
+
     def test_one_image_of_this_version(self) -> None:
         """All roles have the same image, which is built once and has the version of the package."""
         ours = {n for n, s in self.services.items() if s["image"] == f"fxprofile:{__version__}"}
