@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import time
+from collections import Counter
 from typing import Any, ClassVar
 
+import treq
 from joserfc import jwt
 from twisted.web.resource import Resource
 from twisted.web.server import Request
@@ -192,18 +195,22 @@ class SignedTokenTests(AccountsCase):
         self.assertEqual((await self.ask("GET", "/v1/uid", other)).json, {"uid": other.uid})
 
 
-class TwoHeadsTests(_Uploads):
-    """Two web processes that share a database and a Redis server."""
+class _TwoHeads(_Uploads):
+    """
+    A daemon and a web role that share a database and a Redis server.
 
-    skip = redis.missing()
+    :cvar more: further settings of the web role.
+    """
+
     redis: ClassVar[RedisServer | None] = None
+    more: ClassVar[dict[str, object]] = {}
 
     async def setUp(self) -> None:
-        if TwoHeadsTests.redis is None:
-            TwoHeadsTests.redis = RedisServer()
-            TwoHeadsTests.redis.start()
-            TwoHeadsTests.environ = {"FXPROFILE_CACHE__URL": TwoHeadsTests.redis.url()}
-            TwoHeadsTests.settings = {
+        if _TwoHeads.redis is None:
+            _TwoHeads.redis = RedisServer()
+            _TwoHeads.redis.start()
+            _TwoHeads.environ = {"FXPROFILE_CACHE__URL": _TwoHeads.redis.url()}
+            _TwoHeads.settings = {
                 "cache.driver": "redis",
                 "uploads.per_hour": 2,
                 "identity.token_cache_seconds": 600,
@@ -212,13 +219,19 @@ class TwoHeadsTests(_Uploads):
         folder = f"{self.daemon.directory}/var/buckets"
         self.other = Daemon(
             role="web",
-            settings={**self.daemon.settings, "storage.directory": folder},
+            settings={**self.daemon.settings, "storage.directory": folder, **self.more},
             environ=self.daemon.environ,
-            preloaded=True,
+            preloaded=not self.more,
         )
         self.addCleanup(self.other.remove)
         await self.other.start()
         self.heads = (self.daemon.web_url, self.other.web_url)
+
+
+class TwoHeadsTests(_TwoHeads):
+    """Two web processes that share a database and a Redis server."""
+
+    skip = redis.missing()
 
     async def test_cached_profiles_are_shared(self) -> None:
         """A profile cached by one process is served by the other, until either changes it."""
@@ -283,3 +296,75 @@ class TwoHeadsTests(_Uploads):
             self.assertEqual(reply.error, (429, 114))
             self.assertTrue(1 <= int(reply.header("Retry-After")) <= 3600)
             self.assertEqual((await self.upload(bob)).error, (422, 103))
+
+
+class ThreeProcessesTests(_TwoHeads):
+    """A web role of three processes, which share a database and a Redis server."""
+
+    skip = redis.missing()
+    more: ClassVar[dict[str, object]] = {
+        "web.processes": 3,
+        "web.client_address_depth": 1,
+        "uploads.per_hour": 10,
+        "limits.writes_per_minute": 0,
+    }
+
+    async def setUp(self) -> None:
+        await super().setUp()
+        self.url = self.other.web_url
+
+    async def statuses(self, who: FakeAccount) -> Counter[int]:
+        """Return the statuses of requests for a uid on connections of their own."""
+        asked = [self.ask("GET", "/v1/uid", who) for _ in range(30)]
+        return Counter([reply.status for reply in await self.all_of(*asked)])
+
+    async def served_by_all(self, who: FakeAccount) -> None:
+        """Request the uid of a user until each process has verified the token."""
+        pattern = (
+            r'_requests_total\{listener="api",method="GET",process="(\d)",'
+            r'route="/v1/uid",status="200"\} [1-9]'
+        )
+
+        async def all_served() -> bool:
+            self.assertEqual(await self.statuses(who), {200: 30})
+            url = f"{self.other.admin_url}/metrics"
+            text = await (await treq.get(url, persistent=False)).text()
+            return set(re.findall(pattern, text)) == {"1", "2", "3"}
+
+        await self.until(all_served, "a process has not served any request")
+
+    async def test_rate_limit_is_exact(self) -> None:
+        """Of concurrent uploads to all processes, exactly as many as the limit are admitted."""
+        alice, bob = self.account(), self.account()
+        await self.served_by_all(alice)
+        for who in (alice, bob):
+            address = {"X_Forwarded_For": "203.0.113.7"}
+            replies = await self.all_of(*(self.upload(who, **address) for _ in range(30)))
+            errors = Counter([reply.error for reply in replies])
+            self.assertEqual(errors, {(422, 103): 10, (429, 114): 20})
+
+    async def test_changes_reach_all_processes(self) -> None:
+        """A change by one process is seen by all as soon as it is answered."""
+        alice, writer = self.account("profile"), self.account()
+        writer.uid = alice.uid
+        await self.served_by_all(alice)
+        for name in ("one", "two", "three"):
+            await self.set_name(writer, name)
+            profiles = await self.all_of(*(self.profile(alice) for _ in range(30)))
+            self.assertEqual({profile["displayName"] for profile in profiles}, {name})
+
+    async def test_revoked_token_is_trusted_by_no_process(self) -> None:
+        """After a password change no process trusts an earlier token, which all had cached."""
+        alice = self.account()
+        await self.served_by_all(alice)
+        verified = len(self.oauth.seen)
+        self.assertEqual(await self.statuses(alice), {200: 30})
+        self.assertEqual(len(self.oauth.seen), verified, "the token is not cached")
+        del self.oauth.accounts[alice.token]
+        await self.queue("events").send(body=event("passwordChange", alice.uid))
+
+        async def revoked() -> bool:
+            return (await self.ask("GET", "/v1/uid", alice)).status == 401
+
+        await self.until(revoked, "the event had no effect")
+        self.assertEqual(await self.statuses(alice), {401: 30})
