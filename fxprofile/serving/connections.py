@@ -6,7 +6,7 @@ import os
 import resource
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -22,9 +22,16 @@ LOG_EVERY = 60
 
 
 def network_of(address: str) -> str:
-    """Return the network that counts as one address: a single host commonly has an IPv6 /64."""
-    prefix = 64 if ":" in address else 32
-    return str(ip_network((address, prefix), strict=False).network_address)
+    """
+    Return the network that counts as one address: a single host commonly has an IPv6 /64.
+
+    :param address: IPv4 or IPv6.  An IPv6 listener may have IPv4 peers, whose addresses are
+        mapped (RFC 4291, section 2.5.5.2): they have one network, and are not one host.
+    """
+    parsed = ip_address(address)
+    parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+    prefix = 64 if parsed.version == 6 else 32
+    return str(ip_network((parsed, prefix), strict=False).network_address)
 
 
 def descriptors_left() -> int:

@@ -79,8 +79,13 @@ CORS_HEADERS = (
     *("sentry-trace", "baggage", "fxa-ci", "traceparent"),
 )
 
-#: Maximum length of a JSON body or a form, in bytes.
+#: Maximum length of a JSON body, in bytes.
 MAX_JSON = 64 << 10
+
+#: Maximum length of a form, in bytes, and of its fields.  It is parsed before its token is
+#: verified, and decoding a field costs far more than a byte.
+MAX_FORM = 8 << 10
+MAX_FIELDS = 100
 
 # JSON, and formats based on it (RFC 6839, section 3.1).
 _JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IGNORECASE)
@@ -180,7 +185,7 @@ class ApiRequest:
             raise UnsupportedMediaType("The Content-Type must be application/json.")
         if (self.header("Content-Encoding") or "identity").strip().lower() != "identity":
             raise UnsupportedMediaType("Send the JSON as it is, without a Content-Encoding.")
-        data = await self._read()
+        data = await self._read(MAX_JSON)
         try:
             members = json.loads(data.decode())
         except (ValueError, RecursionError):
@@ -193,29 +198,36 @@ class ApiRequest:
         """
         Return a field of the form in the body, or None if the body is not a form or lacks it.
 
-        :raises BadRequest: if the field is there twice, or the form is not ASCII.
-        :raises PayloadTooLarge: if the form is longer than :data:`MAX_JSON`.
+        :raises BadRequest: if the field is there twice, the form is not ASCII, or it has more
+            fields than :data:`MAX_FIELDS`.
+        :raises PayloadTooLarge: if the form is longer than :data:`MAX_FORM`.
         """
         if self._media_type != "application/x-www-form-urlencoded":
             return None
         try:
-            fields = parse_qs((await self._read()).decode("ascii"), keep_blank_values=True)
+            form = (await self._read(MAX_FORM)).decode("ascii")
+            if 3 * form.count("%") > len(form):
+                # Not all of them can be escapes, and each takes as long as one.
+                raise ValueError
+            fields = parse_qs(form, keep_blank_values=True, max_num_fields=MAX_FIELDS)
             (value,) = fields.get(name, [None])
         except ValueError:
-            raise BadRequest(f"The form must be ASCII and have one field {name}.") from None
+            raise BadRequest(
+                f"The form must be ASCII, with one field {name} and at most {MAX_FIELDS} in all."
+            ) from None
         return value
 
     @property
     def _media_type(self) -> str:
         return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
 
-    async def _read(self) -> bytes:
+    async def _read(self, limit: int) -> bytes:
         try:
-            if int(self.header("Content-Length") or 0) > MAX_JSON:
+            if int(self.header("Content-Length") or 0) > limit:
                 raise OverflowError
-            return await read_all(self.request.body, MAX_JSON)
+            return await read_all(self.request.body, limit)
         except OverflowError:
-            raise PayloadTooLarge(f"The body must be at most {MAX_JSON} bytes long.") from None
+            raise PayloadTooLarge(f"The body must be at most {limit} bytes long.") from None
 
 
 Handler = Callable[..., Coroutine[Any, Any, ApiResponse[object]]]

@@ -20,7 +20,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from fxprofile import __version__
 from fxprofile.model.errors import ApiError, MethodNotAllowed, TooManyRequests, UnprocessableImage
-from fxprofile.web.api import MAX_JSON, Api, ApiRequest, ApiResponse
+from fxprofile.web.api import MAX_FIELDS, MAX_FORM, MAX_JSON, Api, ApiRequest, ApiResponse
 from fxprofile.web.models import ErrorBody, OpenApiDocument, TokenForm
 from fxprofile.web.operations import Operation
 
@@ -165,8 +165,11 @@ class _Builder:
                 "content": {"application/json": self._content(operation.body)},
             }
         if operation.token_form:
-            form = {"application/x-www-form-urlencoded": self._content(TokenForm)}
-            described["requestBody"] = {"required": False, "content": form}
+            described["requestBody"] = {
+                "required": False,
+                "description": f"At most {MAX_FORM} bytes, and {MAX_FIELDS} fields.",
+                "content": {"application/x-www-form-urlencoded": self._content(TokenForm)},
+            }
         if operation.accepts:
             binary = {"schema": {"type": "string", "format": "binary"}}
             content = dict.fromkeys(operation.accepts, binary)

@@ -64,6 +64,16 @@ class ConnectionLimitsTests(SynchronousTestCase):
             self.assertTrue(limits.admit(here))
         self.assertFalse(limits.admit("2001:db8::2"))
 
+    def test_ipv4_peers_of_an_ipv6_listener(self) -> None:
+        """IPv4 peers of an IPv6 listener count by their own address, as on an IPv4 listener."""
+        limits = self.limits(per_address=2)
+        here, there = f"::ffff:{HERE}", f"::ffff:{THERE}"
+        self.assertEqual([limits.admit(here) for _ in range(3)], [True, True, False])
+        self.assertFalse(limits.admit(HERE))
+        self.assertTrue(limits.admit(there))
+        limits.released(here)
+        self.assertTrue(limits.admit(here))
+
     def test_unix_sockets_have_no_address(self) -> None:
         """Connections over UNIX sockets count in all, but not as those of one address."""
         limits = self.limits(maximum=3, per_address=1)

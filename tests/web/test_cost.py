@@ -58,6 +58,15 @@ def name(body: bytes, **headers: str) -> bytes:
     return head("POST", "/v1/display_name", **headers, **length) + body
 
 
+def form(body: str) -> bytes:
+    """Return a request whose token is a field of a form; it is parsed before it is verified."""
+    lines = (
+        *("POST /v1/profile HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"),
+        *("Content-Type: application/x-www-form-urlencoded", "", body),
+    )
+    return "\r\n".join(lines).encode()
+
+
 def ordinary() -> Iterator[bytes]:
     """Yield requests as clients send them."""
     yield head("GET", "/v1/uid")
@@ -69,6 +78,7 @@ def ordinary() -> Iterator[bytes]:
     yield name(b'{"displayName": "Alice"}')
     yield head("DELETE", "/v1/avatar")
     yield head("OPTIONS", "/v1/profile", Origin="https://example.com")
+    yield form("access_token=alice")
 
 
 def mutants() -> Iterator[bytes]:
@@ -119,6 +129,9 @@ def _bodies() -> Iterator[bytes]:
     for size in (1, 2, 7, 100, 1000):
         yield name(chunked(body, size), Transfer_Encoding="chunked")
     yield name(chunked(b'{"displayName": "a"}', 1), Transfer_Encoding="chunked")
+    for unit in ("&", "a&", "a=1&", "%", "%41", "%41&", "a=%41&", "access_token=a&", "+", ";"):
+        for length in (8000, 60_000):
+            yield form("access_token=" + fill(unit, length))
     trailers = b"0\r\n" + b"X: y\r\n" * 5000 + b"\r\n"
     yield name(trailers, Transfer_Encoding="chunked")
 
