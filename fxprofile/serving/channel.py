@@ -196,6 +196,8 @@ class RequestBody:
     _error: Exception | None = attrs.field(init=False, default=None)
     _arrival: Subscription | None = attrs.field(init=False, default=None)
     _waited: float = attrs.field(init=False, default=0.0)
+    _waited_before: float = attrs.field(init=False, default=0.0)
+    _waits_since: float | None = attrs.field(init=False, default=None)
     _progress: int = attrs.field(init=False, default=0)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -229,15 +231,24 @@ class RequestBody:
             self._continue()
             self._continue = None
         self._transport.resumeProducing()
-        started = self._clock.seconds()
+        self._waits_since = started = self._clock.seconds()
         self._arrival = Subscription()
-        await self._arrival.wait(self._clock, max(0, PATIENCE - self._waited))
+        try:
+            await self._arrival.wait(self._clock, max(0, PATIENCE - self._waited))
+        finally:
+            self._waited_before, self._waits_since = self.waited, None
         if not (self._pieces or self.complete or self._error):
             self._error = RequestTimeout()
         self._waited += self._clock.seconds() - started
         if self._progress >= PROGRESS:
             self._progress = 0
             self._waited = 0
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which consumers have waited for the client, in all."""
+        since = self._waits_since
+        return self._waited_before + (0 if since is None else self._clock.seconds() - since)
 
     def received(self, data: bytes) -> None:
         """Add a piece that the client sent."""

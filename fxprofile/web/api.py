@@ -17,13 +17,13 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Generic, Never, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qs
 
 from klein import Klein
 from pydantic import SecretStr
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
@@ -93,10 +93,12 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.!#$&^-]+\+)?json", re.ASCII | re.IG
 # RFC 6750, section 2.1.  No token of the OAuth server is longer.
 _BEARER = re.compile(rb"bearer +([A-Za-z0-9._~+/-]{1,4096}=*)", re.IGNORECASE)
 
-#: Seconds after which a request without a body is answered, however many slow dependencies it
-#: has to wait for one after the other.
+#: Seconds after which a request is answered, however many slow dependencies it has to wait for one
+#: after the other; the time that the client takes to send a body does not count.  Uploads, which
+#: may wait for their result, are not limited by this.
 ANSWER_WITHIN = 9.0
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _allows = lru_cache(maxsize=1024)(allows)
@@ -345,9 +347,8 @@ class Api(Resource):
             # A client that disconnects cancels a read, but not a write.
             is_read = operation.method == "GET"
             answer = Deferred.fromCoroutine(working) if is_read else detached(working)
-            # The time that a client takes to send a body does not count.
-            if not answer.called and operation.body is None and not operation.accepts:
-                answer.addTimeout(ANSWER_WITHIN, self._clock, _late)
+            if not answer.called and not operation.accepts:
+                self._limit(answer, request)
             return answer.addCallback(_send, request).addErrback(self._send_error, request)
 
         methods = [operation.method]
@@ -355,6 +356,28 @@ class Api(Resource):
         if "<" not in operation.path:
             for method in {"GET": ("GET", "HEAD")}.get(operation.method, methods):
                 self._fixed[method.encode(), operation.path.encode()] = serve
+
+    def _limit(self, answer: Deferred[ApiResponse[object]], request: StreamingRequest) -> None:
+        """Have a request fail that takes longer than :data:`ANSWER_WITHIN`."""
+        timer: IDelayedCall
+
+        def check() -> None:
+            nonlocal timer
+            until = request.started_at + request.body.waited + ANSWER_WITHIN
+            left = until - self._clock.seconds()
+            if left > 0:
+                timer = self._clock.callLater(left, check)
+            else:
+                answer.cancel()
+
+        def ended(response: T) -> T:
+            if not timer.active():
+                raise BackendUnavailable
+            timer.cancel()
+            return response
+
+        timer = self._clock.callLater(ANSWER_WITHIN, check)
+        answer.addBoth(ended)
 
     async def _authorize(self, operation: Operation, request: StreamingRequest) -> ApiRequest:
         call = ApiRequest(request)
@@ -496,10 +519,6 @@ def _random_id() -> str:
 
 def _send(response: ApiResponse[object], request: StreamingRequest) -> None:
     response.send(request)
-
-
-def _late(outcome: object, seconds: float) -> Never:
-    raise BackendUnavailable
 
 
 def _bearer_token(request: StreamingRequest, field: str | None) -> str:

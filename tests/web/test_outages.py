@@ -27,10 +27,12 @@ from fxprofile.drivers.redis.connection import TIMEOUT as REDIS_TIMEOUT
 from fxprofile.http_client.connection import Deadlines
 from fxprofile.images.resource import make_site
 from fxprofile.model.errors import CacheError, StoreError
+from fxprofile.serving.channel import PATIENCE
 from fxprofile.settings.load import load
 from fxprofile.settings.model import Role
 from fxprofile.telemetry.metrics import Metrics
 from tests.drivers.aws.support import make_client
+from tests.serving.wire import Connection
 from tests.support.core import JPEG
 from tests.support.fakes.memory_agent import MemoryAgent
 from tests.support.fakes.oauth import FakeAuth, FakeCustoms, FakeOAuth
@@ -55,14 +57,14 @@ class Server(Resource):
         super().__init__()
         self._world = world
         self._resource = resource
-        self.state = ""
+        self.state, self.seconds = "", SLOW
 
     def render(self, request: Any) -> Any:
         if self.state == "down":
             request.transport.loseConnection()
         if self.state == "slow":
             request.notifyFinish().addErrback(lambda _: None)
-            self._world.clock.callLater(SLOW, self._late, request)
+            self._world.clock.callLater(self.seconds, self._late, request)
         return self._resource(request) if not self.state else NOT_DONE_YET
 
     def _late(self, request: Any) -> None:
@@ -152,6 +154,7 @@ class World:
         )
         services = self.services()
         add_api(services)
+        self.site = services.site
         images = make_site(
             bucket=self.bucket(self.settings.storage.public_bucket),
             max_age=60,
@@ -198,14 +201,20 @@ class World:
             self.drivers[driver].state = state
 
     def ask(
-        self, site: str, method: str, path: str, *, prefer: bytes = b"respond-async"
+        self,
+        site: str,
+        method: str,
+        path: str,
+        *,
+        prefer: bytes = b"respond-async",
+        kind: bytes = b"image/jpeg",
+        body: bytes = JPEG,
     ) -> tuple[str, float]:
         """Return the status and the errno of a response, and the seconds that it took."""
         headers = [
-            *((b"Authorization", b"Bearer alice"), (b"Content-Type", b"image/jpeg")),
-            (b"Prefer", prefer),
+            *((b"Authorization", b"Bearer alice"), (b"Content-Type", kind), (b"Prefer", prefer)),
         ]
-        body = JPEG if method == "POST" else b""
+        body = body if method == "POST" else b""
         began = self.clock.seconds()
         patient = Deadlines(head=60, progress=60)
         sent = self.front[site].send(
@@ -296,6 +305,40 @@ class OutageTests(SynchronousTestCase):
                 for state in STATES:
                     self.ask(case, state, prefer=b"")
 
+    def test_several_outages_are_answered_in_time(self) -> None:
+        """A read and a write are answered in ten seconds, if several dependencies fail at once."""
+        for method, path in (
+            *(("GET", "/v1/profile"), ("POST", "/v1/profile"), ("DELETE", "/v1/avatar")),
+            ("POST", "/v1/display_name"),
+        ):
+            world = World()
+            world.break_("OAuth server", "slow")
+            world.servers["OAuth server"].seconds = 4.5
+            for name in ("database", "Redis", "SQS"):
+                world.break_(name, "hanging")
+            status, seconds = world.ask(
+                "api", method, path, kind=b"application/json", body=b'{"displayName": "x"}'
+            )
+            self.assertEqual(status, "503/106", path)
+            self.assertLess(seconds, LIMIT, path)
+
     def test_slow_transactions_one_after_the_other_are_answered_in_time(self) -> None:
         """A request that makes several slow transactions is answered in ten seconds."""
         self.ask(("database", "api", "GET", "/v1/avatar"), "slow")
+
+    def test_slow_bodies_are_no_outage(self) -> None:
+        """A form or JSON that comes too slowly is 408, and is not blamed on a dependency."""
+        for path, kind, token in (
+            ("/v1/profile", "application/x-www-form-urlencoded", {}),
+            ("/v1/display_name", "application/json", {"Authorization": "Bearer alice"}),
+        ):
+            world = World()
+            client = Connection(world.site)
+            client.request(path, "POST", Content_Type=kind, Content_Length="100", **token)
+            for _ in range(PATIENCE):
+                self.assertEqual(client.wire.value(), b"", path)
+                client.send(b"a")
+                world.clock.advance(1)
+                world.agents["OAuth server"].flush()
+            self.assertEqual(client.answer().status, 408, path)
+            client.lose()
