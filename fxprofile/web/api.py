@@ -38,6 +38,7 @@ from fxprofile.model.errors import (
     DriverError,
     Forbidden,
     InternalError,
+    NotFound,
     PayloadTooLarge,
     TargetTooLong,
     Unauthorized,
@@ -479,6 +480,10 @@ class Api(Resource):
             return NOT_DONE_YET
         if request.method == b"OPTIONS":
             ApiResponse(204, None, self._preflight).send(request)
+            return NOT_DONE_YET
+        if request.path.startswith(b"//") or b"%2f" in request.path.lower():
+            # Routing takes them for plain slashes; a proxy that refuses some paths may not.
+            self._failed(request, NotFound()).send(request)
             return NOT_DONE_YET
         if request.method not in _METHODS:
             # Routing ignores case, and methods are case-sensitive (RFC 9110, section 9.1).

@@ -72,6 +72,15 @@ class EveryEndpointTests(ApiCase):
             (response,) = responses
             self.assertTrue(response.startswith(b"HTTP/1.1 200 OK\r\n"), response)
 
+    async def test_other_slashes_than_those_of_a_path_are_404(self) -> None:
+        """A path with a further or an encoded slash is 404: to a proxy it is another path."""
+        for path in ("//v1/uid", "///v1/uid", "/v1//uid", "/v1%2fuid", "/%2Fv1/uid", "/v1/uid%2F"):
+            response = await self.raw(
+                f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n"
+                "Connection: close\r\n\r\n".encode()
+            )
+            self.assertTrue(response.startswith(b"HTTP/1.1 404 "), (path, response))
+
     async def test_unsupported_method_is_405(self) -> None:
         """An unsupported method is 405, and Allow lists the supported ones."""
         reply = await self.ask("PUT", "/v1/uid")
