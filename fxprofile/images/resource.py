@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from fxprofile.deferreds.producer import StreamProducer
 from fxprofile.images.memory_cache import ObjectCache, OpenObject, read_default_avatar
@@ -35,7 +34,12 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.keys import DEFAULT_AVATAR_ID, FORMATS, VARIANTS, is_image_name, public_key
 from fxprofile.model.ports import IBucket, ObjectInfo
-from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
+from fxprofile.serving.channel import (
+    NOT_DONE_YET,
+    StreamingRequest,
+    StreamingSite,
+    bad_request,
+)
 from fxprofile.serving.conditional import is_conditional, not_modified
 from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.telemetry.metrics import Metrics

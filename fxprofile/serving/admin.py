@@ -8,9 +8,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
-from fxprofile.serving.channel import StreamingRequest
+from fxprofile.serving.channel import NOT_DONE_YET, StreamingRequest
 from fxprofile.serving.health import Health
 from fxprofile.serving.status import StatusPage
 

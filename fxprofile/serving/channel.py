@@ -7,7 +7,9 @@ Here a request with a body is rendered at once, and its handler reads the body i
 it.  If the response is complete before the body, the connection is closed after it.
 
 The parts are read together, and so share a module: :class:`RequestBody`,
-:class:`StreamingRequest`, :class:`StreamingChannel` and :class:`StreamingSite`.
+:class:`StreamingRequest`, :class:`StreamingChannel` and :class:`StreamingSite`.  They build on
+:mod:`twisted.web.http` alone: what :mod:`twisted.web.server` adds, for sessions, perspective
+broker and pages with tracebacks, takes 2 MB.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -23,18 +25,20 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
+    IProtocolNegotiationFactory,
     IPushProducer,
     IReactorTime,
 )
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.python.failure import Failure
+from twisted.web.error import UnsupportedMethod
 from twisted.web.http import (
     HTTPChannel,
+    Request,
     _ChunkedTransferDecoder,
     _MalformedChunkedDataError,
 )
-from twisted.web.resource import IResource
-from twisted.web.server import Request, Site
+from twisted.web.resource import IResource, getChildForRequest
 from zope.interface import implementer
 
 from fxprofile.deferreds.notifier import Subscription
@@ -42,6 +46,9 @@ from fxprofile.model.errors import ClientGone, RequestTimeout
 from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.serving.head import BODILESS, PHRASES, StandardHeaders
 from fxprofile.telemetry.metrics import Metrics
+
+#: What a resource returns that responds later, as :data:`twisted.web.server.NOT_DONE_YET` is.
+NOT_DONE_YET: Final = 1
 
 #: A client must send its headers within so many seconds after their first byte, and its body
 #: at :data:`MIN_RATE` bytes a second on average over as many seconds.
@@ -291,9 +298,10 @@ class StreamingRequest(Request):
         was no error).
     """
 
-    defaultContentType = None
-    channel: StreamingChannel
-    site: StreamingSite
+    channel: Any
+    site: Any
+    prepath: list[bytes] | None
+    postpath: list[bytes] | None
     body: RequestBody
     started_at = 0.0
     route = "-"
@@ -328,14 +336,35 @@ class StreamingRequest(Request):
         self.process()
 
     def process(self) -> None:
-        """Render the resource; unlike Twisted, without headers, which a response gets last."""
+        """Render the resource that the path names."""
         self.site = self.channel.site
         self.prepath = []
         self.postpath = list(map(unquote_to_bytes, self.path[1:].split(b"/")))
         try:
-            self.render(self.site.getResourceFor(self))
-        except BaseException:
+            self.render(getChildForRequest(self.site.resource, self))
+        except Exception:
             self.processingFailed(Failure())
+
+    def render(self, resource: IResource) -> None:
+        """Respond with what a resource returns, unless it responds by itself."""
+        try:
+            body = resource.render(self)
+        except UnsupportedMethod as error:
+            self.setHeader(b"Allow", b", ".join(sorted(error.allowedMethods)))
+            self.setResponseCode(405)
+            body = b""
+        if body is not NOT_DONE_YET:
+            self.setHeader(b"Content-Length", b"%d" % len(body))
+            self.write(body)
+            self.finish()
+
+    def processingFailed(self, failure: Failure) -> None:
+        """Log what a resource has raised, and respond with 500 if no response has begun."""
+        self._log.failure("Request failed", failure=failure)
+        if self.startedWriting:
+            self.channel.transport.abortConnection()
+        else:
+            self.finish_json(500, {"error": PHRASES[500].decode()})
 
     def handleContentChunk(self, data: bytes) -> None:
         self.body.received(data)
@@ -690,10 +719,13 @@ class StreamingChannel(HTTPChannel):
             request.connectionLost(Failure(ConnectionDone()))
 
 
-class StreamingSite(Site):
+@implementer(IProtocolNegotiationFactory)
+class StreamingSite(ServerFactory[StreamingChannel]):
     """
     The protocol factory of a listener.
 
+    :param resource: the root of its resources.
+    :param request_factory: the class of its requests.
     :param bad_request: the whole response to input that is not HTTP.
     :param bad_length: the same if the length of a body is invalid, repeated or ambiguous;
         ``bad_request`` by default.
@@ -704,8 +736,7 @@ class StreamingSite(Site):
     :ivar standard_headers: of every response.
     """
 
-    protocol: Any = StreamingChannel
-    displayTracebacks = False
+    protocol = StreamingChannel
     noisy = False
 
     def __init__(
@@ -717,14 +748,11 @@ class StreamingSite(Site):
         bad_length: bytes | None = None,
         too_long: bytes | None = None,
         limits: ConnectionLimits | None = None,
+        request_factory: type[StreamingRequest] = StreamingRequest,
     ) -> None:
-        super().__init__(
-            resource,
-            requestFactory=StreamingRequest,
-            reactor=reactor,
-            timeout=IDLE,
-            parsePOSTFormSubmission=False,
-        )
+        self.resource = resource
+        self.reactor = reactor
+        self._request_factory = request_factory
         self.bad_request = bad_request
         self.bad_length = bad_length or bad_request
         self.too_long = too_long or bad_request
@@ -737,7 +765,12 @@ class StreamingSite(Site):
         """Return the protocol of a connection, or None to close it."""
         if self.limits is not None and not self.limits.admit(getattr(addr, "host", None)):
             return None
-        return super().buildProtocol(addr)
+        channel: Any = super().buildProtocol(addr)
+        channel.site = self
+        channel.requestFactory = self._request_factory
+        channel.callLater = self.reactor.callLater
+        channel.timeOut = IDLE
+        return channel
 
     def log(self, request: object) -> None:
         """Do nothing: the resources log requests, because they know what is secret."""

@@ -27,7 +27,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import Request
 
 from fxprofile.deferreds.bodies import read_all
 from fxprofile.deferreds.tasks import detached
@@ -47,7 +47,12 @@ from fxprofile.model.errors import (
 from fxprofile.model.ports import IIdentity
 from fxprofile.model.profiles import Credentials
 from fxprofile.profiles.scopes import allows
-from fxprofile.serving.channel import StreamingRequest, StreamingSite, bad_request
+from fxprofile.serving.channel import (
+    NOT_DONE_YET,
+    StreamingRequest,
+    StreamingSite,
+    bad_request,
+)
 from fxprofile.serving.conditional import matches
 from fxprofile.serving.connections import ConnectionLimits
 from fxprofile.serving.head import header_lines
@@ -234,6 +239,13 @@ class ApiRequest:
 
 
 Handler = Callable[..., Coroutine[Any, Any, ApiResponse[object]]]
+
+
+class RoutedRequest(StreamingRequest, Request):
+    """A request that Klein can route, because it is one of :mod:`twisted.web.server`."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, parsePOSTFormSubmission=False)
 
 
 class _Responded(Resource):
@@ -457,9 +469,10 @@ class Api(Resource):
             ),
             too_long=_refusal(TargetTooLong()),
             limits=limits,
+            request_factory=RoutedRequest,
         )
 
-    def render(self, request: StreamingRequest) -> Any:
+    def render(self, request: RoutedRequest) -> Any:
         request.request_id = _random_id()
         # Several headers are as good as none.
         values = request.requestHeaders.getRawHeaders(b"traceparent", ())
@@ -469,7 +482,7 @@ class Api(Resource):
         with traces.active(trace):
             return self._render(request)
 
-    def _render(self, request: StreamingRequest) -> Any:
+    def _render(self, request: RoutedRequest) -> Any:
         request.notifyFinish().addBoth(self._finished, request)
         serve = self._fixed.get((request.method, request.path))
         if serve is not None:

@@ -4,6 +4,7 @@ What the command line makes of twistd's own options.
 
 from __future__ import annotations
 
+import gc
 import io
 from contextlib import redirect_stdout
 
@@ -25,6 +26,7 @@ class NamesTests(SynchronousTestCase):
 
         :returns: its pid file and its log file.
         """
+        self.addCleanup(gc.enable)
         options = Options()
         parent = TWISTD | twistd
         options.parent = parent

@@ -148,4 +148,6 @@ class AdminTests(SynchronousTestCase):
         """Any other path is 404, and any other method is 405."""
         for path in ("//", "/metric", "/__version__x"):
             self.assertEqual(self.ask(path).status, 404)
-        self.assertEqual(self.ask("/metrics", "POST").status, 405)
+        for method in ("POST", "BREW"):
+            refused = self.ask("/metrics", method)
+            self.assertEqual((refused.status, refused.header("Allow")), (405, "GET, HEAD"))
