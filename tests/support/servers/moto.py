@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from threading import Lock, Thread
+from typing import Any
 from urllib.request import Request, urlopen
 
 from tests.support.servers.child import ChildServer
@@ -53,17 +56,51 @@ class MotoServer(ChildServer):
 shared = MotoServer()
 
 
+def receive_one_by_one() -> None:
+    """
+    Let one request at a time look for visible messages.
+
+    Two threads of moto would find the same message visible, and give it to two consumers.
+    """
+    from moto.sqs.models import SQSBackend
+
+    lock = Lock()
+    receive = SQSBackend.receive_message
+
+    def receive_message(
+        self: Any, name: str, count: int, wait: int, *arguments: Any, **keywords: Any
+    ) -> Any:
+        ends = time.monotonic() + wait
+        while True:
+            with lock:
+                found = receive(self, name, count, 0, *arguments, **keywords)
+            if found or time.monotonic() >= ends:
+                return found
+            self.get_queue(name).wait_for_messages(1)
+
+    SQSBackend.receive_message = receive_message
+
+
 def main() -> None:
     """Run the server in the child process."""
-    from moto.server import ThreadedMotoServer
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from twisted.internet import reactor as any_reactor
+    from twisted.python.threadpool import ThreadPool
+    from twisted.web.server import Site
+    from twisted.web.wsgi import WSGIResource
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    sys.stdout.write(json.dumps({"url": f"http://{host}:{port}"}) + "\n")
+    receive_one_by_one()
+    reactor: Any = any_reactor
+    # Each long poll occupies a thread.
+    pool = ThreadPool(0, 200)
+    pool.start()
+    # Like AWS, and unlike moto's own server, it keeps connections open.
+    app = WSGIResource(reactor, pool, DomainDispatcherApplication(create_backend_app))
+    port = reactor.listenTCP(0, Site(app), interface="127.0.0.1")
+    sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{port.getHost().port}"}) + "\n")
     sys.stdout.flush()
-    sys.stdin.read()
-    os._exit(0)
+    Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    reactor.run(installSignalHandlers=False)
 
 
 if __name__ == "__main__":
