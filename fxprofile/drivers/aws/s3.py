@@ -7,8 +7,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final
 
@@ -151,7 +152,7 @@ class S3Bucket:
                 "GetObject", {"Bucket": self._bucket, "Key": key}, stream_response=True
             )
         call = f"s3:GetObject {self._bucket}/{key}"
-        info = _object_info(key, response.members)
+        info = _described(key, response)
         body = _S3Body(response.body, call, info.length, _digest(response))
         if not info.etag:
             await body.aclose()
@@ -162,7 +163,7 @@ class S3Bucket:
         key_parts(key)
         with _storage_errors():
             response = await self._call("HeadObject", {"Bucket": self._bucket, "Key": key})
-        return _object_info(key, response.members)
+        return _described(key, response)
 
     async def delete(self, *, keys: Sequence[str]) -> None:
         for key in keys:
@@ -213,7 +214,7 @@ class S3Bucket:
                 response = await self._service.call("ListObjectsV2", parameters)
             page = [entry for entry in response.members.get("Contents", ()) if "Key" in entry]
             # JuiceFS lists empty folders, and so do buckets in which a console has made some.
-            found += [_object_info(e["Key"], e) for e in page if not e["Key"].endswith("/")]
+            found += [_listed(e) for e in page if not e["Key"].endswith("/")]
             if not page or not response.members.get("IsTruncated"):
                 break
             after = page[-1]["Key"]
@@ -319,10 +320,6 @@ def _is_intact(response: AwsResponse, payload: StreamPayload) -> bool:
     return crc32 == payload.crc32 and _digest(response) in (None, payload.md5)
 
 
-def _etag(members: Members) -> str:
-    return str(members.get("ETag", "")).strip('"')
-
-
 def _digest(response: AwsResponse) -> str | None:
     """
     Return the MD5 of an object in hex; None if its ETag is something else, as it is for
@@ -330,18 +327,32 @@ def _digest(response: AwsResponse) -> str | None:
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """
-    etag = _etag(response.members)
+    etag = response.headers.get("etag", "").strip('"')
     encryption = response.headers.get("x-amz-server-side-encryption", "AES256")
     return etag if encryption == "AES256" and _MD5.fullmatch(etag) else None
 
 
-def _object_info(key: str, members: Members) -> ObjectInfo:
-    """Return what S3 reports of an object, in a response of its own or an entry of a list."""
-    modified = members.get("LastModified")
+def _described(key: str, response: AwsResponse) -> ObjectInfo:
+    """Return what S3 reports of an object in a response of its own."""
+    headers = response.headers
+    modified = 0.0
+    with suppress(KeyError, ValueError):
+        modified = parsedate_to_datetime(headers["last-modified"]).timestamp()
     return ObjectInfo(
         key=key,
         # A body of unknown length is rejected at its end, because it is too long.
-        length=members.get("ContentLength") or members.get("Size") or 0,
-        etag=_etag(members),
+        length=int(headers.get("content-length", 0)),
+        etag=headers.get("etag", "").strip('"'),
+        modified=modified,
+    )
+
+
+def _listed(members: Members) -> ObjectInfo:
+    """Return what S3 reports of an object in an entry of a list."""
+    modified = members.get("LastModified")
+    return ObjectInfo(
+        key=members["Key"],
+        length=members.get("Size") or 0,
+        etag=str(members.get("ETag", "")).strip('"'),
         modified=modified.timestamp() if isinstance(modified, datetime) else 0.0,
     )

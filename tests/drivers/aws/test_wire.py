@@ -114,6 +114,17 @@ class ParseTests(SynchronousTestCase):
         _, members = load_protocol("sqs").parse("SendMessage", 400, headers, body)
         self.assertEqual(members["Error"]["Code"], "AWS.SimpleQueueService.NonExistentQueue")
 
+    def test_a_success_without_a_body_is_not_parsed(self) -> None:
+        """A success without a body has an empty result; one with a body is parsed."""
+        wire = load_protocol("s3")
+        for operation in ("PutObject", "GetObject", "HeadObject", "DeleteObject"):
+            self.assertEqual(wire.parse(operation, 200, {"etag": "e"}, b""), (200, {}))
+        with self.assertRaises(AwsMalformed):
+            wire.parse("PutObject", 200, {}, b"<html>Log in")
+        error = b"<Error><Code>InternalError</Code></Error>"
+        status, members = wire.parse("PutObject", 200, {}, error)
+        self.assertEqual((status, members["Error"]["Code"]), (500, "InternalError"))
+
     def test_an_invalid_response_is_malformed(self) -> None:
         """A body that is not a response of the operation raises AwsMalformed."""
         wire = load_protocol("sqs")

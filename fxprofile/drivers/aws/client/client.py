@@ -159,7 +159,7 @@ class AwsResponse:
     """
     The response of a successful call.
 
-    :ivar members: the parsed result, by AWS's names.
+    :ivar members: the result in the body, by AWS's names.
     :ivar headers: with names in lower case.
     :ivar body: of a streamed response; the caller closes it, and it raises HttpError.
     """
@@ -414,8 +414,8 @@ class ServiceCall:
             )
         except BotoCoreError as error:
             raise AwsError(f"{self._name()}: {error}", code="InvalidParameters") from None
-        for name, value in (payload.headers if payload else {}).items():
-            request.headers[name] = value
+        if payload is not None:
+            request.headers.update(payload.headers)
         sign_chunk = sign(
             request,
             key=key,
@@ -426,8 +426,6 @@ class ServiceCall:
         )
         if payload is not None:
             payload.sign_chunk = sign_chunk
-        request = request.prepare()
-        request.headers.pop("Content-Length", None)
         left = max(0.0, self._ends - client.clock.seconds())
         patience = min(self._timeout, left)
         is_streamed = payload is not None or self._stream_response
@@ -442,8 +440,8 @@ class ServiceCall:
             response = await client.agent.send(
                 request.method.encode(),
                 request.url.encode(),
-                [(_bytes(name), _bytes(value)) for name, value in headers],
-                IterableBody(payload, payload.length) if payload else request.body or b"",
+                [(name.encode(), value.encode()) for name, value in headers],
+                IterableBody(payload, payload.length) if payload else request.body,
                 deadlines=deadlines,
                 # Calls of every method are retried.
                 idempotent=True,
@@ -526,7 +524,3 @@ def _request_id(response: RawResponse) -> str:
         if name in response.headers
     ]
     return " ".join(ids) or "unknown"
-
-
-def _bytes(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode()
