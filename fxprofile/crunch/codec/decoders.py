@@ -7,6 +7,7 @@ all codecs are loaded before a child enters its sandbox.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Final
@@ -21,6 +22,7 @@ from PIL import (
     PngImagePlugin,
     TiffImagePlugin,  # noqa: F401 - the AVIF decoder needs it while it opens a file
     WebPImagePlugin,
+    _imaging,
     features,
 )
 
@@ -63,11 +65,22 @@ class Gif(GifImagePlugin.GifImageFile):
             self.im.paste(self.ground, (0, 0, *self.size))
 
 
+class WebP(WebPImagePlugin.WebPImageFile):
+    """A WebP whose pixels stay where its decoder has put them: it writes four bytes for each."""
+
+    def load(self) -> _imaging.PixelAccess | None:
+        if self._im is None:
+            pixels, _, _ = self._get_next()
+            self.im = _imaging.map_buffer(pixels, self.size, "raw", 0, (self.mode, 0, 1))
+            self.readonly = 1
+        return Image.Image.load(self)
+
+
 _DECODERS: Final[Mapping[str, type[ImageFile.ImageFile]]] = {
     "jpeg": JpegImagePlugin.JpegImageFile,
     "png": PngFile,
     "gif": Gif,
-    "webp": WebPImagePlugin.WebPImageFile,
+    "webp": WebP,
     "avif": AvifImagePlugin.AvifImageFile,
 }
 
@@ -120,6 +133,7 @@ def open_image(contents: Contents) -> Image.Image:
 
     :raises Exception: any error of the decoder; see :func:`refusal`.
     """
+    length = contents.stream.seek(0, os.SEEK_END)
     contents.stream.seek(0)
     if contents.kind == "heic":
         from pillow_heif import HeifImageFile
@@ -130,7 +144,7 @@ def open_image(contents: Contents) -> Image.Image:
         return turned
     image = _DECODERS[contents.kind](contents.stream)
     # In one buffer: the arithmetic decoder of libjpeg cannot suspend to wait for more input.
-    image.decodermaxblock = contents.stream.getbuffer().nbytes
+    image.decodermaxblock = length
     return image
 
 

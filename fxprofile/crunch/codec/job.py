@@ -79,8 +79,9 @@ def digest(image: Image.Image) -> str:
 
     Files that decode to the same pixels have the same digest; format and metadata do not matter.
     """
-    data = b"%d %d\n" % image.size + image.convert("RGBA").tobytes()
-    return hashlib.sha256(data).hexdigest()
+    found = hashlib.sha256(b"%d %d\n" % image.size)
+    found.update(image.convert("RGBA").tobytes())
+    return found.hexdigest()
 
 
 def encode_sizes(images: Mapping[str, Image.Image], form: str) -> Pictures:

@@ -39,7 +39,7 @@ SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES: Final = {"L": 0, "LA": 4, "RGB": 2, "RGBA": 6}
 
 #: Filter types (section 9.2); 0 is no filter.
-_SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4
+_FILTERS = _SUB, _UP, _AVERAGE, _PAETH = 1, 2, 3, 4
 
 #: Greys compress better as filtered bytes than through a palette, unless they are few.
 _FEW_GREYS: Final = 16
@@ -74,6 +74,8 @@ _RUNS_PAY: Final = 0.99
 #: If they save less than this, a quicker trial is enough to tell most photos.
 _RUNS_TELL: Final = 0.98
 
+#: The number of rows in a sample from the whole picture, at least.
+_SAMPLED: Final = 32
 #: Bytes of rows that are filtered at a time: few enough for the processor's cache.
 _STRIP_BYTES: Final = 96 << 10
 
@@ -135,7 +137,7 @@ def _compress(rows: Pixels, channels: int) -> bytes:
     """Filter and deflate the rows of a picture without a palette."""
     filtered = _filtered(rows, channels)
     some = _bands(filtered)
-    runs = _share_of_runs(some)
+    runs = _share_of_runs(_sample(filtered))
     if runs >= _MANY_RUNS:
         return min(
             _deflate(filtered, _RLE),
@@ -204,14 +206,29 @@ def _may_search(some: Pixels, sizes: Mapping[tuple[int, int], float]) -> bool:
     return len(_deflate(some, _QUICK_SEARCH)) < least
 
 
+def _sample(rows: Pixels) -> Pixels:
+    """Return some rows, at regular distances; not the first, which has none above it."""
+    step = max(1, len(rows) // _SAMPLED)
+    return rows[step // 2 :: step]
+
+
 def _bands(rows: Pixels) -> Pixels:
-    """Return three bands of rows, or all rows if there are few."""
-    height = len(rows)
+    """Return half of each of three bands of rows, or all rows if there are few."""
+    height, length = rows.shape
     band = max(_LEAST_ROWS, height // _BAND)
     if height <= 3 * band:
         return rows
-    starts = (height // 6, height // 2, height * 5 // 6)
-    return np.concatenate([rows[start : start + band] for start in starts])
+    half = length // 2
+    return np.concatenate(
+        [
+            rows[top : top + band, left : left + half]
+            for top, left in (
+                (height // 6, 0),
+                (height // 2, length // 4),
+                (height * 5 // 6, length - half),
+            )
+        ]
+    )
 
 
 def _unfiltered(rows: Pixels) -> Pixels:
@@ -232,22 +249,41 @@ def _filtered(rows: Pixels, channels: int) -> Pixels:
     framed = np.zeros((height + 1, length + channels), np.uint8)
     framed[1:, channels:] = rows
     filtered = np.empty((height, length + 1), np.uint8)
-    strip = max(1, _STRIP_BYTES // length)
+    strip = max(1, _STRIP_BYTES // length, 2 * _SAMPLED)
     # A fresh process pays for each page that it touches first, so this is reused.
     scratch = np.empty((5, strip, length), np.uint8)
+    # In a photo one or two filters are best in all rows: a few rows show which to try.
+    sample = _sample(filtered)
+    above, below = _sample(framed[:-1]), _sample(framed[1:])
+    _filter_strip(below, above, channels, _FILTERS, scratch, sample)
+    numbers = sorted(set(sample[:, 0].tolist()))
     for top in range(0, height, strip):
-        part = framed[top : top + strip + 1]
-        _filter_strip(part, channels, scratch[:, : len(part) - 1], filtered[top : top + strip])
+        end = min(top + strip, height)
+        rows, above = framed[top + 1 : end + 1], framed[top:end]
+        _filter_strip(rows, above, channels, numbers, scratch, filtered[top:end])
     return filtered
 
 
-def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixels) -> None:
-    """Filter a strip of rows, given with the row above it and the pixels to its left."""
-    current, left = framed[1:, channels:], framed[1:, :-channels]
-    above, diagonal = framed[:-1, channels:], framed[:-1, :-channels]
-    best = np.full(len(current), np.iinfo(np.uint32).max, np.uint32)
+def _filter_strip(
+    rows: Pixels,
+    rows_above: Pixels,
+    channels: int,
+    numbers: Sequence[int],
+    scratch: Pixels,
+    filtered: Pixels,
+) -> None:
+    """
+    Filter some rows.
+
+    :param rows: with the pixels to their left, like the rows above each.
+    :param numbers: the filter types to try.
+    """
+    current, left = rows[:, channels:], rows[:, :-channels]
+    above, diagonal = rows_above[:, channels:], rows_above[:, :-channels]
+    scratch = scratch[:, : len(rows)]
+    best = np.full(len(rows), np.iinfo(np.uint32).max, np.uint32)
     found, spare = scratch[:2]
-    for number in (_SUB, _UP, _AVERAGE, _PAETH):
+    for number in numbers:
         if number == _SUB:
             np.subtract(current, left, out=found)
         elif number == _UP:
@@ -260,6 +296,10 @@ def _filter_strip(framed: Pixels, channels: int, scratch: Pixels, filtered: Pixe
             np.subtract(current, found, out=found)
         else:
             np.subtract(current, _paeth(left, above, diagonal, scratch[1:]), out=found)
+        if len(numbers) == 1:
+            filtered[:, 0] = number
+            filtered[:, 1:] = found
+            return
         # The absolute value of -128 is 128, which fits an unsigned byte.
         np.absolute(found.view(np.int8), out=spare.view(np.int8))
         score = np.add.reduce(spare, axis=1, dtype=np.uint32)
