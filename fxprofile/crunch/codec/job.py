@@ -88,24 +88,27 @@ def encode_sizes(images: Mapping[str, Image.Image], form: str) -> Pictures:
     """Encode each size in one format."""
     bodies: dict[int, bytes] = {}
     pictures = {}
-    for name, image in images.items():
+    trials = png.Trials()
+    for name in reversed(SIZES):
+        image = images[name]
         # A small picture is the same object in every size.
         if id(image) not in bodies:
-            bodies[id(image)] = encode(image, form)
+            bodies[id(image)] = encode(image, form, trials)
         body = bodies[id(image)]
         pictures[name] = (Variant(image.width, image.height, len(body)), body)
     return pictures
 
 
-def encode(image: Image.Image, form: str) -> bytes:
+def encode(image: Image.Image, form: str, trials: png.Trials | None = None) -> bytes:
     """
     Encode a picture, without any metadata.
 
     :param image: of mode L, LA, RGB or RGBA.
     :param form: a name of :data:`fxprofile.model.keys.FORMATS`.
+    :param trials: of the smaller sizes of the picture.
     """
     if form == "png":
-        return png.encode(image)
+        return png.encode(image, trials)
     file = BytesIO()
     picture = image.convert("RGBA" if image.mode in ("LA", "RGBA") else "RGB")
     # Pillow's encoders would write some of the metadata of the source.

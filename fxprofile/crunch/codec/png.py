@@ -21,6 +21,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -69,6 +70,9 @@ _FEW_RUNS, _FEW_ROWS = 0.03, 200
 #: With a larger share of runs, it is flat art: each setting is then quick, and a few rows
 #: show little of it.
 _MANY_RUNS: Final = 0.5
+#: In flat art of more than :data:`_FEW_ROWS`, rows whose deflated size was below this times
+#: that of the others, filtered or not, in a smaller size of the picture are the only ones tried.
+_CLEARLY_SMALLER: Final = 0.85
 #: Looking for runs doubles the time, so they must save as much as this.
 _RUNS_PAY: Final = 0.99
 #: If they save less than this, a quicker trial is enough to tell most photos.
@@ -80,18 +84,31 @@ _SAMPLED: Final = 32
 _STRIP_BYTES: Final = 96 << 10
 
 
-def encode(image: Image.Image) -> bytes:
+@dataclass
+class Trials:
+    """
+    What the smaller sizes of a picture have shown about its larger ones.
+
+    :ivar unfiltered: the size of deflated rows without a filter, by that of filtered ones.
+    """
+
+    unfiltered: float = 1.0
+
+
+def encode(image: Image.Image, trials: Trials | None = None) -> bytes:
     """
     Encode a picture losslessly.
 
     :param image: of mode L, LA, RGB or RGBA, eight bits a channel.
+    :param trials: is used and updated.
     :returns: a PNG with the chunks IHDR, sRGB, PLTE and tRNS where it has a palette,
         one IDAT, IEND.
     """
     colours = image.getcolors(_FEW_GREYS if image.mode == "L" else 256)
     if colours is not None:
         return _encode_palette(image, colours)
-    body = _compress(np.asarray(image).reshape(image.height, -1), len(image.mode))
+    rows = np.asarray(image).reshape(image.height, -1)
+    body = _compress(rows, len(image.mode), trials or Trials())
     return _file(image.width, image.height, 8, _COLOUR_TYPES[image.mode], body)
 
 
@@ -133,20 +150,17 @@ def _deflate(rows: Pixels, setting: tuple[int, int]) -> bytes:
     return deflated
 
 
-def _compress(rows: Pixels, channels: int) -> bytes:
+def _compress(rows: Pixels, channels: int, trials: Trials) -> bytes:
     """Filter and deflate the rows of a picture without a palette."""
-    filtered = _filtered(rows, channels)
-    some = _bands(filtered)
-    runs = _share_of_runs(_sample(filtered))
+    framed = _framed(rows, channels)
+    sample = _filtered_sample(framed, channels)
+    runs = _share_of_runs(sample)
     if runs >= _MANY_RUNS:
-        return min(
-            _deflate(filtered, _RLE),
-            _deflate(filtered, _SEARCH),
-            _deflate(_unfiltered(rows), _thorough()),
-            key=len,
-        )
+        return _compress_flat(rows, framed, sample, trials)
+    filtered = _filtered(framed, channels, sample)
     if runs < _FEW_RUNS and len(rows) <= _FEW_ROWS:
         return _deflate(filtered, _HUFFMAN)
+    some = _bands(filtered)
     sizes = {
         _HUFFMAN: len(_deflate(some, _HUFFMAN)),
         _RLE: len(_deflate(some, _RLE)) if runs >= _FEW_RUNS else math.inf,
@@ -157,6 +171,19 @@ def _compress(rows: Pixels, channels: int) -> bytes:
         if found:
             return min(found, key=len)
     return _deflate(filtered, best)
+
+
+def _compress_flat(rows: Pixels, framed: Pixels, sample: Pixels, trials: Trials) -> bytes:
+    """Filter and deflate the rows of flat art with all settings that are promising."""
+    is_large, found = len(rows) > _FEW_ROWS, []
+    if not (is_large and trials.unfiltered < _CLEARLY_SMALLER):
+        filtered = _filtered(framed, framed.shape[1] - rows.shape[1], sample)
+        found += [_deflate(filtered, _RLE), _deflate(filtered, _SEARCH)]
+    if not (is_large and trials.unfiltered * _CLEARLY_SMALLER > 1):
+        found.append(_deflate(_unfiltered(rows), _thorough()))
+    if len(found) == 3:
+        trials.unfiltered = len(found[2]) / min(len(found[0]), len(found[1]))
+    return min(found, key=len)
 
 
 def _thorough() -> tuple[int, int]:
@@ -206,12 +233,6 @@ def _may_search(some: Pixels, sizes: Mapping[tuple[int, int], float]) -> bool:
     return len(_deflate(some, _QUICK_SEARCH)) < least
 
 
-def _sample(rows: Pixels) -> Pixels:
-    """Return some rows, at regular distances; not the first, which has none above it."""
-    step = max(1, len(rows) // _SAMPLED)
-    return rows[step // 2 :: step]
-
-
 def _bands(rows: Pixels) -> Pixels:
     """Return half of each of three bands of rows, or all rows if there are few."""
     height, length = rows.shape
@@ -238,29 +259,42 @@ def _unfiltered(rows: Pixels) -> Pixels:
     return plain
 
 
-def _filtered(rows: Pixels, channels: int) -> Pixels:
+def _framed(rows: Pixels, channels: int) -> Pixels:
+    """Return the rows with zeros above and to the left; neighbours are slices of this array."""
+    framed = np.zeros((rows.shape[0] + 1, rows.shape[1] + channels), np.uint8)
+    framed[1:, channels:] = rows
+    return framed
+
+
+def _filtered_sample(framed: Pixels, channels: int) -> Pixels:
+    """Filter some rows, at regular distances, as :func:`_filtered` does, by all filters."""
+    step = max(1, (len(framed) - 1) // _SAMPLED)
+    # Not the first, which has none above it.
+    some, above = framed[1:][step // 2 :: step], framed[:-1][step // 2 :: step]
+    filtered = np.empty((len(some), framed.shape[1] - channels + 1), np.uint8)
+    scratch = np.empty((5, len(some), filtered.shape[1] - 1), np.uint8)
+    _filter_strip(some, above, channels, _FILTERS, scratch, filtered)
+    return filtered
+
+
+def _filtered(framed: Pixels, channels: int, sample: Pixels) -> Pixels:
     """
     Filter each row by the filter with the smallest sum of differences (section 12.7).
 
+    In a photo one or two filters are best in all rows, so only those of a sample are tried.
+
     :returns: the filtered rows, each after its filter type.
     """
-    height, length = rows.shape
-    # With zeros above and to the left, so that neighbours are slices of the same array.
-    framed = np.zeros((height + 1, length + channels), np.uint8)
-    framed[1:, channels:] = rows
+    height, length = len(framed) - 1, framed.shape[1] - channels
+    numbers = sorted(set(sample[:, 0].tolist()))
     filtered = np.empty((height, length + 1), np.uint8)
-    strip = max(1, _STRIP_BYTES // length, 2 * _SAMPLED)
+    strip = max(1, _STRIP_BYTES // length)
     # A fresh process pays for each page that it touches first, so this is reused.
     scratch = np.empty((5, strip, length), np.uint8)
-    # In a photo one or two filters are best in all rows: a few rows show which to try.
-    sample = _sample(filtered)
-    above, below = _sample(framed[:-1]), _sample(framed[1:])
-    _filter_strip(below, above, channels, _FILTERS, scratch, sample)
-    numbers = sorted(set(sample[:, 0].tolist()))
     for top in range(0, height, strip):
         end = min(top + strip, height)
-        rows, above = framed[top + 1 : end + 1], framed[top:end]
-        _filter_strip(rows, above, channels, numbers, scratch, filtered[top:end])
+        some, above = framed[top + 1 : end + 1], framed[top:end]
+        _filter_strip(some, above, channels, numbers, scratch, filtered[top:end])
     return filtered
 
 
