@@ -66,6 +66,7 @@ PROGRAMS = {
     *("nginx", "openssl", "runuser", "sed", "sleep", "sudo", "systemctl", "journalctl", "useradd"),
     *("mariadb-dump", "pg_dump", "psql", "sqlite3", "rsync", "docker", "podman", "rclone"),
     *("mariadb", "mariadb-admin", "mariadb-install-db", "mariadbd", "redis-server", "ssh", "chown"),
+    *("chmod", "mv", "rm"),
     *("alias", "done", "export", "for", "set", "until", "wait", "true", ".", "&", "aws"),
 }
 

@@ -117,7 +117,7 @@ class BackupCase(AdminAndDaemonCase):
     """A backup is made while the daemon runs, everything is lost, and the backup is restored."""
 
     #: The beginnings of the commands that copy and restore the database.
-    dump = ""
+    dump: tuple[str, ...] = ()
     restore = ""
 
     def replaced(self) -> dict[str, str]:
@@ -156,7 +156,9 @@ class BackupCase(AdminAndDaemonCase):
         await client.ask("POST", "/v1/display_name", b'{"displayName": "Zo\xc3\xab"}')
         _, first = await client.upload(plain())
         replaced = {**buckets, **self.replaced()}
-        await self.run_in_folder(documented(self.dump, replaced), PGPASSWORD=PASSWORD)
+        # The second time, as on the next day.
+        for beginning in 2 * self.dump:
+            await self.run_in_folder(documented(beginning, replaced), PGPASSWORD=PASSWORD)
         _, second = await Client(daemon, "bob").upload(plain())
         await self.run_in_folder(documented("rsync", buckets))
         await daemon.stop()
@@ -191,7 +193,7 @@ class SqliteBackupTests(BackupCase):
     if shutil.which("sqlite3") is None or shutil.which("rsync") is None:
         skip = "sqlite3 or rsync is not installed"
 
-    dump, restore = "sqlite3", "cp /backup/profile.db"
+    dump, restore = ("rm -f /backup", "sqlite3", "mv /backup"), "cp /backup/profile.db"
 
     def replaced(self) -> dict[str, str]:
         return {}
@@ -205,7 +207,7 @@ class MariadbBackupTests(BackupCase):
 
     skip = mariadb.missing() or (None if shutil.which("rsync") else "rsync is not installed")
 
-    dump, restore = "mariadb-dump", "mariadb fxprofile"
+    dump, restore = ("mariadb-dump",), "mariadb fxprofile"
 
     def login(self, program: str) -> dict[str, str]:
         """Return the command with the server and the user of the database."""
@@ -233,7 +235,7 @@ class PostgresqlBackupTests(BackupCase):
 
     skip = postgresql.missing() or (None if shutil.which("rsync") else "rsync is not installed")
 
-    dump, restore = "pg_dump", "psql"
+    dump, restore = ("pg_dump",), "psql"
 
     def replaced(self) -> dict[str, str]:
         url = str(self.settings["database.url"]).replace("+psycopg", "")
