@@ -35,6 +35,12 @@ def on_signal(number: signal.Signals, reactor: Any, action: Callable[[], object]
     signal.signal(number, lambda *_: reactor.callFromThread(action))
 
 
+def ignore_further_stops() -> None:
+    """Ignore further signals to stop, which the reactor reports as errors while it stops."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Reloader:
     """
     Reads the settings again, and applies the ones that can change in a running process.

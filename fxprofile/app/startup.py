@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 from fxprofile.app.hardening import harden
-from fxprofile.app.reload import Reloader, on_signal
+from fxprofile.app.reload import Reloader, ignore_further_stops, on_signal
 from fxprofile.app.roles import add_role, add_supervisor
 from fxprofile.app.services import Services
 from fxprofile.app.systemd import ServiceManager
@@ -154,6 +154,7 @@ class RoleService(MultiService):
             logging.getLogger().addHandler(StandardLibraryHandler())
             on_signal(signal.SIGHUP, self._services.reactor, self._reload)
             on_signal(signal.SIGUSR1, self._services.reactor, self._reopen_log)
+            self._services.reactor.addSystemEventTrigger("before", "shutdown", ignore_further_stops)
             if not self._twistd.get("syslog"):
                 parent.setComponent(ILogObserver, self._observer())
 

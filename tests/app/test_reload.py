@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -172,6 +173,19 @@ class SignalTests(_Case):
             self.assertTrue(await daemon.runs())
             self.assertEqual(_children(daemon.pid), children)
             self.assertEqual(await daemon.stop(), -signal.SIGTERM)
+
+    async def test_second_sigterm_is_ignored(self) -> None:
+        """A process that stops gracefully ignores a second SIGTERM, and logs no error."""
+        daemon = await self.daemon("images", "")
+        connection = http.client.HTTPConnection("127.0.0.1", daemon.ports.images, timeout=20)
+        self.addCleanup(connection.close)
+        connection.request("GET", "/a/00000000000000000000000000000000")
+        await deferToThread(lambda: connection.getresponse().read())
+        # The idle connection holds the stop up for a second.
+        daemon.send_signal(signal.SIGTERM)
+        await daemon.until_output("Received SIGTERM")
+        self.assertEqual(await daemon.stop(), -signal.SIGTERM)
+        self.assertNotIn("Traceback", daemon.output)
 
     async def test_health_checks_are_not_logged(self) -> None:
         """A health check is logged at the level debug only, other requests at info."""
