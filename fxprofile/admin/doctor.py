@@ -48,6 +48,7 @@ WEB_QUEUES: Final = (*WORKER_QUEUES, "dead", "results_dead", "events", "updates"
 _PROVISION: Final = (
     "check {}, and the rights that etc/aws gives; fxprofile-admin provision creates what is missing"
 )
+_OTHERS: Final = "check {}, and the rights that etc/aws gives; the queue belongs to the accounts"
 
 
 class Level(StrEnum):
@@ -165,7 +166,9 @@ def checks_for(tools: Tools, role: Role) -> Iterator[Check]:
         yield Check("database", partial(_database, tools), advice)
     queues = WEB_QUEUES if serves_web else WORKER_QUEUES if role is Role.WORKER else ()
     for name in queues:
-        label, advice = name.replace("_", "-"), _PROVISION.format(f"queue.{name}_url")
+        label = name.replace("_", "-")
+        advice = _OTHERS if name in ("events", "updates") else _PROVISION
+        advice = advice.format(f"queue.{name}_url")
         yield Check(f"{label} queue", partial(_queue, tools, name), advice)
     if serves_web:
         # An identity driver that cannot be made is a finding, so it is made by the check.

@@ -81,6 +81,21 @@ class DoctorTests(AdminCase):
         self.assertIn("Not a directory", bucket)
         self.assertIn("-> check storage.directory", advice)
 
+    async def test_advice_names_who_creates_a_queue(self) -> None:
+        """``provision`` creates a queue of the service; the others belong to the accounts."""
+        await self.admin("migrate")
+        queues = [
+            f"--set=queue.{name}_url=http://127.0.0.1:{free_port()}/123456789012/{name}"
+            for name in ("jobs", "results", "events", "updates")
+        ]
+        found = await self.findings("--role=web", "--set=queue.driver=sqs", *queues, status=1)
+        for name, creator in (
+            ("jobs", "provision"),
+            ("events", "accounts"),
+            ("updates", "accounts"),
+        ):
+            self.assertIn(creator, found[f"{name} queue"]["advice"])
+
     async def test_a_role_is_checked_for_what_it_needs(self) -> None:
         """The report of a role has no finding about what the role does not use."""
         await self.admin("migrate")
