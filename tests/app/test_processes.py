@@ -216,6 +216,7 @@ class ReloadTests(_Case):
         pids = set(children(daemon.pid))
         daemon.send_signal(signal.SIGTERM)
         await daemon.until_output("Received SIGTERM", 2)
+        daemon.send_signal(signal.SIGHUP)
         *most, last = uploads
         for upload in most:
             self.assertEqual(await deferToThread(upload.finish), 201)
@@ -228,6 +229,7 @@ class ReloadTests(_Case):
             await deferLater(clock, 0.02)
         self.assertFalse(running(list(pids)))
         self.assertNotIn("Processes not replaced", daemon.output)
+        self.assertNotIn("Traceback", daemon.output)
 
     async def test_invalid_settings_replace_no_process(self) -> None:
         """SIGHUP with an invalid file replaces no process, and one line names the key."""
