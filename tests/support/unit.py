@@ -23,6 +23,8 @@ from fxprofile.crunch.sandbox.process import forbid_new_privileges
 from tests.crunch.attacks import become
 from tests.support.servers.local import die_with_parent
 
+ROOT: Final = Path(__file__).parents[2]
+
 #: A user that owns nothing.
 USER: Final = 61_234
 
@@ -189,7 +191,7 @@ def mount(unit: dict[str, str], writable: str) -> None:
     """
     call("unshare", NAMESPACES["mnt"])
     call("mount", b"none", b"/", None, _ALL_BELOW | _PRIVATE, None)
-    state = call("syscall", _OPEN_TREE, _HERE, os.fsencode(writable), _CLONE)
+    state = _open_tree(writable)
     if unit.pop("ProtectSystem") != "strict":
         raise SystemExit("ProtectSystem is not strict")
     for path in (b"/dev", b"/proc", b"/sys"):
@@ -201,11 +203,26 @@ def mount(unit: dict[str, str], writable: str) -> None:
     if unit["ProtectKernelTunables"] == "yes":
         call("mount", b"/proc/sys", b"/proc/sys", None, _BIND | _ALL_BELOW, None)
         _set_read_only(b"/proc/sys", True)
+    # Read only now.  The tests may be in a temporary folder.
+    code = {ROOT, *(Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix))}
+    trees = {path: _open_tree(path) for path in code}
     if unit.pop("PrivateTmp") == "yes":
         for folder in (b"/tmp", b"/var/tmp"):
             call("mount", b"tmpfs", folder, b"tmpfs", 0, None)
-    os.makedirs(writable, exist_ok=True)
-    call("syscall", _MOVE_MOUNT, state, b"", _HERE, os.fsencode(writable), _EMPTY_PATH)
+    for path, tree in trees.items():
+        if not path.exists():
+            _attach(tree, path)
+    _attach(state, Path(writable))
+
+
+def _attach(tree: int, path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    call("syscall", _MOVE_MOUNT, tree, b"", _HERE, os.fsencode(path), _EMPTY_PATH)
+
+
+def _open_tree(path: Path | str) -> int:
+    """Return a descriptor of a copy of what is mounted at a path, which is not attached."""
+    return call("syscall", _OPEN_TREE, _HERE, os.fsencode(path), _CLONE)
 
 
 def _set_read_only(path: bytes, value: bool) -> None:
