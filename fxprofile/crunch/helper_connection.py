@@ -20,13 +20,8 @@ from twisted.protocols.amp import AMP
 from twisted.python.failure import Failure
 
 import fxprofile
-from fxprofile.crunch.commands import (
-    CONNECTION,
-    CancelCommand,
-    HelperConfig,
-    PingCommand,
-    ReadyCommand,
-)
+from fxprofile.crunch.commands import CancelCommand, PingCommand, ReadyCommand
+from fxprofile.crunch.protocol import CONNECTION, HelperConfig
 
 _log = Logger()
 

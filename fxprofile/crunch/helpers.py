@@ -19,15 +19,17 @@ from typing import IO, Any, Final
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
 
-from fxprofile.crunch.commands import CrunchCommand, ForkFailed, HelperConfig
+from fxprofile.crunch.commands import CrunchCommand, ForkFailed
 from fxprofile.crunch.helper_connection import START_TIMEOUT, HelperConnection
 from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.protocol import HelperConfig
 from fxprofile.crunch.result import CrunchOutcome, InvalidResult, Report, decode, judge
 from fxprofile.crunch.sandbox import LAYERS, is_enough
 from fxprofile.crunch.signature import SIGNATURE_BYTES, sniff
 from fxprofile.deferreds.backoff import Backoff
+from fxprofile.deferreds.errors import ExpectedError
 from fxprofile.deferreds.notifier import Notifier
-from fxprofile.deferreds.tasks import ExpectedError, sleep
+from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads
 from fxprofile.model.errors import CruncherUnavailable
 

@@ -22,10 +22,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredLock, Defer
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from fxprofile.crunch.commands import JOB, HelperConfig
 from fxprofile.crunch.helper_connection import HelperConnection
 from fxprofile.crunch.helpers import HelperFailed, Helpers
 from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.protocol import JOB, HelperConfig
 from fxprofile.crunch.result import CrunchOutcome, Report
 from fxprofile.crunch.sandbox import Mode, process
 from fxprofile.deferreds.tasks import detached

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import MAX_BYTES, MAX_HEADER, SIZES, Fit, Limits
+from fxprofile.crunch.protocol import ChildExit
 from fxprofile.crunch.signature import MEDIA_TYPES, webp_sides
 from fxprofile.model.avatars import BLURHASH, DIGEST, Pictures, Variant
 from fxprofile.model.keys import FORMATS, VARIANTS

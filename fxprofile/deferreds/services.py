@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succ
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from fxprofile.deferreds.errors import ExpectedError
 from fxprofile.deferreds.notifier import Subscription
-from fxprofile.deferreds.tasks import ExpectedError
 
 
 class Stack(MultiService):

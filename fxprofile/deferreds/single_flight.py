@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from fxprofile.deferreds.tasks import ExpectedError
+from fxprofile.deferreds.errors import ExpectedError
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

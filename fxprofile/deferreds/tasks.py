@@ -1,4 +1,4 @@
-"""Sleep on a clock, run work together or detached, and mark errors that are expected."""
+"""Sleep on a clock, and run work together or detached."""
 
 from __future__ import annotations
 
@@ -13,17 +13,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from fxprofile.deferreds.errors import ExpectedError
+
 T = TypeVar("T")
 
 _log = Logger()
-
-
-class ExpectedError(Exception):
-    """
-    A failure of another system, such as an unreachable server, that is no fault of this process.
-
-    Background work logs it in one line and without a traceback, because an outage causes many.
-    """
 
 
 def sleep(clock: IReactorTime, seconds: float) -> Deferred[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fxprofile.deferreds.tasks import ExpectedError
+from fxprofile.deferreds.errors import ExpectedError
 
 
 class HttpError(ExpectedError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import ClassVar
 
-from fxprofile.deferreds.tasks import ExpectedError
+from fxprofile.deferreds.errors import ExpectedError
 from fxprofile.model.avatars import QUARANTINED, REASONS
 
 

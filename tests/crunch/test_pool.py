@@ -19,9 +19,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 from zope.interface.verify import verifyObject
 
-from fxprofile.crunch.commands import JOB
 from fxprofile.crunch.limits import Limits
 from fxprofile.crunch.pool import CrunchPool
+from fxprofile.crunch.protocol import JOB
 from fxprofile.crunch.sandbox import process
 from fxprofile.model.avatars import BLURHASH, DIGEST
 from fxprofile.model.errors import ChildFailed, CruncherUnavailable, ImageRefused

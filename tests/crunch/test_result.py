@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fxprofile.crunch.codec.job import encode_result, encode_sizes
-from fxprofile.crunch.commands import ChildExit
 from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.protocol import ChildExit
 from fxprofile.crunch.result import CrunchOutcome, InvalidResult, decode, judge
 from fxprofile.model.avatars import REASONS, Pictures
 from tests.corpus.drawing import photo

@@ -16,7 +16,7 @@ ROOT = Path(fxprofile.crunch.__file__).parent
 #: parent side, which runs with credentials.
 ALLOWED = {
     ".": {"sandbox"},
-    "helper": {"commands", "limits", "sandbox", "codec"},
+    "helper": {"limits", "protocol", "sandbox", "codec"},
     "sandbox": {"limits"},
     "codec": {"limits", "result", "signature"},
 }

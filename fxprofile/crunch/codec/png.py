@@ -22,6 +22,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -411,9 +412,10 @@ def _indices(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
     It is looked up in a table of 65,536 hashes, in which no two colours of the picture
     collide.
     """
-    random = np.random.default_rng(1)
+    # numpy.random would be another ten libraries in the memory of each child.
+    numbers = Random(1)  # noqa: S311
     while True:
-        factor = random.integers(1, 1 << 32, dtype=np.uint32) | np.uint32(1)
+        factor = np.uint32(numbers.getrandbits(32) | 1)
         hashes = (colours * factor) >> np.uint32(16)
         if len(np.unique(hashes)) == len(colours):
             break

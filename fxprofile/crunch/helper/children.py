@@ -20,18 +20,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, NoReturn
 
-import attrs
-from twisted.internet.abstract import FileDescriptor
-from twisted.internet.defer import Deferred
-from twisted.internet.pollreactor import PollReactor
-from twisted.internet.task import LoopingCall
-
 from fxprofile.crunch import sandbox
 from fxprofile.crunch.codec.containers.contents import Buffer
 from fxprofile.crunch.codec.job import CONTROL, INPUT, OUTPUT, STATUS, STDERR
-from fxprofile.crunch.commands import ChildExit, HelperConfig
 from fxprofile.crunch.helper import heap
+from fxprofile.crunch.helper.loop import Loop
 from fxprofile.crunch.limits import Limits
+from fxprofile.crunch.protocol import ChildExit, HelperConfig
 from fxprofile.crunch.sandbox import process
 
 Job = Callable[[Buffer, Limits], None]
@@ -51,42 +46,37 @@ _FAIR_SHARE: Final = 2 / 3
 _POLL: Final = 0.005
 
 
-class _Readable(FileDescriptor):
-    """Calls back when a descriptor can be read."""
-
-    def __init__(self, reactor: PollReactor, number: int, read: Callable[[], None]) -> None:
-        super().__init__(reactor)
-        self._number = number
-        self._read = read
-
-    def fileno(self) -> int:
-        return self._number
-
-    def doRead(self) -> None:
-        self._read()
-
-
-@attrs.define(eq=False, slots=False)
 class Child:
     """
     One child of a helper.
 
-    :param base: the address space of the helper, in bytes.
-    :param baseline: the layers that each child must have; None if not yet known.
     :ivar layers: its sandbox layers, once it has reported them.
-    :ivar gone: fires when the child has ended.
     """
 
-    _reactor: PollReactor
-    _config: HelperConfig
-    _base: int
-    _baseline: set[str] | None
-    layers: set[str] = attrs.field(init=False, factory=set)
-    gone: Deferred[ChildExit] = attrs.field(init=False, factory=Deferred)
-    _ended: str = attrs.field(init=False, default="")
-    _status: int = attrs.field(init=False, default=-1)
-    _was_runnable: bool = attrs.field(init=False, default=False)
-    _cleanup: ExitStack = attrs.field(init=False, factory=ExitStack)
+    def __init__(
+        self,
+        loop: Loop,
+        config: HelperConfig,
+        base: int,
+        baseline: set[str] | None,
+        gone: Callable[[ChildExit], None],
+    ) -> None:
+        """
+        :param base: the address space of the helper, in bytes.
+        :param baseline: the layers that each child must have; None if not yet known.
+        :param gone: called when the child has ended.
+        """
+        self.layers: set[str] = set()
+        self._loop = loop
+        self._config = config
+        self._base = base
+        self._baseline = baseline
+        self._gone = gone
+        self._ended = ""
+        self._is_gone = False
+        self._status = -1
+        self._was_runnable = False
+        self._cleanup = ExitStack()
 
     def start(self, job: Job, original: int, output: int) -> None:
         """
@@ -114,19 +104,17 @@ class Child:
             if self._pid == 0:
                 _be_child(job, (original, output, stderr, control.fileno()), parent, self._config)
         self._control.setblocking(False)
-        self._reporter = self._read_when_ready(self._control.fileno(), self._read_report)
-        timer = self._timer = self._reactor.callLater(self._config.limits.timeout, self._time_out)
-        self._cleanup.callback(lambda: timer.cancel() if timer.active() else None)
+        self._watch(self._control.fileno(), self._read_report)
+        self._start_timer()
+        self._cleanup.callback(self._loop.cancel, self)
         try:
             handle = os.pidfd_open(self._pid)
         except (OSError, AttributeError):
-            poll = LoopingCall(self._reap)
-            poll.clock = self._reactor
-            self._cleanup.callback(poll.stop)
-            poll.start(_POLL)
+            self._cleanup.callback(self._loop.cancel, self._pid)
+            self._poll()
         else:
             self._cleanup.callback(os.close, handle)
-            self._read_when_ready(handle, self._reap)
+            self._watch(handle, self._reap)
 
     def kill(self, why: str) -> None:
         """
@@ -134,7 +122,7 @@ class Child:
 
         :param why: for ``ended`` in the response.
         """
-        if self.gone.called:
+        if self._is_gone:
             return
         self._ended = self._ended or why
         # It is our child and not yet reaped, so no other process has this number.
@@ -145,11 +133,16 @@ class Child:
         self._was_runnable = process.status(self._status).get("State", "")[:1] in ("R", "D")
         self.kill("timeout")
 
-    def _read_when_ready(self, descriptor: int, read: Callable[[], None]) -> _Readable:
-        reader = _Readable(self._reactor, descriptor, read)
-        reader.startReading()
-        self._cleanup.callback(reader.stopReading)
-        return reader
+    def _start_timer(self) -> None:
+        self._loop.call_later(self, self._config.limits.timeout, self._time_out)
+
+    def _watch(self, descriptor: int, read: Callable[[], None]) -> None:
+        self._loop.watch(descriptor, read)
+        self._cleanup.callback(self._loop.forget, descriptor)
+
+    def _poll(self) -> None:
+        self._loop.call_later(self._pid, _POLL, self._poll)
+        self._reap()
 
     def _read_report(self) -> None:
         """Read what the child sends at once: its status file, then its layers; nothing more."""
@@ -161,7 +154,7 @@ class Child:
             (self._status,) = received
             self._cleanup.callback(os.close, self._status)
             return
-        self._reporter.stopReading()
+        self._loop.forget(self._control.fileno())
         if not report:
             # It is about to end.
             return
@@ -176,8 +169,8 @@ class Child:
             self._control.send(_GO)
         except OSError:
             self.kill("failed")
-        if self._timer.active():
-            self._timer.reset(self._config.limits.timeout)
+        if not self._ended:
+            self._start_timer()
 
     def _reap(self) -> None:
         pid, status, usage = os.wait4(self._pid, os.WNOHANG)
@@ -195,7 +188,8 @@ class Child:
         except OSError:
             stderr = b""
         self._cleanup.close()
-        self.gone.callback(
+        self._is_gone = True
+        self._gone(
             {
                 "ended": self._ended,
                 "status": exit_code,
@@ -214,7 +208,6 @@ def _be_child(
     """Run the whole life of the child, which ends in here."""
     try:
         gc.disable()
-        signal.set_wakeup_fd(-1)
         _keep_only(kept)
         _send_status()
         data = _map_original()

@@ -14,136 +14,170 @@ import importlib
 import os
 import signal
 import socket
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
-# Without TLS: its libraries would double the memory that is copied with each child, and
-# add to what a hostile one could call.
-sys.modules["OpenSSL"] = None  # type: ignore[assignment]
-
-from twisted.internet import defer  # noqa: E402
-from twisted.internet.pollreactor import PollReactor  # noqa: E402
-from twisted.internet.protocol import Factory, connectionDone  # noqa: E402
-from twisted.protocols.amp import AMP  # noqa: E402
-from twisted.python.failure import Failure  # noqa: E402
-
-from fxprofile.crunch import commands, sandbox  # noqa: E402
-from fxprofile.crunch.codec import job as default_job  # noqa: E402
-from fxprofile.crunch.codec.decoders import versions  # noqa: E402
-from fxprofile.crunch.helper.children import Child, Job, bound_descriptors  # noqa: E402
-from fxprofile.crunch.sandbox import libc, process  # noqa: E402
+from fxprofile.crunch import protocol, sandbox
+from fxprofile.crunch.codec import decoders
+from fxprofile.crunch.codec import job as default_job
+from fxprofile.crunch.helper.boxes import Box, BoxConnection
+from fxprofile.crunch.helper.children import Child, Job, bound_descriptors
+from fxprofile.crunch.helper.loop import Loop
+from fxprofile.crunch.sandbox import libc, process
 
 #: Seconds that killed children get to end.
 _LAST_WAIT: Final = 2
+#: The arguments of a job that are descriptors.
+_FILES: Final = ("original", "output")
 
 
-class Helper(AMP):
+class Helper:
     """The helper's end of the connection."""
 
     def __init__(
-        self, reactor: PollReactor, config: commands.HelperConfig, job: Job, own: set[str]
+        self,
+        connection: BoxConnection,
+        config: protocol.HelperConfig,
+        job: Job,
+        own: set[str],
     ) -> None:
         """
         :param own: the layers that children inherit from the helper.
         """
-        super().__init__()
-        self._reactor = reactor
-        self._config = config
+        self._connection = connection
+        # Only the child of a HEIC may start a thread.
+        self._configs = {
+            heic: replace(config, limits=replace(config.limits, heic=heic))
+            for heic in (False, True)
+        }
         self._job = job
         self._own = own
         self._base = process.address_space()
-        self._baseline: set[str] | None = None
+        self._baseline: set[str] = set()
+        self._loop = Loop()
         self._children: dict[int, Child] = {}
+        self._commands = {
+            b"ReadyCommand": self._ready,
+            b"PingCommand": lambda box: self._answer(box, {}),
+            b"CrunchCommand": self._crunch,
+            b"CancelCommand": self._cancel,
+        }
 
-    def _child(self, baseline: set[str] | None, *, heic: bool = False) -> Child:
-        # Only the child of a HEIC may start a thread.
-        limits = replace(self._config.limits, heic=heic)
-        return Child(self._reactor, replace(self._config, limits=limits), self._base, baseline)
+    def run(self) -> None:
+        """Answer commands until the connection is closed, and end the children."""
+        self._loop.watch(self._connection.fileno(), self._read)
+        try:
+            while True:
+                self._loop.run_once()
+        except EOFError:
+            # Reaped here: the process that inherits them may not do it.
+            for child in self._children.values():
+                child.kill("cancelled")
+            self._loop.forget(self._connection.fileno())
+            self._loop.call_later(self, _LAST_WAIT, self._children.clear)
+            while self._children:
+                self._loop.run_once()
 
-    @commands.ReadyCommand.responder
-    async def ready(self) -> dict[str, str]:
+    def _read(self) -> None:
+        self._flush()
+        for box in self._connection.receive():
+            self._commands[box["_command"]](box)
+
+    def _answer(self, box: Box, answer: Box) -> None:
+        self._send({"_answer": box["_ask"], **answer})
+
+    def _send(self, box: Box) -> None:
+        self._connection.send(box)
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._connection.has_unsent:
+            self._connection.flush()
+            unsent = self._connection.has_unsent
+            self._loop.watch(self._connection.fileno(), self._read, write=unsent)
+
+    def _child(
+        self, gone: Callable[[protocol.ChildExit], None], *, heic: bool, first: bool = False
+    ) -> Child:
+        baseline = None if first else self._baseline
+        return Child(self._loop, self._configs[heic], self._base, baseline, gone)
+
+    def _ready(self, box: Box) -> None:
         """Find out which layers a child has, with one that has no job."""
-        child = self._child(None)
+
+        def gone(end: protocol.ChildExit) -> None:
+            self._baseline = child.layers
+            layers = "\n".join(self._own | child.layers)
+            self._answer(box, {"layers": layers.encode(), "versions": decoders.versions().encode()})
+
+        child = self._child(gone, heic=False, first=True)
         null = os.open(os.devnull, os.O_RDWR)
         try:
             child.start(lambda data, limits: None, null, null)
         finally:
             os.close(null)
-        await child.gone
-        self._baseline = child.layers
-        return {"layers": "\n".join(self._own | child.layers), "versions": versions()}
 
-    @commands.PingCommand.responder
-    def ping(self) -> dict[str, str]:
-        """Respond."""
-        return {}
-
-    @commands.CrunchCommand.responder
-    async def crunch(self, job: int, original: int, output: int, heic: bool) -> commands.ChildExit:
+    def _crunch(self, box: Box) -> None:
         """Crunch one image."""
-        child = self._child(self._baseline or set(), heic=heic)
-        try:
-            child.start(self._job, original, output)
-        except OSError as error:
-            raise commands.ForkFailed(str(error)) from error
-        finally:
-            os.close(original)
-            os.close(output)
-        self._children[job] = child
-        try:
-            return await child.gone
-        finally:
+        job = int(box["job"])
+
+        def gone(end: protocol.ChildExit) -> None:
             del self._children[job]
+            self._answer(box, {key: _encoded(value) for key, value in end.items()})
 
-    @commands.CancelCommand.responder
-    def cancel(self, job: int) -> dict[str, str]:
+        child = self._children[job] = self._child(gone, heic=box["heic"] == b"True")
+        files = [self._connection.descriptors.pop(int(box[name])) for name in _FILES]
+        try:
+            child.start(self._job, *files)
+        except OSError as error:
+            del self._children[job]
+            failed = {"_error": box["_ask"], "_error_code": b"FORK_FAILED"}
+            self._send({**failed, "_error_description": str(error).encode()})
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _cancel(self, box: Box) -> None:
         """Kill the child of a job, unless it has ended."""
-        if job in self._children:
-            self._children[job].kill("cancelled")
-        return {}
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Kill the children, whose results have no reader any more, and end."""
-        super().connectionLost(reason)
-        children = list(self._children.values())
-        for child in children:
+        child = self._children.get(int(box["job"]))
+        if child is not None:
             child.kill("cancelled")
-        # Reaped here: the process that inherits them may not do it.
-        gone = defer.gatherResults([child.gone for child in children])
-        gone.addTimeout(_LAST_WAIT, self._reactor)
-        gone.addBoth(lambda _: self._reactor.stop())
+        self._answer(box, {})
+
+
+def _encoded(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def main(text: str) -> None:
     """
     Be a helper until the connection is closed.
 
-    :param text: a :class:`fxprofile.crunch.commands.HelperConfig` in JSON.
+    :param text: a :class:`fxprofile.crunch.protocol.HelperConfig` in JSON.
     """
-    config = commands.HelperConfig.decode(text)
+    config = protocol.HelperConfig.decode(text)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         # They are sent to the whole process group: the pool decides when this ends.
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     bound_descriptors()
-    own = sandbox.prepare(limits=config.limits, mode=config.mode)
-    process.die_with(config.parent)
-    default_job.warm_up(config.limits)
+    # A process in a user namespace of its own may be unable to read the files of Python.
+    decoders.prepare(config.limits)
     module, _, function = config.job.partition(":")
     job: Job = getattr(importlib.import_module(module), function)
+    own = sandbox.prepare(limits=config.limits, mode=config.mode)
+    process.die_with(config.parent)
+    # After that: the decoder of HEIC starts a thread, and a process with threads gets no
+    # namespace of users.
+    default_job.warm_up(config.limits)
     faulthandler.enable()
-    reactor = PollReactor()
-    defer.setDebugging(False)
-    factory = Factory.forProtocol(partial(Helper, reactor, config, job, own))
-    os.set_blocking(commands.CONNECTION, False)
-    reactor.adoptStreamConnection(commands.CONNECTION, socket.AF_UNIX, factory)
-    os.close(commands.CONNECTION)
+    connection = socket.socket(fileno=protocol.CONNECTION)
+    helper = Helper(BoxConnection(connection), config, job, own)
     # What exists now is shared with every child; a collection would copy it.
     gc.collect()
     gc.freeze()
     # Free memory would have to be copied there before it is written.
     with contextlib.suppress(OSError):
         libc.call("malloc_trim", 0)
-    reactor.run(installSignalHandlers=False)
+    helper.run()

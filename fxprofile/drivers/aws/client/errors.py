@@ -4,7 +4,7 @@ Errors of AWS calls.
 
 from __future__ import annotations
 
-from fxprofile.deferreds.tasks import ExpectedError
+from fxprofile.deferreds.errors import ExpectedError
 
 
 class AwsError(ExpectedError):
