@@ -35,6 +35,14 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 BLURHASH: Final = re.compile(r"[0-9A-Za-z#$%*+,\-.:;=?@\[\]^_{|}~]{28}")
 
 
+class ResultStatus(StrEnum):
+    """The outcome of a job."""
+
+    READY = "ready"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+
 class Status(StrEnum):
     """The state of an avatar; ``docs/architecture.md`` draws the transitions."""
 

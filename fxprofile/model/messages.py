@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from fxprofile.model.avatars import BLURHASH, DIGEST, REASONS, Variant
+from fxprofile.model.avatars import ResultStatus as ResultStatus
 from fxprofile.model.errors import MalformedMessage
 from fxprofile.model.keys import VARIANTS, is_id
 
@@ -26,14 +27,6 @@ class Op(StrEnum):
 
     CRUNCH = "crunch"
     DELETE = "delete"
-
-
-class ResultStatus(StrEnum):
-    """The outcome of a job."""
-
-    READY = "ready"
-    FAILED = "failed"
-    DELETED = "deleted"
 
 
 @dataclass(frozen=True)

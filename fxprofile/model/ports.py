@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from zope.interface import Attribute, Interface
 
 from fxprofile.deferreds.bodies import Body as Body
-from fxprofile.model.avatars import Avatar, Crunched, QuarantineEntry, Status, Variant
-from fxprofile.model.messages import Message, QueueDepth
-from fxprofile.model.profiles import Account, Credentials, Profile
+
+if TYPE_CHECKING:
+    # The images role has neither messages nor profiles.
+    from fxprofile.model.avatars import Avatar, Crunched, QuarantineEntry, Status, Variant
+    from fxprofile.model.messages import Message, QueueDepth
+    from fxprofile.model.profiles import Account, Credentials, Profile
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ BATCH: Final = 10
 
 #: Handles one message.  It raises :class:`fxprofile.model.errors.MalformedMessage` if the
 #: message is invalid, and any other error if it has to be retried.
-Handler = Callable[[Message], Awaitable[None]]
+Handler = Callable[["Message"], Awaitable[None]]
 
 
 class IQueue(Interface):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import product
@@ -142,6 +141,8 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Layer:
 
 
 def _from_file(path: str, problems: list[str]) -> Layer | None:
+    import tomllib
+
     # TomlConfigSettingsSource would ignore a file that is missing, and one that is a pipe.
     try:
         with open(path, "rb") as file:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -163,7 +163,12 @@ class Section(BaseModel):
     """A table of the TOML file."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        # The validator of all settings includes that of each section.
+        defer_build=True,
     )
 
     @field_validator("*", mode="before")
@@ -174,6 +179,11 @@ class Section(BaseModel):
         if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise ValueError("must not be true or false")
         return value
+
+
+def _section() -> Any:
+    """Return the field of a section whose settings have their defaults."""
+    return Field(default_factory=dict, validate_default=True)
 
 
 def _own_url(validated: dict[str, object]) -> str:
@@ -247,7 +257,7 @@ class IdentitySettings(Section):
     jwks_url: HttpUrl | None = None
     issuer: str | None = None
     audience: Words = ()
-    dev: DevSettings = DevSettings()
+    dev: DevSettings = _section()
 
 
 class DatabaseSettings(Section):
@@ -362,22 +372,22 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     secret_bearer_token: BearerToken | None = None
-    web: WebSettings = WebSettings()
-    images: ImagesSettings = ImagesSettings()
-    admin: AdminSettings = AdminSettings()
-    identity: IdentitySettings = IdentitySettings()
-    database: DatabaseSettings = DatabaseSettings()
-    storage: StorageSettings = StorageSettings()
-    queue: QueueSettings = QueueSettings()
-    aws: AwsSettings = AwsSettings()
-    uploads: UploadsSettings = UploadsSettings()
-    crunch: CrunchSettings = CrunchSettings()
-    cache: CacheSettings = CacheSettings()
-    customs: CustomsSettings = CustomsSettings()
-    limits: LimitsSettings = LimitsSettings()
-    monogram: MonogramSettings = MonogramSettings()
-    logging: LoggingSettings = LoggingSettings()
-    sentry: SentrySettings = SentrySettings()
+    web: WebSettings = _section()
+    images: ImagesSettings = _section()
+    admin: AdminSettings = _section()
+    identity: IdentitySettings = _section()
+    database: DatabaseSettings = _section()
+    storage: StorageSettings = _section()
+    queue: QueueSettings = _section()
+    aws: AwsSettings = _section()
+    uploads: UploadsSettings = _section()
+    crunch: CrunchSettings = _section()
+    cache: CacheSettings = _section()
+    customs: CustomsSettings = _section()
+    limits: LimitsSettings = _section()
+    monogram: MonogramSettings = _section()
+    logging: LoggingSettings = _section()
+    sentry: SentrySettings = _section()
 
     @property
     def sandbox(self) -> Literal["strict", "best-effort", "off"]:
@@ -484,7 +494,7 @@ class Settings(BaseSettings):
 def is_setting(path: Sequence[str]) -> bool:
     """Return whether the first name of a path is a setting, or a section if more follow."""
     field = Settings.model_fields.get(path[0])
-    return field is not None and (len(path) == 1 or isinstance(field.default, Section))
+    return field is not None and (len(path) == 1 or field.annotation in Section.__subclasses__())
 
 
 def values(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -31,8 +31,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from fxprofile.model.avatars import REASONS
-from fxprofile.model.messages import ResultStatus
+from fxprofile.model.avatars import REASONS, ResultStatus
 
 #: Upper bounds of the buckets of durations, in seconds.
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

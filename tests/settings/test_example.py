@@ -27,8 +27,8 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True, validated_data=earlier)
         earlier[name] = default
-        if isinstance(default, BaseModel):
-            keys |= keys_of(type(default), f"{prefix}{name}.")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= keys_of(field.annotation, f"{prefix}{name}.")
         else:
             keys[prefix + name] = default
     return keys
