@@ -21,6 +21,9 @@ MESSAGE_VERSION: Final = 1
 #: The maximum length; a longer message is malformed.
 MAX_MESSAGE_CHARACTERS: Final = 4096
 
+#: The duration of a step of a job that is believed, in seconds: a day.
+MAX_SECONDS: Final = 86400
+
 
 class Op(StrEnum):
     """The operation that a job requests from a worker."""
@@ -177,7 +180,10 @@ class Result:
             variants=variants,
             placeholder=placeholder,
             pixels=pixels,
-            timing={k: v for k, v in timing.items() if type(v) in (int, float)},
+            # NaN, which JSON of Python may have, is in no range.
+            timing={
+                k: v for k, v in timing.items() if type(v) in (int, float) and 0 <= v < MAX_SECONDS
+            },
             traceparent=_traceparent(message),
         )
 

@@ -223,6 +223,7 @@ class ResultTests(SynchronousTestCase):
             (None, {}),
             ([], {}),
             ({"get": "x", "put": 1, "crunch": True}, {"put": 1}),
+            ({"get": float("nan"), "put": float("inf"), "crunch": -1, "x": 10**400}, {}),
         ):
             self.assertEqual(Result.decode(changed(self.ready, timing=timing)).timing, expected)
 
