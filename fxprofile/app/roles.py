@@ -17,6 +17,7 @@ from twisted.web.resource import Resource
 
 from fxprofile.app.services import Services
 from fxprofile.deferreds.services import Repeating
+from fxprofile.model.errors import CacheError
 from fxprofile.model.ports import IBucket
 from fxprofile.serving.admin import AdminResource
 from fxprofile.serving.channel import StreamingSite
@@ -248,6 +249,17 @@ def _add_api_checks(services: Services, role: Role) -> None:
     health.add("jobs queue", services.jobs_queue.check)
     for server in services.identity.servers:
         health.add(f"{server} server", partial(services.identity.check, server=server))
+    if services.settings.cache.driver == "redis":
+        health.add("cache", partial(check_cache, services))
+
+
+async def check_cache(services: Services) -> str | None:
+    """Return a text for the heartbeat if the cache does not respond: the service works without."""
+    try:
+        await services.cache.check()
+    except CacheError:
+        return "unreachable"
+    return None
 
 
 async def _check_database(services: Services) -> str | None:

@@ -18,7 +18,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import directlyProvides, providedBy
 
-from fxprofile.app.roles import add_api
+from fxprofile.app.roles import add_api, check_cache
 from fxprofile.app.services import DATABASE_TIMEOUT, Services
 from fxprofile.drivers.aws.s3 import s3_bucket
 from fxprofile.drivers.aws.sqs import sqs_queue
@@ -325,6 +325,16 @@ class OutageTests(SynchronousTestCase):
     def test_slow_transactions_one_after_the_other_are_answered_in_time(self) -> None:
         """A request that makes several slow transactions is answered in ten seconds."""
         self.ask(("database", "api", "GET", "/v1/avatar"), "slow")
+
+    def test_heartbeat_names_an_unreachable_cache(self) -> None:
+        """The heartbeat names Redis if it is away, and passes: the service works without it."""
+        world = World()
+        for state, text in (("", None), ("down", "unreachable"), ("", None)):
+            world.break_("Redis", state)
+            checked: list[object] = []
+            checking = Deferred.fromCoroutine(check_cache(world.services()))
+            checking.addCallback(checked.append)
+            self.assertEqual(checked, [text], state)
 
     def test_slow_bodies_are_no_outage(self) -> None:
         """A form or JSON that comes too slowly is 408, and is not blamed on a dependency."""
