@@ -103,7 +103,7 @@ def make_site(
         max_age=max_age,
         metrics=metrics,
     )
-    headers = {**HEADERS, "Server": "fxprofile", "Cache-Control": "no-store"}
+    headers = {**HEADERS, "Cache-Control": "no-store"}
     return StreamingSite(
         resource,
         reactor=clock,

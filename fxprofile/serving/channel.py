@@ -92,7 +92,11 @@ _HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'
 
 
 def bad_request(headers: Mapping[str, str], body: bytes = b"", status: int = 400) -> bytes:
-    """Return a whole response, by default 400, for input that is no request."""
+    """
+    Return a response, by default 400, for input that is no request.
+
+    ``Server`` and ``Date`` are added when it is sent.
+    """
     framing = {"Connection": "close", "Content-Length": str(len(body))}
     lines = [f"{name}: {value}" for name, value in {**headers, **framing}.items()]
     first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"
@@ -712,7 +716,8 @@ class StreamingChannel(HTTPChannel):
 
     def _refuse(self, response: bytes) -> None:
         if not any(request.startedWriting for request in self.requests):
-            self.transport.write(response)
+            status, end, rest = response.partition(b"\r\n")
+            self.transport.write(status + end + self.site.standard_headers.lines + rest)
         requests, self.requests = self.requests, []
         self._linger()
         for request in requests:

@@ -42,6 +42,12 @@ class ChannelCase(SynchronousTestCase):
     def wire(self) -> Wire:
         return self.connection.wire
 
+    def refusal(self) -> bytes:
+        """Return the refusal that was written, without ``Server`` and ``Date``, which it has."""
+        written, lines = self.wire.value(), self.site.standard_headers.lines
+        self.assertEqual(written.count(lines), 1, written)
+        return written.replace(lines, b"")
+
     def post(self, length: int, body: bytes = b"", **headers: str) -> None:
         self.connection.request("/", "POST", body, Content_Length=str(length), **headers)
 

@@ -122,7 +122,7 @@ class NotHttpTests(ChannelCase):
         ):
             self.serve(read_all)
             self.connection.send(data + b"GET / HTTP/1.1\r\n\r\n")
-            self.assertEqual(self.wire.value(), BAD_LENGTH, data[:80])
+            self.assertEqual(self.refusal(), BAD_LENGTH, data[:80])
             self.assertEqual(self.resource.requests, [], data[:80])
             self.assert_lingering()
 
@@ -144,11 +144,11 @@ class NotHttpTests(ChannelCase):
         ):
             self.serve(read_all)
             self.connection.send(data + b"GET / HTTP/1.1\r\n\r\n")
-            self.assertEqual(self.wire.value(), BAD, data[:80])
+            self.assertEqual(self.refusal(), BAD, data[:80])
             self.assertEqual(self.resource.requests, [], data[:80])
             self.assert_lingering()
             self.connection.send(b"GET / HTTP/1.1\r\n\r\n")
-            self.assertEqual(self.wire.value(), BAD, data[:80])
+            self.assertEqual(self.refusal(), BAD, data[:80])
             self.passes(LINGER_SECONDS)
             self.assertTrue(self.wire.aborted)
 
@@ -162,11 +162,11 @@ class NotHttpTests(ChannelCase):
         """Invalid chunks end the request that reads them."""
         self.connection.request("/", "POST", Transfer_Encoding="chunked")
         self.connection.send(b"3\r\nabc\r\nxyz\r\n")
-        self.assertEqual(self.wire.value(), BAD)
+        self.assertEqual(self.refusal(), BAD)
         self.assertIsInstance(self.resource.problems[0], CancelledError | ClientGone)
         self.assert_lingering()
         self.connection.send(b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n")
-        self.assertEqual(self.wire.value(), BAD)
+        self.assertEqual(self.refusal(), BAD)
         self.assertEqual(len(self.resource.requests), 1)
 
     def test_invalid_chunks_during_the_response(self) -> None:
@@ -206,7 +206,7 @@ class NotHttpTests(ChannelCase):
         ):
             self.serve(read_all)
             self.connection.send(data)
-            self.assertEqual((self.wire.value(), self.resource.requests), (BAD, []), data)
+            self.assertEqual((self.refusal(), self.resource.requests), (BAD, []), data)
             self.assert_lingering()
 
     def test_valid_hosts(self) -> None:
@@ -234,7 +234,7 @@ class NotHttpTests(ChannelCase):
         for target in ("a", "example.com:80", "http:///a", "http://u@h/", "ftp://h/", "a://b"):
             self.serve(read_all)
             self.connection.request(target)
-            self.assertEqual((self.wire.value(), self.resource.requests), (BAD, []), target)
+            self.assertEqual((self.refusal(), self.resource.requests), (BAD, []), target)
 
     def test_long_target(self) -> None:
         """A target of 2 KiB is served, and a longer one is refused with 414."""
@@ -243,7 +243,7 @@ class NotHttpTests(ChannelCase):
         for extra in (100, 10_000, 20_000):
             self.serve(read_all)
             self.connection.request("/" + "a" * (MAX_TARGET + extra))
-            self.assertEqual((self.wire.value(), self.resource.requests), (TOO_LONG, []))
+            self.assertEqual((self.refusal(), self.resource.requests), (TOO_LONG, []))
             self.assert_lingering()
 
     def test_trailers(self) -> None:
@@ -267,7 +267,7 @@ class NotHttpTests(ChannelCase):
         for body in (b"1\na\r\n0\r\n\r\n", b"1\r\na\n0\r\n\r\n", b"1;x\n\r\na\r\n0\r\n\r\n"):
             self.serve(read_all)
             self.connection.request("/", "POST", body, Transfer_Encoding="chunked")
-            self.assertEqual(self.wire.value(), BAD, body)
+            self.assertEqual(self.refusal(), BAD, body)
 
     def test_small_chunks_are_limited(self) -> None:
         """A body may have a few small chunks; more must be large on average."""
