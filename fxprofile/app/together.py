@@ -13,8 +13,8 @@ from fxprofile.http_client.errors import HttpError
 from fxprofile.serving.health import Health, HealthBody
 from fxprofile.telemetry.metrics import merge, process_metrics
 
-#: From the best to the worst result of a check; texts are between these.
-_WORST: Final = {"ok": 0, "fail": 2}
+#: From the best to the worst result of a check; texts are between "ok" and "low".
+_WORST: Final = {"ok": 0, "low": 2, "fail": 3}
 
 
 @attrs.define(eq=False, slots=False)

@@ -99,7 +99,7 @@ class Health(Service):
         Add a dependency.
 
         :param check: raises or returns False if the dependency cannot be used; returns a text
-            if the heartbeat is to show it.
+            if the heartbeat is to show it; "low" counts as a failure.
         """
         self._checks[name] = check
 
@@ -109,7 +109,7 @@ class Health(Service):
         checks = dict(await detached(self._results()))
         if self.stopping:
             checks["process"] = "stopping"
-        passed = not {"fail", "stopping"} & set(checks.values())
+        passed = not {"fail", "low", "stopping"} & set(checks.values())
         return 200 if passed else 503, {"status": "ok" if passed else "fail", "checks": checks}
 
     async def status(self) -> tuple[int, StatusBody]:

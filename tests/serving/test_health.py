@@ -57,6 +57,12 @@ class HealthTests(SynchronousTestCase):
         checks = {"one": self.answers["one"], "other": "ok"}
         self.assertEqual(self.heartbeat(), (200, {"status": "ok", "checks": checks}))
 
+    def test_low_is_a_failure(self) -> None:
+        """A check that returns "low" fails, and the heartbeat shows it."""
+        self.answers["one"] = "low"
+        checks = {"one": "low", "other": "ok"}
+        self.assertEqual(self.heartbeat(), (503, {"status": "fail", "checks": checks}))
+
     def test_failing_check_is_named(self) -> None:
         """A check that returns False, raises or times out is named."""
         for answer in (False, OSError("secret"), Deferred()):

@@ -17,8 +17,6 @@ from fxprofile.model.errors import StorageError
 RESERVE: Final = 256 << 20
 RESERVE_PART: Final = 0.05
 
-ONLY_RESERVE: Final = "only the reserve is left (storage.reserve)"
-
 
 @attrs.define(eq=False, slots=False)
 class DiskSpace:
@@ -57,7 +55,7 @@ class DiskSpace:
         :raises OSError: if they do not.
         """
         if self.room() < length:
-            raise OSError(errno.ENOSPC, ONLY_RESERVE)
+            raise OSError(errno.ENOSPC, "only the reserve is left (storage.reserve)")
 
     async def available(self) -> float:
         """
@@ -70,11 +68,6 @@ class DiskSpace:
         except OSError as error:
             raise StorageError(f"cannot look at the disk of {self._directory}: {error}") from error
 
-    async def check(self) -> None:
-        """
-        Check that uploads may take something, for the heartbeat.
-
-        :raises StorageError: if not.
-        """
-        if await self.available() <= 0:
-            raise StorageError(ONLY_RESERVE)
+    async def check(self) -> str:
+        """Return "low" if uploads may take nothing, else "ok", for the heartbeat."""
+        return "ok" if await self.available() > 0 else "low"

@@ -218,7 +218,7 @@ function describe(now, status) {
   $("health").textContent = status.status === "ok" ? "Healthy" : "Not healthy";
   $("checks").tBodies[0].replaceChildren(...status.checks.map(({ name, result, error, at }) =>
     make("tr", {}, make("td", {}, name),
-      make("td", { class: ["fail", "stopping"].includes(result) ? "bad" : "good" }, result),
+      make("td", { class: ["fail", "low", "stopping"].includes(result) ? "bad" : "good" }, result),
       make("td", {}, error ? `${new Date(1000 * at).toLocaleTimeString()} ${error}` : "–"))));
   const layers = now.figures.get("fxprofile_sandbox_layer") ?? [];
   $("sandbox").hidden = layers.length === 0;
