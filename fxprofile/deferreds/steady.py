@@ -16,6 +16,9 @@ from typing import Final
 #: system's clock.
 SLEW: Final = 0.1
 
+#: Seconds between two looks at the system's clock.
+INTERVAL: Final = 0.01
+
 
 @dataclass
 class SteadyClock:
@@ -35,8 +38,10 @@ class SteadyClock:
 
     def __call__(self) -> float:
         now = self.monotonic()
-        limit = (now - self._last) * SLEW
-        skew = self.wall() - now - self._offset
-        self._offset += min(max(skew, -limit), limit)
-        self._last = now
+        # The reactor asks several times in each iteration.
+        if now - self._last >= INTERVAL:
+            limit = (now - self._last) * SLEW
+            skew = self.wall() - now - self._offset
+            self._offset += min(max(skew, -limit), limit)
+            self._last = now
         return now + self._offset

@@ -63,6 +63,8 @@ class Response:
     """
 
     version = (b"HTTP", 1, 1)
+    # The IAgent replaces it.
+    request = SentRequest(b"GET", b"", Headers())
     previousResponse: IResponse | None = None
 
     def __init__(
@@ -73,7 +75,6 @@ class Response:
         self.raw_headers = raw_headers
         length = self.header(b"content-length")
         self.length: Any = UNKNOWN_LENGTH if length is None else int(length)
-        self.request = SentRequest(b"GET", b"", Headers())
         self._source: BodySource | None = source
         self._pieces: deque[bytes] = deque()
         self._size = 0

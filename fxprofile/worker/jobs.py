@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import IO
+from typing import IO, Final
 
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
@@ -33,6 +33,10 @@ from fxprofile.model.messages import Job, Message, Op, Result, ResultStatus
 from fxprofile.model.ports import IBucket, ICruncher, IQueue, NewObject
 from fxprofile.telemetry import traces
 from fxprofile.telemetry.metrics import Metrics
+
+#: Bytes of an original that are gathered before they are written: each write takes a call in a
+#: thread, and the pieces that a network delivers are small.
+WRITE_SIZE: Final = 1 << 18
 
 #: Length in bytes of a PNG's signature and the first fields of IHDR, up to the height
 #: (ISO/IEC 15948, section 11.2.2).
@@ -134,14 +138,21 @@ class JobRunner:
                 return None
             if isinstance(body, FileBody):
                 return body.take()
-            file = await self.threads.run(_temporary_file, await anext(aiter(body), b""))
+            file: IO[bytes] | None = None
+            pieces: list[bytes] = []
+            size = 0
             try:
                 async for piece in body:
-                    await self.threads.run(_append, file, piece)
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size >= WRITE_SIZE:
+                        file = await self.threads.run(_append, file, pieces)
+                        pieces, size = [], 0
+                return await self.threads.run(_append, file, pieces)
             except BaseException:
-                file.close()
+                if file is not None:
+                    file.close()
                 raise
-        return file
 
     async def _crunch_with_retry(self, avatar_id: str, original: IO[bytes]) -> Crunched:
         try:
@@ -175,17 +186,14 @@ class JobRunner:
         self._log.info("Avatar {id} is {status}", id=result.id, status=result.status.value)
 
 
-def _temporary_file(first: bytes) -> IO[bytes]:
-    """Return a file with these bytes; this blocks."""
-    # It has no name, so the kernel removes it even after a kill -9.
-    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-    _append(file, first)
-    return file
-
-
-def _append(file: IO[bytes], piece: bytes) -> None:
-    file.write(piece)
+def _append(file: IO[bytes] | None, pieces: Sequence[bytes]) -> IO[bytes]:
+    """Write to a file, or to a new one if it is None, and return it; this blocks."""
+    if file is None:
+        # It has no name, so the kernel removes it even after a kill -9.
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    file.writelines(pieces)
     file.flush()
+    return file
 
 
 async def publish(public: IBucket, avatar_id: str, crunched: Crunched) -> Mapping[str, Variant]:

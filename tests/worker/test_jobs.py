@@ -61,6 +61,24 @@ class CrunchingTests(JobsTestCase):
         self.successResultOf(self.run_job())
         self.assertEqual([type(body) for body in bodies], [BytesBody] * len(VARIANTS))
 
+    def test_original_in_small_pieces_takes_few_writes(self) -> None:
+        """The pieces of an original are gathered: each 256 KiB take one call in a thread."""
+        original = bytes(range(256)) * 2500
+        self.private_objects.objects[ID] = original
+        whole = self.private_objects.get
+
+        async def get(*, key: str, as_file: bool) -> Any:
+            info, _ = await whole(key=key)
+            return info, _PiecesBody(
+                [original[n : n + 1000] for n in range(0, len(original), 1000)]
+            )
+
+        self.private_objects.get = get
+        self.successResultOf(self.run_job())
+        self.assertEqual(self.cruncher.crunched, [original])
+        # Three writes, and the close.
+        self.assertEqual(self.runner.threads.calls, 4)
+
     def test_empty_original_is_deleted(self) -> None:
         """
         A crunch job with an empty original, whose upload is superseded, crunches nothing and ends

@@ -20,6 +20,7 @@ from fxprofile.model.errors import (
 )
 from fxprofile.model.messages import Result, ResultStatus
 from fxprofile.model.ports import ObjectInfo
+from fxprofile.worker.jobs import WRITE_SIZE
 from tests.support.fakes.flaky import Flaky
 from tests.worker.jobs_case import ID, ORIGINAL, JobsTestCase
 
@@ -172,7 +173,7 @@ class _BrokenBody:
 
     def __init__(self, error: Exception) -> None:
         self._error = error
-        self._pieces = iter([b"first"])
+        self._pieces = iter([bytes(WRITE_SIZE)])
         self.closed = False
 
     async def get(self, *, key: str, as_file: bool) -> Any:

@@ -4,6 +4,7 @@ Tests of :mod:`fxprofile.drivers.aws.client.wire`.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -107,6 +108,14 @@ class ParseTests(SynchronousTestCase):
             _, members = wire.parse("ReceiveMessage", 200, {}, body)
             self.assertNotIn("Messages", members)
 
+    def test_unknown_members_are_ignored(self) -> None:
+        """A JSON result has only the members that its operation has, and none that are null."""
+        attributes = {"ApproximateReceiveCount": "1"}
+        message = {"Body": "b", "Attributes": attributes, "Size": 3, "MessageId": None}
+        body = json.dumps({"Messages": [message], "More": {}}).encode()
+        _, members = load_protocol("sqs").parse("ReceiveMessage", 200, {}, body)
+        self.assertEqual(members, {"Messages": [{"Body": "b", "Attributes": attributes}]})
+
     def test_sqs_errors_have_their_query_names(self) -> None:
         """An SQS error has the code of the query protocol if the response contains it."""
         headers = {"x-amzn-query-error": "AWS.SimpleQueueService.NonExistentQueue;Sender"}
@@ -128,7 +137,14 @@ class ParseTests(SynchronousTestCase):
     def test_an_invalid_response_is_malformed(self) -> None:
         """A body that is not a response of the operation raises AwsMalformed."""
         wire = load_protocol("sqs")
-        for body in (b"\xff\xfe", b"<a></a>", b"{", b"[1]", b'{"Messages": 3}'):
+        for body in (
+            b"\xff\xfe",
+            b"<a></a>",
+            b"{",
+            b"[1]",
+            b'{"Messages": 3}',
+            b'{"Messages": [{"Body": 3}]}',
+        ):
             with self.assertRaises(AwsMalformed):
                 wire.parse("ReceiveMessage", 200, {}, body)
         wire = load_protocol("s3")

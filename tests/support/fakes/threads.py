@@ -15,7 +15,8 @@ class InlineThreads(Threads):
     """Runs each call at once in the calling thread."""
 
     def __init__(self) -> None:
-        pass
+        self.calls = 0
 
     def run(self, call: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        self.calls += 1
         return maybeDeferred(call, *args, **kwargs)

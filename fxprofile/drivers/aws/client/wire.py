@@ -17,7 +17,7 @@ from botocore.awsrequest import HeadersDict, prepare_request_dict
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import BotoCoreError
 from botocore.loaders import Loader
-from botocore.model import ServiceModel
+from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 from botocore.parsers import create_parser
 from botocore.serialize import create_serializer
 
@@ -30,6 +30,9 @@ Members = Mapping[str, Any]
 #: The API versions in use.  Without one, botocore's loader searches the folders of some four
 #: hundred services for the newest.
 VERSIONS: Final = {"s3": "2006-03-01", "sqs": "2012-11-05"}
+
+#: The types of a shape's values in JSON.
+_JSON_TYPES: Final = {"structure": dict, "map": dict, "list": list, "string": str}
 
 #: S3 may report an error in the body of a response with status 200.
 _ERROR_IN_SUCCESS = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?<Error[\s>]")
@@ -142,9 +145,9 @@ class WireProtocol:
             return status, {}
         shape = self._model.operation_model(operation).output_shape
         try:
-            if status < 300 and self._protocol == "json" and body:
+            if status < 300 and self._protocol == "json":
                 # botocore's parser turns invalid JSON into an empty result.
-                json.loads(body)
+                return status, _checked(json.loads(body), shape)
             parsed = self._parser.parse(
                 {"status_code": status, "headers": HeadersDict(headers), "body": body}, shape
             )
@@ -156,6 +159,30 @@ class WireProtocol:
                 return status, {}
             raise AwsMalformed(f"{type(error).__name__}: {error}") from error
         return status, parsed
+
+
+def _checked(value: Any, shape: Shape | None) -> Any:
+    """
+    Return a value of a JSON result without the members that its shape lacks, or that are null.
+
+    :raises TypeError: if it has another type.
+    """
+    kind = shape.type_name if shape is not None else "structure"
+    expected = _JSON_TYPES.get(kind)
+    if expected is not None and not isinstance(value, expected):
+        raise TypeError(f"not a {kind}")
+    if isinstance(shape, StructureShape):
+        members = shape.members
+        return {
+            name: _checked(member, members[name])
+            for name, member in value.items()
+            if member is not None and name in members
+        }
+    if isinstance(shape, ListShape):
+        return [_checked(member, shape.member) for member in value]
+    if isinstance(shape, MapShape):
+        return {name: _checked(member, shape.value) for name, member in value.items()}
+    return value
 
 
 @functools.cache
