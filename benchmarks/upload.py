@@ -4,9 +4,9 @@ What an upload costs, against six runs of GraphicsMagick.
     python -m benchmarks.upload [--rounds 3] [--seconds 5]
 
 In turn, clients upload a photo to each deployment and wait until it is ready: a daemon with all
-roles on the embedded drivers, and a web process and a worker on S3 and SQS, which moto plays.  Each
-upload but the first of a user replaces an avatar, which is deleted.  It prints, for photos of 2
-megapixels and of 47 KB:
+roles on the embedded drivers, and a web process and a worker on S3 and SQS, which moto plays on
+kept connections.  Each upload but the first of a user replaces an avatar, which is deleted.  It
+prints, for photos of 2 megapixels and of 47 KB:
 
 - the processor time of the daemon itself, that of its crunch children, and their ratio;
 - uploads a second, and the median time of one upload with nothing else to do;
