@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
@@ -14,6 +13,7 @@ from fxprofile.app.services import Services
 from fxprofile.model.avatars import Variant
 from fxprofile.model.profiles import Credentials
 from fxprofile.settings.model import Settings
+from tests.drivers.sql.traced import trace
 
 ALICE = "a11ce000a11ce000a11ce000a11ce000"
 AVATAR = "a" * 32
@@ -48,15 +48,15 @@ class ReadCostTests(TestCase):
         pictures = {"default": Variant(200, 150, 1000)}
         await store.ready(avatar_id=AVATAR, variants=pictures, placeholder="L" * 28, now=2)
         self.statements: list[str] = []
-        event.listen(self.database._pools.engine, "before_cursor_execute", self._executes)
+        trace(self.database._pools.engine, self._executes)
 
     def make_directory(self) -> Path:
         directory = Path(self.mktemp()).absolute()
         directory.mkdir()
         return directory
 
-    def _executes(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if not statement.startswith("BEGIN"):
+    def _executes(self, statement: str) -> None:
+        if not statement.startswith(("BEGIN", "COMMIT")):
             self.statements.append(statement)
 
     async def costs(self, read: Read) -> tuple[int, int]:

@@ -15,7 +15,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
 from twisted.internet.task import deferLater
 
 from fxprofile.app.services import Services
@@ -23,6 +22,7 @@ from fxprofile.deferreds.bodies import BytesBody
 from fxprofile.drivers.filesystem.bucket import FilesystemBucket
 from fxprofile.model.avatars import Avatar, Status
 from fxprofile.settings.model import Settings
+from tests.drivers.sql.traced import trace
 from tests.support.fakes.cruncher import FakeCruncher
 
 #: Seconds until an upload and the deletion that follows it must be over.
@@ -81,13 +81,13 @@ class CountedUploads:
         services.stack.startService()
         await services.database.ready()
         assert services.database._pools is not None
-        event.listen(services.database._pools.engine, "before_cursor_execute", self._executes)
+        trace(services.database._pools.engine, self._executes)
 
     async def stop(self) -> None:
         """Stop the services."""
         await self._services.stack.stopService()
 
-    def _executes(self, connection: Any, cursor: Any, statement: str, *args: Any) -> None:
+    def _executes(self, statement: str) -> None:
         if statement.startswith("PRAGMA synchronous"):
             self._is_synced = statement.endswith("FULL")
         elif statement == "BEGIN IMMEDIATE":

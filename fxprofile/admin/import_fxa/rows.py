@@ -139,9 +139,11 @@ def import_monogram(
 
     :param now: in seconds since the epoch.
     """
-    if not dry_run:
-        store.lock_or_create_profile(connection, uid)
-    profile = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
+    profile: Any
+    if dry_run:
+        profile = connection.execute(select(profiles).where(profiles.c.uid == uid)).one_or_none()
+    else:
+        profile = store.lock_or_create_profile(connection, uid)
     if not _is_untouched(connection, profile, uid):
         return Fate.CHANGED_HERE
     if profile is not None and not dry_run:

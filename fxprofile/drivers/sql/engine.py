@@ -22,6 +22,7 @@ from fxprofile.deferreds.notifier import Notifier
 from fxprofile.deferreds.single_flight import SingleFlight
 from fxprofile.deferreds.tasks import sleep
 from fxprofile.deferreds.threads import Threads
+from fxprofile.drivers.sql import direct
 from fxprofile.drivers.sql.connect import (
     READ_ONLY,
     file_of,
@@ -58,6 +59,12 @@ class _Pools:
     readers: Threads
     writers: Threads
     group: GroupCommit | None
+
+    def close(self) -> None:
+        """Close the connections; this blocks."""
+        if self.group is not None:
+            self.group.close()
+        self.engine.dispose()
 
 
 @dataclass(eq=False, repr=False)
@@ -152,7 +159,7 @@ class Database(Service):
         self._is_prepared = False
         if pools is not None:
             # SQLite checkpoints its log when the last connection closes.
-            await pools.writers.run(pools.engine.dispose)
+            await pools.writers.run(pools.close)
             for threads in {pools.readers, pools.writers}:
                 await threads.stopService()
 
@@ -271,18 +278,24 @@ class Database(Service):
                 if abandoned.is_set():
                     raise CancelledError
                 committing = True
-                connection.commit()
+                self._end(connection)
                 return value
         except FAILURES as error:
             raise self._store_error(error, committing) from None
 
     def _begin(self, connection: Connection, read_only: bool) -> None:
         if self.dialect == "sqlite":
-            connection.exec_driver_sql("BEGIN")
+            direct.run(connection, "BEGIN")
         elif read_only and self.dialect == "postgresql":
             connection.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
         else:
             connection.execution_options(**{READ_ONLY: read_only})
+
+    def _end(self, connection: Connection) -> None:
+        if self.dialect == "sqlite":
+            direct.run(connection, "COMMIT")
+        else:
+            connection.commit()
 
     def _prepare(self) -> None:
         try:

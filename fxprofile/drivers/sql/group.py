@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from fxprofile.deferreds.threads import Threads
+from fxprofile.drivers.sql.direct import driver, run
 from fxprofile.drivers.sql.failures import FAILURES
 
 T = TypeVar("T")
@@ -65,6 +66,8 @@ class GroupCommit:
     _is_due: bool = attrs.field(default=False, init=False)
     _is_busy: bool = attrs.field(default=False, init=False)
     _timer: IDelayedCall | None = attrs.field(default=None, init=False)
+    # Of the thread, which keeps it.
+    _connection: Connection | None = attrs.field(default=None, init=False)
 
     def run(
         self, work: Callable[[Connection], T], abandoned: Event, *, synced: bool, lazy: bool
@@ -112,6 +115,12 @@ class GroupCommit:
 
     # The following run in the thread.
 
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
     def _commit(self, entries: Sequence[_Entry]) -> None:
         while entries:
             entries = self._commit_once(entries)
@@ -125,16 +134,16 @@ class GroupCommit:
         committing = False
         synced = any(entry.synced for entry in entries)
         try:
-            with _opened(self._engine, synced=synced) as connection:
+            with self._opened(synced=synced) as connection:
                 # A deferred transaction that reads and then writes fails at once if another process
                 # wrote in between, even with a busy timeout; so a writer takes the lock first.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                run(connection, "BEGIN IMMEDIATE")
                 for entry in entries:
                     self._run_one(connection, entry, alone=len(entries) == 1)
-                    if not _in_transaction(connection):
+                    if not driver(connection).in_transaction:
                         return [e for e in entries if not isinstance(e.result, Failure)]
                 committing = True
-                connection.commit()
+                run(connection, "COMMIT")
         except FAILURES as error:
             failure = Failure(self._translate(error, committing))
             for entry in entries:
@@ -145,7 +154,7 @@ class GroupCommit:
     def _run_one(self, connection: Connection, entry: _Entry, *, alone: bool) -> None:
         """Run a transaction; if it fails, undo it, or everything if it is alone."""
         if not alone:
-            connection.exec_driver_sql("SAVEPOINT one")
+            run(connection, "SAVEPOINT one")
         try:
             if entry.abandoned.is_set():
                 raise CancelledError
@@ -156,39 +165,39 @@ class GroupCommit:
             entry.result = Failure(self._translate(error, False))
         except BaseException:
             entry.result = Failure()
+        is_open = driver(connection).in_transaction
         if isinstance(entry.result, Failure) and alone:
-            connection.rollback()
+            driver(connection).rollback()
         # Some errors, such as a full disk, have undone everything already.
-        elif isinstance(entry.result, Failure) and _in_transaction(connection):
-            connection.exec_driver_sql("ROLLBACK TO one")
-        if not alone and _in_transaction(connection):
-            connection.exec_driver_sql("RELEASE one")
+        elif isinstance(entry.result, Failure) and is_open:
+            run(connection, "ROLLBACK TO one")
+        if not alone and is_open:
+            run(connection, "RELEASE one")
 
+    @contextmanager
+    def _opened(self, *, synced: bool) -> Iterator[Connection]:
+        """
+        Open the connection, unless it is open, and in the end roll back what is not committed.
 
-def _in_transaction(connection: Connection) -> bool:
-    sqlite: Any = connection.connection.driver_connection
-    return bool(sqlite.in_transaction)
+        After an error of the database the connection is closed.
 
+        Without a sync a commit survives the end of the process, and a power failure if a later
+        commit does (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
-@contextmanager
-def _opened(engine: Engine, *, synced: bool) -> Iterator[Connection]:
-    """
-    Open a connection, and in the end roll back what it has not committed.
-
-    Without a sync a commit survives the end of the process, and a power failure if a later commit
-    does (https://www.sqlite.org/pragma.html#pragma_synchronous).
-
-    :param synced: whether its commit waits for the disk.
-    """
-    with engine.connect() as connection:
-        if not synced:
-            connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
+        :param synced: whether its commit waits for the disk.
+        """
+        connection = self._connection = self._connection or self._engine.connect()
         try:
-            yield connection
-        finally:
-            # After a commit that has failed SQLAlchemy has no transaction, and SQLite still has.
-            sqlite: Any = connection.connection.driver_connection
-            sqlite.rollback()
             if not synced:
+                run(connection, "PRAGMA synchronous = NORMAL")
+            try:
+                yield connection
+            finally:
+                driver(connection).rollback()
+                # SQLAlchemy has begun a transaction of its own if it has executed a statement.
                 connection.rollback()
-                connection.exec_driver_sql("PRAGMA synchronous = FULL")
+                if not synced:
+                    run(connection, "PRAGMA synchronous = FULL")
+        except BaseException:
+            self.close()
+            raise

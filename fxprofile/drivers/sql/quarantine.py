@@ -8,6 +8,7 @@ from functools import cache
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection
 
+from fxprofile.drivers.sql.direct import execute
 from fxprofile.drivers.sql.schema import avatars, quarantine
 from fxprofile.model.avatars import QUARANTINED, QuarantineEntry, Status
 from fxprofile.model.errors import Quarantined
@@ -23,7 +24,7 @@ def refuse_quarantined(connection: Connection, **digests: str | None) -> None:
     :raises Quarantined: if an entry in force has one of them.
     """
     known = {name: digest for name, digest in digests.items() if digest is not None}
-    if known and connection.execute(_entry(tuple(known)), known).first() is not None:
+    if known and execute(connection, _entry(tuple(known)), known).fetchone() is not None:
         raise Quarantined
 
 

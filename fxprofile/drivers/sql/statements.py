@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -57,8 +57,23 @@ PROCESSING: Final = (
     .order_by(avatars.c.seq.desc())
 )
 
+
+class LockedProfile(NamedTuple):
+    """A row of the profiles, which is locked until the transaction ends."""
+
+    uid: str
+    display_name: str | None
+    avatar_id: str | None
+    selected_seq: int
+    changed_at: float
+    removed_at: float | None
+    monogram: str | None
+
+
 LOCK_PROFILE: Final = (
-    sa.select(profiles).where(profiles.c.uid == bindparam("this")).with_for_update()
+    sa.select(*(profiles.c[name] for name in LockedProfile._fields))
+    .where(profiles.c.uid == bindparam("this"))
+    .with_for_update()
 )
 
 CHANGE_PROFILE: Final = sa.update(profiles).where(profiles.c.uid == bindparam("this"))
@@ -70,7 +85,8 @@ REMOVE_DELETING: Final = sa.delete(avatars).where(
 #: Clears the pending delete job of an avatar whose row stays.
 CLEAR_DELETE_JOB: Final = sa.update(avatars).where(
     avatars.c.id == bindparam("this"),
-    avatars.c.status.in_((Status.REPLACED, Status.FAILED)),
+    # The values of IN would be written into the statement at each execution.
+    sa.or_(avatars.c.status == Status.REPLACED, avatars.c.status == Status.FAILED),
     avatars.c.owed_since.is_not(None),
 )
 

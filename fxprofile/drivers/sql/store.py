@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
@@ -21,6 +21,7 @@ from sqlalchemy.dialects import sqlite
 from zope.interface import implementer
 
 from fxprofile.drivers.sql import statements
+from fxprofile.drivers.sql.direct import execute, insert
 from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.now import DatabaseNow
 from fxprofile.drivers.sql.quarantine import (
@@ -31,6 +32,7 @@ from fxprofile.drivers.sql.quarantine import (
     refuse_quarantined,
 )
 from fxprofile.drivers.sql.schema import avatars, leases, profiles
+from fxprofile.drivers.sql.statements import LockedProfile
 from fxprofile.model.avatars import QUARANTINED, Avatar, QuarantineEntry, Status, Variant
 from fxprofile.model.errors import AccountUnknown, Quarantined, StoreError
 from fxprofile.model.keys import initial
@@ -39,9 +41,6 @@ from fxprofile.model.profiles import Profile
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-#: A row of one of our tables; SQLAlchemy does not type the columns of a ``Table``.
-AnyRow: TypeAlias = sa.Row[Any]
 
 #: The row that a health check writes.
 _HEARTBEAT: Final = "heartbeat"
@@ -142,12 +141,12 @@ class SqlProfileStore:
 
     @_read
     def profile(self, connection: Connection, *, uid: str) -> Profile:
-        row = connection.execute(statements.PROFILE, {"this": uid}).one_or_none()
-        return Profile(uid=uid) if row is None else Profile(**row._asdict())
+        row = execute(connection, statements.PROFILE, {"this": uid}).fetchone()
+        return Profile(uid=uid) if row is None else Profile(*row)
 
     @_read
     def current_avatar(self, connection: Connection, *, uid: str) -> CurrentAvatar:
-        row = connection.execute(statements.CURRENT_AVATAR, {"this": uid}).one_or_none()
+        row = execute(connection, statements.CURRENT_AVATAR, {"this": uid}).fetchone()
         if row is None:
             return CurrentAvatar(Profile(uid=uid))
         *profile, placeholder, pending = row
@@ -302,10 +301,10 @@ class SqlProfileStore:
             return None
         lock_profile(connection, avatar.uid)
         this = {"this": avatar_id}
-        if connection.execute(statements.REMOVE_DELETING, this).rowcount:
+        if execute(connection, statements.REMOVE_DELETING, this).rowcount:
             return None
         done = {"owed_since": None, "job_sent": now}
-        connection.execute(statements.CLEAR_DELETE_JOB, {**this, **done})
+        execute(connection, statements.CLEAR_DELETE_JOB, {**this, **done})
         return find_avatar(connection, avatar_id)
 
     @_transaction
@@ -414,7 +413,7 @@ class SqlProfileStore:
 
     @_read
     def pending_of(self, connection: Connection, *, uid: str) -> int:
-        return int(connection.execute(statements.PENDING_OF, {"this": uid}).scalar_one())
+        return int(execute(connection, statements.PENDING_OF, {"this": uid}).fetchone()[0])
 
     @_transaction
     def leadership(self, connection: Connection, *, owner: str, now: float, seconds: float) -> bool:
@@ -435,11 +434,11 @@ class SqlProfileStore:
 
 def find_avatar(connection: Connection, avatar_id: str) -> Avatar | None:
     """Return one avatar, or None if it has no row."""
-    row = connection.execute(statements.AVATAR_BY_ID, {"this": avatar_id}).one_or_none()
+    row = execute(connection, statements.AVATAR_BY_ID, {"this": avatar_id}).fetchone()
     return None if row is None else _avatar(row)
 
 
-def _avatar(row: AnyRow) -> Avatar:
+def _avatar(row: Iterable[Any]) -> Avatar:
     values = list(row)
     values[_STATUS] = Status(values[_STATUS])
     return Avatar(*values)
@@ -453,7 +452,7 @@ def _oldest(query: sa.Select[Any], limit: int) -> sa.Select[Any]:
     return query.order_by(avatars.c.owed_since, avatars.c.seq).limit(limit)
 
 
-def lock_profile(connection: Connection, uid: str) -> AnyRow | None:
+def lock_profile(connection: Connection, uid: str) -> LockedProfile | None:
     """
     Lock the profile of a user until the transaction ends, and return its row, if any.
 
@@ -461,10 +460,11 @@ def lock_profile(connection: Connection, uid: str) -> AnyRow | None:
     the transitions of one user are serialized, and those of two users never wait for each
     other.
     """
-    return connection.execute(statements.LOCK_PROFILE, {"this": uid}).one_or_none()
+    row = execute(connection, statements.LOCK_PROFILE, {"this": uid}).fetchone()
+    return None if row is None else LockedProfile(*row)
 
 
-def lock_or_create_profile(connection: Connection, uid: str) -> AnyRow:
+def lock_or_create_profile(connection: Connection, uid: str) -> LockedProfile:
     """Lock the profile of a user, and insert it first if there is none."""
     for _ in range(4):
         row = lock_profile(connection, uid)
@@ -500,11 +500,11 @@ def insert_avatar(
     """Add a row in ``processing``, with a pending job, and return it."""
     row = {"id": avatar_id, "uid": uid, "status": Status.PROCESSING, "created": now}
     row |= {"source_digest": source_digest, "owed_since": now, "updated": now}
-    result = connection.execute(statements.ADD_AVATAR, row)
+    seq = insert(connection, statements.ADD_AVATAR, row)
     return Avatar(
         id=avatar_id,
         uid=uid,
-        seq=next(iter(result.inserted_primary_key or ())),
+        seq=seq,
         status=Status.PROCESSING,
         job_sent=None,
         created=now,
@@ -514,22 +514,23 @@ def insert_avatar(
 
 def _supersede(connection: Connection, uid: str, keep: int, now: float) -> Sequence[str]:
     """Replace all uploads of a user in ``processing`` but the newest; return their ids."""
-    older = connection.execute(statements.PROCESSING, {"this": uid}).scalars().all()[keep:]
+    older = [row[0] for row in execute(connection, statements.PROCESSING, {"this": uid})][keep:]
     # A crunch job that was sent ends as a delete job, so ``job_sent`` stays.
     replaced = {"status": Status.REPLACED, "owed_since": now, "updated": now}
     return [i for i in older if _change_avatar(connection, i, (Status.PROCESSING,), **replaced)]
 
 
-def change_profile(connection: Connection, row: AnyRow, now: float, **values: object) -> None:
+def change_profile(
+    connection: Connection, row: LockedProfile, now: float, **values: object
+) -> None:
     """
     Change the public part of a locked profile.
 
     ``changed_at`` always increases, even if the clocks of two processes differ.
     """
     changed_at = max(now, row.changed_at + TICK)
-    connection.execute(
-        statements.CHANGE_PROFILE, {"this": row.uid, "changed_at": changed_at, **values}
-    )
+    change = {"this": row.uid, "changed_at": changed_at, **values}
+    execute(connection, statements.CHANGE_PROFILE, change)
 
 
 def make_ready(
@@ -593,10 +594,10 @@ def _change_avatar(
 
     :returns: whether the avatar was in one of these statuses.
     """
-    change = statements.transition(statuses)
+    change, values = statements.transition(statuses), {"this": avatar_id, **values}
     if conditions:
-        change = change.where(*conditions)
-    return connection.execute(change, {"this": avatar_id, **values}).rowcount > 0
+        return connection.execute(change.where(*conditions), values).rowcount > 0
+    return bool(execute(connection, change, values).rowcount > 0)
 
 
 def _fail(connection: Connection, avatar_id: str, reason: str, now: float) -> bool:
@@ -632,7 +633,7 @@ def _start_delete_all(
     return [i for i in ids if _start_delete(connection, i, now, *conditions)]
 
 
-def _exclude_earlier_uploads(connection: Connection, profile: AnyRow) -> None:
+def _exclude_earlier_uploads(connection: Connection, profile: LockedProfile) -> None:
     """Raise the high-water mark, so that no late result selects an upload made so far."""
     newest = connection.execute(
         sa.select(sa.func.max(avatars.c.seq)).where(avatars.c.uid == profile.uid)
@@ -643,7 +644,7 @@ def _exclude_earlier_uploads(connection: Connection, profile: AnyRow) -> None:
         )
 
 
-def _refuse_deleted(profile: AnyRow | None) -> None:
+def _refuse_deleted(profile: LockedProfile | None) -> None:
     """
     Raise if a locked profile is that of a deleted account.
 

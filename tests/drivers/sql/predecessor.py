@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import sys
 import unittest
 from collections.abc import Iterator
@@ -36,18 +37,35 @@ class Recorder:
     def __init__(self) -> None:
         self.statements: dict[str, dict[str, tuple[str, Any]]] = {}
         event.listen(Engine, "after_cursor_execute", self._record)
+        event.listen(Engine, "do_connect", self._connects)
+
+    def _connects(self, dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
+        """Record the statements that SQLite executes without SQLAlchemy."""
+        record_one = self._record_one
+
+        class Recording(sqlite3.Connection):
+            def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
+                cursor = super().execute(statement, values)
+                record_one("sqlite", statement, values)
+                return cursor
+
+        if dialect.name == "sqlite":
+            options["factory"] = Recording
 
     def _record(
         self, connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any
     ) -> None:
+        if isinstance(parameters, list):
+            parameters = parameters[0]
+        self._record_one(connection.dialect.name, statement, parameters)
+
+    def _record_one(self, dialect: str, statement: str, parameters: Any) -> None:
         names = r"\b(avatars|profiles|leases|queue_messages)\b"
         if not statement.startswith(_VERBS) or not re.search(names, statement):
             return
-        if isinstance(parameters, list):
-            parameters = parameters[0]
         shape = re.sub(r"%\(\w+\)s(::\w+)?|\?|\d+", "?", statement)
         shape = re.sub(r"(\(*\?\)*, )+", "", shape)
-        known = self.statements.setdefault(connection.dialect.name, {})
+        known = self.statements.setdefault(dialect, {})
         known.setdefault(shape, (statement, parameters))
 
 

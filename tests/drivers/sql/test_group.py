@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from sqlalchemy import Connection, event, insert, select
+from sqlalchemy import Connection, insert, select
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import Clock, deferLater
@@ -20,6 +20,7 @@ from fxprofile.drivers.sql.engine import Database
 from fxprofile.drivers.sql.group import LINGER, GroupCommit
 from fxprofile.drivers.sql.schema import profiles
 from fxprofile.model.errors import StoreError
+from tests.drivers.sql.traced import trace
 from tests.support.fakes.threads import InlineThreads
 
 
@@ -46,12 +47,9 @@ class GroupCommitTests(TestCase):
         assert self.database._pools is not None
         self.engine = self.database._pools.engine
         self.statements: list[str] = []
-        event.listen(self.engine, "before_cursor_execute", self._note)
+        trace(self.engine, self.statements.append)
         self.go_on = Event()
         self.addCleanup(self.go_on.set)
-
-    def _note(self, connection: Any, cursor: Any, statement: str, *args: Any) -> None:
-        self.statements.append(statement)
 
     def commits(self) -> int:
         return self.statements.count("BEGIN IMMEDIATE")
