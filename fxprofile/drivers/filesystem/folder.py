@@ -72,24 +72,26 @@ class Folder:
         :param make: whether to create the missing folders.
         :raises OSError: if there is no such folder.
         """
-        with ExitStack() as stack:
-            try:
-                current = os.open(self.path, _FOLDER)
-            except FileNotFoundError:
-                if not make:
-                    raise
-                self._make_root()
-                current = os.open(self.path, _FOLDER)
-            stack.callback(os.close, current)
+        try:
+            current = os.open(self.path, _FOLDER)
+        except FileNotFoundError:
+            if not make:
+                raise
+            self._make_root()
+            current = os.open(self.path, _FOLDER)
+        try:
             for part in parts:
+                above = current
                 try:
-                    current = os.open(part, _FOLDER | _NO_LINKS, dir_fd=current)
+                    current = os.open(part, _FOLDER | _NO_LINKS, dir_fd=above)
                 except FileNotFoundError:
                     if not make:
                         raise
-                    current = self._make_below(current, part)
-                stack.callback(os.close, current)
+                    current = self._make_below(above, part)
+                os.close(above)
             yield current
+        finally:
+            os.close(current)
 
     def _make_below(self, above: int, part: str) -> int:
         """Make a folder in an open one, unless another process just did, and open it."""
@@ -165,7 +167,7 @@ class Folder:
         :raises OSError: with one of :data:`NO_SUCH_FILE` if there is none.
         """
         with self.opened(parts[:-1]) as folder:
-            return _regular(os.stat(parts[-1], dir_fd=folder, follow_symlinks=False))
+            return _status(parts[-1], folder)
 
     def remove(self, keys: Sequence[Sequence[str]]) -> None:
         """
@@ -316,8 +318,8 @@ class ObjectWriter:
         with self.lock:
             self._append(piece)
 
-    def _append(self, piece: bytes) -> int:
-        file = self._opened()
+    def _append(self, piece: bytes, incoming: int | None = None) -> int:
+        file = self._opened(incoming)
         # An empty object, as for a superseded upload, fits on a full disk.
         if piece and self.folder.space is not None:
             self.folder.space.require(len(piece))
@@ -326,19 +328,19 @@ class ObjectWriter:
             view = view[os.write(file, view) :]
         return file
 
-    def finish(self, last: bytes) -> None:
+    def finish(self, last: bytes, incoming: int, folder: int | None) -> None:
         """
         Make the file durable, under its temporary name; its lock is held.
 
         :param last: is appended before.
+        :param incoming: the open folder of unfinished files.
+        :param folder: the open folder of the key, if it exists.
         """
-        file = self._append(last)
-        try:
-            replaced = self.folder.stat(self.parts).st_mtime_ns
-        except OSError as error:
-            if error.errno not in NO_SUCH_FILE:
-                raise
-            replaced = 0
+        file = self._append(last, incoming)
+        replaced = 0
+        if folder is not None:
+            with _ignore_missing():
+                replaced = _status(self.parts[-1], folder).st_mtime_ns
         self._replaces = bool(replaced)
         timestamp = self.folder.timestamp(self._seconds(), replaced)
         os.utime(file, ns=(timestamp, timestamp))
@@ -375,17 +377,22 @@ class ObjectWriter:
                     if _identity(self.folder.stat(self.parts)) == self._published:
                         self.folder.remove([self.parts])
 
-    def _opened(self) -> int:
+    def _opened(self, incoming: int | None) -> int:
         if self._aborted:
             raise OSError(errno.ECANCELED, "the upload was cancelled")
         if self._file is not None:
             return self._file
+        if incoming is None:
+            with self.folder.opened([INCOMING], make=True) as incoming:
+                return self._create(incoming)
+        return self._create(incoming)
+
+    def _create(self, incoming: int) -> int:
         mode = self.folder.file_mode
         for _ in range(_ATTEMPTS):
             self._name = secrets.token_hex(16)
-            with self.folder.opened([INCOMING], make=True) as incoming:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS
-                self._file = os.open(self._name, flags, mode, dir_fd=incoming)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINKS
+            self._file = os.open(self._name, flags, mode, dir_fd=incoming)
             os.fchmod(self._file, mode)
             if _lock(self._file) and os.fstat(self._file).st_nlink:
                 return self._file
@@ -408,24 +415,34 @@ def publish(files: Mapping[ObjectWriter, bytes]) -> None:
 
     :param files: what is appended to each of them before.
     """
-    with ExitStack() as locks:
+    if not files:
+        return
+    bucket = next(iter(files)).folder
+    with ExitStack() as stack:
+        incoming = stack.enter_context(bucket.opened([INCOMING], make=True))
         folders: dict[tuple[str, ...], list[ObjectWriter]] = {}
-        for writer, last in files.items():
-            locks.enter_context(writer.lock)
-            writer.finish(last)
+        for writer in files:
+            stack.enter_context(writer.lock)
             folders.setdefault(tuple(writer.parts[:-1]), []).append(writer)
         for parts, writers in folders.items():
-            _rename(parts, writers)
+            with ExitStack() as existing:
+                folder = None
+                with _ignore_missing():
+                    folder = existing.enter_context(bucket.opened(parts))
+                for writer in writers:
+                    writer.finish(files[writer], incoming, folder)
+        for parts, writers in folders.items():
+            _rename(parts, writers, incoming)
         for writer in files:
             writer.close()
 
 
-def _rename(parts: Sequence[str], writers: Sequence[ObjectWriter]) -> None:
+def _rename(parts: Sequence[str], writers: Sequence[ObjectWriter], incoming: int) -> None:
     """Rename files to keys in one folder, and sync it."""
-    bucket, left = writers[0].folder, list(writers)
+    left = list(writers)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with bucket.opened([INCOMING]) as incoming, bucket.opened(parts, make=True) as folder:
+            with writers[0].folder.opened(parts, make=True) as folder:
                 while left:
                     left[-1].rename(incoming, folder)
                     left.pop()
@@ -485,6 +502,10 @@ def _sync(folder: int) -> None:
         # Some network file systems do not support this on a folder.
         if error.errno != errno.EINVAL:
             raise
+
+
+def _status(name: str, folder: int) -> os.stat_result:
+    return _regular(os.stat(name, dir_fd=folder, follow_symlinks=False))
 
 
 def _regular(status: os.stat_result) -> os.stat_result:

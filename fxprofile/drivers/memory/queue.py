@@ -7,7 +7,6 @@ the jobs of all pending rows, and a job waits until its result was handled.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -22,9 +21,6 @@ from fxprofile.deferreds.notifier import Notifier
 from fxprofile.model.errors import LeaseLost
 from fxprofile.model.messages import Message, QueueDepth
 from fxprofile.model.ports import BATCH, IQueue
-
-#: Seconds between two checks for messages that have become visible again.
-POLL = 0.25
 
 #: Dead letters that a queue keeps; more push the oldest ones out.
 MAX_DEAD = 1000
@@ -62,6 +58,7 @@ class MemoryQueue:
     _until_deleted: bool = attrs.field(default=False, kw_only=True)
     _notifier: Notifier = attrs.field(factory=Notifier, init=False)
     _numbers: Iterator[int] = attrs.field(factory=partial(count, 1), init=False)
+    _receipts: Iterator[int] = attrs.field(factory=count, init=False)
     # By message id.
     _entries: dict[str, _Entry] = attrs.field(factory=dict, init=False)
 
@@ -87,17 +84,21 @@ class MemoryQueue:
             raise ValueError(f"max_messages is {max_messages}; it must be 1 to {BATCH}")
         hidden = self._visibility_timeout if visibility is None else visibility
 
-        async def take() -> Sequence[Message]:
-            return self._take(max_messages, hidden)
-
-        return await self._notifier.poll(
-            self.name, take, clock=self._clock, seconds=wait, period=POLL
-        )
+        deadline = self._clock.seconds() + wait
+        while True:
+            with self._notifier.subscribe(self.name) as subscription:
+                messages = self._take(max_messages, hidden)
+                now = self._clock.seconds()
+                if messages or now >= deadline:
+                    return messages
+                # The next hidden message becomes visible without a notification.
+                until = min((e.visible_at for e in self._entries.values()), default=deadline)
+                await subscription.wait(self._clock, max(0, min(until, deadline) - now))
 
     async def extend(self, *, message: Message, visibility: float) -> None:
         entry = self._require_leased(message)
-        entry.visible_at = self._clock.seconds() + visibility
-        if visibility <= 0:
+        before, entry.visible_at = entry.visible_at, self._clock.seconds() + visibility
+        if entry.visible_at < before:
             self._notifier.notify(self.name)
 
     async def release(self, *, message: Message) -> None:
@@ -150,7 +151,7 @@ class MemoryQueue:
                 self._bury(entry)
                 continue
             entry.message = replace(
-                entry.message, receipt_handle=secrets.token_hex(16), receive_count=received + 1
+                entry.message, receipt_handle=str(next(self._receipts)), receive_count=received + 1
             )
             entry.visible_at = now + hidden
             messages.append(entry.message)

@@ -241,7 +241,8 @@ class Database(Service):
     async def _attempt(
         self, call: Callable[[_Pools], Deferred[T]], at_once: bool, user: object
     ) -> T:
-        await self.ready()
+        if not self._is_prepared:
+            await self.ready()
         if at_once:
             return await self._repeat(call)
         return await self._writes.run(

@@ -56,3 +56,24 @@ class MemoryQueueTests(QueueContract, TestCase):
         await queue.send(body="x")
         await queue.receive(max_messages=1, wait=20)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_a_wait_ends_when_a_message_becomes_visible(self) -> None:
+        """A waiting receive gets a hidden message when it becomes visible, and no later."""
+        queue = await self.make_queue()
+        await queue.send(body="x")
+        (message,) = await self.receive(queue)
+        waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
+        await queue.extend(message=message, visibility=7.1)
+        self.clock.advance(7)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.1)
+        (again,) = await waiting
+        self.assertEqual(again.body, "x")
+
+    async def test_a_wait_for_nothing_does_nothing(self) -> None:
+        """A receive that waits at an empty queue has one timer, that of its end."""
+        queue = await self.make_queue()
+        waiting = Deferred.fromCoroutine(queue.receive(max_messages=1, wait=20))
+        self.assertEqual([call.getTime() for call in self.clock.getDelayedCalls()], [20])
+        self.clock.advance(20)
+        self.assertEqual(await waiting, [])
