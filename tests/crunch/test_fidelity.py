@@ -93,6 +93,30 @@ class FidelityTests(SynchronousTestCase):
         for picture in pictures.values():
             self.assertEqual(picture.tobytes(), wanted.tobytes())
 
+    def test_pixels_of_a_webp_are_unchanged(self) -> None:
+        """The pixels of a small lossless WebP are unchanged, with and without alpha."""
+        image = natural(90, 90, 7)
+        clear = image.copy()
+        clear.putalpha(Image.linear_gradient("L").resize(image.size).point(lambda v: max(v, 1)))
+        for wanted in (image, clear):
+            data = saved(wanted, "WEBP", lossless=True, exact=True)
+            _, pictures = pixels.reduced(data, self.limits)
+            for picture in pictures.values():
+                self.assertEqual(picture.mode, wanted.mode)
+                self.assertEqual(picture.tobytes(), wanted.tobytes())
+
+    def test_opaque_alpha_changes_no_pixel(self) -> None:
+        """Opaque alpha changes no pixel of the pictures of an image, be it small or large."""
+        for width, height in ((90, 60), (900, 700), (2600, 1900)):
+            image = natural(width, height, 7)
+            (_, found), (_, wanted) = (
+                pixels.reduced(saved(i, "PNG", compress_level=1), self.limits)
+                for i in (image.convert("RGBA"), image)
+            )
+            for name, picture in found.items():
+                self.assertEqual(picture.mode, "RGB")
+                self.assertEqual(picture.tobytes(), wanted[name].tobytes())
+
     def test_transparent_pixels_do_not_bleed(self) -> None:
         """The colour of transparent pixels does not bleed into others, in images of any size."""
         for width, height in ((1000, 700), (5000, 3500)):

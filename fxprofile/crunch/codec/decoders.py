@@ -33,7 +33,7 @@ from fxprofile.crunch.limits import Limits, Refused
 
 #: Bytes of address space per pixel of the source in the worst case, by type.  The decoders
 #: of WebP and AVIF hold several copies of the whole picture.
-_BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 17, "avif": 12, "heic": 12}
+_BYTES_PER_PIXEL: Final = {"jpeg": 8, "png": 12, "gif": 12, "webp": 13, "avif": 12, "heic": 12}
 
 #: The share of rows or blocks that may be missing at the end of a picture, and the number
 #: that is always tolerated.  So few are hardly visible.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -252,9 +253,13 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _without_opaque_alpha(image: Image.Image) -> Image.Image:
-    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
-        return image.convert(image.mode.removesuffix("A"))
-    return image
+    if image.mode not in ("LA", "RGBA") or image.getchannel("A").getextrema() != (255, 255):
+        return image
+    if image.mode == "RGBA":
+        # In the same memory, unless it is in several pieces: alpha becomes the unused byte.
+        with suppress(ValueError):
+            return Image.fromarrow(image, "RGB", image.size)
+    return image.convert(image.mode.removesuffix("A"))
 
 
 def _shrunk(

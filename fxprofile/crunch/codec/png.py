@@ -417,7 +417,7 @@ def _indices(pixels: NDArray[np.uint32], colours: NDArray[np.uint32]) -> Pixels:
     while True:
         factor = np.uint32(numbers.getrandbits(32) | 1)
         hashes = (colours * factor) >> np.uint32(16)
-        if len(np.unique(hashes)) == len(colours):
+        if len(set(hashes.tolist())) == len(colours):
             break
     table = np.zeros(1 << 16, np.uint8)
     table[hashes] = np.arange(len(colours))

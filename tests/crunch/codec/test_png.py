@@ -36,8 +36,8 @@ def chunks(data: bytes) -> list[bytes]:
 class EncodeTests(SynchronousTestCase):
     """Encoding is lossless and small."""
 
-    def same(self, image: Image.Image) -> bytes:
-        data = png.encode(image)
+    def same(self, image: Image.Image, trials: png.Trials | None = None) -> bytes:
+        data = png.encode(image, trials)
         self.assertEqual(result.check_png(data), image.size)
         # Pillow alone: the cruncher's decoder does not verify every checksum.
         back = PngImagePlugin.PngImageFile(io.BytesIO(data))
@@ -150,6 +150,22 @@ class EncodeTests(SynchronousTestCase):
                 self.patch(deflate, "library", library)
                 most = 1.1 * len(file.getvalue()) + 1000
                 self.assertLess(len(png.encode(image)), most)
+
+    def test_smaller_sizes_of_flat_art_show_how_to_encode_larger_ones(self) -> None:
+        """The trials with a smaller size of flat art decide whether a larger one is filtered."""
+        art = Image.new("RGB", (1200, 800), "white")
+        draw = ImageDraw.Draw(art)
+        for line in range(0, 800, 80):
+            draw.text((9, line), "Jack is a dull boy. " * 5, fill=(line // 4, 9, 60), font_size=20)
+        small, large = (
+            art.resize(sides, Image.Resampling.LANCZOS) for sides in ((192, 128), (600, 400))
+        )
+        trials = png.Trials()
+        self.same(small, trials)
+        self.assertLess(trials.unfiltered, 1)
+        unfiltered = self.same(large, png.Trials(unfiltered=0.5))
+        self.assertEqual(unfiltered, png.encode(large))
+        self.assertLess(len(unfiltered), len(self.same(large, png.Trials(unfiltered=2))))
 
     def test_zlib_ng_writes_the_bytes_of_zlib_without_a_search(self) -> None:
         """Without a search for matches, zlib-ng writes the same bytes as zlib."""

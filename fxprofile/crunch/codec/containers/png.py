@@ -40,16 +40,20 @@ _READ: Final = frozenset(
 
 @dataclass
 class _Chunks:
-    """The relevant chunks of a PNG, and the first frame of its animation."""
+    """
+    The relevant chunks of a PNG, and the first frame of its animation.
+
+    Image data stays where it is until it is joined: there may be much of it.
+    """
 
     header: bytes = b""
     is_apple: bool = False
     before_image: dict[bytes, bytes] = field(default_factory=dict)
-    image: bytearray = field(default_factory=bytearray)
+    image: list[memoryview] = field(default_factory=list)
     image_is_frame: bool = False
     frame: bytes = b""
     frame_chunks: int = 0
-    frame_image: bytearray = field(default_factory=bytearray)
+    frame_image: list[memoryview] = field(default_factory=list)
 
 
 def read_png(data: Buffer, limits: Limits) -> Contents:
@@ -69,7 +73,7 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
     sides, image = (width, height), chunks.image
     frame = None
     # A number of frames with its highest bit set is none (section 7.1).
-    if chunks.frame_image and 0 < int.from_bytes(found.get(b"acTL", b"")[:4], "big") < 1 << 31:
+    if any(chunks.frame_image) and 0 < int.from_bytes(found.get(b"acTL", b"")[:4], "big") < 1 << 31:
         frame = _frame(chunks.frame, width, height)
     if frame is not None:
         sides, image = (frame[2] - frame[0], frame[3] - frame[1]), chunks.frame_image
@@ -85,11 +89,12 @@ def read_png(data: Buffer, limits: Limits) -> Contents:
         clean += chunk(b"tRNS", transparency)
     # Apple's tools write raw deflate data, without the zlib header (RFC 1950).
     start = b"\x78\x01" if chunks.is_apple else b""
-    clean += struct.pack(">I", len(start) + len(image)) + b"IDAT" + start
+    length = len(start) + sum(map(len, image))
+    clean += struct.pack(">I", length) + b"IDAT" + start
     return Contents(
         kind="png",
         canvas=(width, height),
-        stream=BytesIO(b"".join((clean, image, bytes(4), chunk(b"IEND", b"")))),
+        stream=BytesIO(b"".join((clean, *image, bytes(4), chunk(b"IEND", b"")))),
         frame=frame,
         orientation=orientation(found.get(b"eXIf", b"")),
         colour=_colour(found),
@@ -108,7 +113,8 @@ def _read(data: Buffer) -> _Chunks:
             else:
                 break
         elif name == b"IDAT":
-            found.image += body
+            if body:
+                found.image.append(body)
         elif name == b"fcTL":
             if found.frame or found.image_is_frame:
                 continue
@@ -119,7 +125,7 @@ def _read(data: Buffer) -> _Chunks:
             # Sequence number 0 is that of the frame control chunk before it.
             if found.frame and body[:4] == (found.frame_chunks + 1).to_bytes(4, "big"):
                 found.frame_chunks += 1
-                found.frame_image += body[4:]
+                found.frame_image.append(body[4:])
         elif name == b"IEND":
             break
         elif name in _READ:
