@@ -343,7 +343,7 @@ async def measure(attack: Attack) -> list[str]:
     ]
     settings = {"uploads.per_hour": 0, **attack.settings}
     environ = {"FXPROFILE_IDENTITY__DEV__ACCOUNTS": json.dumps(accounts)}
-    async with Daemon(settings=settings, environ=environ, preloaded=True) as daemon:
+    async with Daemon(settings=settings, environ=environ) as daemon:
         target = Target(daemon)
         before, probe = memory(daemon), Probe(daemon.ports.web)
         try:

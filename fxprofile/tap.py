@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from twisted.application.service import IService
 from twisted.python import usage
 
 from fxprofile import __version__
+
+if TYPE_CHECKING:
+    from fxprofile.app.services import Services
 
 
 class Options(usage.Options):
@@ -81,10 +85,13 @@ class Options(usage.Options):
         return [f"--role={self['role']}", *config, *(f"--set={s}" for s in self["set"])]
 
 
-def makeService(options: Options) -> IService:
+def makeService(
+    options: Options, adapt: Callable[[Services], None] = lambda services: None
+) -> IService:
     """
     Return the service that the options describe.
 
+    :param adapt: called with the services before a role uses them; for tests.
     :raises SystemExit: with one line, if a setting cannot be used.
     """
     from twisted.internet import reactor
@@ -96,6 +103,7 @@ def makeService(options: Options) -> IService:
     # The reactor is an object; type checkers take it for a module.
     vars(reactor)["seconds"] = SteadyClock()
     services = Services(options.settings, reactor)
+    adapt(services)
     if options["inherit"] is not None:
         inherit(services, options["inherit"])
     return make_role(

@@ -51,6 +51,7 @@ class CrunchPool(Service):
     Crunches images in fresh locked children.
 
     :ivar slots: how many images it works on at one time.
+    :ivar min_helpers: how many helpers it starts at least.
     :ivar patience: seconds for which an image waits for a helper that works.
     """
 
@@ -71,12 +72,12 @@ class CrunchPool(Service):
         :param job: what a child runs; other than the default only in tests.
         """
         self.slots = processes
+        self.min_helpers = min_helpers
         self.patience = 10.0
         self._mode = mode
         self._free = DeferredSemaphore(processes)
         self._taking = DeferredLock()
         self._threads = Threads(reactor, "crunch results", min(processes, 4))
-        self._number = max(min_helpers, -(-processes // _SLOTS_PER_HELPER))
         config = HelperConfig(parent=0, limits=limits, mode=mode, job=job)
         self._helpers = Helpers(reactor, config, self._threads)
 
@@ -111,7 +112,7 @@ class CrunchPool(Service):
             # A child that escaped from all other layers could read credentials from us.
             process.forbid_inspection()
         self._threads.startService()
-        self._helpers.start(self._number)
+        self._helpers.start(max(self.min_helpers, -(-self.slots // _SLOTS_PER_HELPER)))
 
     def stopService(self) -> Deferred[None]:
         """Stop after the images in flight, which their time limit bounds."""

@@ -87,7 +87,7 @@ class BrowserTestCase(TestCase):
         daemon = _daemons.get(type(self))
         if daemon is None:
             daemon = _daemons[type(self)] = Daemon(
-                role=self.role, settings={**UNLIMITED, **self.settings}
+                role=self.role, settings={**UNLIMITED, **self.settings}, preloaded=True
             )
             atexit.register(daemon.close)
             await daemon.start()

@@ -119,7 +119,7 @@ class AccountsCase(TestCase):
         for other in set(_places) - {key}:
             await _places.pop(other).daemon.remove()
         if key not in _places:
-            daemon = Daemon()
+            daemon = Daemon(preloaded=True)
             atexit.register(daemon.close)
             embedded = f"sqlite:///{daemon.directory}/var/profile.db"
             url = self.server.shared().new_database() if self.server else embedded

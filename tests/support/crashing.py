@@ -1,7 +1,8 @@
 """
-A daemon that is killed right before or after one call of a driver.
+A daemon with one crunch helper, which starts sooner, and which may be killed right before or after
+one call of a driver.
 
-``twistd crashing-fxprofile --crash-at=private_bucket.put:after`` kills itself with SIGKILL
+``twistd tested-fxprofile --crash-at=private_bucket.put:after`` kills itself with SIGKILL
 after the private bucket has stored an original; ``:before`` does so before, and ``:after:3``
 after the third call.  A driver is an attribute of :class:`fxprofile.app.services.Services`.
 Each step of an upload is a call of a driver, so every step has its two points.
@@ -13,14 +14,16 @@ import os
 import re
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService
 from twisted.python.usage import UsageError
 
 from fxprofile import tap
 from fxprofile.app.services import Services
+from fxprofile.crunch.pool import CrunchPool
 from fxprofile.model.ports import NewObject
+from fxprofile.settings.model import Role
 
 _POINT = re.compile(r"([a-z_]+)\.([a-z_]+):(before|after)(?::([1-9]\d*))?")
 
@@ -113,19 +116,23 @@ class Options(tap.Options):
 
     def postOptions(self) -> None:
         super().postOptions()
+        self.point: CrashPoint | None = None
+        if self["crash-at"] is None:
+            return
         try:
-            self.point = CrashPoint(self["crash-at"] or "")
+            self.point = CrashPoint(self["crash-at"])
         except ValueError as error:
             raise UsageError(f"--crash-at: {error}") from None
 
 
 def makeService(options: Options) -> IService:
-    """Return the same service as ``twistd fxprofile``, with one driver wrapped."""
-    from twisted.internet import reactor
+    """Return the service of ``twistd fxprofile``, with one helper and one driver wrapped."""
 
-    from fxprofile.app.startup import make_role
+    def adapt(services: Services) -> None:
+        if options["role"] in (Role.COMBINED, Role.WORKER):
+            cast(CrunchPool, services.cruncher).min_helpers = 1
+        if options.point is not None:
+            driver = getattr(services, options.point.driver)
+            setattr(services, options.point.driver, options.point.guard(driver))
 
-    services = Services(options.settings, reactor)
-    driver = getattr(services, options.point.driver)
-    setattr(services, options.point.driver, options.point.guard(driver))
-    return make_role(options["role"], services, options.parent or {}, options.read)
+    return tap.makeService(options, adapt)

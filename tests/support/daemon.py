@@ -76,9 +76,10 @@ class Daemon:
     :param settings: further settings, as ``{"uploads.wait": 0}``.
     :param environ: further environment.
     :param ports: those of other roles of the same service.
-    :param crash_at: where it kills itself; see :mod:`tests.support.crashing`.
+    :param crash_at: where it kills itself, if it is preloaded; see :mod:`tests.support.crashing`.
     :param config: a settings file.
-    :param preloaded: whether it is forked from a process that has its modules loaded.
+    :param preloaded: whether it starts sooner: forked from a process that has its modules
+        loaded, and with one crunch helper.
     :ivar exit_status: of its last run, once that is known to have ended: see :meth:`stop`.
     """
 
@@ -156,8 +157,10 @@ class Daemon:
         }
         twistd = Path(sysconfig.get_path("scripts"), "twistd")
         plugin = ["fxprofile"]
+        if self._preloaded:
+            plugin = ["tested-fxprofile"]
         if self.crash_at is not None:
-            plugin = ["crashing-fxprofile", f"--crash-at={self.crash_at}"]
+            plugin.append(f"--crash-at={self.crash_at}")
         return [
             *(sys.executable, str(twistd), "-n", *plugin, f"--role={self.role}"),
             *(f"--set={name}={value}" for name, value in settings.items()),
@@ -184,7 +187,7 @@ class Daemon:
         # Test the package that the tests import, even if another one is installed.
         environ.update(self.environ)
         path = [Path(fxprofile.__file__).parent.parent]
-        if self.crash_at is not None:
+        if self._preloaded:
             path.append(Path(__file__).parent / "plugins")
         environ["PYTHONPATH"] = os.pathsep.join(map(str, path))
         if self._preloaded:

@@ -256,7 +256,8 @@ class LiveTests(TestCase):
                 "limits.writes_per_minute": 0,
                 "uploads.wait": 1,
                 "secret_bearer_token": "s3cret",
-            }
+            },
+            preloaded=True,
         )
         of_servers = "/v1/(cache|_display_name)/"
         async with daemon:

@@ -260,7 +260,7 @@ class NoPlaygroundTests(TestCase):
     async def test_no_page_with_real_accounts(self) -> None:
         """A service with real accounts has no page and none of its files."""
         settings = {"identity.driver": "fxa"}
-        async with Daemon(role="web", settings=settings) as daemon:
+        async with Daemon(role="web", settings=settings, preloaded=True) as daemon:
             for path in ("/playground/accounts.json", "/playground/app.js"):
                 status, _, body = await deferToThread(_get, daemon.web_url + path)
                 self.assertEqual(status, 404, path)

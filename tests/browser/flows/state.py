@@ -230,7 +230,7 @@ class RoleFlows:
 
     async def start(self, role: str) -> None:
         """Start another role of the same service."""
-        daemon = Daemon(self.daemon.directory, role=role, ports=self.daemon.ports)
+        daemon = Daemon(self.daemon.directory, role=role, ports=self.daemon.ports, preloaded=True)
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
         await daemon.start()
 
