@@ -16,13 +16,16 @@ from tests.simulation.state import SqlState
 from tests.simulation.world import World
 
 #: Worlds of a test run; ``make simulate`` has more.
-SEEDS = 250
+SEEDS = 100
 
 #: Worlds of a test run with one combined process.
-COMBINED_SEEDS = 60
+COMBINED_SEEDS = 30
 
 #: Worlds of a test run on the store that the service has.
-SQL_SEEDS = 20
+SQL_SEEDS = 6
+
+#: Worlds of a test run that are repeated.
+REPEATED_SEEDS = 5
 
 
 class WorldTests(SynchronousTestCase):
@@ -71,23 +74,23 @@ class ReplayTests(SynchronousTestCase):
 
     def test_same_seed_gives_the_same_world(self) -> None:
         """The same seed gives the same calls; another seed gives others."""
-        for seed in range(10):
+        for seed in range(REPEATED_SEEDS):
             trace: list[str] = []
             self.assertEqual(self.digest(seed), self.digest(seed, trace))
             self.assertGreater(len(trace), 50)
-        self.assertEqual(len({self.digest(seed) for seed in range(10)}), 10)
+        self.assertEqual(len({self.digest(s) for s in range(REPEATED_SEEDS)}), REPEATED_SEEDS)
 
     def test_same_seed_gives_the_same_world_in_another_process(self) -> None:
         """A seed gives the same world in another process with another hash seed."""
         root = Path(fxprofile.__file__).parent.parent
         code = (
             "from tests.simulation.world import World\n"
-            "for seed in range(10):\n"
+            f"for seed in range({REPEATED_SEEDS}):\n"
             "    world = World(seed)\n"
             "    world.run()\n"
             "    print(world.digest)\n"
         )
-        here = [self.digest(seed) for seed in range(10)]
+        here = [self.digest(seed) for seed in range(REPEATED_SEEDS)]
         for hash_seed in ("1", "2"):
             output = subprocess.run(
                 [sys.executable, "-c", code],
