@@ -6,14 +6,14 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 TESTS ?= $$($(BIN)/python -m tests.fast --all)
 # Tests wait more than they compute, so there are more workers than cores.
-JOBS ?= $(shell echo $$(($$(nproc) + 1)))
-TRIAL = $(BIN)/python -m twisted.trial -j $(JOBS) --random=0
+JOBS ?= $(shell echo $$(($$(nproc) * 2)))
+TRIAL = $(BIN)/python -m tests.parallel -j $(JOBS) --random=0
 
 .PHONY: help run test test-fast lint types docs screenshots check soak simulate chaos load fuzz lock dist compose-check clean
 
 help:
 	@echo "make run        run the whole service here, with a page to try it on (PORT=8080 ARGS='--set …')"
-	@echo "make test       run the tests in parallel (TESTS=tests.web JOBS=3)"
+	@echo "make test       run the tests in parallel (TESTS=tests.web JOBS=4)"
 	@echo "make test-fast  run the tests that start no other program"
 	@echo "make check      run the tests, the linters, the type checks and make docs"
 	@echo "make docs       build the documentation as a site, in site/"
