@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 from PIL import Image, ImageDraw
 
@@ -24,10 +25,12 @@ def scene(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return image.convert(mode)
 
 
+@cache
 def jpeg(width: int = 800, height: int = 600, mode: str = "RGB") -> bytes:
     return _bytes(scene(width, height, mode), format="JPEG", quality=90)
 
 
+@cache
 def phone_photo() -> bytes:
     """12 megapixels, held upright: the sensor's rows are the picture's columns."""
     exif = Image.Exif()
@@ -47,6 +50,7 @@ def cmyk_jpeg() -> bytes:
     return _bytes(Image.new("CMYK", (400, 300), (0, 255, 255, 0)), format="JPEG", quality=95)
 
 
+@cache
 def other_formats() -> dict[str, bytes]:
     image = scene(640, 480)
     return {
@@ -57,6 +61,7 @@ def other_formats() -> dict[str, bytes]:
     }
 
 
+@cache
 def heic() -> bytes:
     """As an iPhone takes it; needs the package pillow-heif."""
     import pillow_heif

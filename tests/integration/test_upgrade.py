@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from fxprofile.drivers.sql.schema import REVISION
-from tests.admin.support import command, environment
+from tests.admin.support import command, environment, nursery
 from tests.corpus.jpeg import plain
 from tests.drivers.sql.test_upgrade import EXPANSION, NEXT
 from tests.integration.client import Client
@@ -80,7 +80,14 @@ class AdminAndDaemonCase(TestCase):
     async def admin(self, *arguments: str) -> tuple[int, str]:
         """Run ``fxprofile-admin`` with the settings of the daemon."""
         chosen = [f"--set={k}={v}" for k, v in self.settings.items()]
-        return await self.outcome(command(*arguments, *chosen))
+        ran = await deferToThread(
+            nursery().run,
+            [*arguments, *chosen],
+            cwd=self.folder,
+            environ=environment(),
+            answers="",
+        )
+        return ran.status, ran.errors + ran.output
 
 
 class RollbackTests(AdminAndDaemonCase):
