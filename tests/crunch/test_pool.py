@@ -323,7 +323,8 @@ class HelperDeathTests(PoolCase):
         job = Deferred.fromCoroutine(self.failure(pool, b"starve "))
         await self.until(lambda: children_of(helper) != [])
         (first,) = children_of(helper)
-        others = [Deferred.fromCoroutine(self.crunch(pool, LABOUR)) for _ in range(2)]
+        # These need so little of the processor that they do not starve, however busy it is.
+        others = [Deferred.fromCoroutine(self.crunch(pool, picture())) for _ in range(2)]
         await self.until(lambda: first not in children_of(helper))
         await gatherResults(others)
         await self.until(lambda: children_of(helper) != [])

@@ -24,7 +24,7 @@ from tests.integration.cloud import ENVIRON, Cloud
 from tests.support.daemon import Daemon
 from tests.support.fakes.oauth import FakeAccount, FakeAuth, FakeOAuth, listen
 from tests.support.proxy import Fault, FaultProxy
-from tests.support.servers.moto import MotoServer
+from tests.support.servers import moto
 from tests.support.servers.redis import RedisServer
 
 USERS = 16
@@ -287,7 +287,7 @@ class World(Service):
         self.tokens = [f"user{number}" for number in range(USERS)]
         self._database = database.shared().new_database()
         self._name = database.__name__.rpartition(".")[2]
-        self._moto, self._redis = MotoServer(), RedisServer()
+        self._redis = RedisServer()
         self._ports: list[Any] = []
         self.daemon = Daemon(preloaded=True)
 
@@ -298,7 +298,7 @@ class World(Service):
             for number, token in enumerate(self.tokens)
         }
         self._redis.start()
-        cloud = Cloud(self._moto.url, visibility=15)
+        cloud = Cloud(moto.shared.reset(), visibility=15)
         fakes = {"oauth": FakeOAuth(accounts), "auth": FakeAuth(accounts)}
         urls = {"oauth_url": "", "auth_url": ""}
         for name, fake in fakes.items():
@@ -331,7 +331,6 @@ class World(Service):
             await proxy.stop()
         for port in self._ports:
             await maybeDeferred(port.stopListening)
-        self._moto.stop()
         self._redis.remove()
 
     def _proxied(self, name: str, url: str) -> str:

@@ -12,7 +12,7 @@ from tests.integration import photos
 from tests.integration.client import PATIENCE, Client
 from tests.integration.cloud import BUCKETS, ENVIRON, Cloud
 from tests.integration.scene import PipelineCase
-from tests.support.servers.moto import MotoServer
+from tests.support.servers import moto
 
 
 class AwsCase(PipelineCase):
@@ -20,12 +20,11 @@ class AwsCase(PipelineCase):
 
     max_receives = 5
     prefix = ""
+    server = moto.shared
 
     def setUp(self) -> None:
         super().setUp()
-        self.server = server = MotoServer()
-        self.addCleanup(server.stop)
-        cloud = Cloud(server.url, prefix=self.prefix, max_receives=self.max_receives)
+        cloud = Cloud(self.server.reset(), prefix=self.prefix, max_receives=self.max_receives)
         self.keys, self.s3, self.sqs, self.urls = cloud.keys, cloud.s3, cloud.sqs, cloud.urls
         self.scene.settings = cloud.settings
         self.scene.environ = ENVIRON

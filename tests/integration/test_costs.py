@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 from tests.integration.cloud import ENVIRON, Cloud
 from tests.support.aws_costs import CountedAwsUploads
 from tests.support.costs import Costs, costs_of
-from tests.support.servers.moto import MotoServer
+from tests.support.servers import moto
 
 
 class CostTests(TestCase):
@@ -43,9 +43,7 @@ class CostTests(TestCase):
     async def test_calls_to_s3_and_sqs(self) -> None:
         """An upload takes 16 calls to S3 and SQS, besides those that receive messages."""
         self.patch(os, "environ", {**os.environ, **ENVIRON})
-        server = MotoServer()
-        self.addCleanup(server.stop)
-        uploads = CountedAwsUploads(reactor, self.directory, Cloud(server.url))
+        uploads = CountedAwsUploads(reactor, self.directory, Cloud(moto.shared.reset()))
         await uploads.start()
         self.addCleanup(uploads.stop)
         photo = b"\xff\xd8\xff" + bytes(47_000)

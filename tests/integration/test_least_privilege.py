@@ -15,6 +15,7 @@ from tests.drivers.aws.recording import POLICIES
 from tests.integration import photos
 from tests.integration.client import Client
 from tests.integration.test_aws import AwsCase
+from tests.support.servers.moto import MotoServer
 
 ROLES = ("web", "worker", "images")
 
@@ -82,6 +83,9 @@ class EnforcedTests(AwsCase):
     prefix = "fxprofile-"
 
     def setUp(self) -> None:
+        # From the next call on, the server asks for these access keys.
+        self.server = MotoServer()
+        self.addCleanup(self.server.stop)
         super().setUp()
         iam = boto3.client(
             "iam", region_name="us-east-1", endpoint_url=self.server.url, **self.keys

@@ -12,7 +12,7 @@ from tests.integration.client import Client
 from tests.integration.cloud import ENVIRON, Cloud
 from tests.integration.scene import PipelineCase
 from tests.support.daemon import Daemon
-from tests.support.servers.moto import MotoServer
+from tests.support.servers import moto
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -58,14 +58,13 @@ class TraceTests(PipelineCase):
 
     async def test_s3_and_sqs(self) -> None:
         """The trace of an upload is in the logs of web and worker, and on their AWS requests."""
-        server = MotoServer()
-        self.addCleanup(server.stop)
-        host, _, port = server.url.removeprefix("http://").partition(":")
+        url = moto.shared.reset()
+        host, _, port = url.removeprefix("http://").partition(":")
         recorder = Recorder(host, int(port))
         listening = reactor.listenTCP(0, recorder, interface="127.0.0.1")
         self.addCleanup(listening.stopListening)
         self.scene.settings = {
-            **Cloud(server.url).settings,
+            **Cloud(url).settings,
             "aws.endpoint_url": f"http://127.0.0.1:{listening.getHost().port}",
         }
         self.scene.environ = ENVIRON

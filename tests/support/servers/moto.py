@@ -39,9 +39,10 @@ class MotoServer(ChildServer):
     def environ(self) -> Mapping[str, str]:
         return self._environ
 
-    def reset(self) -> None:
-        """Remove all buckets and queues."""
+    def reset(self) -> str:
+        """Remove all buckets and queues, and return the URL."""
         self.post("/moto-api/reset")
+        return self.url
 
     def post(self, path: str, body: bytes = b"") -> bytes:
         """Post to the server, and return the response."""
