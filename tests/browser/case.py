@@ -89,8 +89,8 @@ class BrowserTestCase(TestCase):
             daemon = _daemons[type(self)] = Daemon(
                 role=self.role, settings={**UNLIMITED, **self.settings}, preloaded=True
             )
-            atexit.register(daemon.close)
             await daemon.start()
+            atexit.register(daemon.close)
         await deferToThread(self.reset, daemon)
         return daemon
 

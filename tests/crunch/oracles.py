@@ -38,7 +38,7 @@ const timer = setTimeout(() => done(null), 1000 * patience);
 image.onload = () => {
   clearTimeout(timer);
   const [width, height] = [image.naturalWidth, image.naturalHeight];
-  const scale = Math.min(1, 2400 / Math.max(width, height));
+  const scale = Math.min(1, 1200 / Math.max(width, height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(width * scale));
   canvas.height = Math.max(1, Math.round(height * scale));

@@ -22,7 +22,7 @@ from tests.crunch.attacks import become, fake, in_forks
 
 
 async def crunched(reactor: Any, mode: Any) -> dict[str, Any]:
-    pool = CrunchPool(reactor, processes=1, limits=Limits(), mode=mode)
+    pool = CrunchPool(reactor, processes=1, limits=Limits(), mode=mode, min_helpers=1)
     pool.startService()
     try:
         layers = await pool.when_ready()

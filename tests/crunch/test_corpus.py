@@ -38,9 +38,13 @@ class CorpusCase(TestCase):
     limits = LIMITS
 
     def setUp(self) -> None:
-        self.pool = CrunchPool(reactor, processes=2, limits=self.limits, mode=self.mode)
-        self.pool.startService()
-        self.addCleanup(self.pool.stopService)
+        self.pool = self.make_pool(self.limits, self.mode)
+
+    def make_pool(self, limits: Limits, mode: str) -> CrunchPool:
+        pool = CrunchPool(reactor, processes=2, limits=limits, mode=mode, min_helpers=1)
+        pool.startService()
+        self.addCleanup(pool.stopService)
+        return pool
 
     async def report(self, data: bytes, pool: CrunchPool | None = None) -> Report:
         with tempfile.TemporaryFile() as original:
@@ -52,8 +56,6 @@ class CorpusCase(TestCase):
         return problems_of(entry, await self.report(entry.make()))
 
     async def check_all(self, wanted: Iterable[Entry]) -> None:
-        if not EVERYTHING and (self.mode == "off" or self.limits != LIMITS):
-            wanted = [entry for entry in wanted if not entry.slow][::3]
         slots = DeferredSemaphore(2)
         problems: list[str] = []
 
@@ -164,28 +166,46 @@ class CorpusTests(CorpusCase):
         await self.check_all(others.entries())
 
 
-class UnlockedCorpusTests(CorpusTests):
-    """The outcomes are the same without the sandbox."""
+class OtherWaysTests(CorpusCase):
+    """The corpus, crunched in other ways than the default one."""
+
+    timeout = 1200
+
+    async def check_some(self) -> None:
+        """Check every third quick entry, or all."""
+        wanted = [entry for entry in entries() if EVERYTHING or not entry.slow]
+        await self.check_all(wanted if EVERYTHING else wanted[::3])
+
+
+class UnlockedCorpusTests(OtherWaysTests):
+    """No sandbox."""
 
     mode = "off"
 
+    async def test_outcomes_without_the_sandbox(self) -> None:
+        """The outcomes of the corpus are the same without the sandbox."""
+        await self.check_some()
 
-class FormatsCorpusTests(CorpusTests):
-    """The outcomes are the same if pictures are made in other formats too."""
+
+class FormatsCorpusTests(OtherWaysTests):
+    """Further formats."""
 
     limits = replace(LIMITS, formats=("webp", "avif"))
 
+    async def test_outcomes_with_further_formats(self) -> None:
+        """The outcomes of the corpus are the same if pictures are made in other formats too."""
+        await self.check_some()
 
-class CoverCorpusTests(CorpusTests):
-    """With ``cover``, the outcomes are the same, and the pictures are the squares in the centre."""
+
+class CoverCorpusTests(OtherWaysTests):
+    """Squares."""
 
     limits = replace(LIMITS, fit="cover")
 
-    def setUp(self) -> None:
-        super().setUp()
-        self.whole = CrunchPool(reactor, processes=2, limits=LIMITS, mode=self.mode)
-        self.whole.startService()
-        self.addCleanup(self.whole.stopService)
+    async def test_outcomes_with_cover(self) -> None:
+        """With ``cover``, the outcomes are the same, and the pictures are the central squares."""
+        self.whole = self.make_pool(LIMITS, self.mode)
+        await self.check_some()
 
     async def problems(self, entry: Entry) -> list[str]:
         data = entry.make()
@@ -208,9 +228,7 @@ class RepeatTests(CorpusCase):
 
     async def test_equal_images_give_equal_pictures(self) -> None:
         """The same image gives the same bytes in every child, with and without the sandbox."""
-        unlocked = CrunchPool(reactor, processes=1, limits=LIMITS, mode="off")
-        unlocked.startService()
-        self.addCleanup(unlocked.stopService)
+        unlocked = self.make_pool(LIMITS, "off")
         for data in (jpeg.plain(), png.deep_colour(), gif.plain(), webp.plain(), avif.plain()):
             first = (await self.report(data)).outcome.pictures
             again = (await self.report(data)).outcome.pictures

@@ -120,7 +120,6 @@ class AccountsCase(TestCase):
             await _places.pop(other).daemon.remove()
         if key not in _places:
             daemon = Daemon(preloaded=True)
-            atexit.register(daemon.close)
             embedded = f"sqlite:///{daemon.directory}/var/profile.db"
             url = self.server.shared().new_database() if self.server else embedded
             place = Place(daemon, url)
@@ -140,6 +139,7 @@ class AccountsCase(TestCase):
                 **self.environ,
             }
             await daemon.start()
+            atexit.register(daemon.close)
             _places[key] = place
         return _places[key]
 
