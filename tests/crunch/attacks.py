@@ -315,15 +315,27 @@ def become(user: int, *, reading: bool = False) -> None:
 
 
 def in_forks(run: Callable[[Any], None]) -> None:
-    """Run a function for each JSON object of the command line, in a process of its own."""
-    for text in sys.argv[1:]:
-        pid = os.fork()
-        if not pid:
-            run(json.loads(text))
-            sys.exit()
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status:
-            sys.exit(status)
+    """
+    Run a function for each line of JSON of the standard input, in a process of its own, and print
+    a line of JSON: its exit status and what it prints on its standard output and error.
+    """
+    for text in sys.stdin:
+        with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as error:
+            pid = os.fork()
+            if not pid:
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(printed.fileno(), 1)
+                os.dup2(error.fileno(), 2)
+                printed.close()
+                error.close()
+                run(json.loads(text))
+                sys.exit()
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            texts = []
+            for file in (printed, error):
+                file.seek(0)
+                texts.append(file.read().decode())
+        print(json.dumps([status, *texts]), flush=True)
 
 
 def main(config: Any) -> None:

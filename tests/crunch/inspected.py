@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
+from typing import Any
 
 from fxprofile.crunch.sandbox import process
 from fxprofile.crunch.sandbox.libc import prctl
 from tests.crunch import attacks
 
 
-def main(text: str) -> None:
+def main(config: Any) -> None:
     """
-    :param text: a JSON object with ``user``, a number, and ``forbidden``: whether the
-        inspected process forbids it.
+    :param config: with ``user``, a number, and ``forbidden``: whether the inspected process
+        forbids it.
     """
-    config = json.loads(text)
     attacks.become(config["user"])
     # The change of user has made this process undumpable; undo that.
     prctl(4, 1)  # PR_SET_DUMPABLE
@@ -43,4 +42,4 @@ def main(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    attacks.in_forks(main)

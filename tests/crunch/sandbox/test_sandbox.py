@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,24 +36,32 @@ if not sys.platform.startswith("linux"):
     raise SkipTest("the sandbox needs Linux")
 
 
-def run(program: str, **config: Any) -> dict[str, Any]:
-    """Return what one of our programs prints."""
-    (answer,) = run_each(program, [config])
-    return answer
-
-
-def run_each(program: str, configs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what one of our programs prints for each configuration; it loads its modules once."""
-    done = subprocess.run(
-        [sys.executable, "-m", program, *map(json.dumps, configs)],
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        timeout=60,
-        check=False,
+@cache
+def started(program: str) -> subprocess.Popen[str]:
+    """Start one of our programs, which loads its modules once and ends with the tests."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    if done.returncode:
-        raise AssertionError(done.stderr.decode())
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    atexit.register(process.communicate)
+    return process
+
+
+def run(program: str, **config: Any) -> dict[str, Any]:
+    """Return what one of our programs prints, run in a process of its own."""
+    process = started(program)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(config) + "\n")
+    process.stdin.flush()
+    status, printed, errors = json.loads(process.stdout.readline())
+    if status:
+        raise AssertionError(errors)
+    answer: dict[str, Any] = json.loads(printed)
+    return answer
 
 
 def stopped(**config: Any) -> set[str]:
@@ -154,7 +163,7 @@ class LockTests(SynchronousTestCase):
             {"mode": "strict", "user": user, "fake": {call: code}}
             for user, code in itertools.product(self.users, REFUSALS)
         ]
-        answers = run_each("tests.crunch.attacks", configs)
+        answers = [run("tests.crunch.attacks", **config) for config in configs]
         self.assertEqual(len(answers), len(configs))
         return answers
 
@@ -225,7 +234,7 @@ class PoolOnSystemsTests(SynchronousTestCase):
             {"mode": mode, "user": user, "fake": fake}
             for user, fake in itertools.product(self.users, self.nothing)
         ]
-        answers = run_each("tests.crunch.outer", configs)
+        answers = [run("tests.crunch.outer", **config) for config in configs]
         self.assertEqual(len(answers), len(configs))
         return answers
 
