@@ -212,7 +212,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_images_without_a_row_are_found(self) -> None:
         """A selection that ignores images of a deleted avatar leaves images without a row."""
-        self.finds("pictures that nobody knows", first=220, selection=ForgetfulSelection)
+        self.finds("pictures that nobody knows", first=411, selection=ForgetfulSelection)
 
     def test_selected_avatar_without_images_is_found(self) -> None:
         """A worker that reports before it publishes leaves a selected avatar without images."""
@@ -240,7 +240,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_accepted_upload_without_its_original_is_found(self) -> None:
         """An intake that deletes the original of an in-doubt upload loses an accepted upload."""
-        self.finds("accepted without its original", first=118, intake=HastyIntake)
+        self.finds("accepted without its original", first=277, intake=HastyIntake)
 
     def test_unsent_job_is_found(self) -> None:
         """A repair that sends no job leaves an upload unprocessed."""
@@ -252,7 +252,7 @@ class CarelessTests(SynchronousTestCase):
 
     def test_acknowledged_unfinished_message_is_found(self) -> None:
         """A poller that acknowledges a message before its work is done loses the work."""
-        self.finds("", first=158, results_poller=HastyPoller, jobs_poller=HastyPoller)
+        self.finds("", first=173, results_poller=HastyPoller, jobs_poller=HastyPoller)
 
     def test_ended_poller_is_found(self) -> None:
         """A poller that ends after an error leaves messages unprocessed."""

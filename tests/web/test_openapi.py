@@ -275,7 +275,7 @@ class LiveTests(TestCase):
                 *("--header", f"Authorization: Bearer {token}"),
                 *which,
                 *("--phases", "examples,coverage,fuzzing"),
-                *("--max-examples", "25"),
+                *("--max-examples", "15"),
                 *("--seed", "20140401"),
                 *("--checks", "all"),
                 # Not each text is a picture, nor each uid that of a user.

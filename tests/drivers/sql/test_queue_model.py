@@ -98,7 +98,7 @@ class QueueModelTests(SynchronousTestCase):
         run_state_machine_as_test(
             QueueMachine,
             settings=settings(
-                max_examples=25,
+                max_examples=15,
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

@@ -27,7 +27,7 @@ from tests.support.fakes.store import MemoryProfileStore
 UIDS = ("alice", "bob")
 NAMES = (None, "", " ", "a", "ä", "a\N{COMBINING DIAERESIS}", "\N{GRINNING FACE}")
 
-WAYS = 40
+WAYS = 25
 STEPS = 60
 
 
