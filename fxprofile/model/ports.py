@@ -320,9 +320,6 @@ class IProfileStore(Interface):
     async def avatar(*, avatar_id: str) -> Avatar | None:
         """Return the row of an avatar."""
 
-    async def latest(*, uid: str) -> Avatar | None:
-        """Return the newest upload of a user that is not being deleted."""
-
     async def profile(*, uid: str) -> Profile:
         """Return the profile of a user; an empty one if the user is unknown."""
 

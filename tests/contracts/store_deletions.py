@@ -127,7 +127,7 @@ class DeletionsContract(StoreCase):
             self.assertEqual(await store.delete_current(uid=uid, now=7), [])
             self.assertEqual(await store.delete_user(uid=uid, now=8), [])
             self.assertEqual(await store.profile(uid=uid), before)
-            self.assertIsNone(await store.latest(uid=uid))
+            self.assertIsNone((await store.current_avatar(uid=uid)).pending)
 
     async def test_late_result_of_a_deleted_user(self) -> None:
         """A result that arrives after the deletion of the account selects nothing."""
@@ -156,7 +156,7 @@ class DeletionsContract(StoreCase):
             await DeferredList(running, consumeErrors=True)
             profile = await store.profile(uid=uid)
             self.assertEqual((profile.display_name, profile.avatar_id), (None, None))
-            self.assertIsNone(await store.latest(uid=uid))
+            self.assertIsNone((await store.current_avatar(uid=uid)).pending)
 
     async def test_deleted_removes_the_row(self) -> None:
         """When the objects of a deleted avatar are removed, so is its row."""

@@ -50,7 +50,7 @@ class QuarantineContract(StoreCase):
         await store.quarantine(entry=entry(source_digest=SOURCE, pixels_digest=PIXELS), now=1)
         for uid in (UID, OTHER):
             await self.refuses(self.accepted(store, uid=uid))
-            self.assertIsNone(await store.latest(uid=uid))
+            self.assertIsNone((await store.current_avatar(uid=uid)).pending)
         await self.accepted(store, HARMLESS)
         await self.accepted(store, None)
 

@@ -114,8 +114,8 @@ class UploadsContract(StoreCase):
         store = await self.make_store()
         gone = new_id()
         self.assertIsNone(await store.avatar(avatar_id=gone))
-        self.assertIsNone(await store.latest(uid=UID))
         self.assertEqual(await store.profile(uid=UID), Profile(uid=UID))
+        self.assertEqual(await store.current_avatar(uid=UID), CurrentAvatar(Profile(uid=UID)))
         await store.job_sent(avatar_id=gone, status=Status.PROCESSING, now=1)
         self.assertIsNone((await store.ready(avatar_id=gone, variants=PICTURES, now=1)).avatar)
         self.assertIsNone(await store.failed(avatar_id=gone, reason="corrupt", now=1))
@@ -134,7 +134,7 @@ class UploadsContract(StoreCase):
         for other in ("A" * 32, "a" * 31, "a" * 32 + " ", " " + "a" * 32, "á" * 32):
             self.assertIsNone(await store.avatar(avatar_id=other))
         for other in ("ABC", "abc ", "ábc"):
-            self.assertIsNone(await store.latest(uid=other))
+            self.assertIsNone((await store.current_avatar(uid=other)).pending)
             self.assertIs(await store.delete(avatar_id=avatar.id, uid=other, now=2), False)
             await store.set_display_name(uid=other, name="x", now=2)
         self.assertIsNone((await store.profile(uid="abc")).display_name)
@@ -161,7 +161,7 @@ class UploadsContract(StoreCase):
         done = (await store.ready(**ready, placeholder=text)).avatar
         self.assertEqual(done.placeholder, text)
         self.assertEqual((await store.avatar(avatar_id=avatar.id)).placeholder, text)
-        self.assertEqual((await store.latest(uid=UID)).placeholder, text)
+        self.assertEqual((await store.current_avatar(uid=UID)).placeholder, text)
         other = await self.upload(store)
         done = (await store.ready(avatar_id=other.id, variants=PICTURES, now=6)).avatar
         self.assertIsNone(done.placeholder)
@@ -273,15 +273,6 @@ class UploadsContract(StoreCase):
         for status in (Status.READY, Status.FAILED, Status.REPLACED, Status.DELETING):
             avatar = await self.upload(store, status=status)
             self.assertEqual(await store.failed(avatar_id=avatar.id, reason="dead", now=2), avatar)
-
-    async def test_latest_upload(self) -> None:
-        """The latest upload is the newest that is not being deleted, in any other status."""
-        store = await self.make_store()
-        await self.upload(store, status=Status.READY)
-        failed = await self.upload(store, status=Status.FAILED)
-        await self.upload(store, uid=OTHER)
-        await self.upload(store, status=Status.DELETING)
-        self.assertEqual(await store.latest(uid=UID), failed)
 
     async def test_current_avatar(self) -> None:
         """The current avatar is the profile, the placeholder and the newest pending upload."""

@@ -38,7 +38,6 @@ READS = (
         "head",
         "list",
         "avatar",
-        "latest",
         "profile",
         "current_avatar",
         "unsent",

@@ -68,7 +68,7 @@ class UploadTests(ApiCase):
         self.private.put = delete_first
         replies = await self.raw(head + JPEG, hold=True)
         self.assertTrue(replies.startswith(b"HTTP/1.1 401 "), replies)
-        self.assertIsNone(await self.store.latest(uid=ALICE))
+        self.assertIsNone((await self.store.current_avatar(uid=ALICE)).pending)
 
     async def test_content_decides_the_type(self) -> None:
         """A JPEG that is declared as PNG is accepted."""

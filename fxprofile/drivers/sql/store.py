@@ -131,15 +131,6 @@ class SqlProfileStore:
         return find_avatar(connection, avatar_id)
 
     @_read
-    def latest(self, connection: Connection, *, uid: str) -> Avatar | None:
-        newest = (
-            statements.AVATAR.where(avatars.c.uid == uid, avatars.c.status != Status.DELETING)
-            .order_by(avatars.c.seq.desc())
-            .limit(1)
-        )
-        return next(iter(_avatars(connection, newest)), None)
-
-    @_read
     def profile(self, connection: Connection, *, uid: str) -> Profile:
         row = execute(connection, statements.PROFILE, {"this": uid}).fetchone()
         return Profile(uid=uid) if row is None else Profile(*row)

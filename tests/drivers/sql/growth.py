@@ -110,7 +110,7 @@ class OneUpload:
         ready = {**this, "variants": {"default": Variant(1, 1, 1)}, "now": now}
         return {
             "profile": lambda: store.profile(uid=uid),
-            "newest avatar": lambda: store.latest(uid=uid),
+            "current avatar": lambda: store.current_avatar(uid=uid),
             "backlog": lambda: store.backlog(limit=20, skip=9),
             "pending of the user": lambda: store.pending_of(uid=uid),
             "accept": lambda: store.accept(**this, uid=uid, now=now, keep=3),

@@ -152,7 +152,7 @@ class Walk:
         self.both("stuck", sent_before=self.now - age, limit=limit)
         self.both("counts")
         self.both("pending_since", times=[self.now - age, self.now])
-        self.both("latest", uid=uid)
+        self.both("current_avatar", uid=uid)
         self.profiles[uid] = self.both("profile", uid=uid)
 
     def set_monogram(self, uid: str, letter: str | None) -> None:

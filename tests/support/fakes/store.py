@@ -130,21 +130,18 @@ class MemoryProfileStore:
         row = self.rows.get(avatar_id)
         return row and row.avatar()
 
-    async def latest(self, *, uid: str) -> Avatar | None:
-        rows = [row for row in self._of(uid) if row.status is not D]
-        return rows[-1].avatar() if rows else None
-
     async def profile(self, *, uid: str) -> Profile:
         user = self.users.get(uid, User(uid))
         return Profile(uid, user.display_name, user.avatar_id, user.changed_at, user.monogram)
 
     async def current_avatar(self, *, uid: str) -> CurrentAvatar:
-        profile, latest = await self.profile(uid=uid), await self.latest(uid=uid)
+        profile = await self.profile(uid=uid)
+        newest = [row for row in self._of(uid) if row.status is not D][-1:]
         selected = self.rows.get(profile.avatar_id or "")
         return CurrentAvatar(
             profile,
             placeholder=None if selected is None else selected.placeholder,
-            pending=latest.id if latest is not None and latest.status is P else None,
+            pending=next((row.id for row in newest if row.status is P), None),
         )
 
     async def job_sent(
