@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from selenium.webdriver.common.by import By
 from twisted.internet.threads import deferToThread
 
 from tests.browser import chromium
@@ -26,13 +25,15 @@ class StatusCase(BrowserTestCase):
 
     def titles(self) -> set[str]:
         """Return the titles of the plots that are shown."""
-        shown = self.browser.find_elements(By.CSS_SELECTOR, "figure:not([hidden])")
-        return {figure.get_attribute("data-title") or "" for figure in shown}
+        shown = "[...document.querySelectorAll('figure:not([hidden])')]"
+        return set(self.browser.execute_script(f"return {shown}.map((f) => f.dataset.title)"))
 
     def plot(self, title: str) -> str:
         """Return what a plot is described as: each line with its current value."""
-        found = self.browser.find_elements(By.CSS_SELECTOR, f"[data-title='{title}'] svg")
-        return found[0].get_attribute("aria-label") or "" if found else ""
+        # In one step, since the page draws it again and again.
+        script = "return document.querySelector(arguments[0])?.getAttribute('aria-label') ?? ''"
+        found: str = self.browser.execute_script(script, f"[data-title='{title}'] svg")
+        return found
 
 
 class CombinedStatusTests(StatusCase):
