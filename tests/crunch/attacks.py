@@ -8,7 +8,6 @@ with which each attack was stopped, or 0.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import json
@@ -44,7 +43,7 @@ PTRACE_SEIZE = 0x4206
 
 _victim = 0
 _port = 0
-_abstract = "\0fxprofile-attacks"
+_abstract = ""
 
 
 def read_file() -> None:
@@ -346,7 +345,7 @@ def main(config: Any) -> None:
         either ``mode``, for the sandbox as in production, or ``layers``, the
         names of some layers; and ``heic``, whether the child decodes HEIC.
     """
-    global _victim, _port
+    global _victim, _port, _abstract
     fake(config.get("fake", {}))
     become(config.get("user", 0))
     with (
@@ -360,9 +359,10 @@ def main(config: Any) -> None:
         listener.listen()
         _port = listener.getsockname()[1]
         datagrams.bind(("127.0.0.1", _port))
-        with contextlib.suppress(OSError):
-            abstract.bind(_abstract)
-            abstract.listen()
+        # Another program of the same kind may run at the same time.
+        _abstract = f"\0fxprofile-attacks-{os.getpid()}"
+        abstract.bind(_abstract)
+        abstract.listen()
         _victim = victim.pid
         own: set[str] = set()
         # A process in between, like the helper: this one must not lose its rights.
