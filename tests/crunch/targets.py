@@ -216,7 +216,7 @@ def beginnings(name: str) -> Iterator[bytes]:
         yield from (zlib.compress(images["small"].tobytes(), level) for level in (0, 1, 9))
     elif name == "png":
         for image in (photo(40, 30), photo(8, 6).quantize(4).convert("RGBA")):
-            yield from (body for _, body in job.encode_sizes({"small": image}, "png").values())
+            yield job.encode(image, "png")
     else:
         for mode in ("RGB", "RGBA"):
             for form in FORMATS.keys() - {"png"}:
