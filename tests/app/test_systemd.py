@@ -258,8 +258,13 @@ class RestrictedTests(TestCase):
     async def test_sandbox_has_all_its_layers(self) -> None:
         """Under the unit, an upload is crunched under every layer that its user has without it."""
         config = json.dumps({"mode": "strict", "user": unit.USER})
-        command = [sys.executable, "-m", "tests.crunch.outer", config]
-        alone = json.loads(await deferToThread(subprocess.check_output, command, cwd=ROOT))
+        command = [sys.executable, "-m", "tests.crunch.outer"]
+        line = await deferToThread(
+            subprocess.check_output, command, cwd=ROOT, text=True, input=f"{config}\n"
+        )
+        status, printed, errors = json.loads(line)
+        self.assertEqual(status, 0, errors)
+        alone = json.loads(printed)
         daemon = RestrictedDaemon(settings={"crunch.sandbox": "strict", "uploads.wait": 30})
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
         await daemon.start()
