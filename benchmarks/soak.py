@@ -164,6 +164,7 @@ class Soak:
         overrides = [
             f"database.url=sqlite:///{var}/profile.db",
             f"storage.directory={var}/buckets",
+            "queue.driver=database",
         ]
         tools = Tools(load(overrides=overrides, environ={}), self.reactor)
         tools.stack.startService()
