@@ -109,9 +109,9 @@ def make_role(
 
 def settle_heap() -> None:
     """
-    Have collections skip what the start has made, and return the memory that it has freed.
+    Exclude the objects made so far from garbage collection, and return freed memory to the system.
 
-    To traverse these objects, most of which last as long as the process, takes tens of
+    Most of these objects last as long as the process, and traversing them takes tens of
     milliseconds.
     """
     gc.freeze()

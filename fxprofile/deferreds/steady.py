@@ -16,7 +16,7 @@ from typing import Final
 #: system's clock.
 SLEW: Final = 0.1
 
-#: Seconds between two looks at the system's clock.
+#: Seconds between two reads of the system's clock.
 INTERVAL: Final = 0.01
 
 

@@ -126,9 +126,7 @@ class Selection:
             await self._delete_again(result.id, avatar)
 
     async def _refuse(self, avatar_id: str, now: float) -> None:
-        """
-        Fail an upload that is quarantined, and have the pictures that were made of it deleted.
-        """
+        """Fail an upload that is quarantined, and have the pictures made of it deleted."""
         avatar = await self.store.failed(avatar_id=avatar_id, reason=QUARANTINED, now=now)
         await self._follow_failure(avatar_id, avatar)
         self._log.warn("Avatar {id} is quarantined", id=avatar_id)

@@ -122,15 +122,24 @@ class DaemonTests(TestCase):
 
     timeout = 120
 
-    async def test_states_of_a_daemon(self) -> None:
-        """A daemon reports that it is ready, alive, reloading, ready again, and stopping."""
+    def notifying_daemon(self, watchdog: str) -> tuple[Daemon, _Received]:
+        """
+        Return a daemon that is not started, and what receives its notifications.
+
+        :param watchdog: the watchdog's interval, in microseconds.
+        """
         folder = tempfile.mkdtemp(prefix="fxprofile-notify-")
         self.addCleanup(shutil.rmtree, folder)
         received = _Received(f"{folder}/notify")
         self.addCleanup(received.socket.close)
-        environ = {"NOTIFY_SOCKET": f"{folder}/notify", "WATCHDOG_USEC": "400000"}
+        environ = {"NOTIFY_SOCKET": f"{folder}/notify", "WATCHDOG_USEC": watchdog}
         daemon = Daemon(role="images", environ=environ)
         self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
+        return daemon, received
+
+    async def test_states_of_a_daemon(self) -> None:
+        """A daemon reports that it is ready, alive, reloading, ready again, and stopping."""
+        daemon, received = self.notifying_daemon("400000")
         await daemon.start()
         self.assertEqual(await deferToThread(received.next), "READY=1")
         self.assertEqual(await deferToThread(received.next, watchdog=True), "WATCHDOG=1")
@@ -142,13 +151,7 @@ class DaemonTests(TestCase):
 
     async def test_blocked_reactor_does_not_notify_the_watchdog(self) -> None:
         """A daemon whose reactor is blocked does not notify the watchdog until it runs again."""
-        folder = tempfile.mkdtemp(prefix="fxprofile-notify-")
-        self.addCleanup(shutil.rmtree, folder)
-        received = _Received(f"{folder}/notify")
-        self.addCleanup(received.socket.close)
-        environ = {"NOTIFY_SOCKET": f"{folder}/notify", "WATCHDOG_USEC": "200000"}
-        daemon = Daemon(role="images", environ=environ)
-        self.addCleanup(lambda: Deferred.fromCoroutine(daemon.remove()))
+        daemon, received = self.notifying_daemon("200000")
         # Its log is a pipe: when that is full, the next line blocks the reactor.
         log = daemon.directory / "images.log"
         os.mkfifo(log)

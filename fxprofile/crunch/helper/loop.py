@@ -22,7 +22,7 @@ class Loop:
         self._calls[descriptor] = call
 
     def forget(self, descriptor: int) -> None:
-        """Watch a descriptor no longer, if it is watched."""
+        """Stop watching a descriptor, if it is watched."""
         if self._calls.pop(descriptor, None) is not None:
             self._poll.unregister(descriptor)
 
@@ -40,7 +40,7 @@ class Loop:
         left = max(0.0, first - time.monotonic())
         events = self._poll.poll(None if left == math.inf else math.ceil(left * 1000))
         for descriptor, _ in events:
-            # An earlier one may have had it forgotten.
+            # A callback before this one may have made the loop forget it.
             call = self._calls.get(descriptor)
             if call is not None:
                 call()
